@@ -1,0 +1,50 @@
+"""Find the LLM server configuration with the most throughput within its latency SLO.
+
+Spec → server → batch files → DataFrame → verdicts → summary → figures → report; each module is one step of it.
+Names are loaded when they are first used, so that `import tuner` stays instant.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tuner import errors, figures
+    from tuner.batches import load_batches
+    from tuner.requests import load_requests
+    from tuner.slo import SLO, check_batch_slo_compliance, judge
+    from tuner.summary import summarize
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SLO",
+    "__version__",
+    "check_batch_slo_compliance",
+    "errors",
+    "figures",
+    "judge",
+    "load_batches",
+    "load_requests",
+    "summarize",
+]
+
+_HOMES = {
+    "load_batches": "tuner.batches",
+    "load_requests": "tuner.requests",
+    "SLO": "tuner.slo",
+    "judge": "tuner.slo",
+    "check_batch_slo_compliance": "tuner.slo",
+    "summarize": "tuner.summary",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in __all__:
+        return importlib.import_module(f"tuner.{name}")
+    raise AttributeError(f"module 'tuner' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,75 @@
+"""Every error a user of tuner can meet, in one tree.
+
+```
+TunerError                    exit code 1: the work was right to ask for and did not succeed
+├── NothingSurvived           no batch of the experiment has a usable result
+├── ServerFailed              a server did not start, or died (carries a Failure)
+├── ModelUnavailable          the demo's weights could not be fetched
+└── RequestError              exit code 2: what was asked for is wrong (also a ValueError)
+    ├── SpecError             a parameter of a sweep or server
+    ├── SLOError              the SLO file
+    ├── PathError             a path that is missing, unreadable or of the wrong kind
+    └── EngineError           an engine that is unknown or not installed
+```
+A message is one line: what was wrong, where, and what to do instead.
+"""
+
+
+class TunerError(Exception):
+    """The work failed; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class NothingSurvived(TunerError):
+    """No batch of the experiment has a usable result."""
+
+
+class ServerFailed(TunerError):
+    """A server of ours did not get ready, or died.
+
+    Args:
+        message: one line for the user.
+        kind: one of `tuner.engines.FAILURE_KINDS`, such as `out_of_memory`.
+        exit_code_of_server: its exit status, None while it still ran.
+        log_tail: the last telling lines of its log.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str = "crashed",
+        exit_code_of_server: int | None = None,
+        log_tail: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.exit_code_of_server = exit_code_of_server
+        self.log_tail = log_tail
+
+
+class ModelUnavailable(TunerError):
+    """The demo's weights could not be fetched or are not what they should be."""
+
+
+class RequestError(TunerError, ValueError):
+    """What was asked for is wrong; asking again the same way cannot succeed."""
+
+    exit_code = 2
+
+
+class SpecError(RequestError):
+    """A parameter of a sweep or of a server is wrong."""
+
+
+class SLOError(RequestError):
+    """The SLO is wrong; the message names the place in it."""
+
+
+class PathError(RequestError):
+    """A path is missing, cannot be read or written, or is of the wrong kind."""
+
+
+class EngineError(RequestError):
+    """An engine is unknown, or not installed here."""

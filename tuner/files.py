@@ -1,0 +1,68 @@
+"""Files that are either whole or not there: written aside, synced, renamed."""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import PathError
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content` so that a reader, or a crash, sees the old file or the new one.
+
+    Args:
+        path: the file; its folder must exist.
+        content: text (written as UTF-8) or bytes.
+
+    Raises:
+        PathError: the folder is missing, read-only or full.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        _write_and_rename(path, data)
+    except OSError as error:
+        raise PathError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _write_and_rename(path: Path, data: bytes) -> None:
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(aside, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames within `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically; NaN and Infinity are refused, since JSON has none."""
+    write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that tuner wrote.
+
+    Raises:
+        PathError: it is missing, unreadable or no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise PathError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise PathError(f"{path} is not valid JSON: {error}") from error
