@@ -48,7 +48,7 @@ class Supervised:
 
     command: Sequence[str]
     log_path: Path
-    env: Mapping[str, str] | None = None
+    env: Mapping[str, str] | None = field(default=None, repr=False)  # it may hold secrets
     grace: float = GRACE
     pipe_stdin: bool = False
     pipe_stdout: bool = False
