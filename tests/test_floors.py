@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "tuner"
 FLOORS = [
     ["errors", "timestamps", "files", "experiment", "results", "audit", "requests", "batches"],
     ["slo", "summary", "figures"],
-    ["gguf", "weights", "gpus", "engines", "supervisor", "server", "telemetry", "bench_host", "bench"],
+    ["weights", "tokenizer", "gpus", "engines", "supervisor", "server", "telemetry", "bench"],
     ["spec", "sweep"],
     ["report", "headless", "progress", "panel", "notebook", "doctor", "cli", "__main__"],
 ]
