@@ -11,11 +11,13 @@ PACKAGE = Path(__file__).parents[1] / "tuner"
 
 #: bottom floor first, and on each floor in the order a reader meets them
 FLOORS = [
-    ["errors", "timestamps", "files", "experiment", "results", "audit", "requests", "batches"],
-    ["slo", "summary", "figures"],
-    ["weights", "tokenizer", "gpus", "engines", "supervisor", "server", "telemetry", "bench"],
-    ["spec", "sweep"],
-    ["report", "headless", "progress", "panel", "notebook", "doctor", "cli", "__main__"],
+    ["errors", "timestamps", "files", "versions", "experiment", "plain", "results", "audit", "cache"],
+    ["requests", "rows", "trials", "batches"],
+    ["slo", "summary", "figures", "progress"],
+    ["weights", "tokenizer", "claims", "gpus", "engines", "probe", "supervisor", "supervised", "server_record", "server"],
+    ["telemetry", "bench"],
+    ["spec", "levels", "sweep"],
+    ["report", "headless", "panel", "notebook", "doctor", "terminal", "cli", "__main__"],
 ]
 ORDER = [module for floor in FLOORS for module in floor]
 

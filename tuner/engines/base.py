@@ -1,0 +1,153 @@
+"""What a server is asked to be (ServerSpec), and what an engine must be able to say (Engine)."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+
+from tuner.engines import parameters
+from tuner.engines.failures import COMMON, Pattern
+from tuner.engines.parameters import Parameter
+from tuner.errors import SpecError
+
+LOOPBACK = "127.0.0.1"
+_SECRET = re.compile(r"key|token|secret|password", re.IGNORECASE)
+
+
+class ServerSpec(BaseModel):
+    """One server configuration. No secret is in it: a key is named by its environment variable.
+
+    Args:
+        engine: name of a registered engine.
+        model: what the engine serves: a file, a folder, a name on a hub.
+        parameters: the engine's own, as it spells them (with `_` or `-`).
+        served_name: the name under which the model is asked for; derived from `model` where not given.
+        base_url: `http://host:port[/v1]` of a server that already runs (engine `attach`).
+        command: program and arguments of engine `command`, with `{port}`, `{model}`, `{gpus}`, `{name}` in them.
+        stop_command: what ends that for good, where the processes are not ours (docker, ssh): run after each end.
+        executable: the engine's program, where it is not the one on PATH or in this environment.
+        environment: variables to set for the server, none of them secret.
+        api_key_env: the environment variable that holds the API key.
+        gpus: how many GPUs, or which (indices or UUIDs); None leaves the choice to the engine.
+        port: the port to serve on; a free one where not given.
+        ready_timeout: seconds until it must be ready; the engine's own default where not given.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    engine: str
+    model: str = ""
+    parameters: dict[str, JsonValue] = {}
+    served_name: str | None = None
+    base_url: str | None = None
+    command: list[str] | None = None
+    stop_command: list[str] | None = None
+    executable: str | None = None
+    environment: dict[str, str] = {}
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    gpus: Annotated[int, Field(ge=0)] | list[int | str] | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    ready_timeout: Annotated[float, Field(gt=0)] | None = None
+
+    @field_validator("environment")
+    @classmethod
+    def _holds_no_secret(cls, value: dict[str, str]) -> dict[str, str]:
+        if secret := next(filter(_SECRET.search, value), None):
+            raise ValueError(f"{secret} looks like a secret: set it in the environment of tuner, which is handed on")
+        return value
+
+    @classmethod
+    def parse(cls, asked: Mapping[str, Any]) -> "ServerSpec":
+        """Check a mapping, such as the `server` part of a configuration file.
+
+        Raises:
+            SpecError: a key or value is wrong; the message is one line and names it.
+        """
+        try:
+            return cls.model_validate(dict(asked))
+        except ValidationError as error:
+            raise SpecError(_first_problem(error)) from None  # pydantic's own text would repeat the values
+
+    def api_key(self) -> str | None:
+        """The API key, read from its environment variable now and kept nowhere.
+
+        Raises:
+            SpecError: the variable is not set.
+        """
+        if self.api_key_env is None:
+            return None
+        if key := os.environ.get(self.api_key_env):
+            return key
+        raise SpecError(f"the API key's environment variable {self.api_key_env} is not set")
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return f"server has no setting {place!r}; {parameters.suggest(place, ServerSpec.model_fields)}"
+    return f"server setting {place}: {first['msg'].removeprefix('Value error, ')}"
+
+
+class Engine:
+    """The inference software: how to start it with a specification. An instance holds nothing.
+
+    A third party adds one as a subclass under the entry point group `tuner.engines`; what is below is all it may say.
+    """
+
+    #: the name by which it is asked for
+    name: ClassVar[str]
+    #: parameters it is worth to tune, with their types and ranges
+    tunables: ClassVar[Mapping[str, Parameter]] = {}
+    #: `tunables` holds every parameter there is, so that another name is a mistake
+    complete: ClassVar[bool] = False
+    #: log lines that tell why it failed, tried before those that any engine may print
+    failures: ClassVar[Sequence[Pattern]] = ()
+    #: seconds until it must be ready; large models take minutes to load
+    ready_timeout: ClassVar[float] = 600.0
+    #: seconds between SIGTERM and SIGKILL
+    grace: ClassVar[float] = 5.0
+    #: a server of ours; False where it already runs and is never started or stopped
+    owned: ClassVar[bool] = True
+    #: how it is installed, for the message where it is not
+    install: ClassVar[str] = ""
+
+    def check(self, spec: ServerSpec) -> None:
+        """Refuse what is sure to fail, before anything is started.
+
+        Raises:
+            SpecError: a parameter, a file or a combination is wrong.
+            EngineError: it is not installed here.
+        """
+        self.find(spec)
+        parameters.check(self.name, spec.parameters, self.tunables, complete=self.complete)
+
+    def find(self, spec: ServerSpec) -> str:
+        """The program that runs it, as a path; its version where that is known cheaply is not asked for.
+
+        Raises:
+            EngineError: it is not installed here.
+        """
+        raise NotImplementedError
+
+    def command(self, spec: ServerSpec, port: int) -> list[str]:
+        """Program and arguments that serve `spec` on the loopback `port`."""
+        raise NotImplementedError
+
+    def environment(self, spec: ServerSpec) -> dict[str, str]:
+        """Variables to set for it, over ours; the key of `spec.api_key()` belongs here, never in the command."""
+        return {}
+
+    def served_name(self, spec: ServerSpec) -> str:
+        """The name under which it is to serve the model."""
+        return spec.served_name or spec.model.rstrip("/").rpartition("/")[2]
+
+    def context(self, spec: ServerSpec) -> int | None:
+        """Most tokens, prompt and output together, of one request; None where it is not known before it runs."""
+        return None
+
+    def patterns(self) -> tuple[Pattern, ...]:
+        """Log patterns in the order they are tried."""
+        return (*self.failures, *COMMON)
