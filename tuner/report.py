@@ -1,0 +1,163 @@
+"""The report: one HTML file made from a run directory, which opens with the network off.
+
+plotly.js goes in once, compressed, and is unpacked by the browser; a Content-Security-Policy forbids every request.
+"""
+
+import base64
+import gzip
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+
+from tuner import __version__, figures, files, timestamps
+from tuner.batches import load_batches
+from tuner.errors import PathError
+from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE
+from tuner.slo import SLO, judge
+from tuner.summary import Summary, summarize, table
+
+REPORT_FILE = "report.html"
+
+#: how far the measured levels confine the maximum
+_BRACKETS = {
+    "bracketed": "A higher level violates the SLO, so the limit lies between the two.",
+    "open": "The highest level that was measured still meets the SLO: measure higher ones to find the limit.",
+    "non_monotone": "A lower level violates the SLO while this one meets it: measure again before relying on it.",
+    "none": "The table shows every batch with its penalty and what it violates; there is no compliant maximum.",
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run directory says: its judged batches and their summary."""
+
+    folder: Path
+    facts: dict[str, Any]
+    slo: SLO | None
+    judged: pd.DataFrame
+    summary: Summary
+
+    @property
+    def figures(self) -> list[Any]:
+        """The figures that the report and the notebook show."""
+        metrics = [metric for metric in figures.METRICS if self.judged[f"{metric}_p90"].notna().any()]
+        over_concurrency = [figures.latency_vs_concurrency(self.judged, self.slo, metric=name) for name in metrics]
+        return [figures.throughput_vs_latency(self.judged, self.slo, **self._axis()), *over_concurrency]
+
+    def _axis(self) -> dict[str, str]:
+        """The latency that the SLO limits, so that its threshold is in the figure."""
+        latencies = [constraint for constraint in self.slo.constraints if constraint.is_latency] if self.slo else []
+        return {"metric": latencies[0].metric, "statistic": latencies[0].statistic} if latencies else {}
+
+    @property
+    def answer(self) -> list[str]:
+        """The result in words: what, how sure, and under which SLO."""
+        return [self._best(), _BRACKETS[self.summary.bracket], *self._under()]
+
+    def _best(self) -> str:
+        best = self.summary.best
+        if best is None:
+            return "No batch meets the SLO" if self.slo else "No batch has a usable result"
+        bound = "≥ " if self.summary.bracket == "open" else ""
+        where = f" ({self.summary.scenario})" if len(self.summary.scenarios) > 1 else ""
+        return f"{bound}{self.summary.max_throughput:.1f} output tokens/s at concurrency {best['concurrency']}{where}"
+
+    def _under(self) -> list[str]:
+        if not self.slo:
+            return ["No SLO was given, so that every batch without many errors counts."]
+        limits = ", ".join(map(str, self.slo.constraints))
+        counted = f"{self.summary.compliant} of {self.summary.total} batches meet the SLO: {limits}."
+        best = self.summary.best
+        evidence = (
+            [] if best is None else [f"Evidence is {best['evidence']}: {best['requests']} requests in the best batch."]
+        )
+        return [counted, *evidence]
+
+
+def read_results(path: Path, slo: SLO | None = None) -> Results:
+    """Load and judge what is in `path`, by `slo` or by the one that the run was asked to meet.
+
+    Raises:
+        PathError: there is nothing to be read.
+    """
+    facts = files.read_json(path / EXPERIMENT_FILE) if (path / EXPERIMENT_FILE).exists() else {}
+    asked = facts.get("spec", {}).get("slo")
+    slo = slo or (SLO.parse(asked) if asked else None)
+    judged = judge(load_batches(path), slo or SLO.parse({}))
+    return Results(path, facts, slo, judged, summarize(judged))
+
+
+def write_report(path: Path, target: Path | None = None, slo: SLO | None = None) -> Path:
+    """Write the report of a run directory or a folder of batch files.
+
+    Args:
+        path: what to report on.
+        target: the HTML file; by default `report.html` in `path`.
+        slo: judges the batches; by default the run's own.
+
+    Returns:
+        The HTML file's path.
+
+    Raises:
+        PathError: there is nothing to report on, or the file cannot be written.
+    """
+    target = target or path / REPORT_FILE
+    if not target.parent.is_dir():
+        raise PathError(f"cannot write {target}: there is no folder {target.parent}")
+    files.write_atomically(target, render(read_results(path, slo)))
+    return target
+
+
+def render(results: Results) -> str:
+    """The report as HTML text; everything from outside is escaped."""
+    loader = jinja2.PackageLoader("tuner")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["pretty"] = lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    return environment.get_template("report.html").render(
+        title=results.facts.get("name", results.folder.name),
+        summary=results.summary,
+        answer=results.answer,
+        slo=results.slo,
+        figures=[json.loads(figure.to_json()) for figure in results.figures],
+        config=figures.CONFIG,
+        plotly=_packed_plotly(),
+        table=_for_page(table(results.judged)),
+        verdicts=list(results.judged["verdict"]),
+        looks=figures.VERDICTS,
+        warnings=_warnings(results.judged),
+        facts=results.facts,
+        servers=_servers(results.folder),
+        made_at=timestamps.to_text(timestamps.now()),
+        version=__version__,
+    )
+
+
+@cache
+def _packed_plotly() -> str:
+    """plotly.js as base64 of gzip: 1.9 MB instead of 4.8."""
+    from plotly.offline import get_plotlyjs
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
+
+
+def _for_page(rows: pd.DataFrame) -> dict[str, Any]:
+    """The table's header and its cells as text; what is missing is a dash."""
+    cells = [["–" if pd.isna(value) else str(value) for value in row] for row in rows.itertuples(index=False)]
+    return {"header": list(rows.columns), "rows": cells}
+
+
+def _warnings(judged: pd.DataFrame) -> list[tuple[str, str]]:
+    """(batch, warning) of every batch that has any."""
+    rows = judged.to_dict("records")
+    return [(f"{row['scenario']}, concurrency {row['concurrency']}", text) for row in rows for text in row["warnings"]]
+
+
+def _servers(folder: Path) -> list[dict[str, Any]]:
+    """What each trial's `server.json` says."""
+    return [files.read_json(path) for path in sorted(folder.glob(f"trials/*/{SERVER_FILE}"))]
