@@ -10,27 +10,15 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tuner"
 
 #: bottom floor first, and on each floor in the order a reader meets them
-FLOORS = [
-    ["errors", "timestamps", "files", "versions", "experiment", "plain", "results", "audit", "cache"],
-    ["requests", "rows", "trials", "batches"],
-    ["slo", "summary", "figures", "progress"],
-    [
-        "weights",
-        "tokenizer",
-        "claims",
-        "gpus",
-        "engines",
-        "probe",
-        "supervisor",
-        "supervised",
-        "server_record",
-        "server",
-    ],
-    ["telemetry", "bench"],
-    ["spec", "levels", "sweep"],
-    ["report", "headless", "panel", "notebook", "doctor", "terminal", "cli", "__main__"],
-]
-ORDER = [module for floor in FLOORS for module in floor]
+FLOORS = """
+    errors timestamps files versions experiment
+    results audit cache rows plain trials batches requests
+    constraints slo summary figures progress
+    weights tokenizer claims gpus engines probe supervisor supervised server_record server telemetry bench
+    spec levels sweep
+    report headless panel notebook doctor terminal cli __main__
+"""
+ORDER = FLOORS.split()
 
 
 def imports_of(path: Path) -> set[str]:

@@ -170,9 +170,12 @@ def load(
 ) -> None:
     """Read the surviving batches of runs and genai-bench folders, and print one row a batch."""
     from tuner.report import read_results
+    from tuner.slo import SLO
     from tuner.terminal import print_batches
 
-    print_batches(read_results(paths, slo).judged, form)
+    results = read_results(*paths, slo=SLO.load(slo) if slo else None)
+    print_batches(results.judged, form)
+    results.must_have_survivors()
 
 
 @app.command()

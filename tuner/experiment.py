@@ -40,6 +40,7 @@ OUTCOMES = (
     "timeout",
     "all_errors",
     "truncated",
+    "unreadable",
     "missing",
     "skipped",
     "interrupted",

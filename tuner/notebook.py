@@ -50,6 +50,7 @@ def run_here(spec: SweepSpec, folder: str | None) -> Results:
     results = read_results(experiment.folder)
     write_report(experiment.folder)
     show(results)
+    results.must_have_survivors()
     return results
 
 

@@ -17,8 +17,8 @@ import yaml
 
 from tuner import __version__, figures, files, timestamps
 from tuner.batches import load_batches
-from tuner.errors import PathError
-from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE
+from tuner.errors import NothingSurvived, PathError
+from tuner.experiment import COMPLETED, EXPERIMENT_FILE, SERVER_FILE
 from tuner.slo import SLO, judge
 from tuner.summary import Summary, summarize, table
 
@@ -60,6 +60,18 @@ class Results:
         """The result in words: what, how sure, and under which SLO."""
         return [self._best(), _BRACKETS[self.summary.bracket], *self._under()]
 
+    def must_have_survivors(self) -> None:
+        """Accept everything but an experiment in which no batch at all survived.
+
+        Raises:
+            NothingSurvived: there is no completed batch; the message says how the levels ended.
+        """
+        if not (self.judged["outcome"] == COMPLETED).any():
+            ends = self.judged["outcome"].value_counts()
+            told = ", ".join(f"{count} {outcome}" for outcome, count in ends.items())
+            first = next(filter(None, self.judged["reason"]), "")
+            raise NothingSurvived(f"no batch has a usable result ({told}); the first: {first}")
+
     def _best(self) -> str:
         best = self.summary.best
         if best is None:
@@ -80,17 +92,23 @@ class Results:
         return [counted, *evidence]
 
 
-def read_results(path: Path, slo: SLO | None = None) -> Results:
-    """Load and judge what is in `path`, by `slo` or by the one that the run was asked to meet.
+def read_results(*paths: Path, slo: SLO | None = None) -> Results:
+    """Load and judge what is in `paths`.
+
+    Args:
+        paths: run directories, genai-bench folders or files; the first one's facts are the results'.
+        slo: judges the batches; by default the SLO that a single run was asked to meet.
 
     Raises:
         PathError: there is nothing to be read.
     """
-    facts = files.read_json(path / EXPERIMENT_FILE) if (path / EXPERIMENT_FILE).exists() else {}
-    asked = facts.get("spec", {}).get("slo")
-    slo = slo or (SLO.parse(asked) if asked else None)
-    judged = judge(load_batches(path), slo or SLO.parse({}))
-    return Results(path, facts, slo, judged, summarize(judged))
+    batches = load_batches(*paths)
+    facts_file = paths[0] / EXPERIMENT_FILE
+    facts = files.read_json(facts_file) if facts_file.exists() else {}
+    asked = facts.get("spec", {}).get("slo") if len(paths) == 1 else None
+    slo = slo or (SLO.parse(asked, str(facts_file)) if asked else None)
+    judged = judge(batches, slo or SLO())
+    return Results(paths[0], facts, slo, judged, summarize(judged))
 
 
 def write_report(path: Path, target: Path | None = None, slo: SLO | None = None) -> Path:
@@ -110,7 +128,7 @@ def write_report(path: Path, target: Path | None = None, slo: SLO | None = None)
     target = target or path / REPORT_FILE
     if not target.parent.is_dir():
         raise PathError(f"cannot write {target}: there is no folder {target.parent}")
-    files.write_atomically(target, render(read_results(path, slo)))
+    files.write_atomically(target, render(read_results(path, slo=slo)))
     return target
 
 

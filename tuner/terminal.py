@@ -1,5 +1,7 @@
 """What a terminal shows: a run's progress on stderr, tables on stdout."""
 
+import json
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,10 +14,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tuner.errors import RequestError
 from tuner.experiment import COMPLETED, Experiment
 from tuner.progress import LevelState, read_progress
+from tuner.summary import plain, table
 
-_WIDE_ENOUGH = 200  # columns of a table that goes into a file or a pipe
+_WIDE_ENOUGH = 2000  # characters: in a file or a pipe, a batch is one line
 
 
 class RunProgress(AbstractContextManager["RunProgress"]):
@@ -73,16 +77,60 @@ def download_bar(what: str) -> tuple[AbstractContextManager[Any], Callable[[floa
     return bar, lambda share: bar.update(task, completed=share, visible=True)
 
 
-def print_table(rows: pd.DataFrame, verdicts: pd.Series) -> None:
-    """Print rows for a person; the verdict colours a row."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDE_ENOUGH)
-    colours = {"pass": "green", "soft": "yellow", "fail": "red"}
-    table = Table(*map(str, rows.columns), box=None, header_style="bold", pad_edge=False)
-    for row, verdict in zip(rows.itertuples(index=False), verdicts, strict=True):
-        table.add_row(*("–" if pd.isna(cell) else escape(str(cell)) for cell in row), style=colours.get(verdict, "dim"))
-    console.print(table)
+def print_batches(judged: pd.DataFrame, form: str) -> None:
+    """Print judged batches on stdout.
+
+    Args:
+        judged: one row a batch.
+        form: `table` for a person, `json`, `csv` or `parquet` for a script.
+
+    Raises:
+        RequestError: there is no such form, or it is binary and stdout is a terminal.
+    """
+    if form not in _FORMS:
+        raise RequestError(f"--format {form}: unknown; use one of {', '.join(_FORMS)}")
+    if form == "parquet" and sys.stdout.isatty():
+        raise RequestError("--format parquet is binary: redirect it into a file, as in … > batches.parquet")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(_FORMS[form](judged))
+    sys.stdout.buffer.flush()
+
+
+def _as_table(judged: pd.DataFrame) -> bytes:
+    """A table for a person; the verdict colours a row."""
+    on_screen = Console(highlight=False)
+    console = on_screen if on_screen.is_terminal else Console(highlight=False, width=_WIDE_ENOUGH)
+    rows = table(judged)
+    drawn = Table(box=None, header_style="bold", pad_edge=False)
+    for name in rows.columns:
+        drawn.add_column(name, no_wrap=name != "why")
+    for row, verdict in zip(rows.itertuples(index=False), judged["verdict"], strict=True):
+        drawn.add_row(
+            *("–" if pd.isna(cell) else escape(str(cell)) for cell in row), style=_COLOURS.get(verdict, "dim")
+        )
+    with console.capture() as printed:
+        console.print(drawn)
+    return printed.get().encode()
+
+
+def _plain_rows(judged: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): plain(value) for name, value in row.items()} for row in judged.to_dict("records")]
+
+
+def _as_json(judged: pd.DataFrame) -> bytes:
+    return json.dumps(_plain_rows(judged), indent=2, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+
+
+def _as_csv(judged: pd.DataFrame) -> bytes:
+    return pd.DataFrame(_plain_rows(judged), columns=judged.columns).to_csv(index=False).encode()
+
+
+def _as_parquet(judged: pd.DataFrame) -> bytes:
+    return judged.to_parquet(index=False) or b""
+
+
+_COLOURS = {"pass": "green", "soft": "yellow", "fail": "red"}
+_FORMS = {"table": _as_table, "json": _as_json, "csv": _as_csv, "parquet": _as_parquet}
 
 
 def print_lines(*lines: str | Path) -> None:

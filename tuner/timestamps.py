@@ -35,3 +35,18 @@ def from_text(text: str) -> datetime:
 def to_stamp(instant: datetime) -> str:
     """The compact form that sorts and is safe in a file name: `20261124T041530Z`."""
     return instant.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def read(text: str) -> tuple[datetime, str]:
+    """Read an ISO 8601 instant that others wrote.
+
+    Returns:
+        The instant in UTC, and the zone that was assumed because the text names none (`UTC`), or an empty text.
+
+    Raises:
+        ValueError: `text` is no ISO 8601 instant.
+    """
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        return instant.replace(tzinfo=UTC), "UTC"
+    return instant.astimezone(UTC), ""

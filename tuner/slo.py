@@ -1,0 +1,206 @@
+"""Batches → verdicts: each batch against each constraint of the SLO, in one table and one loop."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tuner import results
+from tuner.audit import requests_needed
+from tuner.constraints import SLO, Constraint
+from tuner.errors import SLOError
+from tuner.experiment import COMPLETED
+from tuner.results import PERCENTILES, Floats
+
+__all__ = ["SLO", "check_batch_slo_compliance", "judge"]
+
+PASS, SOFT, FAIL, UNKNOWN = "pass", "soft", "fail", "unknown"
+#: Verdicts of batches that count.
+COMPLIANT = (PASS, SOFT)
+HARD_FAIL, SOFT_VIOLATION = "HARD_FAIL", "SOFT_VIOLATION"
+#: Relative difference that rounding makes, such as by a file in milliseconds: it violates nothing.
+ROUNDING = 1e-9
+#: Largest exponent of a penalty, so that it stays finite: e^20 is 5 · 10⁸.
+STEEPEST = 20.0
+CONFIDENCE = 0.95
+
+
+def judge(batches: pd.DataFrame, slo: SLO | Mapping[str, Any]) -> pd.DataFrame:
+    """Judge every batch against the SLO.
+
+    Args:
+        batches: one row a batch, as from `load_batches`.
+        slo: the SLO, or its document.
+
+    Returns:
+        A copy with `verdict` (pass, soft, fail, unknown), `violations` (a list of dicts: metric, threshold, actual,
+        violation_ratio, type), `verdict_reason`, `penalty` (0 where nothing is violated, NaN where unknown) and
+        `evidence` (strong, weak). A batch that did not complete, or that was run again later, is unknown.
+
+    Raises:
+        SLOError: `slo` is a document and is wrong.
+    """
+    return _Judgement(batches, _as_slo(slo)).frame()
+
+
+def check_batch_slo_compliance(
+    batch_metrics: Mapping[str, Any], slo_config: SLO | Mapping[str, Any]
+) -> tuple[bool, dict[str, dict[str, Any]]]:
+    """Judge one batch by what genai-bench wrote of it.
+
+    Args:
+        batch_metrics: an `aggregated_metrics` dict (in seconds, unless it holds `_time_unit`), or the whole file's.
+        slo_config: the SLO, or its document.
+
+    Returns:
+        Whether the batch counts (soft violations do), and for each violated metric (named as the columns are, such as
+        `ttft_p90`): threshold, actual, violation_ratio and type (HARD_FAIL or SOFT_VIOLATION). A metric that is
+        missing or too weak to judge makes the batch not count and is listed too, with a `reason` and without a ratio.
+
+    Raises:
+        SLOError: the SLO is wrong.
+    """
+    file = results.mend(_as_file(batch_metrics))
+    numbers = results.measure(file)
+    row = {name: getattr(numbers, name) for name in ("completed", "error_rate", "output_throughput")}
+    judgement = _Judgement(pd.DataFrame([row | numbers.latencies]), _as_slo(slo_config))
+    return judgement.verdict(0) in COMPLIANT, judgement.details(0)
+
+
+def _as_slo(slo: SLO | Mapping[str, Any]) -> SLO:
+    return slo if isinstance(slo, SLO) else SLO.parse(slo)
+
+
+def _as_file(metrics: Any) -> dict[str, Any]:
+    if not isinstance(metrics, Mapping):
+        raise SLOError(f"batch_metrics must be the aggregated_metrics of one batch, not {type(metrics).__name__}")
+    if isinstance(metrics.get("aggregated_metrics"), Mapping):
+        return dict(metrics)
+    return {"aggregated_metrics": dict(metrics), "_time_unit": metrics.get("_time_unit")}
+
+
+class _Judgement:
+    """The table of all constraints against all batches."""
+
+    def __init__(self, batches: pd.DataFrame, slo: SLO) -> None:
+        self.batches = batches
+        self.slo = slo
+        superseded = self._column("superseded", False).astype(bool)
+        self.judged = (self._column("outcome", COMPLETED).eq(COMPLETED) & ~superseded).to_numpy()
+        self.completed = self._numbers("completed")
+        self.findings = [_Finding(self, constraint) for constraint in slo.all_constraints]
+
+    def _column(self, name: str, default: Any) -> "pd.Series[Any]":
+        return self.batches[name] if name in self.batches else pd.Series(default, index=self.batches.index)
+
+    def _numbers(self, name: str) -> Floats:
+        values = pd.to_numeric(self._column(name, np.nan), errors="coerce").to_numpy("float64", na_value=np.nan)
+        return np.where(np.isfinite(values), values, np.nan)
+
+    def frame(self) -> pd.DataFrame:
+        rows = range(len(self.batches))
+        judged = self.batches.assign(
+            verdict=pd.Series([self.verdict(row) for row in rows], self.batches.index, dtype="str"),
+            verdict_reason=pd.Series([self.reason(row) for row in rows], self.batches.index, dtype="str"),
+            violations=pd.Series([self.violations(row) for row in rows], self.batches.index, dtype="object"),
+            penalty=self.penalties(),
+            evidence=np.where(self.strong(), "strong", "weak"),
+        )
+        judged.attrs["slo"] = self.slo.to_dict()  # so that a figure of it can draw the thresholds
+        return judged
+
+    def verdict(self, row: int) -> str:
+        if not self.judged[row]:
+            return UNKNOWN
+        for verdict, mask in ((FAIL, "hard"), (UNKNOWN, "unknown"), (SOFT, "soft")):
+            if any(getattr(finding, mask)[row] for finding in self.findings):
+                return verdict
+        return PASS
+
+    def violations(self, row: int) -> list[dict[str, Any]]:
+        return [finding.violation(row) for finding in self.findings if self.judged[row] and finding.violated[row]]
+
+    def details(self, row: int) -> dict[str, dict[str, Any]]:
+        """The violations of a row by metric, and what could not be judged."""
+        shown = [finding for finding in self.findings if finding.violated[row] or finding.unknown[row]]
+        return {finding.constraint.column: finding.detail(row) for finding in shown}
+
+    def reason(self, row: int) -> str:
+        """Why the verdict is what it is, as a sentence; empty for a pass."""
+        if not self.judged[row]:
+            said = [str(self._column(name, "").iloc[row]) for name in ("outcome", "reason")]
+            return ": ".join(part for part in said if part)
+        return "; ".join(text for finding in self.findings if (text := finding.text(row)))
+
+    def penalties(self) -> Floats:
+        total = sum((finding.penalty for finding in self.findings), start=np.zeros(len(self.batches)))
+        unknown = np.any([finding.unknown for finding in self.findings], axis=0)
+        return np.where(self.judged & ~unknown, total, np.nan)
+
+    def strong(self) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+        weak = np.any([finding.weak for finding in self.findings], axis=0)
+        return np.asarray(self.judged & ~weak)
+
+
+class _Finding:
+    """One constraint against all batches; every field is an array with one element a batch."""
+
+    def __init__(self, judgement: _Judgement, constraint: Constraint) -> None:
+        self.constraint = constraint
+        slo = judgement.slo
+        self.actual = judgement._numbers(constraint.column)
+        self.ratio = constraint.sign * (self.actual - constraint.threshold) / constraint.threshold
+        self.needed = requests_needed_for(constraint, slo.confidence or CONFIDENCE)
+        self.completed = judgement.completed
+        self.weak = ~(self.completed >= self.needed) if self.needed else np.zeros(len(self.actual), bool)
+        self.missing = np.isnan(self.actual) & (not constraint.implied)
+        self.unknown = self.missing | (self.weak & (slo.confidence is not None))
+        self.violated = self.ratio > ROUNDING
+        over = self.violated & constraint.hard_fail & (self.ratio > constraint.fail_ratio + ROUNDING)
+        self.hard = over & ~self.unknown
+        self.soft = self.violated & ~over & ~self.unknown
+        exponent = np.clip(np.nan_to_num(self.ratio) / slo.steepness, 0, STEEPEST)
+        self.penalty = constraint.weight * np.expm1(np.where(self.violated, exponent, 0.0))
+
+    def violation(self, row: int) -> dict[str, Any]:
+        return {
+            "metric": self.constraint.column,
+            "threshold": self.constraint.threshold,
+            "actual": float(self.actual[row]),
+            "violation_ratio": float(self.ratio[row]),
+            "type": SOFT_VIOLATION if self.soft[row] else HARD_FAIL,
+        }
+
+    def detail(self, row: int) -> dict[str, Any]:
+        if self.violated[row]:
+            known = {key: value for key, value in self.violation(row).items() if key != "metric"}
+        else:
+            actual = None if self.missing[row] else float(self.actual[row])
+            known = {
+                "threshold": self.constraint.threshold,
+                "actual": actual,
+                "violation_ratio": None,
+                "type": HARD_FAIL,
+            }
+        return known | ({"reason": self.text(row)} if self.unknown[row] or self.constraint.implied else {})
+
+    def text(self, row: int) -> str:
+        """What is to be said of this constraint; nothing where it is met."""
+        name, limit = self.constraint.column, f"{self.constraint.threshold:.4g}{self.constraint.unit}"
+        if self.missing[row]:
+            return f"{name} is not known"
+        if self.unknown[row]:
+            return f"{name} needs {self.needed} requests, there are {self.completed[row]:.0f}"
+        if not self.violated[row]:
+            return ""
+        against = f"{self.actual[row]:.4g}{self.constraint.unit} {'<' if self.constraint.sign < 0 else '>'} {limit}"
+        implied = ", implied as the SLO names no error_rate" if self.constraint.implied else ""
+        return f"{name} {against} ({self.ratio[row]:+.0%}{implied})"
+
+
+def requests_needed_for(constraint: Constraint, confidence: float) -> int:
+    """How many requests a constraint needs to be judged; the mean as many as the median, what is no latency none."""
+    if not constraint.is_latency:
+        return 0
+    return requests_needed(PERCENTILES.get(constraint.statistic, 50.0) / 100, confidence)
