@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "tuner"
 FLOORS = """
     errors timestamps files versions experiment
     results audit cache rows plain trials batches requests
-    constraints slo summary figures progress
+    constraints slo summary answer figures progress
     weights tokenizer claims gpus engines probe supervisor supervised server_record server telemetry bench
     spec levels sweep
     report headless panel notebook doctor terminal cli __main__

@@ -113,10 +113,10 @@ DEMO: dict[str, Any] = {
     "engine": "llamacpp",
     "name": "demo",
     "levels": [1, 2, 4, 8],
-    "scenarios": ["D(100,32)"],
+    "scenarios": ["D(16,32)"],
     "max_seconds": 20,
     "slo": {
-        "ttft": {"p90": {"threshold": "2 s"}},
+        "ttft": {"p90": {"threshold": "1 s"}},
         "tpot": {"p90": {"threshold": "150 ms"}},
         "error_rate": {"threshold": 0.01},
     },

@@ -115,7 +115,7 @@ def _title(text: str, judged: pd.DataFrame) -> str:
     if pd.isna(began) or pd.isna(ended):
         return text
     when = f"{began:%Y-%m-%d %H:%M:%S} to {ended:%H:%M:%S} UTC"
-    return f"{text}<br><sup>measured {when}</sup>"
+    return f"{text}<br><sup>numbers at the points: concurrency · measured {when}</sup>"
 
 
 def _curves(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -135,14 +135,15 @@ def _add_curve(figure: go.Figure, curve: pd.DataFrame, latency: str, name: str, 
     figure.add_scatter(
         x=curve[latency],
         y=curve["output_throughput"],
-        name=name or "by concurrency",
-        mode="lines+text",
-        text=curve["concurrency"].astype(str),
-        textposition="top center",
+        name=name,
+        mode="lines",
         line={"color": _LINES[number % len(_LINES)], "dash": _DASHES[number % len(_DASHES)], "width": 1.5},
         hoverinfo="skip",
         showlegend=bool(name),
     )
+    for _, row in curve.iterrows():
+        where = {"x": row[latency], "y": row["output_throughput"], "yshift": 16, "showarrow": False}
+        figure.add_annotation(text=f"<b>{row['concurrency']}</b>", **where)
 
 
 def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, latency: str) -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 import yaml
 
 from tuner import __version__, figures, files, timestamps
+from tuner.answer import answer
 from tuner.batches import load_batches
 from tuner.errors import NothingSurvived, PathError
 from tuner.experiment import COMPLETED, EXPERIMENT_FILE, SERVER_FILE
@@ -23,14 +24,6 @@ from tuner.slo import SLO, judge
 from tuner.summary import Summary, summarize, table
 
 REPORT_FILE = "report.html"
-
-#: how far the measured levels confine the maximum
-_BRACKETS = {
-    "bracketed": "A higher level violates the SLO, so the limit lies between the two.",
-    "open": "The highest level that was measured still meets the SLO: measure higher ones to find the limit.",
-    "non_monotone": "A lower level violates the SLO while this one meets it: measure again before relying on it.",
-    "none": "The table shows every batch with its penalty and what it violates; there is no compliant maximum.",
-}
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class Results:
     @property
     def answer(self) -> list[str]:
         """The result in words: what, how sure, and under which SLO."""
-        return [self._best(), _BRACKETS[self.summary.bracket], *self._under()]
+        return answer(self.judged, self.summary, self.slo)
 
     def must_have_survivors(self) -> None:
         """Accept everything but an experiment in which no batch at all survived.
@@ -71,25 +64,6 @@ class Results:
             told = ", ".join(f"{count} {outcome}" for outcome, count in ends.items())
             first = next(filter(None, self.judged["reason"]), "")
             raise NothingSurvived(f"no batch has a usable result ({told}); the first: {first}")
-
-    def _best(self) -> str:
-        best = self.summary.best
-        if best is None:
-            return "No batch meets the SLO" if self.slo else "No batch has a usable result"
-        bound = "≥ " if self.summary.bracket == "open" else ""
-        where = f" ({self.summary.scenario})" if len(self.summary.scenarios) > 1 else ""
-        return f"{bound}{self.summary.max_throughput:.1f} output tokens/s at concurrency {best['concurrency']}{where}"
-
-    def _under(self) -> list[str]:
-        if not self.slo:
-            return ["No SLO was given, so that every batch without many errors counts."]
-        limits = ", ".join(map(str, self.slo.constraints))
-        counted = f"{self.summary.compliant} of {self.summary.total} batches meet the SLO: {limits}."
-        best = self.summary.best
-        evidence = (
-            [] if best is None else [f"Evidence is {best['evidence']}: {best['requests']} requests in the best batch."]
-        )
-        return [counted, *evidence]
 
 
 def read_results(*paths: Path, slo: SLO | None = None) -> Results:
@@ -145,9 +119,7 @@ def render(results: Results) -> str:
         figures=[json.loads(figure.to_json()) for figure in results.figures],
         config=figures.CONFIG,
         plotly=_packed_plotly(),
-        table=_for_page(table(results.judged)),
-        verdicts=list(results.judged["verdict"]),
-        looks=figures.VERDICTS,
+        table=_for_page(results.judged),
         warnings=_warnings(results.judged),
         facts=results.facts,
         servers=_servers(results.folder),
@@ -164,10 +136,13 @@ def _packed_plotly() -> str:
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
-def _for_page(rows: pd.DataFrame) -> dict[str, Any]:
-    """The table's header and its cells as text; what is missing is a dash."""
-    cells = [["–" if pd.isna(value) else str(value) for value in row] for row in rows.itertuples(index=False)]
-    return {"header": list(rows.columns), "rows": cells}
+def _for_page(judged: pd.DataFrame) -> dict[str, Any]:
+    """The table as text: its header, and for each batch its verdict, its cells (– for what is missing) and a note."""
+    shown = table(judged)
+    boring = ["outcome"] if (judged["outcome"] == COMPLETED).all() else []
+    cells = shown.drop(columns=["why", *boring]).astype("object").where(shown.notna(), "–").astype(str)
+    rows = zip(judged["verdict"], cells.to_numpy().tolist(), judged["verdict_reason"], strict=True)
+    return {"header": list(cells.columns), "rows": list(rows)}
 
 
 def _warnings(judged: pd.DataFrame) -> list[tuple[str, str]]:

@@ -33,7 +33,10 @@ def _mapping(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = value.strip()
-    return yaml.safe_load(text if text.startswith("{") else f"{{{text}}}")
+    try:
+        return yaml.safe_load(text if text.startswith("{") else f"{{{text}}}")
+    except yaml.YAMLError:
+        raise ValueError(f"{value!r} is no mapping; write it as {{name: value}}") from None
 
 
 def _command(value: Any) -> Any:

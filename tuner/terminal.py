@@ -97,19 +97,30 @@ def print_batches(judged: pd.DataFrame, form: str) -> None:
 
 
 def _as_table(judged: pd.DataFrame) -> bytes:
-    """A table for a person; the verdict colours a row."""
+    """A table for a person, the verdict in the row's colour; on a screen the reasons stand below it."""
     on_screen = Console(highlight=False)
-    console = on_screen if on_screen.is_terminal else Console(highlight=False, width=_WIDE_ENOUGH)
+    if not on_screen.is_terminal:
+        return _printed(Console(highlight=False, width=_WIDE_ENOUGH), _drawn(table(judged), judged["verdict"]))
     rows = table(judged)
+    notes = (f"{name}: {why}" for name, why in zip(rows["concurrency"].astype(str), rows["why"], strict=True) if why)
+    drawn = _drawn(rows.drop(columns="why"), judged["verdict"])
+    return _printed(on_screen, drawn, *(f"[dim]concurrency {escape(note)}[/]" for note in notes))
+
+
+def _drawn(rows: pd.DataFrame, verdicts: "pd.Series[str]") -> Table:
     drawn = Table(box=None, header_style="bold", pad_edge=False)
+    cells = rows.astype("object").where(rows.notna(), "–").astype(str)
     for name in rows.columns:
-        drawn.add_column(name, no_wrap=name != "why")
-    for row, verdict in zip(rows.itertuples(index=False), judged["verdict"], strict=True):
-        drawn.add_row(
-            *("–" if pd.isna(cell) else escape(str(cell)) for cell in row), style=_COLOURS.get(verdict, "dim")
-        )
+        drawn.add_column(name, min_width=max(cells[name].str.len(), default=1))
+    for row, verdict in zip(cells.itertuples(index=False), verdicts, strict=True):
+        drawn.add_row(*map(escape, row), style=_COLOURS.get(verdict, "dim"))
+    return drawn
+
+
+def _printed(console: Console, *parts: Any) -> bytes:
     with console.capture() as printed:
-        console.print(drawn)
+        for part in parts:
+            console.print(part)
     return printed.get().encode()
 
 
