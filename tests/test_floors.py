@@ -12,9 +12,10 @@ PACKAGE = Path(__file__).parents[1] / "tuner"
 #: bottom floor first, and on each floor in the order a reader meets them
 FLOORS = """
     errors timestamps files versions experiment
-    results audit cache rows plain trials batches requests
-    constraints slo summary answer figures progress
-    weights tokenizer claims gpus engines probe supervisor supervised server_record server telemetry bench
+    results measure audit cache rows plain trials batches requests
+    attainment constraints slo summary answer figures progress
+    weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
+    telemetry bench
     spec levels sweep
     report headless panel notebook doctor terminal cli __main__
 """

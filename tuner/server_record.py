@@ -20,7 +20,8 @@ class ServerRecord(msgspec.Struct, kw_only=True):
     parameters: dict[str, Any] = {}
     command: list[str] = []
     base_url: str
-    gpus: list[str] = []
+    gpus: list[str] = []  # UUIDs
+    gpu_memory: dict[str, dict[str, int]] = {}  # bytes in use before, ready and after, by UUID
     pid: int | None = None
     started_at: str = msgspec.field(default_factory=lambda: timestamps.to_text(timestamps.now()))
     ready_at: str = ""

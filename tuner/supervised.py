@@ -29,7 +29,7 @@ class Supervised:
     """One command under a supervisor of its own; it ends when it is stopped, when we end, and when we are killed.
 
     What this does not cover: a process that is no descendant any more *and* has dropped our environment, after
-    the supervisor was killed; a container, whose processes belong to its daemon.
+    the supervisor was killed; a container, whose processes belong to its daemon (see `afterwards`).
     A process forked from ours (multiprocessing's fork) holds the pipe too: our end is then noticed within a second
     instead of at once.
 
@@ -41,6 +41,7 @@ class Supervised:
         pipe_stdin: give it a pipe to write to, `stdin`; else it reads nothing.
         pipe_stdout: give it a pipe to read from, `stdout`; else its output goes to the log.
         held: file descriptors that the supervisor keeps open as long as anything of the command lives (locks).
+        afterwards: a command to run when all of it has ended, for what is no process of ours (a container).
         on_end: called once, in a thread, when all of the command has ended, whoever ended it; `stop` waits for it.
     """
 
@@ -51,6 +52,7 @@ class Supervised:
     pipe_stdin: bool = False
     pipe_stdout: bool = False
     held: Sequence[int] = ()
+    afterwards: Sequence[str] = ()
     on_end: Callable[[], None] = lambda: None
 
     pid: int = field(default=0, init=False)  # of the command, once it was started
@@ -106,6 +108,10 @@ class Supervised:
             self._gone.wait(self.grace + _MARGIN)
         return self.exit_code
 
+    def processes(self) -> set[int]:
+        """All living processes of the command, found as the supervisor finds them."""
+        return supervisor.descendants_of(self._guard.pid) if self.is_alive() else set()
+
     def _start_guard(self, theirs: contextlib.ExitStack) -> None:
         leash, self._leash = self._pipe_to(theirs)
         report, self._report = self._pipe_from(theirs)
@@ -114,7 +120,8 @@ class Supervised:
             passed["stdin"], self.stdin = self._pipe_to(theirs)
         if self.pipe_stdout:
             passed["stdout"], self.stdout = self._pipe_from(theirs)
-        order = {"command": self.command, "marker": self._marker, "grace": self.grace, "owner": os.getpid(), **passed}
+        order = {"command": self.command, "afterwards": self.afterwards, "marker": self._marker, "grace": self.grace}
+        order |= {"owner": os.getpid(), **passed}
         self._guard = subprocess.Popen(
             [sys.executable, "-I", "-S", supervisor.__file__, json.dumps(order)],
             stdin=leash,
@@ -168,6 +175,7 @@ class Supervised:
         log.warning("the supervisor of %s was killed; ending what it watched", self.command[0])
         if not supervisor.end_family(lambda: supervisor.marked_with(self._marker), self.grace):
             log.error("processes of %s are still alive", self.command[0])
+        supervisor.run_afterwards(self.afterwards)
 
     def __enter__(self) -> Self:
         return self.start()

@@ -1,6 +1,6 @@
 """The guard process: runs one command and lets nothing of it outlive its owner.
 
-`python supervisor.py '{"command": [...], "marker": "…", "grace": 5, "owner": 123, "stdin": 7, "stdout": 8}'`
+`python supervisor.py '{"command": [...], "afterwards": [], "marker": "…", "grace": 5, "owner": 123, "stdin": 7}'`
 
 Its standard input is a pipe that the owner holds open: a line on it, or its end, stops the command; so do SIGTERM,
 SIGINT and SIGHUP, and the death of the owner where a process forked from it still holds the pipe. Its standard output
@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PROC = Path("/proc")
 _KILL_WAIT = 3.0  # seconds in which SIGKILL takes effect, unless a process hangs in the kernel
 _PAUSE = 0.03
+_AFTERWARDS_WAIT = 10.0
 
 
 def end_family(find: Callable[[], set[int]], grace: float) -> bool:
@@ -58,6 +59,13 @@ def _send(number: int, pids: Iterable[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
+
+
+def run_afterwards(command: Sequence[str]) -> None:
+    """Run what ends things that are no processes of ours, such as a container; its failure changes nothing."""
+    if command:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, timeout=_AFTERWARDS_WAIT, check=False)
 
 
 def marked_with(marker: str) -> set[int]:
@@ -118,7 +126,9 @@ class Supervisor:
         _report(f"started {self._main}")
         while not self._ended and not self._asked_to_stop():
             self._reap()
-        return 0 if end_family(self._family, self._order["grace"]) else 1
+        all_gone = end_family(self._family, self._order["grace"])
+        run_afterwards(self._order["afterwards"])
+        return 0 if all_gone else 1
 
     def _start(self, in_child: Callable[[], None]) -> int:
         order = self._order

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
@@ -48,6 +49,11 @@ class ServerSpec(BaseModel):
             raise ValueError(f"{secret} looks like a secret: set it in the environment of tuner, which is handed on")
         return value
 
+    @field_validator("parameters")
+    @classmethod
+    def _spelt_one_way(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        return {name.lstrip("-").replace("-", "_"): given for name, given in value.items()}
+
     @classmethod
     def parse(cls, asked: Mapping[str, Any]) -> "ServerSpec":
         """Check a mapping, such as the `server` part of a configuration file.
@@ -85,6 +91,21 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return f"{place}: {message}, got {first['input']!r}"
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where on this host one server is to run.
+
+    Args:
+        port: the loopback port that is reserved for it.
+        gpus: UUIDs of the GPUs that are claimed for it.
+        name: a name that no other server has, for engines that name what they start (containers).
+    """
+
+    port: int
+    gpus: tuple[str, ...] = ()
+    name: str = ""
+
+
 class Engine:
     """The inference software: how to start it with a specification. An instance holds nothing.
 
@@ -93,7 +114,7 @@ class Engine:
 
     #: the name by which it is asked for
     name: ClassVar[str]
-    #: parameters it is worth to tune, with their types and ranges
+    #: parameters that are worth tuning, as they are asked for, with their types and ranges
     tunables: ClassVar[Mapping[str, Parameter]] = {}
     #: `tunables` holds every parameter there is, so that another name is a mistake
     complete: ClassVar[bool] = False
@@ -119,16 +140,24 @@ class Engine:
         parameters.check(self.name, spec.parameters, self.tunables, complete=self.complete)
 
     def find(self, spec: ServerSpec) -> str:
-        """The program that runs it, as a path; its version where that is known cheaply is not asked for.
+        """The program that runs it, as a path.
 
         Raises:
             EngineError: it is not installed here.
         """
         raise NotImplementedError
 
-    def command(self, spec: ServerSpec, port: int) -> list[str]:
-        """Program and arguments that serve `spec` on the loopback `port`."""
+    def command(self, spec: ServerSpec, place: Place) -> list[str]:
+        """Program and arguments that serve `spec` at `place`, on loopback."""
         raise NotImplementedError
+
+    def stop_command(self, spec: ServerSpec, place: Place) -> list[str]:
+        """What is run after the server ended, to end what is no process of ours; empty for nothing."""
+        return []
+
+    def gpus(self, spec: ServerSpec) -> int:
+        """How many GPUs it takes where the specification does not say."""
+        return 0
 
     def environment(self, spec: ServerSpec) -> dict[str, str]:
         """Variables to set for it, over ours; the key of `spec.api_key()` belongs here, never in the command."""

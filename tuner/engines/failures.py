@@ -29,7 +29,7 @@ class Pattern(NamedTuple):
 #: what any engine may print, the most telling first; healthy logs hold "error" and "memory" too, so never those alone
 COMMON = (
     Pattern("out_of_memory", r"torch\.OutOfMemoryError|(CUDA|HIP) out of memory|CUDA error: out of memory"),
-    Pattern("out_of_memory", r"Cannot allocate memory|\bMemoryError\b|std::bad_alloc|oom-kill"),
+    Pattern("out_of_memory", r"Cannot allocate memory|^MemoryError\b|std::bad_alloc"),
     Pattern("port_in_use", r"Address already in use|Errno 98\b|EADDRINUSE"),
     Pattern(
         "gpu_unavailable", r"No CUDA GPUs are available|no CUDA-capable device|CUDA driver version is insufficient"

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from tuner.engines import llamacpp_server, parameters
-from tuner.engines.base import LOOPBACK, Engine, ServerSpec
+from tuner.engines.base import LOOPBACK, Engine, Place, ServerSpec
 from tuner.engines.failures import Pattern
 from tuner.errors import EngineError, SpecError
 
@@ -24,9 +24,10 @@ class LlamaCpp(Engine):
     install = "pip install xllamacpp"
     failures = (
         Pattern("port_in_use", r"couldn't bind HTTP server socket"),
-        Pattern("out_of_memory", r"failed to (create context|allocate)|unable to allocate|ggml_aligned_malloc"),
-        Pattern("bad_argument", r"invalid argument|quantized V cache|V cache quantization requires"),
-        Pattern("model_not_found", r"failed to load model|invalid magic|error loading model"),
+        Pattern("out_of_memory", r"insufficient memory|failed to allocate|unable to allocate"),
+        Pattern("bad_argument", r"requires flash_attn|invalid argument"),
+        Pattern("model_not_found", r"error loading model:|failed to load model|failed to read header"),
+        Pattern("out_of_memory", r"failed to create.context"),
     )
 
     def check(self, spec: ServerSpec) -> None:
@@ -45,21 +46,12 @@ class LlamaCpp(Engine):
             raise EngineError(f"engine llamacpp is not installed here; {self.install}")
         return spec.executable or sys.executable
 
-    def command(self, spec: ServerSpec, port: int) -> list[str]:
+    def command(self, spec: ServerSpec, place: Place) -> list[str]:
         """Our own small server file, with the parameters as flags."""
-        where = [
-            "--model",
-            str(_file(spec)),
-            "--served-name",
-            self.served_name(spec),
-            "--host",
-            LOOPBACK,
-            "--port",
-            str(port),
-        ]
+        where = ["--host", LOOPBACK, "--port", str(place.port), "--served-name", self.served_name(spec)]
         key = ["--api-key-env", _KEY_VARIABLE] if spec.api_key_env else []
         asked = parameters.flags(spec.parameters, no_prefix=True)
-        return [self.find(spec), "-m", llamacpp_server.__name__, *where, *key, *asked]
+        return [self.find(spec), "-m", llamacpp_server.__name__, "--model", str(_file(spec)), *where, *key, *asked]
 
     def environment(self, spec: ServerSpec) -> dict[str, str]:
         """Threads that sleep while they wait: spinning ones were measured 20 times slower on a busy machine."""

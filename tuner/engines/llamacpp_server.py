@@ -91,7 +91,10 @@ def main() -> None:
 
     wanted = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, wanted)  # before the threads start, so that none of them takes it
-    server = xllamacpp.Server(configure(parse(sys.argv[1:])))
+    try:
+        server = xllamacpp.Server(configure(parse(sys.argv[1:])))
+    except RuntimeError as error:  # the lines before say why
+        sys.exit(str(error))
     signal.sigwait(wanted)
     del server
 

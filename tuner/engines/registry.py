@@ -11,6 +11,9 @@ GROUP = "tuner.engines"
 
 _OURS = {
     "llamacpp": "tuner.engines.llamacpp:LlamaCpp",
+    "vllm": "tuner.engines.vllm:VLLM",
+    "sglang": "tuner.engines.sglang:SGLang",
+    "command": "tuner.engines.command:Command",
     "attach": "tuner.engines.attach:Attach",
 }
 
