@@ -12,7 +12,8 @@ import msgspec
 
 from tuner.cache import FolderCache
 from tuner.experiment import COMPLETED, EXPERIMENT_FILE, SERVER_FILE, SIDECAR_FILE, TRIAL_FILE
-from tuner.results import Damage, Measured
+from tuner.measure import Measured
+from tuner.results import Damage
 from tuner.rows import Batch, Place
 
 logger = logging.getLogger(__name__)
@@ -101,13 +102,14 @@ def read_files(paths: Iterable[Path], place: Place, metadata: Metadata) -> list[
 
 def _read_file(path: Path, cache: FolderCache, place: Place, metadata: Metadata) -> Batch | None:
     """The batch in one file; None, and a warning, where it is none and nothing says it should be."""
-    numbers = cache.numbers(path)
+    reading = cache.reading(path)
     named = _from_name(path, place, metadata)
-    if isinstance(numbers, Damage):
+    if isinstance(reading, Damage):
         if named is None:
-            logger.warning("skipped: %s (%s)", path, numbers.reason)
+            logger.warning("skipped: %s (%s)", path, reading.reason)
             return None
-        return replace(named, outcome=numbers.outcome, reason=numbers.reason)
+        return replace(named, outcome=reading.outcome, reason=reading.reason)
+    numbers = reading.batch
     batch = named or Batch(place, "", None)
     batch = replace(batch, file=path, numbers=numbers)
     if numbers.level is not None:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from tuner import timestamps
 from tuner.experiment import COMPLETED, Sidecar
-from tuner.results import LATENCY_COLUMNS, Measured
+from tuner.measure import LATENCY_COLUMNS, Measured
 
 logger = logging.getLogger(__name__)
 
