@@ -2,14 +2,18 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
 #: What one second is in the unit that a file names in `_time_unit`.
 UNITS = {"s": 1.0, "ms": 1000.0}
+
+#: Keys as OpenAI, Hugging Face and GitHub shape them, and whatever follows `Bearer`; servers quote them in errors.
+SECRET = re.compile(r"\b(?:sk-|hf_|ghp_|github_pat_)[\w-]{8,}|(?<=Bearer )\S+", re.ASCII)
 
 
 class Request(msgspec.Struct, gc=False):
@@ -74,6 +78,9 @@ _decode_aggregates = msgspec.json.Decoder(_AggregatesOnly).decode
 _decode = msgspec.json.Decoder(ResultFile).decode
 
 
+Struct = TypeVar("Struct", bound=msgspec.Struct)
+
+
 def read(path: Path) -> ResultFile | Damage:
     """Read the genai-bench file at `path`, whatever is in it.
 
@@ -107,8 +114,8 @@ def parse(data: bytes, name: str) -> ResultFile | Damage:
 
 
 def one_line(text: str) -> str:
-    """A message of others as one line of at most 300 characters."""
-    return " ".join(text.split())[:300]
+    """A message of others as one line of at most 300 characters, without what looks like a key."""
+    return SECRET.sub("***", " ".join(text.split()))[:300]
 
 
 def _parse_leniently(data: bytes, name: str) -> ResultFile | Damage:
@@ -132,6 +139,12 @@ def mend(value: dict[str, Any]) -> ResultFile:
     return ResultFile(aggregates, requests, None if unit is None else str(unit), len(losses))
 
 
+def mended(kind: type[Struct], value: Any) -> tuple[Struct, list[str]]:
+    """Take from the JSON object `value` what fits the fields of `kind`; and the names of what did not."""
+    losses: list[str] = []
+    return _mend_struct(kind, value if isinstance(value, dict) else {}, losses), losses
+
+
 def _mend_requests(entries: list[Any], losses: list[str]) -> list[Request]:
     """The requests among `entries`; what is no request is left out, so that it counts as no completed one."""
     found = [entry for entry in entries if isinstance(entry, dict)]
@@ -139,7 +152,7 @@ def _mend_requests(entries: list[Any], losses: list[str]) -> list[Request]:
     return [_mend_struct(Request, entry, losses) for entry in found]
 
 
-def _mend_struct(kind: Any, value: Any, losses: list[str]) -> Any:
+def _mend_struct(kind: Any, value: dict[str, Any], losses: list[str]) -> Any:
     fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
     return kind(**{name: _mend(value[name], fields[name], name, losses) for name in fields.keys() & value.keys()})
 
@@ -149,6 +162,7 @@ def _mend(value: Any, kind: Any, name: str, losses: list[str]) -> Any:
         return {key: _mend_numbers(entry, losses) for key, entry in value.items()}
     if name == "error_code" and value and not isinstance(value, (int, str)):
         return one_line(str(value))  # whatever it is, it says that the request failed
+    value = value.item() if hasattr(value, "item") else value  # numpy's numbers, from callers
     if isinstance(value, str):
         return _mend_text(value, kind, name, losses)
     if isinstance(value, float) and not math.isfinite(value):
