@@ -7,12 +7,11 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
-from tuner import results
-from tuner.results import Measured, ResultFile
+from tuner.measure import PERCENTILES, Columns, Measured, claimed, statistics, unit_of
+from tuner.results import UNITS, Aggregates
 
 #: How far two numbers that should be equal may lie apart: 1 %.
 TOLERANCE = 0.01
@@ -22,33 +21,29 @@ IN_FLIGHT_LEAST = 0.9
 
 @dataclass(frozen=True)
 class Evidence:
-    """One file and what was recomputed from it."""
+    """One file, its requests, and what was computed from them."""
 
-    file: ResultFile
+    columns: Columns
     batch: Measured
+
+    @property
+    def claims(self) -> Aggregates:
+        """What the file says of itself."""
+        return self.columns.file.aggregated_metrics
 
     @property
     def recomputed(self) -> bool:
         """Whether the file holds individual requests."""
-        return bool(self.file.individual_request_metrics)
-
-    @cached_property
-    def completed(self) -> list[results.Request]:
-        """The requests that ended well."""
-        return [request for request in self.file.individual_request_metrics or [] if not request.error_code]
-
-    def values(self, name: str) -> results.Floats:
-        """One value a completed request, in the file's unit; NaN where missing or impossible."""
-        return results.column(self.completed, name)
+        return bool(self.columns.requests)
 
 
-def audit(file: ResultFile, batch: Measured) -> list[str]:
+def audit(columns: Columns, batch: Measured) -> list[str]:
     """Everything that is suspicious about a batch.
 
     Returns:
         Sentences for a person; empty where nothing contradicts.
     """
-    evidence = Evidence(file, batch)
+    evidence = Evidence(columns, batch)
     return [finding for check in CHECKS for finding in check(evidence)]
 
 
@@ -81,7 +76,7 @@ def output_tokens_asked(scenario: str) -> float | None:
 
 def errors_hidden(evidence: Evidence) -> Iterable[str]:
     """genai-bench 0.0.5 writes an error rate of 0 whatever happened."""
-    claimed, batch = evidence.file.aggregated_metrics.error_rate, evidence.batch
+    claimed, batch = evidence.claims.error_rate, evidence.batch
     if not batch.errors or claimed is None or _close(claimed, batch.error_rate):
         return
     yield f"the file claims an error rate of {claimed:.3g}, but {_errors(batch)}"
@@ -103,37 +98,44 @@ def not_recomputed(evidence: Evidence) -> Iterable[str]:
 
 def unit_unknown(evidence: Evidence) -> Iterable[str]:
     """A unit that is missing or none."""
-    unit = evidence.file.time_unit
+    unit = evidence.columns.file.time_unit
     if unit is None:
         yield "the file names no time unit: seconds assumed"
-    elif unit not in results.UNITS:
-        yield f"the file's time unit is {unit!r}, none of {', '.join(results.UNITS)}: its latencies are left out"
+    elif unit not in UNITS:
+        yield f"the file's time unit is {unit!r}, none of {', '.join(UNITS)}: its latencies are left out"
 
 
 def values_mended(evidence: Evidence) -> Iterable[str]:
     """What had the wrong type, or cannot be a measurement."""
-    if evidence.file.mended:
-        yield f"{evidence.file.mended} values of a wrong type were left out"
-    impossible = sum(_impossible(evidence.completed, name) for name in results.LATENCIES)
-    if impossible:
-        yield f"{impossible} latencies that are negative or not finite were left out"
+    if evidence.columns.file.mended:
+        yield f"{evidence.columns.file.mended} values of a wrong type, NaN or infinite, were left out"
+    if evidence.columns.impossible:
+        yield f"{evidence.columns.impossible} latencies that are negative or not finite were left out"
+
+
+def latencies_missing(evidence: Evidence) -> Iterable[str]:
+    """Completed requests of which nobody knows how long they took; TPOT may be missing for very short answers."""
+    for name in ("ttft", "e2e_latency"):
+        missing = int(np.isnan(evidence.columns.latencies[name]).sum())
+        if missing:
+            yield f"{missing} of {evidence.batch.completed} completed requests have no {name}"
 
 
 def counts_differ(evidence: Evidence) -> Iterable[str]:
     """The file's counts against its requests."""
-    claims, batch = evidence.file.aggregated_metrics, evidence.batch
+    claims, batch = evidence.claims, evidence.batch
     pairs = {
         "completed": (claims.num_completed_requests, batch.completed),
         "failed": (claims.num_error_requests, batch.errors),
     }
-    for what, (claimed, counted) in pairs.items():
-        if evidence.recomputed and batch.completed and claimed is not None and claimed != counted:
-            yield f"the file claims {claimed} {what} requests but holds {counted}"
+    for what, (said, counted) in pairs.items():
+        if evidence.recomputed and batch.completed and said is not None and said != counted:
+            yield f"the file claims {said} {what} requests but holds {counted}"
 
 
 def throughput_deflated(evidence: Evidence) -> Iterable[str]:
     """A warm-up or cool-down ratio drops tokens but not the time they took."""
-    claimed = evidence.file.aggregated_metrics.mean_output_throughput_tokens_per_s
+    claimed = evidence.claims.mean_output_throughput_tokens_per_s
     counted = evidence.batch.output_throughput
     if not evidence.recomputed or claimed is None or math.isnan(counted) or _close(claimed, counted):
         return
@@ -143,11 +145,11 @@ def throughput_deflated(evidence: Evidence) -> Iterable[str]:
 
 def latencies_differ(evidence: Evidence) -> Iterable[str]:
     """The file's statistics against its requests, in one sentence for all of them."""
-    unit = results.unit_of(evidence.file)
+    unit = unit_of(evidence.columns.file)
     different = [
         name
         for name, value in evidence.batch.latencies.items()
-        if _differ(results.claimed(evidence.file.aggregated_metrics, name) / unit, value)
+        if _differ(claimed(evidence.claims, name) / unit, value)
     ]
     if evidence.recomputed and different:
         yield f"the file's own {', '.join(different)} differ from its requests; recomputed over all of them"
@@ -158,7 +160,7 @@ def too_few_for_percentiles(evidence: Evidence) -> Iterable[str]:
     completed = evidence.batch.completed
     if completed is None or not completed:
         return
-    short = {name: requests_needed(value / 100) for name, value in results.PERCENTILES.items()}
+    short = {name: requests_needed(value / 100) for name, value in PERCENTILES.items()}
     lacking = [f"{name} ({needed})" for name, needed in short.items() if completed < needed]
     if lacking:
         yield f"{completed} completed requests are too few for {', '.join(lacking)}"
@@ -167,15 +169,15 @@ def too_few_for_percentiles(evidence: Evidence) -> Iterable[str]:
 def outputs_short(evidence: Evidence) -> Iterable[str]:
     """Fewer output tokens than the scenario asked for make every request look fast."""
     asked = output_tokens_asked(evidence.batch.scenario)
-    mean = results.statistics(evidence.values("num_output_tokens"))["mean"]
+    mean = statistics(evidence.columns.output_tokens)["mean"]
     if asked and mean < asked * 0.95:
         yield f"outputs of {mean:.1f} tokens on average where {asked:g} were asked for"
 
 
 def not_streamed(evidence: Evidence) -> Iterable[str]:
     """A TTFT that is the whole latency: the answer came in one piece."""
-    first, whole = evidence.values("ttft"), evidence.values("e2e_latency")
-    known = ~(np.isnan(first) | np.isnan(whole)) & (evidence.values("num_output_tokens") > 1)
+    first, whole = (evidence.columns.latencies[name] for name in ("ttft", "e2e_latency"))
+    known = ~(np.isnan(first) | np.isnan(whole)) & (evidence.columns.output_tokens > 1)
     if known.any() and (first[known] >= 0.99 * whole[known]).mean() > 0.5:
         yield "TTFT equals the whole latency: nothing was streamed, so TTFT and TPOT say nothing"
     if (first > whole * (1 + TOLERANCE)).any():
@@ -207,6 +209,7 @@ CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     not_recomputed,
     unit_unknown,
     values_mended,
+    latencies_missing,
     counts_differ,
     no_duration,
     throughput_deflated,
@@ -220,11 +223,6 @@ CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
 
 def _errors(batch: Measured) -> str:
     return f"{batch.errors} of {batch.requests} requests failed, {batch.error_rate:.0%}"
-
-
-def _impossible(requests: list[results.Request], name: str) -> int:
-    there = sum(getattr(request, name) is not None for request in requests)
-    return there - int((~np.isnan(results.column(requests, name))).sum())
 
 
 def _close(one: float, other: float) -> bool:

@@ -10,33 +10,48 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import platformdirs
 
 from tuner import files
 from tuner.audit import audit
 from tuner.errors import PathError
-from tuner.results import Damage, Measured, measure, read
+from tuner.measure import LATENCIES, Columns, Floats, Measured, measure
+from tuner.results import Damage, read
 
 logger = logging.getLogger(__name__)
 
-#: Below this many bytes a file is read again each time (about a hundredth of a second).
+#: Below this many bytes a file is read again each time (some milliseconds).
 WORTH_KEEPING = 1_000_000
 #: Raise it whenever `Measured`, what it holds, or an audit sentence changes.
-SCHEMA = 1
+SCHEMA = 2
 NAME = ".tuner-cache"
 
 
-class Entry(msgspec.Struct, array_like=True):
-    """The numbers of one file, and the identity of the bytes they come from."""
+class Reading(msgspec.Struct, array_like=True):
+    """What is kept of one file: its audited numbers, and the latencies of its completed requests."""
 
-    size: int
-    mtime_ns: int
-    ctime_ns: int
     batch: Measured
+    samples: bytes
+    recomputed: bool  # from individual requests
+
+    @property
+    def latencies(self) -> dict[str, Floats]:
+        """One value a completed request of each latency, in seconds; NaN where unknown."""
+        rows = np.frombuffer(self.samples, np.float64).reshape(len(LATENCIES), -1)
+        return dict(zip(LATENCIES, rows, strict=True))
+
+
+class Entry(msgspec.Struct, array_like=True):
+    """What is kept, and the identity of the bytes it comes from."""
+
+    identity: tuple[int, int, int]  # size, mtime_ns, ctime_ns
+    reading: Reading
 
 
 class Content(msgspec.Struct):
@@ -48,7 +63,7 @@ class Content(msgspec.Struct):
 
 @dataclass
 class FolderCache:
-    """The cache of the result files of one folder; used as `with FolderCache(folder) as cache`."""
+    """The result files of one folder, each read at most once; used as `with FolderCache(folder) as cache`."""
 
     folder: Path
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -60,10 +75,10 @@ class FolderCache:
 
     def __exit__(self, *_: object) -> None:
         if self.changed:
-            self._save()
+            save(self.folder, NAME, msgspec.msgpack.encode(Content(SCHEMA, self.entries)))
 
-    def numbers(self, path: Path) -> Measured | Damage:
-        """The recomputed and audited numbers of the result file `path` of this folder."""
+    def reading(self, path: Path) -> Reading | Damage:
+        """The numbers and latencies of the result file `path` of this folder."""
         try:
             before = path.stat()
         except OSError as error:
@@ -72,62 +87,70 @@ class FolderCache:
             return _compute(path)
         return self._known(path.name, before) or self._learn(path, before)
 
-    def _known(self, name: str, status: os.stat_result) -> Measured | None:
+    def _known(self, name: str, status: os.stat_result) -> Reading | None:
         if not self.opened:
             self.opened, self.entries = True, _load(self.folder)
         entry = self.entries.get(name)
-        return entry.batch if entry and _identity(entry) == _stamp(status) else None
+        return entry.reading if entry and entry.identity == identity(status) else None
 
-    def _learn(self, path: Path, before: os.stat_result) -> Measured | Damage:
-        batch = _compute(path)
-        if isinstance(batch, Measured) and _settled(path, before):
-            self.entries[path.name] = Entry(*_stamp(before), batch)
+    def _learn(self, path: Path, before: os.stat_result) -> Reading | Damage:
+        reading = _compute(path)
+        if isinstance(reading, Reading) and _settled(path, before):
+            self.entries[path.name] = Entry(identity(before), reading)
             self.changed = True
-        return batch
-
-    def _save(self) -> None:
-        content = msgspec.msgpack.encode(Content(SCHEMA, self.entries))
-        for place in _places(self.folder):
-            try:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                files.write_atomically(place, content)
-                return
-            except (OSError, PathError) as error:
-                logger.debug("no cache at %s: %s", place, error)
+        return reading
 
 
-def _compute(path: Path) -> Measured | Damage:
+def _compute(path: Path) -> Reading | Damage:
     file = read(path)
     if isinstance(file, Damage):
         return file
-    batch = measure(file)
-    batch.warnings = audit(file, batch)
-    return batch
+    columns = Columns(file)
+    batch = measure(columns)
+    batch.warnings = audit(columns, batch)
+    return Reading(
+        batch, np.concatenate([columns.latencies[name] for name in LATENCIES]).tobytes(), bool(columns.requests)
+    )
 
 
-def _places(folder: Path) -> tuple[Path, Path]:
-    """Beside the files, or else in the user's cache folder under a name made from the folder's path."""
-    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
-    return folder / NAME, platformdirs.user_cache_path("tuner") / "batches" / name
-
-
-def _load(folder: Path) -> dict[str, Entry]:
-    for place in _places(folder):
-        try:
-            content = msgspec.msgpack.decode(place.read_bytes(), type=Content)
-        except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
-            continue
-        if content.schema == SCHEMA:
-            return content.entries
-    return {}
-
-
-def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+def identity(status: os.stat_result) -> tuple[int, int, int]:
+    """What changes whenever a file does."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _identity(entry: Entry) -> tuple[int, int, int]:
-    return entry.size, entry.mtime_ns, entry.ctime_ns
+def places(folder: Path, name: str) -> tuple[Path, Path]:
+    """Where something derived from `folder` is kept: beside its files, or else in the user's cache folder."""
+    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
+    return folder / name, platformdirs.user_cache_path("tuner") / "derived" / digest / name.lstrip(".")
+
+
+def save(folder: Path, name: str, content: bytes) -> Path | None:
+    """Keep `content` in the first of `places` that can be written; None, and a debug line, where none can."""
+    for place in places(folder, name):
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            files.write_atomically(place, content)
+        except (OSError, PathError) as error:
+            logger.debug("nothing is kept at %s: %s", place, error)
+        else:
+            return place
+    return None
+
+
+def kept(folder: Path, name: str) -> Iterable[Path]:
+    """The places that may hold what was kept, and do."""
+    return (place for place in places(folder, name) if place.is_file())
+
+
+def _load(folder: Path) -> dict[str, Entry]:
+    for place in kept(folder, NAME):
+        try:
+            content = msgspec.msgpack.decode(place.read_bytes(), type=Content)
+        except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
+            continue  # damaged, or of another schema
+        if content.schema == SCHEMA:
+            return content.entries
+    return {}
 
 
 def _settled(path: Path, before: os.stat_result) -> bool:
@@ -137,4 +160,4 @@ def _settled(path: Path, before: os.stat_result) -> bool:
     except OSError:
         return False
     tick = 2 * 10**9 if before.st_mtime_ns % 10**9 == 0 else 10**8  # some file systems count whole seconds
-    return _stamp(now) == _stamp(before) and time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > tick
+    return identity(now) == identity(before) and time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > tick

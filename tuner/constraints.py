@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import PathError, SLOError
-from tuner.results import PERCENTILES, STATISTICS
+from tuner.measure import PERCENTILES, STATISTICS
 
 #: What a section of the file is about: the metric of the batch columns.
 LATENCY_SECTIONS = {"latency": "e2e_latency", "ttft": "ttft", "tpot": "tpot"}

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,11 @@ def read_json(path: Path) -> Any:
         raise PathError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise PathError(f"{path} is not valid JSON: {error}") from error
+
+
+def is_regular(path: Path) -> bool:
+    """Whether `path` is a file itself: no folder, no pipe, and no link, which could lead anywhere."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False

@@ -1,5 +1,6 @@
 """The batches of a folder that genai-bench wrote, whoever ran it and however it ended."""
 
+import json
 import logging
 import os
 import re
@@ -7,12 +8,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby, product
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from tuner.cache import FolderCache
 from tuner.experiment import COMPLETED, EXPERIMENT_FILE, SERVER_FILE, SIDECAR_FILE, TRIAL_FILE
-from tuner.results import Damage, Measured
+from tuner.files import is_regular
+from tuner.measure import Measured
+from tuner.results import Damage, mended
 from tuner.rows import Batch, Place
 
 logger = logging.getLogger(__name__)
@@ -29,6 +33,10 @@ OTHER_FILES = {METADATA_FILE, EXPERIMENT_FILE, TRIAL_FILE, SERVER_FILE, SIDECAR_
 SHORTEST_LEVEL = 1.0
 
 
+#: No level and no number of repeats is this large; the file that says so is damaged.
+MOST = 10**9
+
+
 class Metadata(msgspec.Struct):
     """The wanted keys of `experiment_metadata.json`: what was asked for."""
 
@@ -42,7 +50,8 @@ class Metadata(msgspec.Struct):
     @property
     def levels(self) -> list[int]:
         """The levels asked for."""
-        return (self.batch_size if self.iteration_type == "batch_size" else self.num_concurrency) or []
+        asked = self.batch_size if self.iteration_type == "batch_size" else self.num_concurrency
+        return [level for level in asked or [] if 0 < level < MOST]
 
 
 def json_files(folder: Path) -> list[Path]:
@@ -67,7 +76,7 @@ def _may_be_batch(entry: os.DirEntry[str]) -> bool:
 def is_plain(folder: Path) -> bool:
     """Whether genai-bench wrote into `folder`."""
     names = (path.name for path in json_files(folder))
-    return (folder / METADATA_FILE).is_file() or any(RESULT_NAME.fullmatch(n) or DEBUG_NAME.fullmatch(n) for n in names)
+    return is_regular(folder / METADATA_FILE) or any(RESULT_NAME.fullmatch(n) or DEBUG_NAME.fullmatch(n) for n in names)
 
 
 def read_plain(folder: Path) -> list[Batch]:
@@ -79,13 +88,22 @@ def read_plain(folder: Path) -> list[Batch]:
 
 def read_metadata(folder: Path) -> Metadata:
     """What was asked for; nothing where the file is missing or damaged."""
+    file = folder / METADATA_FILE
+    value = read_loosely(file) if is_regular(file) else None
+    if value is None:
+        logger.warning("%s: missing or damaged, so nobody knows which batches were asked for", file)
+    metadata, losses = mended(Metadata, value)
+    if losses:
+        logger.warning("%s: %s of a wrong type", file, ", ".join(losses))
+    return metadata
+
+
+def read_loosely(file: Path) -> Any:
+    """What the JSON file `file` holds; None where it cannot be read."""
     try:
-        return msgspec.json.decode((folder / METADATA_FILE).read_bytes(), type=Metadata)
-    except FileNotFoundError:
-        logger.warning("%s has no %s: nobody knows which batches were asked for", folder, METADATA_FILE)
-    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
-        logger.warning("%s/%s is damaged (%s): nobody knows which batches were asked for", folder, METADATA_FILE, error)
-    return Metadata()
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def read_files(paths: Iterable[Path], place: Place, metadata: Metadata) -> list[Batch]:
@@ -101,13 +119,14 @@ def read_files(paths: Iterable[Path], place: Place, metadata: Metadata) -> list[
 
 def _read_file(path: Path, cache: FolderCache, place: Place, metadata: Metadata) -> Batch | None:
     """The batch in one file; None, and a warning, where it is none and nothing says it should be."""
-    numbers = cache.numbers(path)
+    reading = cache.reading(path)
     named = _from_name(path, place, metadata)
-    if isinstance(numbers, Damage):
+    if isinstance(reading, Damage):
         if named is None:
-            logger.warning("skipped: %s (%s)", path, numbers.reason)
+            logger.warning("skipped: %s (%s)", path, reading.reason)
             return None
-        return replace(named, outcome=numbers.outcome, reason=numbers.reason)
+        return replace(named, outcome=reading.outcome, reason=reading.reason)
+    numbers = reading.batch
     batch = named or Batch(place, "", None)
     batch = replace(batch, file=path, numbers=numbers)
     if numbers.level is not None:
@@ -146,7 +165,7 @@ def _with_outcome(batch: Batch, numbers: Measured) -> Batch:
     if not numbers.errors:
         return replace(batch, outcome="unreadable", reason="the file holds no request")
     codes = ", ".join(f"{code} ×{count}" for code, count in numbers.error_codes.items())
-    reason = f"all {numbers.errors} requests failed ({codes}): {numbers.first_error}".rstrip(": ")
+    reason = f"all {numbers.errors} requests failed ({codes}): {numbers.first_error}".removesuffix(": ")
     return replace(batch, outcome="all_errors", reason=reason)
 
 
@@ -184,7 +203,10 @@ def with_missing(found: list[Batch], place: Place, metadata: Metadata) -> list[B
     """`found`, and a row for each level that was asked for and has no file."""
     kind = "batch_size" if metadata.iteration_type == "batch_size" else "num_concurrency"
     keys = {(batch.scenario, batch.iteration_type, batch.level) for batch in found}
-    return [*found, *_missing(metadata, kind, keys, place)]
+    asked = list(dict.fromkeys(metadata.traffic_scenario or []))
+    order = {scenario: number for number, scenario in enumerate(asked)}
+    every = [*found, *_missing(metadata, kind, keys, place)]
+    return sorted(every, key=lambda b: (order.get(b.scenario, len(order)), b.scenario, b.level or 0, b.repeat))
 
 
 def _missing(metadata: Metadata, kind: str, keys: set[tuple[str, str, int | None]], place: Place) -> Iterator[Batch]:

@@ -1,27 +1,19 @@
-"""One genai-bench file → its numbers, recomputed from the individual requests and in seconds.
-
-What the file claims in its aggregates is kept beside the recomputed numbers only so that `tuner.audit` can compare.
-"""
+"""One genai-bench file as it stands on disk: the wanted keys, whatever else is in it or wrong with it."""
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-LATENCIES = ("ttft", "tpot", "e2e_latency")
-PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
-STATISTICS = ("mean", *PERCENTILES)
-#: The latency columns of a batch, `ttft_mean` … `e2e_latency_p99`.
-LATENCY_COLUMNS = tuple(f"{latency}_{statistic}" for latency in LATENCIES for statistic in STATISTICS)
 #: What one second is in the unit that a file names in `_time_unit`.
 UNITS = {"s": 1.0, "ms": 1000.0}
 
-Floats = NDArray[np.float64]
+#: Keys as OpenAI, Hugging Face and GitHub shape them, and whatever follows `Bearer`; servers quote them in errors.
+SECRET = re.compile(r"\b(?:sk-|hf_|ghp_|github_pat_)[\w-]{8,}|(?<=Bearer )\S+", re.ASCII)
 
 
 class Request(msgspec.Struct, gc=False):
@@ -32,7 +24,7 @@ class Request(msgspec.Struct, gc=False):
     e2e_latency: float | None = None
     num_input_tokens: float | None = None
     num_output_tokens: float | None = None
-    error_code: int | None = None
+    error_code: int | str | None = None
     error_message: str | None = None
 
 
@@ -69,27 +61,6 @@ class ResultFile(msgspec.Struct):
         return self._time_unit
 
 
-class Measured(msgspec.Struct, kw_only=True):
-    """The numbers of one batch: seconds, tokens/s, requests; NaN where nobody knows."""
-
-    scenario: str
-    iteration_type: str
-    level: int | None
-    duration: float
-    requests: int | None
-    completed: int | None
-    errors: int | None
-    error_rate: float
-    output_throughput: float
-    input_throughput: float
-    total_throughput: float
-    request_throughput: float
-    latencies: dict[str, float]
-    error_codes: dict[str, int]
-    first_error: str = ""
-    warnings: list[str] = []
-
-
 @dataclass(frozen=True)
 class Damage:
     """Why a file is no usable batch: an outcome of `tuner.experiment.OUTCOMES` and the reason."""
@@ -98,7 +69,16 @@ class Damage:
     reason: str
 
 
+class _AggregatesOnly(msgspec.Struct):
+    aggregated_metrics: Aggregates
+    _time_unit: str | None = msgspec.field(default=None, name="_time_unit")
+
+
+_decode_aggregates = msgspec.json.Decoder(_AggregatesOnly).decode
 _decode = msgspec.json.Decoder(ResultFile).decode
+
+
+Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 
 def read(path: Path) -> ResultFile | Damage:
@@ -114,6 +94,15 @@ def read(path: Path) -> ResultFile | Damage:
     return parse(data, path.name)
 
 
+def read_aggregates(path: Path) -> ResultFile | Damage:
+    """As `read`, but the requests are skipped over: some ten times faster, and nothing can be recomputed."""
+    try:
+        file = _decode_aggregates(path.read_bytes())
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return read(path)
+    return ResultFile(file.aggregated_metrics, None, file._time_unit)
+
+
 def parse(data: bytes, name: str) -> ResultFile | Damage:
     """The result file in `data`; `name` is only for messages."""
     try:
@@ -122,6 +111,11 @@ def parse(data: bytes, name: str) -> ResultFile | Damage:
         if "truncated" in str(error):
             return Damage("truncated", f"{name} ends in the middle ({len(data)} bytes)")
         return _parse_leniently(data, name)
+
+
+def one_line(text: str) -> str:
+    """A message of others as one line of at most 300 characters, without what looks like a key."""
+    return SECRET.sub("***", " ".join(text.split()))[:300]
 
 
 def _parse_leniently(data: bytes, name: str) -> ResultFile | Damage:
@@ -140,15 +134,25 @@ def mend(value: dict[str, Any]) -> ResultFile:
     losses: list[str] = []
     aggregates = _mend_struct(Aggregates, value["aggregated_metrics"], losses)
     entries = value.get("individual_request_metrics")
-    requests = [_mend_struct(Request, entry, losses) for entry in entries] if isinstance(entries, list) else None
+    requests = _mend_requests(entries, losses) if isinstance(entries, list) else None
     unit = value.get("_time_unit")
     return ResultFile(aggregates, requests, None if unit is None else str(unit), len(losses))
 
 
-def _mend_struct(kind: Any, value: Any, losses: list[str]) -> Any:
-    if not isinstance(value, dict):
-        losses.append(kind.__name__)
-        return kind()
+def mended(kind: type[Struct], value: Any) -> tuple[Struct, list[str]]:
+    """Take from the JSON object `value` what fits the fields of `kind`; and the names of what did not."""
+    losses: list[str] = []
+    return _mend_struct(kind, value if isinstance(value, dict) else {}, losses), losses
+
+
+def _mend_requests(entries: list[Any], losses: list[str]) -> list[Request]:
+    """The requests among `entries`; what is no request is left out, so that it counts as no completed one."""
+    found = [entry for entry in entries if isinstance(entry, dict)]
+    losses += ["request"] * (len(entries) - len(found))
+    return [_mend_struct(Request, entry, losses) for entry in found]
+
+
+def _mend_struct(kind: Any, value: dict[str, Any], losses: list[str]) -> Any:
     fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
     return kind(**{name: _mend(value[name], fields[name], name, losses) for name in fields.keys() & value.keys()})
 
@@ -156,8 +160,14 @@ def _mend_struct(kind: Any, value: Any, losses: list[str]) -> Any:
 def _mend(value: Any, kind: Any, name: str, losses: list[str]) -> Any:
     if name == "stats" and isinstance(value, dict):
         return {key: _mend_numbers(entry, losses) for key, entry in value.items()}
+    if name == "error_code" and value and not isinstance(value, (int, str)):
+        return one_line(str(value))  # whatever it is, it says that the request failed
+    value = value.item() if hasattr(value, "item") else value  # numpy's numbers, from callers
+    if isinstance(value, str):
+        return _mend_text(value, kind, name, losses)
     if isinstance(value, float) and not math.isfinite(value):
-        return None  # genai-bench means "no value" by it
+        losses.append(name)
+        return None
     try:
         return msgspec.convert(value, kind)
     except (msgspec.MsgspecError, OverflowError):
@@ -165,123 +175,13 @@ def _mend(value: Any, kind: Any, name: str, losses: list[str]) -> Any:
         return None
 
 
+def _mend_text(value: str, kind: Any, name: str, losses: list[str]) -> str | None:
+    if str in get_args(kind):
+        return value.encode("utf-8", "replace").decode()  # half a surrogate pair is valid JSON, but no text
+    losses.append(name)
+    return None
+
+
 def _mend_numbers(value: Any, losses: list[str]) -> dict[str, float | None]:
     entries = value.items() if isinstance(value, dict) else ()
     return {str(key): _mend(number, float | None, str(key), losses) for key, number in entries}
-
-
-def measure(result: ResultFile) -> Measured:
-    """Recompute the numbers of one batch from its requests; from its aggregates where it holds no requests."""
-    if result.individual_request_metrics:
-        return _measure_requests(result)
-    return _measure_aggregates(result)
-
-
-def level_of(aggregates: Aggregates) -> int | None:
-    """The level of the batch: its concurrency, or its batch size where that is what was varied."""
-    return aggregates.batch_size if aggregates.iteration_type == "batch_size" else aggregates.num_concurrency
-
-
-def unit_of(result: ResultFile) -> float:
-    """How many of the file's time unit are a second; NaN where its unit is none we know."""
-    return UNITS.get(result.time_unit or "s", math.nan)
-
-
-def failed(request: Request) -> bool:
-    """Whether the request ended in an error (genai-bench's own rule: an error code that is not 0)."""
-    return bool(request.error_code)
-
-
-def column(requests: list[Request], name: str) -> Floats:
-    """One value a request; NaN where it is missing, not finite or negative, which no latency and no count can be."""
-    values = np.array([getattr(request, name) for request in requests], dtype=np.float64)
-    values[~((values >= 0) & np.isfinite(values))] = np.nan
-    return values
-
-
-def statistics(values: Floats) -> dict[str, float]:
-    """Mean and percentiles (linear interpolation, as numpy and genai-bench do) of the values that are there."""
-    known = values[~np.isnan(values)]
-    if not known.size:
-        return dict.fromkeys(STATISTICS, math.nan)
-    percentiles = np.percentile(known, list(PERCENTILES.values()))
-    return dict(zip(STATISTICS, [float(known.mean()), *percentiles.tolist()], strict=True))
-
-
-def _measure_requests(result: ResultFile) -> Measured:
-    requests = result.individual_request_metrics or []
-    completed = [request for request in requests if not request.error_code]
-    errors = [request for request in requests if request.error_code]
-    unit = unit_of(result)
-    latencies = {name: statistics(column(completed, name) / unit) for name in LATENCIES}
-    claims = result.aggregated_metrics
-    duration = _known(claims.run_duration)
-    window = duration if duration > 0 else math.nan
-    inputs, outputs = (_total(completed, name) for name in ("num_input_tokens", "num_output_tokens"))
-    return Measured(
-        scenario=claims.scenario or "",
-        iteration_type=claims.iteration_type or "num_concurrency",
-        level=level_of(claims),
-        duration=duration,
-        requests=len(requests),
-        completed=len(completed),
-        errors=len(errors),
-        error_rate=len(errors) / len(requests),
-        input_throughput=inputs / window,
-        output_throughput=outputs / window,
-        total_throughput=(inputs + outputs) / window,
-        request_throughput=len(completed) / window,
-        latencies=_flat(latencies),
-        error_codes=_tally([str(request.error_code) for request in errors]),
-        first_error=next((request.error_message for request in errors if request.error_message), "")[:300],
-    )
-
-
-def _total(requests: list[Request], name: str) -> float:
-    """The sum over the requests; NaN where no request says."""
-    values = column(requests, name)
-    return float(np.nansum(values)) if values.size and not np.isnan(values).all() else math.nan
-
-
-def _tally(codes: list[str]) -> dict[str, int]:
-    return {code: codes.count(code) for code in sorted(set(codes))}
-
-
-def _flat(latencies: dict[str, dict[str, float]]) -> dict[str, float]:
-    return {f"{name}_{key}": value for name, values in latencies.items() for key, value in values.items()}
-
-
-def _measure_aggregates(result: ResultFile) -> Measured:
-    """Nothing to recompute from: the file's own numbers, but the error rate and the unit put right."""
-    claims = result.aggregated_metrics
-    unit = unit_of(result)
-    codes = claims.error_codes_frequency or {}
-    errors = sum(codes.values()) if claims.num_error_requests is None else claims.num_error_requests
-    completed = claims.num_completed_requests
-    requests = None if completed is None else completed + errors
-    return Measured(
-        scenario=claims.scenario or "",
-        iteration_type=claims.iteration_type or "num_concurrency",
-        level=level_of(claims),
-        duration=_known(claims.run_duration),
-        requests=requests,
-        completed=completed,
-        errors=errors,
-        error_rate=errors / requests if requests else math.nan,
-        input_throughput=_known(claims.mean_input_throughput_tokens_per_s),
-        output_throughput=_known(claims.mean_output_throughput_tokens_per_s),
-        total_throughput=_known(claims.mean_total_tokens_throughput_tokens_per_s),
-        request_throughput=_known(claims.requests_per_second),
-        latencies={name: claimed(claims, name) / unit for name in LATENCY_COLUMNS},
-        error_codes={code: count for code, count in codes.items() if count},
-    )
-
-
-def claimed(aggregates: Aggregates, name: str) -> float:
-    """What the file claims for a latency column such as `ttft_p99`, in the file's unit; NaN where it does not say."""
-    latency, _, statistic = name.rpartition("_")
-    return _known(((aggregates.stats or {}).get(latency) or {}).get(statistic))
-
-
-def _known(value: float | None) -> float:
-    return math.nan if value is None or not math.isfinite(value) or value < 0 else float(value)

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 
 from tuner import results
+from tuner.attainment import attainments
 from tuner.audit import requests_needed
 from tuner.constraints import SLO, Constraint
 from tuner.errors import SLOError
 from tuner.experiment import COMPLETED
-from tuner.results import PERCENTILES, Floats
+from tuner.measure import PERCENTILES, Columns, Floats, measure
 
 __all__ = ["SLO", "check_batch_slo_compliance", "judge"]
 
@@ -35,8 +36,10 @@ def judge(batches: pd.DataFrame, slo: SLO | Mapping[str, Any]) -> pd.DataFrame:
 
     Returns:
         A copy with `verdict` (pass, soft, fail, unknown), `violations` (a list of dicts: metric, threshold, actual,
-        violation_ratio, type), `verdict_reason`, `penalty` (0 where nothing is violated, NaN where unknown) and
-        `evidence` (strong, weak). A batch that did not complete, or that was run again later, is unknown.
+        violation_ratio, type), `verdict_reason`, `penalty` (0 where nothing is violated, NaN where unknown),
+        `evidence` (strong, weak) and `attainment` (the share of all requests, failed ones included, that met every
+        latency threshold; NaN where the file is gone or has no requests). A batch that did not complete, or that was
+        run again later, is unknown.
 
     Raises:
         SLOError: `slo` is a document and is wrong.
@@ -62,7 +65,7 @@ def check_batch_slo_compliance(
         SLOError: the SLO is wrong.
     """
     file = results.mend(_as_file(batch_metrics))
-    numbers = results.measure(file)
+    numbers = measure(Columns(file))
     row = {name: getattr(numbers, name) for name in ("completed", "error_rate", "output_throughput")}
     judgement = _Judgement(pd.DataFrame([row | numbers.latencies]), _as_slo(slo_config))
     return judgement.verdict(0) in COMPLIANT, judgement.details(0)
@@ -106,6 +109,7 @@ class _Judgement:
             violations=pd.Series([self.violations(row) for row in rows], self.batches.index, dtype="object"),
             penalty=self.penalties(),
             evidence=np.where(self.strong(), "strong", "weak"),
+            attainment=self.attainments(),
         )
         judged.attrs["slo"] = self.slo.to_dict()  # so that a figure of it can draw the thresholds
         return judged
@@ -137,6 +141,18 @@ class _Judgement:
         total = sum((finding.penalty for finding in self.findings), start=np.zeros(len(self.batches)))
         unknown = np.any([finding.unknown for finding in self.findings], axis=0)
         return np.where(self.judged & ~unknown, total, np.nan)
+
+    def attainments(self) -> Floats:
+        """The share of all requests, failed ones included, that met every latency threshold; NaN where unknown."""
+        limits: dict[str, float] = {}
+        for constraint in self.slo.constraints:
+            if constraint.is_latency:
+                limits[constraint.metric] = min(constraint.threshold, limits.get(constraint.metric, np.inf))
+        sources = self._column("source", None)
+        wanted = [
+            str(source) if known else None for source, known in zip(sources, sources.notna() & self.judged, strict=True)
+        ]
+        return attainments(wanted, limits)
 
     def strong(self) -> "np.ndarray[Any, np.dtype[np.bool_]]":
         weak = np.any([finding.weak for finding in self.findings], axis=0)

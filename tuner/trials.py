@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,19 +24,27 @@ from tuner.experiment import (
     TrialFacts,
     safe_name,
 )
-from tuner.plain import Metadata, json_files, read_files
-from tuner.rows import Batch, Place
+from tuner.files import is_regular
+from tuner.plain import MOST, Metadata, json_files, read_files
+from tuner.results import one_line
+from tuner.rows import Batch, Place, cpu_share
+from tuner.timestamps import read as read_time
 
 logger = logging.getLogger(__name__)
 
 LEVEL_NAME = re.compile(r"concurrency-(?P<level>\d{1,9})(?:-repeat-(?P<repeat>\d{1,9}))?")
+#: More repeats than this nobody asks for; a file that says so is damaged.
+MOST_REPEATS = 1000
 LOG_TAIL = 64 * 1024
-#: Lines of a server's log that say why it ended; the sources are vLLM's, SGLang's, PyTorch's and llama.cpp's messages.
+#: Lines of a server's log that say why it ended: PyTorch's (vLLM, SGLang), vLLM's, llama.cpp's and the kernel's.
 LOG_SIGNS = re.compile(
-    rb"[^\n]*(?:torch\.OutOfMemoryError|CUDA out of memory|HIP out of memory|cudaErrorMemoryAllocation"
-    rb"|No available memory for the cache blocks|Failed to allocate|Out of memory: Killed)[^\n]*",
-    re.IGNORECASE,
+    rb"[^\n]*(?:torch\.OutOfMemoryError|(?:CUDA|HIP) out of memory|cudaErrorMemoryAllocation"
+    rb"|No available memory for the cache blocks|failed to allocate buffer|Out of memory: Killed)[^\n]*"
 )
+#: Share of one core above which the load generator, and not the server, may be what was measured.
+CLIENT_BUSY = 0.9
+#: Seconds by which the wall clock and the monotonic clock may differ over one level.
+CLOCK_DRIFT = 2.0
 Key = tuple[str, int, int]
 
 
@@ -44,6 +53,16 @@ class ServerFailure(msgspec.Struct):
 
     kind: str = ""
     detail: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """What it makes of a batch that was not run for it."""
+        return "out_of_memory" if self.kind == "out_of_memory" else "server_died"
+
+    @property
+    def reason(self) -> str:
+        """The same as a sentence."""
+        return f"the server failed ({self.kind}): {one_line(self.detail)}".removesuffix(": ")
 
 
 class ServerFacts(msgspec.Struct):
@@ -60,8 +79,12 @@ class LevelFolder:
     scenario: str
     level: int
     repeat: int
-    partial: bool
     sidecar: Sidecar | None
+
+    @property
+    def partial(self) -> bool:
+        """Whether the level was still running when it was last heard of."""
+        return self.path.name.endswith(PARTIAL)
 
     @property
     def key(self) -> Key:
@@ -71,60 +94,12 @@ class LevelFolder:
 
 def is_trial(folder: Path) -> bool:
     """Whether `folder` is a trial of a run directory."""
-    return (folder / TRIAL_FILE).is_file() or (folder / "batches").is_dir()
+    return is_regular(folder / TRIAL_FILE)
 
 
 def read_trial(folder: Path, run: Path) -> list[Batch]:
     """Every batch of one trial: those asked for, in the order asked, then those that are there besides."""
-    facts = _decoded(folder / TRIAL_FILE, TrialFacts) or _facts_of_names(folder)
-    place = Place(run, run.name, facts.trial, facts.engine, facts.model)
-    found: dict[Key, LevelFolder] = {}
-    for level in sorted(_level_folders(folder, facts), key=lambda level: not level.partial):
-        found[level.key] = level  # a finished folder replaces the partial one of the same level
-    asked: list[Key] = list(product(facts.scenarios, facts.levels, range(1, facts.repeats + 1)))
-    keys = [*dict.fromkeys(asked), *sorted(found.keys() - set(asked))]
-    failure = _server_failure(folder)
-    return [
-        _read_level(found[key], place, facts, failure) if key in found else _absent(key, place, facts, failure)
-        for key in keys
-    ]
-
-
-def _facts_of_names(folder: Path) -> TrialFacts:
-    """What is left to know of a trial whose `trial.json` is missing or damaged."""
-    logger.warning("%s has no usable %s: nobody knows which batches were asked for", folder, TRIAL_FILE)
-    number = int(folder.name) if folder.name.isdecimal() and len(folder.name) < 10 else 1
-    return TrialFacts(trial=number, engine="", model="", scenarios=[], levels=[])
-
-
-def _decoded(path: Path, kind: Any) -> Any:
-    """The JSON file `path` as a `kind`; None where it is missing or damaged."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
-        logger.warning("%s is damaged: %s", path, error)
-        return None
-
-
-def _level_folders(folder: Path, facts: TrialFacts) -> Iterator[LevelFolder]:
-    scenarios = {safe_name(scenario): scenario for scenario in facts.scenarios}
-    for of_scenario in subfolders(folder / "batches"):
-        for path in subfolders(of_scenario):
-            match = LEVEL_NAME.fullmatch(path.name.removesuffix(PARTIAL))
-            if match is None:
-                logger.warning("skipped: %s is no folder of a level", path)
-                continue
-            scenario = scenarios.get(of_scenario.name, of_scenario.name)
-            yield _level_folder(path, scenario, int(match["level"]), int(match["repeat"] or 1))
-
-
-def _level_folder(path: Path, scenario: str, level: int, repeat: int) -> LevelFolder:
-    sidecar: Sidecar | None = _decoded(path / SIDECAR_FILE, Sidecar)
-    if sidecar:
-        scenario, level, repeat = sidecar.scenario, sidecar.concurrency, sidecar.repeat
-    return LevelFolder(path, scenario, level, repeat, path.name.endswith(PARTIAL), sidecar)
+    return list(_TrialReader(folder, run).batches())
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -140,72 +115,160 @@ def subfolders(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
-def _read_level(level: LevelFolder, place: Place, facts: TrialFacts, failure: ServerFailure | None) -> Batch:
-    """The one batch of a level's folder: genai-bench's file for the numbers, the sidecar for how it ended."""
-    asked = Metadata(traffic_scenario=[level.scenario], iteration_type=facts.iteration_type)
-    files = read_files(json_files(level.path), place, asked)
-    fallback = Batch(place, level.scenario, level.level, outcome="missing", reason="genai-bench left no file")
-    batch = next((found for found in files if found.level == level.level), files[0] if files else fallback)
-    batch = replace(
-        batch,
-        scenario=level.scenario,
-        level=level.level,
-        repeat=level.repeat,
-        iteration_type=facts.iteration_type,
-        sidecar=level.sidecar,
-    )
-    outcome, reason = _ending(level, failure)
-    if outcome == COMPLETED:
-        return batch
-    return replace(batch, outcome=outcome, reason=reason or batch.reason)
+@dataclass(frozen=True)
+class _TrialReader:
+    """One trial's folder, and what its files say that more than one batch needs."""
+
+    folder: Path
+    run: Path
+
+    @cached_property
+    def facts(self) -> TrialFacts:
+        """What was asked for; only what the folder's name tells where `trial.json` is missing or damaged."""
+        facts: TrialFacts | None = _decoded(self.folder / TRIAL_FILE, TrialFacts)
+        if facts and 0 < facts.trial < MOST:
+            return facts
+        logger.warning("%s: missing or damaged, so nobody knows what was asked for", self.folder / TRIAL_FILE)
+        number = int(self.folder.name) if re.fullmatch(r"[0-9]{1,9}", self.folder.name) else 1
+        return TrialFacts(trial=number, engine="", model="", scenarios=[], levels=[])
+
+    @cached_property
+    def place(self) -> Place:
+        return Place(self.run, self.run.name, self.facts.trial, self.facts.engine, self.facts.model)
+
+    @property
+    def iteration_type(self) -> str:
+        return "batch_size" if self.facts.iteration_type == "batch_size" else "num_concurrency"
+
+    @cached_property
+    def failure(self) -> ServerFailure | None:
+        """Why the server failed, as `server.json` says or else its log; None where neither does."""
+        trial = Trial(self.folder)
+        facts: ServerFacts | None = _decoded(trial.server_file, ServerFacts)
+        if facts and facts.failure:
+            return facts.failure
+        line = LOG_SIGNS.search(_tail(trial.server_log))
+        return ServerFailure("out_of_memory", line[0].decode(errors="replace")) if line else None
+
+    @property
+    def asked(self) -> list[Key]:
+        levels = [level for level in self.facts.levels if 0 < level < MOST]
+        repeats = range(1, min(self.facts.repeats, MOST_REPEATS) + 1)
+        return list(dict.fromkeys(product(self.facts.scenarios, levels, repeats)))
+
+    def batches(self) -> Iterator[Batch]:
+        found: dict[Key, LevelFolder] = {}
+        for level in sorted(self.levels(), key=lambda level: not level.partial):
+            found[level.key] = level  # a finished folder replaces the partial one of the same level
+        for key in dict.fromkeys([*self.asked, *sorted(found)]):
+            yield self.read(found[key]) if key in found else self.absent(key)
+
+    def levels(self) -> Iterator[LevelFolder]:
+        """The folders of levels that are there, finished or not."""
+        scenarios = {safe_name(scenario): scenario for scenario in self.facts.scenarios}
+        for of_scenario in subfolders(self.folder / "batches"):
+            for path in subfolders(of_scenario):
+                match = LEVEL_NAME.fullmatch(path.name.removesuffix(PARTIAL))
+                if match is None:
+                    logger.warning("skipped: %s is no folder of a level", path)
+                    continue
+                named = (
+                    scenarios.get(of_scenario.name, of_scenario.name),
+                    int(match["level"]),
+                    int(match["repeat"] or 1),
+                )
+                yield _level_folder(path, named)
+
+    def read(self, level: LevelFolder) -> Batch:
+        """The one batch of a level's folder: genai-bench's file for the numbers, the sidecar for how it ended."""
+        batch = replace(
+            self.numbers(level),
+            scenario=level.scenario,
+            level=level.level,
+            repeat=level.repeat,
+            iteration_type=self.iteration_type,
+            folder=level.path,
+            sidecar=level.sidecar,
+        )
+        batch.notes += _notes(level.sidecar)
+        outcome, reason = self.ending(level)
+        return batch if outcome == COMPLETED else replace(batch, outcome=outcome, reason=reason or batch.reason)
+
+    def numbers(self, level: LevelFolder) -> Batch:
+        asked = Metadata(traffic_scenario=[level.scenario], iteration_type=self.iteration_type)
+        files = read_files(json_files(level.path), self.place, asked)
+        none = Batch(self.place, level.scenario, level.level, outcome="missing", reason="genai-bench left no file")
+        return next((found for found in files if found.level == level.level), files[0] if files else none)
+
+    def ending(self, level: LevelFolder) -> tuple[str, str]:
+        """How a level ended by its folder and sidecar: `completed` where they leave it to genai-bench's file."""
+        said = level.sidecar.outcome if level.sidecar else COMPLETED
+        reason = one_line(level.sidecar.reason) if level.sidecar else ""
+        if said in OUTCOMES and said != COMPLETED:
+            return said, reason
+        if level.partial or said == RUNNING:
+            return self.cut_short()
+        if said != COMPLETED:
+            return "client_failed", f"{SIDECAR_FILE} names no known outcome: {one_line(said)!r}"
+        return COMPLETED, ""
+
+    def cut_short(self) -> tuple[str, str]:
+        if self.failure:
+            return self.failure.outcome, self.failure.reason
+        return "interrupted", "the level was running, or was cut short"
+
+    def absent(self, key: Key) -> Batch:
+        """The row of a level that was asked for and left nothing."""
+        scenario, level, repeat = key
+        outcome, reason = "missing", "it was asked for, but not run"
+        if self.failure:
+            outcome, reason = self.failure.outcome, self.failure.reason
+        return Batch(self.place, scenario, level, self.iteration_type, repeat, outcome, reason)
 
 
-def _ending(level: LevelFolder, failure: ServerFailure | None) -> tuple[str, str]:
-    """How a level ended by its folder and sidecar: `completed` where they leave it to genai-bench's file."""
-    said = level.sidecar.outcome if level.sidecar else ""
-    reason = level.sidecar.reason if level.sidecar else ""
-    if said in OUTCOMES and said != COMPLETED:
-        return said, reason
-    if level.partial or said == RUNNING:
-        return _cut_short(failure)
-    if said not in ("", COMPLETED):
-        return "client_failed", f"{SIDECAR_FILE} says {said!r}, which is no outcome: {reason}".rstrip(": ")
-    return COMPLETED, ""
+def _level_folder(path: Path, named: Key) -> LevelFolder:
+    """A level's folder under what its sidecar says it is, or else its name."""
+    sidecar: Sidecar | None = _decoded(path / SIDECAR_FILE, Sidecar)
+    if sidecar and sidecar.scenario and 0 < sidecar.concurrency < MOST and 0 < sidecar.repeat < MOST:
+        named = (sidecar.scenario, sidecar.concurrency, sidecar.repeat)
+    return LevelFolder(path, *named, sidecar)
 
 
-def _cut_short(failure: ServerFailure | None) -> tuple[str, str]:
-    if failure:
-        return _outcome_of(failure), _reason_of(failure)
-    return "interrupted", "the level was running, or was cut short"
+def _notes(sidecar: Sidecar | None) -> list[str]:
+    """What the sidecar gives cause to doubt."""
+    busy, drift = cpu_share(sidecar), _drift(sidecar)
+    notes = [f"the load generator used {busy:.0%} of a core: it may be what was measured"] if busy > CLIENT_BUSY else []
+    if abs(drift) > CLOCK_DRIFT:
+        notes.append(f"the clock was set during the level: its start and end are {drift:+.1f} s off")
+    return notes
 
 
-def _absent(key: Key, place: Place, facts: TrialFacts, failure: ServerFailure | None) -> Batch:
-    scenario, level, repeat = key
-    outcome = _outcome_of(failure) if failure else "missing"
-    reason = _reason_of(failure) if failure else "it was asked for, but not run"
-    return Batch(place, scenario, level, facts.iteration_type, repeat, outcome, reason)
+def _drift(sidecar: Sidecar | None) -> float:
+    """Seconds between the recorded times beyond what the monotonic clock counted; 0 where nobody knows."""
+    if sidecar is None or sidecar.duration is None:
+        return 0.0
+    try:
+        (start, _), (end, _) = (read_time(text) for text in (sidecar.started_at, sidecar.finished_at))
+    except ValueError:
+        return 0.0
+    return (end - start).total_seconds() - sidecar.duration
 
 
-def _outcome_of(failure: ServerFailure) -> str:
-    return "out_of_memory" if failure.kind == "out_of_memory" else "server_died"
-
-
-def _reason_of(failure: ServerFailure) -> str:
-    return f"the server failed ({failure.kind}): {failure.detail}".rstrip(": ")
-
-
-def _server_failure(folder: Path) -> ServerFailure | None:
-    """Why the trial's server failed, as `server.json` says or else its log; None where neither does."""
-    trial = Trial(folder)
-    facts: ServerFacts | None = _decoded(trial.server_file, ServerFacts)
-    if facts and facts.failure:
-        return facts.failure
-    line = LOG_SIGNS.search(_tail(trial.server_log))
-    return ServerFailure("out_of_memory", line[0].decode(errors="replace").strip()[:300]) if line else None
+def _decoded(path: Path, kind: Any) -> Any:
+    """The JSON file `path` as a `kind`; None where it is missing, a link, or damaged."""
+    if not is_regular(path):
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+        logger.warning("%s is damaged: %s", path, error)
+        return None
 
 
 def _tail(path: Path) -> bytes:
     """The last `LOG_TAIL` bytes of a log; nothing where there is none."""
+    if not is_regular(path):
+        return b""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - LOG_TAIL))
