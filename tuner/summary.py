@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from tuner import timestamps
+from tuner.rows import plain
 from tuner.slo import COMPLIANT, FAIL, PASS, SOFT
 
 logger = logging.getLogger(__name__)
@@ -214,14 +214,3 @@ def _why(batches: pd.DataFrame) -> Iterator[str]:
     for _, row in batches.iterrows():
         reasons = (row.get("verdict_reason"), row["reason"], "; ".join(row["warnings"]))
         yield next((text for text in reasons if isinstance(text, str) and text), "")
-
-
-def plain(value: Any) -> Any:
-    """A cell of a DataFrame as JSON has it: None for what is missing, UTC with a `Z` for times."""
-    if isinstance(value, (list, dict)):
-        return value
-    if pd.isna(value):
-        return None
-    if isinstance(value, pd.Timestamp):
-        return timestamps.to_text(value.to_pydatetime())
-    return value.item() if hasattr(value, "item") else value

@@ -134,7 +134,7 @@ class _TrialReader:
 
     @cached_property
     def place(self) -> Place:
-        return Place(self.run, self.run.name, self.facts.trial, self.facts.engine, self.facts.model)
+        return Place(self.run, self.run.resolve().name, self.facts.trial, self.facts.engine, self.facts.model)
 
     @property
     def iteration_type(self) -> str:
@@ -172,12 +172,8 @@ class _TrialReader:
                 if match is None:
                     logger.warning("skipped: %s is no folder of a level", path)
                     continue
-                named = (
-                    scenarios.get(of_scenario.name, of_scenario.name),
-                    int(match["level"]),
-                    int(match["repeat"] or 1),
-                )
-                yield _level_folder(path, named)
+                scenario = scenarios.get(of_scenario.name, of_scenario.name)
+                yield _level_folder(path, (scenario, int(match["level"]), int(match["repeat"] or 1)))
 
     def read(self, level: LevelFolder) -> Batch:
         """The one batch of a level's folder: genai-bench's file for the numbers, the sidecar for how it ended."""
