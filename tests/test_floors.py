@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "tuner"
 #: bottom floor first, and on each floor in the order a reader meets them
 FLOORS = [
     ["errors", "timestamps", "files", "experiment"],
-    ["results", "measure", "audit", "cache", "rows", "plain", "trials", "batches", "requests"],
-    ["attainment", "constraints", "slo", "summary", "figures"],
+    ["results", "measure", "audit", "cache", "rows", "plain", "endings", "trials", "batches", "requests"],
+    ["attainment", "documents", "constraints", "slo", "summary", "figures"],
     ["gguf", "weights", "gpus", "engines", "supervisor", "server", "telemetry", "bench_host", "bench"],
     ["spec", "sweep"],
     ["report", "headless", "progress", "panel", "notebook", "doctor", "cli", "__main__"],
