@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "tuner"
 
 #: bottom floor first, and on each floor in the order a reader meets them
 FLOORS = """
-    errors timestamps files versions experiment
-    results measure audit cache rows plain trials batches requests
+    errors timestamps documents files versions experiment
+    results measure audit cache rows endings plain trials batches requests
     attainment constraints slo summary answer figures progress
     weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
     telemetry bench

@@ -67,6 +67,11 @@ def _must_be_readable(path: Path) -> None:
         raise PathError(f"{path} cannot be read: permission denied")
 
 
+def is_part(path: Path) -> bool:
+    """Whether `path` is only a part of what is kept together: a single file, or something within a run directory."""
+    return path.is_file() or (not is_run(path) and _trial_of(path) is not None)
+
+
 def is_run(folder: Path) -> bool:
     """Whether `folder` is a run directory that tuner made."""
     return is_regular(folder / EXPERIMENT_FILE) or any(is_trial(trial) for trial in subfolders(folder / "trials"))

@@ -11,16 +11,14 @@ steepness: 0.1
 ```
 """
 
-import json
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuner.errors import PathError, SLOError
+from tuner.documents import Place, load, number_and_unit
 from tuner.measure import PERCENTILES, STATISTICS
 
 #: What a section of the file is about: the metric of the batch columns.
@@ -111,13 +109,7 @@ class SLO:
             SLOError: it is wrong; the message names the place.
         """
         file = Path(path).expanduser()
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except OSError as error:
-            raise PathError(f"cannot read the SLO {file}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise SLOError(f"the SLO {file} is no UTF-8 text") from error
-        return cls.parse(_document(text, file), str(file))
+        return cls.parse(load(file), str(file))
 
     @classmethod
     def parse(cls, document: Mapping[str, Any], name: str = "SLO") -> "SLO":
@@ -177,33 +169,6 @@ class SLO:
         return document | extras | {"steepness": self.steepness}
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where in an SLO something stands, for messages such as `slo.yaml: ttft.p90.threshold must be …`."""
-
-    name: str
-    path: str = ""
-
-    def below(self, key: str) -> "Place":
-        """The place of `key` within this one."""
-        return Place(self.name, f"{self.path}.{key}" if self.path else key)
-
-    def error(self, message: str) -> SLOError:
-        """An error that starts with this place."""
-        return SLOError(": ".join(part for part in (self.name, self.path, message) if part))
-
-    def must_be_mapping(self, value: Any, otherwise: str) -> None:
-        """Refuse what is no mapping."""
-        if not isinstance(value, Mapping):
-            raise self.error(f"{otherwise}, not {value!r}")
-
-    def must_know(self, value: Mapping[str, Any], known: list[str]) -> None:
-        """Refuse keys that are none of `known`."""
-        for key in value:
-            if key not in known:
-                raise self.error(f"unknown key {key!r}; known are {', '.join(known)}")
-
-
 def _latency(document: Mapping[str, Any], section: str, place: Place) -> list[Constraint]:
     """The constraints of `latency`, `ttft` or `tpot`: one on the mean, or one a statistic."""
     here, value = place.below(section), document[section]
@@ -244,7 +209,7 @@ def _constraint(value: Any, metric: str, statistic: str, place: Place) -> Constr
 
 def _threshold(value: Any, place: Place, *, timed: bool) -> float:
     """A threshold in seconds (or as it stands, where it is no time): above 0 and finite."""
-    number, unit = _split(value)
+    number, unit = number_and_unit(value)
     allowed = list(UNITS) if timed else []
     if unit and unit not in allowed:
         what = f"is none of {', '.join(allowed)}" if allowed else "has no place here, the threshold is a bare number"
@@ -252,22 +217,6 @@ def _threshold(value: Any, place: Place, *, timed: bool) -> float:
     if not (math.isfinite(number) and number > 0):
         raise place.error(f"must be a number above 0{', in seconds or such as 500 ms' if timed else ''}, not {value!r}")
     return number / 1000 if unit == "ms" else number
-
-
-def _split(value: Any) -> tuple[float, str]:
-    """A number and the unit behind it; NaN where it is no number."""
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*([+-]?[\d.]+(?:[eE][+-]?\d+)?)\s*([^\d\s.]*)\s*", value)):
-        return _to_float(match[1]), match[2]
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return math.nan, ""
-    return _to_float(value), ""
-
-
-def _to_float(value: Any) -> float:
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return math.nan
 
 
 def _positive(number: float) -> str:
@@ -286,53 +235,8 @@ def _number(value: Mapping[str, Any], key: str, place: Place, default: Any, wron
     """The number at `key`, or `default`; refused where `wrong` says why."""
     if key not in value:
         return default
-    number, unit = _split(value[key])
+    number, unit = number_and_unit(value[key])
     complaint = wrong(number) or ("" if math.isfinite(number) and not unit else wrong(math.nan))
     if complaint:
         raise place.below(key).error(f"{complaint}, not {value[key]!r}")
     return number
-
-
-def _document(text: str, file: Path) -> Any:
-    """The one document in an SLO file; a key that stands twice is refused, since one of them would be lost."""
-    try:
-        return _from_json(text) if file.suffix == ".json" else _from_yaml(text)
-    except SLOError as error:
-        raise SLOError(f"{file}: {error}") from error
-    except RecursionError as error:
-        raise SLOError(f"{file} is nested too deeply") from error
-
-
-def _from_json(text: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_unique)
-    except ValueError as error:
-        if isinstance(error, SLOError):
-            raise
-        raise SLOError(f"is no JSON: {error}") from error
-
-
-def _from_yaml(text: str) -> Any:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """SafeLoader that refuses a key given twice."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            """Check the keys, then build the mapping."""
-            if isinstance(node, yaml.MappingNode):
-                _unique([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise SLOError(f"is no YAML: {' '.join(str(error).split())}") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    twice = [key for key in keys if keys.count(key) > 1]
-    if twice:
-        raise SLOError(f"the key {twice[0]!r} stands twice")
-    return dict(pairs)

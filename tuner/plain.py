@@ -82,7 +82,7 @@ def is_plain(folder: Path) -> bool:
 def read_plain(folder: Path) -> list[Batch]:
     """Every batch of a plain genai-bench folder: those asked for, and those that are there besides."""
     metadata = read_metadata(folder)
-    place = Place(folder, folder.name, 1, metadata.server_engine or "", metadata.api_model_name or "")
+    place = Place(folder, folder.resolve().name, 1, metadata.server_engine or "", metadata.api_model_name or "")
     return with_missing(read_files(json_files(folder), place, metadata), place, metadata)
 
 

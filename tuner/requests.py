@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tuner.batches import is_run, load_batches
+from tuner.batches import is_part, is_run, load_batches
 from tuner.cache import WORTH_KEEPING, identity, kept, save
 from tuner.measure import Columns
 from tuner.results import Damage, Request, read
@@ -55,13 +55,15 @@ def load_requests(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     """
     batches = load_batches(*paths)
     batches = batches[batches["source"].notna()]
-    runs = [_of_run(Path(str(folder)), rows) for folder, rows in batches.groupby("run_folder", sort=False)]
+    whole = not any(is_part(Path(path).expanduser()) for path in paths)
+    runs = [_of_run(Path(str(folder)), rows, whole) for folder, rows in batches.groupby("run_folder", sort=False)]
     return _joined(runs)
 
 
 def _joined(runs: list[pd.DataFrame]) -> pd.DataFrame:
+    """The requests of all runs; the categories of their texts are made one first, so that they stay categories."""
     if not runs:
-        return pd.DataFrame(columns=list(COLUMNS))
+        return _framed(_schema(b"").empty_table(), "")
     if len(runs) == 1:
         return runs[0]
     for name in ("experiment", *TEXTS):
@@ -71,16 +73,34 @@ def _joined(runs: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(runs, ignore_index=True)
 
 
-def _of_run(folder: Path, batches: pd.DataFrame) -> pd.DataFrame:
-    """The requests of the batches of one run, from its copy where that is as new as they are."""
+def _of_run(folder: Path, batches: pd.DataFrame, whole: bool) -> pd.DataFrame:
+    """The requests of the batches of one run; for a whole run from its copy, where that is as new as they are."""
     stamp = _stamp(batches)
     name = OWN_COPY if is_run(folder) else HIDDEN_COPY
-    table = next((table for place in kept(folder, name) if (table := _read_copy(place, stamp)) is not None), None)
+    places = kept(folder, name) if whole else ()
+    table = next((table for place in places if (table := _read_copy(place, stamp)) is not None), None)
     if table is None:
-        table = _build(folder, name, batches, stamp)
+        content = _parquet(batches, stamp)
+        if whole and (name == OWN_COPY or _size(batches) >= WORTH_KEEPING):
+            save(folder, name, content)
+        table = _read(io.BytesIO(content))
+    return _framed(table, str(batches["experiment"].iloc[0]))
+
+
+def _framed(table: "pa.Table", experiment: str) -> pd.DataFrame:
     frame: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
-    frame.insert(0, "experiment", pd.Series(batches["experiment"].iloc[0], frame.index, dtype="category"))
+    frame.insert(0, "experiment", pd.Series(experiment, frame.index, dtype="category"))
     return frame
+
+
+def _size(batches: pd.DataFrame) -> int:
+    return sum(found[0] for source in batches["source"] if (found := _identity(Path(source))))
+
+
+def _read(file: Any) -> "pa.Table":
+    import pyarrow.parquet as pq
+
+    return pq.read_table(file)
 
 
 def _stamp(batches: pd.DataFrame) -> bytes:
@@ -110,19 +130,15 @@ def _read_copy(place: Path, stamp: bytes) -> "pa.Table | None":
     return None
 
 
-def _build(folder: Path, name: str, batches: pd.DataFrame, stamp: bytes) -> "pa.Table":
-    """Read the result files, one at a time, into Parquet; keep it where that is worth it."""
+def _parquet(batches: pd.DataFrame, stamp: bytes) -> bytes:
+    """The requests as the content of a Parquet file, made from one result file at a time."""
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, _schema(stamp), compression="lz4", use_dictionary=list(TEXTS)) as writer:
         for table in _tables(batches, stamp):
             writer.write_table(table)
-    size = sum(found[0] for source in batches["source"] if (found := _identity(Path(source))))
-    if name == OWN_COPY or size >= WORTH_KEEPING:
-        save(folder, name, buffer.getvalue())
-    buffer.seek(0)
-    return pq.read_table(buffer)
+    return buffer.getvalue()
 
 
 def _tables(batches: pd.DataFrame, stamp: bytes) -> Iterator["pa.Table"]:

@@ -2,13 +2,12 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from tuner import timestamps
+from tuner.rows import plain
 from tuner.slo import COMPLIANT, FAIL, PASS, SOFT
 
 logger = logging.getLogger(__name__)
@@ -51,6 +50,11 @@ class Summary:
         return None if self.best is None else str(self.best.get("scenario", ""))
 
     @property
+    def warnings(self) -> list[str]:
+        """What is suspicious about the best batch."""
+        return [] if self.best is None else list(self.best.get("warnings", []))
+
+    @property
     def text(self) -> str:
         """The result in one line, with its unit."""
         if self.max_throughput is None or self.best is None:
@@ -61,7 +65,7 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: numbers, texts and the best row; NaN is None, times end in `Z`."""
-        names = ("max_throughput", "best_level", "bracket", "compliant", "total", "text")
+        names = ("max_throughput", "best_level", "bracket", "compliant", "total", "text", "warnings")
         return {
             **{name: getattr(self, name) for name in names},
             "best": None if self.best is None else {str(key): plain(value) for key, value in self.best.items()},
@@ -159,12 +163,13 @@ def _log_batches(batches: pd.DataFrame) -> None:
 
 
 def _verdict_line(row: "pd.Series[Any]") -> tuple[str, str]:
+    reason = row.get("verdict_reason", "")
     lines = {
         PASS: ("✓", "met SLO"),
-        SOFT: ("✓", f"met SLO with soft violations: {{{row['verdict_reason']}}}"),
-        FAIL: ("✗", f"violated SLO: {{{row['verdict_reason']}}}"),
+        SOFT: ("✓", f"met SLO with soft violations: {{{reason}}}"),
+        FAIL: ("✗", f"violated SLO: {{{reason}}}"),
     }
-    return lines.get(row["verdict"], ("?", f"cannot be judged, so it does not count: {row['verdict_reason']}"))
+    return lines.get(row["verdict"], ("?", f"cannot be judged, so it does not count: {reason}"))
 
 
 def _level(row: "pd.Series[Any]", between: str = " ") -> str:
@@ -172,26 +177,28 @@ def _level(row: "pd.Series[Any]", between: str = " ") -> str:
     return f"{kind}{between}{row['concurrency']}"
 
 
-#: The columns a person wants: (header, how it is made from the judged batches).
-TABLE: tuple[tuple[str, Callable[[pd.DataFrame], Any]], ...] = (
-    ("experiment", lambda b: b["experiment"]),
-    ("trial", lambda b: b["trial"]),
-    ("scenario", lambda b: b["scenario"]),
-    ("concurrency", lambda b: b["concurrency"]),
-    ("repeat", lambda b: b["repeat"]),
-    ("verdict", lambda b: b.get("verdict")),
-    ("output (tokens/s)", lambda b: b["output_throughput"].round(1)),
-    ("TTFT p50 (s)", lambda b: b["ttft_p50"].round(3)),
-    ("TTFT p99 (s)", lambda b: b["ttft_p99"].round(3)),
-    ("TPOT p50 (ms)", lambda b: (b["tpot_p50"] * 1000).round(1)),
-    ("latency p50 (s)", lambda b: b["e2e_latency_p50"].round(3)),
-    ("latency p99 (s)", lambda b: b["e2e_latency_p99"].round(3)),
-    ("requests", lambda b: b["requests"]),
-    ("errors (%)", lambda b: (b["error_rate"] * 100).round(1)),
-    ("outcome", lambda b: b["outcome"]),
-    ("start (UTC)", lambda b: b["started_at"].dt.strftime("%Y-%m-%d %H:%M:%S")),
-    ("why", lambda b: list(_why(b))),
+#: The columns a person wants: (header, column of the batches, factor to the header's unit, decimals or None).
+TABLE: tuple[tuple[str, str, float, int | None], ...] = (
+    ("experiment", "experiment", 1, None),
+    ("trial", "trial", 1, None),
+    ("scenario", "scenario", 1, None),
+    ("level", "concurrency", 1, None),
+    ("repeat", "repeat", 1, None),
+    ("verdict", "verdict", 1, None),
+    ("output (tokens/s)", "output_throughput", 1, 1),
+    ("TTFT p50 (s)", "ttft_p50", 1, 3),
+    ("TTFT p99 (s)", "ttft_p99", 1, 3),
+    ("TPOT p50 (ms)", "tpot_p50", 1000, 1),
+    ("latency p50 (s)", "e2e_latency_p50", 1, 3),
+    ("latency p99 (s)", "e2e_latency_p99", 1, 3),
+    ("requests", "requests", 1, None),
+    ("errors (%)", "error_rate", 100, 1),
+    ("met SLO (%)", "attainment", 100, 1),
+    ("outcome", "outcome", 1, None),
+    ("start (UTC)", "started_at", 1, None),
 )
+#: Columns that say nothing where all rows have the same.
+ONLY_IF_DIFFERENT = ("experiment", "trial", "repeat")
 
 
 def table(judged: pd.DataFrame) -> pd.DataFrame:
@@ -201,27 +208,24 @@ def table(judged: pd.DataFrame) -> pd.DataFrame:
         judged: batches, as from `load_batches` or `judge`.
 
     Returns:
-        Columns that say nothing here are left out: one experiment, one trial, one repeat, no SLO.
+        The last column, `why`, says why the verdict is what it is or how the batch ended, else what is suspicious
+        about it. Columns that say nothing here are left out: one experiment, one trial, one repeat, no SLO.
     """
-    made = {header: make(judged) for header, make in TABLE}
-    frame = pd.DataFrame({key: value for key, value in made.items() if value is not None}, index=judged.index)
-    constant = [name for name in ("experiment", "trial", "repeat") if frame[name].nunique() < 2]
-    return frame.drop(columns=constant)
+    shown = [entry for entry in TABLE if entry[1] in judged and not _says_nothing(judged, entry[1])]
+    frame = pd.DataFrame({header: _cells(judged[name], *form) for header, name, *form in shown}, index=judged.index)
+    return frame.assign(why=[_why(row) for row in judged.to_dict("records")])
 
 
-def _why(batches: pd.DataFrame) -> Iterator[str]:
-    """Why the verdict is what it is, or how the batch ended, or else what is suspicious about it."""
-    for _, row in batches.iterrows():
-        reasons = (row.get("verdict_reason"), row["reason"], "; ".join(row["warnings"]))
-        yield next((text for text in reasons if isinstance(text, str) and text), "")
+def _says_nothing(judged: pd.DataFrame, name: str) -> bool:
+    return name in ONLY_IF_DIFFERENT and judged[name].nunique() < 2
 
 
-def plain(value: Any) -> Any:
-    """A cell of a DataFrame as JSON has it: None for what is missing, UTC with a `Z` for times."""
-    if isinstance(value, (list, dict)):
-        return value
-    if pd.isna(value):
-        return None
-    if isinstance(value, pd.Timestamp):
-        return timestamps.to_text(value.to_pydatetime())
-    return value.item() if hasattr(value, "item") else value
+def _cells(values: "pd.Series[Any]", factor: float, decimals: int | None) -> "pd.Series[Any]":
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
+        return values.dt.strftime("%Y-%m-%d %H:%M:%S")
+    return values if decimals is None else (values * factor).round(decimals)
+
+
+def _why(row: dict[Any, Any]) -> str:
+    reasons = (row.get("verdict_reason"), row.get("reason"), "; ".join(row.get("warnings") or []))
+    return next((text for text in reasons if isinstance(text, str) and text), "")

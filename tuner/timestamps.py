@@ -96,7 +96,8 @@ def to_utc(values: "pd.Series[Any]", *, unit: str | None = None, zone: str = "UT
     lost = int((found.isna() & values.notna()).sum())
     if lost:
         logger.warning("%d values of %s are no times, or ambiguous ones: left out", lost, values.name or "a column")
-    return found.astype("datetime64[us, UTC]")
+    utc: pd.Series[Any] = found.astype("datetime64[us, UTC]")
+    return utc
 
 
 def _check(values: "pd.Series[Any]", unit: str | None, zone: str) -> None:
@@ -128,4 +129,6 @@ def _from_texts(values: "pd.Series[Any]", zone: str) -> "pd.Series[Any]":
 def _localized(naive: "pd.Series[Any]", zone: str) -> "pd.Series[Any]":
     if naive.notna().any():
         logger.warning("%d times of %s name no zone: %s assumed", naive.notna().sum(), naive.name or "a column", zone)
-    return naive.dt.tz_localize(zone, ambiguous="NaT", nonexistent="NaT").dt.tz_convert("UTC")
+    local = naive.dt.tz_localize(zone, ambiguous="NaT", nonexistent="NaT")
+    utc: pd.Series[Any] = local.dt.tz_convert("UTC")
+    return utc

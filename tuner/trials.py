@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
+from tuner.endings import ServerFailure, decoded, doubts, failure_of
 from tuner.experiment import (
     COMPLETED,
     OUTCOMES,
@@ -20,55 +18,20 @@ from tuner.experiment import (
     SIDECAR_FILE,
     TRIAL_FILE,
     Sidecar,
-    Trial,
     TrialFacts,
     safe_name,
 )
 from tuner.files import is_regular
 from tuner.plain import MOST, Metadata, json_files, read_files
 from tuner.results import one_line
-from tuner.rows import Batch, Place, cpu_share
-from tuner.timestamps import read as read_time
+from tuner.rows import Batch, Place
 
 logger = logging.getLogger(__name__)
 
 LEVEL_NAME = re.compile(r"concurrency-(?P<level>\d{1,9})(?:-repeat-(?P<repeat>\d{1,9}))?")
 #: More repeats than this nobody asks for; a file that says so is damaged.
 MOST_REPEATS = 1000
-LOG_TAIL = 64 * 1024
-#: Lines of a server's log that say why it ended: PyTorch's (vLLM, SGLang), vLLM's, llama.cpp's and the kernel's.
-LOG_SIGNS = re.compile(
-    rb"[^\n]*(?:torch\.OutOfMemoryError|(?:CUDA|HIP) out of memory|cudaErrorMemoryAllocation"
-    rb"|No available memory for the cache blocks|failed to allocate buffer|Out of memory: Killed)[^\n]*"
-)
-#: Share of one core above which the load generator, and not the server, may be what was measured.
-CLIENT_BUSY = 0.9
-#: Seconds by which the wall clock and the monotonic clock may differ over one level.
-CLOCK_DRIFT = 2.0
 Key = tuple[str, int, int]
-
-
-class ServerFailure(msgspec.Struct):
-    """What `server.json` says of a server that failed."""
-
-    kind: str = ""
-    detail: str = ""
-
-    @property
-    def outcome(self) -> str:
-        """What it makes of a batch that was not run for it."""
-        return "out_of_memory" if self.kind == "out_of_memory" else "server_died"
-
-    @property
-    def reason(self) -> str:
-        """The same as a sentence."""
-        return f"the server failed ({self.kind}): {one_line(self.detail)}".removesuffix(": ")
-
-
-class ServerFacts(msgspec.Struct):
-    """The wanted key of `server.json`."""
-
-    failure: ServerFailure | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +88,7 @@ class _TrialReader:
     @cached_property
     def facts(self) -> TrialFacts:
         """What was asked for; only what the folder's name tells where `trial.json` is missing or damaged."""
-        facts: TrialFacts | None = _decoded(self.folder / TRIAL_FILE, TrialFacts)
+        facts: TrialFacts | None = decoded(self.folder / TRIAL_FILE, TrialFacts)
         if facts and 0 < facts.trial < MOST:
             return facts
         logger.warning("%s: missing or damaged, so nobody knows what was asked for", self.folder / TRIAL_FILE)
@@ -134,7 +97,7 @@ class _TrialReader:
 
     @cached_property
     def place(self) -> Place:
-        return Place(self.run, self.run.name, self.facts.trial, self.facts.engine, self.facts.model)
+        return Place(self.run, self.run.resolve().name, self.facts.trial, self.facts.engine, self.facts.model)
 
     @property
     def iteration_type(self) -> str:
@@ -142,13 +105,8 @@ class _TrialReader:
 
     @cached_property
     def failure(self) -> ServerFailure | None:
-        """Why the server failed, as `server.json` says or else its log; None where neither does."""
-        trial = Trial(self.folder)
-        facts: ServerFacts | None = _decoded(trial.server_file, ServerFacts)
-        if facts and facts.failure:
-            return facts.failure
-        line = LOG_SIGNS.search(_tail(trial.server_log))
-        return ServerFailure("out_of_memory", line[0].decode(errors="replace")) if line else None
+        """Why the server failed, where it did."""
+        return failure_of(self.folder)
 
     @property
     def asked(self) -> list[Key]:
@@ -172,12 +130,8 @@ class _TrialReader:
                 if match is None:
                     logger.warning("skipped: %s is no folder of a level", path)
                     continue
-                named = (
-                    scenarios.get(of_scenario.name, of_scenario.name),
-                    int(match["level"]),
-                    int(match["repeat"] or 1),
-                )
-                yield _level_folder(path, named)
+                scenario = scenarios.get(of_scenario.name, of_scenario.name)
+                yield _level_folder(path, (scenario, int(match["level"]), int(match["repeat"] or 1)))
 
     def read(self, level: LevelFolder) -> Batch:
         """The one batch of a level's folder: genai-bench's file for the numbers, the sidecar for how it ended."""
@@ -190,7 +144,7 @@ class _TrialReader:
             folder=level.path,
             sidecar=level.sidecar,
         )
-        batch.notes += _notes(level.sidecar)
+        batch.notes += doubts(level.sidecar)
         outcome, reason = self.ending(level)
         return batch if outcome == COMPLETED else replace(batch, outcome=outcome, reason=reason or batch.reason)
 
@@ -228,50 +182,7 @@ class _TrialReader:
 
 def _level_folder(path: Path, named: Key) -> LevelFolder:
     """A level's folder under what its sidecar says it is, or else its name."""
-    sidecar: Sidecar | None = _decoded(path / SIDECAR_FILE, Sidecar)
+    sidecar: Sidecar | None = decoded(path / SIDECAR_FILE, Sidecar)
     if sidecar and sidecar.scenario and 0 < sidecar.concurrency < MOST and 0 < sidecar.repeat < MOST:
         named = (sidecar.scenario, sidecar.concurrency, sidecar.repeat)
     return LevelFolder(path, *named, sidecar)
-
-
-def _notes(sidecar: Sidecar | None) -> list[str]:
-    """What the sidecar gives cause to doubt."""
-    busy, drift = cpu_share(sidecar), _drift(sidecar)
-    notes = [f"the load generator used {busy:.0%} of a core: it may be what was measured"] if busy > CLIENT_BUSY else []
-    if abs(drift) > CLOCK_DRIFT:
-        notes.append(f"the clock was set during the level: its start and end are {drift:+.1f} s off")
-    return notes
-
-
-def _drift(sidecar: Sidecar | None) -> float:
-    """Seconds between the recorded times beyond what the monotonic clock counted; 0 where nobody knows."""
-    if sidecar is None or sidecar.duration is None:
-        return 0.0
-    try:
-        (start, _), (end, _) = (read_time(text) for text in (sidecar.started_at, sidecar.finished_at))
-    except ValueError:
-        return 0.0
-    return (end - start).total_seconds() - sidecar.duration
-
-
-def _decoded(path: Path, kind: Any) -> Any:
-    """The JSON file `path` as a `kind`; None where it is missing, a link, or damaged."""
-    if not is_regular(path):
-        return None
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
-        logger.warning("%s is damaged: %s", path, error)
-        return None
-
-
-def _tail(path: Path) -> bytes:
-    """The last `LOG_TAIL` bytes of a log; nothing where there is none."""
-    if not is_regular(path):
-        return b""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - LOG_TAIL))
-            return file.read(LOG_TAIL)
-    except OSError:
-        return b""
