@@ -74,7 +74,8 @@ class Server:
         """
         self.record.write(self.trial)
         self._await_ready()
-        self._write(state=READY, ready_at=timestamps.to_text(timestamps.now()))
+        if not self.record.finished_at:
+            self._write(state=READY, ready_at=timestamps.to_text(timestamps.now()))
         log.info("%s is ready at %s", self, self.base_url)
 
     def stop(self) -> None:

@@ -5,7 +5,8 @@ Written against NVML's documentation and tested with answers of that form; not r
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from socket import socket
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 #: a GPU with less in use than this, in bytes, and no process is free: the driver itself takes some hundred MiB
 FREE_BELOW = 1 << 30
+_SLACK = 256 << 20  # bytes more than before that need no warning
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,17 @@ def _not_enough(asked: int | Sequence[int | str], candidates: Sequence[GPU]) -> 
 def _state(gpu: GPU) -> str:
     used = f"{gpu.memory_used / (1 << 30):.1f} GiB in use"
     return f"{used} by processes {', '.join(map(str, gpu.processes))}" if gpu.processes else used
+
+
+def not_given_back(before: Mapping[str, int], wait: float = 5.0) -> dict[str, int]:
+    """Bytes that GPUs hold beyond what they held before, after the driver had `wait` seconds to take them back."""
+    deadline = time.monotonic() + wait
+    while True:
+        now = memory_used(tuple(before))
+        kept = {uuid: now[uuid] - then for uuid, then in before.items() if now.get(uuid, 0) - then > _SLACK}
+        if not kept or time.monotonic() > deadline:
+            return kept
+        time.sleep(0.2)
 
 
 def memory_used(uuids: Sequence[str]) -> dict[str, int]:

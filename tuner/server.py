@@ -3,8 +3,7 @@
 import logging
 import os
 import secrets
-import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tuner import claims, gpus, probe
@@ -21,8 +20,6 @@ __all__ = ["Server", "launch"]
 log = logging.getLogger(__name__)
 
 _LOG_READ = 200_000  # bytes of log, at most, that are searched for the reason of a failure
-_GIVEN_BACK = 256 << 20  # bytes more than before that a GPU may hold without a warning
-_GIVE_BACK_WAIT = 5.0  # seconds in which the driver takes memory back
 
 
 def launch(spec: ServerSpec, trial: Trial) -> Server:
@@ -45,76 +42,97 @@ def launch(spec: ServerSpec, trial: Trial) -> Server:
     engine = registry.find(spec.engine)
     engine.check(spec)
     spec.api_key()
-    with ExitStack() as claimed:  # once started, its supervisor holds the claims on
-        server = OwnServer(engine, spec, trial, claimed) if engine.owned else Server(engine, spec, trial)
-        try:
-            server.start()
-        except BaseException:
-            server.stop()
-            raise
-        return server
+    server = OwnServer(engine, spec, trial) if engine.owned else Server(engine, spec, trial)
+    try:
+        server.start()
+    except BaseException:
+        server.stop()
+        raise
+    return server
 
 
 class OwnServer(Server):
     """A server that we start and that ends with us."""
 
-    def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial, claimed: ExitStack) -> None:
+    def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial) -> None:
         super().__init__(engine, spec, trial)
-        port = claims.reserve_port(spec.port)
-        held = [claimed.enter_context(holder) for holder in port]
-        taken = _claim_gpus(engine, spec)
-        held += [claimed.enter_context(holder) for holder in taken.holders] if taken else []
-        place = Place(claims.port_of(port[0]), _uuids(taken), f"tuner-{secrets.token_hex(4)}")
-        visible = {} if taken is None else {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus)}
+        self._process: Supervised | None = None
         self._stopping = False
         self._log_start = trial.server_log.stat().st_size if trial.server_log.exists() else 0
         self._oom_kills = _oom_kills()
-        self._process = Supervised(
-            engine.command(spec, place),
-            trial.server_log,
-            env=os.environ | engine.environment(spec) | visible | spec.environment,
-            grace=engine.grace,
-            held=[holder.fileno() for holder in held],
-            afterwards=engine.stop_command(spec, place),
-            on_end=self._ended,
-        )
-        self.record.base_url = f"http://{LOOPBACK}:{place.port}"
-        self.record.command = [self._scrub(part) for part in self._process.command]
-        self.record.gpus = list(place.gpus)
-        self._note_gpu_memory("before")
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
-        log.info("starting %s: %s", self, " ".join(self.record.command))
-        self.record.pid = self._process.start().pid
-        super().start()
+        with ExitStack() as claimed:  # once it runs, its supervisor holds the claims on
+            try:
+                self._spawn(claimed)
+            except TunerError as error:
+                raise self._give_up(Failure(getattr(error, "kind", "crashed"), str(error))) from error
+            super().start()
+        self._note_gpu_memory("ready")
 
     def processes(self) -> set[int]:
-        """All its processes, the main one first started."""
-        return self._process.processes()
+        """All its living processes."""
+        return self._process.processes() if self._process else set()
 
     def is_alive(self) -> bool:
         """Whether its process runs."""
-        return self._process.is_alive()
+        return self._process is not None and self._process.is_alive()
 
     def failure(self) -> ServerFailed | None:
         """Why it died, or None while it lives or where we ended it ourselves."""
-        if self._failure is None and not self._stopping and self.record.pid and not self.is_alive():
-            self._failure = self._diagnosis()
+        if self._failure is None and self._process and not self._stopping and not self.is_alive():
+            self._failure = self._diagnosis(self._process.exit_code)
         return self._error(self._failure) if self._failure else None
 
     def stop(self) -> None:
         """End it, and wait until nothing of it is left; a second call does nothing."""
         self.failure()  # it may have died before we came to stop it
         self._stopping = True
-        self._process.stop()
+        if self._process:
+            self._process.stop()
+        super().stop()
 
     def log_text(self) -> str:
         """What it printed since it was started, of a long log the end, without the API key."""
-        with open(self.trial.server_log, "rb") as file:
+        with suppress(OSError), open(self.trial.server_log, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(self._log_start, size - _LOG_READ))
             return self._scrub(file.read().decode(errors="replace"))
+        return ""
+
+    def _spawn(self, claimed: ExitStack) -> None:
+        place, held = self._claim(claimed)
+        command = self.engine.command(self.spec, place)
+        self.record.base_url = f"http://{LOOPBACK}:{place.port}"
+        self.record.command = [self._scrub(part) for part in command]
+        log.info("starting %s: %s", self, " ".join(self.record.command))
+        self._process = Supervised(
+            command,
+            self.trial.server_log,
+            env=os.environ | self._environment(place),
+            grace=self.engine.grace,
+            held=held,
+            afterwards=self.engine.stop_command(self.spec, place),
+            on_end=self._ended,
+        )
+        self.record.pid = self._process.start().pid
+
+    def _claim(self, claimed: ExitStack) -> tuple[Place, list[int]]:
+        """A port, GPUs and a name for it, and the descriptors that hold them."""
+        port = claims.reserve_port(self.spec.port)
+        held = [claimed.enter_context(holder).fileno() for holder in port]
+        wanted = _gpus_wanted(self.engine, self.spec)
+        taken, holders = gpus.claim(wanted) if wanted else ((), ())
+        held += [claimed.enter_context(holder).fileno() for holder in holders]
+        self.record.gpus = [gpu.uuid for gpu in taken]
+        self._note_gpu_memory("before")
+        return Place(claims.port_of(port[0]), tuple(self.record.gpus), f"tuner-{secrets.token_hex(4)}"), held
+
+    def _environment(self, place: Place) -> dict[str, str]:
+        names_gpus = place.gpus or self.spec.gpus == 0
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus)} if names_gpus else {}
+        return self.engine.environment(self.spec) | visible | self.spec.environment
 
     def _ready_models(self) -> list[str]:
         if failure := self.failure():
@@ -127,19 +145,21 @@ class OwnServer(Server):
         return Failure("timeout", f"not ready within {timeout:g} s", None, tuple(last))
 
     def _pause(self) -> None:
-        self._process.wait(POLL)  # its end is seen at once
+        if self._process:
+            self._process.wait(POLL)  # its end is seen at once
 
-    def _diagnosis(self) -> Failure:
-        found = diagnose(self.log_text(), self._process.exit_code, self.engine.patterns())
+    def _diagnosis(self, exit_code: int | None) -> Failure:
+        found = diagnose(self.log_text(), exit_code, self.engine.patterns())
         if found.kind == "crashed" and _oom_kills() > self._oom_kills:
             return found._replace(kind="out_of_memory", detail="the kernel killed a process as memory ran out")
         return found
 
-    def _ended(self) -> None:
+    def _ended(self, exit_code: int | None) -> None:
         """Called by the process's own thread when all of it is gone, whoever ended it."""
         self.failure()
-        self.record.exit_code = self._process.exit_code
-        self._check_gpu_memory()
+        self.record.exit_code = exit_code
+        self._note_gpu_memory("after")
+        self._warn_of_kept_memory()
         try:
             self._record_end()
         except TunerError as error:  # the trial's folder is gone: there is nothing to record in
@@ -150,42 +170,23 @@ class OwnServer(Server):
         key = os.environ.get(self.spec.api_key_env or "")
         return text.replace(key, "***") if key else text
 
-    def _note_gpu_memory(self, when: str) -> dict[str, int]:
-        if not self.record.gpus:
-            return {}
-        self.record.gpu_memory[when] = gpus.memory_used(self.record.gpus)
-        return self.record.gpu_memory[when]
+    def _note_gpu_memory(self, when: str) -> None:
+        if self.record.gpus:
+            self._write(gpu_memory={**self.record.gpu_memory, when: gpus.memory_used(self.record.gpus)})
 
-    def _check_gpu_memory(self) -> None:
-        """Warn of a GPU whose memory was not given back."""
-        deadline = time.monotonic() + _GIVE_BACK_WAIT
-        while kept := self._kept():
-            if time.monotonic() > deadline:
-                for uuid, size in kept.items():
-                    self._warn(f"GPU {uuid} did not get {size / (1 << 30):.1f} GiB back after {self}")
-                return
-            time.sleep(POLL)
-
-    def _kept(self) -> dict[str, int]:
-        before = self.record.gpu_memory.get("before", {})
-        more = {uuid: used - before.get(uuid, used) for uuid, used in self._note_gpu_memory("after").items()}
-        return {uuid: size for uuid, size in more.items() if size > _GIVEN_BACK}
-
-    def _warn(self, message: str) -> None:
-        log.warning("%s", message)
-        self.record.warnings.append(message)
+    def _warn_of_kept_memory(self) -> None:
+        for uuid, size in gpus.not_given_back(self.record.gpu_memory.get("before", {})).items():
+            message = f"GPU {uuid} did not get {size / (1 << 30):.1f} GiB back after {self}"
+            log.warning("%s", message)
+            self.record.warnings.append(message)
 
 
-def _claim_gpus(engine: Engine, spec: ServerSpec) -> gpus.Claim | None:
-    """The GPUs asked for; or as many as the engine takes, where there are any; or no word about GPUs."""
+def _gpus_wanted(engine: Engine, spec: ServerSpec) -> int | list[int | str]:
+    """The GPUs asked for; where nothing is said, as many as the engine takes, if there are any at all."""
     if spec.gpus is not None:
-        return gpus.claim(spec.gpus)
+        return spec.gpus
     needed = engine.gpus(spec)
-    return gpus.claim(needed) if needed and gpus.visible(gpus.gpus()) else None
-
-
-def _uuids(claim: gpus.Claim | None) -> tuple[str, ...]:
-    return tuple(gpu.uuid for gpu in claim.gpus) if claim else ()
+    return needed if needed and gpus.visible(gpus.gpus()) else 0
 
 
 def _oom_kills() -> int:

@@ -42,18 +42,19 @@ class Supervised:
         pipe_stdout: give it a pipe to read from, `stdout`; else its output goes to the log.
         held: file descriptors that the supervisor keeps open as long as anything of the command lives (locks).
         afterwards: a command to run when all of it has ended, for what is no process of ours (a container).
-        on_end: called once, in a thread, when all of the command has ended, whoever ended it; `stop` waits for it.
+        on_end: called once, in a thread, with the exit code when all of the command has ended, whoever ended it;
+            `stop` waits for it.
     """
 
     command: Sequence[str]
     log_path: Path
-    env: Mapping[str, str] | None = None
+    env: Mapping[str, str] | None = field(default=None, repr=False)  # it may hold secrets
     grace: float = GRACE
     pipe_stdin: bool = False
     pipe_stdout: bool = False
     held: Sequence[int] = ()
     afterwards: Sequence[str] = ()
-    on_end: Callable[[], None] = lambda: None
+    on_end: Callable[[int | None], None] = lambda _: None
 
     pid: int = field(default=0, init=False)  # of the command, once it was started
     exit_code: int | None = field(default=None, init=False)  # negative for a signal; None where nobody learnt it
@@ -150,9 +151,11 @@ class Supervised:
         if self._guard.wait() != 0:
             self._end_family()
         self._ended.set()
-        if self.pid:
-            self.on_end()
-        self._gone.set()
+        try:
+            if self.pid:
+                self.on_end(self.exit_code)
+        finally:
+            self._gone.set()
 
     def _reports(self) -> Iterator[tuple[str, str]]:
         with self._report:

@@ -53,7 +53,7 @@ class Failure(NamedTuple):
     Args:
         kind: one of FAILURE_KINDS.
         detail: the line that tells it.
-        exit_code: of the process, negative for a signal; None where it still runs or nobody learnt it.
+        exit_code: of the process, negative for a signal; None where it still ran, or its supervisor was killed.
         log_tail: the last lines of the log up to where it tells.
     """
 
@@ -68,7 +68,7 @@ def diagnose(log: str, exit_code: int | None, patterns: Sequence[Pattern]) -> Fa
 
     Args:
         log: what it printed since it was started.
-        exit_code: with which it ended, negative for a signal.
+        exit_code: with which it ended, negative for a signal; None where its supervisor was killed.
         patterns: the engine's own and COMMON; the first that is found anywhere decides.
     """
     lines = [line.rstrip() for line in _ANSI.sub("", log).splitlines() if line.strip()]
@@ -87,9 +87,9 @@ def _how_it_ended(exit_code: int | None, tail: Sequence[str]) -> str:
 
 
 def describe_exit(exit_code: int | None) -> str:
-    """`with exit code 3`, or by which signal."""
+    """`with exit code 3`, or by which signal, or why there is none."""
     if exit_code is None:
-        return "for a reason that nobody recorded"
+        return "because its supervisor was killed"
     if exit_code >= 0:
         return f"with exit code {exit_code}"
     hint = " (the kernel does that when memory runs out)" if exit_code == -signal.SIGKILL else ""

@@ -24,7 +24,7 @@ class LlamaCpp(Engine):
     install = "pip install xllamacpp"
     failures = (
         Pattern("port_in_use", r"couldn't bind HTTP server socket"),
-        Pattern("out_of_memory", r"insufficient memory|failed to allocate|unable to allocate"),
+        Pattern("out_of_memory", r"insufficient memory|failed to allocate|unable to allocate|bad_alloc"),
         Pattern("bad_argument", r"requires flash_attn|invalid argument"),
         Pattern("model_not_found", r"error loading model:|failed to load model|failed to read header"),
         Pattern("out_of_memory", r"failed to create.context"),
