@@ -65,7 +65,7 @@ def test_every_second_answer_is_cut(faulty):
 
 def test_it_dies_in_the_middle_of_an_answer(faulty):
     http = faulty("die_after=1")
-    with pytest.raises(httpx.RemoteProtocolError):
+    with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):  # closed, or reset: the system decides
         http.post("/v1/chat/completions", json=ASKED)
     with pytest.raises(httpx.ConnectError):
         http.get("/health")

@@ -17,7 +17,7 @@ FLOORS = """
     weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
     telemetry bench
     spec levels sweep
-    report headless panel notebook doctor terminal cli __main__
+    report headless panel notebook doctor terminal serve cli __main__
 """
 ORDER = FLOORS.split()
 

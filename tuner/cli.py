@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from pydantic import BaseModel
 
 from tuner import __version__
 from tuner.errors import TunerError
+from tuner.spec import ServeSpec, SweepSpec
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -80,21 +82,23 @@ def _global(
         typer.echo(context.get_help())
 
 
-def takes_spec(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` a flag for each parameter of a sweep; they reach it, as text, in `flags`."""
-    from tuner.spec import SweepSpec
+def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command a flag for each field of `spec`; they reach it, as text, in `flags`."""
 
-    own = [part for name, part in inspect.signature(command).parameters.items() if name != "flags"]
-    made = [_flag(name, field) for name, field in SweepSpec.model_fields.items()]
+    def with_flags(command: Callable[..., None]) -> Callable[..., None]:
+        own = [part for name, part in inspect.signature(command).parameters.items() if name != "flags"]
+        made = [_flag(name, field) for name, field in spec.model_fields.items()]
 
-    @functools.wraps(command)
-    def wrapped(**given: Any) -> None:
-        flags = {part.name: given.pop(part.name) for part in made}
-        command(**given, flags={name: text for name, text in flags.items() if text is not None})
+        @functools.wraps(command)
+        def wrapped(**given: Any) -> None:
+            flags = {part.name: given.pop(part.name) for part in made}
+            command(**given, flags={name: text for name, text in flags.items() if text is not None})
 
-    wrapped.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {part.name: part.annotation for part in [*own, *made]}
-    return wrapped
+        wrapped.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {part.name: part.annotation for part in [*own, *made]}
+        return wrapped
+
+    return with_flags
 
 
 def _flag(name: str, field: Any) -> inspect.Parameter:
@@ -124,14 +128,14 @@ DEMO: dict[str, Any] = {
 
 
 @app.command()
-@takes_spec
+@takes(SweepSpec)
 def demo(flags: dict[str, str]) -> None:
     """The whole chain on this machine, no GPU: embedded server, sweep, SLO, report."""
     _sweep(DEMO | flags)
 
 
 @app.command()
-@takes_spec
+@takes(SweepSpec)
 def sweep(
     flags: dict[str, str],
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="parameters; flags win over it")] = None,
@@ -190,3 +194,28 @@ def report(
     from tuner.terminal import print_lines
 
     print_lines(f"report: {write_report(path, output, SLO.load(slo) if slo else None)}")
+
+
+@app.command()
+@takes(ServeSpec)
+def serve(
+    flags: dict[str, str],
+    folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="for server.log and server.json")] = Path(),
+) -> None:
+    """Run a server in the foreground, until Ctrl-C; it is gone when this is."""
+    from tuner.serve import serve_until_ended
+    from tuner.spec import make_spec
+
+    serve_until_ended(make_spec(flags, ServeSpec), folder)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has (engines, GPUs, genai-bench, a browser) and how to install what is missing."""
+    from tuner.doctor import examine
+    from tuner.terminal import print_findings
+
+    findings = examine()
+    print_findings(findings)
+    if any(finding.needed and not finding.ok for finding in findings):
+        raise typer.Exit(1)

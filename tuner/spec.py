@@ -7,7 +7,7 @@ Every field takes its value as it is or as text (`levels: [1, 2]` or `"1,2"`), s
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
@@ -59,11 +59,20 @@ Levels = Annotated[list[PositiveInt], BeforeValidator(_split), Field(min_length=
 Scenarios = Annotated[list[Annotated[str, BeforeValidator(_scenario)]], BeforeValidator(_split), Field(min_length=1)]
 
 
-class SweepSpec(ServerSpec):
-    """A server and the load that it is measured under."""
+class ServeSpec(ServerSpec):
+    """A server, asked for by a person: with defaults, and every field as text too."""
 
     engine: str = Field("llamacpp", description="llamacpp, vllm, sglang, command or attach")
     model: str = Field("", description="a .gguf file, a model folder or a hub id; empty: a small one for llamacpp")
+
+    _mappings = field_validator("parameters", "environment", mode="before")(_mapping)
+    _words = field_validator("command", "stop_command", mode="before")(_command)
+    _gpus = field_validator("gpus", mode="before")(_some_gpus)
+
+
+class SweepSpec(ServeSpec):
+    """A server and the load that it is measured under."""
+
     levels: Levels = Field([1, 2, 4, 8], description="concurrency levels: requests kept in flight, such as 1,2,4,8")
     scenarios: Scenarios = Field(
         ["D(100,32)"], description="traffic scenarios in genai-bench's notation, such as D(100,32)"
@@ -81,9 +90,7 @@ class SweepSpec(ServerSpec):
     name: str = Field("sweep", description="a word in the run directory's name", min_length=1)
     runs: Path = Field(Path("runs"), description="the folder that run directories are made in")
 
-    _mappings = field_validator("parameters", "environment", "request_parameters", mode="before")(_mapping)
-    _words = field_validator("command", "stop_command", mode="before")(_command)
-    _gpus = field_validator("gpus", mode="before")(_some_gpus)
+    _request_mapping = field_validator("request_parameters", mode="before")(_mapping)
 
     @field_validator("slo", mode="before")
     @classmethod
@@ -107,20 +114,24 @@ class SweepSpec(ServerSpec):
         return [(scenario, level) for scenario in self.scenarios for level in self.levels]
 
 
-def make_spec(values: dict[str, Any]) -> SweepSpec:
+Spec = TypeVar("Spec", bound=ServeSpec)
+
+
+def make_spec(values: dict[str, Any], kind: type[Spec] = SweepSpec) -> Spec:  # type: ignore[assignment]
     """A checked spec from plain values.
 
     Args:
         values: parameters by name; None means "not given".
+        kind: the spec to make.
 
     Raises:
         SpecError: one line that names the parameter, what is wrong with it and what would be right.
     """
     given = {name: value for name, value in values.items() if value is not None}
     try:
-        return SweepSpec.model_validate(given)
+        return kind.model_validate(given)
     except ValidationError as error:
-        raise SpecError(explain(error, SweepSpec)) from None
+        raise SpecError(explain(error, kind)) from None
 
 
 def read_spec(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tuner.engines import registry
 from tuner.errors import ServerFailed, SpecError
 from tuner.experiment import Experiment, Trial, TrialFacts
 from tuner.server import Server, launch
-from tuner.spec import SweepSpec
+from tuner.spec import Spec, SweepSpec
 from tuner.timestamps import now, to_text
 from tuner.versions import environment
 
@@ -34,24 +34,29 @@ class Stop:
         return self.after_level.is_set() or self.at_once.is_set()
 
 
-def prepare(spec: SweepSpec, progress: weights.Progress = lambda share: None) -> SweepSpec:
-    """`spec` with everything resolved that can be before a server starts: the demo's weights, the tokenizer, the key.
+def with_model(spec: Spec, progress: weights.Progress = lambda share: None) -> Spec:
+    """`spec` with the demo's weights where llamacpp is asked to serve nothing in particular, checked by its engine.
 
     Args:
         spec: what is asked for.
         progress: told how much of the weights has arrived, 0 to 1.
 
     Raises:
-        SpecError: something that is needed is missing.
+        RequestError: the engine cannot do what is asked, or something that is needed is missing.
         ModelUnavailable: the demo's weights cannot be fetched.
     """
+    engine = registry.find(spec.engine)
     if spec.engine == "llamacpp" and not spec.model:
         spec = spec.model_copy(update={"model": str(weights.demo_model(progress))})
     spec.api_key()
-    registry.find(spec.engine).check(spec)
-    if spec.tokenizer is None:
-        spec = spec.model_copy(update={"tokenizer": _tokenizer_of(spec)})
+    engine.check(spec)
     return spec
+
+
+def prepare(spec: SweepSpec, progress: weights.Progress = lambda share: None) -> SweepSpec:
+    """`spec` with everything resolved that can be before a server starts: `with_model`, and the tokenizer."""
+    spec = with_model(spec, progress)
+    return spec if spec.tokenizer else spec.model_copy(update={"tokenizer": _tokenizer_of(spec)})
 
 
 def _tokenizer_of(spec: SweepSpec) -> str:

@@ -2,11 +2,11 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich import progress as bars
@@ -17,7 +17,11 @@ from rich.table import Table
 from tuner.errors import RequestError
 from tuner.experiment import COMPLETED, Experiment
 from tuner.progress import LevelState, read_progress
-from tuner.summary import plain, table
+from tuner.rows import plain
+from tuner.summary import table
+
+if TYPE_CHECKING:
+    from tuner.doctor import Finding
 
 _WIDE_ENOUGH = 2000  # characters: in a file or a pipe, a batch is one line
 
@@ -102,7 +106,7 @@ def _as_table(judged: pd.DataFrame) -> bytes:
     if not on_screen.is_terminal:
         return _printed(Console(highlight=False, width=_WIDE_ENOUGH), _drawn(table(judged), judged["verdict"]))
     rows = table(judged)
-    notes = (f"{name}: {why}" for name, why in zip(rows["concurrency"].astype(str), rows["why"], strict=True) if why)
+    notes = (f"{name}: {why}" for name, why in zip(rows["level"].astype(str), rows["why"], strict=True) if why)
     drawn = _drawn(rows.drop(columns="why"), judged["verdict"])
     return _printed(on_screen, drawn, *(f"[dim]concurrency {escape(note)}[/]" for note in notes))
 
@@ -149,3 +153,13 @@ def print_lines(*lines: str | Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for line in lines:
         console.print(escape(str(line)))
+
+
+def print_findings(findings: "Iterable[Finding]") -> None:
+    """Print what `tuner doctor` found, with the command that would mend it."""
+    console = Console(highlight=False, soft_wrap=True)
+    for finding in findings:
+        mark = "[green]✓[/]" if finding.ok else "[red]✗[/]" if finding.needed else "[yellow]–[/]"
+        console.print(f"{mark} [bold]{escape(finding.name)}[/]: {escape(finding.detail)}")
+        if finding.remedy:
+            console.print(f"    → {escape(finding.remedy)}")
