@@ -132,7 +132,7 @@ class _Judgement:
         """Why the verdict is what it is, as a sentence; empty for a pass."""
         if not self.judged[row]:
             said = [str(self._column(name, "").iloc[row]) for name in ("outcome", "reason")]
-            return ": ".join(part for part in said if part)
+            return ": ".join(part for part in said if part not in ("", COMPLETED))
         return "; ".join(text for finding in self.findings if (text := finding.text(row)))
 
     def penalties(self) -> Floats:

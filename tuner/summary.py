@@ -212,8 +212,8 @@ def table(judged: pd.DataFrame) -> pd.DataFrame:
         about it. Columns that say nothing here are left out: one experiment, one trial, one repeat, no SLO.
     """
     shown = [entry for entry in TABLE if entry[1] in judged and not _says_nothing(judged, entry[1])]
-    frame = pd.DataFrame({header: _cells(judged[name], *form) for header, name, *form in shown}, index=judged.index)
-    return frame.assign(why=[_why(row) for row in judged.to_dict("records")])
+    columns = {header: _cells(judged[name], factor, decimals) for header, name, factor, decimals in shown}
+    return pd.DataFrame(columns, index=judged.index).assign(why=[_why(row) for row in judged.to_dict("records")])
 
 
 def _says_nothing(judged: pd.DataFrame, name: str) -> bool:
@@ -222,7 +222,7 @@ def _says_nothing(judged: pd.DataFrame, name: str) -> bool:
 
 def _cells(values: "pd.Series[Any]", factor: float, decimals: int | None) -> "pd.Series[Any]":
     if isinstance(values.dtype, pd.DatetimeTZDtype):
-        return values.dt.strftime("%Y-%m-%d %H:%M:%S")
+        return pd.Series(values.dt.strftime("%Y-%m-%d %H:%M:%S"))
     return values if decimals is None else (values * factor).round(decimals)
 
 
