@@ -88,8 +88,8 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
     missing = {name: None for name in COLUMNS if name not in frame}
     whole = frame.assign(**missing)
     whole = whole.astype({name: kind for name, kind in KINDS.items() if name in whole})
-    lists = {"warnings": [_as_list(value) for value in whole["warnings"]]}
-    return whole.assign(**{name: timestamps.to_utc(whole[name]) for name in TIMES}, **lists)
+    warnings = pd.Series([_as_list(value) for value in whole["warnings"]], whole.index, dtype="object")
+    return whole.assign(warnings=warnings, **{name: timestamps.to_utc(whole[name]) for name in TIMES})
 
 
 def _as_list(value: Any) -> list[str]:

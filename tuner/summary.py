@@ -57,7 +57,9 @@ class Summary:
     @property
     def text(self) -> str:
         """The result in one line, with its unit."""
-        if self.max_throughput is None or self.best is None:
+        if self.best is None and self.compliant:
+            return f"{self.compliant}/{self.total} batches comply, but none of them has a known throughput"
+        if self.best is None:
             return f"No SLO-compliant batch: all {self.total} are kept with their penalties, and there is no maximum"
         bound = "≥ " if self.bracket == OPEN else ""
         batches = f"{self.compliant} SLO-compliant batch{'' if self.compliant == 1 else 'es'}"
@@ -95,7 +97,7 @@ def summarize(judged: pd.DataFrame) -> Summary:
 
 def _counted(judged: pd.DataFrame) -> pd.DataFrame:
     """The batches that are asked about: not those whose level was run again later."""
-    return judged[~judged["superseded"].astype(bool)] if "superseded" in judged else judged
+    return judged[~judged["superseded"].eq(True)] if "superseded" in judged else judged
 
 
 def _column(frame: pd.DataFrame, name: str) -> "pd.Series[Any]":
