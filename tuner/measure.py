@@ -189,9 +189,7 @@ def _tally(codes: list[str]) -> dict[str, int]:
 def _of_aggregates(file: ResultFile) -> Measured:
     """Nothing to compute from: the file's own numbers, but the error rate and the unit put right."""
     claims, unit = file.aggregated_metrics, unit_of(file)
-    codes = {code: count for code, count in (claims.error_codes_frequency or {}).items() if _is_count(count) and count}
-    errors = claims.num_error_requests if _is_count(claims.num_error_requests) else sum(codes.values())
-    completed = claims.num_completed_requests if _is_count(claims.num_completed_requests) else None
+    completed, errors = _count(claims.num_completed_requests), _claimed_errors(claims)
     requests = None if completed is None or errors is None else completed + errors
     return Measured(
         scenario=claims.scenario or "",
@@ -201,15 +199,22 @@ def _of_aggregates(file: ResultFile) -> Measured:
         requests=requests,
         completed=completed,
         errors=errors,
-        error_rate=(errors or 0) / requests if requests else math.nan,
+        error_rate=(errors or 0) / requests if requests else known(claims.error_rate if errors is None else None),
         input_throughput=known(claims.mean_input_throughput_tokens_per_s),
         output_throughput=known(claims.mean_output_throughput_tokens_per_s),
         total_throughput=known(claims.mean_total_tokens_throughput_tokens_per_s),
         request_throughput=known(claims.requests_per_second),
         latencies={name: claimed(claims, name) / unit for name in LATENCY_COLUMNS},
-        error_codes=codes,
+        error_codes={code: count for code, count in (claims.error_codes_frequency or {}).items() if _count(count)},
     )
 
 
-def _is_count(value: int | None) -> bool:
-    return value is not None and 0 <= value < 10**12
+def _claimed_errors(claims: Aggregates) -> int | None:
+    """How many requests failed by the file's counts; None where it has none."""
+    codes = claims.error_codes_frequency
+    return _count(claims.num_error_requests if codes is None or claims.num_error_requests else sum(codes.values()))
+
+
+def _count(value: int | None) -> int | None:
+    """The value, or None where it is missing or cannot be a count."""
+    return value if value is not None and 0 <= value < 10**12 else None

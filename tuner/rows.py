@@ -88,7 +88,15 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
     missing = {name: None for name in COLUMNS if name not in frame}
     whole = frame.assign(**missing)
     whole = whole.astype({name: kind for name, kind in KINDS.items() if name in whole})
-    return whole.assign(**{name: timestamps.to_utc(whole[name]) for name in TIMES})
+    warnings = pd.Series([_as_list(value) for value in whole["warnings"]], whole.index, dtype="object")
+    return whole.assign(warnings=warnings, **{name: timestamps.to_utc(whole[name]) for name in TIMES})
+
+
+def _as_list(value: Any) -> list[str]:
+    """A list of sentences, that Parquet makes an array and CSV a text."""
+    if isinstance(value, str):
+        return [value] if value else []
+    return [str(part) for part in value] if pd.api.types.is_list_like(value) else []
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

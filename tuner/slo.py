@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tuner import results
 from tuner.attainment import attainments
@@ -17,6 +18,7 @@ from tuner.measure import PERCENTILES, Columns, Floats, measure
 __all__ = ["SLO", "check_batch_slo_compliance", "judge"]
 
 PASS, SOFT, FAIL, UNKNOWN = "pass", "soft", "fail", "unknown"
+Flags = NDArray[np.bool_]
 #: Verdicts of batches that count.
 COMPLIANT = (PASS, SOFT)
 HARD_FAIL, SOFT_VIOLATION = "HARD_FAIL", "SOFT_VIOLATION"
@@ -68,7 +70,7 @@ def check_batch_slo_compliance(
     numbers = measure(Columns(file))
     row = {name: getattr(numbers, name) for name in ("completed", "error_rate", "output_throughput")}
     judgement = _Judgement(pd.DataFrame([row | numbers.latencies]), _as_slo(slo_config))
-    return judgement.verdict(0) in COMPLIANT, judgement.details(0)
+    return judgement.verdicts[0] in COMPLIANT, judgement.details(0)
 
 
 def _as_slo(slo: SLO | Mapping[str, Any]) -> SLO:
@@ -89,38 +91,44 @@ class _Judgement:
     def __init__(self, batches: pd.DataFrame, slo: SLO) -> None:
         self.batches = batches
         self.slo = slo
-        superseded = self._column("superseded", False).astype(bool)
-        self.judged = (self._column("outcome", COMPLETED).eq(COMPLETED) & ~superseded).to_numpy()
-        self.completed = self._numbers("completed")
+        superseded = self._column("superseded", False).eq(True)
+        self.judged = (self._column("outcome", COMPLETED).eq(COMPLETED) & ~superseded).to_numpy(bool)
         self.findings = [_Finding(self, constraint) for constraint in slo.all_constraints]
+        self.verdicts = self._verdicts()
 
     def _column(self, name: str, default: Any) -> "pd.Series[Any]":
         return self.batches[name] if name in self.batches else pd.Series(default, index=self.batches.index)
 
-    def _numbers(self, name: str) -> Floats:
+    def numbers(self, name: str) -> Floats:
         values = pd.to_numeric(self._column(name, np.nan), errors="coerce").to_numpy("float64", na_value=np.nan)
         return np.where(np.isfinite(values), values, np.nan)
 
     def frame(self) -> pd.DataFrame:
         rows = range(len(self.batches))
+<<<<<<< HEAD
         judged = self.batches.assign(
             verdict=pd.Series([self.verdict(row) for row in rows], self.batches.index, dtype="str"),
+=======
+        return self.batches.assign(
+            verdict=pd.Series(self.verdicts, self.batches.index, dtype="str"),
+>>>>>>> judge
             verdict_reason=pd.Series([self.reason(row) for row in rows], self.batches.index, dtype="str"),
             violations=pd.Series([self.violations(row) for row in rows], self.batches.index, dtype="object"),
             penalty=self.penalties(),
-            evidence=np.where(self.strong(), "strong", "weak"),
+            evidence=pd.Series(np.where(self.strong(), "strong", "weak"), self.batches.index, dtype="str"),
             attainment=self.attainments(),
         )
         judged.attrs["slo"] = self.slo.to_dict()  # so that a figure of it can draw the thresholds
         return judged
 
-    def verdict(self, row: int) -> str:
-        if not self.judged[row]:
-            return UNKNOWN
-        for verdict, mask in ((FAIL, "hard"), (UNKNOWN, "unknown"), (SOFT, "soft")):
-            if any(getattr(finding, mask)[row] for finding in self.findings):
-                return verdict
-        return PASS
+    def _verdicts(self) -> list[str]:
+        hard, unknown, soft = (self._any(mask) for mask in ("hard", "unknown", "soft"))
+        chosen = np.select([~self.judged, hard, unknown, soft], [UNKNOWN, FAIL, UNKNOWN, SOFT], PASS)
+        return [str(verdict) for verdict in chosen]
+
+    def _any(self, mask: str) -> Flags:
+        """Where any constraint's `mask` is set."""
+        return np.asarray(np.any([getattr(finding, mask) for finding in self.findings], axis=0))
 
     def violations(self, row: int) -> list[dict[str, Any]]:
         return [finding.violation(row) for finding in self.findings if self.judged[row] and finding.violated[row]]
@@ -134,13 +142,12 @@ class _Judgement:
         """Why the verdict is what it is, as a sentence; empty for a pass."""
         if not self.judged[row]:
             said = [str(self._column(name, "").iloc[row]) for name in ("outcome", "reason")]
-            return ": ".join(part for part in said if part)
+            return ": ".join(part for part in said if part not in ("", COMPLETED))
         return "; ".join(text for finding in self.findings if (text := finding.text(row)))
 
     def penalties(self) -> Floats:
         total = sum((finding.penalty for finding in self.findings), start=np.zeros(len(self.batches)))
-        unknown = np.any([finding.unknown for finding in self.findings], axis=0)
-        return np.where(self.judged & ~unknown, total, np.nan)
+        return np.where(np.array(self.verdicts, "str") == UNKNOWN, np.nan, total)
 
     def attainments(self) -> Floats:
         """The share of all requests, failed ones included, that met every latency threshold; NaN where unknown."""
@@ -149,14 +156,10 @@ class _Judgement:
             if constraint.is_latency:
                 limits[constraint.metric] = min(constraint.threshold, limits.get(constraint.metric, np.inf))
         sources = self._column("source", None)
-        wanted = [
-            str(source) if known else None for source, known in zip(sources, sources.notna() & self.judged, strict=True)
-        ]
-        return attainments(wanted, limits)
+        return attainments([source if isinstance(source, str) else None for source in sources], limits)
 
-    def strong(self) -> "np.ndarray[Any, np.dtype[np.bool_]]":
-        weak = np.any([finding.weak for finding in self.findings], axis=0)
-        return np.asarray(self.judged & ~weak)
+    def strong(self) -> Flags:
+        return self.judged & ~self._any("weak")
 
 
 class _Finding:
@@ -165,17 +168,17 @@ class _Finding:
     def __init__(self, judgement: _Judgement, constraint: Constraint) -> None:
         self.constraint = constraint
         slo = judgement.slo
-        self.actual = judgement._numbers(constraint.column)
+        self.actual = judgement.numbers(constraint.column)
         self.ratio = constraint.sign * (self.actual - constraint.threshold) / constraint.threshold
         self.needed = requests_needed_for(constraint, slo.confidence or CONFIDENCE)
-        self.completed = judgement.completed
-        self.weak = ~(self.completed >= self.needed) if self.needed else np.zeros(len(self.actual), bool)
+        self.completed = judgement.numbers("completed")
+        self.weak = (self.needed > 0) & ~(self.completed >= self.needed)
         self.missing = np.isnan(self.actual) & (not constraint.implied)
         self.unknown = self.missing | (self.weak & (slo.confidence is not None))
         self.violated = self.ratio > ROUNDING
-        over = self.violated & constraint.hard_fail & (self.ratio > constraint.fail_ratio + ROUNDING)
-        self.hard = over & ~self.unknown
-        self.soft = self.violated & ~over & ~self.unknown
+        self.over = self.violated & constraint.hard_fail & (self.ratio > constraint.fail_ratio + ROUNDING)
+        self.hard = self.over & ~self.unknown
+        self.soft = self.violated & ~self.over & ~self.unknown
         exponent = np.clip(np.nan_to_num(self.ratio) / slo.steepness, 0, STEEPEST)
         self.penalty = constraint.weight * np.expm1(np.where(self.violated, exponent, 0.0))
 
@@ -185,7 +188,7 @@ class _Finding:
             "threshold": self.constraint.threshold,
             "actual": float(self.actual[row]),
             "violation_ratio": float(self.ratio[row]),
-            "type": SOFT_VIOLATION if self.soft[row] else HARD_FAIL,
+            "type": HARD_FAIL if self.over[row] else SOFT_VIOLATION,
         }
 
     def detail(self, row: int) -> dict[str, Any]:
@@ -207,7 +210,8 @@ class _Finding:
         if self.missing[row]:
             return f"{name} is not known"
         if self.unknown[row]:
-            return f"{name} needs {self.needed} requests, there are {self.completed[row]:.0f}"
+            there = "nobody knows how many" if np.isnan(self.completed[row]) else f"{self.completed[row]:.0f}"
+            return f"{name} needs {self.needed} completed requests, there are {there}"
         if not self.violated[row]:
             return ""
         against = f"{self.actual[row]:.4g}{self.constraint.unit} {'<' if self.constraint.sign < 0 else '>'} {limit}"

@@ -57,7 +57,9 @@ class Summary:
     @property
     def text(self) -> str:
         """The result in one line, with its unit."""
-        if self.max_throughput is None or self.best is None:
+        if self.best is None and self.compliant:
+            return f"{self.compliant}/{self.total} batches comply, but none of them has a known throughput"
+        if self.best is None:
             return f"No SLO-compliant batch: all {self.total} are kept with their penalties, and there is no maximum"
         bound = "≥ " if self.bracket == OPEN else ""
         batches = f"{self.compliant} SLO-compliant batch{'' if self.compliant == 1 else 'es'}"
@@ -95,7 +97,7 @@ def summarize(judged: pd.DataFrame) -> Summary:
 
 def _counted(judged: pd.DataFrame) -> pd.DataFrame:
     """The batches that are asked about: not those whose level was run again later."""
-    return judged[~judged["superseded"].astype(bool)] if "superseded" in judged else judged
+    return judged[~judged["superseded"].eq(True)] if "superseded" in judged else judged
 
 
 def _column(frame: pd.DataFrame, name: str) -> "pd.Series[Any]":
@@ -213,8 +215,12 @@ def table(judged: pd.DataFrame) -> pd.DataFrame:
     """
     shown = [entry for entry in TABLE if entry[1] in judged and not _says_nothing(judged, entry[1])]
     columns = {header: _cells(judged[name], factor, decimals) for header, name, factor, decimals in shown}
+<<<<<<< HEAD
     frame = pd.DataFrame(columns, index=judged.index)
     return frame.assign(why=[_why(row) for row in judged.to_dict("records")])
+=======
+    return pd.DataFrame(columns, index=judged.index).assign(why=[_why(row) for row in judged.to_dict("records")])
+>>>>>>> judge
 
 
 def _says_nothing(judged: pd.DataFrame, name: str) -> bool:
@@ -224,7 +230,11 @@ def _says_nothing(judged: pd.DataFrame, name: str) -> bool:
 def _cells(values: "pd.Series[Any]", factor: float, decimals: int | None) -> "pd.Series[Any]":
     if isinstance(values.dtype, pd.DatetimeTZDtype):
         return pd.Series(values.dt.strftime("%Y-%m-%d %H:%M:%S"))
+<<<<<<< HEAD
     return values if decimals is None else pd.Series((values * factor).round(decimals))
+=======
+    return values if decimals is None else (values * factor).round(decimals)
+>>>>>>> judge
 
 
 def _why(row: dict[Any, Any]) -> str:
