@@ -41,28 +41,43 @@ class GPU:
         """Nobody computes on it, as far as one can see (a container hides its processes, not its memory)."""
         return not self.processes and self.memory_used < FREE_BELOW
 
+    @property
+    def use(self) -> str:
+        """Who has how much of it, in words."""
+        used = f"{self.memory_used / (1 << 30):.1f} GiB in use"
+        return f"{used} by processes {', '.join(map(str, self.processes))}" if self.processes else used
+
 
 def gpus() -> list[GPU]:
     """Every GPU of this host; none where there is no driver or no `nvidia-ml-py`."""
-    with _nvml() as nvml:
-        if nvml is None:
-            return []
+    with suppress(ImportError, _NoDriver), _nvml() as nvml:
         return [_read(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+    return []
+
+
+def why_none() -> tuple[str, str]:
+    """Where there is no GPU: what is the matter, and what to do about it."""
+    try:
+        with _nvml():
+            return "the driver knows no GPU", ""
+    except ImportError:
+        return "nvidia-ml-py is not installed, so that no GPU can be seen", "pip install nvidia-ml-py"
+    except _NoDriver as error:
+        return f"no NVIDIA driver answers ({error}); engine llamacpp and attach need none", ""
+
+
+class _NoDriver(Exception):
+    """NVML is there and has nobody to talk to."""
 
 
 @contextmanager
 def _nvml() -> Iterator[Any]:
-    try:
-        import pynvml
+    import pynvml
 
+    try:
         pynvml.nvmlInit()
-    except ImportError:
-        yield None
-        return
     except pynvml.NVMLError as error:
-        log.debug("no NVML: %s", error)
-        yield None
-        return
+        raise _NoDriver(str(error)) from None
     try:
         yield pynvml
     finally:
@@ -150,20 +165,15 @@ def _named(names: Sequence[int | str], candidates: Sequence[GPU]) -> list[GPU]:
             known = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in candidates) or "none"
             raise ServerFailed(f"there is no GPU {name} here; there are: {known}", kind="gpu_unavailable")
         if not by_name[name].is_free:
-            log.warning("GPU %s was named and is in use: %s", name, _state(by_name[name]))
+            log.warning("GPU %s was named and is in use: %s", name, by_name[name].use)
     return [by_name[name] for name in map(str, names)]
 
 
 def _not_enough(asked: int | Sequence[int | str], candidates: Sequence[GPU]) -> str:
     if not candidates:
         return f"GPUs were asked for ({asked}), and NVML finds none; `tuner doctor` says what is missing"
-    states = "; ".join(f"{gpu.index}: {_state(gpu)}" for gpu in candidates)
+    states = "; ".join(f"{gpu.index}: {gpu.use}" for gpu in candidates)
     return f"GPUs were asked for ({asked}), and not so many are free or unclaimed: {states}"
-
-
-def _state(gpu: GPU) -> str:
-    used = f"{gpu.memory_used / (1 << 30):.1f} GiB in use"
-    return f"{used} by processes {', '.join(map(str, gpu.processes))}" if gpu.processes else used
 
 
 def not_given_back(before: Mapping[str, int], wait: float = 5.0) -> dict[str, int]:

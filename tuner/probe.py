@@ -1,4 +1,4 @@
-"""Asking a server over HTTP whether it is ready, which models it has, and what its counters say."""
+"""Asking a server over HTTP: is it ready, which models has it, what do its counters say."""
 
 import logging
 from urllib.parse import urlsplit
@@ -49,3 +49,19 @@ def models(http: httpx.Client) -> list[str]:
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         log.debug("/v1/models: %s", error)
         return []
+
+
+def metrics(http: httpx.Client) -> dict[str, float]:
+    """The server's own counters and gauges by name, summed over their labels; none where it has no `/metrics`."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    try:
+        text = http.get("/metrics").raise_for_status().text
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    except (httpx.HTTPError, ValueError) as error:
+        log.debug("/metrics: %s", error)
+        return {}
+    totals: dict[str, float] = {}
+    for sample in samples:
+        totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+    return totals

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from tuner.engines import parameters
 from tuner.engines.failures import COMMON, Pattern
 from tuner.engines.parameters import Parameter
-from tuner.errors import SpecError
+from tuner.errors import EngineError, SpecError
 
 LOOPBACK = "127.0.0.1"
 _SECRET = re.compile(r"key|token|secret|password", re.IGNORECASE)
@@ -52,7 +52,8 @@ class ServerSpec(BaseModel):
     @field_validator("parameters")
     @classmethod
     def _spelt_one_way(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        return {name.lstrip("-").replace("-", "_"): given for name, given in value.items()}
+        """With `_` for `-`, and without those that are null, which leaves them to the engine."""
+        return {name.lstrip("-").replace("-", "_"): given for name, given in value.items() if given is not None}
 
     @classmethod
     def parse(cls, asked: Mapping[str, Any]) -> "ServerSpec":
@@ -126,7 +127,7 @@ class Engine:
     grace: ClassVar[float] = 5.0
     #: a server of ours; False where it already runs and is never started or stopped
     owned: ClassVar[bool] = True
-    #: how it is installed, for the message where it is not
+    #: the command that installs it
     install: ClassVar[str] = ""
 
     def check(self, spec: ServerSpec) -> None:
@@ -146,6 +147,10 @@ class Engine:
             EngineError: it is not installed here.
         """
         raise NotImplementedError
+
+    def missing(self) -> EngineError:
+        """The error that says that it is not installed, and how it is."""
+        return EngineError(f"engine {self.name} is not installed here; install it: {self.install}")
 
     def command(self, spec: ServerSpec, place: Place) -> list[str]:
         """Program and arguments that serve `spec` at `place`, on loopback."""

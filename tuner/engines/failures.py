@@ -31,16 +31,11 @@ COMMON = (
     Pattern("out_of_memory", r"torch\.OutOfMemoryError|(CUDA|HIP) out of memory|CUDA error: out of memory"),
     Pattern("out_of_memory", r"Cannot allocate memory|^MemoryError\b|std::bad_alloc"),
     Pattern("port_in_use", r"Address already in use|Errno 98\b|EADDRINUSE"),
-    Pattern(
-        "gpu_unavailable", r"No CUDA GPUs are available|no CUDA-capable device|CUDA driver version is insufficient"
-    ),
-    Pattern("gpu_unavailable", r"CUDA error: invalid device ordinal|Failed to infer device type|Can't initialize NVML"),
-    Pattern(
-        "bad_argument", r"unrecognized arguments|invalid choice:|error: argument |expected (one|at least one) argument"
-    ),
-    Pattern(
-        "model_not_found", r"RepositoryNotFoundError|HFValidationError|is not a local folder and is not a valid model"
-    ),
+    Pattern("gpu_unavailable", r"No CUDA GPUs are available|no CUDA-capable device|invalid device ordinal"),
+    Pattern("gpu_unavailable", r"CUDA driver version is insufficient|Failed to infer device type"),
+    Pattern("model_not_found", r"RepositoryNotFoundError|HFValidationError|is not a local folder and is not a valid"),
+    Pattern("model_not_found", r"does not appear to have a file named config\.json|Can't load the configuration of"),
+    Pattern("bad_argument", r"unrecognized arguments|invalid choice: |error: argument |\bValidationError: "),
 )
 
 _TAIL_LINES = 12

@@ -7,7 +7,7 @@ from pathlib import Path
 from tuner.engines import llamacpp_server, parameters
 from tuner.engines.base import LOOPBACK, Engine, Place, ServerSpec
 from tuner.engines.failures import Pattern
-from tuner.errors import EngineError, SpecError
+from tuner.errors import SpecError
 
 _GGUF_MAGIC = b"GGUF"
 _LEAST_CONTEXT = 64  # tokens a slot: below, no chat template and answer fit
@@ -24,7 +24,7 @@ class LlamaCpp(Engine):
     install = "pip install xllamacpp"
     failures = (
         Pattern("port_in_use", r"couldn't bind HTTP server socket"),
-        Pattern("out_of_memory", r"insufficient memory|failed to allocate|unable to allocate|bad_alloc"),
+        Pattern("out_of_memory", r"insufficient memory|failed to allocate|unable to allocate|std::bad_alloc"),
         Pattern("bad_argument", r"requires flash_attn|invalid argument"),
         Pattern("model_not_found", r"error loading model:|failed to load model|failed to read header"),
         Pattern("out_of_memory", r"failed to create.context"),
@@ -43,7 +43,7 @@ class LlamaCpp(Engine):
     def find(self, spec: ServerSpec) -> str:
         """This Python, where `xllamacpp` is installed in it."""
         if spec.executable is None and importlib.util.find_spec("xllamacpp") is None:
-            raise EngineError(f"engine llamacpp is not installed here; {self.install}")
+            raise self.missing()
         return spec.executable or sys.executable
 
     def command(self, spec: ServerSpec, place: Place) -> list[str]:

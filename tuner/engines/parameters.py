@@ -81,8 +81,7 @@ def flags(asked: Mapping[str, Any], *, no_prefix: bool) -> list[str]:
     """`{"max_num_seqs": 64, "enforce_eager": True}` → `["--max-num-seqs", "64", "--enforce-eager"]`.
 
     Args:
-        asked: parameters; true is the bare flag, a list is several values after one flag, an object is JSON text,
-            null leaves the flag out.
+        asked: parameters; true is the bare flag, a list is several values after one flag, an object is JSON text.
         no_prefix: false is `--no-flag` (as argparse's BooleanOptionalAction wants it); otherwise it is left out.
     """
     return [part for name, value in asked.items() for part in _flag(name.replace("_", "-"), value, no_prefix)]
@@ -90,8 +89,6 @@ def flags(asked: Mapping[str, Any], *, no_prefix: bool) -> list[str]:
 
 def _flag(name: str, value: Any, no_prefix: bool) -> list[str]:
     match value:
-        case None:
-            return []
         case True:
             return [f"--{name}"]
         case False:

@@ -1,7 +1,8 @@
 """Engines by name: ours, and those that other packages register under the entry point group `tuner.engines`."""
 
 import importlib
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from tuner.engines.base import Engine
 from tuner.engines.parameters import suggest
@@ -27,17 +28,25 @@ def find(name: str) -> Engine:
     """The engine of this name.
 
     Raises:
-        EngineError: there is none; the message names the nearest.
+        EngineError: there is none, with the nearest in the message; or another package's cannot be loaded.
     """
     if name in _OURS:
-        module, _, cls = _OURS[name].partition(":")
-        return _made(getattr(importlib.import_module(module), cls), name)
-    for point in entry_points(group=GROUP, name=name):
-        return _made(point.load(), name)
+        module, _, attribute = _OURS[name].partition(":")
+        return _checked(name, getattr(importlib.import_module(module), attribute))
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            return _checked(name, _load(point))
     raise EngineError(f"there is no engine {name!r}; {suggest(name, names())}")
 
 
-def _made(cls: type[Engine], name: str) -> Engine:
-    if not issubclass(cls, Engine):
-        raise EngineError(f"engine {name!r} is registered as {cls!r}, which is no tuner Engine")
-    return cls()
+def _load(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        raise EngineError(f"engine {point.name!r} cannot be loaded from {point.value}: {error}") from error
+
+
+def _checked(name: str, found: Any) -> Engine:
+    if isinstance(found, type) and issubclass(found, Engine):
+        return found()
+    raise EngineError(f"engine {name!r} is registered as {found!r}, which is no subclass of tuner.engines.base.Engine")

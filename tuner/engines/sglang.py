@@ -8,14 +8,14 @@ from tuner.engines.base import LOOPBACK, Place, ServerSpec
 from tuner.engines.failures import Pattern
 from tuner.engines.gpu_engine import GPUEngine
 from tuner.engines.parameters import Parameter
-from tuner.errors import EngineError, SpecError
+from tuner.errors import SpecError
 
 
 class SGLang(GPUEngine):
     """The engine `sglang`; `model` is a folder or a name on Hugging Face, parameters are its flags."""
 
     name = "sglang"
-    install = "make an environment for it and `pip install sglang` there, then set executable to its bin/python"
+    install = "python -m venv sglang && sglang/bin/pip install sglang, and then executable: sglang/bin/python"
     sizes = (
         "tp_size",
         "tp",
@@ -54,7 +54,7 @@ class SGLang(GPUEngine):
     def find(self, spec: ServerSpec) -> str:
         """The Python that has it."""
         if spec.executable is None and importlib.util.find_spec("sglang") is None:
-            raise EngineError(f"engine sglang is not installed here; {self.install}")
+            raise self.missing()
         return spec.executable or sys.executable
 
     def command(self, spec: ServerSpec, place: Place) -> list[str]:

@@ -10,14 +10,13 @@ from tuner.engines.base import LOOPBACK, Place, ServerSpec
 from tuner.engines.failures import Pattern
 from tuner.engines.gpu_engine import GPUEngine
 from tuner.engines.parameters import Parameter
-from tuner.errors import EngineError
 
 
 class VLLM(GPUEngine):
     """The engine `vllm`; `model` is a folder or a name on Hugging Face, parameters are its flags."""
 
     name = "vllm"
-    install = "make an environment for it and `pip install vllm` there, then set executable to its bin/vllm"
+    install = "python -m venv vllm && vllm/bin/pip install vllm, and then executable: vllm/bin/vllm"
     sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
     context_parameter = "max_model_len"
     grace = 5.0  # idle, it takes 2.5 s to end; with a request in flight it never does
@@ -50,7 +49,7 @@ class VLLM(GPUEngine):
         beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         if program := shutil.which(spec.executable or "vllm", path=beside):
             return program
-        raise EngineError(f"engine vllm: {spec.executable or 'it'} is not installed here; {self.install}")
+        raise self.missing()
 
     def command(self, spec: ServerSpec, place: Place) -> list[str]:
         """`vllm serve` with the parameters as flags; false is `--no-flag`."""
