@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 #: a GPU with less in use than this, in bytes, and no process is free: the driver itself takes some hundred MiB
 FREE_BELOW = 1 << 30
 _SLACK = 256 << 20  # bytes more than before that need no warning
+GIVE_BACK = 5.0  # seconds that the driver has to take memory back
 
 
 @dataclass(frozen=True)
@@ -176,9 +177,9 @@ def _not_enough(asked: int | Sequence[int | str], candidates: Sequence[GPU]) -> 
     return f"GPUs were asked for ({asked}), and not so many are free or unclaimed: {states}"
 
 
-def not_given_back(before: Mapping[str, int], wait: float = 5.0) -> dict[str, int]:
-    """Bytes that GPUs hold beyond what they held before, after the driver had `wait` seconds to take them back."""
-    deadline = time.monotonic() + wait
+def not_given_back(before: Mapping[str, int]) -> dict[str, int]:
+    """Bytes that GPUs hold beyond what they held before, after the driver had GIVE_BACK seconds to take them back."""
+    deadline = time.monotonic() + GIVE_BACK
     while True:
         now = memory_used(tuple(before))
         kept = {uuid: now[uuid] - then for uuid, then in before.items() if now.get(uuid, 0) - then > _SLACK}
