@@ -76,9 +76,13 @@ class Constraint:
         """-1 where the threshold is the least allowed and not the most."""
         return -1 if self.metric == "output_throughput" else 1
 
+    @property
+    def label(self) -> str:
+        """What it limits, as texts call it: `TTFT p90`."""
+        return " ".join(filter(None, (NAMES[self.metric], self.statistic)))
+
     def __str__(self) -> str:
-        name = " ".join(filter(None, (NAMES[self.metric], self.statistic)))
-        return f"{name} {'≥' if self.sign < 0 else '≤'} {self.threshold:g}{self.unit}"
+        return f"{self.label} {'≥' if self.sign < 0 else '≤'} {self.threshold:g}{self.unit}"
 
     @property
     def unit(self) -> str:

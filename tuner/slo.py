@@ -105,13 +105,8 @@ class _Judgement:
 
     def frame(self) -> pd.DataFrame:
         rows = range(len(self.batches))
-<<<<<<< HEAD
         judged = self.batches.assign(
-            verdict=pd.Series([self.verdict(row) for row in rows], self.batches.index, dtype="str"),
-=======
-        return self.batches.assign(
             verdict=pd.Series(self.verdicts, self.batches.index, dtype="str"),
->>>>>>> judge
             verdict_reason=pd.Series([self.reason(row) for row in rows], self.batches.index, dtype="str"),
             violations=pd.Series([self.violations(row) for row in rows], self.batches.index, dtype="object"),
             penalty=self.penalties(),
@@ -206,7 +201,7 @@ class _Finding:
 
     def text(self, row: int) -> str:
         """What is to be said of this constraint; nothing where it is met."""
-        name, limit = self.constraint.column, f"{self.constraint.threshold:.4g}{self.constraint.unit}"
+        name, limit = self.constraint.label, f"{self.constraint.threshold:.4g}{self.constraint.unit}"
         if self.missing[row]:
             return f"{name} is not known"
         if self.unknown[row]:

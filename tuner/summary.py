@@ -215,12 +215,7 @@ def table(judged: pd.DataFrame) -> pd.DataFrame:
     """
     shown = [entry for entry in TABLE if entry[1] in judged and not _says_nothing(judged, entry[1])]
     columns = {header: _cells(judged[name], factor, decimals) for header, name, factor, decimals in shown}
-<<<<<<< HEAD
-    frame = pd.DataFrame(columns, index=judged.index)
-    return frame.assign(why=[_why(row) for row in judged.to_dict("records")])
-=======
     return pd.DataFrame(columns, index=judged.index).assign(why=[_why(row) for row in judged.to_dict("records")])
->>>>>>> judge
 
 
 def _says_nothing(judged: pd.DataFrame, name: str) -> bool:
@@ -230,11 +225,7 @@ def _says_nothing(judged: pd.DataFrame, name: str) -> bool:
 def _cells(values: "pd.Series[Any]", factor: float, decimals: int | None) -> "pd.Series[Any]":
     if isinstance(values.dtype, pd.DatetimeTZDtype):
         return pd.Series(values.dt.strftime("%Y-%m-%d %H:%M:%S"))
-<<<<<<< HEAD
-    return values if decimals is None else pd.Series((values * factor).round(decimals))
-=======
     return values if decimals is None else (values * factor).round(decimals)
->>>>>>> judge
 
 
 def _why(row: dict[Any, Any]) -> str:

@@ -17,6 +17,7 @@ from tuner.errors import ServerFailed, SpecError
 from tuner.experiment import Experiment, Trial, TrialFacts
 from tuner.server import Server, launch
 from tuner.spec import Spec, SweepSpec
+from tuner.telemetry import Recorder
 from tuner.timestamps import now, to_text
 from tuner.versions import environment
 
@@ -103,34 +104,39 @@ def _run_trial(spec: SweepSpec, trial: Trial, stop: Stop) -> None:
 
 
 class _Servers:
-    """The server of a trial, started again where it died, at most `spec.max_restarts` times."""
+    """The server of a trial with its telemetry, started again where it died, at most `spec.max_restarts` times."""
 
     def __init__(self, spec: SweepSpec, trial: Trial) -> None:
         self._spec, self._trial = spec, trial
         self._restarts_left = spec.max_restarts
-        self._server = launch(spec, trial)
+        self._running = contextlib.ExitStack()
+        self._server = self._start()
 
     def __enter__(self) -> "_Servers":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.stop()
+        self._running.close()
 
     def alive(self) -> Server:
         """The server, in a state to be measured.
 
         Raises:
-            ServerFailed: it is dead and was started often enough.
+            ServerFailed: it is dead, and was started often enough or does not start any more.
         """
-        if not (failure := self._server.failure()):
-            return self._server
-        if not self._restarts_left:
-            raise failure
-        self._restarts_left -= 1
-        _log.warning("the server died (%s); starting it again", failure)
-        self._server.stop()
-        self._server = launch(self._spec, self._trial)
+        if failure := self._server.failure():
+            if not self._restarts_left:
+                raise failure
+            self._restarts_left -= 1
+            _log.warning("%s; starting it again", failure)
+            self._running.close()
+            self._server = self._start()
         return self._server
+
+    def _start(self) -> Server:
+        server = self._running.enter_context(launch(self._spec, self._trial))
+        self._running.enter_context(Recorder(server))
+        return server
 
 
 def _load(spec: SweepSpec, server: Server, scenario: str, level: int) -> Load:
