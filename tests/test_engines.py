@@ -90,8 +90,8 @@ def test_any_command_is_filled_in():
     [
         ({"engine": "vlm"}, "there is no engine 'vlm'; did you mean vllm?"),
         ({"engine": "x"}, "it has attach, command, llamacpp, sglang, vllm"),
-        ({"engine": "vllm", "modle": "m"}, "server has no setting 'modle'; did you mean model?"),
-        ({"engine": "vllm", "port": 0}, "server setting port: .*greater than or equal to 1"),
+        ({"engine": "vllm", "modle": "m"}, "unknown parameter 'modle'; did you mean model?"),
+        ({"engine": "vllm", "port": 0}, "port: must be greater than or equal to 1, got 0"),
         ({"engine": "vllm", "environment": {"HF_TOKEN": "x"}}, "HF_TOKEN looks like a secret"),
         ({"engine": "vllm"}, "engine vllm needs model"),
         ({"engine": "vllm", "model": "/no/such/folder"}, "the model /no/such/folder does not exist"),

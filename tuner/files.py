@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,12 @@ def _write_and_rename(path: Path, data: bytes) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames within `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file, or the renames within a folder, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -66,3 +67,11 @@ def read_json(path: Path) -> Any:
         raise PathError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise PathError(f"{path} is not valid JSON: {error}") from error
+
+
+def is_regular(path: Path) -> bool:
+    """Whether `path` is a file itself: no folder, no pipe, and no link, which could lead anywhere."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False

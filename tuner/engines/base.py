@@ -18,39 +18,29 @@ _SECRET = re.compile(r"key|token|secret|password", re.IGNORECASE)
 
 
 class ServerSpec(BaseModel):
-    """One server configuration. No secret is in it: a key is named by its environment variable.
-
-    Args:
-        engine: name of a registered engine.
-        model: what the engine serves: a file, a folder, a name on a hub.
-        parameters: the engine's own, as it spells them (with `_` or `-`).
-        served_name: the name under which the model is asked for; derived from `model` where not given.
-        base_url: `http://host:port[/v1]` of a server that already runs (engine `attach`).
-        command: program and arguments of engine `command`, with `{port}`, `{model}`, `{gpus}`, `{name}` in them.
-        stop_command: what ends that for good, where the processes are not ours (docker, ssh): run after each end.
-        executable: the engine's program, where it is not the one on PATH or in this environment.
-        environment: variables to set for the server, none of them secret.
-        api_key_env: the environment variable that holds the API key.
-        gpus: how many GPUs, or which (indices or UUIDs); None leaves the choice to the engine.
-        port: the port to serve on; a free one where not given.
-        ready_timeout: seconds until it must be ready; the engine's own default where not given.
-    """
+    """One server configuration. No secret is in it: a key is named by its environment variable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    engine: str
-    model: str = ""
-    parameters: dict[str, JsonValue] = {}
-    served_name: str | None = None
-    base_url: str | None = None
-    command: list[str] | None = None
-    stop_command: list[str] | None = None
-    executable: str | None = None
-    environment: dict[str, str] = {}
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
-    gpus: Annotated[int, Field(ge=0)] | list[int | str] | None = None
-    port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    ready_timeout: Annotated[float, Field(gt=0)] | None = None
+    engine: str = Field(description="name of a registered engine: llamacpp, vllm, sglang, command, attach")
+    model: str = Field("", description="what the engine serves: a file, a folder, a name on a hub")
+    parameters: dict[str, JsonValue] = Field({}, description="the engine's own, such as {max_num_seqs: 64}")
+    served_name: str | None = Field(None, description="the name under which the model is asked for")
+    base_url: str | None = Field(None, description="http://host:port of a server that already runs (engine attach)")
+    command: list[str] | None = Field(None, description="program and arguments (engine command), with {port}, {model}")
+    stop_command: list[str] | None = Field(
+        None, description="what ends that for good where the processes are not ours (docker, ssh): run after each end"
+    )
+    executable: str | None = Field(None, description="the engine's program, where it is not the one on PATH")
+    environment: dict[str, str] = Field({}, description="variables to set for the server, none of them secret")
+    api_key_env: str | None = Field(
+        None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the environment variable that holds the API key"
+    )
+    gpus: Annotated[int, Field(ge=0)] | list[int | str] | None = Field(
+        None, description="how many GPUs, or which (indices or UUIDs)"
+    )
+    port: int | None = Field(None, ge=1, le=65535, description="the port to serve on; by default a free one")
+    ready_timeout: float | None = Field(None, gt=0, description="seconds until the server must be ready")
 
     @field_validator("environment")
     @classmethod
@@ -75,7 +65,7 @@ class ServerSpec(BaseModel):
         try:
             return cls.model_validate(dict(asked))
         except ValidationError as error:
-            raise SpecError(_first_problem(error)) from None  # pydantic's own text would repeat the values
+            raise SpecError(explain(error, cls)) from None  # pydantic's own text has many lines
 
     def api_key(self) -> str | None:
         """The API key, read from its environment variable now and kept nowhere.
@@ -90,12 +80,16 @@ class ServerSpec(BaseModel):
         raise SpecError(f"the API key's environment variable {self.api_key_env} is not set")
 
 
-def _first_problem(error: ValidationError) -> str:
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first thing that is wrong, in one line that names the parameter and what would be right."""
     first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
+    place = str(first["loc"][0]) if first["loc"] else "parameters"
     if first["type"] == "extra_forbidden":
-        return f"server has no setting {place!r}; {parameters.suggest(place, ServerSpec.model_fields)}"
-    return f"server setting {place}: {first['msg'].removeprefix('Value error, ')}"
+        return f"unknown parameter {place!r}; {parameters.suggest(place, model.model_fields)}"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if first["type"] == "value_error":
+        return message if message.startswith(place) else f"{place}: {message}"
+    return f"{place}: {message}, got {first['input']!r}"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,40 @@
+"""How many single requests met the SLO: the one number that must go back to the requests themselves."""
+
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from tuner.cache import FolderCache, Reading
+from tuner.measure import Floats
+
+
+def attainments(sources: Iterable[str | None], limits: Mapping[str, float]) -> Floats:
+    """The share of all requests of each batch, failed ones included, that met every limit.
+
+    Args:
+        sources: a result file for each batch, or None.
+        limits: seconds, by `ttft`, `tpot`, `e2e_latency`.
+
+    Returns:
+        Between 0 and 1; NaN where the file is gone or holds no individual requests.
+    """
+    shares: list[float] = []
+    for folder, files in groupby((Path(source) if source else None for source in sources), _folder):
+        with FolderCache(folder) as cache:
+            shares += [_share(cache.reading(file) if file else None, limits) for file in files]
+    return np.array(shares, np.float64)
+
+
+def _folder(file: Path | None) -> Path:
+    return file.parent if file else Path()
+
+
+def _share(reading: object, limits: Mapping[str, float]) -> float:
+    if not isinstance(reading, Reading) or not reading.batch.requests or not reading.recomputed:
+        return np.nan
+    met = np.ones(reading.batch.completed or 0, bool)
+    for latency, limit in limits.items():
+        met &= reading.latencies[latency] <= limit * (1 + 1e-9)  # a file in milliseconds rounds
+    return float(met.sum() / reading.batch.requests)

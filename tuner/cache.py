@@ -1,0 +1,163 @@
+"""The numbers of large result files, kept so that a second load need not read them again.
+
+A file under `WORTH_KEEPING` bytes is read faster than it is looked up, so folders of small files are never littered.
+For larger ones their folder gets one hidden file, `.tuner-cache`; where the folder cannot be written, the user's cache
+folder gets it instead. An entry counts only for the very bytes it was made from: name, size, times of change of content
+and of inode, and the schema. Whatever goes wrong with the cache, the batch file itself is read.
+"""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import platformdirs
+
+from tuner import files
+from tuner.audit import audit
+from tuner.errors import PathError
+from tuner.measure import LATENCIES, Columns, Floats, Measured, measure
+from tuner.results import Damage, read
+
+logger = logging.getLogger(__name__)
+
+#: Below this many bytes a file is read again each time (some milliseconds).
+WORTH_KEEPING = 1_000_000
+#: Raise it whenever `Measured`, what it holds, or an audit sentence changes.
+SCHEMA = 2
+NAME = ".tuner-cache"
+
+
+class Reading(msgspec.Struct, array_like=True):
+    """What is kept of one file: its audited numbers, and the latencies of its completed requests."""
+
+    batch: Measured
+    samples: bytes
+    recomputed: bool  # from individual requests
+
+    @property
+    def latencies(self) -> dict[str, Floats]:
+        """One value a completed request of each latency, in seconds; NaN where unknown."""
+        rows = np.frombuffer(self.samples, np.float64).reshape(len(LATENCIES), -1)
+        return dict(zip(LATENCIES, rows, strict=True))
+
+
+class Entry(msgspec.Struct, array_like=True):
+    """What is kept, and the identity of the bytes it comes from."""
+
+    identity: tuple[int, int, int]  # size, mtime_ns, ctime_ns
+    reading: Reading
+
+
+class Content(msgspec.Struct):
+    """What one `.tuner-cache` holds: entries by file name."""
+
+    schema: int
+    entries: dict[str, Entry]
+
+
+@dataclass
+class FolderCache:
+    """The result files of one folder, each read at most once; used as `with FolderCache(folder) as cache`."""
+
+    folder: Path
+    entries: dict[str, Entry] = field(default_factory=dict)
+    changed: bool = False
+    opened: bool = False
+
+    def __enter__(self) -> "FolderCache":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.changed:
+            save(self.folder, NAME, msgspec.msgpack.encode(Content(SCHEMA, self.entries)))
+
+    def reading(self, path: Path) -> Reading | Damage:
+        """The numbers and latencies of the result file `path` of this folder."""
+        try:
+            before = path.stat()
+        except OSError as error:
+            return Damage("unreadable", f"cannot read {path.name}: {error.strerror}")
+        if before.st_size < WORTH_KEEPING:
+            return _compute(path)
+        return self._known(path.name, before) or self._learn(path, before)
+
+    def _known(self, name: str, status: os.stat_result) -> Reading | None:
+        if not self.opened:
+            self.opened, self.entries = True, _load(self.folder)
+        entry = self.entries.get(name)
+        return entry.reading if entry and entry.identity == identity(status) else None
+
+    def _learn(self, path: Path, before: os.stat_result) -> Reading | Damage:
+        reading = _compute(path)
+        if isinstance(reading, Reading) and _settled(path, before):
+            self.entries[path.name] = Entry(identity(before), reading)
+            self.changed = True
+        return reading
+
+
+def _compute(path: Path) -> Reading | Damage:
+    file = read(path)
+    if isinstance(file, Damage):
+        return file
+    columns = Columns(file)
+    batch = measure(columns)
+    batch.warnings = audit(columns, batch)
+    return Reading(
+        batch, np.concatenate([columns.latencies[name] for name in LATENCIES]).tobytes(), bool(columns.requests)
+    )
+
+
+def identity(status: os.stat_result) -> tuple[int, int, int]:
+    """What changes whenever a file does."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def places(folder: Path, name: str) -> tuple[Path, Path]:
+    """Where something derived from `folder` is kept: beside its files, or else in the user's cache folder."""
+    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
+    return folder / name, platformdirs.user_cache_path("tuner") / "derived" / digest / name.lstrip(".")
+
+
+def save(folder: Path, name: str, content: bytes) -> Path | None:
+    """Keep `content` in the first of `places` that can be written; None, and a debug line, where none can."""
+    for place in places(folder, name):
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            files.write_atomically(place, content)
+        except (OSError, PathError) as error:
+            logger.debug("nothing is kept at %s: %s", place, error)
+        else:
+            return place
+    return None
+
+
+def kept(folder: Path, name: str) -> Iterable[Path]:
+    """The places that may hold what was kept, and do."""
+    return (place for place in places(folder, name) if place.is_file())
+
+
+def _load(folder: Path) -> dict[str, Entry]:
+    for place in kept(folder, NAME):
+        try:
+            content = msgspec.msgpack.decode(place.read_bytes(), type=Content)
+        except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
+            continue  # damaged, or of another schema
+        if content.schema == SCHEMA:
+            return content.entries
+    return {}
+
+
+def _settled(path: Path, before: os.stat_result) -> bool:
+    """Whether the file stayed as it was while it was read, and so long that a clock tick cannot hide a change."""
+    try:
+        now = path.stat()
+    except OSError:
+        return False
+    tick = 2 * 10**9 if before.st_mtime_ns % 10**9 == 0 else 10**8  # some file systems count whole seconds
+    return identity(now) == identity(before) and time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > tick
