@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from waiting import alive, wait_until
+from processes import alive, wait_until
 
 from tuner.engines.base import ServerSpec
 from tuner.errors import EngineError, ServerFailed, SpecError
@@ -195,7 +195,7 @@ def test_fifty_starts_and_stops_leave_nothing_behind(tiny_gguf, trial):
     for _ in range(50):
         with launch(llamacpp(tiny_gguf, parameters={"warmup": False}), trial):
             pass
-    assert wait_until(lambda: open_things() == before), (before, open_things())
+    wait_until(lambda: open_things() == before)
 
 
 def abstract_sockets():
