@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 METADATA_FILE = "experiment_metadata.json"
 RESULT_NAME = re.compile(
-    r"(?P<scenario>.+)_(?P<task>[^_]+)_(?P<iteration>num_concurrency|concurrency|batch_size)_(?P<level>\d{1,9})"
+    r"(?P<scenario>.+)_(?P<task>(?!num_)[^_]+)_(?P<iteration>num_concurrency|concurrency|batch_size)_(?P<level>\d{1,9})"
     r"_time_\d+s\.json"
 )
 DEBUG_NAME = re.compile(r"debug_for_run_(?P<scenario>.+)_(?P<level>\d{1,9})\.json")
@@ -90,7 +90,7 @@ def read_metadata(folder: Path) -> Metadata:
     """What was asked for; nothing where the file is missing or damaged."""
     file = folder / METADATA_FILE
     value = read_loosely(file) if is_regular(file) else None
-    if value is None:
+    if not isinstance(value, dict):
         logger.warning("%s: missing or damaged, so nobody knows which batches were asked for", file)
     metadata, losses = mended(Metadata, value)
     if losses:
