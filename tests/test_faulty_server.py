@@ -58,14 +58,14 @@ def test_without_usage_none_is_sent(faulty):
 def test_every_second_answer_is_cut(faulty):
     http = faulty("close_every=2")
     assert tokens(http.post("/v1/chat/completions", json=ASKED)) == 6
-    with pytest.raises(httpx.RemoteProtocolError):
+    with pytest.raises(httpx.TransportError):
         http.post("/v1/chat/completions", json=ASKED)
     assert http.get("/stats").json()["total"] == 2
 
 
 def test_it_dies_in_the_middle_of_an_answer(faulty):
     http = faulty("die_after=1")
-    with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):  # closed, or reset: the system decides
+    with pytest.raises(httpx.TransportError):
         http.post("/v1/chat/completions", json=ASKED)
-    with pytest.raises(httpx.ConnectError):
+    with pytest.raises(httpx.TransportError):
         http.get("/health")

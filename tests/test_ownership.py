@@ -57,6 +57,8 @@ def own(tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(owner.process.pid, signal.SIGKILL)  # with what it forked
         owner.process.communicate()
+        for left in alive(owner.servers):  # the test has failed
+            os.kill(left, signal.SIGKILL)
 
 
 def signal_owner(number):
