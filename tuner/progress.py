@@ -23,6 +23,7 @@ class LevelState:
     state: str = WAITING
     reason: str = ""
     started_at: datetime | None = None
+    folder: Path = Path()
 
     @property
     def ended(self) -> bool:
@@ -60,18 +61,19 @@ def read_progress(experiment: Experiment) -> Progress:
     except (PathError, msgspec.ValidationError):
         return Progress()
     server = _read(trial.server_file).get("state", "")
-    loads = [(scenario, level) for scenario in facts.scenarios for level in facts.levels]
+    repeats = range(1, facts.repeats + 1)
+    loads = [(scenario, level, repeat) for scenario in facts.scenarios for repeat in repeats for level in facts.levels]
     return Progress(server, tuple(_level(trial, *load) for load in loads))
 
 
-def _level(trial: Trial, scenario: str, concurrency: int) -> LevelState:
-    folder = trial.batch_folder(scenario, concurrency)
+def _level(trial: Trial, scenario: str, concurrency: int, repeat: int) -> LevelState:
+    folder = trial.batch_folder(scenario, concurrency, repeat)
     known = _read(folder / SIDECAR_FILE) or _read(folder.with_name(folder.name + PARTIAL) / SIDECAR_FILE)
     if not known:
-        return LevelState(scenario, concurrency)
+        return LevelState(scenario, concurrency, folder=folder)
     sidecar = msgspec.convert(known, Sidecar)
     started_at = timestamps.from_text(sidecar.started_at) if sidecar.started_at else None
-    return LevelState(scenario, concurrency, sidecar.outcome, sidecar.reason, started_at)
+    return LevelState(scenario, concurrency, sidecar.outcome, sidecar.reason, started_at, folder)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,17 +4,27 @@ Every field takes its value as it is or as text (`levels: [1, 2]` or `"1,2"`), s
 `-p` hand over text.
 """
 
+import random
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tuner.engines.base import ServerSpec, explain
 from tuner.errors import PathError, SpecError
-from tuner.slo import SLO
+from tuner.slo import CONFIDENCE, SLO, requests_needed_for
 
 #: `D(100,32)`, `N(480,240)/(300,150)`, `U(50,100)/(200,250)`, `dataset`: genai-bench's notation
 _SCENARIO = re.compile(r"(dataset|D\(\d+,\d+\)|N\(\d+,\d+\)/\(\d+,\d+\)|U\(\d+,\d+\)(/\(\d+,\d+\))?)")
@@ -79,6 +89,21 @@ class SweepSpec(ServeSpec):
     )
     max_seconds: PositiveFloat = Field(20, description="seconds that a level lasts at most")
     max_requests: PositiveInt = Field(1000, description="requests after which a level ends, if that comes first")
+    extend_to: PositiveFloat | None = Field(
+        None, description="seconds up to which a level with too few requests for the SLO's percentiles goes on"
+    )
+    min_requests: NonNegativeInt | None = Field(
+        None, description="requests that are enough; by default what the SLO's percentiles need"
+    )
+    repeats: PositiveInt = Field(1, description="how often each level is measured")
+    order: Literal["given", "ascending", "random"] = Field("given", description="given, ascending or random")
+    sentinel: bool = Field(False, description="measure the first level again at the end, to show drift")
+    warmup_requests: NonNegativeInt = Field(4, description="requests before the first level that are not counted")
+    warmup_each: bool = Field(False, description="warm up before each level")
+    on_oom: Literal["skip_higher", "continue"] = Field(
+        "skip_higher", description="after a level that ran out of memory: skip_higher or continue"
+    )
+    client_workers: NonNegativeInt = Field(0, description="genai-bench's worker processes, where one is too slow")
     slo: dict[str, Any] | None = Field(None, description="the SLO: a YAML or JSON file, or its content")
     tokenizer: str | None = Field(
         None, description="tokenizer folder or hub id, to size prompts; by default the model's"
@@ -109,9 +134,31 @@ class SweepSpec(ServeSpec):
     def _without_repeats(cls, levels: list[int]) -> list[int]:
         return list(dict.fromkeys(levels))
 
-    def loads(self) -> list[tuple[str, int]]:
-        """Every (scenario, level) that is asked for, in the order of running."""
-        return [(scenario, level) for scenario in self.scenarios for level in self.levels]
+    @model_validator(mode="after")
+    def _extends(self) -> Self:
+        if self.extend_to is not None and self.extend_to < self.max_seconds:
+            raise ValueError(f"extend_to: must be at least max_seconds ({self.max_seconds:g}), got {self.extend_to:g}")
+        return self
+
+    def loads(self) -> list[tuple[str, int, int]]:
+        """Every (scenario, level, repeat) to be measured, in the order of running."""
+        return [load for scenario in self.scenarios for load in self._loads_of(scenario)]
+
+    def _loads_of(self, scenario: str) -> list[tuple[str, int, int]]:
+        levels = sorted(self.levels) if self.order == "ascending" else self.levels
+        loads = [(scenario, level, repeat) for repeat in range(1, self.repeats + 1) for level in levels]
+        if self.order == "random":
+            random.Random(scenario).shuffle(loads)  # noqa: S311 - an order, no secret; the same when resumed
+        return loads + [(scenario, levels[0], self.repeats + 1)] * self.sentinel
+
+    @property
+    def enough_requests(self) -> int:
+        """Completed requests that a level needs: as asked, or for the strictest percentile of the SLO."""
+        if self.min_requests is not None:
+            return self.min_requests
+        slo = SLO.parse(self.slo or {})
+        needs = [requests_needed_for(constraint, slo.confidence or CONFIDENCE) for constraint in slo.constraints]
+        return max(needs, default=0)
 
 
 Spec = TypeVar("Spec", bound=ServeSpec)
