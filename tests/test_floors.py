@@ -10,15 +10,16 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tuner"
 
 #: bottom floor first, and on each floor in the order a reader meets them
-FLOORS = [
-    ["errors", "timestamps", "files", "experiment"],
-    ["results", "measure", "audit", "cache", "rows", "plain", "endings", "trials", "batches", "requests"],
-    ["attainment", "documents", "constraints", "slo", "summary", "figures"],
-    ["gguf", "weights", "gpus", "engines", "supervisor", "server", "telemetry", "bench_host", "bench"],
-    ["spec", "sweep"],
-    ["report", "headless", "progress", "panel", "notebook", "doctor", "cli", "__main__"],
-]
-ORDER = [module for floor in FLOORS for module in floor]
+FLOORS = """
+    errors timestamps documents files versions experiment
+    results measure audit cache rows endings plain trials batches requests
+    attainment constraints slo summary answer figures progress
+    weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
+    telemetry bench
+    spec levels sweep
+    report headless panel notebook doctor terminal serve cli __main__
+"""
+ORDER = FLOORS.split()
 
 
 def imports_of(path: Path) -> set[str]:

@@ -24,6 +24,14 @@ from tuner.measure import PERCENTILES, STATISTICS
 #: What a section of the file is about: the metric of the batch columns.
 LATENCY_SECTIONS = {"latency": "e2e_latency", "ttft": "ttft", "tpot": "tpot"}
 PLAIN_SECTIONS = {"error_rate": "error_rate", "min_throughput": "output_throughput"}
+#: What the metrics are called in texts.
+NAMES = {
+    "e2e_latency": "e2e latency",
+    "ttft": "TTFT",
+    "tpot": "TPOT",
+    "error_rate": "error rate",
+    "output_throughput": "output throughput",
+}
 #: Seconds in each unit that a threshold may name.
 UNITS = {"s": 1.0, "ms": 0.001}
 #: Most errors that an SLO without `error_rate` lets pass.
@@ -67,6 +75,14 @@ class Constraint:
     def sign(self) -> int:
         """-1 where the threshold is the least allowed and not the most."""
         return -1 if self.metric == "output_throughput" else 1
+
+    @property
+    def label(self) -> str:
+        """What it limits, as texts call it: `TTFT p90`."""
+        return " ".join(filter(None, (NAMES[self.metric], self.statistic)))
+
+    def __str__(self) -> str:
+        return f"{self.label} {'≥' if self.sign < 0 else '≤'} {self.threshold:g}{self.unit}"
 
     @property
     def unit(self) -> str:

@@ -20,6 +20,10 @@ class TunerError(Exception):
 
     exit_code = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """What Jupyter shows instead of a traceback: the message says what to do."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class NothingSurvived(TunerError):
     """No batch of the experiment has a usable result."""

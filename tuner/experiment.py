@@ -84,6 +84,11 @@ class Trial:
     folder: Path
 
     @property
+    def facts_file(self) -> Path:
+        """What is asked of this trial (TrialFacts)."""
+        return self.folder / TRIAL_FILE
+
+    @property
     def server_file(self) -> Path:
         """The configuration, the exact command, and how the server ended."""
         return self.folder / SERVER_FILE
@@ -100,7 +105,7 @@ class Trial:
 
     def write(self, facts: TrialFacts) -> None:
         """Record what is asked of this trial."""
-        files.write_json(self.folder / TRIAL_FILE, msgspec.to_builtins(facts))
+        files.write_json(self.facts_file, msgspec.to_builtins(facts))
 
 
 @dataclass(frozen=True)
@@ -121,15 +126,15 @@ class Experiment:
 
     @classmethod
     def create_at(cls, folder: Path) -> "Experiment":
-        """Make `folder` a run directory; it must be new or empty.
+        """Make `folder` a run directory; it must not be one yet.
 
         Raises:
-            PathError: it holds something already, or cannot be made.
+            PathError: it is one already, or cannot be made.
         """
+        if (folder / EXPERIMENT_FILE).exists():
+            raise PathError(f"{folder} is a run directory already; choose a new one")
         try:
-            (folder / "trials").mkdir(parents=True)
-        except FileExistsError as error:
-            raise PathError(f"{folder} is a run directory already; choose a new one") from error
+            (folder / "trials").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PathError(f"cannot make the run directory {folder}: {error.strerror}") from error
         return cls(folder)

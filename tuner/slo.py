@@ -105,7 +105,7 @@ class _Judgement:
 
     def frame(self) -> pd.DataFrame:
         rows = range(len(self.batches))
-        return self.batches.assign(
+        judged = self.batches.assign(
             verdict=pd.Series(self.verdicts, self.batches.index, dtype="str"),
             verdict_reason=pd.Series([self.reason(row) for row in rows], self.batches.index, dtype="str"),
             violations=pd.Series([self.violations(row) for row in rows], self.batches.index, dtype="object"),
@@ -113,6 +113,8 @@ class _Judgement:
             evidence=pd.Series(np.where(self.strong(), "strong", "weak"), self.batches.index, dtype="str"),
             attainment=self.attainments(),
         )
+        judged.attrs["slo"] = self.slo.to_dict()  # so that a figure of it can draw the thresholds
+        return judged
 
     def _verdicts(self) -> list[str]:
         hard, unknown, soft = (self._any(mask) for mask in ("hard", "unknown", "soft"))
@@ -199,7 +201,7 @@ class _Finding:
 
     def text(self, row: int) -> str:
         """What is to be said of this constraint; nothing where it is met."""
-        name, limit = self.constraint.column, f"{self.constraint.threshold:.4g}{self.constraint.unit}"
+        name, limit = self.constraint.label, f"{self.constraint.threshold:.4g}{self.constraint.unit}"
         if self.missing[row]:
             return f"{name} is not known"
         if self.unknown[row]:

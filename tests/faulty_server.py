@@ -1,0 +1,237 @@
+"""An OpenAI-compatible streaming server on loopback that fails as it is told. Standard library only.
+
+`python faulty_server.py [--port 0] [knob=value …]` prints `listening on http://127.0.0.1:PORT` when it is ready.
+`GET /knobs` and `GET /stats` tell, `POST /knobs` (JSON) changes knobs while it runs. Every token is ` tok`.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+# an orphan leaves the group and the session, and does not mind SIGTERM, as an engine's worker may
+ORPHAN = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.setsid(); time.sleep(600)"
+
+
+@dataclasses.dataclass
+class Knobs:
+    """How it answers; a number 0 is off."""
+
+    model: str = "faulty"
+    ttft: float = 0.01  # seconds to the first token
+    itl: float = 0.001  # seconds between tokens
+    burst: int = 1  # tokens sent at once
+    cap: int = 0  # most tokens of an answer, whatever was asked
+    prompt_tokens: int = 100  # what usage says
+    usage: int = 1  # whether usage is sent
+    empty: int = 0  # answers have no tokens
+    api_key: str = ""  # without it: 401
+    error_above: int = 0  # with more requests than this in flight: error_code
+    error_every: int = 0  # every Nth request: error_code
+    error_code: int = 429
+    error_text: str = "overloaded, as told"
+    hang_every: int = 0  # every Nth request is never answered
+    close_every: int = 0  # every Nth answer is cut in its middle
+    inband_every: int = 0  # every Nth answer has an error in its stream
+    die_after: int = 0  # the process exits in the middle of the Nth answer
+    # the life of the process
+    die_after_seconds: float = 0.0
+    exit_code: int = 9
+    last_words: str = ""  # printed to stderr before it exits
+    never_ready: int = 0  # /health says 503 for ever
+    ready_after: float = 0.0  # seconds of 503
+    ignore_sigterm: int = 0
+    orphans: int = 0  # children in sessions of their own that ignore SIGTERM
+
+    def set(self, values):
+        for name, value in values.items():
+            if name not in self.__dataclass_fields__:
+                raise KeyError(name)
+            setattr(self, name, type(getattr(self, name))(value))
+
+
+@dataclasses.dataclass
+class Stats:
+    active: int = 0
+    total: int = 0
+    peak: int = 0
+    connections: int = 0
+
+
+@dataclasses.dataclass
+class Request:
+    method: str
+    path: str
+    headers: dict
+    body: bytes
+
+    @classmethod
+    async def read(cls, reader):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        first, *rest = head.strip().split("\r\n")
+        method, path, _ = first.split(" ", 2)
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
+        return cls(method, path, headers, await reader.readexactly(int(headers.get("content-length", 0))))
+
+
+class FaultyServer:
+    def __init__(self, knobs):
+        self.knobs = knobs
+        self.stats = Stats()
+        self.started = time.monotonic()
+
+    async def serve(self, reader, writer):
+        self.stats.connections += 1
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while not writer.is_closing():
+                await self.answer(await Request.read(reader), writer)
+                await writer.drain()
+        writer.close()
+
+    async def answer(self, request, writer):
+        match request.method, request.path:
+            case "GET", "/health":
+                reply(writer, 200 if self.is_ready() else 503, {})
+            case "POST", "/knobs":
+                self.knobs.set(json.loads(request.body))
+                reply(writer, 200, dataclasses.asdict(self.knobs))
+            case "GET", "/knobs":
+                reply(writer, 200, dataclasses.asdict(self.knobs))
+            case "GET", "/stats":
+                reply(writer, 200, dataclasses.asdict(self.stats))
+            case "GET", "/metrics":
+                reply(writer, 200, self.metrics(), "text/plain; version=0.0.4")
+            case _ if self.knobs.api_key and request.headers.get("authorization") != f"Bearer {self.knobs.api_key}":
+                reply(writer, 401, error("wrong API key", 401))
+            case "GET", "/v1/models":
+                reply(writer, 200, {"object": "list", "data": [{"id": self.knobs.model, "object": "model"}]})
+            case "POST", "/v1/chat/completions":
+                await self.chat(json.loads(request.body), writer)
+            case _:
+                reply(writer, 404, error("no such page", 404))
+
+    def is_ready(self):
+        return not self.knobs.never_ready and time.monotonic() - self.started >= self.knobs.ready_after
+
+    def metrics(self):
+        return (
+            f'vllm:num_requests_running{{model_name="{self.knobs.model}"}} {self.stats.active}.0\n'
+            f"vllm:num_requests_waiting 0.0\nvllm:kv_cache_usage_perc {min(1, self.stats.active / 10)}\n"
+        )
+
+    async def chat(self, asked, writer):
+        self.stats.total += 1
+        self.stats.active += 1
+        self.stats.peak = max(self.stats.peak, self.stats.active)
+        try:
+            await self.generate(asked, self.stats.total, writer)
+        finally:
+            self.stats.active -= 1
+
+    async def generate(self, asked, number, writer):
+        knobs = self.knobs
+        if is_nth(number, knobs.hang_every):
+            await asyncio.sleep(3600)
+        if (knobs.error_above and self.stats.active > knobs.error_above) or is_nth(number, knobs.error_every):
+            return reply(writer, knobs.error_code, error(knobs.error_text, knobs.error_code))
+        wanted = 0 if knobs.empty else min(asked.get("max_tokens") or 16, knobs.cap or sys.maxsize)
+        if not asked.get("stream"):
+            await asyncio.sleep(knobs.ttft + knobs.itl * wanted)
+            return reply(writer, 200, self.whole(wanted))
+        return await self.stream(number, wanted, writer)
+
+    def whole(self, wanted):
+        message = {"role": "assistant", "content": " tok" * wanted}
+        choice = {"index": 0, "message": message, "finish_reason": "length"}
+        return {
+            "object": "chat.completion",
+            "model": self.knobs.model,
+            "choices": [choice],
+            "usage": self.usage(wanted),
+        }
+
+    def usage(self, sent):
+        prompt = self.knobs.prompt_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": sent, "total_tokens": prompt + sent}
+
+    async def stream(self, number, wanted, writer):
+        knobs = self.knobs
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        event(writer, self.chunk({"role": "assistant", "content": ""}))
+        await writer.drain()
+        await asyncio.sleep(knobs.ttft)
+        if is_nth(number, knobs.inband_every):
+            event(writer, error(knobs.error_text, 500))
+        else:
+            for sent in range(wanted):
+                event(writer, self.chunk({"content": " tok"}))
+                if sent >= wanted // 2:
+                    if knobs.die_after and number >= knobs.die_after:
+                        self.die()
+                    if is_nth(number, knobs.close_every):
+                        return writer.transport.abort()
+                if (sent + 1) % knobs.burst == 0:
+                    await writer.drain()
+                    await asyncio.sleep(knobs.itl * knobs.burst)
+            event(writer, self.chunk({}, finish_reason="length"))
+            if knobs.usage:
+                event(writer, {**self.chunk({}), "choices": [], "usage": self.usage(wanted)})
+        event(writer, "[DONE]")
+        return writer.write(b"0\r\n\r\n")
+
+    def chunk(self, delta, finish_reason=None):
+        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+        return {"id": "x", "object": "chat.completion.chunk", "model": self.knobs.model, "choices": [choice]}
+
+    def die(self):
+        sys.stderr.write(f"{self.knobs.last_words}\n")
+        sys.stderr.flush()
+        os._exit(self.knobs.exit_code)
+
+
+def is_nth(number, every):
+    return every and number % every == 0
+
+
+def error(message, code):
+    return {"error": {"message": message, "type": "error", "code": code}}
+
+
+def reply(writer, status, content, kind="application/json"):
+    body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
+    writer.write(f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+
+
+def event(writer, content):
+    data = f"data: {content if isinstance(content, str) else json.dumps(content)}\n\n".encode()
+    writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+
+async def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("knobs", nargs="*")
+    asked = parser.parse_args()
+    knobs = Knobs()
+    knobs.set(dict(knob.split("=", 1) for knob in asked.knobs))
+    if knobs.ignore_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for _ in range(knobs.orphans):
+        subprocess.Popen([sys.executable, "-c", ORPHAN])
+    server = FaultyServer(knobs)
+    if knobs.die_after_seconds:
+        asyncio.get_running_loop().call_later(knobs.die_after_seconds, server.die)
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", asked.port, backlog=1024)
+    sys.stdout.write(f"listening on http://127.0.0.1:{listener.sockets[0].getsockname()[1]}\n")
+    sys.stdout.flush()
+    await listener.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

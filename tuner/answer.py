@@ -1,0 +1,74 @@
+"""The answer in words: the best compliant batch, how sure it is, and under which SLO."""
+
+from typing import Any
+
+import pandas as pd
+
+from tuner.constraints import SLO
+from tuner.slo import COMPLIANT
+from tuner.summary import CURVE, Summary
+
+
+def answer(judged: pd.DataFrame, summary: Summary, slo: SLO | None) -> list[str]:
+    """What a reader wants to know first, most important line first.
+
+    Args:
+        judged: the judged batches.
+        summary: theirs.
+        slo: what they were judged by; None where nobody asked for one.
+    """
+    best = summary.best
+    if best is None:
+        return [_nothing(judged, slo), *_counted(summary, slo)]
+    return [_best(summary), _limit(_curve(judged, best), summary), *_counted(summary, slo), _evidence(best)]
+
+
+def _nothing(judged: pd.DataFrame, slo: SLO | None) -> str:
+    if (judged["outcome"] != "completed").all():
+        return "No batch has a usable result"
+    return "No batch meets the SLO, so there is no maximum" if slo else "Every batch has too many errors to count"
+
+
+def _best(summary: Summary) -> str:
+    bound = "At least " if summary.bracket == "open" else ""
+    where = f" ({summary.scenario})" if len(summary.scenarios) > 1 else ""
+    return f"{bound}{summary.max_throughput:.1f} output tokens/s at concurrency {summary.best_level}{where}"
+
+
+def _limit(curve: pd.DataFrame, summary: Summary) -> str:
+    """How far the measured levels confine the maximum."""
+    compliant = curve["verdict"].isin(COMPLIANT)
+    highest = curve.loc[compliant, "concurrency"].max()
+    above = curve[~compliant & (curve["concurrency"] > highest)].head(1)
+    below = curve[~compliant & (curve["concurrency"] < highest)].tail(1)
+    if summary.bracket == "non_monotone" and len(below):
+        level = below.iloc[0]["concurrency"]
+        return f"Concurrency {level} does not meet the SLO ({_why(below)}) while {highest} does: measure them again."
+    if len(above):
+        level = above.iloc[0]["concurrency"]
+        return f"The limit lies between concurrency {highest} and {level}, which does not meet the SLO ({_why(above)})."
+    return (
+        f"Concurrency {highest}, the highest that was measured, still meets the SLO: measure higher ones for the limit."
+    )
+
+
+def _curve(judged: pd.DataFrame, best: "pd.Series[Any]") -> pd.DataFrame:
+    """The batches of the best one's trial and scenario, by level."""
+    same = (judged[CURVE] == best[CURVE]).all(axis="columns")
+    return judged[same & ~judged["superseded"].astype(bool)].sort_values("concurrency")
+
+
+def _why(row: pd.DataFrame) -> str:
+    return str(row.iloc[0]["verdict_reason"])
+
+
+def _counted(summary: Summary, slo: SLO | None) -> list[str]:
+    if slo is None:
+        return ["No SLO was given: every batch counts in which at most one request in ten failed."]
+    limits = ", ".join(map(str, slo.constraints))
+    return [f"{summary.compliant} of {summary.total} batches meet the SLO: {limits}."]
+
+
+def _evidence(best: "pd.Series[Any]") -> str:
+    few = " – too few for the percentiles that the SLO limits; measure longer" if best["evidence"] == "weak" else ""
+    return f"The evidence is {best['evidence']}: {best['completed']} completed requests{few}."

@@ -1,0 +1,221 @@
+"""The command line. Results go to stdout, progress and logs to stderr; exit codes are in CONTRACT terms:
+
+0 done · 1 nothing survived, or a check that was asked for failed · 2 the request was wrong · 130 interrupted
+"""
+
+import functools
+import inspect
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic import BaseModel
+
+from tuner import __version__
+from tuner.errors import TunerError
+from tuner.spec import ServeSpec, SweepSpec
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find the LLM server configuration with the most throughput within its latency SLO.",
+)
+
+SloFile = Annotated[Path | None, typer.Option("--slo", metavar="FILE", help="the SLO to judge by (YAML or JSON)")]
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="run directories, genai-bench folders or files")]
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line on stderr, never a traceback."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app(standalone_mode=True)
+    except TunerError as error:
+        print_error(error)
+        sys.exit(error.exit_code)
+    except Terminated:
+        sys.exit(128 + signal.SIGTERM)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+class Terminated(BaseException):
+    """A scheduler asked us to end (SIGTERM)."""
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise Terminated
+
+
+def print_error(error: TunerError) -> None:
+    """Say in one line what went wrong."""
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]tuner:[/] {_one_line(error)}", highlight=False)
+
+
+def _one_line(error: TunerError) -> str:
+    from rich.markup import escape
+
+    return escape(" ".join(str(error).split()))
+
+
+@app.callback(invoke_without_command=True)
+def _global(
+    context: typer.Context,
+    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="say more; twice for everything")] = 0,
+    version: Annotated[bool, typer.Option("--version", help="show the version and exit")] = False,
+) -> None:
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)sZ %(levelname)s %(name)s: %(message)s")
+    logging.Formatter.converter = time.gmtime
+    if version:
+        typer.echo(f"tuner {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command a flag for each field of `spec`; they reach it, as text, in `flags`."""
+
+    def with_flags(command: Callable[..., None]) -> Callable[..., None]:
+        own = [part for name, part in inspect.signature(command).parameters.items() if name != "flags"]
+        made = [_flag(name, field) for name, field in spec.model_fields.items()]
+
+        @functools.wraps(command)
+        def wrapped(**given: Any) -> None:
+            flags = {part.name: given.pop(part.name) for part in made}
+            command(**given, flags={name: text for name, text in flags.items() if text is not None})
+
+        wrapped.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {part.name: part.annotation for part in [*own, *made]}
+        return wrapped
+
+    return with_flags
+
+
+def _flag(name: str, field: Any) -> inspect.Parameter:
+    default = field.get_default(call_default_factory=True)
+    shown = (
+        None if default in (None, "", {}, []) else " ".join(map(str, default)) if isinstance(default, list) else default
+    )
+    text = (field.description or "") + (f" [default: {shown}]" if shown is not None else "")
+    option = typer.Option(f"--{name.replace('_', '-')}", metavar="VALUE", help=text, show_default=False)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])
+
+
+#: what `tuner demo` does differently from `tuner sweep`: small enough for two cores and three minutes
+DEMO: dict[str, Any] = {
+    "engine": "llamacpp",
+    "name": "demo",
+    "levels": [1, 2, 4, 8],
+    "scenarios": ["D(16,32)"],
+    "max_seconds": 20,
+    "slo": {
+        "ttft": {"p90": {"threshold": "1 s"}},
+        "tpot": {"p90": {"threshold": "150 ms"}},
+        "error_rate": {"threshold": 0.01},
+    },
+}
+
+
+@app.command()
+@takes(SweepSpec)
+def demo(flags: dict[str, str]) -> None:
+    """The whole chain on this machine, no GPU: embedded server, sweep, SLO, report."""
+    _sweep(DEMO | flags)
+
+
+@app.command()
+@takes(SweepSpec)
+def sweep(
+    flags: dict[str, str],
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="parameters; flags win over it")] = None,
+) -> None:
+    """Launch (or attach to) a server, measure it at each concurrency level, judge, and write the report."""
+    from tuner.spec import read_spec
+
+    _sweep((read_spec(config) if config else {}) | flags)
+
+
+def _sweep(values: dict[str, Any]) -> None:
+    """Run the sweep notebook on `values`, and say what came out."""
+    from tuner.experiment import Experiment
+    from tuner.headless import run_sweep_notebook
+    from tuner.report import read_results
+    from tuner.spec import make_spec
+    from tuner.sweep import prepare
+    from tuner.terminal import RunProgress, download_bar, print_lines
+
+    bar, move = download_bar("fetching the demo's model")
+    with bar:
+        spec = prepare(make_spec(values), move)
+    experiment = Experiment.create(spec.runs, "sweep", spec.name)
+    with RunProgress(experiment) as progress:
+        report = run_sweep_notebook(spec, experiment, progress.tick)
+    print_lines(*read_results(experiment.folder).answer, f"report: {report}")
+
+
+@app.command()
+def load(
+    paths: Paths,
+    slo: SloFile = None,
+    form: Annotated[
+        str, typer.Option("--format", metavar="table|json|csv|parquet", help="how to print them")
+    ] = "table",
+) -> None:
+    """Read the surviving batches of runs and genai-bench folders, and print one row a batch."""
+    from tuner.report import read_results
+    from tuner.slo import SLO
+    from tuner.terminal import print_batches
+
+    results = read_results(*paths, slo=SLO.load(slo) if slo else None)
+    print_batches(results.judged, form)
+    results.must_have_survivors()
+
+
+@app.command()
+def report(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="a run directory or a genai-bench folder")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.html", help="where the report goes")],
+    slo: SloFile = None,
+) -> None:
+    """Write the offline report of what is there."""
+    from tuner.report import write_report
+    from tuner.slo import SLO
+    from tuner.terminal import print_lines
+
+    print_lines(f"report: {write_report(path, output, SLO.load(slo) if slo else None)}")
+
+
+@app.command()
+@takes(ServeSpec)
+def serve(
+    flags: dict[str, str],
+    folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="for server.log and server.json")] = Path(),
+) -> None:
+    """Run a server in the foreground, until Ctrl-C; it is gone when this is."""
+    from tuner.serve import serve_until_ended
+    from tuner.spec import make_spec
+
+    serve_until_ended(make_spec(flags, ServeSpec), folder)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has (engines, GPUs, genai-bench, a browser) and how to install what is missing."""
+    from tuner.doctor import examine
+    from tuner.terminal import print_findings
+
+    findings = examine()
+    print_findings(findings)
+    if any(finding.needed and not finding.ok for finding in findings):
+        raise typer.Exit(1)

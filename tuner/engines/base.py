@@ -1,0 +1,181 @@
+"""What a server is asked to be (ServerSpec), and what an engine must be able to say (Engine)."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+
+from tuner.engines import parameters
+from tuner.engines.failures import COMMON, Pattern
+from tuner.engines.parameters import Parameter
+from tuner.errors import EngineError, SpecError
+
+LOOPBACK = "127.0.0.1"
+_SECRET = re.compile(r"key|token|secret|password", re.IGNORECASE)
+
+
+class ServerSpec(BaseModel):
+    """One server configuration. No secret is in it: a key is named by its environment variable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    engine: str = Field(description="name of a registered engine: llamacpp, vllm, sglang, command, attach")
+    model: str = Field("", description="what the engine serves: a file, a folder, a name on a hub")
+    parameters: dict[str, JsonValue] = Field({}, description="the engine's own, such as {max_num_seqs: 64}")
+    served_name: str | None = Field(None, description="the name under which the model is asked for")
+    base_url: str | None = Field(None, description="http://host:port of a server that already runs (engine attach)")
+    command: list[str] | None = Field(None, description="program and arguments (engine command), with {port}, {model}")
+    stop_command: list[str] | None = Field(
+        None, description="what ends that for good where the processes are not ours (docker, ssh): run after each end"
+    )
+    executable: str | None = Field(None, description="the engine's program, where it is not the one on PATH")
+    environment: dict[str, str] = Field({}, description="variables to set for the server, none of them secret")
+    api_key_env: str | None = Field(
+        None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the environment variable that holds the API key"
+    )
+    gpus: Annotated[int, Field(ge=0)] | list[int | str] | None = Field(
+        None, description="how many GPUs, or which (indices or UUIDs)"
+    )
+    port: int | None = Field(None, ge=1, le=65535, description="the port to serve on; by default a free one")
+    ready_timeout: float | None = Field(None, gt=0, description="seconds until the server must be ready")
+
+    @field_validator("environment")
+    @classmethod
+    def _holds_no_secret(cls, value: dict[str, str]) -> dict[str, str]:
+        if secret := next(filter(_SECRET.search, value), None):
+            raise ValueError(f"{secret} looks like a secret: set it in the environment of tuner, which is handed on")
+        return value
+
+    @field_validator("parameters")
+    @classmethod
+    def _spelt_one_way(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """With `_` for `-`, and without those that are null, which leaves them to the engine."""
+        return {name.lstrip("-").replace("-", "_"): given for name, given in value.items() if given is not None}
+
+    @classmethod
+    def parse(cls, asked: Mapping[str, Any]) -> "ServerSpec":
+        """Check a mapping, such as the `server` part of a configuration file.
+
+        Raises:
+            SpecError: a key or value is wrong; the message is one line and names it.
+        """
+        try:
+            return cls.model_validate(dict(asked))
+        except ValidationError as error:
+            raise SpecError(explain(error, cls)) from None  # pydantic's own text has many lines
+
+    def api_key(self) -> str | None:
+        """The API key, read from its environment variable now and kept nowhere.
+
+        Raises:
+            SpecError: the variable is not set.
+        """
+        if self.api_key_env is None:
+            return None
+        if key := os.environ.get(self.api_key_env):
+            return key
+        raise SpecError(f"the API key's environment variable {self.api_key_env} is not set")
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first thing that is wrong, in one line that names the parameter and what would be right."""
+    first = error.errors()[0]
+    place = str(first["loc"][0]) if first["loc"] else "parameters"
+    if first["type"] == "extra_forbidden":
+        return f"unknown parameter {place!r}; {parameters.suggest(place, model.model_fields)}"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if first["type"] == "value_error":
+        return message if message.startswith(place) else f"{place}: {message}"
+    return f"{place}: {message}, got {first['input']!r}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where on this host one server is to run.
+
+    Args:
+        port: the loopback port that is reserved for it.
+        gpus: UUIDs of the GPUs that are claimed for it.
+        name: a name that no other server has, for engines that name what they start (containers).
+    """
+
+    port: int
+    gpus: tuple[str, ...] = ()
+    name: str = ""
+
+
+class Engine:
+    """The inference software: how to start it with a specification. An instance holds nothing.
+
+    A third party adds one as a subclass under the entry point group `tuner.engines`; what is below is all it may say.
+    """
+
+    #: the name by which it is asked for
+    name: ClassVar[str]
+    #: parameters that are worth tuning, as they are asked for, with their types and ranges
+    tunables: ClassVar[Mapping[str, Parameter]] = {}
+    #: `tunables` holds every parameter there is, so that another name is a mistake
+    complete: ClassVar[bool] = False
+    #: log lines that tell why it failed, tried before those that any engine may print
+    failures: ClassVar[Sequence[Pattern]] = ()
+    #: seconds until it must be ready; large models take minutes to load
+    ready_timeout: ClassVar[float] = 600.0
+    #: seconds between SIGTERM and SIGKILL
+    grace: ClassVar[float] = 5.0
+    #: a server of ours; False where it already runs and is never started or stopped
+    owned: ClassVar[bool] = True
+    #: the command that installs it
+    install: ClassVar[str] = ""
+
+    def check(self, spec: ServerSpec) -> None:
+        """Refuse what is sure to fail, before anything is started.
+
+        Raises:
+            SpecError: a parameter, a file or a combination is wrong.
+            EngineError: it is not installed here.
+        """
+        self.find(spec)
+        parameters.check(self.name, spec.parameters, self.tunables, complete=self.complete)
+
+    def find(self, spec: ServerSpec) -> str:
+        """The program that runs it, as a path.
+
+        Raises:
+            EngineError: it is not installed here.
+        """
+        raise NotImplementedError
+
+    def missing(self) -> EngineError:
+        """The error that says that it is not installed, and how it is."""
+        return EngineError(f"engine {self.name} is not installed here; install it: {self.install}")
+
+    def command(self, spec: ServerSpec, place: Place) -> list[str]:
+        """Program and arguments that serve `spec` at `place`, on loopback."""
+        raise NotImplementedError
+
+    def stop_command(self, spec: ServerSpec, place: Place) -> list[str]:
+        """What is run after the server ended, to end what is no process of ours; empty for nothing."""
+        return []
+
+    def gpus(self, spec: ServerSpec) -> int:
+        """How many GPUs it takes where the specification does not say."""
+        return 0
+
+    def environment(self, spec: ServerSpec) -> dict[str, str]:
+        """Variables to set for it, over ours; the key of `spec.api_key()` belongs here, never in the command."""
+        return {}
+
+    def served_name(self, spec: ServerSpec) -> str:
+        """The name under which it is to serve the model."""
+        return spec.served_name or spec.model.rstrip("/").rpartition("/")[2]
+
+    def context(self, spec: ServerSpec) -> int | None:
+        """Most tokens, prompt and output together, of one request; None where it is not known before it runs."""
+        return None
+
+    def patterns(self) -> tuple[Pattern, ...]:
+        """Log patterns in the order they are tried."""
+        return (*self.failures, *COMMON)

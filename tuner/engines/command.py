@@ -1,0 +1,64 @@
+"""Any command line that serves an OpenAI-compatible API: docker, apptainer, ssh, a script of one's own."""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+
+from tuner.engines.base import Engine, Place, ServerSpec
+from tuner.errors import EngineError, SpecError
+
+_PLACE = re.compile(r"\{(\w+)\}")
+_FILLED_IN = ("port", "model", "gpus", "name")
+
+
+class Command(Engine):
+    """The engine `command`; `{port}`, `{model}`, `{gpus}`, `{name}` and each parameter are filled in.
+
+    `{gpus}` are the UUIDs of the chosen GPUs, separated by commas. `{name}` is a name of this one server, as for
+    `docker run --rm --name {name} …` with the stop command `docker kill {name}`: a container's processes belong
+    to its daemon, so that nothing else can end them.
+    """
+
+    name = "command"
+
+    def check(self, spec: ServerSpec) -> None:
+        """Refuse a command that is missing, not found, or names what nobody can fill in."""
+        super().check(spec)
+        asked = _PLACE.findall(" ".join([*(spec.command or []), *(spec.stop_command or [])]))
+        known = [*_FILLED_IN, *spec.parameters]
+        if unknown := [name for name in asked if name not in known]:
+            raise SpecError(f"command has {{{unknown[0]}}}, which is none of {', '.join(known)}")
+        for name in ("port", *spec.parameters):
+            if name not in asked:
+                raise SpecError(f"command has no {{{name}}} in it, so that it would change nothing")
+
+    def find(self, spec: ServerSpec) -> str:
+        """The program, which is the command's first word."""
+        if not spec.command:
+            raise SpecError("engine command needs command, a list such as [my-server, --port, '{port}']")
+        if program := shutil.which(spec.command[0]):
+            return program
+        raise EngineError(f"engine command: there is no program {spec.command[0]} on PATH")
+
+    def command(self, spec: ServerSpec, place: Place) -> list[str]:
+        """The command with everything filled in."""
+        return _fill(spec.command or [], spec, place)
+
+    def stop_command(self, spec: ServerSpec, place: Place) -> list[str]:
+        """The stop command with everything filled in."""
+        return _fill(spec.stop_command or [], spec, place)
+
+
+def _fill(words: list[str], spec: ServerSpec, place: Place) -> list[str]:
+    values = {name: _text(value) for name, value in spec.parameters.items()}
+    values |= {"port": str(place.port), "model": spec.model, "gpus": ",".join(place.gpus), "name": place.name}
+    return [_PLACE.sub(lambda found: _value(values, found[1]), word) for word in words]
+
+
+def _value(values: Mapping[str, str], name: str) -> str:
+    return values[name]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

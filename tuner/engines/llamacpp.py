@@ -1,0 +1,87 @@
+"""llama.cpp, embedded: its HTTP server in a process of its own, from the wheel `xllamacpp`; needs no GPU."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from tuner.engines import llamacpp_server, parameters
+from tuner.engines.base import LOOPBACK, Engine, Place, ServerSpec
+from tuner.engines.failures import Pattern
+from tuner.errors import SpecError
+
+_GGUF_MAGIC = b"GGUF"
+_LEAST_CONTEXT = 64  # tokens a slot: below, no chat template and answer fit
+_KEY_VARIABLE = "LLAMA_API_KEY"
+
+
+class LlamaCpp(Engine):
+    """The engine `llamacpp`; `model` is a GGUF file."""
+
+    name = "llamacpp"
+    tunables = llamacpp_server.PARAMETERS
+    complete = True
+    ready_timeout = 60.0
+    install = "pip install xllamacpp"
+    failures = (
+        Pattern("port_in_use", r"couldn't bind HTTP server socket"),
+        Pattern("out_of_memory", r"insufficient memory|failed to allocate|unable to allocate|std::bad_alloc"),
+        Pattern("bad_argument", r"requires flash_attn|invalid argument"),
+        Pattern("model_not_found", r"error loading model:|failed to load model|failed to read header"),
+        Pattern("out_of_memory", r"failed to create.context"),
+    )
+
+    def check(self, spec: ServerSpec) -> None:
+        """Refuse what is sure to fail: parameters, a file that is no GGUF, too little context a slot."""
+        super().check(spec)
+        _check_gguf(_file(spec))
+        if self.context(spec) < _LEAST_CONTEXT:
+            raise SpecError(
+                f"llamacpp n_ctx is split over n_parallel slots: {self.context(spec)} tokens a slot are too few; "
+                f"set n_ctx to at least {_LEAST_CONTEXT * self._slots(spec)}"
+            )
+
+    def find(self, spec: ServerSpec) -> str:
+        """This Python, where `xllamacpp` is installed in it."""
+        if spec.executable is None and importlib.util.find_spec("xllamacpp") is None:
+            raise self.missing()
+        return spec.executable or sys.executable
+
+    def command(self, spec: ServerSpec, place: Place) -> list[str]:
+        """Our own small server file, with the parameters as flags."""
+        where = ["--host", LOOPBACK, "--port", str(place.port), "--served-name", self.served_name(spec)]
+        key = ["--api-key-env", _KEY_VARIABLE] if spec.api_key_env else []
+        asked = parameters.flags(spec.parameters, no_prefix=True)
+        return [self.find(spec), "-m", llamacpp_server.__name__, "--model", str(_file(spec)), *where, *key, *asked]
+
+    def environment(self, spec: ServerSpec) -> dict[str, str]:
+        """Threads that sleep while they wait: spinning ones were measured 20 times slower on a busy machine."""
+        key = spec.api_key()
+        return {"OMP_WAIT_POLICY": "passive"} | ({_KEY_VARIABLE: key} if key else {})
+
+    def served_name(self, spec: ServerSpec) -> str:
+        """The file's name without `.gguf`."""
+        return super().served_name(spec).removesuffix(".gguf")
+
+    def context(self, spec: ServerSpec) -> int:
+        """The context of one slot."""
+        n_ctx = spec.parameters.get("n_ctx")
+        if n_ctx is None:
+            return llamacpp_server.CONTEXT_PER_SLOT
+        return int(str(n_ctx)) // (1 if spec.parameters.get("kv_unified") else self._slots(spec))
+
+    def _slots(self, spec: ServerSpec) -> int:
+        return int(str(spec.parameters.get("n_parallel", self.tunables["n_parallel"].default)))
+
+
+def _file(spec: ServerSpec) -> Path:
+    return Path(spec.model).expanduser()
+
+
+def _check_gguf(path: Path) -> None:
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(len(_GGUF_MAGIC))
+    except OSError as error:
+        raise SpecError(f"cannot read the model {path}: {error.strerror}; give a GGUF file") from error
+    if magic != _GGUF_MAGIC:
+        raise SpecError(f"{path} is no GGUF file: it does not start with GGUF")

@@ -1,0 +1,103 @@
+"""The embedded server's own process: llama.cpp's HTTP server through `xllamacpp`, with flags of ours.
+
+`python -m tuner.engines.llamacpp_server --model FILE --served-name NAME --port PORT [--n-ctx 4096 …]`
+"""
+
+import argparse
+import os
+import signal
+import sys
+from typing import Any
+
+from tuner.engines.parameters import Parameter
+
+_CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+_FLASH_ATTENTION = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
+
+#: all that the embedded engine takes
+PARAMETERS = {
+    "n_parallel": Parameter(int, 1, 1024, default=4, help="slots: requests decoded at once"),
+    "n_ctx": Parameter(int, 64, help="tokens of context, split evenly over the slots (default 2048 a slot)"),
+    "n_batch": Parameter(int, 1, default=2048, help="most prompt tokens in one step"),
+    "n_ubatch": Parameter(int, 1, default=512, help="most tokens computed at once"),
+    # two spinning threads on a busy machine were measured 20 times slower than one that sleeps
+    "n_threads": Parameter(int, 1, 1024, default=1, help="threads that decode"),
+    "n_threads_batch": Parameter(int, 1, 1024, help="threads that read prompts (default: n_threads)"),
+    "n_gpu_layers": Parameter(int, -1, default=-1, help="layers kept on a GPU; -1 is all that fit"),
+    "flash_attn": Parameter(str, choices=tuple(_FLASH_ATTENTION), default="auto", help="flash attention"),
+    "cache_type_k": Parameter(str, choices=_CACHE_TYPES, default="f16", help="type of the KV cache's keys"),
+    "cache_type_v": Parameter(str, choices=_CACHE_TYPES, default="f16", help="type of the KV cache's values"),
+    "cache_prompt": Parameter(bool, default=True, help="reuse the cache of a common prefix"),
+    "cont_batching": Parameter(bool, default=True, help="let requests join a running batch"),
+    "kv_unified": Parameter(bool, default=False, help="one context shared by all slots"),
+    "warmup": Parameter(bool, default=True, help="one empty run before the server is ready"),
+}
+CONTEXT_PER_SLOT = 2048
+
+# a request beyond the slots waits in llama.cpp's queue, where it is counted, not for a free HTTP thread
+_HTTP_THREADS = 256
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The flags, one for each of PARAMETERS, and where to serve."""
+    parser = argparse.ArgumentParser(prog="llamacpp_server", allow_abbrev=False)
+    for name in ("model", "served-name", "host"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--api-key-env", help="the environment variable that holds the API key")
+    for name, known in PARAMETERS.items():
+        how: dict[str, Any] = {"type": known.kind, "choices": known.choices or None}
+        if known.kind is bool:
+            how = {"action": argparse.BooleanOptionalAction}
+        parser.add_argument(f"--{name.replace('_', '-')}", default=known.default, help=known.help, **how)
+    return parser.parse_args(arguments)
+
+
+def configure(asked: argparse.Namespace) -> Any:
+    """The same as xllamacpp's `CommonParams`."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = asked.model
+    params.model_alias = {asked.served_name}
+    params.hostnames = [asked.host]
+    params.port = asked.port
+    for name in ("n_parallel", "n_batch", "n_ubatch", "n_gpu_layers", "cache_prompt", "cont_batching", "kv_unified"):
+        setattr(params, name, getattr(asked, name))
+    params.n_ctx = asked.n_ctx or CONTEXT_PER_SLOT * asked.n_parallel
+    params.cpuparams.n_threads = asked.n_threads
+    params.cpuparams_batch.n_threads = asked.n_threads_batch or asked.n_threads
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type[
+        f"LLAMA_FLASH_ATTN_TYPE_{_FLASH_ATTENTION[asked.flash_attn]}"
+    ]
+    params.cache_type_k = xllamacpp.ggml_type[f"GGML_TYPE_{asked.cache_type_k.upper()}"]
+    params.cache_type_v = xllamacpp.ggml_type[f"GGML_TYPE_{asked.cache_type_v.upper()}"]
+    params.warmup = asked.warmup
+    params.n_threads_http = _HTTP_THREADS
+    params.endpoint_metrics = True
+    params.endpoint_slots = True
+    params.ui = False
+    params.cors_origins = ""  # no web page has business with it
+    if asked.api_key_env:
+        params.api_keys = [os.environ[asked.api_key_env]]
+    params.fit_params = False  # serve what was asked for, or say why not
+    params.cache_ram_mib = 0
+    return params
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    import xllamacpp
+
+    wanted = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)  # before the threads start, so that none of them takes it
+    try:
+        server = xllamacpp.Server(configure(parse(sys.argv[1:])))
+    except RuntimeError as error:  # the lines before say why
+        sys.exit(str(error))
+    signal.sigwait(wanted)
+    del server
+
+
+if __name__ == "__main__":
+    main()

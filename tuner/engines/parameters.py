@@ -1,0 +1,102 @@
+"""The parameters of an engine: which names it knows, which values they take, how they are spelt as flags."""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of an engine.
+
+    Args:
+        kind: the type of its value.
+        low: the smallest number allowed.
+        high: the largest number allowed.
+        choices: the values allowed, where they are few.
+        default: what we start the engine with where nothing is asked; None leaves it to the engine.
+        help: what it does, in a few words.
+    """
+
+    kind: type[int] | type[float] | type[bool] | type[str]
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Any, ...] = ()
+    default: Any = None
+    help: str = ""
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with `value`, or None."""
+        if self.choices:
+            return None if value in self.choices else f"must be one of {', '.join(map(str, self.choices))}"
+        if not self._has_kind(value):
+            return f"must be {_KIND_NAMES[self.kind]}"
+        if self.low is not None and value < self.low:
+            return f"must be at least {self.low:g}"
+        if self.high is not None and value > self.high:
+            return f"must be at most {self.high:g}"
+        return None
+
+    def _has_kind(self, value: Any) -> bool:
+        if isinstance(value, bool):  # a bool is an int to Python, but not to a user
+            return self.kind is bool
+        return isinstance(value, (int, float) if self.kind is float else self.kind)
+
+
+_KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def check(engine: str, asked: Mapping[str, Any], table: Mapping[str, Parameter], *, complete: bool) -> None:
+    """Refuse a parameter that the engine would refuse, before minutes are spent on starting it.
+
+    Args:
+        engine: its name, for the message.
+        asked: the parameters of the specification.
+        table: the parameters known here.
+        complete: the table holds all that the engine knows, so that another name is a mistake.
+
+    Raises:
+        SpecError: a name that the engine does not know, or a value it cannot take.
+    """
+    for name, value in asked.items():
+        if name not in table:
+            if complete:
+                raise SpecError(f"{engine} has no parameter {name!r}; {suggest(name, table)}")
+        elif problem := table[name].problem(value):
+            raise SpecError(f"{engine} parameter {name} = {value!r}: {problem}")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`did you mean …?` for a misspelt `name`, or the list of what is known."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
+
+
+def flags(asked: Mapping[str, Any], *, no_prefix: bool) -> list[str]:
+    """`{"max_num_seqs": 64, "enforce_eager": True}` → `["--max-num-seqs", "64", "--enforce-eager"]`.
+
+    Args:
+        asked: parameters; true is the bare flag, a list is several values after one flag, an object is JSON text.
+        no_prefix: false is `--no-flag` (as argparse's BooleanOptionalAction wants it); otherwise it is left out.
+    """
+    return [part for name, value in asked.items() for part in _flag(name.replace("_", "-"), value, no_prefix)]
+
+
+def _flag(name: str, value: Any, no_prefix: bool) -> list[str]:
+    match value:
+        case True:
+            return [f"--{name}"]
+        case False:
+            return [f"--no-{name}"] if no_prefix else []
+        case list():
+            return [f"--{name}", *map(_text, value)]
+    return [f"--{name}", _text(value)]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

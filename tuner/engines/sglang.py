@@ -1,0 +1,65 @@
+"""SGLang: `python -m sglang.launch_server`, on GPUs. Not run on a GPU yet: written from its documentation."""
+
+import importlib.util
+import sys
+
+from tuner.engines import parameters
+from tuner.engines.base import LOOPBACK, Place, ServerSpec
+from tuner.engines.failures import Pattern
+from tuner.engines.gpu_engine import GPUEngine
+from tuner.engines.parameters import Parameter
+from tuner.errors import SpecError
+
+
+class SGLang(GPUEngine):
+    """The engine `sglang`; `model` is a folder or a name on Hugging Face, parameters are its flags."""
+
+    name = "sglang"
+    install = "python -m venv sglang && sglang/bin/pip install sglang, and then executable: sglang/bin/python"
+    sizes = (
+        "tp_size",
+        "tp",
+        "tensor_parallel_size",
+        "pp_size",
+        "pipeline_parallel_size",
+        "dp_size",
+        "data_parallel_size",
+    )
+    context_parameter = "context_length"
+    tunables = {
+        "max_running_requests": Parameter(int, 1, help="most requests decoded at once"),
+        "mem_fraction_static": Parameter(float, 0, 1, help="share of a GPU's memory for weights and KV cache"),
+        "chunked_prefill_size": Parameter(int, -1, help="most prompt tokens of a chunk; -1 for whole prompts"),
+        "max_prefill_tokens": Parameter(int, 1, help="most prompt tokens in one step"),
+        "context_length": Parameter(int, 1, help="most tokens of a request, prompt and output"),
+        "schedule_policy": Parameter(str, help="which request is next"),
+        "schedule_conservativeness": Parameter(float, 0, help="above 1: fewer requests let in at once"),
+        "tp_size": Parameter(int, 1, help="GPUs that share each layer"),
+        "pp_size": Parameter(int, 1, help="groups of GPUs that share the layers out"),
+        "dp_size": Parameter(int, 1, help="copies of the model"),
+        "disable_radix_cache": Parameter(bool, help="do not reuse the cache of a common prefix"),
+        "disable_cuda_graph": Parameter(bool, help="no CUDA graphs"),
+        "kv_cache_dtype": Parameter(str, help="type of the KV cache"),
+        "dtype": Parameter(str, help="type of the weights"),
+        "quantization": Parameter(str, help="method by which the weights are quantised"),
+    }
+    failures = (Pattern("out_of_memory", r"Not enough memory|Please try to increase --mem-fraction-static"),)
+
+    def check(self, spec: ServerSpec) -> None:
+        """Refuse also a key, which it takes on its command line only."""
+        super().check(spec)
+        if spec.api_key_env:
+            raise SpecError("sglang takes an API key only where every process listing shows it; leave api_key_env out")
+
+    def find(self, spec: ServerSpec) -> str:
+        """The Python that has it."""
+        if spec.executable is None and importlib.util.find_spec("sglang") is None:
+            raise self.missing()
+        return spec.executable or sys.executable
+
+    def command(self, spec: ServerSpec, place: Place) -> list[str]:
+        """Its launcher with the parameters as flags; false leaves a flag out."""
+        where = ["--host", LOOPBACK, "--port", str(place.port), "--served-model-name", self.served_name(spec)]
+        asked = parameters.flags(self.asked(spec, len(place.gpus)), no_prefix=False)
+        launcher = [self.find(spec), "-m", "sglang.launch_server", "--model-path", spec.model]
+        return [*launcher, *where, "--enable-metrics", *asked]

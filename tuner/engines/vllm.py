@@ -1,0 +1,63 @@
+"""vLLM: `vllm serve MODEL`, on GPUs or, with its CPU build, without."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from tuner.engines import parameters
+from tuner.engines.base import LOOPBACK, Place, ServerSpec
+from tuner.engines.failures import Pattern
+from tuner.engines.gpu_engine import GPUEngine
+from tuner.engines.parameters import Parameter
+
+
+class VLLM(GPUEngine):
+    """The engine `vllm`; `model` is a folder or a name on Hugging Face, parameters are its flags."""
+
+    name = "vllm"
+    install = "python -m venv vllm && vllm/bin/pip install vllm, and then executable: vllm/bin/vllm"
+    sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+    context_parameter = "max_model_len"
+    grace = 5.0  # idle, it takes 2.5 s to end; with a request in flight it never does
+    tunables = {
+        "max_num_seqs": Parameter(int, 1, help="most requests in one step"),
+        "max_num_batched_tokens": Parameter(int, 1, help="most tokens in one step"),
+        "max_model_len": Parameter(int, 1, help="most tokens of a request, prompt and output"),
+        "gpu_memory_utilization": Parameter(float, 0, 1, help="share of a GPU's memory to take"),
+        "tensor_parallel_size": Parameter(int, 1, help="GPUs that share each layer"),
+        "pipeline_parallel_size": Parameter(int, 1, help="groups of GPUs that share the layers out"),
+        "data_parallel_size": Parameter(int, 1, help="copies of the model"),
+        "block_size": Parameter(int, 1, help="tokens of a KV-cache block"),
+        "enable_chunked_prefill": Parameter(bool, help="long prompts in pieces, between decoding steps"),
+        "enable_prefix_caching": Parameter(bool, help="reuse the cache of a common prefix"),
+        "enforce_eager": Parameter(bool, help="no CUDA graphs"),
+        "kv_cache_dtype": Parameter(str, help="type of the KV cache"),
+        "dtype": Parameter(str, help="type of the weights"),
+        "quantization": Parameter(str, help="method by which the weights are quantised"),
+    }
+    failures = (
+        Pattern("out_of_memory", r"No available memory for the cache blocks|is less than requested memory for kv"),
+        Pattern(
+            "out_of_memory", r"is less than desired GPU memory utilization|To serve at least one request with the model"
+        ),
+        Pattern("model_not_found", r"Repo id must|Invalid repository ID"),
+    )
+
+    def find(self, spec: ServerSpec) -> str:
+        """The program `vllm`: the one named, or the one beside this Python, or the one on PATH."""
+        beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        if program := shutil.which(spec.executable or "vllm", path=beside):
+            return program
+        raise self.missing()
+
+    def command(self, spec: ServerSpec, place: Place) -> list[str]:
+        """`vllm serve` with the parameters as flags; false is `--no-flag`."""
+        where = ["--host", LOOPBACK, "--port", str(place.port), "--served-model-name", self.served_name(spec)]
+        asked = parameters.flags(self.asked(spec, len(place.gpus)), no_prefix=True)
+        return [self.find(spec), "serve", spec.model, *where, *asked]
+
+    def environment(self, spec: ServerSpec) -> dict[str, str]:
+        """Its key, and no usage statistics sent to anyone."""
+        key = spec.api_key()
+        return {"VLLM_NO_USAGE_STATS": "1"} | ({"VLLM_API_KEY": key} if key else {})

@@ -1,0 +1,91 @@
+"""What the notebooks call: the same cell shows a panel to a person and runs at once for papermill."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.engines.parameters import suggest
+from tuner.errors import SpecError
+from tuner.experiment import Experiment
+from tuner.report import Results, read_results, write_report
+from tuner.spec import SweepSpec, make_spec
+from tuner.sweep import run_sweep
+
+if TYPE_CHECKING:
+    from tuner.panel import SweepPanel
+
+#: what a notebook's parameters cell may hold besides the spec's own parameters
+RUN_NOW, RUN_FOLDER = "run_now", "run_folder"
+_PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
+_JUPYTERS_OWN = {"In", "Out"}
+
+
+def sweep(namespace: dict[str, Any]) -> "SweepPanel | Results":
+    """Show the sweep panel, or with `run_now` run the sweep and show its results.
+
+    Args:
+        namespace: the notebook's `globals()`; its plain values are the parameters.
+
+    Returns:
+        The panel, or the results of the finished sweep.
+
+    Raises:
+        SpecError: a parameter is unknown or has a wrong value.
+    """
+    parameters = parameters_in(namespace)
+    run_now = _yes_or_no(parameters.pop(RUN_NOW, False))
+    folder = parameters.pop(RUN_FOLDER, None)
+    if run_now:
+        return run_here(make_spec(parameters), folder)
+    from tuner.panel import SweepPanel
+
+    panel = SweepPanel(parameters)
+    panel.show()
+    return panel
+
+
+def run_here(spec: SweepSpec, folder: str | None) -> Results:
+    """Run a sweep in this process, write its report, and show figures and table."""
+    experiment = Experiment.create_at(Path(folder)) if folder else Experiment.create(spec.runs, "sweep", spec.name)
+    run_sweep(spec, experiment)
+    results = read_results(experiment.folder)
+    write_report(experiment.folder)
+    show(results)
+    results.must_have_survivors()
+    return results
+
+
+def show(results: Results) -> None:
+    """Display a run's answer, figures and table in the notebook."""
+    from IPython.display import HTML, Markdown, display
+
+    from tuner.figures import notebook_bundle
+    from tuner.summary import table
+
+    display(Markdown("\n\n".join(results.answer)))
+    for figure in results.figures:
+        display(notebook_bundle(figure), raw=True)
+    display(HTML(table(results.judged).to_html(index=False, escape=True, border=0, na_rep="–")))
+
+
+def parameters_in(namespace: dict[str, Any]) -> dict[str, Any]:
+    """The parameters among a notebook's variables.
+
+    Raises:
+        SpecError: a variable is no parameter; papermill itself takes a misspelt name for a new variable.
+    """
+    known = {*SweepSpec.model_fields, RUN_NOW, RUN_FOLDER}
+    plain = {name: value for name, value in namespace.items() if _is_parameter(name, value)}
+    for name in plain:
+        if name not in known:
+            raise SpecError(f"unknown parameter {name!r}; {suggest(name, known)}")
+    return plain
+
+
+def _is_parameter(name: str, value: Any) -> bool:
+    return isinstance(value, _PLAIN) and not name.startswith("_") and name not in _JUPYTERS_OWN
+
+
+def _yes_or_no(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise SpecError(f"run_now must be True or False, got {value!r} (papermill: -p run_now True)")

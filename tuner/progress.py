@@ -1,0 +1,81 @@
+"""How far a run is, read from its directory; so the terminal, a notebook and a second notebook see the same."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tuner import files, timestamps
+from tuner.errors import PathError
+from tuner.experiment import PARTIAL, RUNNING, SIDECAR_FILE, Experiment, Sidecar, Trial, TrialFacts
+
+WAITING = "waiting"
+
+
+@dataclass(frozen=True)
+class LevelState:
+    """One asked-for level: `waiting`, `running`, or its outcome."""
+
+    scenario: str
+    concurrency: int
+    state: str = WAITING
+    reason: str = ""
+    started_at: datetime | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the level has an outcome."""
+        return self.state not in (WAITING, RUNNING)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The server's state (`starting`, `ready`, … as in server.json; empty before) and that of every level."""
+
+    server: str = ""
+    levels: tuple[LevelState, ...] = ()
+
+    @property
+    def ended(self) -> tuple[LevelState, ...]:
+        """The levels that have an outcome."""
+        return tuple(level for level in self.levels if level.ended)
+
+    def describe(self) -> str:
+        """What is going on now, in a few words."""
+        running = [level for level in self.levels if level.state == RUNNING]
+        if running:
+            return f"{running[0].scenario} at concurrency {running[0].concurrency}"
+        if self.server == "ready":
+            return "between levels"
+        return "starting the server" if len(self.ended) < len(self.levels) else "writing the report"
+
+
+def read_progress(experiment: Experiment) -> Progress:
+    """How far the run is; a file that is not there yet, or just being replaced, counts as not there."""
+    trial = experiment.trial(1)
+    try:
+        facts = msgspec.convert(files.read_json(trial.facts_file), TrialFacts)
+    except (PathError, msgspec.ValidationError):
+        return Progress()
+    server = _read(trial.server_file).get("state", "")
+    loads = [(scenario, level) for scenario in facts.scenarios for level in facts.levels]
+    return Progress(server, tuple(_level(trial, *load) for load in loads))
+
+
+def _level(trial: Trial, scenario: str, concurrency: int) -> LevelState:
+    folder = trial.batch_folder(scenario, concurrency)
+    known = _read(folder / SIDECAR_FILE) or _read(folder.with_name(folder.name + PARTIAL) / SIDECAR_FILE)
+    if not known:
+        return LevelState(scenario, concurrency)
+    sidecar = msgspec.convert(known, Sidecar)
+    started_at = timestamps.from_text(sidecar.started_at) if sidecar.started_at else None
+    return LevelState(scenario, concurrency, sidecar.outcome, sidecar.reason, started_at)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(files.read_json(path))
+    except PathError:
+        return {}

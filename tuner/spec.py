@@ -1,0 +1,152 @@
+"""What a sweep is asked to do: the one typed model behind CLI flags, YAML files, papermill parameters and the form.
+
+Every field takes its value as it is or as text (`levels: [1, 2]` or `"1,2"`), since flags, form fields and papermill's
+`-p` hand over text.
+"""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+
+from tuner.engines.base import ServerSpec, explain
+from tuner.errors import PathError, SpecError
+from tuner.slo import SLO
+
+#: `D(100,32)`, `N(480,240)/(300,150)`, `U(50,100)/(200,250)`, `dataset`: genai-bench's notation
+_SCENARIO = re.compile(r"(dataset|D\(\d+,\d+\)|N\(\d+,\d+\)/\(\d+,\d+\)|U\(\d+,\d+\)(/\(\d+,\d+\))?)")
+_BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
+
+
+def _split(value: Any) -> Any:
+    """`"1,2 4"` as `["1", "2", "4"]`; a comma inside parentheses does not separate."""
+    if not isinstance(value, str):
+        return [value] if isinstance(value, int) else value
+    return [part for part in _BETWEEN.split(value.strip().strip("[]")) if part]
+
+
+def _mapping(value: Any) -> Any:
+    """`"{n_parallel: 8}"` or `"n_parallel: 8"` as a dict."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    try:
+        return yaml.safe_load(text if text.startswith("{") else f"{{{text}}}")
+    except yaml.YAMLError:
+        raise ValueError(f"{value!r} is no mapping; write it as {{name: value}}") from None
+
+
+def _command(value: Any) -> Any:
+    """`"vllm serve {model}"` as its words; they are never given to a shell."""
+    return shlex.split(value) if isinstance(value, str) else value
+
+
+def _some_gpus(value: Any) -> Any:
+    """`"2"` is how many, `"0,1"` is which."""
+    return value if not isinstance(value, str) or value.isdigit() else _split(value)
+
+
+def _scenario(value: str) -> str:
+    if not _SCENARIO.fullmatch(value):
+        raise ValueError(f"{value!r} is no traffic scenario; write one such as D(100,32): 100 tokens in, 32 out")
+    return value
+
+
+Levels = Annotated[list[PositiveInt], BeforeValidator(_split), Field(min_length=1)]
+Scenarios = Annotated[list[Annotated[str, BeforeValidator(_scenario)]], BeforeValidator(_split), Field(min_length=1)]
+
+
+class ServeSpec(ServerSpec):
+    """A server, asked for by a person: with defaults, and every field as text too."""
+
+    engine: str = Field("llamacpp", description="llamacpp, vllm, sglang, command or attach")
+    model: str = Field("", description="a .gguf file, a model folder or a hub id; empty: a small one for llamacpp")
+
+    _mappings = field_validator("parameters", "environment", mode="before")(_mapping)
+    _words = field_validator("command", "stop_command", mode="before")(_command)
+    _gpus = field_validator("gpus", mode="before")(_some_gpus)
+
+
+class SweepSpec(ServeSpec):
+    """A server and the load that it is measured under."""
+
+    levels: Levels = Field([1, 2, 4, 8], description="concurrency levels: requests kept in flight, such as 1,2,4,8")
+    scenarios: Scenarios = Field(
+        ["D(100,32)"], description="traffic scenarios in genai-bench's notation, such as D(100,32)"
+    )
+    max_seconds: PositiveFloat = Field(20, description="seconds that a level lasts at most")
+    max_requests: PositiveInt = Field(1000, description="requests after which a level ends, if that comes first")
+    slo: dict[str, Any] | None = Field(None, description="the SLO: a YAML or JSON file, or its content")
+    tokenizer: str | None = Field(
+        None, description="tokenizer folder or hub id, to size prompts; by default the model's"
+    )
+    request_parameters: dict[str, Any] = Field(
+        {}, description="put into every request's body, such as {temperature: 0.7}"
+    )
+    max_restarts: int = Field(2, ge=0, description="how often a server that died is started again")
+    name: str = Field("sweep", description="a word in the run directory's name", min_length=1)
+    runs: Path = Field(Path("runs"), description="the folder that run directories are made in")
+
+    _request_mapping = field_validator("request_parameters", mode="before")(_mapping)
+
+    @field_validator("slo", mode="before")
+    @classmethod
+    def _read_slo(cls, value: Any) -> Any:
+        """The SLO's content, checked; a path is read, so that the run directory holds what was asked."""
+        if isinstance(value, Path) or (isinstance(value, str) and "{" not in value):
+            SLO.load(value)
+            return yaml.safe_load(Path(value).read_text())
+        content = _mapping(value)
+        if content is not None:
+            SLO.parse(content, "slo")
+        return content
+
+    @field_validator("levels")
+    @classmethod
+    def _without_repeats(cls, levels: list[int]) -> list[int]:
+        return list(dict.fromkeys(levels))
+
+    def loads(self) -> list[tuple[str, int]]:
+        """Every (scenario, level) that is asked for, in the order of running."""
+        return [(scenario, level) for scenario in self.scenarios for level in self.levels]
+
+
+Spec = TypeVar("Spec", bound=ServeSpec)
+
+
+def make_spec(values: dict[str, Any], kind: type[Spec] = SweepSpec) -> Spec:  # type: ignore[assignment]
+    """A checked spec from plain values.
+
+    Args:
+        values: parameters by name; None means "not given".
+        kind: the spec to make.
+
+    Raises:
+        SpecError: one line that names the parameter, what is wrong with it and what would be right.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise SpecError(explain(error, kind)) from None
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """The plain values of a YAML file, for `make_spec`.
+
+    Raises:
+        PathError: it cannot be read.
+        SpecError: it is no YAML mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise PathError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise SpecError(f"{path} must hold parameters, such as `levels: [1, 2, 4]`")
+    return values

@@ -1,0 +1,194 @@
+"""The guard process: runs one command and lets nothing of it outlive its owner.
+
+`python supervisor.py '{"command": [...], "afterwards": [], "marker": "…", "grace": 5, "owner": 123, "stdin": 7}'`
+
+Its standard input is a pipe that the owner holds open: a line on it, or its end, stops the command; so do SIGTERM,
+SIGINT and SIGHUP, and the death of the owner where a process forked from it still holds the pipe. Its standard output
+is the report (`started PID`, `refused REASON`, `ended CODE`), its standard error the command's log.
+
+The command gets a session of its own. To stop is SIGTERM to the whole family, then SIGKILL to what is left after
+`grace` seconds. The family is everything that descends from us (orphans come back to us, a sub-reaper) or carries our
+marker in its environment, whatever process group or session it went to. Where there is no /proc (not Linux), it is
+the command alone.
+
+Standard library only, and nothing of tuner: it starts in 30 ms and depends on no environment.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+#: the environment variable that marks every process of one command
+MARKER = "TUNER_SUPERVISED"
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_PROC = Path("/proc")
+_KILL_WAIT = 3.0  # seconds in which SIGKILL takes effect, unless a process hangs in the kernel
+_PAUSE = 0.03
+_AFTERWARDS_WAIT = 10.0
+
+
+def end_family(find: Callable[[], set[int]], grace: float) -> bool:
+    """Signal each process that `find` sees, once: SIGTERM, and SIGKILL to what is left after `grace` seconds.
+
+    Returns:
+        Whether all of them are gone.
+    """
+    for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILL_WAIT)):
+        deadline = time.monotonic() + seconds
+        told: set[int] = set()
+        while (family := find()) and time.monotonic() < deadline:
+            _send(number, family - told)  # those born meanwhile too
+            told |= family
+            time.sleep(_PAUSE)
+    return not find()
+
+
+def _send(number: int, pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def run_afterwards(command: Sequence[str]) -> None:
+    """Run what ends things that are no processes of ours, such as a container; its failure changes nothing."""
+    if command:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, timeout=_AFTERWARDS_WAIT, check=False)
+
+
+def marked_with(marker: str) -> set[int]:
+    """The living processes that carry `marker` in their environment."""
+    wanted = f"{MARKER}={marker}".encode()
+    return {pid for pid, _ in _living() if wanted in _environment(pid)}
+
+
+def descendants_of(root: int) -> set[int]:
+    """The living descendants of process `root`."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in _living():
+        children.setdefault(parent, []).append(pid)
+    found: set[int] = set()
+    todo = [root]
+    while todo:
+        fresh = set(children.get(todo.pop(), [])) - found
+        found |= fresh
+        todo += fresh
+    return found
+
+
+def _living() -> Iterable[tuple[int, int]]:
+    """Every process that is no zombie, with its parent."""
+    for entry in _PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            state, parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
+            if state != "Z":
+                yield int(entry.name), int(parent)
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:  # it has ended, or is another user's
+        return []
+
+
+class Supervisor:
+    """The command, its family, and the pipe to the owner."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self._order = order
+        self._main = 0
+        self._ended = False
+        self._wakeup = _wake_on_signals()
+
+    def run(self) -> int:
+        """Start the command, wait for its end or for a reason to end it, and leave nothing behind."""
+        prctl = _prctl()
+        prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        try:
+            # should we be killed together with our owner, the kernel still asks the command to end
+            self._main = self._start(lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM))
+        except OSError as error:
+            _report(f"refused {error.strerror}: {error.filename}")
+            return 0
+        _report(f"started {self._main}")
+        while not self._ended and not self._asked_to_stop():
+            self._reap()
+        all_gone = end_family(self._family, self._order["grace"])
+        run_afterwards(self._order["afterwards"])
+        return 0 if all_gone else 1
+
+    def _start(self, in_child: Callable[[], None]) -> int:
+        order = self._order
+        stdin, stdout = order.get("stdin"), order.get("stdout")
+        child = subprocess.Popen(
+            order["command"],
+            env=os.environ | {MARKER: order["marker"]},
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stdout=sys.stderr if stdout is None else stdout,
+            start_new_session=True,
+            preexec_fn=in_child,  # noqa: PLW1509  we have one thread only
+        )
+        for fd in filter(None, (stdin, stdout)):
+            os.close(fd)
+        child.returncode = 0  # we reap it ourselves, with its orphans
+        return child.pid
+
+    def _asked_to_stop(self) -> bool:
+        """Wait, a second at most, for news of the owner, of a child, or of a signal."""
+        ready, _, _ = select.select([0, self._wakeup], [], [], 1.0)
+        if self._wakeup in ready and any(number in _STOP_SIGNALS for number in os.read(self._wakeup, 4096)):
+            return True
+        return 0 in ready or os.getppid() != self._order["owner"]
+
+    def _reap(self) -> None:
+        """Collect the children that have ended; the command's end is reported at once."""
+        with contextlib.suppress(ChildProcessError):
+            while (found := os.waitpid(-1, os.WNOHANG)) != (0, 0):
+                if found[0] == self._main:
+                    self._ended = True
+                    _report(f"ended {os.waitstatus_to_exitcode(found[1])}")
+
+    def _family(self) -> set[int]:
+        self._reap()
+        main = set() if self._ended else {self._main}
+        return main | descendants_of(os.getpid()) | marked_with(self._order["marker"])
+
+
+def _wake_on_signals() -> int:
+    """A pipe that gets a byte, the signal's number, at each signal we listen to."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in (*_STOP_SIGNALS, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    return reader
+
+
+def _prctl() -> Callable[[int, int], None]:
+    """Linux's prctl; elsewhere we do without."""
+    if sys.platform != "linux":
+        return lambda *_: None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda option, value: prctl(option, value, 0, 0, 0)
+
+
+def _report(line: str) -> None:
+    with contextlib.suppress(OSError):  # the owner is gone
+        os.write(1, f"{line}\n".encode())
+
+
+if __name__ == "__main__":
+    sys.exit(Supervisor(json.loads(sys.argv[1])).run())
