@@ -75,7 +75,8 @@ class FolderCache:
 
     def __exit__(self, *_: object) -> None:
         if self.changed:
-            save(self.folder, NAME, msgspec.msgpack.encode(Content(SCHEMA, self.entries)))
+            there = {name: entry for name, entry in self.entries.items() if (self.folder / name).is_file()}
+            save(self.folder, NAME, msgspec.msgpack.encode(Content(SCHEMA, there)))
 
     def reading(self, path: Path) -> Reading | Damage:
         """The numbers and latencies of the result file `path` of this folder."""
