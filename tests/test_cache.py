@@ -93,11 +93,25 @@ def test_a_changed_file_is_read_again(folder, change):
     assert ttft(folder) == 0.2
 
 
-def test_a_file_changed_again_within_a_clock_tick_is_read_again(folder):
-    (folder / name(1)).write_text(SLOWER)
-    assert ttft(folder) == 0.2
-    (folder / name(1)).write_text(LARGE)
+def test_a_file_changed_within_this_clock_tick_is_not_kept(folder, monkeypatch):
+    """Another change within the tick would leave its times as they are."""
+    changed = (folder / name(1)).stat().st_ctime_ns
+    monkeypatch.setattr(cache.time, "time_ns", lambda: changed + 10**6)
     assert ttft(folder) == 0.1
+    assert not (folder / cache.NAME).exists()
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept(folder, monkeypatch):
+    def read_and_change(path):
+        content = real_read(path)
+        put(folder, SLOWER)
+        return content
+
+    real_read = cache.read
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "read", read_and_change)
+        assert ttft(folder) == 0.1
+    assert ttft(folder) == 0.2
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\x80", b"\xc1" * 100, b"\x82\xa6schema\x02\xa7entries\x80"])
