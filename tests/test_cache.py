@@ -35,7 +35,7 @@ def put(folder, content):
 
 def wait_until_settled(file):
     """The time of change of the inode cannot be set, so let a tenth of a second pass."""
-    while not cache._settled(file, file.stat()):
+    while not cache._settled(file.stat()):
         threading.Event().wait(0.02)
 
 
