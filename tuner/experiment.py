@@ -103,6 +103,14 @@ class Trial:
         again = f"-repeat-{repeat}" if repeat > 1 else ""
         return self.folder / "batches" / safe_name(scenario) / f"concurrency-{concurrency}{again}"
 
+    @property
+    def facts(self) -> TrialFacts | None:
+        """What was asked of this trial; None where nothing was yet, or the file is damaged."""
+        try:
+            return msgspec.convert(files.read_json(self.facts_file), TrialFacts)
+        except (PathError, msgspec.ValidationError):
+            return None
+
     def write(self, facts: TrialFacts) -> None:
         """Record what is asked of this trial."""
         files.write_json(self.facts_file, msgspec.to_builtins(facts))

@@ -9,7 +9,7 @@ import msgspec
 
 from tuner import files, timestamps
 from tuner.errors import PathError
-from tuner.experiment import PARTIAL, RUNNING, SIDECAR_FILE, Experiment, Sidecar, Trial, TrialFacts
+from tuner.experiment import PARTIAL, RUNNING, SIDECAR_FILE, Experiment, Sidecar, Trial
 
 WAITING = "waiting"
 
@@ -56,9 +56,8 @@ class Progress:
 def read_progress(experiment: Experiment) -> Progress:
     """How far the run is; a file that is not there yet, or just being replaced, counts as not there."""
     trial = experiment.trial(1)
-    try:
-        facts = msgspec.convert(files.read_json(trial.facts_file), TrialFacts)
-    except (PathError, msgspec.ValidationError):
+    facts = trial.facts
+    if facts is None:
         return Progress()
     server = _read(trial.server_file).get("state", "")
     repeats = range(1, facts.repeats + 1)

@@ -28,6 +28,7 @@ from tuner.slo import CONFIDENCE, SLO, requests_needed_for
 
 #: `D(100,32)`, `N(480,240)/(300,150)`, `U(50,100)/(200,250)`, `dataset`: genai-bench's notation
 _SCENARIO = re.compile(r"(dataset|D\(\d+,\d+\)|N\(\d+,\d+\)/\(\d+,\d+\)|U\(\d+,\d+\)(/\(\d+,\d+\))?)")
+AUTO = "auto"
 _BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
 
 
@@ -65,7 +66,24 @@ def _scenario(value: str) -> str:
     return value
 
 
-Levels = Annotated[list[PositiveInt], BeforeValidator(_split), Field(min_length=1)]
+def _levels(value: Any) -> Any:
+    """`"auto"`, or whole numbers from 1, each once."""
+    parts = _split(value)
+    if parts in (AUTO, [AUTO]):
+        return AUTO
+    if not isinstance(parts, list) or not parts:
+        raise ValueError(f"{value!r} are no levels; give at least 1, such as 1,2,4, or {AUTO}")
+    return list(dict.fromkeys(_level(part) for part in parts))
+
+
+def _level(part: Any) -> int:
+    number = int(part) if isinstance(part, str) and part.isdecimal() else part
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"{part!r} is no concurrency level: it must be a whole number greater than 0, or {AUTO}")
+    return number
+
+
+Levels = Annotated[list[int] | Literal["auto"], BeforeValidator(_levels)]
 Scenarios = Annotated[list[Annotated[str, BeforeValidator(_scenario)]], BeforeValidator(_split), Field(min_length=1)]
 
 
@@ -83,7 +101,11 @@ class ServeSpec(ServerSpec):
 class SweepSpec(ServeSpec):
     """A server and the load that it is measured under."""
 
-    levels: Levels = Field([1, 2, 4, 8], description="concurrency levels: requests kept in flight, such as 1,2,4,8")
+    levels: Levels = Field(
+        [1, 2, 4, 8], description="concurrency levels, such as 1,2,4,8; auto finds the highest that meets the SLO"
+    )
+    highest: PositiveInt = Field(256, description="the highest level that levels: auto tries")
+    stop_when_saturated: bool = Field(False, description="skip levels after throughput stops growing and the SLO fails")
     scenarios: Scenarios = Field(
         ["D(100,32)"], description="traffic scenarios in genai-bench's notation, such as D(100,32)"
     )
@@ -129,27 +151,29 @@ class SweepSpec(ServeSpec):
             SLO.parse(content, "slo")
         return content
 
-    @field_validator("levels")
-    @classmethod
-    def _without_repeats(cls, levels: list[int]) -> list[int]:
-        return list(dict.fromkeys(levels))
-
     @model_validator(mode="after")
     def _extends(self) -> Self:
         if self.extend_to is not None and self.extend_to < self.max_seconds:
             raise ValueError(f"extend_to: must be at least max_seconds ({self.max_seconds:g}), got {self.extend_to:g}")
+        if self.levels == AUTO and not self.slo:
+            raise ValueError("levels: auto looks for the highest level that meets the SLO; give one with slo")
         return self
+
+    @property
+    def fixed_levels(self) -> list[int]:
+        """The levels that are known before anything is measured."""
+        return self.levels if isinstance(self.levels, list) else []
 
     def loads(self) -> list[tuple[str, int, int]]:
         """Every (scenario, level, repeat) to be measured, in the order of running."""
         return [load for scenario in self.scenarios for load in self._loads_of(scenario)]
 
     def _loads_of(self, scenario: str) -> list[tuple[str, int, int]]:
-        levels = sorted(self.levels) if self.order == "ascending" else self.levels
+        levels = sorted(self.fixed_levels) if self.order == "ascending" else self.fixed_levels
         loads = [(scenario, level, repeat) for repeat in range(1, self.repeats + 1) for level in levels]
         if self.order == "random":
             random.Random(scenario).shuffle(loads)  # noqa: S311 - an order, no secret; the same when resumed
-        return loads + [(scenario, levels[0], self.repeats + 1)] * self.sentinel
+        return loads + [(scenario, level, self.repeats + 1) for level in levels[: self.sentinel]]
 
     @property
     def enough_requests(self) -> int:

@@ -19,6 +19,7 @@ from tuner.engines import registry
 from tuner.errors import PathError, ServerFailed, SpecError
 from tuner.experiment import Experiment, Sidecar, Trial, TrialFacts
 from tuner.server import Server, launch
+from tuner.plan import Measurement, is_saturated, planned
 from tuner.spec import Spec, SweepSpec
 from tuner.telemetry import Recorder
 from tuner.timestamps import now, to_text
@@ -93,7 +94,6 @@ def run_sweep(spec: SweepSpec, experiment: Experiment, stop: Stop | None = None)
         check_same(spec, experiment)
         with _recorded(experiment, spec):
             trial = experiment.trial(1)
-            trial.write(_facts(spec))
             _run_trial(spec, trial, _Wish(stop, experiment))
 
 
@@ -130,15 +130,15 @@ class _Stopped(Exception):
 
 
 def _run_trial(spec: SweepSpec, trial: Trial, wish: _Wish) -> None:
-    todo = [load for load in spec.loads() if not levels.settled(trial.batch_folder(*load))]
-    if not todo:
+    if next(planned(spec, trial), None) is None:
         return
     offline = Path(spec.tokenizer or "").is_dir()
     with Bench(spec.api_key() or "", offline=offline) as bench, _Servers(spec, trial) as servers:
         runner = _Runner(spec, trial, bench, servers, wish.stop.at_once)
-        for load in todo:
+        for load in planned(spec, trial):
             if wish:
                 raise _Stopped
+            trial.write(_facts(spec, load, trial.facts))
             runner.run(*load)
         if wish.stop.at_once.is_set():
             raise _Stopped
@@ -158,8 +158,8 @@ class _Runner:
         """Measure a level, or write down why it was not."""
         folder = self.trial.batch_folder(scenario, level, repeat)
         unrun = Sidecar(scenario=scenario, concurrency=level, repeat=repeat, outcome="skipped")
-        if (lower := self._out_of_memory_below(scenario, level)) is not None:
-            unrun.reason = f"concurrency {lower} ran out of memory"
+        if reason := self._spared(scenario, level):
+            unrun.reason = reason
             levels.record_unrun(folder, unrun)
             return
         try:
@@ -172,6 +172,14 @@ class _Runner:
         if is_cold or self.spec.warmup_each:
             levels.warm_up(self.bench, load, self.spec.warmup_requests, self.at_once)
         levels.run(self.bench, server, load, folder, self.at_once)
+
+    def _spared(self, scenario: str, level: int) -> str:
+        """Why a level need not be measured; empty where it must be."""
+        if (lower := self._out_of_memory_below(scenario, level)) is not None:
+            return f"concurrency {lower} ran out of memory"
+        if is_saturated(self.spec, self.trial, scenario):
+            return "saturated: throughput no longer grows, and the SLO failed twice"
+        return ""
 
     def _out_of_memory_below(self, scenario: str, level: int) -> int | None:
         """The lowest level below `level` that ran out of memory, where that is to spare the higher ones."""
@@ -237,14 +245,16 @@ def _load(spec: SweepSpec, server: Server, scenario: str, level: int, repeat: in
     )
 
 
-def _facts(spec: SweepSpec) -> TrialFacts:
+def _facts(spec: SweepSpec, load: Measurement, before: TrialFacts | None) -> TrialFacts:
+    """What is asked of the trial; a search asks for a level when it comes to it."""
+    searched = sorted({load[1], *(before.levels if before else [])})
     return TrialFacts(
         trial=1,
         engine=spec.engine,
         model=spec.model or spec.base_url or "",
         parameters=spec.parameters,
         scenarios=spec.scenarios,
-        levels=spec.levels,
+        levels=spec.fixed_levels or searched,
         repeats=spec.repeats,
     )
 
