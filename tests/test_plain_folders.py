@@ -279,7 +279,7 @@ def test_a_verdict_depends_neither_on_order_nor_unit_nor_on_loading_twice(
 def test_what_milliseconds_round_up_violates_nothing(tmp_path):
     """A latency that is at the threshold in seconds, and a hair above it after a file in milliseconds."""
     threshold = next(value for value in np.linspace(0.1, 0.2, 999) if value * 1000 / 1000 > value)
-    write(tmp_path / name(1), in_milliseconds(result([request(float(threshold))] * 30)))
+    write(tmp_path / name(1), in_milliseconds(result([request(float(threshold)) for _ in range(30)])))
     [row] = tuner.judge(tuner.load_batches(tmp_path), {"ttft": {"p50": {"threshold": float(threshold)}}}).itertuples()
     assert row.ttft_p50 > threshold
     assert (row.verdict, row.attainment) == ("pass", 1.0)
