@@ -16,7 +16,7 @@ FLOORS = """
     attainment constraints slo summary answer figures progress
     weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
     telemetry bench
-    spec levels sweep
+    spec levels limit sweep
     report headless panel notebook doctor terminal serve cli __main__
 """
 ORDER = FLOORS.split()
