@@ -18,8 +18,8 @@ from tuner.bench import Bench, Load
 from tuner.engines import registry
 from tuner.errors import PathError, ServerFailed, SpecError
 from tuner.experiment import Experiment, Sidecar, Trial, TrialFacts
-from tuner.server import Server, launch
 from tuner.plan import Measurement, is_saturated, planned
+from tuner.server import Server, launch
 from tuner.spec import Spec, SweepSpec
 from tuner.telemetry import Recorder
 from tuner.timestamps import now, to_text
