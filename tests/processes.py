@@ -26,3 +26,14 @@ def _is_of(process, mark):
             return False
         return any(mark in text for text in [*process.environ().values(), *process.cmdline()])
     return False
+
+
+def alive(pids):
+    """Those of `pids` that run; a zombie does not."""
+    return {pid for pid in pids if _runs(pid)}
+
+
+def _runs(pid):
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    return False

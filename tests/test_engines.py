@@ -215,28 +215,36 @@ LOGS = [
     ("vllm", "OSError: [Errno 98] Address already in use", "port_in_use"),
     ("vllm", "vllm: error: unrecognized arguments: --max-num-sqs 3", "bad_argument"),
     ("vllm", "pydantic_core._pydantic_core.ValidationError: 1 validation error for SchedulerConfig", "bad_argument"),
+    ("vllm", "  Value error, User-specified max_model_len (100000) is greater than the derived one", "bad_argument"),
     ("vllm", "huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name'", "model_not_found"),
     ("vllm", "RuntimeError: No CUDA GPUs are available", "gpu_unavailable"),
     ("sglang", "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static.", "out_of_memory"),
-    ("llamacpp", "E srv start: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 80", "port_in_use"),
-    ("llamacpp", "E ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 204", "out_of_memory"),
+    ("llamacpp", "srv start: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 80", "port_in_use"),
+    ("llamacpp", "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 204", "out_of_memory"),
     (
         "llamacpp",
-        "E llama_model_load: error loading model: tensor 'x' data is not within the file bounds",
+        "llama_model_load: error loading model: tensor 'x' data is not within the file bounds",
         "model_not_found",
     ),
     ("command", "INFO: loading weights into memory\nERROR: 0 errors so far", "crashed"),
 ]
 
 
+@pytest.mark.parametrize("prefix", ["", "(EngineCore pid=15289) ERROR 11-24 08:00:44 [core.py:1063] ", "0.01.359 E "])
 @pytest.mark.parametrize(("engine", "line", "kind"), LOGS)
-def test_a_log_tells_the_kind_of_failure(engine, line, kind):
-    noise = "INFO 11-24 06:00:00 memory profiling took 3 s\n\x1b[32mINFO\x1b[0m Error budget: none\n"
+def test_a_log_tells_the_kind_of_failure(engine, line, kind, prefix):
+    noise = "INFO 11-24 06:00:00 [a.py:1] memory profiling took 3 s\n\x1b[32mINFO\x1b[0m Error budget: none\n"
     after = "\nTraceback (most recent call last):\nRuntimeError: Engine core initialization failed."
-    found = diagnose(noise + line + after, 1, registry.find(engine).patterns())
+    found = diagnose(noise + prefix + line + after, 1, registry.find(engine).patterns())
     assert found.kind == kind and kind in FAILURE_KINDS
     if kind != "crashed":
-        assert found.detail == line and found.log_tail[-1] == line and "\x1b" not in "".join(found.log_tail)
+        assert found.detail == line.strip() and line in found.log_tail and "\x1b" not in "".join(found.log_tail)
+
+
+def test_the_first_exception_tells_where_no_pattern_does():
+    log = "WARNING: ulimit (`OSError: x`)\n(Worker pid=1) ERROR 11-24 08:00:44 [a.py:9] ValueError: the root\n"
+    found = diagnose(log + "RuntimeError: Worker failed\nits last words\n", 1, ())
+    assert (found.kind, found.detail) == ("crashed", "it ended with exit code 1: ValueError: the root")
 
 
 @pytest.mark.parametrize(
@@ -245,7 +253,7 @@ def test_a_log_tells_the_kind_of_failure(engine, line, kind):
 )
 def test_without_a_telling_line_the_way_it_ended_is_told(exit_code, words):
     found = diagnose("hello\n", exit_code, ())
-    assert found.kind == "crashed" and words in found.detail and found.detail.endswith("its last line: hello")
+    assert found.kind == "crashed" and words in found.detail and found.detail.endswith(": hello")
 
 
 def test_every_engine_names_only_known_kinds():

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from jupyter_client.manager import KernelManager
-from waiting import alive, wait_until
+from processes import alive, wait_until
 
 HERE = Path(__file__).parent
 STUBBORN = ["ignore_sigterm=1", "orphans=2"]
@@ -91,15 +91,14 @@ def test_nothing_is_left_within_10_seconds(own, how, fault):
     owner = own(how)
     assert len(owner.servers) == 3
     fault(owner)
-    assert wait_until(lambda: not alive(owner.servers)), alive(owner.servers)
-    assert wait_until(lambda: not alive([owner.said["guard"]]))
+    wait_until(lambda: not alive([*owner.servers, owner.said["guard"]]), 10)
 
 
 def test_with_the_ordinary_grace_it_is_still_10_seconds(own):
     owner = own(grace="5")
     owner.process.kill()
     began = time.monotonic()
-    assert wait_until(lambda: not alive(owner.servers), 10), alive(owner.servers)
+    wait_until(lambda: not alive(owner.servers), 10)
     assert time.monotonic() - began > 4  # it had its time to end well
 
 
@@ -107,7 +106,7 @@ def test_killed_with_its_supervisor_a_server_is_still_told_to_end(own):
     owner = own(knobs=[])
     owner.process.kill()
     os.kill(owner.said["guard"], signal.SIGKILL)
-    assert wait_until(lambda: not alive(owner.servers))
+    wait_until(lambda: not alive(owner.servers), 10)
 
 
 @pytest.mark.parametrize(
@@ -122,8 +121,8 @@ def test_the_owner_learns_why_its_server_is_gone(own, fault, detail):
     fault(owner)
     said = json.loads(owner.process.stdout.readline())
     assert "crashed" in said["failure"] and detail in said["failure"]
-    assert wait_until(lambda: not alive(owner.servers))  # the orphans of a dead server too
-    assert wait_until(lambda: owner.record()["state"] == "failed")
+    wait_until(lambda: not alive(owner.servers), 10)  # the orphans of a dead server too
+    wait_until(lambda: owner.record()["state"] == "failed")
     assert owner.record()["failure"]["kind"] == "crashed"
 
 
@@ -160,7 +159,7 @@ def test_a_server_ends_with_its_notebook_kernel_and_not_with_an_interrupt(tmp_pa
         assert client.execute_interactive("1 + 1", timeout=30)
         assert alive(servers) == servers and len(servers) == 3
         end(kernel)
-        assert wait_until(lambda: not alive(servers)), alive(servers)
+        wait_until(lambda: not alive(servers), 10)
     finally:
         client.stop_channels()
         kernel.shutdown_kernel(now=True)

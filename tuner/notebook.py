@@ -45,7 +45,7 @@ def sweep(namespace: dict[str, Any]) -> "SweepPanel | Results":
 
 def run_here(spec: SweepSpec, folder: str | None) -> Results:
     """Run a sweep in this process, write its report, and show figures and table."""
-    experiment = Experiment.create_at(Path(folder)) if folder else Experiment.create(spec.runs, "sweep", spec.name)
+    experiment = Experiment.at(Path(folder)) if folder else Experiment.create(spec.runs, "sweep", spec.name)
     run_sweep(spec, experiment)
     results = read_results(experiment.folder)
     write_report(experiment.folder)

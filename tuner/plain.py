@@ -31,8 +31,6 @@ DEBUG_NAME = re.compile(r"debug_for_run_(?P<scenario>.+)_(?P<level>\d{1,9})\.jso
 OTHER_FILES = {METADATA_FILE, EXPERIMENT_FILE, TRIAL_FILE, SERVER_FILE, SIDECAR_FILE}
 #: Two runs of one level end at least this many seconds apart, since genai-bench counts a level in whole seconds.
 SHORTEST_LEVEL = 1.0
-
-
 #: No level and no number of repeats is this large; the file that says so is damaged.
 MOST = 10**9
 
@@ -75,7 +73,10 @@ def _may_be_batch(entry: os.DirEntry[str]) -> bool:
 
 def is_plain(folder: Path) -> bool:
     """Whether genai-bench wrote into `folder`."""
-    names = (path.name for path in json_files(folder))
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError:
+        return False
     return is_regular(folder / METADATA_FILE) or any(RESULT_NAME.fullmatch(n) or DEBUG_NAME.fullmatch(n) for n in names)
 
 

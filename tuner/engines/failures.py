@@ -38,8 +38,13 @@ COMMON = (
     Pattern("bad_argument", r"unrecognized arguments|invalid choice: |error: argument |\bValidationError: "),
 )
 
-_TAIL_LINES = 12
+_LAST_LINES = 1000  # of a log are searched: an engine of many processes repeats its traceback in each
+_BEFORE, _AFTER = 10, 3  # lines kept around the telling one
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+#: what vLLM's and llama.cpp's loggers put before the message
+_PREFIX = re.compile(r"^(\(\w+ pid=\d+\) )?[A-Z]+ [\d :-]+\[[^]]*\] |^[\d.]+ [A-Z] ")
+#: the last line of a traceback; the first one in a log is the root, the others come of it
+_EXCEPTION = re.compile(r"^([\w.]+\.)?\w*(Error|Exception): .")
 
 
 class Failure(NamedTuple):
@@ -49,7 +54,7 @@ class Failure(NamedTuple):
         kind: one of FAILURE_KINDS.
         detail: the line that tells it.
         exit_code: of the process, negative for a signal; None where it still ran, or its supervisor was killed.
-        log_tail: the last lines of the log up to where it tells.
+        log_tail: the lines of the log around it.
     """
 
     kind: str
@@ -66,19 +71,23 @@ def diagnose(log: str, exit_code: int | None, patterns: Sequence[Pattern]) -> Fa
         exit_code: with which it ended, negative for a signal; None where its supervisor was killed.
         patterns: the engine's own and COMMON; the first that is found anywhere decides.
     """
-    lines = [line.rstrip() for line in _ANSI.sub("", log).splitlines() if line.strip()]
+    lines = [_PREFIX.sub("", line.rstrip()) for line in _ANSI.sub("", log).splitlines() if line.strip()]
+    lines = lines[-_LAST_LINES:]
     for kind, regex in patterns:
-        for number, line in enumerate(lines):
-            if re.search(regex, line):
-                tail = lines[max(0, number + 1 - _TAIL_LINES) : number + 1]
-                return Failure(kind, line.strip(), exit_code, tuple(tail))
-    tail = lines[-_TAIL_LINES:]
-    return Failure("crashed", _how_it_ended(exit_code, tail), exit_code, tuple(tail))
+        if (found := _first(re.compile(regex), lines)) is not None:
+            return Failure(kind, lines[found].strip(), exit_code, _around(lines, found))
+    found = _first(_EXCEPTION, lines)
+    telling = len(lines) - 1 if found is None else found
+    told = f": {lines[telling].strip()}" if lines else ""
+    return Failure("crashed", f"it ended {describe_exit(exit_code)}{told}", exit_code, _around(lines, telling))
 
 
-def _how_it_ended(exit_code: int | None, tail: Sequence[str]) -> str:
-    last = f"; its last line: {tail[-1].strip()}" if tail else ""
-    return f"it ended {describe_exit(exit_code)}{last}"
+def _first(regex: re.Pattern[str], lines: Sequence[str]) -> int | None:
+    return next((number for number, line in enumerate(lines) if regex.search(line)), None)
+
+
+def _around(lines: Sequence[str], telling: int) -> tuple[str, ...]:
+    return tuple(lines[max(0, telling - _BEFORE) : telling + 1 + _AFTER])
 
 
 def describe_exit(exit_code: int | None) -> str:

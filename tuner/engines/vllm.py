@@ -42,6 +42,7 @@ class VLLM(GPUEngine):
             "out_of_memory", r"is less than desired GPU memory utilization|To serve at least one request with the model"
         ),
         Pattern("model_not_found", r"Repo id must|Invalid repository ID"),
+        Pattern("bad_argument", r"^ +Value error, |No common block size"),
     )
 
     def find(self, spec: ServerSpec) -> str:
