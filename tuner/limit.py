@@ -30,7 +30,7 @@ NUDGE = 0.3
 RESERVE = 1
 #: A level this near to the threshold is measured twice at once; standard errors.
 AT_THE_EDGE = 0.5
-#: A failing level that decides is repeated until it fails by so many standard errors.
+#: A level that decides is repeated until it lies so many standard errors from the threshold.
 CERTAIN = 2.0
 #: The least excess that is told apart, 0.7 % of the threshold: that of no errors at all would be −∞.
 LEAST = -5.0
