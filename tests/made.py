@@ -87,7 +87,7 @@ def write(path: Path, value: Any) -> Path:
 
 def run(folder: Path, levels: list[int], **facts: Any) -> Trial:
     """A run directory with one trial that asks for `levels` and has none of them yet."""
-    made = Experiment.create_at(folder)
+    made = Experiment.at(folder)
     made.describe(name="made")
     trial = made.trial(1)
     asked = {"engine": "vllm", "model": "m", "scenarios": ["D(100,100)"], "levels": levels}

@@ -158,7 +158,7 @@ def test_a_damaged_trial_file_loses_no_batch(tmp_path, content):
 
 
 def test_a_run_that_has_only_begun_has_no_rows(tmp_path):
-    Experiment.create_at(tmp_path / "run").describe(name="x")
+    Experiment.at(tmp_path / "run").describe(name="x")
     assert tuner.load_batches(tmp_path / "run").empty
 
 
