@@ -11,13 +11,13 @@ PACKAGE = Path(__file__).parents[1] / "tuner"
 
 #: bottom floor first, and on each floor in the order a reader meets them
 FLOORS = """
-    errors timestamps documents files versions experiment
-    results measure audit cache rows endings plain trials batches requests
-    attainment constraints slo summary answer figures progress
+    errors timestamps documents files versions experiment secrecy
+    results measure audit cache rows carried endings plain trials batches requests
+    attainment spreads constraints slo summary answer figures progress
     weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
     telemetry bench
-    spec levels sweep
-    report headless panel notebook doctor terminal serve cli __main__
+    spec levels limit plan sweep
+    background findings page report headless panel notebook doctor terminal serve cli __main__
 """
 ORDER = FLOORS.split()
 

@@ -15,7 +15,7 @@ ENDS = {"SIGINT": (signal.SIGINT, 130), "SIGTERM": (signal.SIGTERM, 143), "SIGKI
 
 @pytest.mark.parametrize(("ending", "code"), ENDS.values(), ids=ENDS)
 def test_a_sweep_cut_off_in_its_second_level(tiny_gguf, tmp_path, ending, code):
-    asked = ("--model", tiny_gguf, "--levels", "1,2", "--scenarios", "D(20,8)")
+    asked = ("--model", tiny_gguf, "--levels", "1,2,3", "--scenarios", "D(20,8)")
     with start(tmp_path, "sweep", *asked, "--max-seconds", "2") as command:
         wait_until(lambda: list(tmp_path.glob("runs/*/trials/0001/batches/*/concurrency-2.part/*.log")), 60)
         os.kill(command.pid, ending)

@@ -9,7 +9,7 @@ from tuner import cli
 WRONG = {
     "unknown engine": (["--engine", "vlm"], ["'vlm'", "did you mean vllm"]),
     "level 0": (["--levels", "1,0"], ["levels", "greater than 0", "'0'"]),
-    "level that is no number": (["--levels", "1,x"], ["levels", "integer", "'x'"]),
+    "level that is no number": (["--levels", "1,x"], ["levels", "whole number", "'x'"]),
     "no level": (["--levels", ","], ["levels", "at least 1"]),
     "scenario that is none": (["--scenarios", "X(1)"], ["'X(1)'", "D(100,32)"]),
     "negative time": (["--max-seconds", "-4"], ["max_seconds", "greater than 0"]),

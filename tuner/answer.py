@@ -5,8 +5,8 @@ from typing import Any
 import pandas as pd
 
 from tuner.constraints import SLO
-from tuner.slo import COMPLIANT
-from tuner.summary import CURVE, Summary
+from tuner.slo import COMPLIANT, FAIL
+from tuner.summary import CURVE, TOO_MUCH, Summary
 
 
 def answer(judged: pd.DataFrame, summary: Summary, slo: SLO | None) -> list[str]:
@@ -37,10 +37,10 @@ def _best(summary: Summary) -> str:
 
 def _limit(curve: pd.DataFrame, summary: Summary) -> str:
     """How far the measured levels confine the maximum."""
-    compliant = curve["verdict"].isin(COMPLIANT)
-    highest = curve.loc[compliant, "concurrency"].max()
-    above = curve[~compliant & (curve["concurrency"] > highest)].head(1)
-    below = curve[~compliant & (curve["concurrency"] < highest)].tail(1)
+    fails = (curve["verdict"] == FAIL) | curve["outcome"].isin(TOO_MUCH)
+    highest = curve.loc[curve["verdict"].isin(COMPLIANT), "concurrency"].max()
+    above = curve[fails & (curve["concurrency"] > highest)].head(1)
+    below = curve[fails & (curve["concurrency"] < highest)].tail(1)
     if summary.bracket == "non_monotone" and len(below):
         level = below.iloc[0]["concurrency"]
         return f"Concurrency {level} does not meet the SLO ({_why(below)}) while {highest} does: measure them again."

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tuner.carried import is_page, read_report
 from tuner.errors import PathError
 from tuner.experiment import EXPERIMENT_FILE
 from tuner.files import is_regular
@@ -27,7 +28,7 @@ HIGHEST = 4
 
 
 def load_batches(*paths: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read the batches of runs, plain genai-bench folders, folders of many of them, or single result files.
+    """Read the batches of runs, plain genai-bench folders, folders of many of them, single result files, or reports.
 
     Args:
         paths: any number of folders and files; what is named twice is read once.
@@ -52,7 +53,9 @@ def _read(path: Path) -> list[Batch]:
     reader = next((read for knows, read in READERS if knows(path)), None)
     batches = reader(path) if reader else None
     if batches is None:
-        raise PathError(f"{path} holds no batch: expected a run directory, a genai-bench folder or a result file")
+        raise PathError(
+            f"{path} holds no batch: expected a run directory, a genai-bench folder, a result file or a report"
+        )
     return batches
 
 
@@ -129,6 +132,7 @@ def _sources(folder: Path, depth: int) -> "Iterator[tuple[Reader, Path]]":
 Reader = Callable[[Path], list[Batch] | None]
 #: What a path can be, most telling first: (is it that?, its batches or None where it holds none).
 READERS: list[tuple[Callable[[Path], object], Reader]] = [
+    (is_page, read_report),
     (is_run, _read_run),
     (_trial_of, _read_in_trial),
     (Path.is_file, _read_file),

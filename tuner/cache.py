@@ -75,7 +75,8 @@ class FolderCache:
 
     def __exit__(self, *_: object) -> None:
         if self.changed:
-            save(self.folder, NAME, msgspec.msgpack.encode(Content(SCHEMA, self.entries)))
+            there = {name: entry for name, entry in self.entries.items() if (self.folder / name).is_file()}
+            save(self.folder, NAME, msgspec.msgpack.encode(Content(SCHEMA, there)))
 
     def reading(self, path: Path) -> Reading | Damage:
         """The numbers and latencies of the result file `path` of this folder."""
@@ -95,7 +96,7 @@ class FolderCache:
 
     def _learn(self, path: Path, before: os.stat_result) -> Reading | Damage:
         reading = _compute(path)
-        if isinstance(reading, Reading) and _settled(path, before):
+        if isinstance(reading, Reading) and _settled(before):
             self.entries[path.name] = Entry(identity(before), reading)
             self.changed = True
         return reading
@@ -153,11 +154,7 @@ def _load(folder: Path) -> dict[str, Entry]:
     return {}
 
 
-def _settled(path: Path, before: os.stat_result) -> bool:
-    """Whether the file stayed as it was while it was read, and so long that a clock tick cannot hide a change."""
-    try:
-        now = path.stat()
-    except OSError:
-        return False
-    tick = 2 * 10**9 if before.st_mtime_ns % 10**9 == 0 else 10**8  # some file systems count whole seconds
-    return identity(now) == identity(before) and time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > tick
+def _settled(status: os.stat_result) -> bool:
+    """Whether the last change is so long ago that a clock tick cannot hide another one."""
+    tick = 2 * 10**9 if status.st_mtime_ns % 10**9 == 0 else 10**8  # some file systems count whole seconds
+    return time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > tick

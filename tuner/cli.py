@@ -139,29 +139,36 @@ def demo(flags: dict[str, str]) -> None:
 def sweep(
     flags: dict[str, str],
     config: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="parameters; flags win over it")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN", help="go on with this run directory")
+    ] = None,
 ) -> None:
     """Launch (or attach to) a server, measure it at each concurrency level, judge, and write the report."""
     from tuner.spec import read_spec
 
-    _sweep((read_spec(config) if config else {}) | flags)
+    _sweep((read_spec(config) if config else {}) | flags, resume)
 
 
-def _sweep(values: dict[str, Any]) -> None:
-    """Run the sweep notebook on `values`, and say what came out."""
+def _sweep(values: dict[str, Any], resume: Path | None = None) -> None:
+    """Run the sweep notebook on `values`, or go on with `resume`, and say what came out."""
     from tuner.experiment import Experiment
     from tuner.headless import run_sweep_notebook
     from tuner.report import read_results
     from tuner.spec import make_spec
-    from tuner.sweep import prepare
-    from tuner.terminal import RunProgress, download_bar, print_lines
+    from tuner.sweep import check_same, prepare
+    from tuner.terminal import RunProgress, download_bar, ended_softly, print_lines
 
     bar, move = download_bar("fetching the demo's model")
     with bar:
-        spec = prepare(make_spec(values), move)
-    experiment = Experiment.create(spec.runs, "sweep", spec.name)
-    with RunProgress(experiment) as progress:
+        before = Experiment.open(resume).facts.get("spec", {}) if resume else {}
+        spec = prepare(make_spec(before | values), move)
+    experiment = Experiment(resume) if resume else Experiment.create(spec.runs, "sweep", spec.name)
+    check_same(spec, experiment)
+    with RunProgress(experiment) as progress, ended_softly(experiment.stop_file) as was_asked_to:
         report = run_sweep_notebook(spec, experiment, progress.tick)
     print_lines(*read_results(experiment.folder).answer, f"report: {report}")
+    if was_asked_to():
+        raise KeyboardInterrupt
 
 
 @app.command()

@@ -9,6 +9,7 @@ TunerError                    exit code 1: the work was right to ask for and did
     ├── SpecError             a parameter of a sweep or server
     ├── SLOError              the SLO file
     ├── PathError             a path that is missing, unreadable or of the wrong kind
+    ├── SecretFound           a report would have passed on a key
     └── EngineError           an engine that is unknown or not installed
 ```
 A message is one line: what was wrong, where, and what to do instead.
@@ -73,6 +74,10 @@ class SLOError(RequestError):
 
 class PathError(RequestError):
     """A path is missing, cannot be read or written, or is of the wrong kind."""
+
+
+class SecretFound(RequestError):
+    """What was to be written holds a secret; the message names the place, never the value."""
 
 
 class EngineError(RequestError):

@@ -103,6 +103,14 @@ class Trial:
         again = f"-repeat-{repeat}" if repeat > 1 else ""
         return self.folder / "batches" / safe_name(scenario) / f"concurrency-{concurrency}{again}"
 
+    @property
+    def facts(self) -> TrialFacts | None:
+        """What was asked of this trial; None where nothing was yet, or the file is damaged."""
+        try:
+            return msgspec.convert(files.read_json(self.facts_file), TrialFacts)
+        except (PathError, msgspec.ValidationError):
+            return None
+
     def write(self, facts: TrialFacts) -> None:
         """Record what is asked of this trial."""
         files.write_json(self.facts_file, msgspec.to_builtins(facts))
@@ -122,22 +130,41 @@ class Experiment:
             PathError: the folder cannot be made.
         """
         stem = f"{timestamps.to_stamp(timestamps.now())}-{kind}-{safe_name(name)}"
-        return cls.create_at(_first_free(runs, stem))
+        return cls.at(_first_free(runs, stem))
 
     @classmethod
-    def create_at(cls, folder: Path) -> "Experiment":
-        """Make `folder` a run directory; it must not be one yet.
+    def at(cls, folder: Path) -> "Experiment":
+        """The run directory `folder`, made if it is not there.
 
         Raises:
-            PathError: it is one already, or cannot be made.
+            PathError: it cannot be made.
         """
-        if (folder / EXPERIMENT_FILE).exists():
-            raise PathError(f"{folder} is a run directory already; choose a new one")
         try:
             (folder / "trials").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PathError(f"cannot make the run directory {folder}: {error.strerror}") from error
         return cls(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Experiment":
+        """The run directory `folder`.
+
+        Raises:
+            PathError: it is none.
+        """
+        if not (folder / EXPERIMENT_FILE).is_file():
+            raise PathError(f"{folder} is no run directory: it has no {EXPERIMENT_FILE}")
+        return cls(folder)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was asked of it yet."""
+        return not (self.folder / EXPERIMENT_FILE).exists()
+
+    @property
+    def stop_file(self) -> Path:
+        """Its presence asks whoever runs this experiment to end after the level that runs."""
+        return self.folder / "stop"
 
     def describe(self, **facts: Any) -> None:
         """Add `facts` to `experiment.json`; a fact given again replaces the old one."""

@@ -55,7 +55,7 @@ def run_sweep_notebook(spec: SweepSpec, experiment: Experiment, tick: Callable[[
     Raises:
         TunerError: what the notebook raised.
     """
-    asked = spec.model_dump(mode="json", exclude_defaults=True)
+    asked = spec.model_dump(mode="json")  # all of it: the notebook's own defaults are for its form
     try:
         run_notebook("sweep", experiment, asked | {"run_now": True, "run_folder": str(experiment.folder)}, tick)
     except BaseException:

@@ -2,15 +2,18 @@
 
 import logging
 import shutil
+import tempfile
 import threading
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from tuner import files
 from tuner.bench import CLIENT_LOG, Bench, Ended, Load
-from tuner.errors import ServerFailed
-from tuner.experiment import COMPLETED, PARTIAL, SIDECAR_FILE, Sidecar
+from tuner.errors import PathError, ServerFailed
+from tuner.experiment import COMPLETED, PARTIAL, RUNNING, SIDECAR_FILE, Sidecar
 from tuner.server import Server
 from tuner.timestamps import now, to_text
 
@@ -18,6 +21,9 @@ _log = logging.getLogger(__name__)
 
 _REDACTED = b"[redacted]"
 _LONGEST_REASON = 300
+_WARMUP_SECONDS = 30.0
+#: outcomes that say nothing about the level: a resumed sweep measures it again
+UNSETTLED = (RUNNING, "interrupted", "client_failed")
 
 
 def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.Event) -> Sidecar:
@@ -27,18 +33,18 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
         bench: the load generator.
         server: the server that is measured.
         load: the level.
-        folder: where its files shall be; must not exist.
+        folder: where its files shall be.
         stop: ends the level at once when set.
 
     Returns:
         What the sidecar says.
     """
     part = _fresh_part(folder)
-    sidecar = Sidecar(scenario=load.scenario, concurrency=load.concurrency, started_at=to_text(now()))
-    _write(part, sidecar)
+    asked = Sidecar(scenario=load.scenario, concurrency=load.concurrency, repeat=load.repeat, started_at=to_text(now()))
+    _write(part, asked)
     ended = bench.run(load, part, stop)
     outcome, reason = outcome_of(part, ended, server.failure(), interrupted=stop.is_set())
-    sidecar = msgspec.structs.replace(sidecar, outcome=outcome, reason=reason[:_LONGEST_REASON], **_how(ended))
+    sidecar = msgspec.structs.replace(asked, outcome=outcome, reason=reason[:_LONGEST_REASON], **_how(ended))
     _scrub(part, server.api_key())
     _write(part, sidecar)
     _put_in_place(part, folder)
@@ -46,11 +52,30 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
     return sidecar
 
 
-def record_unrun(folder: Path, scenario: str, level: int, outcome: str, reason: str) -> None:
+def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> None:
+    """Put real load on the server that is not counted, so that the first level does not pay for cold caches."""
+    if requests:
+        warm = replace(load, max_requests=requests, max_seconds=_WARMUP_SECONDS, extend_to=None, enough_requests=0)
+        with tempfile.TemporaryDirectory(prefix="tuner-warmup-") as folder:
+            bench.run(warm, Path(folder), stop)
+
+
+def record_unrun(folder: Path, sidecar: Sidecar) -> None:
     """Write down why a level was not run."""
     part = _fresh_part(folder)
-    _write(part, Sidecar(scenario=scenario, concurrency=level, outcome=outcome, reason=reason[:_LONGEST_REASON]))
+    _write(part, msgspec.structs.replace(sidecar, reason=sidecar.reason[:_LONGEST_REASON]))
     _put_in_place(part, folder)
+
+
+def settled(folder: Path) -> Sidecar | None:
+    """What is known of a level that needs no measuring again; None where it does.
+
+    A level that was cut off between its end and its renaming is put in place here.
+    """
+    part = folder.with_name(folder.name + PARTIAL)
+    if not folder.exists() and _is_settled(part):
+        _put_in_place(part, folder)
+    return _read(folder) if _is_settled(folder) else None
 
 
 def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interrupted: bool) -> tuple[str, str]:
@@ -92,8 +117,11 @@ def _how(ended: Ended) -> dict[str, object]:
 
 def _fresh_part(folder: Path) -> Path:
     part = folder.with_name(folder.name + PARTIAL)
-    shutil.rmtree(part, ignore_errors=True)  # of a run that was cut off
-    part.mkdir(parents=True)
+    try:
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was cut off
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise PathError(f"cannot write {part}: {error.strerror}") from error
     return part
 
 
@@ -101,23 +129,38 @@ def _write(part: Path, sidecar: Sidecar) -> None:
     files.write_json(part / SIDECAR_FILE, msgspec.to_builtins(sidecar))
 
 
+def _read(folder: Path) -> Sidecar | None:
+    try:
+        return msgspec.convert(files.read_json(folder / SIDECAR_FILE), Sidecar)
+    except (PathError, msgspec.ValidationError):
+        return None
+
+
+def _is_settled(folder: Path) -> bool:
+    sidecar = _read(folder)
+    return sidecar is not None and sidecar.outcome not in UNSETTLED
+
+
 def _scrub(part: Path, key: str | None) -> None:
     """Take the key out of everything; genai-bench never had it, but a server can echo it in an error."""
-    if not key:
-        return
-    for path in part.iterdir():
+    for path in part.iterdir() if key else ():
         content = path.read_bytes()
-        if key.encode() in content:
-            files.write_atomically(path, content.replace(key.encode(), _REDACTED))
+        if str(key).encode() in content:
+            files.write_atomically(path, content.replace(str(key).encode(), _REDACTED))
 
 
 def _put_in_place(part: Path, folder: Path) -> None:
     """The rename that makes the batch count, after its files are safe on disk."""
-    for path in part.iterdir():
+    for path in _with_folder(part):
         files.sync(path)
-    files.sync(part)
+    if folder.exists():  # an earlier try that settled nothing
+        shutil.rmtree(folder)
     part.rename(folder)
     files.sync(folder.parent)
+
+
+def _with_folder(part: Path) -> Iterable[Path]:
+    return (*part.iterdir(), part)
 
 
 def _last_line(path: Path) -> str:

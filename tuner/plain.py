@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 METADATA_FILE = "experiment_metadata.json"
 RESULT_NAME = re.compile(
-    r"(?P<scenario>.+)_(?P<task>[^_]+)_(?P<iteration>num_concurrency|concurrency|batch_size)_(?P<level>\d{1,9})"
+    r"(?P<scenario>.+)_(?P<task>(?!num_)[^_]+)_(?P<iteration>num_concurrency|concurrency|batch_size)_(?P<level>\d{1,9})"
     r"_time_\d+s\.json"
 )
 DEBUG_NAME = re.compile(r"debug_for_run_(?P<scenario>.+)_(?P<level>\d{1,9})\.json")
@@ -31,8 +31,6 @@ DEBUG_NAME = re.compile(r"debug_for_run_(?P<scenario>.+)_(?P<level>\d{1,9})\.jso
 OTHER_FILES = {METADATA_FILE, EXPERIMENT_FILE, TRIAL_FILE, SERVER_FILE, SIDECAR_FILE}
 #: Two runs of one level end at least this many seconds apart, since genai-bench counts a level in whole seconds.
 SHORTEST_LEVEL = 1.0
-
-
 #: No level and no number of repeats is this large; the file that says so is damaged.
 MOST = 10**9
 
@@ -75,7 +73,10 @@ def _may_be_batch(entry: os.DirEntry[str]) -> bool:
 
 def is_plain(folder: Path) -> bool:
     """Whether genai-bench wrote into `folder`."""
-    names = (path.name for path in json_files(folder))
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError:
+        return False
     return is_regular(folder / METADATA_FILE) or any(RESULT_NAME.fullmatch(n) or DEBUG_NAME.fullmatch(n) for n in names)
 
 
@@ -90,7 +91,7 @@ def read_metadata(folder: Path) -> Metadata:
     """What was asked for; nothing where the file is missing or damaged."""
     file = folder / METADATA_FILE
     value = read_loosely(file) if is_regular(file) else None
-    if value is None:
+    if not isinstance(value, dict):
         logger.warning("%s: missing or damaged, so nobody knows which batches were asked for", file)
     metadata, losses = mended(Metadata, value)
     if losses:
@@ -178,8 +179,6 @@ def _choose(batches: list[Batch]) -> list[Batch]:
     counts = _newest(usable)
     older = sorted((b for b in usable if b is not counts), key=lambda b: (-b.modified, str(b.file)))
     counts.notes += [f"{batch.file.name if batch.file else ''}: {batch.reason}" for batch in broken]
-    if older:
-        counts.notes.append(f"the level was run {len(usable)} times: this is the newest")
     return [counts, *(_superseded(batch, counts, number) for number, batch in enumerate(older, 2))]
 
 
@@ -191,6 +190,8 @@ def _newest(batches: list[Batch]) -> Batch:
     if len(contenders) > 1:
         names = ", ".join(sorted(batch.file.name for batch in contenders if batch.file))
         slowest.notes.append(f"the times of {names} cannot tell which is newer: the slower one is taken")
+    elif len(batches) > 1:
+        slowest.notes.append(f"the level was run {len(batches)} times: this is the newest")
     return slowest
 
 

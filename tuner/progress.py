@@ -9,7 +9,7 @@ import msgspec
 
 from tuner import files, timestamps
 from tuner.errors import PathError
-from tuner.experiment import PARTIAL, RUNNING, SIDECAR_FILE, Experiment, Sidecar, Trial, TrialFacts
+from tuner.experiment import PARTIAL, RUNNING, SIDECAR_FILE, Experiment, Sidecar, Trial
 
 WAITING = "waiting"
 
@@ -23,6 +23,7 @@ class LevelState:
     state: str = WAITING
     reason: str = ""
     started_at: datetime | None = None
+    folder: Path = Path()
 
     @property
     def ended(self) -> bool:
@@ -55,23 +56,23 @@ class Progress:
 def read_progress(experiment: Experiment) -> Progress:
     """How far the run is; a file that is not there yet, or just being replaced, counts as not there."""
     trial = experiment.trial(1)
-    try:
-        facts = msgspec.convert(files.read_json(trial.facts_file), TrialFacts)
-    except (PathError, msgspec.ValidationError):
+    facts = trial.facts
+    if facts is None:
         return Progress()
     server = _read(trial.server_file).get("state", "")
-    loads = [(scenario, level) for scenario in facts.scenarios for level in facts.levels]
+    repeats = range(1, facts.repeats + 1)
+    loads = [(scenario, level, repeat) for scenario in facts.scenarios for repeat in repeats for level in facts.levels]
     return Progress(server, tuple(_level(trial, *load) for load in loads))
 
 
-def _level(trial: Trial, scenario: str, concurrency: int) -> LevelState:
-    folder = trial.batch_folder(scenario, concurrency)
+def _level(trial: Trial, scenario: str, concurrency: int, repeat: int) -> LevelState:
+    folder = trial.batch_folder(scenario, concurrency, repeat)
     known = _read(folder / SIDECAR_FILE) or _read(folder.with_name(folder.name + PARTIAL) / SIDECAR_FILE)
     if not known:
-        return LevelState(scenario, concurrency)
+        return LevelState(scenario, concurrency, folder=folder)
     sidecar = msgspec.convert(known, Sidecar)
     started_at = timestamps.from_text(sidecar.started_at) if sidecar.started_at else None
-    return LevelState(scenario, concurrency, sidecar.outcome, sidecar.reason, started_at)
+    return LevelState(scenario, concurrency, sidecar.outcome, sidecar.reason, started_at, folder)
 
 
 def _read(path: Path) -> dict[str, Any]:

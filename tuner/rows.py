@@ -59,6 +59,7 @@ class Batch:
     sidecar: Sidecar | None = None
     superseded: bool = False  # the same level was run again later
     notes: list[str] = field(default_factory=list)
+    known: dict[str, Any] | None = None  # the whole row, where a report carries it
 
     @property
     def key(self) -> tuple[str, str, int | None, int]:
@@ -113,7 +114,7 @@ def plain(value: Any) -> Any:
     if pd.isna(value):
         return None
     if isinstance(value, pd.Timestamp):
-        return timestamps.to_text(value.to_pydatetime())
+        return timestamps.to_text(value.to_pydatetime(), "microseconds")
     return value.item() if hasattr(value, "item") else value
 
 
@@ -124,6 +125,8 @@ def printable(text: object) -> str:
 
 def _row(batch: Batch) -> dict[str, Any]:
     place = batch.place
+    if batch.known is not None:
+        return batch.known | {"experiment": place.experiment}
     texts = {
         "experiment": place.experiment,
         "engine": place.engine,

@@ -4,24 +4,35 @@ Every field takes its value as it is or as text (`levels: [1, 2]` or `"1,2"`), s
 `-p` hand over text.
 """
 
+import random
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tuner.engines.base import ServerSpec, explain
 from tuner.errors import PathError, SpecError
-from tuner.slo import SLO
+from tuner.slo import CONFIDENCE, SLO, requests_needed_for
 
 #: `D(100,32)`, `N(480,240)/(300,150)`, `U(50,100)/(200,250)`, `dataset`: genai-bench's notation
 _SCENARIO = re.compile(r"(dataset|D\(\d+,\d+\)|N\(\d+,\d+\)/\(\d+,\d+\)|U\(\d+,\d+\)(/\(\d+,\d+\))?)")
+AUTO = "auto"
 _BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
 
 
-def _split(value: Any) -> Any:
+def split(value: Any) -> Any:
     """`"1,2 4"` as `["1", "2", "4"]`; a comma inside parentheses does not separate."""
     if not isinstance(value, str):
         return [value] if isinstance(value, int) else value
@@ -46,7 +57,7 @@ def _command(value: Any) -> Any:
 
 def _some_gpus(value: Any) -> Any:
     """`"2"` is how many, `"0,1"` is which."""
-    return value if not isinstance(value, str) or value.isdigit() else _split(value)
+    return value if not isinstance(value, str) or value.isdigit() else split(value)
 
 
 def _scenario(value: str) -> str:
@@ -55,8 +66,25 @@ def _scenario(value: str) -> str:
     return value
 
 
-Levels = Annotated[list[PositiveInt], BeforeValidator(_split), Field(min_length=1)]
-Scenarios = Annotated[list[Annotated[str, BeforeValidator(_scenario)]], BeforeValidator(_split), Field(min_length=1)]
+def _levels(value: Any) -> Any:
+    """`"auto"`, or whole numbers from 1, each once."""
+    parts = split(value)
+    if parts in (AUTO, [AUTO]):
+        return AUTO
+    if not isinstance(parts, list) or not parts:
+        raise ValueError(f"{value!r} are no levels; give at least 1, such as 1,2,4, or {AUTO}")
+    return list(dict.fromkeys(_level(part) for part in parts))
+
+
+def _level(part: Any) -> int:
+    number = int(part) if isinstance(part, str) and part.isdecimal() else part
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"{part!r} is no concurrency level: it must be a whole number greater than 0, or {AUTO}")
+    return number
+
+
+Levels = Annotated[list[int] | Literal["auto"], BeforeValidator(_levels)]
+Scenarios = Annotated[list[Annotated[str, BeforeValidator(_scenario)]], BeforeValidator(split), Field(min_length=1)]
 
 
 class ServeSpec(ServerSpec):
@@ -73,12 +101,31 @@ class ServeSpec(ServerSpec):
 class SweepSpec(ServeSpec):
     """A server and the load that it is measured under."""
 
-    levels: Levels = Field([1, 2, 4, 8], description="concurrency levels: requests kept in flight, such as 1,2,4,8")
+    levels: Levels = Field(
+        [1, 2, 4, 8], description="concurrency levels, such as 1,2,4,8; auto finds the highest that meets the SLO"
+    )
+    highest: PositiveInt = Field(256, description="the highest level that levels: auto tries")
+    stop_when_saturated: bool = Field(False, description="skip levels after throughput stops growing and the SLO fails")
     scenarios: Scenarios = Field(
         ["D(100,32)"], description="traffic scenarios in genai-bench's notation, such as D(100,32)"
     )
     max_seconds: PositiveFloat = Field(20, description="seconds that a level lasts at most")
     max_requests: PositiveInt = Field(1000, description="requests after which a level ends, if that comes first")
+    extend_to: PositiveFloat | None = Field(
+        None, description="seconds up to which a level with too few requests for the SLO's percentiles goes on"
+    )
+    min_requests: NonNegativeInt | None = Field(
+        None, description="requests that are enough; by default what the SLO's percentiles need"
+    )
+    repeats: PositiveInt = Field(1, description="how often each level is measured")
+    order: Literal["given", "ascending", "random"] = Field("given", description="given, ascending or random")
+    sentinel: bool = Field(False, description="measure the first level again at the end, to show drift")
+    warmup_requests: NonNegativeInt = Field(4, description="requests before the first level that are not counted")
+    warmup_each: bool = Field(False, description="warm up before each level")
+    on_oom: Literal["skip_higher", "continue"] = Field(
+        "skip_higher", description="after a level that ran out of memory: skip_higher or continue"
+    )
+    client_workers: NonNegativeInt = Field(0, description="genai-bench's worker processes, where one is too slow")
     slo: dict[str, Any] | None = Field(None, description="the SLO: a YAML or JSON file, or its content")
     tokenizer: str | None = Field(
         None, description="tokenizer folder or hub id, to size prompts; by default the model's"
@@ -104,14 +151,38 @@ class SweepSpec(ServeSpec):
             SLO.parse(content, "slo")
         return content
 
-    @field_validator("levels")
-    @classmethod
-    def _without_repeats(cls, levels: list[int]) -> list[int]:
-        return list(dict.fromkeys(levels))
+    @model_validator(mode="after")
+    def _extends(self) -> Self:
+        if self.extend_to is not None and self.extend_to < self.max_seconds:
+            raise ValueError(f"extend_to: must be at least max_seconds ({self.max_seconds:g}), got {self.extend_to:g}")
+        if self.levels == AUTO and not self.slo:
+            raise ValueError("levels: auto looks for the highest level that meets the SLO; give one with slo")
+        return self
 
-    def loads(self) -> list[tuple[str, int]]:
-        """Every (scenario, level) that is asked for, in the order of running."""
-        return [(scenario, level) for scenario in self.scenarios for level in self.levels]
+    @property
+    def fixed_levels(self) -> list[int]:
+        """The levels that are known before anything is measured."""
+        return self.levels if isinstance(self.levels, list) else []
+
+    def loads(self) -> list[tuple[str, int, int]]:
+        """Every (scenario, level, repeat) to be measured, in the order of running."""
+        return [load for scenario in self.scenarios for load in self._loads_of(scenario)]
+
+    def _loads_of(self, scenario: str) -> list[tuple[str, int, int]]:
+        levels = sorted(self.fixed_levels) if self.order == "ascending" else self.fixed_levels
+        loads = [(scenario, level, repeat) for repeat in range(1, self.repeats + 1) for level in levels]
+        if self.order == "random":
+            random.Random(scenario).shuffle(loads)  # noqa: S311 - an order, no secret; the same when resumed
+        return loads + [(scenario, level, self.repeats + 1) for level in levels[: self.sentinel]]
+
+    @property
+    def enough_requests(self) -> int:
+        """Completed requests that a level needs: as asked, or for the strictest percentile of the SLO."""
+        if self.min_requests is not None:
+            return self.min_requests
+        slo = SLO.parse(self.slo or {})
+        needs = [requests_needed_for(constraint, slo.confidence or CONFIDENCE) for constraint in slo.constraints]
+        return max(needs, default=0)
 
 
 Spec = TypeVar("Spec", bound=ServeSpec)

@@ -1,20 +1,25 @@
 """Run the levels of a sweep against one server: launch, measure, record how each level ended, go on.
 
 A level that fails costs that level: its outcome is written down, a dead server is started again, and the sweep goes on.
+What has a result is not measured again, so that the same call resumes a run that was cut off.
 """
 
 import contextlib
+import hashlib
 import logging
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tuner import levels, tokenizer, weights
+from tuner import claims, levels, tokenizer, weights
 from tuner.bench import Bench, Load
 from tuner.engines import registry
-from tuner.errors import ServerFailed, SpecError
-from tuner.experiment import Experiment, Trial, TrialFacts
+from tuner.errors import PathError, ServerFailed, SpecError
+from tuner.experiment import Experiment, Sidecar, Trial, TrialFacts
+from tuner.plan import Measurement, is_saturated, planned
 from tuner.server import Server, launch
 from tuner.spec import Spec, SweepSpec
 from tuner.telemetry import Recorder
@@ -22,6 +27,9 @@ from tuner.timestamps import now, to_text
 from tuner.versions import environment
 
 _log = logging.getLogger(__name__)
+
+#: what may differ when a run is resumed: where it lies, and how a server is reached
+_MAY_DIFFER = ("runs", "name", "port", "ready_timeout", "max_restarts")
 
 
 @dataclass(frozen=True)
@@ -70,37 +78,118 @@ def _tokenizer_of(spec: SweepSpec) -> str:
 
 
 def run_sweep(spec: SweepSpec, experiment: Experiment, stop: Stop | None = None) -> None:
-    """Measure every level of `spec`, each in its own process; the run directory holds the results.
+    """Measure every level of `spec` that has no result yet, each in its own process.
 
     Args:
         spec: what to measure.
-        experiment: a new run directory.
-        stop: set from another thread to end early.
+        experiment: a new run directory, or one of the same spec, which is then resumed.
+        stop: set from another thread to end early; the run directory's `stop_file` does the same.
 
     Raises:
-        ServerFailed: the server did not start; nothing was measured.
-        RequestError: `spec` asks for what cannot be done here.
+        ServerFailed: the server did not start.
+        RequestError: `spec` asks for what cannot be done here, or not in this run directory.
     """
-    with _recorded(experiment, spec):
+    stop = Stop() if stop is None else stop  # an unset one is false
+    with _only_writer(experiment):
         spec = prepare(spec)
-        trial = experiment.trial(1)
-        trial.write(_facts(spec))
-        _run_trial(spec, trial, stop or Stop())
+        check_same(spec, experiment)
+        with _recorded(experiment, spec):
+            trial = experiment.trial(1)
+            _run_trial(spec, trial, _Wish(stop, experiment))
 
 
-def _run_trial(spec: SweepSpec, trial: Trial, stop: Stop) -> None:
+def check_same(spec: SweepSpec, experiment: Experiment) -> None:
+    """Refuse to go on with a run that was made with another configuration.
+
+    Raises:
+        SpecError: the first difference, with both values.
+    """
+    if experiment.is_new:
+        return
+    before, asked = (experiment.facts.get("spec", {}), _plain(spec))
+    for name in sorted({*before, *asked} - {*_MAY_DIFFER}):
+        if before.get(name) != asked.get(name):
+            raise SpecError(
+                f"{experiment.folder} was made with {name} {before.get(name)!r}, now {asked.get(name)!r} is asked: "
+                "start a new run, or leave that out"
+            )
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """Whether somebody wants the sweep to end: by an event, or by the run directory's stop file."""
+
+    stop: Stop
+    experiment: Experiment
+
+    def __bool__(self) -> bool:
+        return bool(self.stop) or self.experiment.stop_file.exists()
+
+
+class _Stopped(Exception):
+    """Somebody asked the sweep to end before its last level."""
+
+
+def _run_trial(spec: SweepSpec, trial: Trial, wish: _Wish) -> None:
+    if next(planned(spec, trial), None) is None:
+        return
     offline = Path(spec.tokenizer or "").is_dir()
     with Bench(spec.api_key() or "", offline=offline) as bench, _Servers(spec, trial) as servers:
-        for scenario, level in spec.loads():
-            if stop:
-                break
-            folder = trial.batch_folder(scenario, level)
-            try:
-                server = servers.alive()
-            except ServerFailed as failure:
-                levels.record_unrun(folder, scenario, level, "server_died", f"not started again: {failure}")
-                continue
-            levels.run(bench, server, _load(spec, server, scenario, level), folder, stop.at_once)
+        runner = _Runner(spec, trial, bench, servers, wish.stop.at_once)
+        for load in planned(spec, trial):
+            if wish:
+                raise _Stopped
+            trial.write(_facts(spec, load, trial.facts))
+            runner.run(*load)
+        if wish.stop.at_once.is_set():
+            raise _Stopped
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """What the levels of a trial have in common."""
+
+    spec: SweepSpec
+    trial: Trial
+    bench: Bench
+    servers: "_Servers"
+    at_once: threading.Event
+
+    def run(self, scenario: str, level: int, repeat: int) -> None:
+        """Measure a level, or write down why it was not."""
+        folder = self.trial.batch_folder(scenario, level, repeat)
+        unrun = Sidecar(scenario=scenario, concurrency=level, repeat=repeat, outcome="skipped")
+        if reason := self._spared(scenario, level):
+            unrun.reason = reason
+            levels.record_unrun(folder, unrun)
+            return
+        try:
+            server, is_cold = self.servers.alive()
+        except ServerFailed as failure:
+            unrun.outcome, unrun.reason = "server_died", f"not started again: {failure}"
+            levels.record_unrun(folder, unrun)
+            return
+        load = _load(self.spec, server, scenario, level, repeat)
+        if is_cold or self.spec.warmup_each:
+            levels.warm_up(self.bench, load, self.spec.warmup_requests, self.at_once)
+        levels.run(self.bench, server, load, folder, self.at_once)
+
+    def _spared(self, scenario: str, level: int) -> str:
+        """Why a level need not be measured; empty where it must be."""
+        if (lower := self._out_of_memory_below(scenario, level)) is not None:
+            return f"concurrency {lower} ran out of memory"
+        if is_saturated(self.spec, self.trial, scenario):
+            return "saturated: throughput no longer grows, and the SLO failed twice"
+        return ""
+
+    def _out_of_memory_below(self, scenario: str, level: int) -> int | None:
+        """The lowest level below `level` that ran out of memory, where that is to spare the higher ones."""
+        if self.spec.on_oom == "continue":
+            return None
+        folders = [self.trial.batch_folder(*load) for load in self.spec.loads() if load[0] == scenario]
+        known = [sidecar for folder in folders if (sidecar := levels.settled(folder))]
+        out = [one.concurrency for one in known if one.outcome == "out_of_memory" and one.concurrency <= level]
+        return min(out, default=None)
 
 
 class _Servers:
@@ -110,7 +199,7 @@ class _Servers:
         self._spec, self._trial = spec, trial
         self._restarts_left = spec.max_restarts
         self._running = contextlib.ExitStack()
-        self._server = self._start()
+        self._server, self._is_cold = self._start(), True
 
     def __enter__(self) -> "_Servers":
         return self
@@ -118,8 +207,8 @@ class _Servers:
     def __exit__(self, *_: object) -> None:
         self._running.close()
 
-    def alive(self) -> Server:
-        """The server, in a state to be measured.
+    def alive(self) -> tuple[Server, bool]:
+        """The server, in a state to be measured, and whether it has not been asked for since it was started.
 
         Raises:
             ServerFailed: it is dead, and was started often enough or does not start any more.
@@ -130,8 +219,9 @@ class _Servers:
             self._restarts_left -= 1
             _log.warning("%s; starting it again", failure)
             self._running.close()
-            self._server = self._start()
-        return self._server
+            self._server, self._is_cold = self._start(), True
+        was_cold, self._is_cold = self._is_cold, False
+        return self._server, was_cold
 
     def _start(self) -> Server:
         server = self._running.enter_context(launch(self._spec, self._trial))
@@ -139,7 +229,7 @@ class _Servers:
         return server
 
 
-def _load(spec: SweepSpec, server: Server, scenario: str, level: int) -> Load:
+def _load(spec: SweepSpec, server: Server, scenario: str, level: int, repeat: int) -> Load:
     return Load(
         base_url=server.base_url,
         model_name=server.model_name,
@@ -148,33 +238,71 @@ def _load(spec: SweepSpec, server: Server, scenario: str, level: int) -> Load:
         concurrency=level,
         max_seconds=spec.max_seconds,
         max_requests=spec.max_requests,
+        extend_to=spec.extend_to,
+        enough_requests=spec.enough_requests,
+        workers=spec.client_workers,
+        repeat=repeat,
         request_parameters=spec.request_parameters,
     )
 
 
-def _facts(spec: SweepSpec) -> TrialFacts:
+def _facts(spec: SweepSpec, load: Measurement, before: TrialFacts | None) -> TrialFacts:
+    """What is asked of the trial; a search asks for a level when it comes to it."""
+    searched = sorted({load[1], *(before.levels if before else [])})
     return TrialFacts(
         trial=1,
         engine=spec.engine,
         model=spec.model or spec.base_url or "",
         parameters=spec.parameters,
         scenarios=spec.scenarios,
-        levels=spec.levels,
+        levels=spec.fixed_levels or searched,
+        repeats=spec.repeats,
     )
+
+
+def _plain(spec: SweepSpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json", exclude_none=True)
+
+
+@contextlib.contextmanager
+def _only_writer(experiment: Experiment) -> Iterator[None]:
+    """Hold the run directory, so that two sweeps on this host never write into one; the kernel lets go with us."""
+    try:
+        claim = _claim(experiment)
+    except claims.Taken:
+        raise PathError(f"{experiment.folder} is being written by another sweep; wait for its end") from None
+    with claim:
+        yield
+
+
+def _claim(experiment: Experiment) -> socket.socket:
+    name = hashlib.sha256(str(experiment.folder.resolve()).encode()).hexdigest()[:32]
+    return claims.claim(f"run-{name}")
+
+
+def is_running(experiment: Experiment) -> bool:
+    """Whether a sweep, of this process or another one of this host, writes into the run directory."""
+    try:
+        _claim(experiment).close()
+    except claims.Taken:
+        return True
+    return False
 
 
 @contextlib.contextmanager
 def _recorded(experiment: Experiment, spec: SweepSpec) -> Iterator[None]:
     """Keep in `experiment.json` what was asked, and how it ended whatever happens."""
-    asked = spec.model_dump(mode="json", exclude_none=True)
-    experiment.describe(kind="sweep", name=spec.name, spec=asked, started_at=to_text(now()), **environment())
-    experiment.describe(state="running")
+    experiment.stop_file.unlink(missing_ok=True)
+    started = "started_at" if experiment.is_new else "resumed_at"
+    asked = {"kind": "sweep", "name": spec.name, "spec": _plain(spec)} if experiment.is_new else {}
+    experiment.describe(**asked, **environment(), **{started: to_text(now())}, state="running")
     state = "failed"
     try:
         yield
         state = "done"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _Stopped) as end:
         state = "interrupted"
-        raise
+        if not isinstance(end, _Stopped):
+            raise
     finally:
         experiment.describe(state=state, finished_at=to_text(now()))

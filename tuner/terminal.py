@@ -1,9 +1,11 @@
 """What a terminal shows: a run's progress on stderr, tables on stdout."""
 
 import json
+import signal
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tuner.batches import load_batches
 from tuner.errors import RequestError
 from tuner.experiment import COMPLETED, Experiment
 from tuner.progress import LevelState, read_progress
@@ -69,8 +72,39 @@ class RunProgress(AbstractContextManager["RunProgress"]):
 
 def _line(level: LevelState) -> str:
     mark = "[green]✓[/]" if level.state == COMPLETED else "[red]✗[/]"
-    reason = f": {escape(level.reason)}" if level.reason else ""
-    return f"{mark} {escape(level.scenario)} concurrency {level.concurrency} {level.state}{reason}"
+    told = f"{level.state}: {level.reason}" if level.reason else _numbers(level)
+    return f"{mark} {escape(level.scenario)} concurrency {level.concurrency} {escape(told)}"
+
+
+def _numbers(level: LevelState) -> str:
+    """What a level that completed came to."""
+    row = load_batches(level.folder).iloc[0]
+    errors = f", {row['errors']} of {row['requests']} requests failed" if row["errors"] else ""
+    latencies = f"TTFT p90 {row['ttft_p90']:.3g} s, TPOT p90 {row['tpot_p90']:.3g} s"
+    return f"{row['output_throughput']:.1f} tokens/s, {latencies}{errors}"
+
+
+@contextmanager
+def ended_softly(stop_file: Path) -> Iterator[Callable[[], bool]]:
+    """Within this, the first Ctrl-C asks the run to end after its level; the second ends it at once.
+
+    Yields:
+        A function that tells whether somebody has asked.
+    """
+    asked = threading.Event()
+
+    def ask(*_: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        stop_file.touch()
+        Console(stderr=True).print("ending after this level; Ctrl-C again ends at once")
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def download_bar(what: str) -> tuple[AbstractContextManager[Any], Callable[[float], None]]:

@@ -7,6 +7,7 @@ a Jupyter kernel; each level is a forked child, so that a level's end, crash or 
 import contextlib
 import json
 import logging
+import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -26,8 +27,8 @@ CLIENT_LOG = "client.log"
 class Load:
     """What genai-bench is asked to do at one level.
 
-    `max_seconds` and `max_requests` end the level, whichever comes first. `request_parameters` go into every
-    request's body as they are.
+    `max_seconds` and `max_requests` end the level, whichever comes first; with fewer than `enough_requests` it goes on
+    until `extend_to` seconds. `request_parameters` go into every request's body as they are.
     """
 
     base_url: str
@@ -37,6 +38,10 @@ class Load:
     concurrency: int
     max_seconds: float
     max_requests: int
+    extend_to: float | None = None
+    enough_requests: int = 0
+    workers: int = 0
+    repeat: int = 1  # which measurement of this level it is
     api_backend: str = "vllm"  # the OpenAI API with `ignore_eos`, so that output lengths hold
     request_parameters: dict[str, Any] = field(default_factory=dict)
 
@@ -58,6 +63,8 @@ class Load:
             "experiment-folder-name": folder.name,
             "log-dir": folder,
         }
+        if self.workers:
+            options |= {"num-workers": self.workers, "master-port": _free_port()}
         return [text for name, value in options.items() for text in (f"--{name}", str(value))]
 
 
@@ -71,6 +78,13 @@ class Ended:
     exit_code: int | None = None  # None where the host itself was lost; negative for a signal
     timed_out: bool = False
     cpu_seconds: float | None = None
+
+
+def _free_port() -> int:
+    """A port for genai-bench's workers to meet at; it takes no socket, only a number."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 class Bench:
@@ -133,6 +147,8 @@ class Bench:
             "arguments": load.arguments(folder),
             "key": self._key,
             "seconds": load.max_seconds,
-            "deadline": load.max_seconds + MARGIN_SECONDS,
+            "extend_to": load.extend_to or load.max_seconds,
+            "enough": load.enough_requests,
+            "deadline": (load.extend_to or load.max_seconds) + MARGIN_SECONDS,
             "errors": str(folder / CLIENT_LOG),
         }

@@ -3,7 +3,7 @@
 Importing genai-bench takes seconds and patches the standard library for gevent, which hangs a Jupyter kernel; so it
 lives here. The owner speaks JSON lines with us over stdin and stdout:
 
-    owner: {"arguments": [...], "key": "…", "seconds": 30, "deadline": 60, "errors": "/…/client.log"}
+    owner: {"arguments": […], "key": "…", "seconds": 30, "extend_to": 60, "enough": 29, "deadline": 90, "errors": "…"}
     host:  {"ready": true}  {"started": PID}  {"ended": 0, "timed_out": false, "cpu_seconds": 3.2}
 
 Any line of the owner's while a level runs, or the end of its stdin, ends that level's whole process group.
@@ -17,6 +17,7 @@ import resource
 import select
 import signal
 import sys
+import time
 import types
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ from typing import Any
 _fork, _select, _waitpid = os.fork, select.select, os.waitpid
 _PR_SET_PDEATHSIG = 1
 _STDIN = 0
+_POLL_SECONDS = 0.1
 
 
 def main() -> None:
@@ -116,7 +118,7 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
     import gevent
 
     gevent.reinit()
-    _limit_seconds(cli, request["seconds"])
+    _limit(cli, request)
     _hand_over_key(cli, request["key"])
     try:
         cli.cli.main(["benchmark", *request["arguments"]], prog_name="genai-bench", standalone_mode=False)
@@ -125,10 +127,20 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
     return 0
 
 
-def _limit_seconds(cli: Any, seconds: float) -> None:
-    """Bound the level in seconds; genai-bench's own option only knows whole minutes."""
-    wait = cli.manage_run_time
-    cli.manage_run_time = lambda max_time_per_run, **others: wait(max_time_per_run=seconds, **others)
+def _limit(cli: Any, request: dict[str, Any]) -> None:
+    """End the level by our limits; genai-bench's own know whole minutes, and no number of requests that is enough."""
+    import gevent
+
+    def wait(max_time_per_run: int, max_requests_per_run: int, environment: Any) -> int:
+        began = time.monotonic()
+        while True:
+            gevent.sleep(_POLL_SECONDS)
+            seconds, requests = time.monotonic() - began, environment.runner.stats.total.num_requests
+            long_enough = seconds >= request["seconds"] and requests >= request["enough"]
+            if long_enough or seconds >= request["extend_to"] or requests >= max_requests_per_run:
+                return round(seconds)
+
+    cli.manage_run_time = wait
 
 
 def _hand_over_key(cli: Any, key: str) -> None:

@@ -1,0 +1,100 @@
+"""Wall time of a sweep against bare genai-bench: the same four levels, the same loopback server, in turn.
+
+`python benchmarks/sweep_overhead.py [PAIRS]`. Levels of 5 s for both: bare genai-bench only knows whole minutes, so its
+clock is set to seconds, and nothing else of it is touched; it runs all levels in one process, as its users do. `tuner`
+runs a process a level, without warm-up, which bare genai-bench does not have.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+LEVELS = (1, 2, 4, 8)
+TTFT, ITL, TOKENS = 0.1, 0.01, 20
+SECONDS = 5.0
+FAULTY = Path(__file__).parents[1] / "tests" / "faulty_server.py"
+OURS = """
+import json, pathlib, sys
+from tuner.experiment import Experiment
+from tuner.spec import make_spec
+from tuner.sweep import run_sweep
+run_sweep(make_spec(json.loads(sys.argv[1])), Experiment.at(pathlib.Path(sys.argv[2])))
+"""
+
+
+def seconds_of(*commands, cwd, **environment):
+    """Wall time of commands, one after the other."""
+    began = time.monotonic()
+    for command in commands:
+        subprocess.run(command, cwd=cwd, check=True, stdout=subprocess.DEVNULL, env=os.environ | environment)
+    return time.monotonic() - began
+
+
+def bare(url, tokenizer, folder):
+    """genai-bench's own command, with levels in seconds."""
+    options = {
+        "api-backend": "vllm",
+        "api-base": url,
+        "api-key": "none",
+        "api-model-name": "faulty",
+        "model-tokenizer": tokenizer,
+        "task": "text-to-text",
+        "max-time-per-run": 1,
+        "max-requests-per-run": 10**6,
+        "traffic-scenario": f"D(20,{TOKENS})",
+        "experiment-base-dir": folder,
+        "log-dir": folder,
+    }
+    levels = [part for level in LEVELS for part in ("--num-concurrency", str(level))]
+    flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    code = (
+        "import sys; from genai_bench.cli import cli; wait = cli.manage_run_time;"
+        f"cli.manage_run_time = lambda max_time_per_run, **more: wait(max_time_per_run={SECONDS:.0f}, **more);"
+        "cli.cli(sys.argv[1:])"
+    )
+    return [sys.executable, "-c", code, "benchmark", *flags, *levels]
+
+
+def ours(url, tokenizer, folder):
+    """The same levels by tuner, attached to the same server."""
+    asked = {
+        "engine": "attach",
+        "base_url": url,
+        "tokenizer": tokenizer,
+        "scenarios": [f"D(20,{TOKENS})"],
+        "levels": list(LEVELS),
+        "max_seconds": SECONDS,
+        "max_requests": 10**6,
+        "warmup_requests": 0,
+    }
+    return [sys.executable, "-c", OURS, json.dumps(asked), str(folder)]
+
+
+def main(pairs):
+    """Run `pairs` pairs and print each one's ratio and the median."""
+    from tuner.tokenizer import tokenizer_folder
+    from tuner.weights import demo_model
+
+    tokenizer, ratios = str(tokenizer_folder(demo_model())), []
+    server = [sys.executable, str(FAULTY), f"ttft={TTFT}", f"itl={ITL}"]
+    with subprocess.Popen(server, stdout=subprocess.PIPE, text=True) as faulty, tempfile.TemporaryDirectory() as folder:
+        url = faulty.stdout.readline().split()[-1]
+        quiet = {"ENABLE_UI": "false", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        for pair in range(pairs):
+            theirs = seconds_of(bare(url, tokenizer, folder), cwd=folder, **quiet)
+            mine = seconds_of(ours(url, tokenizer, Path(folder) / f"run-{pair}"), cwd=folder)
+            ratios.append(mine / theirs)
+            print(
+                f"pair {pair + 1}: genai-bench {theirs:.1f} s, tuner {mine:.1f} s, ratio {ratios[-1]:.2f}", flush=True
+            )
+        faulty.kill()
+    print(f"median ratio {statistics.median(ratios):.2f} (at most 0.9; {len(LEVELS)} levels of {SECONDS:.0f} s)")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)

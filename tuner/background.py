@@ -1,0 +1,120 @@
+"""What stands beside the batches: what was asked, the servers and what they used, how requests were spread, code."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tuner import carried, files, telemetry
+from tuner.errors import PathError
+from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE, SERVER_LOG
+from tuner.secrecy import Guard
+from tuner.spreads import Spreads, spreads
+from tuner.timestamps import to_utc
+
+NOTEBOOK = "report.ipynb"
+_TEXTS = ("experiment", "engine", "model", "scenario", "reason", "warnings")
+
+
+@dataclass(frozen=True)
+class Background:
+    """All of a run that is shown and is no batch.
+
+    Args:
+        facts: `experiment.json`, empty where there is none.
+        servers: each trial's `server.json`.
+        telemetry: `at` (UTC) and what was sampled, of all trials; perhaps empty.
+        spreads: quantiles of each batch's requests, by latency, in the order of the batches.
+        code: the cells of the notebook that ran.
+        slo: the SLO document that was asked for, or that a report judged by.
+        known_attainment: of each batch under the run's own SLO, where a report carries it.
+        folders: the run directories; empty where all this comes from a report.
+    """
+
+    facts: dict[str, Any]
+    servers: list[dict[str, Any]]
+    telemetry: pd.DataFrame
+    spreads: Spreads
+    code: list[str]
+    slo: dict[str, Any] | None = None
+    known_attainment: list[float | None] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+
+    def must_hold_no_secret(self, batches: pd.DataFrame) -> None:
+        """Search everything that a report shows, and the logs that lie beside it.
+
+        Raises:
+            SecretFound: a key stands somewhere; the message names the place.
+        """
+        asked = self.facts.get("spec", {})
+        guard = Guard(filter(None, [asked.get("api_key_env")]) if isinstance(asked, dict) else ())
+        guard.check_values(self.facts, EXPERIMENT_FILE)
+        guard.check_values(self.servers, SERVER_FILE)
+        guard.check_values(self.code, NOTEBOOK)
+        for row in batches[list(_TEXTS)].assign(level=batches["concurrency"].astype(str)).to_dict("records"):
+            level = row.pop("level")
+            guard.check_values({str(name): text for name, text in row.items()}, f"the batch at concurrency {level}")
+        for folder in self.folders:
+            for log in [*sorted(folder.glob(f"trials/*/{SERVER_LOG}")), *sorted(folder.glob("*.log"))]:
+                guard.check_file(log, str(log.relative_to(folder)))
+
+
+def background(paths: Sequence[Path], batches: pd.DataFrame) -> Background:
+    """What stands beside the batches of `paths`; the first one's facts are those of all.
+
+    Raises:
+        PathError: a report is damaged.
+    """
+    if len(paths) == 1 and carried.is_page(paths[0]):
+        return _of_report(carried.unpack(paths[0]))
+    folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
+    facts_file = paths[0] / EXPERIMENT_FILE
+    facts = files.read_json(facts_file) if facts_file.exists() else {}
+    return Background(
+        facts=facts,
+        servers=[
+            files.read_json(path) for folder in folders for path in sorted(folder.glob(f"trials/*/{SERVER_FILE}"))
+        ],
+        telemetry=_telemetry(folders),
+        spreads=spreads(source if isinstance(source, str) else None for source in batches["source"]),
+        code=_code(paths[0] / NOTEBOOK),
+        slo=facts.get("spec", {}).get("slo"),
+        folders=folders,
+    )
+
+
+def _of_report(content: carried.Carried) -> Background:
+    samples = pd.DataFrame(content.telemetry)
+    if len(samples):
+        samples = samples.assign(at=to_utc(samples["at"]))
+    return Background(
+        facts=content.facts,
+        servers=content.servers,
+        telemetry=samples,
+        spreads=content.spreads,
+        code=content.code,
+        slo=content.slo,
+        known_attainment=content.attainment,
+    )
+
+
+def _telemetry(folders: list[Path]) -> pd.DataFrame:
+    """The samples of all trials; nothing where nothing was recorded."""
+    found = []
+    for trial in (trial for folder in folders for trial in sorted(folder.glob("trials/*"))):
+        try:
+            found.append(telemetry.load(trial))
+        except (PathError, ValueError):  # none, or damaged: a report of the batches is worth having all the same
+            continue
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame({"at": []})
+
+
+def _code(notebook: Path) -> list[str]:
+    """The code of the notebook that ran, a cell each."""
+    try:
+        cells = files.read_json(notebook)["cells"] if notebook.exists() else []
+        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except (PathError, KeyError, TypeError):
+        return []

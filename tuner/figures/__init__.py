@@ -1,0 +1,22 @@
+"""Figures of judged batches: DataFrame in, plotly figure out; no file, no widget.
+
+What a batch's verdict is shows in its marker's shape as well as its colour, and curves differ in dash and marker, so
+that a print in black and white says the same. Times are UTC and say so.
+"""
+
+from tuner.figures.curves import latency_vs_concurrency, throughput_vs_latency, trade_off
+from tuner.figures.look import CONFIG, METRICS, VERDICTS, notebook_bundle
+from tuner.figures.spread import distribution
+from tuner.figures.timeline import timeline
+
+__all__ = [
+    "CONFIG",
+    "METRICS",
+    "VERDICTS",
+    "distribution",
+    "latency_vs_concurrency",
+    "notebook_bundle",
+    "throughput_vs_latency",
+    "timeline",
+    "trade_off",
+]

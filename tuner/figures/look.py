@@ -1,0 +1,115 @@
+"""How all figures look: palette, shapes, dashes, names, and the empty figure that each of them starts from."""
+
+from dataclasses import dataclass
+from html import escape
+from textwrap import wrap
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from tuner.slo import SLO
+
+#: plotly.js's own settings: nothing is uploaded, nothing advertised
+CONFIG = {"showSendToCloud": False, "plotlyServerURL": "", "displaylogo": False, "responsive": True}
+
+LABELS = {"e2e_latency": "e2e latency", "ttft": "TTFT", "tpot": "TPOT"}
+STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+METRICS = ("e2e_latency", "ttft", "tpot")
+#: Okabe and Ito's palette, safe for the colour-blind
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+DASHES = ("solid", "dash", "dot", "dashdot")
+#: so many points can still carry their number without covering each other
+LABELLED = 40
+_HOVER_WIDTH = 60  # characters
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a verdict is drawn, and what it is called."""
+
+    says: str
+    symbol: str
+    colour: str
+
+
+VERDICTS = {
+    "pass": Look("meets the SLO", "circle", "#0072B2"),
+    "soft": Look("over a soft limit", "diamond-tall", "#E69F00"),
+    "fail": Look("violates the SLO", "x", "#D55E00"),
+    "unknown": Look("cannot be judged", "circle-open", "#666666"),
+}
+
+
+def figure(title: str, subtitle: str, x: str, y: str) -> go.Figure:
+    """An empty figure with its titles; sized for a laptop's screen and half a printed page."""
+    made = go.Figure()
+    made.update_layout(
+        title={"text": title, "subtitle": {"text": subtitle}, "x": 0, "xref": "paper", "font": {"size": 16}},
+        template="plotly_white",
+        height=460,
+        margin={"l": 70, "r": 30, "t": 80, "b": 60},
+        legend={"orientation": "h", "y": -0.16, "yanchor": "top"},
+        hoverlabel={"align": "left"},
+    )
+    made.update_xaxes(title=x, rangemode="tozero", automargin=True)
+    made.update_yaxes(title=y, rangemode="tozero", automargin=True)
+    return made
+
+
+def measured_when(judged: pd.DataFrame) -> str:
+    """When the batches were measured, in UTC; empty where nobody knows."""
+    began, ended = judged["started_at"].min(), judged["finished_at"].max()
+    if pd.isna(began) or pd.isna(ended):
+        return ""
+    ending = f"{ended:%H:%M:%S}" if began.date() == ended.date() else f"{ended:%Y-%m-%d %H:%M:%S}"
+    return f"measured {began:%Y-%m-%d %H:%M:%S} to {ending} UTC"
+
+
+def curves(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each trial and scenario by level, with a name that says only what tells them apart."""
+    keys = ["experiment", "trial", "scenario"]
+    telling = [key for key in keys if rows[key].nunique() > 1]
+    groups = rows.sort_values("concurrency").groupby(keys, sort=True, dropna=False)
+    return [(_name(dict(zip(keys, values, strict=True)), telling), group) for values, group in groups]
+
+
+def _name(values: dict[str, Any], telling: list[str]) -> str:
+    words = [f"trial {values[key]}" if key == "trial" else str(values[key]) for key in telling]
+    return escape(", ".join(words))
+
+
+def line(number: int) -> dict[str, Any]:
+    """The line of the curve with this number."""
+    return {"color": LINES[number % len(LINES)], "dash": DASHES[number % len(DASHES)], "width": 1.5}
+
+
+def judge_of(judged: pd.DataFrame) -> SLO | None:
+    """The SLO that gave the verdicts, which `judge` leaves with its result."""
+    content = judged.attrs.get("slo")
+    return SLO.parse(content) if content else None
+
+
+def constraints(slo: SLO | None, metric: str) -> list[Any]:
+    """The limits that `slo` sets on this metric."""
+    return [constraint for constraint in slo.constraints if constraint.metric == metric] if slo else []
+
+
+def threshold(constraint: Any) -> dict[str, Any]:
+    """The line of a threshold, named so that a slider finds it."""
+    annotation = {"text": f"SLO {constraint}", "name": constraint.column, "bgcolor": "rgba(255,255,255,0.8)"}
+    return {"line_dash": "dot", "line_color": "#333", "name": constraint.column, "annotation": annotation}
+
+
+def wrapped(text: object) -> str:
+    """A text of others for a hover label: escaped, in lines that fit the screen."""
+    return "<br>".join(escape(part) for part in wrap(str(text), _HOVER_WIDTH))
+
+
+def notebook_bundle(figure: go.Figure) -> dict[str, Any]:
+    """What a notebook keeps of `figure`: its data alone, without plotly.js."""
+    import plotly.io as pio
+
+    bundle: dict[str, Any] = pio.renderers["plotly_mimetype"].to_mimebundle(figure.to_dict())
+    bundle["application/vnd.plotly.v1+json"]["config"] = CONFIG
+    return bundle

@@ -1,0 +1,146 @@
+"""Results → the HTML text of the report; everything from outside is escaped."""
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+
+from tuner import __version__, carried, figures, timestamps
+from tuner.constraints import SLO, Constraint
+from tuner.experiment import COMPLETED
+from tuner.figures.look import VERDICTS
+from tuner.findings import Results
+from tuner.slo import CONFIDENCE, requests_needed_for
+from tuner.summary import TABLE, table
+
+_TEMPLATES = Path(__file__).parent / "templates"
+#: what a reader can limit with a slider where the SLO does not
+SUGGESTED = (("ttft", "p90"), ("tpot", "p90"), ("e2e_latency", "p90"))
+_START = next(header for header, column, _, _ in TABLE if column == "started_at")
+
+
+def render(results: Results) -> str:
+    """The report as HTML text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["pretty"] = lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    shown = [json.loads(figure.to_json()) for figure in results.figures]
+    captions = [_caption(figure["layout"].pop("title", {})) for figure in shown]
+    script = _script()
+    return environment.get_template("report.html").render(
+        title=results.title,
+        results=results,
+        summary=results.summary,
+        answer=results.answer,
+        slo=results.slo,
+        captions=captions,
+        page=_packed(json.dumps(_page(results, shown))),
+        plotly=_packed_plotly(),
+        script=script,
+        hashes=[_hash(script), _plotly_hash()],
+        data=carried.pack(results.carried()),
+        data_opening=carried.OPENING,
+        table=_table(results.judged),
+        warnings=_warnings(results.judged),
+        facts=results.facts,
+        servers=results.beside.servers,
+        code=results.beside.code,
+        made_at=timestamps.to_text(timestamps.now()),
+        version=__version__,
+    )
+
+
+def _page(results: Results, shown: list[Any]) -> dict[str, Any]:
+    """What the script needs besides the data: the figures, and the SLO with all that its sliders could limit."""
+    slo = results.slo or SLO()
+    limited = {constraint.column for constraint in slo.constraints}
+    offered = [Constraint(metric, statistic, 1.0) for metric, statistic in SUGGESTED]
+    further = [constraint for constraint in offered if constraint.column not in limited]
+    return {
+        "figures": shown,
+        "config": figures.CONFIG,
+        "looks": {name: look.says for name, look in VERDICTS.items()},
+        "constraints": [
+            *(_constraint(constraint, slo) for constraint in slo.constraints),
+            *(_constraint(constraint, slo) | {"threshold": None} for constraint in further),
+        ],
+        "confidence": slo.confidence,
+    }
+
+
+def _constraint(constraint: Constraint, slo: SLO) -> dict[str, Any]:
+    names = ("metric", "statistic", "threshold", "hard_fail", "fail_ratio", "column", "sign", "label", "unit")
+    needed = requests_needed_for(constraint, slo.confidence or CONFIDENCE)
+    return {name: getattr(constraint, name) for name in names} | {"needed": needed}
+
+
+def _caption(title: dict[str, Any]) -> tuple[str, str]:
+    """A figure's title and subtitle as plain text; the page shows them itself, so that they wrap on a phone."""
+    texts = (title.get("text", ""), title.get("subtitle", {}).get("text", ""))
+    first, second = (html.unescape(re.sub(r"<[^>]*>", "", text or "")) for text in texts)
+    return first, second
+
+
+@cache
+def _script() -> str:
+    return "\n" + "\n".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("judge.js", "report.js"))
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _packed(text: str) -> str:
+    """base64 of gzip: plotly.js is 1.9 MB instead of 4.8."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+@cache
+def _packed_plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return _packed(get_plotlyjs())
+
+
+@cache
+def _plotly_hash() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return _hash(get_plotlyjs())
+
+
+def _table(judged: pd.DataFrame) -> dict[str, Any]:
+    """The table as text: its header, and for each batch its verdict, its cells (– for what is missing) and a note."""
+    shown = table(judged)
+    boring = ["outcome"] if (judged["outcome"] == COMPLETED).all() else []
+    scenarios = judged["scenario"].unique()
+    boring += ["scenario"] if len(scenarios) == 1 else []
+    cells = shown.drop(columns=["why", *boring]).astype("object").where(shown.notna(), "–").astype(str)
+    rows = zip(judged["verdict"], cells.to_numpy().tolist(), judged["verdict_reason"], strict=True)
+    return {
+        "header": list(cells.columns),
+        "rows": list(rows),
+        "time": _START,
+        "scenario": scenarios[0] if len(scenarios) == 1 else "",
+    }
+
+
+def _warnings(judged: pd.DataFrame) -> list[tuple[str, str]]:
+    """(batch, warning) of every batch that has any."""
+    rows = judged.to_dict("records")
+    return [(f"{row['scenario']}, concurrency {row['concurrency']}", text) for row in rows for text in row["warnings"]]
+
+
+def table_html(shown: pd.DataFrame) -> str:
+    """The table of `tuner.summary.table` for a notebook, escaped."""
+    return str(shown.to_html(index=False, escape=True, border=0, na_rep="–"))

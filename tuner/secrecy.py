@@ -1,0 +1,96 @@
+"""Nothing that leaves this machine holds a secret: texts are searched before they are written, and refused."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import SecretFound
+
+#: what names of environment variables tell secrets by; `TOKENIZERS_…` is none
+_SECRET_NAME = re.compile(r"key$|key_|token(?!iz)|secret|passw|credential", re.IGNORECASE)
+_SHORTEST = 8  # characters; shorter values stand in texts by chance
+#: shapes of keys; a digit is asked for where words could have the shape too
+PATTERNS = {
+    "an OpenAI-style key (sk-…)": r"\bsk-(?=[\w-]*\d)[\w-]{8,}",
+    "a Hugging Face token (hf_…)": r"\bhf_[A-Za-z0-9]{16,}",
+    "a GitHub token (ghp_…)": r"\b(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,})",
+    "an AWS key (AKIA…)": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+    "a bearer token": r"\bBearer\s+(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "a Slack token": r"\bxox[abprs]-[\w-]{10,}",
+    "a Google key (AIza…)": r"\bAIza[\w-]{30,}",
+}
+_SHAPES = re.compile("|".join(f"({pattern})" for pattern in PATTERNS.values()), re.ASCII)
+
+
+class Guard:
+    """Refuses texts that hold a secret.
+
+    Args:
+        key_names: environment variables that are known to hold an API key, whatever they are called.
+        environment: where secrets are looked up, by default this process's.
+    """
+
+    def __init__(self, key_names: Iterable[str] = (), environment: Mapping[str, str] = os.environ) -> None:
+        named = {name: environment.get(name, "") for name in key_names}
+        looks = {name: value for name, value in environment.items() if _looks_secret(name, value)}
+        by_value = {value: name for name, value in (looks | named).items() if value}
+        self._names = list(by_value.values())
+        self._values = re.compile("|".join(f"({re.escape(value)})" for value in by_value)) if by_value else None
+
+    def check(self, text: str, place: str) -> None:
+        """Refuse `text` where it holds a secret.
+
+        Raises:
+            SecretFound: the message names the place and the kind, never the value.
+        """
+        if what := self._found(text):
+            raise SecretFound(f"{place} holds {what}: remove it there, then make the report again; nothing was written")
+
+    def check_values(self, value: Any, place: str) -> None:
+        """Refuse any text in `value`, which is made of dicts and lists.
+
+        Raises:
+            SecretFound: as `check`.
+        """
+        for where, text in _texts(value, place):
+            self.check(text, where)
+
+    def check_file(self, path: Path, place: str) -> None:
+        """Refuse a text file, line by line; one that cannot be read holds nothing that could be passed on.
+
+        Raises:
+            SecretFound: as `check`; the place has the line's number.
+        """
+        try:
+            with open(path, encoding="utf-8", errors="replace") as lines:
+                for number, line in enumerate(lines, start=1):
+                    self.check(line, f"{place}, line {number},")
+        except OSError:
+            return
+
+    def _found(self, text: str) -> str:
+        if self._values and (match := self._values.search(text)):
+            return f"the value of the environment variable {self._names[(match.lastindex or 1) - 1]}"
+        if match := _SHAPES.search(text):
+            return f"what looks like {list(PATTERNS)[(match.lastindex or 1) - 1]}"
+        return ""
+
+
+def _looks_secret(name: str, value: str) -> bool:
+    return bool(_SECRET_NAME.search(name)) and len(value) >= _SHORTEST and not value.startswith(("/", "~", "./"))
+
+
+def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Every text in `value`, keys too, with where it stands."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield place, str(key)
+            yield from _texts(part, f"{place}: {key}" if ": " not in place else f"{place}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _texts(part, place)

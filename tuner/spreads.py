@@ -1,0 +1,43 @@
+"""How the requests of each batch are spread: a few quantiles, which a report can carry; the requests are too many."""
+
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from tuner.cache import FolderCache, Reading
+from tuner.measure import LATENCIES, Floats
+
+#: per cent; the quartiles make a box, the outer ones its whiskers and its mark
+QUANTILES = (5, 25, 50, 75, 95, 99)
+Spreads = dict[str, list[list[float] | None]]
+
+
+def spreads(sources: Iterable[str | None]) -> Spreads:
+    """The quantiles of each latency over the completed requests of each batch.
+
+    Args:
+        sources: a result file for each batch, or None.
+
+    Returns:
+        By `ttft`, `tpot`, `e2e_latency`: for each batch `QUANTILES` in seconds, linear interpolation between ranks;
+        None where the file is gone or holds no requests.
+    """
+    found: Spreads = {name: [] for name in LATENCIES}
+    for folder, files in groupby((Path(source) if source else None for source in sources), _folder):
+        with FolderCache(folder) as cache:
+            for file in files:
+                reading = cache.reading(file) if file else None
+                for name in LATENCIES:
+                    found[name].append(_quantiles(reading.latencies[name]) if isinstance(reading, Reading) else None)
+    return found
+
+
+def _folder(file: Path | None) -> Path:
+    return file.parent if file else Path()
+
+
+def _quantiles(values: Floats) -> list[float] | None:
+    known = values[np.isfinite(values)]
+    return [float(value) for value in np.percentile(known, QUANTILES)] if len(known) else None

@@ -1,0 +1,133 @@
+"use strict";
+// The SLO's rules for a reader without Python: what slo.py, summary.py and answer.py do, on the data that the file
+// carries. A test holds both sides to the same verdicts and the same words.
+
+const ROUNDING = 1e-9, MOST_ERRORS = 0.1;
+const TOO_MUCH = ["out_of_memory", "server_died", "timeout", "all_errors"];
+const CURVE = ["experiment", "trial", "scenario", "iteration_type"];
+const COMPLIANT = ["pass", "soft"];
+
+// Python's format(value, ".{digits}g")
+function general(value, digits) {
+  if (value === 0) return "0";
+  const [mantissa, exponent] = value.toExponential(digits - 1).split("e");
+  const trimmed = text => text.includes(".") ? text.replace(/\.?0+$/, "") : text;
+  if (exponent >= -4 && exponent < digits) return trimmed(value.toFixed(Math.max(0, digits - 1 - exponent)));
+  return `${trimmed(mantissa)}e${exponent < 0 ? "-" : "+"}${String(Math.abs(exponent)).padStart(2, "0")}`;
+}
+
+const percent = ratio => (ratio < 0 ? "-" : "+") + Math.abs(ratio * 100).toFixed(0) + "%";
+const number = value => value === null || value === undefined ? NaN : Number(value);
+const limitText = limit => `${limit.label} ${limit.sign < 0 ? "≥" : "≤"} ${general(limit.threshold, 6)}${limit.unit}`;
+
+// What is judged: the limits that are set, and one on errors in any case.
+function allLimits(limits) {
+  const written = limits.filter(limit => limit.metric !== "error_rate");
+  const errors = limits.find(limit => limit.metric === "error_rate");
+  const rooms = limits.filter(limit => /^p\d+$/.test(limit.statistic))
+    .map(limit => Number((1 - Number(limit.statistic.slice(1)) / 100).toFixed(6)));
+  const implied = { metric: "error_rate", column: "error_rate", label: "error rate", unit: "", sign: 1, needed: 0,
+                    threshold: Math.min(MOST_ERRORS, ...rooms), hard_fail: true, fail_ratio: 0, implied: true };
+  return [...written, errors || implied];
+}
+
+function finding(row, limit, confidence) {
+  const actual = number(row[limit.column]), completed = number(row.completed);
+  const ratio = limit.sign * (actual - limit.threshold) / limit.threshold;
+  const weak = limit.needed > 0 && !(completed >= limit.needed);
+  const missing = Number.isNaN(actual) && !limit.implied;
+  const unknown = missing || (weak && confidence !== null);
+  const violated = ratio > ROUNDING;
+  const over = violated && limit.hard_fail && ratio > limit.fail_ratio + ROUNDING;
+  return { weak, unknown, hard: over && !unknown, soft: violated && !over && !unknown,
+           text: findingText(limit, { actual, completed, ratio, missing, unknown, violated }) };
+}
+
+function findingText(limit, { actual, completed, ratio, missing, unknown, violated }) {
+  if (missing) return `${limit.label} is not known`;
+  if (unknown) {
+    const there = Number.isNaN(completed) ? "nobody knows how many" : completed.toFixed(0);
+    return `${limit.label} needs ${limit.needed} completed requests, there are ${there}`;
+  }
+  if (!violated) return "";
+  const against = `${general(actual, 4)}${limit.unit} ${limit.sign < 0 ? "<" : ">"} ${general(limit.threshold, 4)}${limit.unit}`;
+  const implied = limit.implied ? ", implied as the SLO names no error_rate" : "";
+  return `${limit.label} ${against} (${percent(ratio)}${implied})`;
+}
+
+function judgeRow(row, limits, confidence) {
+  if (row.outcome !== "completed" || row.superseded)
+    return { verdict: "unknown", evidence: "weak",
+             reason: [row.outcome, row.reason].filter(part => part && part !== "completed").join(": ") };
+  const findings = limits.map(limit => finding(row, limit, confidence));
+  const any = mask => findings.some(found => found[mask]);
+  return { verdict: any("hard") ? "fail" : any("unknown") ? "unknown" : any("soft") ? "soft" : "pass",
+           evidence: any("weak") ? "weak" : "strong",
+           reason: findings.map(found => found.text).filter(Boolean).join("; ") };
+}
+
+// rows with verdict, evidence and reason; `limits` are those that are set
+function judge(rows, limits, confidence) {
+  const all = allLimits(limits);
+  return rows.map(row => ({ ...row, why: row.reason, ...judgeRow(row, all, confidence) }));
+}
+
+function bestOf(judged) {
+  let best = null;
+  for (const scenario of new Set(judged.map(row => row.scenario))) {
+    const ranked = judged.filter(row => row.scenario === scenario && counts(row) && row.output_throughput !== null);
+    const first = ranked.reduce((top, row) => top && top.output_throughput > row.output_throughput ? top : row, null);
+    if (first && (!best || first.output_throughput > best.output_throughput)) best = first;
+  }
+  return best;
+}
+
+const counts = row => COMPLIANT.includes(row.verdict);
+
+// The result in words, most important line first.
+function answer(judged, limits) {
+  const counted = judged.filter(row => !row.superseded), best = bestOf(counted);
+  const told = limits.length === 0
+    ? "No SLO was given: every batch counts in which at most one request in ten failed."
+    : `${counted.filter(counts).length} of ${counted.length} batches meet the SLO: ${limits.map(limitText).join(", ")}.`;
+  if (!best) return [nothing(judged, limits), told];
+  const curve = counted.filter(row => CURVE.every(name => row[name] === best[name]))
+    .sort((one, other) => one.concurrency - other.concurrency);
+  return [bestText(best, counted, bracket(curve)), limitOf(curve), told, evidenceText(best)];
+}
+
+function nothing(judged, limits) {
+  if (judged.every(row => row.outcome !== "completed")) return "No batch has a usable result";
+  return limits.length ? "No batch meets the SLO, so there is no maximum" : "Every batch has too many errors to count";
+}
+
+const highestOf = curve => Math.max(...curve.filter(counts).map(row => row.concurrency));
+
+function bracket(curve) {
+  const highest = highestOf(curve);
+  const fails = curve.filter(row => row.verdict === "fail" || TOO_MUCH.includes(row.outcome));
+  if (fails.some(row => row.concurrency <= highest)) return "non_monotone";
+  return fails.length ? "bracketed" : "open";
+}
+
+function bestText(best, counted, bounds) {
+  const where = new Set(counted.map(row => row.scenario)).size > 1 ? ` (${best.scenario})` : "";
+  const least = bounds === "open" ? "At least " : "";
+  return `${least}${best.output_throughput.toFixed(1)} output tokens/s at concurrency ${best.concurrency}${where}`;
+}
+
+function limitOf(curve) {
+  const highest = highestOf(curve), others = curve.filter(row => !counts(row));
+  const above = others.find(row => row.concurrency > highest);
+  const below = others.filter(row => row.concurrency < highest).pop();
+  if (bracket(curve) === "non_monotone" && below)
+    return `Concurrency ${below.concurrency} does not meet the SLO (${below.reason}) while ${highest} does: measure them again.`;
+  if (above)
+    return `The limit lies between concurrency ${highest} and ${above.concurrency}, which does not meet the SLO (${above.reason}).`;
+  return `Concurrency ${highest}, the highest that was measured, still meets the SLO: measure higher ones for the limit.`;
+}
+
+function evidenceText(best) {
+  const few = best.evidence === "weak" ? " – too few for the percentiles that the SLO limits; measure longer" : "";
+  return `The evidence is ${best.evidence}: ${best.completed} completed requests${few}.`;
+}
