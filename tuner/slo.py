@@ -27,6 +27,8 @@ ROUNDING = 1e-9
 #: Largest exponent of a penalty, so that it stays finite: e^20 is 5 · 10⁸.
 STEEPEST = 20.0
 CONFIDENCE = 0.95
+#: Where the load generator's own share of a metric is found; of the whole latency it is at least that of its TTFT.
+CLIENT_SHARES = {"ttft": "client_ttft", "tpot": "client_tpot", "e2e_latency": "client_ttft"}
 
 
 def judge(batches: pd.DataFrame, slo: SLO | Mapping[str, Any]) -> pd.DataFrame:
@@ -154,7 +156,7 @@ class _Judgement:
         return attainments([source if isinstance(source, str) else None for source in sources], limits)
 
     def strong(self) -> Flags:
-        return self.judged & ~self._any("weak")
+        return self.judged & ~self._any("weak") & ~self._any("near")
 
 
 class _Finding:
@@ -170,12 +172,19 @@ class _Finding:
         self.weak = (self.needed > 0) & ~(self.completed >= self.needed)
         self.missing = np.isnan(self.actual) & (not constraint.implied)
         self.unknown = self.missing | (self.weak & (slo.confidence is not None))
+        self.share = judgement.numbers(CLIENT_SHARES.get(constraint.metric, ""))
+        self.near = self._distance() < self.share
         self.violated = self.ratio > ROUNDING
         self.over = self.violated & constraint.hard_fail & (self.ratio > constraint.fail_ratio + ROUNDING)
         self.hard = self.over & ~self.unknown
         self.soft = self.violated & ~self.over & ~self.unknown
         exponent = np.clip(np.nan_to_num(self.ratio) / slo.steepness, 0, STEEPEST)
         self.penalty = constraint.weight * np.expm1(np.where(self.violated, exponent, 0.0))
+
+    def _distance(self) -> Floats:
+        """How far the actual value lies from where the verdict turns, to soft or to hard."""
+        turns = {self.constraint.threshold, self.constraint.threshold * (1 + self.constraint.fail_ratio)}
+        return np.min([np.abs(self.actual - turn) for turn in turns], axis=0)
 
     def violation(self, row: int) -> dict[str, Any]:
         return {
@@ -211,7 +220,8 @@ class _Finding:
             return ""
         against = f"{self.actual[row]:.4g}{self.constraint.unit} {'<' if self.constraint.sign < 0 else '>'} {limit}"
         implied = ", implied as the SLO names no error_rate" if self.constraint.implied else ""
-        return f"{name} {against} ({self.ratio[row]:+.0%}{implied})"
+        own = f", of which {self.share[row]:.2g} s may be the client's own" if self.near[row] else ""
+        return f"{name} {against} ({self.ratio[row]:+.0%}{implied}{own})"
 
 
 def requests_needed_for(constraint: Constraint, confidence: float) -> int:
