@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 from tuner.engines.parameters import suggest
 from tuner.errors import SpecError
 from tuner.experiment import Experiment
-from tuner.report import Results, read_results, write_report
-from tuner.spec import SweepSpec, make_spec
+from tuner.page import table_html
+from tuner.report import Results, read_results, save_report, write_report
+from tuner.slo import SLO
+from tuner.spec import ServeSpec, SweepSpec, make_spec, split
 from tuner.sweep import run_sweep
 
 if TYPE_CHECKING:
-    from tuner.panel import SweepPanel
+    from tuner.panel import ServerPanel, SweepPanel
 
 #: what a notebook's parameters cell may hold besides the spec's own parameters
 RUN_NOW, RUN_FOLDER = "run_now", "run_folder"
@@ -31,7 +33,7 @@ def sweep(namespace: dict[str, Any]) -> "SweepPanel | Results":
     Raises:
         SpecError: a parameter is unknown or has a wrong value.
     """
-    parameters = parameters_in(namespace)
+    parameters = parameters_in(namespace, {*SweepSpec.model_fields, RUN_NOW, RUN_FOLDER})
     run_now = _yes_or_no(parameters.pop(RUN_NOW, False))
     folder = parameters.pop(RUN_FOLDER, None)
     if run_now:
@@ -41,6 +43,45 @@ def sweep(namespace: dict[str, Any]) -> "SweepPanel | Results":
     panel = SweepPanel(parameters)
     panel.show()
     return panel
+
+
+def launch_server(namespace: dict[str, Any]) -> "ServerPanel":
+    """Show the panel that launches a server.
+
+    Args:
+        namespace: the notebook's `globals()`; its plain values are the parameters.
+
+    Raises:
+        SpecError: a parameter is unknown or has a wrong value.
+    """
+    from tuner.panel import ServerPanel
+
+    panel = ServerPanel(parameters_in(namespace, set(ServeSpec.model_fields)))
+    panel.show()
+    return panel
+
+
+def compare(namespace: dict[str, Any]) -> Results:
+    """Show several runs side by side: one curve a run, one table, one answer each.
+
+    Args:
+        namespace: the notebook's `globals()`; `paths` are run directories, genai-bench folders or reports, `slo` is a
+            file or its content (by default each run counts as it was asked to), `report` a file to write.
+
+    Raises:
+        SpecError: a parameter is unknown or has a wrong value.
+        PathError: a path holds no batch.
+    """
+    parameters = parameters_in(namespace, {"paths", "slo", "report"})
+    paths = [Path(path) for path in split(parameters.get("paths") or [])]
+    if not paths:
+        raise SpecError("paths: missing; name the runs to compare, such as paths = ['runs/…', 'runs/…']")
+    asked = make_spec({"slo": parameters.get("slo") or None}, SweepSpec).slo
+    results = read_results(*paths, slo=SLO.parse(asked) if asked else None)
+    show(results)
+    if target := parameters.get("report"):
+        save_report(results, Path(target))
+    return results
 
 
 def run_here(spec: SweepSpec, folder: str | None) -> Results:
@@ -64,16 +105,15 @@ def show(results: Results) -> None:
     display(Markdown("\n\n".join(results.answer)))
     for figure in results.figures:
         display(notebook_bundle(figure), raw=True)
-    display(HTML(table(results.judged).to_html(index=False, escape=True, border=0, na_rep="–")))
+    display(HTML(table_html(table(results.judged))))
 
 
-def parameters_in(namespace: dict[str, Any]) -> dict[str, Any]:
-    """The parameters among a notebook's variables.
+def parameters_in(namespace: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    """The parameters among a notebook's variables, which must be among the `known` ones.
 
     Raises:
         SpecError: a variable is no parameter; papermill itself takes a misspelt name for a new variable.
     """
-    known = {*SweepSpec.model_fields, RUN_NOW, RUN_FOLDER}
     plain = {name: value for name, value in namespace.items() if _is_parameter(name, value)}
     for name in plain:
         if name not in known:

@@ -139,3 +139,8 @@ def _warnings(judged: pd.DataFrame) -> list[tuple[str, str]]:
     """(batch, warning) of every batch that has any."""
     rows = judged.to_dict("records")
     return [(f"{row['scenario']}, concurrency {row['concurrency']}", text) for row in rows for text in row["warnings"]]
+
+
+def table_html(shown: pd.DataFrame) -> str:
+    """The table of `tuner.summary.table` for a notebook, escaped."""
+    return str(shown.to_html(index=False, escape=True, border=0, na_rep="–"))

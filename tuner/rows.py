@@ -116,7 +116,7 @@ def plain(value: Any) -> Any:
     if pd.isna(value):
         return None
     if isinstance(value, pd.Timestamp):
-        return timestamps.to_text(value.to_pydatetime())
+        return timestamps.to_text(value.to_pydatetime(), "microseconds")
     return value.item() if hasattr(value, "item") else value
 
 

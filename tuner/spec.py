@@ -32,7 +32,7 @@ AUTO = "auto"
 _BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
 
 
-def _split(value: Any) -> Any:
+def split(value: Any) -> Any:
     """`"1,2 4"` as `["1", "2", "4"]`; a comma inside parentheses does not separate."""
     if not isinstance(value, str):
         return [value] if isinstance(value, int) else value
@@ -57,7 +57,7 @@ def _command(value: Any) -> Any:
 
 def _some_gpus(value: Any) -> Any:
     """`"2"` is how many, `"0,1"` is which."""
-    return value if not isinstance(value, str) or value.isdigit() else _split(value)
+    return value if not isinstance(value, str) or value.isdigit() else split(value)
 
 
 def _scenario(value: str) -> str:
@@ -68,7 +68,7 @@ def _scenario(value: str) -> str:
 
 def _levels(value: Any) -> Any:
     """`"auto"`, or whole numbers from 1, each once."""
-    parts = _split(value)
+    parts = split(value)
     if parts in (AUTO, [AUTO]):
         return AUTO
     if not isinstance(parts, list) or not parts:
@@ -84,7 +84,7 @@ def _level(part: Any) -> int:
 
 
 Levels = Annotated[list[int] | Literal["auto"], BeforeValidator(_levels)]
-Scenarios = Annotated[list[Annotated[str, BeforeValidator(_scenario)]], BeforeValidator(_split), Field(min_length=1)]
+Scenarios = Annotated[list[Annotated[str, BeforeValidator(_scenario)]], BeforeValidator(split), Field(min_length=1)]
 
 
 class ServeSpec(ServerSpec):

@@ -7,6 +7,7 @@ What has a result is not measured again, so that the same call resumes a run tha
 import contextlib
 import hashlib
 import logging
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,8 +19,8 @@ from tuner.bench import Bench, Load
 from tuner.engines import registry
 from tuner.errors import PathError, ServerFailed, SpecError
 from tuner.experiment import Experiment, Sidecar, Trial, TrialFacts
-from tuner.server import Server, launch
 from tuner.plan import Measurement, is_saturated, planned
+from tuner.server import Server, launch
 from tuner.spec import Spec, SweepSpec
 from tuner.telemetry import Recorder
 from tuner.timestamps import now, to_text
@@ -266,13 +267,26 @@ def _plain(spec: SweepSpec) -> dict[str, Any]:
 @contextlib.contextmanager
 def _only_writer(experiment: Experiment) -> Iterator[None]:
     """Hold the run directory, so that two sweeps on this host never write into one; the kernel lets go with us."""
-    name = hashlib.sha256(str(experiment.folder.resolve()).encode()).hexdigest()[:32]
     try:
-        claim = claims.claim(f"run-{name}")
+        claim = _claim(experiment)
     except claims.Taken:
         raise PathError(f"{experiment.folder} is being written by another sweep; wait for its end") from None
     with claim:
         yield
+
+
+def _claim(experiment: Experiment) -> socket.socket:
+    name = hashlib.sha256(str(experiment.folder.resolve()).encode()).hexdigest()[:32]
+    return claims.claim(f"run-{name}")
+
+
+def is_running(experiment: Experiment) -> bool:
+    """Whether a sweep, of this process or another one of this host, writes into the run directory."""
+    try:
+        _claim(experiment).close()
+    except claims.Taken:
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ def timeline(judged: pd.DataFrame, telemetry: pd.DataFrame | None = None) -> go.
     samples = _thinned(telemetry) if telemetry is not None and len(telemetry) else pd.DataFrame({"at": []})
     panels = [panel for panel in PANELS if _columns(samples, panel[1])]
     figure = look.figure("Timeline", look.measured_when(judged), "time (UTC)", "concurrency")
-    heights = [2.0, *[1.0] * len(panels)]
+    heights = [2.0 if len(judged) else 0.01, *[1.0] * len(panels)]
     made = make_subplots(rows=len(heights), shared_xaxes=True, vertical_spacing=0.06, row_heights=heights)
     made.update_layout(figure.layout)
     made.update_layout(height=320 + 130 * len(panels), legend={"y": -0.16 if panels else -0.3})

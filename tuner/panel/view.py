@@ -1,0 +1,116 @@
+"""Results in a notebook: SLO sliders that judge again at once, the figure, and a table that sorts and filters."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+
+from tuner import figures
+from tuner.answer import answer
+from tuner.constraints import SLO, Constraint
+from tuner.findings import Results
+from tuner.page import SUGGESTED, table_html
+from tuner.panel.parts import LABEL, WIDE, draw, text
+from tuner.slo import judge
+from tuner.summary import summarize, table
+
+_AS_MEASURED = "as measured"
+
+
+class ResultsView:
+    """The answer, a figure and the table of a run, under the SLO that the sliders say."""
+
+    def __init__(self) -> None:
+        self._results: Results | None = None
+        self._constraints: list[tuple[Constraint, widgets.FloatLogSlider, widgets.Checkbox]] = []
+        self._answer, self._table, self._figure = widgets.HTML(), widgets.HTML(), widgets.Output()
+        self._sliders = widgets.VBox()
+        self._sort = widgets.Dropdown(options=[_AS_MEASURED], description="sort by", style=LABEL)
+        self._down = widgets.ToggleButton(description="descending", value=False)
+        self._filter = widgets.Text(description="filter", placeholder="such as fail, or D(100,32)", style=LABEL)
+        for control in (self._sort, self._down, self._filter):
+            control.observe(lambda _: self._tabulate(), "value")
+        order = widgets.HBox([self._sort, self._down, self._filter])
+        self.widget = widgets.VBox([self._answer, self._sliders, self._figure, order, self._table])
+        self.widget.layout.display = "none"
+
+    def show(self, results: Results) -> None:
+        """Show `results`; sliders start anew only where another run is shown, and stay as they are else."""
+        known = self._results
+        self._results = results
+        if known is None or known.beside.folders != results.beside.folders:
+            self._make_sliders(results)
+        self.widget.layout.display = ""
+        self._judge()
+
+    def _make_sliders(self, results: Results) -> None:
+        asked = list(results.slo.constraints) if results.slo else []
+        limited = {constraint.column for constraint in asked}
+        further = [Constraint(metric, statistic, 1.0) for metric, statistic in SUGGESTED]
+        free = [constraint for constraint in further if constraint.column not in limited]
+        self._constraints = [self._slider(one, on=one in asked) for one in [*asked, *free]]
+        self._sliders.children = [widgets.HBox([slider, switch]) for _, slider, switch in self._constraints]
+
+    def _slider(self, constraint: Constraint, *, on: bool) -> tuple[Constraint, widgets.Widget, widgets.Widget]:
+        low, high = self._range(constraint, on=on)
+        slider = widgets.FloatLogSlider(
+            value=constraint.threshold if on else 10**high,
+            min=low,
+            max=high,
+            step=(high - low) / 200,
+            description=f"{constraint.label} {'≥' if constraint.sign < 0 else '≤'}",
+            readout_format=".3g",
+            style={"description_width": "12em"},
+            layout=WIDE,
+        )
+        switch = widgets.Checkbox(value=on, description="limit", indent=False)
+        for control in (slider, switch):
+            control.observe(lambda _: self._judge(), "value")
+        return constraint, slider, switch
+
+    def _range(self, constraint: Constraint, *, on: bool) -> tuple[float, float]:
+        """From half the smallest to twice the largest value measured, as powers of ten."""
+        measured = self._results.judged[constraint.column].astype("float64") if self._results else pd.Series([1.0])
+        values = [float(value) for value in measured if value > 0] + ([constraint.threshold] if on else [])
+        values = values or [1.0]
+        return math.log10(min(values) / 2), math.log10(max(values) * 2)
+
+    @property
+    def _slo(self) -> SLO:
+        asked = self._results.slo if self._results and self._results.slo else SLO()
+        limits = [replace(one, threshold=slider.value) for one, slider, switch in self._constraints if switch.value]
+        as_asked = [one for one, _, _ in self._constraints if one in asked.constraints]
+        same = len(limits) == len(as_asked) and all(
+            math.isclose(limit.threshold, one.threshold, rel_tol=1e-6) and limit.column == one.column
+            for limit, one in zip(limits, as_asked, strict=True)
+        )
+        return asked if same else replace(asked, constraints=tuple(limits))
+
+    def _judge(self) -> None:
+        if self._results is None:
+            return
+        slo, judged = self._slo, self._results.judged
+        if slo != (self._results.slo or SLO()):
+            # without their files: the share of single requests is too slow to be had at each step of a slider
+            judged = judge(judged.assign(source=None), slo).assign(source=judged["source"])
+        self._judged = judged
+        words = answer(judged, summarize(judged), slo if slo.constraints else None)
+        self._answer.value = text("\n".join(words))
+        limits = [one for one in slo.constraints if one.is_latency]
+        axis = {"metric": limits[0].metric, "statistic": limits[0].statistic} if limits else {}
+        draw(self._figure, figures.throughput_vs_latency(judged, slo, **axis))
+        self._tabulate()
+
+    def _tabulate(self) -> None:
+        if self._results is None:
+            return
+        shown: Any = table(self._judged)
+        self._sort.options = [_AS_MEASURED, *shown.columns]
+        if self._sort.value != _AS_MEASURED:
+            shown = shown.sort_values(self._sort.value, ascending=not self._down.value, kind="stable")
+        wanted = self._filter.value.strip().lower()
+        if wanted:
+            shown = shown[[wanted in " ".join(map(str, row)).lower() for row in shown.to_numpy().tolist()]]
+        self._table.value = table_html(shown)
