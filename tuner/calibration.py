@@ -144,7 +144,9 @@ def _measured(place: Path, level: int) -> Measured:
     path = next(place.glob("*_time_*s.json"), None)
     file = results.read(path) if path else results.Damage("missing", "genai-bench left no result")
     if isinstance(file, results.Damage):
-        raise TunerError(f"calibration at level {level}: {file.reason}; try fewer levels, on an idle machine")
+        raise TunerError(
+            f"calibration at level {level}: {file.reason}; `tuner doctor` says whether it is there as it should be"
+        )
     return measure(Columns(file))
 
 
