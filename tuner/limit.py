@@ -198,11 +198,11 @@ def _root(square: float, linear: float, constant: float, width: float) -> float 
     return inside[0] if len(inside) == 1 else None
 
 
-def excess(row: "Mapping[str, Any]", slo: "SLO") -> float | None:
+def excess(row: "Mapping[str, Any] | pd.Series[Any]", slo: "SLO") -> float | None:
     """How far a judged batch lies from the limits that more load makes worse.
 
     Args:
-        row: one row of `judge`, as a mapping.
+        row: one row of `judge`.
         slo: what it was judged against. Only what can fail hard counts, beyond its `fail_ratio`, and never
             `min_throughput`, which more load helps to reach.
 
