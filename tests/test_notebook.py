@@ -85,7 +85,15 @@ def test_a_wrong_parameter_is_one_clear_line(values, said):
 
 
 def test_plain_papermill_ends_with_1_for_a_wrong_parameter(tmp_path):
-    command = [sys.executable, "-m", "papermill", str(FOLDER / "sweep.ipynb"), str(tmp_path / "out.ipynb"), "-k", "python3"]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(FOLDER / "sweep.ipynb"),
+        str(tmp_path / "out.ipynb"),
+        "-k",
+        "python3",
+    ]
     asked = [*command, "-p", "run_now", "True", "-p", "levels", "0"]
     done = subprocess.run(asked, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1

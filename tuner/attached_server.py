@@ -66,6 +66,13 @@ class Server:
             return self._error(Failure("unreachable", f"{self.base_url} does not answer any more"))
         return None
 
+    def forget_prompts(self) -> bool:
+        """Empty the prefix cache, so that a level finds no answer of the one before; whether the engine could."""
+        if not self.engine.forget_path:
+            return False
+        with probe.client(self.base_url, self.api_key()) as http:
+            return probe.post(http, self.engine.forget_path)
+
     def start(self) -> None:
         """Wait until it is ready.
 

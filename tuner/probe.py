@@ -62,6 +62,14 @@ def models(http: httpx.Client) -> list[str]:
         return []
 
 
+def post(http: httpx.Client, path: str) -> bool:
+    """Whether a POST without a body to `path` succeeds."""
+    try:
+        return http.post(path).is_success
+    except httpx.HTTPError:
+        return False
+
+
 def metrics(http: httpx.Client) -> dict[str, float]:
     """The server's own counters and gauges by name, summed over their labels; none where it has no `/metrics`."""
     from prometheus_client.parser import text_string_to_metric_families
