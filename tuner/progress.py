@@ -75,12 +75,19 @@ def read_progress(experiment: Experiment) -> Progress:
 
 def _level(trial: Trial, scenario: str, concurrency: int, repeat: int) -> LevelState:
     folder = trial.batch_folder(scenario, concurrency, repeat)
-    known = _read(folder / SIDECAR_FILE) or _read(folder.with_name(folder.name + PARTIAL) / SIDECAR_FILE)
-    if not known:
+    sidecar, is_whole = _sidecar(folder), True
+    if sidecar is None:  # what is not in place yet goes on, whatever it says of its end
+        sidecar, is_whole = _sidecar(folder.with_name(folder.name + PARTIAL)), False
+    if sidecar is None:
         return LevelState(scenario, concurrency, folder=folder)
-    sidecar = msgspec.convert(known, Sidecar)
     started_at = timestamps.from_text(sidecar.started_at) if sidecar.started_at else None
-    return LevelState(scenario, concurrency, sidecar.outcome, sidecar.reason, started_at, folder)
+    state = sidecar.outcome if is_whole else RUNNING
+    return LevelState(scenario, concurrency, state, sidecar.reason, started_at, folder)
+
+
+def _sidecar(folder: Path) -> Sidecar | None:
+    known = _read(folder / SIDECAR_FILE)
+    return msgspec.convert(known, Sidecar) if known else None
 
 
 def _read(path: Path) -> dict[str, Any]:

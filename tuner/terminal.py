@@ -82,9 +82,10 @@ def _line(level: LevelState) -> str:
 def _numbers(level: LevelState) -> str:
     """What a level that completed came to."""
     row = load_batches(level.folder).iloc[0]
-    errors = f", {row['errors']} of {row['requests']} requests failed" if row["errors"] else ""
-    latencies = f"TTFT p90 {row['ttft_p90']:.3g} s, TPOT p90 {row['tpot_p90']:.3g} s"
-    return f"{row['output_throughput']:.1f} tokens/s, {latencies}{errors}"
+    told = [f"{row['output_throughput']:.1f} tokens/s"]
+    told += [f"{name} p90 {row[column]:.3g} s" for name, column in _TOLD.items() if pd.notna(row[column])]
+    told += [f"{row['errors']} of {row['requests']} requests failed"] if row["errors"] else []
+    return ", ".join(told)
 
 
 @contextmanager
@@ -181,6 +182,7 @@ def _as_parquet(judged: pd.DataFrame) -> bytes:
     return judged.to_parquet(index=False) or b""
 
 
+_TOLD = {"TTFT": "ttft_p90", "TPOT": "tpot_p90"}
 _COLOURS = {"pass": "green", "soft": "yellow", "fail": "red"}
 _FORMS = {"table": _as_table, "json": _as_json, "csv": _as_csv, "parquet": _as_parquet}
 
