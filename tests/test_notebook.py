@@ -14,7 +14,8 @@ from processes import processes_of, wait_until
 from tuner import notebook
 from tuner.errors import SpecError
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
 def free_port():
@@ -84,7 +85,7 @@ def test_a_wrong_parameter_is_one_clear_line(values, said):
 
 
 def test_plain_papermill_ends_with_1_for_a_wrong_parameter(tmp_path):
-    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[0]), str(tmp_path / "out.ipynb"), "-k", "python3"]
+    command = [sys.executable, "-m", "papermill", str(FOLDER / "sweep.ipynb"), str(tmp_path / "out.ipynb"), "-k", "python3"]
     asked = [*command, "-p", "run_now", "True", "-p", "levels", "0"]
     done = subprocess.run(asked, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
