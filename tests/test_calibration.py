@@ -5,7 +5,7 @@ from processes import processes_of
 
 from tuner import calibration
 from tuner.calibration import Calibration, calibrate, known, table
-from tuner.errors import TunerError
+from tuner.errors import PathError, TunerError
 
 LEVELS = (2, 8)
 
@@ -63,6 +63,13 @@ def test_a_damaged_file_is_as_none(content, monkeypatch, tmp_path):
     (tmp_path / "tuner" / "calibration").mkdir(parents=True)
     calibration._file().write_text(content)
     assert known(2) is None
+
+
+def test_without_a_cache_nothing_is_known_and_keeping_is_refused(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    assert known(2) is None
+    with pytest.raises(PathError, match="cannot keep the calibration in /proc/none"):
+        calibration._keep(Calibration(1, 0.0, 0.0, 1.0))
 
 
 def test_a_level_without_a_result_says_so(monkeypatch, tmp_path):

@@ -50,6 +50,20 @@ def test_without_noise_the_bracket_closes_around_the_limit(curve, limit):
     assert search.failing - search.passing == 1 or search.failing <= 1.1 * search.passing
 
 
+#: (excess of every level that passes, of every one that fails): interpolation is wrong each time
+CLIFFS = [(-5.0, 0.07), (-0.07, 6.0), (-5.0, 6.0), (-0.5, math.inf)]
+
+
+@pytest.mark.parametrize(("low", "high"), CLIFFS)
+@pytest.mark.parametrize("limit", [1, 7, 20, 63, 64, 65, 100, 255, 256, 511, 800])
+def test_where_interpolation_misleads_bisection_still_ends_in_time(low, high, limit):
+    search = LimitSearch()
+    while (level := search.next_level()) is not None:
+        search.tell(level, low if level <= limit else high)
+    assert search.passing <= limit < search.failing
+    assert search.failing - search.passing == 1 or search.failing <= 1.1 * search.passing
+
+
 EXCESSES = st.none() | st.just(math.inf) | st.floats(-6, 6) | st.floats(-0.05, 0.05)
 
 

@@ -63,14 +63,15 @@ def calibrate(
         progress: told of each level when it has been measured.
 
     Returns:
-        One calibration a level, in the order asked.
+        One calibration a level, in the order asked; a level that is named twice is measured once.
 
     Raises:
         TunerError: a level gave no result.
+        PathError: the user's cache cannot be written.
     """
     found = []
     with tempfile.TemporaryDirectory(prefix="tuner-calibration-") as name, _stub(Path(name)) as url, Bench() as bench:
-        for level in levels:
+        for level in dict.fromkeys(levels):
             found.append(_calibrated(bench, url, level, Path(name)))
             _keep(found[-1])
             progress(found[-1])
@@ -183,15 +184,18 @@ def _file() -> Path:
 
 
 def _kept() -> list[Calibration]:
-    """What is kept for this machine; nothing where the file is missing or damaged."""
+    """What is kept for this machine; nothing where the file is missing or damaged, or there is no cache."""
     try:
         return msgspec.convert(files.read_json(_file()), list[Calibration])
-    except (PathError, msgspec.ValidationError):
+    except (OSError, PathError, msgspec.ValidationError):
         return []
 
 
 def _keep(calibration: Calibration) -> None:
     others = [kept for kept in _kept() if kept.level != calibration.level]
-    path = _file()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path = _file()
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PathError(f"cannot keep the calibration in {error.filename}: {error.strerror}") from error
     files.write_json(path, msgspec.to_builtins(sorted([*others, calibration], key=lambda each: each.level)))
