@@ -4,6 +4,8 @@ import sys
 from importlib.metadata import EntryPoint
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tuner.engines import llamacpp, registry
 from tuner.engines.base import Engine, Place, ServerSpec
@@ -254,6 +256,12 @@ def test_the_first_exception_tells_where_no_pattern_does():
 def test_without_a_telling_line_the_way_it_ended_is_told(exit_code, words):
     found = diagnose("hello\n", exit_code, ())
     assert found.kind == "crashed" and words in found.detail and found.detail.endswith(": hello")
+
+
+@given(log=st.text(), exit_code=st.one_of(st.none(), st.integers(-64, 255)))
+def test_any_log_gives_one_line_and_a_known_kind(log, exit_code):
+    found = diagnose(log, exit_code, registry.find("vllm").patterns())
+    assert found.kind in FAILURE_KINDS and len(found.detail.splitlines()) == 1
 
 
 def test_every_engine_names_only_known_kinds():

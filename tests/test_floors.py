@@ -15,7 +15,7 @@ FLOORS = """
     results measure audit cache rows carried endings plain trials batches requests
     attainment spreads constraints slo summary answer figures progress
     weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
-    telemetry bench
+    telemetry stub bench calibration
     spec levels limit plan sweep
     background findings page report headless panel notebook doctor terminal serve cli __main__
 """

@@ -16,7 +16,8 @@ from tuner import notebook
 from tuner.errors import SpecError
 from tuner.spec import make_spec, read_spec
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
 def free_port():
@@ -136,7 +137,7 @@ def test_plain_papermill_ends_with_1_for_a_wrong_parameter(tmp_path):
         sys.executable,
         "-m",
         "papermill",
-        str(NOTEBOOKS[0].with_name("sweep.ipynb")),
+        str(FOLDER / "sweep.ipynb"),
         str(tmp_path / "out.ipynb"),
         "-k",
         "python3",
@@ -144,4 +145,4 @@ def test_plain_papermill_ends_with_1_for_a_wrong_parameter(tmp_path):
     asked = [*command, "-p", "run_now", "True", "-p", "levels", "0"]
     done = subprocess.run(asked, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert "SpecError: levels: '0' is no concurrency level" in (tmp_path / "out.ipynb").read_text()
+    assert "SpecError: levels: 0 is no concurrency level" in (tmp_path / "out.ipynb").read_text()

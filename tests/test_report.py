@@ -32,7 +32,8 @@ def levels_run(folder, reason="", model="m", scenario="D(100,100)"):
     for level in (1, 2, 4, 8, 16):
         requests = [made.request(ttft=0.02 * level + 0.0001 * n, tpot=0.01 + 0.001 * level) for n in range(60 + level)]
         times = {"started_at": f"2026-11-24T04:{level:02}:00.123Z", "finished_at": f"2026-11-24T04:{level:02}:30.456Z"}
-        made.add_level(trial, level, made.result(requests, level=level), scenario=scenario, **times)
+        share = {"ttft": 0.005 * level, "tpot": 0.0005 * level}
+        made.add_level(trial, level, made.result(requests, level=level), scenario=scenario, client=share, **times)
     made.add_level(trial, 32, scenario=scenario, outcome="server_died", reason=reason or "out of memory")
     return folder
 
@@ -142,7 +143,7 @@ def judged_page(tmp_path):
 
 JUDGED = """([limits, confidence]) => {
   const judged = judge(rows, limits, confidence);
-  return [judged.map(row => [row.verdict, row.evidence, row.reason]), answer(judged, limits)];
+  return [judged.map(row => [row.verdict, row.evidence, row.doubt, row.reason]), answer(judged, limits)];
 }"""
 
 
@@ -176,7 +177,7 @@ def test_the_page_judges_as_python_does(judged_page):
     for slo in [some_slo(chance) for _ in range(60)]:
         judged = tuner.judge(batches, slo)
         words = answer(judged, tuner.summarize(judged), slo if slo.constraints else None)
-        rows = judged[["verdict", "evidence", "verdict_reason"]].to_numpy().tolist()
+        rows = judged[["verdict", "evidence", "evidence_reason", "verdict_reason"]].to_numpy().tolist()
         assert seen.page.evaluate(JUDGED, [limits_of(slo), slo.confidence]) == [rows, words], slo
 
 

@@ -1,6 +1,7 @@
 """Run directories that tuner made, with everything that can cut them short."""
 
 import json
+import math
 import time
 
 import pytest
@@ -23,13 +24,14 @@ def outcomes(batches):
 def test_a_level_is_a_row_with_its_sidecar(tmp_path):
     trial = run(tmp_path / "20260101T000000Z-sweep-x", [1, 2])
     times = {"started_at": "2026-10-25T02:30:00+02:00", "finished_at": "2026-10-25T00:30:31.500Z", "duration": 31.5}
-    add_level(trial, 2, result(level=2), **times, client={"cpu_share": 0.4})
+    add_level(trial, 2, result(level=2), **times, client={"cpu_share": 0.4, "ttft": 0.006, "tpot": "?"})
     row = tuner.load_batches(tmp_path).query("concurrency == 2").iloc[0]
     assert (row["experiment"], row["trial"], row["engine"]) == ("20260101T000000Z-sweep-x", 1, "vllm")
     assert (row["model"], row["outcome"], row["time_source"]) == ("m", "completed", "recorded")
     assert str(row["started_at"]) == "2026-10-25 00:30:00+00:00"
     assert str(row["finished_at"]) == "2026-10-25 00:30:31.500000+00:00"
-    assert row["client_cpu_share"] == 0.4
+    assert (row["client_cpu_share"], row["client_ttft"]) == (0.4, 0.006)
+    assert math.isnan(row["client_tpot"])
     assert row["warnings"] == []
 
 

@@ -232,6 +232,7 @@ def test_attach_uses_a_server_and_leaves_it_running(tmp_path):
             assert server.is_alive()
         assert ours.is_alive() and record(trials[1])["state"] == "stopped"
         with launch(ServerSpec(engine="attach", base_url=ours.base_url), trials[1]) as server:
+            assert server.failure() is None
             ours.stop()
             assert server.failure().kind == "unreachable"
 

@@ -278,6 +278,30 @@ def test_evidence(statistic, completed, evidence):
     assert ("needs" in row["verdict_reason"]) == weak
 
 
+NEAR = {"ttft": {"threshold": 1.0, "fail_ratio": 0.2}, "tpot": {"p90": {"threshold": 0.5}}}
+#: (values, evidence) where 0.02 s of TTFT and 0.001 s of TPOT are the load generator's own
+SHARES = [
+    *(({"ttft_mean": 0.97}, "strong"), ({"ttft_mean": 0.99}, "weak"), ({"ttft_mean": 1.01}, "weak")),
+    *(({"ttft_mean": 1.1}, "strong"), ({"ttft_mean": 1.19}, "weak"), ({"ttft_mean": 1.23}, "strong")),
+    *(({"tpot_p90": 0.4985}, "strong"), ({"tpot_p90": 0.4995}, "weak"), ({"tpot_p90": 0.502}, "strong")),
+    ({"tpot_p90": 0.5, "client_tpot": math.nan}, "strong"),
+]
+
+
+@pytest.mark.parametrize(("values", "evidence"), SHARES)
+def test_a_verdict_that_turns_on_less_than_the_clients_share_is_weak(values, evidence):
+    row = verdict(NEAR, **({"client_ttft": 0.02, "client_tpot": 0.001} | values))
+    assert row["evidence"] == evidence
+    assert ("own share" in row["evidence_reason"]) == (evidence == "weak")
+    assert ("load generator's own" in row["verdict_reason"]) == (evidence == "weak" and row["verdict"] != "pass")
+
+
+def test_the_reason_of_weak_evidence():
+    assert verdict(NEAR)["evidence_reason"] == ""
+    assert "too few" in verdict(NEAR, completed=3, client_ttft=9.0)["evidence_reason"]
+    assert verdict(NEAR, outcome="timeout", client_ttft=9.0)["evidence_reason"] == ""
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0, 1e300), st.floats(0.001, 1e3), st.floats(0, 100), st.floats(0.001, 10))
 def test_penalties_are_finite_and_begin_at_the_threshold(actual, threshold, weight, steepness):

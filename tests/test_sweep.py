@@ -209,3 +209,19 @@ def test_the_faulty_server_is_gone(swept, tmp_path):
     url = json.loads((tmp_path / "run/trials/0001/server.json").read_text())["base_url"]
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/health")
+
+
+def test_auto_finds_the_highest_level_within_the_slo(swept, tmp_path):
+    slo = {"error_rate": {"threshold": 0.05}}
+    batches = swept("error_above=3", levels="auto", highest=16, slo=slo)
+    judged = tuner.judge(batches, slo)
+    assert tuner.summarize(judged).best_level == 3
+    assert len(batches) <= 9
+    assert set(batches["concurrency"]) >= {1, 3, 4}
+
+
+def test_levels_beyond_saturation_are_skipped(swept):
+    slo = {"error_rate": {"threshold": 0.01}}
+    batches = swept("error_above=1", levels=[1, 2, 3, 4], slo=slo, stop_when_saturated=True)
+    assert list(batches["outcome"]) == ["completed", "completed", "completed", "skipped"]
+    assert batches["reason"].iloc[-1].startswith("saturated")

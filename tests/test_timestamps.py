@@ -131,7 +131,7 @@ def through_parquet(frame):
 @pytest.mark.parametrize("judged", [False, True])
 def test_a_round_trip_keeps_the_instants_and_the_types(tmp_path, way, judged):
     trial = run(tmp_path / "run", [1, 2])
-    add_level(trial, 1, result(), started_at="2026-10-25T02:30:00.250+02:00", finished_at="2026-10-25T01:30:00Z")
+    add_level(trial, 1, result(), started_at="2026-10-25T02:30:00.250123+02:00", finished_at="2026-10-25T01:30:00Z")
     batches = tuner.load_batches(tmp_path / "run")
     batches = tuner.judge(batches, {"ttft": {"threshold": 0.01}}) if judged else batches
     back = rows.typed(way(batches))
@@ -145,5 +145,5 @@ def test_a_round_trip_keeps_the_instants_and_the_types(tmp_path, way, judged):
 def test_json_says_z(tmp_path):
     add_level(run(tmp_path / "run", [1]), 1, result(), started_at="2026-10-25T02:30:00+02:00")
     [record] = rows.records(tuner.load_batches(tmp_path / "run"))
-    assert record["started_at"] == "2026-10-25T00:30:00.000Z"
+    assert record["started_at"] == "2026-10-25T00:30:00.000000Z"
     assert record["finished_at"] is None

@@ -73,7 +73,15 @@ def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
 
 
 def _train() -> tuple[list[str], list[str]]:
-    """A vocabulary of exactly VOCABULARY tokens, and its merges, from made-up words (so that it never changes)."""
+    """The vocabulary, in the order of its ids, and the merges of the tokenizer."""
+    model = json.loads(trained_tokenizer().to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    assert len(tokens) == VOCABULARY
+    return tokens, [" ".join(pair) for pair in model["merges"]]
+
+
+def trained_tokenizer() -> Tokenizer:
+    """A byte-level BPE of VOCABULARY tokens, trained on made-up words, so that it never changes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -84,10 +92,7 @@ def _train() -> tuple[list[str], list[str]]:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_sentences(), trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    assert len(tokens) == VOCABULARY
-    return tokens, [" ".join(pair) for pair in model["merges"]]
+    return tokenizer
 
 
 def _sentences() -> list[str]:

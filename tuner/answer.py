@@ -70,5 +70,5 @@ def _counted(summary: Summary, slo: SLO | None) -> list[str]:
 
 
 def _evidence(best: "pd.Series[Any]") -> str:
-    few = " – too few for the percentiles that the SLO limits; measure longer" if best["evidence"] == "weak" else ""
-    return f"The evidence is {best['evidence']}: {best['completed']} completed requests{few}."
+    doubt = f" – {best['evidence_reason']}" if best["evidence_reason"] else ""
+    return f"The evidence is {best['evidence']}: {best['completed']} completed requests{doubt}."

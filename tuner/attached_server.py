@@ -54,17 +54,24 @@ class Server:
         return self.spec.api_key()
 
     def is_alive(self) -> bool:
-        """Whether it can be asked."""
-        try:
-            return bool(self._models())
-        except probe.Refused:
-            return False
+        """Whether anybody serves there."""
+        with probe.client(self.base_url, self.api_key()) as http:
+            return probe.is_there(http)
 
     def failure(self) -> ServerFailed | None:
         """Why it died, or None while it lives or where we ended it ourselves."""
-        if self._failure is None and self.record.state == READY and not self.is_alive():
-            self._failure = Failure("unreachable", f"{self.base_url} does not answer any more")
-        return self._error(self._failure) if self._failure else None
+        if self._failure:
+            return self._error(self._failure)
+        if self.record.state == READY and not self.is_alive():
+            return self._error(Failure("unreachable", f"{self.base_url} does not answer any more"))
+        return None
+
+    def forget_prompts(self) -> bool:
+        """Empty the prefix cache, so that a level finds no answer of the one before; whether the engine could."""
+        if not self.engine.forget_path:
+            return False
+        with probe.client(self.base_url, self.api_key()) as http:
+            return probe.post(http, self.engine.forget_path)
 
     def start(self) -> None:
         """Wait until it is ready.
@@ -108,15 +115,12 @@ class Server:
     def _ready_models(self) -> list[str]:
         """The models it serves, once it is ready; before, none."""
         try:
-            return self._models()
+            with probe.client(self.base_url, self.api_key()) as http:
+                return probe.models(http)
         except probe.Refused as answer:
             variable = self.spec.api_key_env
             remedy = f"the key in {variable} is not accepted" if variable else "name the key's variable in api_key_env"
             raise self._give_up(Failure("unauthorized", f"{self.base_url} answers {answer}; {remedy}")) from None
-
-    def _models(self) -> list[str]:
-        with probe.client(self.base_url, self.api_key()) as http:
-            return probe.models(http)
 
     def _not_ready(self, timeout: float) -> Failure:
         return Failure("unreachable", f"no server answers at {self.base_url} within {timeout:g} s")

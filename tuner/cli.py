@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from tuner import __version__
 from tuner.errors import TunerError
-from tuner.spec import ServeSpec, SweepSpec
+from tuner.spec import ServeSpec, SweepSpec, make_spec
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -154,7 +154,6 @@ def _sweep(values: dict[str, Any], resume: Path | None = None) -> None:
     from tuner.experiment import Experiment
     from tuner.headless import run_sweep_notebook
     from tuner.report import read_results
-    from tuner.spec import make_spec
     from tuner.sweep import check_same, prepare
     from tuner.terminal import RunProgress, download_bar, ended_softly, print_lines
 
@@ -164,7 +163,7 @@ def _sweep(values: dict[str, Any], resume: Path | None = None) -> None:
         spec = prepare(make_spec(before | values), move)
     experiment = Experiment(resume) if resume else Experiment.create(spec.runs, "sweep", spec.name)
     check_same(spec, experiment)
-    with RunProgress(experiment) as progress, ended_softly(experiment.stop_file) as was_asked_to:
+    with RunProgress(experiment, spec.max_seconds) as progress, ended_softly(experiment.stop_file) as was_asked_to:
         report = run_sweep_notebook(spec, experiment, progress.tick)
     print_lines(*read_results(experiment.folder).answer, f"report: {report}")
     if was_asked_to():
@@ -211,17 +210,24 @@ def serve(
 ) -> None:
     """Run a server in the foreground, until Ctrl-C; it is gone when this is."""
     from tuner.serve import serve_until_ended
-    from tuner.spec import make_spec
 
     serve_until_ended(make_spec(flags, ServeSpec), folder)
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    calibrate: Annotated[
+        str | None,
+        typer.Option("--calibrate", metavar="LEVELS", help="measure the load generator, as at 1,8"),
+    ] = None,
+) -> None:
     """Say what this machine has (engines, GPUs, genai-bench, a browser) and how to install what is missing."""
     from tuner.doctor import examine
-    from tuner.terminal import print_findings
+    from tuner.terminal import print_calibration, print_findings
 
+    if calibrate:
+        print_calibration(make_spec({"levels": calibrate}, SweepSpec).fixed_levels)
+        return
     findings = examine()
     print_findings(findings)
     if any(finding.needed and not finding.ok for finding in findings):

@@ -10,7 +10,7 @@ import msgspec
 from tuner.experiment import Sidecar, Trial
 from tuner.files import is_regular
 from tuner.results import one_line
-from tuner.rows import cpu_share
+from tuner.rows import client
 from tuner.timestamps import read as read_time
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def failure_of(folder: Path) -> ServerFailure | None:
 
 def doubts(sidecar: Sidecar | None) -> list[str]:
     """What the sidecar gives cause to doubt."""
-    busy, drift = cpu_share(sidecar), _drift(sidecar)
+    busy, drift = client(sidecar, "client_cpu_share"), _drift(sidecar)
     notes = [f"the load generator used {busy:.0%} of a core: it may be what was measured"] if busy > CLIENT_BUSY else []
     if abs(drift) > CLOCK_DRIFT:
         notes.append(f"the clock was set during the level: its start and end are {drift:+.1f} s off")

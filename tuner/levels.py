@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from tuner import files
+from tuner import calibration, files
 from tuner.bench import CLIENT_LOG, Bench, Ended, Load
 from tuner.errors import PathError, ServerFailed
 from tuner.experiment import COMPLETED, PARTIAL, RUNNING, SIDECAR_FILE, Sidecar
@@ -40,11 +40,18 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
         What the sidecar says.
     """
     part = _fresh_part(folder)
-    asked = Sidecar(scenario=load.scenario, concurrency=load.concurrency, repeat=load.repeat, started_at=to_text(now()))
+    instrument = _instrument(load.concurrency) | {"prefix_cache_emptied": server.forget_prompts()}
+    asked = Sidecar(
+        scenario=load.scenario,
+        concurrency=load.concurrency,
+        repeat=load.repeat,
+        started_at=to_text(now()),
+        client=instrument,
+    )
     _write(part, asked)
     ended = bench.run(load, part, stop)
     outcome, reason = outcome_of(part, ended, server.failure(), interrupted=stop.is_set())
-    sidecar = msgspec.structs.replace(asked, outcome=outcome, reason=reason[:_LONGEST_REASON], **_how(ended))
+    sidecar = msgspec.structs.replace(asked, outcome=outcome, reason=reason[:_LONGEST_REASON], **_how(ended, asked))
     _scrub(part, server.api_key())
     _write(part, sidecar)
     _put_in_place(part, folder)
@@ -104,14 +111,20 @@ def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interr
     return next((outcome, reason) for fits, outcome, reason in cases if fits)
 
 
-def _how(ended: Ended) -> dict[str, object]:
-    cpu = ended.cpu_seconds
+def _instrument(level: int) -> dict[str, object]:
+    """The load generator's own share of what it reads at this level, where this machine was calibrated."""
+    own = calibration.known(level)
+    return {"ttft": own.ttft, "tpot": own.tpot, "throughput": own.throughput} if own else {}
+
+
+def _how(ended: Ended, asked: Sidecar) -> dict[str, object]:
+    cpu = {} if ended.cpu_seconds is None else {"cpu_share": round(ended.cpu_seconds / ended.duration, 3)}
     return {
         "started_at": to_text(ended.started_at),
         "finished_at": to_text(ended.finished_at),
         "duration": round(ended.duration, 3),
         "exit_code": ended.exit_code,
-        "client": {} if cpu is None else {"cpu_share": round(cpu / ended.duration, 3)},
+        "client": asked.client | cpu,
     }
 
 

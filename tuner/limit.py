@@ -30,7 +30,7 @@ NUDGE = 0.3
 RESERVE = 1
 #: A level this near to the threshold is measured twice at once; standard errors.
 AT_THE_EDGE = 0.5
-#: A failing level that decides is repeated until it fails by so many standard errors.
+#: A level that decides is repeated until it lies so many standard errors from the threshold.
 CERTAIN = 2.0
 #: The least excess that is told apart, 0.7 % of the threshold: that of no errors at all would be −∞.
 LEAST = -5.0
@@ -198,11 +198,11 @@ def _root(square: float, linear: float, constant: float, width: float) -> float 
     return inside[0] if len(inside) == 1 else None
 
 
-def excess(row: "Mapping[str, Any]", slo: "SLO") -> float | None:
+def excess(row: "Mapping[str, Any] | pd.Series[Any]", slo: "SLO") -> float | None:
     """How far a judged batch lies from the limits that more load makes worse.
 
     Args:
-        row: one row of `judge`, as a mapping.
+        row: one row of `judge`.
         slo: what it was judged against. Only what can fail hard counts, beyond its `fail_ratio`, and never
             `min_throughput`, which more load helps to reach.
 

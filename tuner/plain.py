@@ -179,8 +179,6 @@ def _choose(batches: list[Batch]) -> list[Batch]:
     counts = _newest(usable)
     older = sorted((b for b in usable if b is not counts), key=lambda b: (-b.modified, str(b.file)))
     counts.notes += [f"{batch.file.name if batch.file else ''}: {batch.reason}" for batch in broken]
-    if older:
-        counts.notes.append(f"the level was run {len(usable)} times: this is the newest")
     return [counts, *(_superseded(batch, counts, number) for number, batch in enumerate(older, 2))]
 
 
@@ -192,6 +190,8 @@ def _newest(batches: list[Batch]) -> Batch:
     if len(contenders) > 1:
         names = ", ".join(sorted(batch.file.name for batch in contenders if batch.file))
         slowest.notes.append(f"the times of {names} cannot tell which is newer: the slower one is taken")
+    elif len(batches) > 1:
+        slowest.notes.append(f"the level was run {len(batches)} times: this is the newest")
     return slowest
 
 

@@ -1,8 +1,7 @@
 """Which level to measure next: the list that was asked for, or the search for the limit. Decided by what is on disk."""
 
 from collections.abc import Iterator
-
-import pandas as pd
+from typing import Any
 
 from tuner import levels
 from tuner.batches import load_batches
@@ -37,11 +36,13 @@ def _searched(spec: SweepSpec, trial: Trial, scenario: str) -> Iterator[Measurem
         load = (scenario, level, times[level])
         if not levels.settled(trial.batch_folder(*load)):
             yield load
-        search.tell(level, excess(_judged(trial, load, slo).iloc[0], slo))
+        search.tell(level, excess(_judged(trial, load, slo), slo))
 
 
-def _judged(trial: Trial, load: Measurement, slo: SLO) -> pd.DataFrame:
-    return judge(load_batches(trial.batch_folder(*load)), slo)
+def _judged(trial: Trial, load: Measurement, slo: SLO) -> dict[str, Any]:
+    """The row of one batch."""
+    (row,) = judge(load_batches(trial.batch_folder(*load)), slo).to_dict("records")
+    return {str(name): value for name, value in row.items()}
 
 
 def is_saturated(spec: SweepSpec, trial: Trial, scenario: str) -> bool:

@@ -35,6 +35,17 @@ def is_healthy(http: httpx.Client) -> bool:
         return False
 
 
+def is_there(http: httpx.Client) -> bool:
+    """Whether anybody serves there; one that is too busy to answer in time does, a gateway with nobody behind not."""
+    try:
+        return http.get("/v1/models").status_code not in (502, 503, 504)
+    except (httpx.ConnectError, httpx.ConnectTimeout):
+        return False
+    except httpx.HTTPError as error:
+        log.debug("/v1/models: %s", error)
+        return True
+
+
 def models(http: httpx.Client) -> list[str]:
     """The models it serves; none where it does not answer yet.
 
@@ -49,6 +60,14 @@ def models(http: httpx.Client) -> list[str]:
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         log.debug("/v1/models: %s", error)
         return []
+
+
+def post(http: httpx.Client, path: str) -> bool:
+    """Whether a POST without a body to `path` succeeds."""
+    try:
+        return http.post(path).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def metrics(http: httpx.Client) -> dict[str, float]:

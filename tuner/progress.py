@@ -12,6 +12,7 @@ from tuner.errors import PathError
 from tuner.experiment import PARTIAL, RUNNING, SIDECAR_FILE, Experiment, Sidecar, Trial
 
 WAITING = "waiting"
+_BETWEEN_LEVELS = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ class Progress:
     def ended(self) -> tuple[LevelState, ...]:
         """The levels that have an outcome."""
         return tuple(level for level in self.levels if level.ended)
+
+    def seconds_left(self, seconds_a_level: float) -> float:
+        """How long the levels that have not ended will take, where each takes `seconds_a_level`; 0 for none."""
+        open_levels = [level for level in self.levels if not level.ended]
+        begun = [level.started_at for level in open_levels if level.started_at]
+        spent = sum((timestamps.now() - started).total_seconds() for started in begun)
+        return max(0.0, len(open_levels) * (seconds_a_level + _BETWEEN_LEVELS) - spent)
 
     def describe(self) -> str:
         """What is going on now, in a few words."""

@@ -17,16 +17,18 @@ TEXTS = ("experiment", "engine", "model", "scenario", "iteration_type", "outcome
 COUNTS = ("requests", "completed", "errors")
 TIMES = ("started_at", "finished_at")
 THROUGHPUTS = ("output_throughput", "input_throughput", "total_throughput", "request_throughput")
+#: What is known of the load generator: the share of a core it used, and the seconds of TTFT and TPOT that are its own.
+CLIENT = ("client_cpu_share", "client_ttft", "client_tpot")
 #: The columns of `load_batches`, in their order.
 COLUMNS = (
     *("experiment", "trial", "engine", "model", "scenario", "iteration_type", "concurrency", "repeat"),
     *("outcome", "reason", *TIMES, "time_source", "duration", *COUNTS, "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS),
-    *("warnings", "superseded", "client_cpu_share", "run_folder", "source"),
+    *("warnings", "superseded", *CLIENT, "run_folder", "source"),
 )
 KINDS: dict[str, str] = {
     **dict.fromkeys((*TEXTS, "run_folder", "source"), "str"),
     **dict.fromkeys((*COUNTS, "concurrency"), "Int64"),
-    **dict.fromkeys(("duration", "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS, "client_cpu_share"), "float64"),
+    **dict.fromkeys(("duration", "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS, *CLIENT), "float64"),
     **{"trial": "int64", "repeat": "int64", "superseded": "bool"},
 }
 
@@ -114,7 +116,7 @@ def plain(value: Any) -> Any:
     if pd.isna(value):
         return None
     if isinstance(value, pd.Timestamp):
-        return timestamps.to_text(value.to_pydatetime())
+        return timestamps.to_text(value.to_pydatetime(), "microseconds")
     return value.item() if hasattr(value, "item") else value
 
 
@@ -147,7 +149,7 @@ def _row(batch: Batch) -> dict[str, Any]:
         **_numbers(batch),
         "warnings": [*map(printable, batch.notes), *(batch.numbers.warnings if batch.numbers else [])],
         "superseded": batch.superseded,
-        "client_cpu_share": cpu_share(batch.sidecar),
+        **{name: client(batch.sidecar, name) for name in CLIENT},
         "source": printable(batch.file) if batch.file else None,
     }
 
@@ -160,10 +162,10 @@ def _numbers(batch: Batch) -> dict[str, Any]:
     return {name: getattr(numbers, name) for name in names} | numbers.latencies
 
 
-def cpu_share(sidecar: Sidecar | None) -> float:
-    """The share of one core that the load generator used; NaN where nobody recorded it."""
-    share = sidecar.client.get("cpu_share") if sidecar else None
-    return float(share) if isinstance(share, float | int) and abs(share) < 1e6 else math.nan
+def client(sidecar: Sidecar | None, name: str) -> float:
+    """What the sidecar says of the load generator, by the name of its column; NaN where nobody recorded it."""
+    value = sidecar.client.get(name.removeprefix("client_")) if sidecar else None
+    return float(value) if isinstance(value, float | int) and abs(value) < 1e6 else math.nan
 
 
 def _times(batch: Batch) -> dict[str, Any]:

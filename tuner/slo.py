@@ -27,6 +27,11 @@ ROUNDING = 1e-9
 #: Largest exponent of a penalty, so that it stays finite: e^20 is 5 · 10⁸.
 STEEPEST = 20.0
 CONFIDENCE = 0.95
+#: Why evidence is weak: there are too few requests, or the verdict may be the load generator's own doing.
+TOO_FEW = "too few for the percentiles that the SLO limits; measure longer"
+TOO_NEAR = "the verdict turns on less than the load generator's own share of the latency"
+#: Where the load generator's own share of a metric is found; of the whole latency it is at least that of its TTFT.
+CLIENT_SHARES = {"ttft": "client_ttft", "tpot": "client_tpot", "e2e_latency": "client_ttft"}
 
 
 def judge(batches: pd.DataFrame, slo: SLO | Mapping[str, Any]) -> pd.DataFrame:
@@ -39,9 +44,10 @@ def judge(batches: pd.DataFrame, slo: SLO | Mapping[str, Any]) -> pd.DataFrame:
     Returns:
         A copy with `verdict` (pass, soft, fail, unknown), `violations` (a list of dicts: metric, threshold, actual,
         violation_ratio, type), `verdict_reason`, `penalty` (0 where nothing is violated, NaN where unknown),
-        `evidence` (strong, weak) and `attainment` (the share of all requests, failed ones included, that met every
-        latency threshold; NaN where the file is gone or has no requests). A batch that did not complete, or that was
-        run again later, is unknown.
+        `evidence` (strong, weak; weak too where a value lies nearer to its threshold than the load generator's own
+        share of it), `evidence_reason` (why it is weak) and `attainment` (the share of all requests, failed ones
+        included, that met every latency threshold; NaN where the file is gone or has no requests). A batch that did
+        not complete, or that was run again later, is unknown.
 
     Raises:
         SLOError: `slo` is a document and is wrong.
@@ -111,6 +117,7 @@ class _Judgement:
             violations=pd.Series([self.violations(row) for row in rows], self.batches.index, dtype="object"),
             penalty=self.penalties(),
             evidence=pd.Series(np.where(self.strong(), "strong", "weak"), self.batches.index, dtype="str"),
+            evidence_reason=pd.Series(self.doubts(), self.batches.index, dtype="str"),
             attainment=self.attainments(),
         )
         judged.attrs["slo"] = self.slo.to_dict()  # so that a figure of it can draw the thresholds
@@ -153,8 +160,13 @@ class _Judgement:
         sources = self._column("source", None)
         return attainments([source if isinstance(source, str) else None for source in sources], limits)
 
+    def doubts(self) -> list[str]:
+        """Why the evidence is weak; empty where it is strong, or nothing was judged."""
+        few, near = (self.judged & self._any(mask) for mask in ("weak", "near"))
+        return [str(doubt) for doubt in np.select([few, near], [TOO_FEW, TOO_NEAR], "")]
+
     def strong(self) -> Flags:
-        return self.judged & ~self._any("weak")
+        return self.judged & ~self._any("weak") & ~self._any("near")
 
 
 class _Finding:
@@ -170,12 +182,19 @@ class _Finding:
         self.weak = (self.needed > 0) & ~(self.completed >= self.needed)
         self.missing = np.isnan(self.actual) & (not constraint.implied)
         self.unknown = self.missing | (self.weak & (slo.confidence is not None))
+        self.share = judgement.numbers(CLIENT_SHARES.get(constraint.metric, ""))
+        self.near = self._distance() < self.share
         self.violated = self.ratio > ROUNDING
         self.over = self.violated & constraint.hard_fail & (self.ratio > constraint.fail_ratio + ROUNDING)
         self.hard = self.over & ~self.unknown
         self.soft = self.violated & ~self.over & ~self.unknown
         exponent = np.clip(np.nan_to_num(self.ratio) / slo.steepness, 0, STEEPEST)
         self.penalty = constraint.weight * np.expm1(np.where(self.violated, exponent, 0.0))
+
+    def _distance(self) -> Floats:
+        """How far the actual value lies from where the verdict turns, to soft or to hard."""
+        turns = {self.constraint.threshold, self.constraint.threshold * (1 + self.constraint.fail_ratio)}
+        return np.asarray(np.min([np.abs(self.actual - turn) for turn in turns], axis=0))
 
     def violation(self, row: int) -> dict[str, Any]:
         return {
@@ -211,7 +230,8 @@ class _Finding:
             return ""
         against = f"{self.actual[row]:.4g}{self.constraint.unit} {'<' if self.constraint.sign < 0 else '>'} {limit}"
         implied = ", implied as the SLO names no error_rate" if self.constraint.implied else ""
-        return f"{name} {against} ({self.ratio[row]:+.0%}{implied})"
+        own = f", of which {self.share[row]:.2g} s may be the load generator's own" if self.near[row] else ""
+        return f"{name} {against} ({self.ratio[row]:+.0%}{implied}{own})"
 
 
 def requests_needed_for(constraint: Constraint, confidence: float) -> int:

@@ -3,6 +3,7 @@
 import logging
 import math
 from dataclasses import dataclass, field
+from textwrap import shorten
 from typing import Any
 
 import pandas as pd
@@ -199,6 +200,8 @@ TABLE: tuple[tuple[str, str, float, int | None], ...] = (
     ("outcome", "outcome", 1, None),
     ("start (UTC)", "started_at", 1, None),
 )
+#: Characters of the last column.
+WIDEST = 120
 #: Columns that say nothing where all rows have the same.
 ONLY_IF_DIFFERENT = ("experiment", "trial", "repeat")
 
@@ -230,4 +233,4 @@ def _cells(values: "pd.Series[Any]", factor: float, decimals: int | None) -> "pd
 
 def _why(row: dict[Any, Any]) -> str:
     reasons = (row.get("verdict_reason"), row.get("reason"), "; ".join(row.get("warnings") or []))
-    return next((text for text in reasons if isinstance(text, str) and text), "")
+    return shorten(next((text for text in reasons if isinstance(text, str) and text), ""), WIDEST, placeholder=" …")

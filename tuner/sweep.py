@@ -242,7 +242,7 @@ def _load(spec: SweepSpec, server: Server, scenario: str, level: int, repeat: in
         enough_requests=spec.enough_requests,
         workers=spec.client_workers,
         repeat=repeat,
-        request_parameters=spec.request_parameters,
+        request_parameters=dict(server.engine.request_parameters) | spec.request_parameters,
     )
 
 

@@ -34,10 +34,12 @@ class RunProgress(AbstractContextManager["RunProgress"]):
 
     Args:
         experiment: the run to follow.
+        seconds_a_level: what a level takes, to say how much time is left.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, seconds_a_level: float) -> None:
         self._experiment = experiment
+        self._seconds_a_level = seconds_a_level
         self._console = Console(stderr=True)
         self._said = 0
         columns = (
@@ -66,8 +68,9 @@ class RunProgress(AbstractContextManager["RunProgress"]):
         for level in progress.ended[self._said :]:
             self._console.print(_line(level), highlight=False)
         self._said = len(progress.ended)
-        total = len(progress.levels) or None
-        self._bar.update(self._task, description=progress.describe(), total=total, completed=self._said)
+        total, left = len(progress.levels) or None, progress.seconds_left(self._seconds_a_level)
+        told = f"{progress.describe()}{f', about {left // 60:.0f}:{left % 60:02.0f} left' if left else ''}"
+        self._bar.update(self._task, description=told, total=total, completed=self._said)
 
 
 def _line(level: LevelState) -> str:
@@ -197,3 +200,11 @@ def print_findings(findings: "Iterable[Finding]") -> None:
         console.print(f"{mark} [bold]{escape(finding.name)}[/]: {escape(finding.detail)}")
         if finding.remedy:
             console.print(f"    → {escape(finding.remedy)}")
+
+
+def print_calibration(levels: list[int]) -> None:
+    """Calibrate the load generator at `levels`, a line each on stderr, and print its own shares."""
+    from tuner.calibration import calibrate, table
+
+    errors = Console(stderr=True, highlight=False)
+    print_lines(table(calibrate(levels, lambda done: errors.print(f"✓ concurrency {done.level}"))))

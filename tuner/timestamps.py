@@ -20,8 +20,8 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def to_text(instant: datetime) -> str:
-    """Write a tz-aware instant as ISO 8601 with a `Z`, to the millisecond.
+def to_text(instant: datetime, precision: str = "milliseconds") -> str:
+    """Write a tz-aware instant as ISO 8601 with a `Z`, to the millisecond or to another precision of `isoformat`.
 
     Raises:
         ValueError: `instant` is naive, so that nobody can say when it was.
@@ -29,7 +29,7 @@ def to_text(instant: datetime) -> str:
     if instant.tzinfo is None:
         raise ValueError(f"{instant} has no time zone")
     utc = instant.astimezone(UTC)
-    return utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc.isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 def from_text(text: str) -> datetime:

@@ -97,4 +97,5 @@ def describe_exit(exit_code: int | None) -> str:
     if exit_code >= 0:
         return f"with exit code {exit_code}"
     hint = " (the kernel does that when memory runs out)" if exit_code == -signal.SIGKILL else ""
-    return f"by signal {signal.Signals(-exit_code).name}{hint}"
+    name = next((known.name for known in signal.Signals if known == -exit_code), str(-exit_code))
+    return f"by signal {name}{hint}"

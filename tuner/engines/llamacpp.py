@@ -22,6 +22,7 @@ class LlamaCpp(Engine):
     complete = True
     ready_timeout = 60.0
     install = "pip install xllamacpp"
+    request_parameters = {"cache_prompt": False}
     failures = (
         Pattern("port_in_use", r"couldn't bind HTTP server socket"),
         Pattern("out_of_memory", r"insufficient memory|failed to allocate|unable to allocate|std::bad_alloc"),

@@ -43,6 +43,7 @@ class SGLang(GPUEngine):
         "dtype": Parameter(str, help="type of the weights"),
         "quantization": Parameter(str, help="method by which the weights are quantised"),
     }
+    forget_path = "/flush_cache"
     failures = (Pattern("out_of_memory", r"Not enough memory|Please try to increase --mem-fraction-static"),)
 
     def check(self, spec: ServerSpec) -> None:

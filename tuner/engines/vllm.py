@@ -19,6 +19,7 @@ class VLLM(GPUEngine):
     install = "python -m venv vllm && vllm/bin/pip install vllm, and then executable: vllm/bin/vllm"
     sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
     context_parameter = "max_model_len"
+    forget_path = "/reset_prefix_cache"  # only with VLLM_SERVER_DEV_MODE=1 in its environment
     grace = 5.0  # idle, it takes 2.5 s to end; with a request in flight it never does
     tunables = {
         "max_num_seqs": Parameter(int, 1, help="most requests in one step"),

@@ -6,6 +6,9 @@ const ROUNDING = 1e-9, MOST_ERRORS = 0.1;
 const TOO_MUCH = ["out_of_memory", "server_died", "timeout", "all_errors"];
 const CURVE = ["experiment", "trial", "scenario", "iteration_type"];
 const COMPLIANT = ["pass", "soft"];
+const TOO_FEW = "too few for the percentiles that the SLO limits; measure longer";
+const TOO_NEAR = "the verdict turns on less than the load generator's own share of the latency";
+const CLIENT_SHARES = { ttft: "client_ttft", tpot: "client_tpot", e2e_latency: "client_ttft" };
 
 // Python's format(value, ".{digits}g")
 function general(value, digits) {
@@ -39,11 +42,14 @@ function finding(row, limit, confidence) {
   const unknown = missing || (weak && confidence !== null);
   const violated = ratio > ROUNDING;
   const over = violated && limit.hard_fail && ratio > limit.fail_ratio + ROUNDING;
-  return { weak, unknown, hard: over && !unknown, soft: violated && !over && !unknown,
-           text: findingText(limit, { actual, completed, ratio, missing, unknown, violated }) };
+  const turns = [limit.threshold, limit.threshold * (1 + limit.fail_ratio)];
+  const share = number(row[CLIENT_SHARES[limit.metric]]);
+  const near = Math.min(...turns.map(turn => Math.abs(actual - turn))) < share;
+  return { weak, near, unknown, hard: over && !unknown, soft: violated && !over && !unknown,
+           text: findingText(limit, { actual, completed, ratio, missing, unknown, violated, near, share }) };
 }
 
-function findingText(limit, { actual, completed, ratio, missing, unknown, violated }) {
+function findingText(limit, { actual, completed, ratio, missing, unknown, violated, near, share }) {
   if (missing) return `${limit.label} is not known`;
   if (unknown) {
     const there = Number.isNaN(completed) ? "nobody knows how many" : completed.toFixed(0);
@@ -52,17 +58,19 @@ function findingText(limit, { actual, completed, ratio, missing, unknown, violat
   if (!violated) return "";
   const against = `${general(actual, 4)}${limit.unit} ${limit.sign < 0 ? "<" : ">"} ${general(limit.threshold, 4)}${limit.unit}`;
   const implied = limit.implied ? ", implied as the SLO names no error_rate" : "";
-  return `${limit.label} ${against} (${percent(ratio)}${implied})`;
+  const own = near ? `, of which ${general(share, 2)} s may be the load generator's own` : "";
+  return `${limit.label} ${against} (${percent(ratio)}${implied}${own})`;
 }
 
 function judgeRow(row, limits, confidence) {
   if (row.outcome !== "completed" || row.superseded)
-    return { verdict: "unknown", evidence: "weak",
+    return { verdict: "unknown", evidence: "weak", doubt: "",
              reason: [row.outcome, row.reason].filter(part => part && part !== "completed").join(": ") };
   const findings = limits.map(limit => finding(row, limit, confidence));
   const any = mask => findings.some(found => found[mask]);
   return { verdict: any("hard") ? "fail" : any("unknown") ? "unknown" : any("soft") ? "soft" : "pass",
-           evidence: any("weak") ? "weak" : "strong",
+           evidence: any("weak") || any("near") ? "weak" : "strong",
+           doubt: any("weak") ? TOO_FEW : any("near") ? TOO_NEAR : "",
            reason: findings.map(found => found.text).filter(Boolean).join("; ") };
 }
 
@@ -128,6 +136,6 @@ function limitOf(curve) {
 }
 
 function evidenceText(best) {
-  const few = best.evidence === "weak" ? " – too few for the percentiles that the SLO limits; measure longer" : "";
-  return `The evidence is ${best.evidence}: ${best.completed} completed requests${few}.`;
+  const doubt = best.doubt ? ` – ${best.doubt}` : "";
+  return `The evidence is ${best.evidence}: ${best.completed} completed requests${doubt}.`;
 }
