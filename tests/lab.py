@@ -65,7 +65,12 @@ def opened_notebook(address, name):
     with browser_page(width=1300, height=1200) as seen:
         seen.page.set_default_timeout(60_000)
         seen.page.goto(f"{address}/lab/tree/{name}.ipynb?reset")
-        seen.page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext")
-        seen.page.evaluate(READY)
-        seen.page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        run_all_cells(seen.page)
         yield seen.page
+
+
+def run_all_cells(page):
+    """Run the open notebook's cells once its kernel is there."""
+    page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext")
+    page.evaluate(READY)
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")

@@ -1,5 +1,6 @@
 """The sweep notebook by hand: in a real JupyterLab, in a real Chromium, with the real engine."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -8,11 +9,12 @@ from pathlib import Path
 import nbformat
 import pytest
 from chromium import needs_chromium
-from lab import opened_notebook, running_lab
+from lab import opened_notebook, run_all_cells, running_lab
 from processes import processes_of, wait_until
 
 from tuner import notebook
 from tuner.errors import SpecError
+from tuner.spec import make_spec, read_spec
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -24,41 +26,87 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def fill(page, **values):
+    """Fill in fields of a form, and leave them."""
+    for field, value in values.items():
+        page.get_by_label(field.replace("_", " "), exact=True).fill(str(value))
+        page.keyboard.press("Tab")
+
+
 @needs_chromium
 @pytest.mark.browser
 @pytest.mark.real
-def test_a_person_runs_a_sweep(tiny_gguf, tmp_path):
+def test_a_person_runs_sweeps(tiny_gguf, tmp_path):
     from playwright.sync_api import expect
 
     with running_lab(tmp_path, free_port()) as address, opened_notebook(address, "sweep") as page:
-        run = page.get_by_role("button", name="Run sweep")
+        run, stop = page.get_by_role("button", name="Run sweep"), page.get_by_role("button", name="Stop")
         expect(run).to_be_enabled()
-
-        page.get_by_label("levels").fill("1 0")
-        page.keyboard.press("Tab")
+        fill(page, levels="1 0")
+        expect(page.get_by_text("must be a whole number greater than 0")).to_be_visible()
         run.click()
-        expect(page.get_by_text("is no concurrency level")).to_be_visible()
+        expect(page.get_by_text("mend the field that is marked")).to_be_visible()
 
-        for field, value in {"model": tiny_gguf, "levels": "1 2", "scenarios": "D(20,8)", "max seconds": "2"}.items():
-            page.get_by_label(field, exact=True).fill(str(value))
-            page.keyboard.press("Tab")
+        fill(page, model=tiny_gguf, levels="1 2", scenarios="D(20,8)", max_seconds=2)
+        expect(page.get_by_text("tuner sweep --model")).to_be_visible()
         run.click()
         expect(run).to_be_disabled()
         expect(page.get_by_text("done: 2 levels")).to_be_visible(timeout=60_000)
         assert page.locator(".js-plotly-plot .scatterlayer .point").count() == 2
         assert page.locator("table tbody tr").count() == 2
-        page.screenshot(path=tmp_path / "done.png")
 
-        page.get_by_label("max seconds", exact=True).fill("60")
-        page.keyboard.press("Tab")
+        page.locator(".noUi-handle").first.press("Home")
+        expect(page.get_by_text("No batch meets the SLO")).to_be_visible()
+        expect(page.locator("table tbody tr").get_by_text("fail", exact=True)).to_have_count(2)
+        fill(page, filter="no such batch")
+        expect(page.locator("table tbody tr")).to_have_count(0)
+
+        fill(page, max_seconds=60)
         run.click()
         expect(page.get_by_text("at concurrency 1")).to_be_visible(timeout=60_000)
-        stop = page.get_by_role("button", name="Stop")
+        page.reload()  # as if the tab had been closed
+        run_all_cells(page)
+        expect(page.get_by_text("at concurrency 1")).to_be_visible(timeout=60_000)
+        expect(run).to_be_disabled()
         stop.click()
         stop.click()
-        expect(run).to_be_enabled(timeout=30_000)
-    reports = list(tmp_path.glob("runs/*/report.html"))
-    assert len(reports) == 2
+        expect(page.get_by_text("interrupted: ")).to_be_visible(timeout=30_000)
+    assert len(list(tmp_path.glob("runs/*/experiment.json"))) == 2
+    wait_until(lambda: not processes_of(tmp_path), 20)
+
+
+@needs_chromium
+@pytest.mark.browser
+@pytest.mark.real
+def test_a_person_launches_a_server_and_hands_it_over(tiny_gguf, tmp_path):
+    from playwright.sync_api import expect
+
+    with running_lab(tmp_path, free_port()) as address, opened_notebook(address, "launch_server") as page:
+        start, stop = page.get_by_role("button", name="Start server"), page.get_by_role("button", name="Stop")
+        fill(page, port=70000)
+        expect(page.get_by_text("port: must be less than or equal to 65535")).to_be_visible()
+        fill(page, port="", model=tiny_gguf)
+        command = page.locator("pre[title]")
+        expect(command).to_contain_text(f"--model {tiny_gguf}")
+        seen = command.inner_text()
+        start.click()
+        expect(page.get_by_text("ready: tiny at")).to_be_visible(timeout=60_000)
+        (record,) = tmp_path.glob("servers/*/server.json")
+        assert " ".join(json.loads(record.read_text())["command"]) == seen
+        expect(page.get_by_text("model loaded")).to_be_visible()
+        expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=20_000)
+
+        page.reload()
+        run_all_cells(page)
+        expect(page.get_by_text("ready: tiny at")).to_be_visible(timeout=20_000)
+        expect(start).to_be_disabled()
+        page.get_by_role("button", name="Hand over to sweep").click()
+        expect(page.get_by_text("handed over: ")).to_be_visible()
+        handed = make_spec(read_spec(tmp_path / "handover.yaml"))
+        assert (handed.engine, handed.model) == ("attach", "tiny") and Path(handed.tokenizer or "").is_dir()
+        stop.click()
+        expect(start).to_be_enabled(timeout=30_000)
+        assert json.loads(record.read_text())["state"] == "stopped"
     wait_until(lambda: not processes_of(tmp_path), 20)
 
 

@@ -9,9 +9,10 @@ import pandas as pd
 
 from tuner import carried, files, telemetry
 from tuner.errors import PathError
-from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE, SERVER_LOG
+from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE, SERVER_LOG, Experiment
 from tuner.secrecy import Guard
 from tuner.spreads import Spreads, spreads
+from tuner.sweep import is_running
 from tuner.timestamps import to_utc
 
 NOTEBOOK = "report.ipynb"
@@ -73,7 +74,7 @@ def background(paths: Sequence[Path], batches: pd.DataFrame) -> Background:
     facts_file = paths[0] / EXPERIMENT_FILE
     facts = files.read_json(facts_file) if facts_file.exists() else {}
     return Background(
-        facts=facts,
+        facts=facts | _state(facts, paths[0]),
         servers=[
             files.read_json(path) for folder in folders for path in sorted(folder.glob(f"trials/*/{SERVER_FILE}"))
         ],
@@ -83,6 +84,12 @@ def background(paths: Sequence[Path], batches: pd.DataFrame) -> Background:
         slo=facts.get("spec", {}).get("slo"),
         folders=folders,
     )
+
+
+def _state(facts: dict[str, Any], folder: Path) -> dict[str, str]:
+    """A run that nobody writes any more is not running, whatever its file says: it was cut off."""
+    cut_off = facts.get("state") == "running" and not is_running(Experiment(folder))
+    return {"state": "interrupted"} if cut_off else {}
 
 
 def _of_report(content: carried.Carried) -> Background:

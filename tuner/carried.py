@@ -9,12 +9,11 @@ import pandas as pd
 
 from tuner.errors import PathError
 from tuner.files import is_regular
-from tuner.rows import COLUMNS, TIMES, Batch, Place, records, typed
+from tuner.rows import COLUMNS, Batch, Place, records, typed
 
 OPENING = '<script type="application/json" id="tuner-data">'
 _CLOSING = "</script>"
 FORMAT = 1
-_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
 class Carried(msgspec.Struct, kw_only=True):
@@ -47,8 +46,7 @@ class Carried(msgspec.Struct, kw_only=True):
 
 def columns_and_rows(batches: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
     """The batches as JSON has them, each number to its last bit and each time to the microsecond."""
-    exact = batches[list(COLUMNS)].assign(**{name: batches[name].dt.strftime(_TIME) for name in TIMES})
-    return list(COLUMNS), [list(row.values()) for row in records(exact)]
+    return list(COLUMNS), [list(row.values()) for row in records(batches[list(COLUMNS)])]
 
 
 def pack(carried: Carried) -> str:

@@ -85,11 +85,14 @@ def compare(namespace: dict[str, Any]) -> Results:
 
 
 def run_here(spec: SweepSpec, folder: str | None) -> Results:
-    """Run a sweep in this process, write its report, and show figures and table."""
+    """Run a sweep in this process, write its report whatever happens, and show figures and table."""
     experiment = Experiment.at(Path(folder)) if folder else Experiment.create(spec.runs, "sweep", spec.name)
-    run_sweep(spec, experiment)
+    try:
+        run_sweep(spec, experiment)
+    finally:
+        if experiment.trial(1).facts_file.exists():
+            write_report(experiment.folder)
     results = read_results(experiment.folder)
-    write_report(experiment.folder)
     show(results)
     results.must_have_survivors()
     return results

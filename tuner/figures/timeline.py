@@ -33,7 +33,7 @@ def timeline(judged: pd.DataFrame, telemetry: pd.DataFrame | None = None) -> go.
     heights = [2.0 if len(judged) else 0.01, *[1.0] * len(panels)]
     made = make_subplots(rows=len(heights), shared_xaxes=True, vertical_spacing=0.06, row_heights=heights)
     made.update_layout(figure.layout)
-    made.update_layout(height=320 + 130 * len(panels), legend={"y": -0.16 if panels else -0.3})
+    made.update_layout(height=320 + 130 * len(panels), legend={"y": -0.1 if panels else -0.3})
     _add_batches(made, judged[judged["started_at"].notna() & judged["finished_at"].notna()])
     for row, (title, endings, factor) in enumerate(panels, start=2):
         _add_panel(made, samples, _columns(samples, endings), row, factor)
@@ -79,6 +79,7 @@ def _add_panel(figure: go.Figure, samples: pd.DataFrame, columns: list[str], row
             x=_utc(samples["at"]),
             y=(samples[column] * factor).round(3),
             name=column.replace("_", " "),
+            showlegend=len(columns) > 1,
             mode="lines",
             line=look.line(number),
             row=row,

@@ -11,7 +11,7 @@ from tuner.errors import TunerError
 from tuner.panel.parts import LABEL, WIDE, as_text, text
 from tuner.spec import Spec, make_spec
 
-_HELP = '<span style="color:#566575">{}</span>'
+_HELP = '<div style="color:#566575;line-height:1.3;padding:.35em .5em">{}</div>'
 
 
 class Form(Generic[Spec]):

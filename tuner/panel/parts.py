@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+import yaml
 
 from tuner import figures
 from tuner.results import SECRET
 
-WIDE = widgets.Layout(width="36em")
+WIDE = widgets.Layout(flex="0 0 32em", width="32em")
 LABEL = {"description_width": "9em"}
 _LOG_READ = 20_000  # bytes
 
@@ -47,4 +48,6 @@ def as_text(value: Any) -> str:
     """A value as a form's text, which the spec reads back."""
     if isinstance(value, list):
         return " ".join(map(str, value))
-    return "" if value is None or (isinstance(value, Mapping) and not value) else str(value)
+    if isinstance(value, Mapping):
+        return yaml.safe_dump(dict(value), default_flow_style=True, width=10**6).strip() if value else ""
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

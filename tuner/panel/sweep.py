@@ -45,8 +45,8 @@ class SweepPanel:
         self.task: asyncio.Task[None] | None = None
         self.experiment: Experiment | None = None
         self._stop = Stop()
-        self._given = _handed_over() | parameters if "base_url" not in parameters else parameters
-        self._form = Form(SweepSpec, FORM, self._given)
+        self._taken_over = _handed_over()
+        self._form = Form(SweepSpec, FORM, parameters | self._taken_over)
         self._run = widgets.Button(description="Run sweep", button_style="primary", icon="play")
         self._halt = widgets.Button(description="Stop", icon="stop", disabled=True)
         self._bar = widgets.IntProgress(max=1)
@@ -62,6 +62,8 @@ class SweepPanel:
         buttons = widgets.HBox([self._run, self._halt, self._bar])
         parts = [self._form.widget, self._command, buttons, self._status, logs, self._view.widget]
         display(widgets.VBox(parts))
+        if self._taken_over:
+            self._say(f"the form is filled in for the server that was handed over, {self._taken_over['base_url']}")
         self._spawn(self._find())
 
     def start(self) -> None:
@@ -177,8 +179,7 @@ def command_line(spec: SweepSpec) -> str:
     asked = spec.model_dump(mode="json", exclude_defaults=True)
     words = ["tuner", "sweep"]
     for name, value in asked.items():
-        flow = yaml.safe_dump(value, default_flow_style=True, width=10**6).strip() if isinstance(value, dict) else ""
-        words += [f"--{name.replace('_', '-')}", flow or as_text(value)]
+        words += [f"--{name.replace('_', '-')}", as_text(value)]
     return shlex.join(words)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
 import pandas as pd
 
 from tuner import figures
@@ -17,6 +18,8 @@ from tuner.slo import judge
 from tuner.summary import summarize, table
 
 _AS_MEASURED = "as measured"
+_STEPS = 120
+_NO_LIMIT = math.inf
 
 
 class ResultsView:
@@ -24,7 +27,7 @@ class ResultsView:
 
     def __init__(self) -> None:
         self._results: Results | None = None
-        self._constraints: list[tuple[Constraint, widgets.FloatLogSlider, widgets.Checkbox]] = []
+        self._constraints: list[tuple[Constraint, widgets.SelectionSlider]] = []
         self._answer, self._table, self._figure = widgets.HTML(), widgets.HTML(), widgets.Output()
         self._sliders = widgets.VBox()
         self._sort = widgets.Dropdown(options=[_AS_MEASURED], description="sort by", style=LABEL)
@@ -48,45 +51,20 @@ class ResultsView:
     def _make_sliders(self, results: Results) -> None:
         asked = list(results.slo.constraints) if results.slo else []
         limited = {constraint.column for constraint in asked}
-        further = [Constraint(metric, statistic, 1.0) for metric, statistic in SUGGESTED]
-        free = [constraint for constraint in further if constraint.column not in limited]
-        self._constraints = [self._slider(one, on=one in asked) for one in [*asked, *free]]
-        self._sliders.children = [widgets.HBox([slider, switch]) for _, slider, switch in self._constraints]
-
-    def _slider(self, constraint: Constraint, *, on: bool) -> tuple[Constraint, widgets.Widget, widgets.Widget]:
-        low, high = self._range(constraint, on=on)
-        slider = widgets.FloatLogSlider(
-            value=constraint.threshold if on else 10**high,
-            min=low,
-            max=high,
-            step=(high - low) / 200,
-            description=f"{constraint.label} {'≥' if constraint.sign < 0 else '≤'}",
-            readout_format=".3g",
-            style={"description_width": "12em"},
-            layout=WIDE,
-        )
-        switch = widgets.Checkbox(value=on, description="limit", indent=False)
-        for control in (slider, switch):
-            control.observe(lambda _: self._judge(), "value")
-        return constraint, slider, switch
-
-    def _range(self, constraint: Constraint, *, on: bool) -> tuple[float, float]:
-        """From half the smallest to twice the largest value measured, as powers of ten."""
-        measured = self._results.judged[constraint.column].astype("float64") if self._results else pd.Series([1.0])
-        values = [float(value) for value in measured if value > 0] + ([constraint.threshold] if on else [])
-        values = values or [1.0]
-        return math.log10(min(values) / 2), math.log10(max(values) * 2)
+        offered = [Constraint(metric, statistic, 1.0) for metric, statistic in SUGGESTED]
+        free = [constraint for constraint in offered if constraint.column not in limited]
+        limits = [*((one, one.threshold) for one in asked), *((one, _NO_LIMIT) for one in free)]
+        self._constraints = [(one, _slider(one, threshold, results.judged)) for one, threshold in limits]
+        self._sliders.children = [slider for _, slider in self._constraints]
+        for slider in self._sliders.children:
+            slider.observe(lambda _: self._judge(), "value")
 
     @property
     def _slo(self) -> SLO:
         asked = self._results.slo if self._results and self._results.slo else SLO()
-        limits = [replace(one, threshold=slider.value) for one, slider, switch in self._constraints if switch.value]
-        as_asked = [one for one, _, _ in self._constraints if one in asked.constraints]
-        same = len(limits) == len(as_asked) and all(
-            math.isclose(limit.threshold, one.threshold, rel_tol=1e-6) and limit.column == one.column
-            for limit, one in zip(limits, as_asked, strict=True)
-        )
-        return asked if same else replace(asked, constraints=tuple(limits))
+        limits = [(constraint, slider.value) for constraint, slider in self._constraints]
+        set_now = [replace(constraint, threshold=value) for constraint, value in limits if value != _NO_LIMIT]
+        return replace(asked, constraints=tuple(set_now))
 
     def _judge(self) -> None:
         if self._results is None:
@@ -114,3 +92,20 @@ class ResultsView:
         if wanted:
             shown = shown[[wanted in " ".join(map(str, row)).lower() for row in shown.to_numpy().tolist()]]
         self._table.value = table_html(shown)
+
+
+def _slider(constraint: Constraint, threshold: float, judged: pd.DataFrame) -> widgets.SelectionSlider:
+    """A slider over what could be asked: from half the smallest to twice the largest value measured, and no limit."""
+    measured = [float(value) for value in judged[constraint.column].dropna() if value > 0]
+    values = measured + ([threshold] if threshold != _NO_LIMIT else []) or [1.0]
+    steps = np.geomspace(min(values) / 2, max(values) * 2, _STEPS)
+    offered = sorted({float(f"{step:.3g}") for step in steps} | ({threshold} - {_NO_LIMIT}))
+    options = [(f"{value:g}{constraint.unit}", value) for value in offered]
+    none = [("no limit", _NO_LIMIT)]
+    return widgets.SelectionSlider(
+        options=none + options if constraint.sign < 0 else options + none,
+        value=threshold,
+        description=f"{constraint.label} {'≥' if constraint.sign < 0 else '≤'}",
+        style={"description_width": "12em"},
+        layout=WIDE,
+    )

@@ -1,0 +1,90 @@
+"""Size and time of the report, against nbconvert's default HTML of the same figures and the same table.
+
+Run it by hand: `python benchmarks/report.py`. Ten figures and a hundred batches, in a temporary folder; the first time
+and the best of three, in one process, without imports. nbconvert converts a notebook that already holds the outputs.
+"""
+
+import gzip
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+from nbconvert import HTMLExporter
+
+from tuner import figures
+from tuner.findings import Results
+from tuner.page import render, table_html
+from tuner.report import read_results
+from tuner.summary import table
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+import made
+
+ROUNDS = 3
+
+
+def hundred_batches(folder: Path) -> Results:
+    """Ten runs of ten levels, 60 requests each."""
+    for number in range(10):
+        run = made.plain_folder(folder / f"run-{number}", [])
+        made.write(run / "experiment_metadata.json", made.metadata(list(range(1, 11))))
+        for level in range(1, 11):
+            requests = [made.request(ttft=0.02 * level + 0.0001 * n, tpot=0.01 + 0.001 * level) for n in range(60)]
+            made.write(run / made.name(level), made.result(requests, level=level))
+    return read_results(folder)
+
+
+def ten_figures(results: Results) -> Results:
+    """The report's own figures, and as many more as make ten."""
+    further = [
+        figures.throughput_vs_latency(results.judged, metric=metric, statistic=statistic)
+        for metric, statistic in (("ttft", "p50"), ("ttft", "p99"), ("tpot", "p50"), ("tpot", "p99"))
+    ]
+    results.__dict__["figures"] = [*results.figures, *further][:10]
+    return results
+
+
+def as_notebook(results: Results) -> nbformat.NotebookNode:
+    """The same content as a notebook holds it, with plotly.js once, as plotly's own offline renderer does."""
+    html = [
+        {"text/html": figure.to_html(full_html=False, include_plotlyjs=not n)}
+        for n, figure in enumerate(results.figures)
+    ]
+    outputs = [
+        nbformat.v4.new_output("display_data", data)
+        for data in [*html, {"text/html": table_html(table(results.judged))}]
+    ]
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("show(results)", outputs=outputs)])
+
+
+def timed(make: Callable[[], str]) -> tuple[float, float, str]:
+    """(seconds of the first round, of the fastest one, what was made)."""
+    seconds, text = [], ""
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        text = make()
+        seconds.append(time.perf_counter() - started)
+    return seconds[0], min(seconds), text
+
+
+def main() -> None:
+    """Print both, and their ratios."""
+    with tempfile.TemporaryDirectory() as folder:
+        results = ten_figures(hundred_batches(Path(folder)))
+        notebook = as_notebook(results)
+        ours = timed(lambda: render(results))
+        theirs = timed(lambda: HTMLExporter().from_notebook_node(notebook)[0])
+    print(f"{len(results.figures)} figures, {len(results.judged)} batches, best of {ROUNDS}")
+    for name, (first, best, text) in (("tuner", ours), ("nbconvert", theirs)):
+        page = text.encode()
+        size = f"{len(page) / 1e6:6.2f} MB, gzipped {len(gzip.compress(page)) / 1e6:.2f} MB"
+        print(f"{name:10}{size}  {best:.2f} s, first {first:.2f} s")
+    sizes, times = len(theirs[2].encode()) / len(ours[2].encode()), theirs[1] / ours[1]
+    print(f"nbconvert / tuner: {sizes:.2f} x the size, {times:.2f} x the time")
+
+
+if __name__ == "__main__":
+    main()
