@@ -131,8 +131,10 @@ class _Stopped(Exception):
 
 
 def _run_trial(spec: SweepSpec, trial: Trial, wish: _Wish) -> None:
-    if next(planned(spec, trial), None) is None:
+    first = next(planned(spec, trial), None)
+    if first is None:
         return
+    trial.write(_facts(spec, first, trial.facts))  # before the server: if it does not start, this was asked
     offline = Path(spec.tokenizer or "").is_dir()
     with Bench(spec.api_key() or "", offline=offline) as bench, _Servers(spec, trial) as servers:
         runner = _Runner(spec, trial, bench, servers, wish.stop.at_once)

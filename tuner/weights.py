@@ -66,9 +66,9 @@ def check_gguf(path: Path) -> Path:
         with open(path, "rb") as file:
             magic = file.read(4)
     except OSError as error:
-        raise SpecError(f"model {path}: {error.strerror}; give the path of a .gguf file") from error
+        raise SpecError(f"cannot read the model {path}: {error.strerror}; give a GGUF file") from error
     if magic != b"GGUF":
-        raise SpecError(f"model {path} is no GGUF file (it does not start with 'GGUF'); convert it or give another")
+        raise SpecError(f"{path} is no GGUF file: it does not start with GGUF; convert it, or give another")
     return path
 
 

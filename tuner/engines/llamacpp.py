@@ -8,8 +8,8 @@ from tuner.engines import llamacpp_server, parameters
 from tuner.engines.base import LOOPBACK, Engine, Place, ServerSpec
 from tuner.engines.failures import Pattern
 from tuner.errors import SpecError
+from tuner.weights import check_gguf
 
-_GGUF_MAGIC = b"GGUF"
 _LEAST_CONTEXT = 64  # tokens a slot: below, no chat template and answer fit
 _KEY_VARIABLE = "LLAMA_API_KEY"
 
@@ -34,7 +34,7 @@ class LlamaCpp(Engine):
     def check(self, spec: ServerSpec) -> None:
         """Refuse what is sure to fail: parameters, a file that is no GGUF, too little context a slot."""
         super().check(spec)
-        _check_gguf(_file(spec))
+        check_gguf(_file(spec))
         if self.context(spec) < _LEAST_CONTEXT:
             raise SpecError(
                 f"llamacpp n_ctx is split over n_parallel slots: {self.context(spec)} tokens a slot are too few; "
@@ -76,13 +76,3 @@ class LlamaCpp(Engine):
 
 def _file(spec: ServerSpec) -> Path:
     return Path(spec.model).expanduser()
-
-
-def _check_gguf(path: Path) -> None:
-    try:
-        with open(path, "rb") as file:
-            magic = file.read(len(_GGUF_MAGIC))
-    except OSError as error:
-        raise SpecError(f"cannot read the model {path}: {error.strerror}; give a GGUF file") from error
-    if magic != _GGUF_MAGIC:
-        raise SpecError(f"{path} is no GGUF file: it does not start with GGUF")
