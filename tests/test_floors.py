@@ -16,7 +16,7 @@ FLOORS = """
     attainment spreads constraints slo summary answer figures progress
     weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
     telemetry stub bench calibration
-    spec levels limit plan sweep
+    spec prepare books levels limit plan sweep
     background findings page report headless panel notebook doctor terminal serve cli __main__
 """
 ORDER = FLOORS.split()

@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 
 from tuner import carried, files, telemetry
+from tuner.books import is_running
 from tuner.errors import PathError
 from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE, SERVER_LOG, Experiment
 from tuner.secrecy import Guard
 from tuner.spreads import Spreads, spreads
-from tuner.sweep import is_running
 from tuner.timestamps import to_utc
 
 NOTEBOOK = "report.ipynb"

@@ -151,10 +151,11 @@ def sweep(
 
 def _sweep(values: dict[str, Any], resume: Path | None = None) -> None:
     """Run the sweep notebook on `values`, or go on with `resume`, and say what came out."""
+    from tuner.books import check_same
     from tuner.experiment import Experiment
     from tuner.headless import run_sweep_notebook
+    from tuner.prepare import prepare
     from tuner.report import read_results
-    from tuner.sweep import check_same, prepare
     from tuner.terminal import RunProgress, download_bar, ended_softly, print_lines
 
     bar, move = download_bar("fetching the demo's model")

@@ -4,9 +4,9 @@ import time
 from pathlib import Path
 
 from tuner.experiment import Trial
+from tuner.prepare import with_model
 from tuner.server import launch
 from tuner.spec import ServeSpec
-from tuner.sweep import with_model
 from tuner.terminal import download_bar, print_lines
 
 _POLL_SECONDS = 0.2

@@ -5,31 +5,23 @@ What has a result is not measured again, so that the same call resumes a run tha
 """
 
 import contextlib
-import hashlib
 import logging
-import socket
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from tuner import claims, levels, tokenizer, weights
+from tuner import levels
 from tuner.bench import Bench, Load
-from tuner.engines import registry
-from tuner.errors import PathError, ServerFailed, SpecError
+from tuner.books import Stopped, check_same, only_writer, recorded
+from tuner.errors import ServerFailed
 from tuner.experiment import Experiment, Sidecar, Trial, TrialFacts
 from tuner.plan import Measurement, is_saturated, planned
+from tuner.prepare import prepare
 from tuner.server import Server, launch
-from tuner.spec import Spec, SweepSpec
+from tuner.spec import SweepSpec
 from tuner.telemetry import Recorder
-from tuner.timestamps import now, to_text
-from tuner.versions import environment
 
 _log = logging.getLogger(__name__)
-
-#: what may differ when a run is resumed: where it lies, and how a server is reached
-_MAY_DIFFER = ("runs", "name", "port", "ready_timeout", "max_restarts")
 
 
 @dataclass(frozen=True)
@@ -41,40 +33,6 @@ class Stop:
 
     def __bool__(self) -> bool:
         return self.after_level.is_set() or self.at_once.is_set()
-
-
-def with_model(spec: Spec, progress: weights.Progress = lambda share: None) -> Spec:
-    """`spec` with the demo's weights where llamacpp is asked to serve nothing in particular, checked by its engine.
-
-    Args:
-        spec: what is asked for.
-        progress: told how much of the weights has arrived, 0 to 1.
-
-    Raises:
-        RequestError: the engine cannot do what is asked, or something that is needed is missing.
-        ModelUnavailable: the demo's weights cannot be fetched.
-    """
-    engine = registry.find(spec.engine)
-    if spec.engine == "llamacpp" and not spec.model:
-        spec = spec.model_copy(update={"model": str(weights.demo_model(progress))})
-    spec.api_key()
-    engine.check(spec)
-    return spec
-
-
-def prepare(spec: SweepSpec, progress: weights.Progress = lambda share: None) -> SweepSpec:
-    """`spec` with everything resolved that can be before a server starts: `with_model`, and the tokenizer."""
-    spec = with_model(spec, progress)
-    return spec if spec.tokenizer else spec.model_copy(update={"tokenizer": _tokenizer_of(spec)})
-
-
-def _tokenizer_of(spec: SweepSpec) -> str:
-    """The tokenizer that sizes the prompts: made from a GGUF, or the one that the model's folder or hub id has."""
-    if spec.engine == "llamacpp":
-        return str(tokenizer.tokenizer_folder(Path(spec.model)))
-    if not spec.model:
-        raise SpecError("tokenizer: missing; give a tokenizer folder or a hub id, so that prompts can be sized")
-    return spec.model
 
 
 def run_sweep(spec: SweepSpec, experiment: Experiment, stop: Stop | None = None) -> None:
@@ -90,29 +48,12 @@ def run_sweep(spec: SweepSpec, experiment: Experiment, stop: Stop | None = None)
         RequestError: `spec` asks for what cannot be done here, or not in this run directory.
     """
     stop = Stop() if stop is None else stop  # an unset one is false
-    with _only_writer(experiment):
+    with only_writer(experiment):
         spec = prepare(spec)
         check_same(spec, experiment)
-        with _recorded(experiment, spec):
+        with recorded(experiment, spec):
             trial = experiment.trial(1)
             _run_trial(spec, trial, _Wish(stop, experiment))
-
-
-def check_same(spec: SweepSpec, experiment: Experiment) -> None:
-    """Refuse to go on with a run that was made with another configuration.
-
-    Raises:
-        SpecError: the first difference, with both values.
-    """
-    if experiment.is_new:
-        return
-    before, asked = (experiment.facts.get("spec", {}), _plain(spec))
-    for name in sorted({*before, *asked} - {*_MAY_DIFFER}):
-        if before.get(name) != asked.get(name):
-            raise SpecError(
-                f"{experiment.folder} was made with {name} {before.get(name)!r}, now {asked.get(name)!r} is asked: "
-                "start a new run, or leave that out"
-            )
 
 
 @dataclass(frozen=True)
@@ -126,10 +67,6 @@ class _Wish:
         return bool(self.stop) or self.experiment.stop_file.exists()
 
 
-class _Stopped(Exception):
-    """Somebody asked the sweep to end before its last level."""
-
-
 def _run_trial(spec: SweepSpec, trial: Trial, wish: _Wish) -> None:
     first = next(planned(spec, trial), None)
     if first is None:
@@ -140,11 +77,11 @@ def _run_trial(spec: SweepSpec, trial: Trial, wish: _Wish) -> None:
         runner = _Runner(spec, trial, bench, servers, wish.stop.at_once)
         for load in planned(spec, trial):
             if wish:
-                raise _Stopped
+                raise Stopped
             trial.write(_facts(spec, load, trial.facts))
             runner.run(*load)
         if wish.stop.at_once.is_set():
-            raise _Stopped
+            raise Stopped
 
 
 @dataclass(frozen=True)
@@ -260,51 +197,3 @@ def _facts(spec: SweepSpec, load: Measurement, before: TrialFacts | None) -> Tri
         levels=spec.fixed_levels or searched,
         repeats=spec.repeats,
     )
-
-
-def _plain(spec: SweepSpec) -> dict[str, Any]:
-    return spec.model_dump(mode="json", exclude_none=True)
-
-
-@contextlib.contextmanager
-def _only_writer(experiment: Experiment) -> Iterator[None]:
-    """Hold the run directory, so that two sweeps on this host never write into one; the kernel lets go with us."""
-    try:
-        claim = _claim(experiment)
-    except claims.Taken:
-        raise PathError(f"{experiment.folder} is being written by another sweep; wait for its end") from None
-    with claim:
-        yield
-
-
-def _claim(experiment: Experiment) -> socket.socket:
-    name = hashlib.sha256(str(experiment.folder.resolve()).encode()).hexdigest()[:32]
-    return claims.claim(f"run-{name}")
-
-
-def is_running(experiment: Experiment) -> bool:
-    """Whether a sweep, of this process or another one of this host, writes into the run directory."""
-    try:
-        _claim(experiment).close()
-    except claims.Taken:
-        return True
-    return False
-
-
-@contextlib.contextmanager
-def _recorded(experiment: Experiment, spec: SweepSpec) -> Iterator[None]:
-    """Keep in `experiment.json` what was asked, and how it ended whatever happens."""
-    experiment.stop_file.unlink(missing_ok=True)
-    started = "started_at" if experiment.is_new else "resumed_at"
-    asked = {"kind": "sweep", "name": spec.name, "spec": _plain(spec)} if experiment.is_new else {}
-    experiment.describe(**asked, **environment(), **{started: to_text(now())}, state="running")
-    state = "failed"
-    try:
-        yield
-        state = "done"
-    except (KeyboardInterrupt, _Stopped) as end:
-        state = "interrupted"
-        if not isinstance(end, _Stopped):
-            raise
-    finally:
-        experiment.describe(state=state, finished_at=to_text(now()))

@@ -155,9 +155,16 @@ def _facts(row: dict[Any, Any]) -> str:
             for name in look.METRICS
         ),
         f"{row['completed']} completed, {row['errors']} failed",
+        _instrument(row),
         "" if pd.isna(row["started_at"]) else f"started {row['started_at']:%Y-%m-%d %H:%M:%S} UTC",
     ]
     return "<br>".join(filter(None, lines))
+
+
+def _instrument(row: dict[Any, Any]) -> str:
+    """The load generator's own share of what it read, where the machine was calibrated."""
+    own = row.get("client_ttft")
+    return "" if own is None or pd.isna(own) else f"of the TTFT, {own * 1000:.1f} ms are the load generator's own"
 
 
 def _judgement(row: dict[Any, Any]) -> str:

@@ -18,11 +18,11 @@ from tuner.errors import PathError, TunerError
 from tuner.experiment import SERVER_FILE, Trial
 from tuner.panel.form import Form
 from tuner.panel.parts import copyable, draw, log_tail, text
+from tuner.prepare import with_model
 from tuner.rows import to_frame
 from tuner.server import Server, launch
 from tuner.server_record import READY, STARTING
 from tuner.spec import ServeSpec
-from tuner.sweep import with_model
 
 FORM = ("engine", "model", "parameters", "gpus", "port", "command", "base_url", "api_key_env")
 #: where the server's record and log go, a folder a start

@@ -9,6 +9,7 @@ import ipywidgets as widgets
 import yaml
 from IPython.display import display
 
+from tuner.books import is_running
 from tuner.errors import TunerError
 from tuner.experiment import Experiment
 from tuner.findings import read_results
@@ -19,7 +20,7 @@ from tuner.panel.view import ResultsView
 from tuner.progress import read_progress
 from tuner.report import REPORT_FILE, write_report
 from tuner.spec import SweepSpec
-from tuner.sweep import Stop, is_running, run_sweep
+from tuner.sweep import Stop, run_sweep
 
 #: what the form asks for; everything else of the spec can be set in the parameters cell
 FORM = (
