@@ -4,7 +4,6 @@ import logging
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,16 +163,12 @@ def _scrub(part: Path, key: str | None) -> None:
 
 def _put_in_place(part: Path, folder: Path) -> None:
     """The rename that makes the batch count, after its files are safe on disk."""
-    for path in _with_folder(part):
+    for path in (*part.iterdir(), part):
         files.sync(path)
     if folder.exists():  # an earlier try that settled nothing
         shutil.rmtree(folder)
     part.rename(folder)
     files.sync(folder.parent)
-
-
-def _with_folder(part: Path) -> Iterable[Path]:
-    return (*part.iterdir(), part)
 
 
 def _last_line(path: Path) -> str:
