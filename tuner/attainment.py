@@ -1,12 +1,10 @@
 """How many single requests met the SLO: the one number that must go back to the requests themselves."""
 
 from collections.abc import Iterable, Mapping
-from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 
-from tuner.cache import FolderCache, Reading
+from tuner.cache import Reading, readings
 from tuner.measure import Floats
 
 
@@ -20,19 +18,11 @@ def attainments(sources: Iterable[str | None], limits: Mapping[str, float]) -> F
     Returns:
         Between 0 and 1; NaN where the file is gone or holds no individual requests.
     """
-    shares: list[float] = []
-    for folder, files in groupby((Path(source) if source else None for source in sources), _folder):
-        with FolderCache(folder) as cache:
-            shares += [_share(cache.reading(file) if file else None, limits) for file in files]
-    return np.array(shares, np.float64)
+    return np.array([_share(reading, limits) for reading in readings(sources)], np.float64)
 
 
-def _folder(file: Path | None) -> Path:
-    return file.parent if file else Path()
-
-
-def _share(reading: object, limits: Mapping[str, float]) -> float:
-    if not isinstance(reading, Reading) or not reading.batch.requests or not reading.recomputed:
+def _share(reading: Reading | None, limits: Mapping[str, float]) -> float:
+    if reading is None or not reading.batch.requests or not reading.recomputed:
         return np.nan
     met = np.ones(reading.batch.completed or 0, bool)
     for latency, limit in limits.items():

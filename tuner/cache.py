@@ -10,8 +10,9 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
@@ -29,12 +30,12 @@ logger = logging.getLogger(__name__)
 #: Below this many bytes a file is read again each time (some milliseconds).
 WORTH_KEEPING = 1_000_000
 #: Raise it whenever `Measured`, what it holds, or an audit sentence changes.
-SCHEMA = 2
+SCHEMA = 3
 NAME = ".tuner-cache"
 
 
 class Reading(msgspec.Struct, array_like=True):
-    """What is kept of one file: its audited numbers, and the latencies of its completed requests."""
+    """What is kept of one file: its audited numbers, and the samples of its completed requests."""
 
     batch: Measured
     samples: bytes
@@ -43,8 +44,16 @@ class Reading(msgspec.Struct, array_like=True):
     @property
     def latencies(self) -> dict[str, Floats]:
         """One value a completed request of each latency, in seconds; NaN where unknown."""
-        rows = np.frombuffer(self.samples, np.float64).reshape(len(LATENCIES), -1)
-        return dict(zip(LATENCIES, rows, strict=True))
+        return dict(zip(LATENCIES, self._rows[:-1], strict=True))
+
+    @property
+    def output_tokens(self) -> Floats:
+        """One value a completed request; NaN where unknown."""
+        return np.asarray(self._rows[-1])
+
+    @property
+    def _rows(self) -> Floats:
+        return np.frombuffer(self.samples, np.float64).reshape(len(LATENCIES) + 1, -1)
 
 
 class Entry(msgspec.Struct, array_like=True):
@@ -102,6 +111,26 @@ class FolderCache:
         return reading
 
 
+def readings(sources: Iterable[str | None]) -> Iterator[Reading | None]:
+    """What is kept of each result file, in their order.
+
+    Args:
+        sources: a result file for each batch, or None.
+
+    Returns:
+        None where there is no file, or none that can be used.
+    """
+    for folder, found in groupby((Path(source) if source else None for source in sources), _folder):
+        with FolderCache(folder) as cache:
+            for file in found:
+                reading = cache.reading(file) if file else None
+                yield reading if isinstance(reading, Reading) else None
+
+
+def _folder(file: Path | None) -> Path:
+    return file.parent if file else Path()
+
+
 def _compute(path: Path) -> Reading | Damage:
     file = read(path)
     if isinstance(file, Damage):
@@ -109,9 +138,8 @@ def _compute(path: Path) -> Reading | Damage:
     columns = Columns(file)
     batch = measure(columns)
     batch.warnings = audit(columns, batch)
-    return Reading(
-        batch, np.concatenate([columns.latencies[name] for name in LATENCIES]).tobytes(), bool(columns.requests)
-    )
+    samples = [*(columns.latencies[name] for name in LATENCIES), columns.output_tokens]
+    return Reading(batch, np.concatenate(samples).tobytes(), bool(columns.requests))
 
 
 def identity(status: os.stat_result) -> tuple[int, int, int]:

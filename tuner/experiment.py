@@ -84,6 +84,11 @@ class Trial:
     folder: Path
 
     @property
+    def number(self) -> int:
+        """Which trial of its experiment it is, from 1."""
+        return int(self.folder.name)
+
+    @property
     def facts_file(self) -> Path:
         """What is asked of this trial (TrialFacts)."""
         return self.folder / TRIAL_FILE

@@ -1,12 +1,10 @@
 """How the requests of each batch are spread: a few quantiles, which a report can carry; the requests are too many."""
 
 from collections.abc import Iterable
-from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 
-from tuner.cache import FolderCache, Reading
+from tuner.cache import readings
 from tuner.measure import LATENCIES, Floats
 
 #: per cent; the quartiles make a box, the outer ones its whiskers and its mark
@@ -24,18 +22,8 @@ def spreads(sources: Iterable[str | None]) -> Spreads:
         By `ttft`, `tpot`, `e2e_latency`: for each batch `QUANTILES` in seconds, linear interpolation between ranks;
         None where the file is gone or holds no requests.
     """
-    found: Spreads = {name: [] for name in LATENCIES}
-    for folder, files in groupby((Path(source) if source else None for source in sources), _folder):
-        with FolderCache(folder) as cache:
-            for file in files:
-                reading = cache.reading(file) if file else None
-                for name in LATENCIES:
-                    found[name].append(_quantiles(reading.latencies[name]) if isinstance(reading, Reading) else None)
-    return found
-
-
-def _folder(file: Path | None) -> Path:
-    return file.parent if file else Path()
+    known = list(readings(sources))
+    return {name: [_quantiles(one.latencies[name]) if one else None for one in known] for name in LATENCIES}
 
 
 def _quantiles(values: Floats) -> list[float] | None:

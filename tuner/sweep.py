@@ -52,12 +52,11 @@ def run_sweep(spec: SweepSpec, experiment: Experiment, stop: Stop | None = None)
         spec = prepare(spec)
         check_same(spec, experiment)
         with recorded(experiment, spec):
-            trial = experiment.trial(1)
-            _run_trial(spec, trial, _Wish(stop, experiment))
+            run_trial(spec, experiment.trial(1), Wish(stop, experiment))
 
 
 @dataclass(frozen=True)
-class _Wish:
+class Wish:
     """Whether somebody wants the sweep to end: by an event, or by the run directory's stop file."""
 
     stop: Stop
@@ -67,18 +66,29 @@ class _Wish:
         return bool(self.stop) or self.experiment.stop_file.exists()
 
 
-def _run_trial(spec: SweepSpec, trial: Trial, wish: _Wish) -> None:
+def run_trial(spec: SweepSpec, trial: Trial, wish: Wish) -> None:
+    """Launch the server of one trial and measure every level of it that has no result yet.
+
+    Args:
+        spec: what to measure, prepared.
+        trial: where it goes.
+        wish: becomes true when somebody wants it to end.
+
+    Raises:
+        ServerFailed: the server did not start.
+        Stopped: the wish came true before the last level.
+    """
     first = next(planned(spec, trial), None)
     if first is None:
         return
-    trial.write(_facts(spec, first, trial.facts))  # before the server: if it does not start, this was asked
+    trial.write(_facts(spec, first, trial))  # before the server: if it does not start, this was asked
     offline = Path(spec.tokenizer or "").is_dir()
     with Bench(spec.api_key() or "", offline=offline) as bench, _Servers(spec, trial) as servers:
         runner = _Runner(spec, trial, bench, servers, wish.stop.at_once)
         for load in planned(spec, trial):
             if wish:
                 raise Stopped
-            trial.write(_facts(spec, load, trial.facts))
+            trial.write(_facts(spec, load, trial))
             runner.run(*load)
         if wish.stop.at_once.is_set():
             raise Stopped
@@ -185,11 +195,12 @@ def _load(spec: SweepSpec, server: Server, scenario: str, level: int, repeat: in
     )
 
 
-def _facts(spec: SweepSpec, load: Measurement, before: TrialFacts | None) -> TrialFacts:
+def _facts(spec: SweepSpec, load: Measurement, trial: Trial) -> TrialFacts:
     """What is asked of the trial; a search asks for a level when it comes to it."""
+    before = trial.facts
     searched = sorted({load[1], *(before.levels if before else [])})
     return TrialFacts(
-        trial=1,
+        trial=trial.number,
         engine=spec.engine,
         model=spec.model or spec.base_url or "",
         parameters=spec.parameters,
