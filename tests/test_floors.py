@@ -12,12 +12,12 @@ PACKAGE = Path(__file__).parents[1] / "tuner"
 #: bottom floor first, and on each floor in the order a reader meets them
 FLOORS = """
     errors timestamps documents files versions experiment secrecy
-    results measure audit cache rows carried endings plain trials batches requests
-    attainment spreads constraints slo summary answer figures progress
+    results measure audit cache rows carried endings plain foreign trials index batches requests
+    attainment spreads resampling intervals constraints slo summary answer costs comparison scores figures progress
     weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
     telemetry stub bench calibration
-    spec prepare books levels limit plan sweep
-    background findings page report headless panel notebook doctor terminal serve cli __main__
+    spec space prepare books levels limit plan sweep samplers executors cluster early confirmation search
+    background findings page differences report headless panel notebook doctor junit terminal serve cli __main__
 """
 ORDER = FLOORS.split()
 
