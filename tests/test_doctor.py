@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from processes import wait_until
 from recorded_nvml import RecordedNVML
 
 from tuner import doctor, supervisor
@@ -43,6 +44,7 @@ def test_gpus_are_named(monkeypatch, module, name, ok, words):
 def test_a_server_without_its_supervisor_is_found():
     orphan = subprocess.Popen(["sleep", "60"], env=os.environ | {supervisor.MARKER: "of-a-supervisor-that-is-dead"})
     try:
+        wait_until(lambda: orphan.pid in doctor.leftovers())  # the kernel shows its environment a moment after it began
         assert doctor.leftovers()[orphan.pid] == "sleep 60"
         assert findings()[f"process {orphan.pid}"].remedy == f"kill -9 {orphan.pid}"
     finally:
