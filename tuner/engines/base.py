@@ -127,11 +127,11 @@ class Engine:
     grace: ClassVar[float] = 5.0
     #: a server of ours; False where it already runs and is never started or stopped
     owned: ClassVar[bool] = True
-    #: the command that installs it
     #: where a POST empties its prefix cache; empty where there is no such place
     forget_path: ClassVar[str] = ""
     #: put into every measured request's body, so that answers cost the same each time
     request_parameters: ClassVar[Mapping[str, Any]] = {}
+    #: the command that installs it
     install: ClassVar[str] = ""
 
     def check(self, spec: ServerSpec) -> None:
