@@ -21,6 +21,8 @@ LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES = ("solid", "dash", "dot", "dashdot")
 #: so many points can still carry their number without covering each other
 LABELLED = 40
+#: so many curves can still be told apart; of more, all but the latest are drawn as one
+MOST_CURVES = 12
 _HOVER_WIDTH = 60  # characters
 
 
