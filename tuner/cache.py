@@ -1,12 +1,11 @@
 """Result files, each read at most once, and not again as long as it does not change.
 
 What is slow to read is kept in an index. A file of `WORTH_KEEPING` bytes is in that of its own folder, `.tuner-cache`.
-Smaller ones are read faster than they are looked up, until there are many: once a load has read `WORTH_INDEXING` bytes of
-several trials below one folder of runs, the others are in the index of that folder, `.tuner-index`. So a small run, and
-a folder of a few, is never littered.
+Smaller ones are read faster than they are looked up, until there are many: once a load has read `WORTH_INDEXING` bytes
+of several trials below one folder of runs, the others are in the index of that folder, `.tuner-index`. So a small run,
+and a folder of a few, is never littered.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path

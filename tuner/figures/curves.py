@@ -152,14 +152,15 @@ def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, *, size: float) -> None
     for verdict, style in look.VERDICTS.items():
         chosen = rows[rows["verdict"] == verdict]
         records = chosen.to_dict("records")
+        facts = [_facts(row) for row in records]
         figure.add_scatter(
             x=chosen["x"],
             y=chosen["y"],
             name=style.says,
             mode="markers",
             marker={"symbol": style.symbol, "color": style.colour, "size": size, "line": {"width": size / 8}},
-            customdata=[[row["position"], _facts(row)] for row in records],
-            hovertext=[f"{_facts(row)}<br>{_judgement(row)}" for row in records],
+            customdata=[[row["position"], told] for row, told in zip(records, facts, strict=True)],
+            hovertext=[f"{told}<br>{_judgement(row)}" for row, told in zip(records, facts, strict=True)],
             hoverinfo="text",
             showlegend=not chosen.empty,
             meta={"verdict": verdict},
