@@ -78,9 +78,9 @@ def aggregates_of(level: int, columns: dict[str, np.ndarray]) -> dict[str, objec
     }
 
 
-def write_level(folder: Path, level: int, count: int, name: str = "") -> None:
+def write_level(folder: Path, level: int, count: int, name: str = "", seed: int = 0) -> None:
     """One result file as genai-bench writes it, indented by four."""
-    columns = requests_of(level, count, np.random.default_rng(level))
+    columns = requests_of(level, count, np.random.default_rng([level, seed]))
     rows = zip(*(columns[metric].tolist() for metric in METRICS), strict=True)
     extra = {"audio_throughput": None, "error_code": None, "error_message": None}
     document = {

@@ -1,7 +1,9 @@
 """What stands beside the batches: what was asked, the servers and what they used, how requests were spread, code."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,16 @@ from tuner import carried, files, telemetry
 from tuner.books import is_running
 from tuner.errors import PathError
 from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE, SERVER_LOG, Experiment
+from tuner.rows import printable
 from tuner.secrecy import Guard
 from tuner.spreads import Spreads, spreads
 from tuner.timestamps import to_utc
 
+logger = logging.getLogger(__name__)
+
 NOTEBOOK = "report.ipynb"
+#: versions that shape the page, and not what was measured
+_OF_THE_PAGE = ("python", "pandas", "plotly")
 _TEXTS = ("experiment", "engine", "model", "scenario", "reason", "warnings")
 
 
@@ -25,23 +32,35 @@ class Background:
 
     Args:
         facts: `experiment.json`, empty where there is none.
-        servers: each trial's `server.json`.
-        telemetry: `at` (UTC) and what was sampled, of all trials; perhaps empty.
-        spreads: quantiles of each batch's requests, by latency, in the order of the batches.
+        servers: each trial's `server.json`, with its `run_folder` and `trial`.
+        runs: what each run was made with, as `figures.trend` takes it.
+        read_telemetry: gives `telemetry`.
+        read_spreads: gives `spreads`.
         code: the cells of the notebook that ran.
-        slo: the SLO document that was asked for, or that a report judged by.
+        slo: the SLO document that was asked for, of several runs if it is the same; or that a report judged by.
         known_attainment: of each batch under the run's own SLO, where a report carries it.
         folders: the run directories; empty where all this comes from a report.
     """
 
     facts: dict[str, Any]
     servers: list[dict[str, Any]]
-    telemetry: pd.DataFrame
-    spreads: Spreads
+    runs: list[dict[str, Any]]
+    read_telemetry: Callable[[], pd.DataFrame]
+    read_spreads: Callable[[], Spreads]
     code: list[str]
     slo: dict[str, Any] | None = None
     known_attainment: list[float | None] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
+
+    @cached_property
+    def telemetry(self) -> pd.DataFrame:
+        """`at` (UTC) and what was sampled, of all trials; perhaps empty."""
+        return self.read_telemetry()
+
+    @cached_property
+    def spreads(self) -> Spreads:
+        """Quantiles of each batch's requests, by latency, in the order of the batches."""
+        return self.read_spreads()
 
     def must_hold_no_secret(self, batches: pd.DataFrame) -> None:
         """Search everything that a report shows, and the logs that lie beside it.
@@ -73,17 +92,61 @@ def background(paths: Sequence[Path], batches: pd.DataFrame) -> Background:
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
     facts_file = paths[0] / EXPERIMENT_FILE
     facts = files.read_json(facts_file) if facts_file.exists() else {}
+    servers = [server for folder in folders for server in _servers(folder)]
+    asked = [_read(folder / EXPERIMENT_FILE) for folder in folders]
     return Background(
         facts=facts | _state(facts, paths[0]),
-        servers=[
-            files.read_json(path) for folder in folders for path in sorted(folder.glob(f"trials/*/{SERVER_FILE}"))
-        ],
-        telemetry=_telemetry(folders),
-        spreads=spreads(source if isinstance(source, str) else None for source in batches["source"]),
+        servers=servers,
+        runs=[_made_with(folder, known, servers) for folder, known in zip(folders, asked, strict=True)],
+        read_telemetry=lambda: _telemetry(folders),
+        read_spreads=lambda: spreads(source if isinstance(source, str) else None for source in batches["source"]),
         code=_code(paths[0] / NOTEBOOK),
-        slo=facts.get("spec", {}).get("slo"),
+        slo=_slo(asked),
         folders=folders,
     )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a JSON file says; nothing where it is missing, damaged or no mapping."""
+    try:
+        found = files.read_json(file) if file.exists() else {}
+    except PathError as error:
+        logger.warning("%s", error)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _servers(folder: Path) -> Iterator[dict[str, Any]]:
+    for number, trial in enumerate(sorted(folder.glob("trials/*")), start=1):
+        if server := _read(trial / SERVER_FILE):
+            place = {"run_folder": printable(folder), "trial": int(trial.name) if trial.name.isdecimal() else number}
+            yield server | place
+
+
+def _made_with(folder: Path, facts: dict[str, Any], servers: list[dict[str, Any]]) -> dict[str, Any]:
+    """The versions, the machine, the server's parameters and GPUs, where the run had one server."""
+    own = [server for server in servers if server["run_folder"] == printable(folder)]
+    server = own[0] if len(own) == 1 else {}
+    versions, host, parameters = (
+        _mapping(part) for part in (facts.get("versions"), facts.get("host"), server.get("parameters"))
+    )
+    return {
+        **{"run_folder": printable(folder), "started_at": facts.get("started_at"), "host": host.get("name")},
+        **{name: str(value) for name, value in parameters.items()},
+        **{name: version for name, version in versions.items() if name not in _OF_THE_PAGE},
+        **({"GPUs": len(server["gpus"])} if server.get("gpus") else {}),
+    }
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _slo(asked: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The SLO that all of the runs were asked to meet; None where they differ or nobody asked."""
+    documents = [_mapping(facts.get("spec")).get("slo") for facts in asked]
+    same = bool(documents) and all(document == documents[0] for document in documents)
+    return documents[0] if same and documents[0] else None
 
 
 def _state(facts: dict[str, Any], folder: Path) -> dict[str, str]:
@@ -99,8 +162,9 @@ def _of_report(content: carried.Carried) -> Background:
     return Background(
         facts=content.facts,
         servers=content.servers,
-        telemetry=samples,
-        spreads=content.spreads,
+        runs=content.runs,
+        read_telemetry=lambda: samples,
+        read_spreads=lambda: content.spreads,
         code=content.code,
         slo=content.slo,
         known_attainment=content.attainment,

@@ -3,6 +3,7 @@
 `READERS` lists what a path can be and how its batches are read; a new kind of source is one more line there.
 """
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from tuner.cache import Cache
 from tuner.carried import is_page, read_report
 from tuner.errors import PathError
 from tuner.experiment import EXPERIMENT_FILE
@@ -43,15 +45,16 @@ def load_batches(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     """
     if not paths:
         raise PathError("no path given: name a run directory, a genai-bench folder or a result file")
-    batches = [batch for path in paths for batch in _read(Path(path).expanduser())]
+    with Cache() as cache:
+        batches = [batch for path in paths for batch in _read(Path(path).expanduser(), cache)]
     return to_frame(_with_distinct_names(_without_doubles(batches)))
 
 
-def _read(path: Path) -> list[Batch]:
+def _read(path: Path, cache: Cache) -> list[Batch]:
     """The batches of the first reader that knows what `path` is."""
     _must_be_readable(path)
     reader = next((read for knows, read in READERS if knows(path)), None)
-    batches = reader(path) if reader else None
+    batches = reader(path, cache) if reader else None
     if batches is None:
         raise PathError(
             f"{path} holds no batch: expected a run directory, a genai-bench folder, a result file or a report"
@@ -80,8 +83,8 @@ def is_run(folder: Path) -> bool:
     return is_regular(folder / EXPERIMENT_FILE) or any(is_trial(trial) for trial in subfolders(folder / "trials"))
 
 
-def _read_run(run: Path) -> list[Batch]:
-    return [batch for folder in subfolders(run / "trials") for batch in read_trial(folder, run)]
+def _read_run(run: Path, cache: Cache) -> list[Batch]:
+    return [batch for folder in subfolders(run / "trials") for batch in read_trial(folder, run, cache)]
 
 
 def _trial_of(path: Path) -> Path | None:
@@ -90,12 +93,12 @@ def _trial_of(path: Path) -> Path | None:
     return next((folder for folder in [whole, *whole.parents][: HIGHEST + 1] if is_trial(folder)), None)
 
 
-def _read_in_trial(path: Path) -> list[Batch] | None:
+def _read_in_trial(path: Path, cache: Cache) -> list[Batch] | None:
     """The batches of a trial, or of that part of it that `path` is, named after the run directory it lies in."""
     trial, whole = _trial_of(path), path.resolve()
     if trial is None:
         return None
-    batches = read_trial(trial, trial.parents[1] if trial.parent.name == "trials" else trial)
+    batches = read_trial(trial, trial.parents[1] if trial.parent.name == "trials" else trial, cache)
     return batches if whole == trial else [batch for batch in batches if _is_within(batch, whole)] or None
 
 
@@ -103,17 +106,17 @@ def _is_within(batch: Batch, path: Path) -> bool:
     return any(place is not None and place.is_relative_to(path) for place in (batch.folder, batch.file))
 
 
-def _read_file(path: Path) -> list[Batch] | None:
+def _read_file(path: Path, cache: Cache) -> list[Batch] | None:
     folder = path.resolve().parent
-    return read_files([path], Place(folder, folder.name), Metadata()) or None
+    return read_files([path], Place(folder, folder.name), Metadata(), cache) or None
 
 
-def _read_folder(folder: Path) -> list[Batch] | None:
+def _read_folder(folder: Path, cache: Cache) -> list[Batch] | None:
     """A folder of runs and genai-bench folders, however deep; or one of result files under names of their own."""
     sources = list(_sources(folder, DEEPEST))
     if sources:
-        return [batch for read, source in sources for batch in read(source) or []]
-    return read_files(json_files(folder), Place(folder, folder.resolve().name), Metadata()) or None
+        return [batch for read, source in sources for batch in read(source, cache) or []]
+    return read_files(json_files(folder), Place(folder, folder.resolve().name), Metadata(), cache) or None
 
 
 def _sources(folder: Path, depth: int) -> "Iterator[tuple[Reader, Path]]":
@@ -129,10 +132,10 @@ def _sources(folder: Path, depth: int) -> "Iterator[tuple[Reader, Path]]":
             yield from _sources(below, depth - 1)
 
 
-Reader = Callable[[Path], list[Batch] | None]
+Reader = Callable[[Path, Cache], list[Batch] | None]
 #: What a path can be, most telling first: (is it that?, its batches or None where it holds none).
 READERS: list[tuple[Callable[[Path], object], Reader]] = [
-    (is_page, read_report),
+    (is_page, lambda path, _: read_report(path)),
     (is_run, _read_run),
     (_trial_of, _read_in_trial),
     (Path.is_file, _read_file),
@@ -143,11 +146,21 @@ READERS: list[tuple[Callable[[Path], object], Reader]] = [
 def _without_doubles(batches: list[Batch]) -> list[Batch]:
     """Each batch once, though several of the paths lead to it; what was read as part of more knows more."""
     once: dict[object, Batch] = {}
+    real = functools.cache(os.path.realpath)
     for batch in sorted(batches, key=lambda batch: not batch.superseded):
-        where = batch.file.resolve() if batch.file else (batch.place.folder.resolve(), batch.place.trial, batch.key)
-        once.setdefault(where, batch)
+        once.setdefault(_where(batch, real), batch)
     kept = {id(batch) for batch in once.values()}
     return [batch for batch in batches if id(batch) in kept]
+
+
+def _where(batch: Batch, real: Callable[[str], str]) -> object:
+    """What a batch is the only one of: its file wherever it really lies, or its place in a trial."""
+    folder = str(batch.place.folder)
+    if not batch.file:
+        return real(folder), batch.place.trial, batch.key
+    within_run = batch.folder and batch.file.is_relative_to(folder)  # where no link is followed
+    above = folder if within_run else str(batch.file.parent)
+    return batch.file.resolve() if batch.file.is_symlink() else Path(real(above), batch.file.relative_to(above))
 
 
 def _with_distinct_names(batches: list[Batch]) -> list[Batch]:

@@ -1,114 +1,107 @@
-"""The numbers of large result files, kept so that a second load need not read them again.
+"""Result files, each read at most once, and not again as long as it does not change.
 
-A file under `WORTH_KEEPING` bytes is read faster than it is looked up, so folders of small files are never littered.
-For larger ones their folder gets one hidden file, `.tuner-cache`; where the folder cannot be written, the user's cache
-folder gets it instead. An entry counts only for the very bytes it was made from: name, size, times of change of content
-and of inode, and the schema. Whatever goes wrong with the cache, the batch file itself is read.
+What is slow to read is kept in an index. A file of `WORTH_KEEPING` bytes is in that of its own folder, `.tuner-cache`.
+Smaller ones are read faster than they are looked up, until there are many: once a load has read `WORTH_INDEXING` bytes
+of several trials below one folder of runs, the others are in the index of that folder, `.tuner-index`. So a small run,
+and a folder of a few, is never littered.
 """
 
-import hashlib
-import logging
-import os
-import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import groupby
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import TracebackType
 
-import msgspec
 import numpy as np
-import platformdirs
 
-from tuner import files
 from tuner.audit import audit
-from tuner.errors import PathError
-from tuner.measure import LATENCIES, Columns, Floats, Measured, measure
+from tuner.index import Index, Reading
+from tuner.measure import LATENCIES, Columns, measure
 from tuner.results import Damage, read
 
-logger = logging.getLogger(__name__)
+__all__ = ["INDEX_NAME", "NAME", "WORTH_INDEXING", "WORTH_KEEPING", "Cache", "Reading", "readings"]
 
-#: Below this many bytes a file is read again each time (some milliseconds).
+#: From this many bytes on a file is kept on its own (reading it takes some milliseconds).
 WORTH_KEEPING = 1_000_000
-#: Raise it whenever `Measured`, what it holds, or an audit sentence changes.
-SCHEMA = 3
-NAME = ".tuner-cache"
+#: From this many bytes on the smaller files of several runs are kept together (some ten milliseconds).
+WORTH_INDEXING = 4_000_000
+NAME, INDEX_NAME = ".tuner-cache", ".tuner-index"
 
 
-class Reading(msgspec.Struct, array_like=True):
-    """What is kept of one file: its audited numbers, and the samples of its completed requests."""
+class Cache(AbstractContextManager["Cache"]):
+    """The result files of one load; what was read of them is kept at the end of `with Cache() as cache`."""
 
-    batch: Measured
-    samples: bytes
-    recomputed: bool  # from individual requests
+    def __init__(self) -> None:
+        self._single: Index | None = None  # of the folder whose large files are read
+        self._many: dict[str, _Runs] = {}
 
-    @property
-    def latencies(self) -> dict[str, Floats]:
-        """One value a completed request of each latency, in seconds; NaN where unknown."""
-        return dict(zip(LATENCIES, self._rows[:-1], strict=True))
-
-    @property
-    def output_tokens(self) -> Floats:
-        """One value a completed request; NaN where unknown."""
-        return np.asarray(self._rows[-1])
-
-    @property
-    def _rows(self) -> Floats:
-        return np.frombuffer(self.samples, np.float64).reshape(len(LATENCIES) + 1, -1)
-
-
-class Entry(msgspec.Struct, array_like=True):
-    """What is kept, and the identity of the bytes it comes from."""
-
-    identity: tuple[int, int, int]  # size, mtime_ns, ctime_ns
-    reading: Reading
-
-
-class Content(msgspec.Struct):
-    """What one `.tuner-cache` holds: entries by file name."""
-
-    schema: int
-    entries: dict[str, Entry]
-
-
-@dataclass
-class FolderCache:
-    """The result files of one folder, each read at most once; used as `with FolderCache(folder) as cache`."""
-
-    folder: Path
-    entries: dict[str, Entry] = field(default_factory=dict)
-    changed: bool = False
-    opened: bool = False
-
-    def __enter__(self) -> "FolderCache":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.changed:
-            there = {name: entry for name, entry in self.entries.items() if (self.folder / name).is_file()}
-            save(self.folder, NAME, msgspec.msgpack.encode(Content(SCHEMA, there)))
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for index in [self._single, *(runs.index for runs in self._many.values())]:
+            if index:
+                index.close()
 
     def reading(self, path: Path) -> Reading | Damage:
-        """The numbers and latencies of the result file `path` of this folder."""
+        """The numbers and latencies of the result file `path`."""
         try:
             before = path.stat()
         except OSError as error:
             return Damage("unreadable", f"cannot read {path.name}: {error.strerror}")
-        if before.st_size < WORTH_KEEPING:
-            return _compute(path)
-        return self._known(path.name, before) or self._learn(path, before)
+        index, key = self._index_of(path, before.st_size)
+        known = index.known(key, before) if index else None
+        if known:
+            return known
+        found = _compute(path)
+        if index and isinstance(found, Reading):
+            index.learn(key, before, found)
+        return found
 
-    def _known(self, name: str, status: os.stat_result) -> Reading | None:
-        if not self.opened:
-            self.opened, self.entries = True, _load(self.folder)
-        entry = self.entries.get(name)
-        return entry.reading if entry and entry.identity == identity(status) else None
+    def _index_of(self, path: Path, size: int) -> tuple[Index | None, str]:
+        """The index that a file of this size is in, and its key there."""
+        if size >= WORTH_KEEPING:
+            return self._of_folder(path.parent), path.name
+        runs, trial, key = _split(path)
+        if not runs:
+            return None, key
+        if runs not in self._many:
+            self._many[runs] = _Runs(Path(runs))
+        return self._many[runs].index_for(trial, size), key
 
-    def _learn(self, path: Path, before: os.stat_result) -> Reading | Damage:
-        reading = _compute(path)
-        if isinstance(reading, Reading) and _settled(before):
-            self.entries[path.name] = Entry(identity(before), reading)
-            self.changed = True
-        return reading
+    def _of_folder(self, folder: Path) -> Index:
+        if self._single is None or self._single.folder != folder:
+            if self._single:
+                self._single.close()
+            self._single = Index(folder, NAME)
+        return self._single
+
+
+class _Runs:
+    """A folder of runs, as far as a load has read their small files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.index: Index | None = None
+        self._bytes = 0
+        self._trials: set[str] = set()
+
+    def index_for(self, trial: str, size: int) -> Index | None:
+        """The index, once so much was read of several trials that it is worth opening."""
+        if self.index is None:
+            self._bytes += size
+            self._trials.add(trial)
+            if self._bytes >= WORTH_INDEXING and len(self._trials) > 1:
+                self.index = Index(self.folder, INDEX_NAME)
+        return self.index
+
+
+def _split(path: Path) -> tuple[str, str, str]:
+    """The folder of runs that a result file lies in, its trial, and the file's path, both below that folder.
+
+    `RUNS` and `RUN/trials/TRIAL` of `RUNS/RUN/trials/TRIAL/batches/SCENARIO/LEVEL/FILE`; or `RUNS` and `RUN` of
+    genai-bench's `RUNS/RUN/FILE`.
+    """
+    parts = path.as_posix().rsplit("/", 7)
+    ours = len(parts) == 8 and (parts[2], parts[4]) == ("trials", "batches")
+    below = parts[1:] if ours else parts[-2:]
+    return "/".join(parts[: -len(below)]), "/".join(below[:3] if ours else below[:1]), "/".join(below)
 
 
 def readings(sources: Iterable[str | None]) -> Iterator[Reading | None]:
@@ -120,15 +113,10 @@ def readings(sources: Iterable[str | None]) -> Iterator[Reading | None]:
     Returns:
         None where there is no file, or none that can be used.
     """
-    for folder, found in groupby((Path(source) if source else None for source in sources), _folder):
-        with FolderCache(folder) as cache:
-            for file in found:
-                reading = cache.reading(file) if file else None
-                yield reading if isinstance(reading, Reading) else None
-
-
-def _folder(file: Path | None) -> Path:
-    return file.parent if file else Path()
+    with Cache() as cache:
+        for source in sources:
+            found = cache.reading(Path(source)) if source else None
+            yield found if isinstance(found, Reading) else None
 
 
 def _compute(path: Path) -> Reading | Damage:
@@ -140,49 +128,3 @@ def _compute(path: Path) -> Reading | Damage:
     batch.warnings = audit(columns, batch)
     samples = [*(columns.latencies[name] for name in LATENCIES), columns.output_tokens]
     return Reading(batch, np.concatenate(samples).tobytes(), bool(columns.requests))
-
-
-def identity(status: os.stat_result) -> tuple[int, int, int]:
-    """What changes whenever a file does."""
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def places(folder: Path, name: str) -> tuple[Path, Path]:
-    """Where something derived from `folder` is kept: beside its files, or else in the user's cache folder."""
-    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]
-    return folder / name, platformdirs.user_cache_path("tuner") / "derived" / digest / name.lstrip(".")
-
-
-def save(folder: Path, name: str, content: bytes) -> Path | None:
-    """Keep `content` in the first of `places` that can be written; None, and a debug line, where none can."""
-    for place in places(folder, name):
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            files.write_atomically(place, content)
-        except (OSError, PathError) as error:
-            logger.debug("nothing is kept at %s: %s", place, error)
-        else:
-            return place
-    return None
-
-
-def kept(folder: Path, name: str) -> Iterable[Path]:
-    """The places that may hold what was kept, and do."""
-    return (place for place in places(folder, name) if place.is_file())
-
-
-def _load(folder: Path) -> dict[str, Entry]:
-    for place in kept(folder, NAME):
-        try:
-            content = msgspec.msgpack.decode(place.read_bytes(), type=Content)
-        except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
-            continue  # damaged, or of another schema
-        if content.schema == SCHEMA:
-            return content.entries
-    return {}
-
-
-def _settled(status: os.stat_result) -> bool:
-    """Whether the last change is so long ago that a clock tick cannot hide another one."""
-    tick = 2 * 10**9 if status.st_mtime_ns % 10**9 == 0 else 10**8  # some file systems count whole seconds
-    return time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > tick

@@ -28,6 +28,7 @@ class Carried(msgspec.Struct, kw_only=True):
         spreads: quantiles of each batch's requests, by latency.
         facts: `experiment.json`.
         servers: each trial's `server.json`.
+        runs: what each run was made with.
         telemetry: samples, one list a column.
         code: the cells of the notebook that ran.
     """
@@ -40,6 +41,7 @@ class Carried(msgspec.Struct, kw_only=True):
     spreads: dict[str, list[list[float] | None]] = {}
     facts: dict[str, Any] = {}
     servers: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
     telemetry: dict[str, list[Any]] = {}
     code: list[str] = []
 

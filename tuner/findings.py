@@ -1,5 +1,6 @@
 """What was measured, judged, with all that stands beside it: what notebooks, the terminal and the report show."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,11 @@ from tuner.batches import load_batches
 from tuner.errors import NothingSurvived
 from tuner.experiment import COMPLETED
 from tuner.slo import SLO, judge
-from tuner.summary import Summary, summarize
+from tuner.summary import CURVE, Summary, summarize
+from tuner.timestamps import to_utc
+
+#: from so many times on there is a trend
+_HISTORY = 3
 
 
 @dataclass(frozen=True)
@@ -35,18 +40,41 @@ class Results:
     @cached_property
     def figures(self) -> list[Any]:
         """The figures that the report and the notebook show, the most telling first."""
-        known = [metric for metric in figures.METRICS if self.judged[f"{metric}_p90"].notna().any()]
-        spread = [metric for metric in ("ttft", "tpot") if any(self.beside.spreads.get(metric, []))]
         made = [figures.throughput_vs_latency(self.judged, self.slo, **self._axis())]
+        if self._times() >= _HISTORY:
+            made.append(figures.trend(self.judged, self._runs(), **self._axis()))
         if self.judged["tpot_p50"].notna().any():
             made.append(figures.trade_off(self.judged, self._gpus()))
-        made += [figures.latency_vs_concurrency(self.judged, self.slo, metric=metric) for metric in known]
-        made += [
-            figures.distribution(self.judged, self.beside.spreads[metric], self.slo, metric=metric) for metric in spread
-        ]
+        return made if self.is_many else [*made, *self._of_each_curve()]
+
+    def _of_each_curve(self) -> Iterator[Any]:
+        """The figures that show every curve by itself."""
+        for metric in figures.METRICS:
+            if self.judged[f"{metric}_p90"].notna().any():
+                yield figures.latency_vs_concurrency(self.judged, self.slo, metric=metric)
+        for metric in ("ttft", "tpot"):
+            if any(self.beside.spreads.get(metric, [])):
+                yield figures.distribution(self.judged, self.beside.spreads[metric], self.slo, metric=metric)
         if self.judged["started_at"].notna().any():
-            made.append(figures.timeline(self.judged, self.beside.telemetry))
-        return made
+            yield figures.timeline(self.judged, self.beside.telemetry)
+
+    @property
+    def is_many(self) -> bool:
+        """Whether there are more curves than can be told apart, so that only figures of the whole are shown."""
+        return len(self.judged[list(CURVE)].drop_duplicates()) > figures.MOST_CURVES
+
+    def _times(self) -> int:
+        """At how many different times runs were made."""
+        return int(self._runs()["started_at"].nunique())
+
+    def _runs(self) -> pd.DataFrame:
+        """What each run was made with, and when its first batch, or else it itself, was started."""
+        began = self.judged.groupby("run_folder")["started_at"].min()
+        known = pd.DataFrame(self.beside.runs, columns=None if self.beside.runs else ["run_folder", "started_at"])
+        recorded = to_utc(known.set_index("run_folder")["started_at"])
+        return known.drop(columns="started_at").merge(
+            began.combine_first(recorded).rename("started_at"), how="outer", left_on="run_folder", right_index=True
+        )
 
     def _axis(self) -> dict[str, str]:
         """The latency that the SLO limits, so that its threshold is in the figure."""
@@ -77,18 +105,19 @@ class Results:
             raise NothingSurvived(f"no batch has a usable result ({told}); the first: {first}")
 
     def carried(self) -> carried.Carried:
-        """What the report takes along of all this."""
+        """What the report takes along of all this; of very many runs no spreads and no telemetry, which no figure shows."""
         columns, rows = carried.columns_and_rows(self.judged)
-        samples = self.beside.telemetry
+        samples = pd.DataFrame() if self.is_many else self.beside.telemetry
         exact = samples.assign(at=samples["at"].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")) if len(samples) else samples
         return carried.Carried(
             slo=self.slo.to_dict() if self.slo else None,
             columns=columns,
             rows=rows,
             attainment=[None if pd.isna(share) else float(share) for share in self.judged["attainment"]],
-            spreads=self.beside.spreads,
+            spreads={} if self.is_many else self.beside.spreads,
             facts=self.facts,
             servers=self.beside.servers,
+            runs=self.beside.runs,
             telemetry={str(name): exact[name].tolist() for name in exact},
             code=self.beside.code,
         )
@@ -99,14 +128,14 @@ def read_results(*paths: Path, slo: SLO | None = None) -> Results:
 
     Args:
         paths: run directories, genai-bench folders, files or reports; the first one's facts are the results'.
-        slo: judges the batches; by default the SLO that a single run was asked to meet.
+        slo: judges the batches; by default the SLO that all of the runs were asked to meet.
 
     Raises:
         PathError: there is nothing to be read.
     """
     batches = load_batches(*paths)
     beside = background(paths, batches)
-    asked = SLO.parse(beside.slo, str(paths[0])) if beside.slo and len(paths) == 1 else None
+    asked = SLO.parse(beside.slo, str(paths[0])) if beside.slo else None
     judged = judge(batches, slo or asked or SLO())
     if beside.known_attainment and (slo is None or slo == asked):
         judged["attainment"] = judged["attainment"].fillna(pd.Series(beside.known_attainment, judged.index, "float64"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tuner.cache import FolderCache
+from tuner.cache import Cache
 from tuner.experiment import COMPLETED, EXPERIMENT_FILE, SERVER_FILE, SIDECAR_FILE, TRIAL_FILE
 from tuner.files import is_regular
 from tuner.measure import Measured
@@ -80,11 +80,11 @@ def is_plain(folder: Path) -> bool:
     return is_regular(folder / METADATA_FILE) or any(RESULT_NAME.fullmatch(n) or DEBUG_NAME.fullmatch(n) for n in names)
 
 
-def read_plain(folder: Path) -> list[Batch]:
+def read_plain(folder: Path, cache: Cache) -> list[Batch]:
     """Every batch of a plain genai-bench folder: those asked for, and those that are there besides."""
     metadata = read_metadata(folder)
     place = Place(folder, folder.resolve().name, 1, metadata.server_engine or "", metadata.api_model_name or "")
-    return with_missing(read_files(json_files(folder), place, metadata), place, metadata)
+    return with_missing(read_files(json_files(folder), place, metadata, cache), place, metadata)
 
 
 def read_metadata(folder: Path) -> Metadata:
@@ -107,18 +107,15 @@ def read_loosely(file: Path) -> Any:
         return None
 
 
-def read_files(paths: Iterable[Path], place: Place, metadata: Metadata) -> list[Batch]:
+def read_files(paths: Iterable[Path], place: Place, metadata: Metadata, cache: Cache) -> list[Batch]:
     """One batch a level that `paths` hold a file of; older runs of a level follow as superseded repeats."""
-    batches: list[Batch] = []
-    for folder, group in groupby(paths, key=lambda path: path.parent):
-        with FolderCache(folder) as cache:
-            batches += [batch for path in group if (batch := _read_file(path, cache, place, metadata))]
+    batches = [batch for path in paths if (batch := _read_file(path, cache, place, metadata))]
     batches.sort(key=lambda batch: (batch.scenario, batch.iteration_type, batch.level or 0))
     same_level = groupby(batches, key=lambda batch: batch.key)
     return [batch for _, group in same_level for batch in _choose(list(group))]
 
 
-def _read_file(path: Path, cache: FolderCache, place: Place, metadata: Metadata) -> Batch | None:
+def _read_file(path: Path, cache: Cache, place: Place, metadata: Metadata) -> Batch | None:
     """The batch in one file; None, and a warning, where it is none and nothing says it should be."""
     reading = cache.reading(path)
     named = _from_name(path, place, metadata)

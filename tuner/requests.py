@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from tuner.batches import is_part, is_run, load_batches
-from tuner.cache import WORTH_KEEPING, identity, kept, save
+from tuner.cache import WORTH_KEEPING
+from tuner.index import Identity, identity, kept, save
 from tuner.measure import Columns
 from tuner.results import Damage, Request, read
 
@@ -94,7 +95,7 @@ def _framed(table: "pa.Table", experiment: str) -> pd.DataFrame:
 
 
 def _size(batches: pd.DataFrame) -> int:
-    return sum(found[0] for source in batches["source"] if (found := _identity(Path(source))))
+    return sum(found[1] for source in batches["source"] if (found := _identity(Path(source))))
 
 
 def _read(file: Any) -> "pa.Table":
@@ -109,7 +110,7 @@ def _stamp(batches: pd.DataFrame) -> bytes:
     return json.dumps([SCHEMA, files], default=str).encode()
 
 
-def _identity(path: Path) -> tuple[int, int, int] | None:
+def _identity(path: Path) -> Identity | None:
     try:
         return identity(path.stat())
     except OSError:

@@ -157,6 +157,8 @@ def _bracket(curve: pd.DataFrame) -> str:
 
 
 def _log_batches(batches: pd.DataFrame) -> None:
+    if not logger.isEnabledFor(logging.INFO):
+        return
     logger.info("Filtering %d batches by SLO compliance", len(batches))
     several = "scenario" in batches and batches["scenario"].nunique() > 1
     for _, row in batches.iterrows():

@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 
+from tuner.cache import Cache
 from tuner.endings import ServerFailure, decoded, doubts, failure_of
 from tuner.experiment import (
     COMPLETED,
@@ -60,9 +61,9 @@ def is_trial(folder: Path) -> bool:
     return is_regular(folder / TRIAL_FILE)
 
 
-def read_trial(folder: Path, run: Path) -> list[Batch]:
+def read_trial(folder: Path, run: Path, cache: Cache) -> list[Batch]:
     """Every batch of one trial: those asked for, in the order asked, then those that are there besides."""
-    return list(_TrialReader(folder, run).batches())
+    return list(_TrialReader(folder, run, cache).batches())
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -84,6 +85,7 @@ class _TrialReader:
 
     folder: Path
     run: Path
+    cache: Cache
 
     @cached_property
     def facts(self) -> TrialFacts:
@@ -150,7 +152,7 @@ class _TrialReader:
 
     def numbers(self, level: LevelFolder) -> Batch:
         asked = Metadata(traffic_scenario=[level.scenario], iteration_type=self.iteration_type)
-        files = read_files(json_files(level.path), self.place, asked)
+        files = read_files(json_files(level.path), self.place, asked, self.cache)
         none = Batch(self.place, level.scenario, level.level, outcome="missing", reason="genai-bench left no file")
         return next((found for found in files if found.level == level.level), files[0] if files else none)
 

@@ -5,13 +5,15 @@ that a print in black and white says the same. Times are UTC and say so.
 """
 
 from tuner.figures.curves import latency_vs_concurrency, throughput_vs_latency, trade_off
-from tuner.figures.look import CONFIG, METRICS, VERDICTS, notebook_bundle
+from tuner.figures.history import trend
+from tuner.figures.look import CONFIG, METRICS, MOST_CURVES, VERDICTS, notebook_bundle
 from tuner.figures.spread import distribution
 from tuner.figures.timeline import timeline
 
 __all__ = [
     "CONFIG",
     "METRICS",
+    "MOST_CURVES",
     "VERDICTS",
     "distribution",
     "latency_vs_concurrency",
@@ -19,4 +21,5 @@ __all__ = [
     "throughput_vs_latency",
     "timeline",
     "trade_off",
+    "trend",
 ]

@@ -103,13 +103,33 @@ def _points(judged: pd.DataFrame, x: pd.Series, y: pd.Series, titles: tuple[str,
     """Curves of batches, each with its verdict's marker and its level; those without a result at the right edge."""
     about = " · ".join(filter(None, ["numbers: concurrency", look.measured_when(judged)]))
     figure = look.figure(titles[0], about, *titles[1:])
-    placed = judged.assign(x=x, y=y, position=np.arange(len(judged)))
+    placed = judged.assign(x=x, y=y, position=np.arange(len(judged)), curve="")
     drawn = placed[placed["x"].notna() & placed["y"].notna() & placed["concurrency"].notna()]
-    for number, (name, curve) in enumerate(look.curves(drawn)):
-        _add_curve(figure, curve, name, number, labelled=len(drawn) <= look.LABELLED)
-    _add_verdicts(figure, drawn)
+    curves = look.curves(drawn)
+    names = {position: name for name, curve in curves for position in curve["position"]}
+    _add_curves(figure, curves, labelled=len(drawn) <= look.LABELLED)
+    _add_verdicts(figure, drawn.assign(curve=drawn["position"].map(names)), size=_size(len(drawn)))
     _add_missing(figure, placed.drop(drawn.index))
     return figure
+
+
+def _add_curves(figure: go.Figure, curves: list[tuple[str, pd.DataFrame]], *, labelled: bool) -> None:
+    """Each curve with a line and a name of its own; of very many the latest, and the others as one thin grey trace."""
+    if len(curves) <= look.MOST_CURVES:
+        for number, (name, curve) in enumerate(curves):
+            _add_curve(figure, curve, name, number, labelled=labelled)
+        return
+    latest = max(curves, key=lambda named: (str(named[1]["started_at"].max()), named[0]))
+    others = [curve for name, curve in curves if name != latest[0]]
+    x, y = ([value for curve in others for value in (*curve[axis], None)] for axis in ("x", "y"))  # None: a gap
+    name, line = f"{len(others)} earlier curves", {"color": "#AAA", "width": 0.5}
+    figure.add_scatter(x=x, y=y, name=name, mode="lines", line=line, hoverinfo="skip")
+    _add_curve(figure, latest[1], f"latest: {latest[0]}", 0, labelled=True)
+
+
+def _size(points: int) -> float:
+    """The markers' size in pixels: the more there are, the smaller they are."""
+    return 12 if points <= 5 * look.LABELLED else 5
 
 
 def _add_curve(figure: go.Figure, curve: pd.DataFrame, name: str, number: int, *, labelled: bool) -> None:
@@ -127,19 +147,20 @@ def _add_curve(figure: go.Figure, curve: pd.DataFrame, name: str, number: int, *
     )
 
 
-def _add_verdicts(figure: go.Figure, rows: pd.DataFrame) -> None:
+def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, *, size: float) -> None:
     """One trace a verdict, also those that no batch has: another SLO may give it (`customdata`: position, facts)."""
     for verdict, style in look.VERDICTS.items():
         chosen = rows[rows["verdict"] == verdict]
         records = chosen.to_dict("records")
+        facts = [_facts(row) for row in records]
         figure.add_scatter(
             x=chosen["x"],
             y=chosen["y"],
             name=style.says,
             mode="markers",
-            marker={"symbol": style.symbol, "color": style.colour, "size": 12, "line": {"width": 1.5}},
-            customdata=[[row["position"], _facts(row)] for row in records],
-            hovertext=[f"{_facts(row)}<br>{_judgement(row)}" for row in records],
+            marker={"symbol": style.symbol, "color": style.colour, "size": size, "line": {"width": size / 8}},
+            customdata=[[row["position"], told] for row, told in zip(records, facts, strict=True)],
+            hovertext=[f"{told}<br>{_judgement(row)}" for row, told in zip(records, facts, strict=True)],
             hoverinfo="text",
             showlegend=not chosen.empty,
             meta={"verdict": verdict},
@@ -149,6 +170,7 @@ def _add_verdicts(figure: go.Figure, rows: pd.DataFrame) -> None:
 def _facts(row: dict[Any, Any]) -> str:
     lines = [
         f"<b>concurrency {row['concurrency']}</b> {escape(str(row['scenario']))}",
+        str(row["curve"]),
         f"{row['output_throughput']:.1f} output tokens/s",
         *(
             f"{look.LABELS[name]} p50 {row[f'{name}_p50']:.3g} s, p90 {row[f'{name}_p90']:.3g} s"
