@@ -11,8 +11,10 @@ import pandas as pd
 
 from tuner import carried, files, telemetry
 from tuner.books import is_running
+from tuner.cache import readings_of
 from tuner.errors import PathError
 from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE, SERVER_LOG, Experiment
+from tuner.intervals import CONFIDENCE, intervals
 from tuner.rows import printable
 from tuner.secrecy import Guard
 from tuner.spreads import Spreads, spreads
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 NOTEBOOK = "report.ipynb"
 #: versions that shape the page, and not what was measured
 _OF_THE_PAGE = ("python", "pandas", "plotly")
+#: so many batches are not looked at one by one
+_MANY = 200
 _TEXTS = ("experiment", "engine", "model", "scenario", "reason", "warnings")
 
 
@@ -36,6 +40,7 @@ class Background:
         runs: what each run was made with, as `figures.trend` takes it.
         read_telemetry: gives `telemetry`.
         read_spreads: gives `spreads`.
+        intervals: confidence intervals of each batch's numbers, as `tuner.intervals` gives; perhaps without columns.
         code: the cells of the notebook that ran.
         slo: the SLO document that was asked for, of several runs if it is the same; or that a report judged by.
         known_attainment: of each batch under the run's own SLO, where a report carries it.
@@ -47,6 +52,7 @@ class Background:
     runs: list[dict[str, Any]]
     read_telemetry: Callable[[], pd.DataFrame]
     read_spreads: Callable[[], Spreads]
+    intervals: pd.DataFrame
     code: list[str]
     slo: dict[str, Any] | None = None
     known_attainment: list[float | None] = field(default_factory=list)
@@ -81,14 +87,19 @@ class Background:
                 guard.check_file(log, str(log.relative_to(folder)))
 
 
-def background(paths: Sequence[Path], batches: pd.DataFrame) -> Background:
+def background(paths: Sequence[Path], batches: pd.DataFrame, slo: dict[str, Any] | None = None) -> Background:
     """What stands beside the batches of `paths`; the first one's facts are those of all.
+
+    Args:
+        paths: run directories, genai-bench folders, files or reports.
+        batches: theirs.
+        slo: the document of the SLO that judges them, whose confidence is that of the intervals; by default their own.
 
     Raises:
         PathError: a report is damaged.
     """
     if len(paths) == 1 and carried.is_page(paths[0]):
-        return _of_report(carried.unpack(paths[0]))
+        return _of_report(carried.unpack(paths[0]), batches.index, slo)
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
     facts_file = paths[0] / EXPERIMENT_FILE
     facts = files.read_json(facts_file) if facts_file.exists() else {}
@@ -99,7 +110,8 @@ def background(paths: Sequence[Path], batches: pd.DataFrame) -> Background:
         servers=servers,
         runs=[_made_with(folder, known, servers) for folder, known in zip(folders, asked, strict=True)],
         read_telemetry=lambda: _telemetry(folders),
-        read_spreads=lambda: spreads(source if isinstance(source, str) else None for source in batches["source"]),
+        read_spreads=lambda: spreads(readings_of(batches)),
+        intervals=_intervals(batches, slo or facts.get("spec", {}).get("slo")),
         code=_code(paths[0] / NOTEBOOK),
         slo=_slo(asked),
         folders=folders,
@@ -155,7 +167,22 @@ def _state(facts: dict[str, Any], folder: Path) -> dict[str, str]:
     return {"state": "interrupted"} if cut_off else {}
 
 
-def _of_report(content: carried.Carried) -> Background:
+def _intervals(batches: pd.DataFrame, slo: Any) -> pd.DataFrame:
+    """Those of every number; of very many batches only what the verdicts need, which `judge` finds by itself."""
+    if len(batches) > _MANY:
+        return pd.DataFrame(index=batches.index)
+    return intervals(batches, confidence=_confidence(slo))
+
+
+def _confidence(slo: Any) -> float:
+    """The SLO's own confidence, where its document names one."""
+    asked = slo.get("confidence") if isinstance(slo, dict) else None
+    return asked if isinstance(asked, float) and 0 < asked < 1 else CONFIDENCE
+
+
+def _of_report(content: carried.Carried, index: "pd.Index[Any]", slo: dict[str, Any] | None) -> Background:
+    """Its intervals are those of its own confidence, and of no use for another."""
+    same = slo is None or _confidence(slo) == _confidence(content.slo)
     samples = pd.DataFrame(content.telemetry)
     if len(samples):
         samples = samples.assign(at=to_utc(samples["at"]))
@@ -165,10 +192,19 @@ def _of_report(content: carried.Carried) -> Background:
         runs=content.runs,
         read_telemetry=lambda: samples,
         read_spreads=lambda: content.spreads,
+        intervals=_carried_intervals(content.intervals, index) if same else pd.DataFrame(index=index),
         code=content.code,
         slo=content.slo,
         known_attainment=content.attainment,
     )
+
+
+def _carried_intervals(content: dict[str, list[Any]], index: "pd.Index[Any]") -> pd.DataFrame:
+    """The intervals of a report, with the index of its batches; without columns where it carries none."""
+    if not content or any(len(values) != len(index) for values in content.values()):
+        return pd.DataFrame(index=index)
+    found = pd.DataFrame(content, index)
+    return found.astype({name: "str" if name == "interval_over" else "float64" for name in found})
 
 
 def _telemetry(folders: list[Path]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+import pandas as pd
 
 from tuner.audit import audit
 from tuner.index import Index, Reading
@@ -117,6 +118,12 @@ def readings(sources: Iterable[str | None]) -> Iterator[Reading | None]:
         for source in sources:
             found = cache.reading(Path(source)) if source else None
             yield found if isinstance(found, Reading) else None
+
+
+def readings_of(batches: pd.DataFrame) -> list[Reading | None]:
+    """What is kept of each batch's result file, in their order; None where there is none, or none that can be used."""
+    sources = batches["source"] if "source" in batches else [None] * len(batches)
+    return list(readings(source if isinstance(source, str) else None for source in sources))
 
 
 def _compute(path: Path) -> Reading | Damage:

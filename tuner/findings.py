@@ -14,6 +14,7 @@ from tuner.background import Background, background
 from tuner.batches import load_batches
 from tuner.errors import NothingSurvived
 from tuner.experiment import COMPLETED
+from tuner.rows import plain
 from tuner.slo import SLO, judge
 from tuner.summary import CURVE, Summary, summarize
 from tuner.timestamps import to_utc
@@ -105,7 +106,7 @@ class Results:
             raise NothingSurvived(f"no batch has a usable result ({told}); the first: {first}")
 
     def carried(self) -> carried.Carried:
-        """What the report takes along of all this; of very many runs no spreads and no telemetry, which no figure shows."""
+        """What the report takes along of all this; of very many runs no spreads and no telemetry."""
         columns, rows = carried.columns_and_rows(self.judged)
         samples = pd.DataFrame() if self.is_many else self.beside.telemetry
         exact = samples.assign(at=samples["at"].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")) if len(samples) else samples
@@ -115,6 +116,7 @@ class Results:
             rows=rows,
             attainment=[None if pd.isna(share) else float(share) for share in self.judged["attainment"]],
             spreads={} if self.is_many else self.beside.spreads,
+            intervals={str(name): list(map(plain, values)) for name, values in self.beside.intervals.items()},
             facts=self.facts,
             servers=self.beside.servers,
             runs=self.beside.runs,
@@ -134,9 +136,9 @@ def read_results(*paths: Path, slo: SLO | None = None) -> Results:
         PathError: there is nothing to be read.
     """
     batches = load_batches(*paths)
-    beside = background(paths, batches)
+    beside = background(paths, batches, slo.to_dict() if slo else None)
     asked = SLO.parse(beside.slo, str(paths[0])) if beside.slo else None
-    judged = judge(batches, slo or asked or SLO())
+    judged = judge(batches.join(beside.intervals), slo or asked or SLO())
     if beside.known_attainment and (slo is None or slo == asked):
         judged["attainment"] = judged["attainment"].fillna(pd.Series(beside.known_attainment, judged.index, "float64"))
     title = str(beside.facts.get("name", "") or paths[0].resolve().name)
