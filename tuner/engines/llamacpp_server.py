@@ -7,6 +7,7 @@ import argparse
 import os
 import signal
 import sys
+import time
 from typing import Any
 
 from tuner.engines.parameters import Parameter
@@ -36,6 +37,7 @@ CONTEXT_PER_SLOT = 2048
 
 # a request beyond the slots waits in llama.cpp's queue, where it is counted, not for a free HTTP thread
 _HTTP_THREADS = 256
+_LOG_SECONDS = 0.5  # llama.cpp logs in a thread of its own, whose last lines an exit loses on a busy machine
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -94,6 +96,7 @@ def main() -> None:
     try:
         server = xllamacpp.Server(configure(parse(sys.argv[1:])))
     except RuntimeError as error:  # the lines before say why
+        time.sleep(_LOG_SECONDS)
         sys.exit(str(error))
     signal.sigwait(wanted)
     del server
