@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from tuner import carried, files, telemetry
-from tuner.books import is_running
+from tuner import carried, files
 from tuner.errors import PathError
 from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE, SERVER_LOG, Experiment
 from tuner.rows import printable
@@ -151,6 +150,8 @@ def _slo(asked: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 def _state(facts: dict[str, Any], folder: Path) -> dict[str, str]:
     """A run that nobody writes any more is not running, whatever its file says: it was cut off."""
+    from tuner.books import is_running  # pydantic with it, which reading a run needs not
+
     cut_off = facts.get("state") == "running" and not is_running(Experiment(folder))
     return {"state": "interrupted"} if cut_off else {}
 
@@ -173,6 +174,8 @@ def _of_report(content: carried.Carried) -> Background:
 
 def _telemetry(folders: list[Path]) -> pd.DataFrame:
     """The samples of all trials; nothing where nothing was recorded."""
+    from tuner import telemetry  # psutil and httpx with it, which reading a run needs not
+
     found = []
     for trial in (trial for folder in folders for trial in sorted(folder.glob("trials/*"))):
         try:
