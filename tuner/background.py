@@ -16,6 +16,7 @@ from tuner.rows import printable
 from tuner.secrecy import Guard
 from tuner.spreads import Spreads, spreads
 from tuner.timestamps import to_utc
+from tuner.trials import subfolders
 
 logger = logging.getLogger(__name__)
 
@@ -91,12 +92,12 @@ def background(paths: Sequence[Path], batches: pd.DataFrame) -> Background:
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
     facts_file = paths[0] / EXPERIMENT_FILE
     facts = files.read_json(facts_file) if facts_file.exists() else {}
-    servers = [server for folder in folders for server in _servers(folder)]
+    servers = [list(_servers(folder)) for folder in folders]
     asked = [_read(folder / EXPERIMENT_FILE) for folder in folders]
     return Background(
         facts=facts | _state(facts, paths[0]),
-        servers=servers,
-        runs=[_made_with(folder, known, servers) for folder, known in zip(folders, asked, strict=True)],
+        servers=[server for own in servers for server in own],
+        runs=[_made_with(*run) for run in zip(folders, asked, servers, strict=True)],
         read_telemetry=lambda: _telemetry(folders),
         read_spreads=lambda: spreads(source if isinstance(source, str) else None for source in batches["source"]),
         code=_code(paths[0] / NOTEBOOK),
@@ -116,7 +117,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _servers(folder: Path) -> Iterator[dict[str, Any]]:
-    for number, trial in enumerate(sorted(folder.glob("trials/*")), start=1):
+    for number, trial in enumerate(subfolders(folder / "trials"), start=1):
         if server := _read(trial / SERVER_FILE):
             place = {"run_folder": printable(folder), "trial": int(trial.name) if trial.name.isdecimal() else number}
             yield server | place
@@ -124,8 +125,7 @@ def _servers(folder: Path) -> Iterator[dict[str, Any]]:
 
 def _made_with(folder: Path, facts: dict[str, Any], servers: list[dict[str, Any]]) -> dict[str, Any]:
     """The versions, the machine, the server's parameters and GPUs, where the run had one server."""
-    own = [server for server in servers if server["run_folder"] == printable(folder)]
-    server = own[0] if len(own) == 1 else {}
+    server = servers[0] if len(servers) == 1 else {}
     versions, host, parameters = (
         _mapping(part) for part in (facts.get("versions"), facts.get("host"), server.get("parameters"))
     )
@@ -177,7 +177,7 @@ def _telemetry(folders: list[Path]) -> pd.DataFrame:
     from tuner import telemetry  # psutil and httpx with it, which reading a run needs not
 
     found = []
-    for trial in (trial for folder in folders for trial in sorted(folder.glob("trials/*"))):
+    for trial in (trial for folder in folders for trial in subfolders(folder / "trials")):
         try:
             found.append(telemetry.load(trial))
         except (PathError, ValueError):  # none, or damaged: a report of the batches is worth having all the same
