@@ -1,13 +1,12 @@
 """How fast a history of many runs is loaded, judged and plotted, from its index and without it.
 
 Run it by hand: `python benchmarks/history.py` (`--runs 20` for fewer, `--keep FOLDER` to write the runs there once and
-use them again). Weeks of runs as tuner makes them, ten levels each with 300 requests. Each figure is the wall time of a
-process of its own, from its start to its end, imports included: `load_batches`, `judge`, `summarize`,
-throughput versus latency, and the trend. Both sides read the same files, which the page cache holds.
+use them again). Weeks of runs as tuner makes them, ten levels each with 300 requests. Each figure is the best of
+several processes, from start to end, imports included: load, judge, summarize, throughput versus latency, the trend.
+Without the index means the first time, when it is made; both sides read the same files, which the page cache holds.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -19,25 +18,25 @@ import msgspec
 from loading import LEVELS, write_level
 
 from tuner import timestamps
+from tuner.cache import INDEX_NAME
 from tuner.experiment import Experiment, Sidecar, TrialFacts
 
 ROUNDS = 5
 START = datetime(2026, 9, 1, 4, tzinfo=UTC)
 
-#: What a person does with a history; with `aside` first, nothing that is kept can be used.
+#: What a person does with a history; it prints the seconds of processor time it took and what came out.
 WORK = """
-import sys
-import tuner
+import resource, sys
+from pathlib import Path
 from tuner import figures
-if sys.argv[2] == "without":
-    from tuner import index
-    index.SCHEMA = -1
-    index.WORTH_KEEPING = float("inf")
-batches = tuner.load_batches(sys.argv[1])
-judged = tuner.judge(batches, {"ttft": {"p90": {"threshold": 0.3}}, "tpot": {"p95": {"threshold": 0.04}}})
-summary = tuner.summarize(judged)
-shown = [figures.throughput_vs_latency(judged).to_json(), figures.trend(judged).to_json()]
-print(len(judged), summary.max_throughput, *map(len, shown))
+from tuner.findings import read_results
+from tuner.slo import SLO
+slo = SLO.parse({"ttft": {"p90": {"threshold": 0.3}}, "tpot": {"p95": {"threshold": 0.04}}})
+results = read_results(Path(sys.argv[1]), slo=slo)
+shown = [figures.throughput_vs_latency(results.judged), figures.trend(results.judged, results.runs)]
+size = sum(len(figure.to_json()) for figure in shown)
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(used.ru_utime + used.ru_stime, len(results.judged), results.summary.max_throughput, size)
 """
 
 
@@ -68,14 +67,17 @@ def put(path: Path, value: object) -> None:
     path.write_bytes(msgspec.json.format(msgspec.json.encode(value)))
 
 
-def seconds_of(runs: Path, how: str) -> float:
-    """The best of several processes."""
+def measured(runs: Path, *, fresh: bool) -> tuple[float, float, str]:
+    """(wall seconds, processor seconds, what came out) of the best of several processes."""
     found = []
-    for _ in range(ROUNDS if how == "with" else 2):
+    for _ in range(ROUNDS):
+        if fresh:
+            (runs / INDEX_NAME).unlink(missing_ok=True)
         started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", WORK, runs, how], check=True, capture_output=True, text=True)
-        found.append(time.perf_counter() - started)
-        print(f"  {how} the index: {found[-1]:.2f} s  ({done.stdout.strip()})", file=sys.stderr)
+        done = subprocess.run([sys.executable, "-c", WORK, runs], check=True, capture_output=True, text=True)
+        seconds = time.perf_counter() - started
+        used, _, result = done.stdout.strip().partition(" ")
+        found.append((seconds, float(used), result))
     return min(found)
 
 
@@ -91,9 +93,26 @@ def main() -> None:
         for number in range(0 if runs.exists() else asked.runs):
             write_run(runs, number, asked.requests)
         megabytes = sum(path.stat().st_size for path in runs.rglob("*.json")) / 1e6
-        without, seconds = seconds_of(runs, "without"), seconds_of(runs, "with")
-    print(json.dumps({"runs": asked.runs, "levels": 10, "MB": round(megabytes)}))
-    print(f"without the index {without:.2f} s, from it {seconds:.2f} s: {without / seconds:.1f} times as fast")
+        imports = measured_imports()
+        without, kept = measured(runs, fresh=True), measured(runs, fresh=False)
+        index = (runs / INDEX_NAME).stat().st_size / 1e6
+    assert without[2] == kept[2], "the index gives something else"
+    print(f"{asked.runs} runs, {kept[2].split()[0]} batches, {megabytes:.0f} MB; the index {index:.1f} MB")
+    print(f"imports alone      {imports:5.2f} s")
+    for name, (seconds, used, _) in (("without the index", without), ("from the index", kept)):
+        print(f"{name:17} {seconds:6.2f} s ({used:.2f} s of one core)")
+    work = (without[0] - imports) / (kept[0] - imports)
+    print(f"without / with: {without[0] / kept[0]:.1f}; less the imports: {work:.1f}")
+
+
+def measured_imports() -> float:
+    """Seconds of a process that only starts and imports what the others do."""
+    seconds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "from tuner import figures, findings"], check=True)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 if __name__ == "__main__":

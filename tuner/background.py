@@ -9,9 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from tuner import carried, files, telemetry
-from tuner.books import is_running
 from tuner.cache import readings_of
+from tuner import carried, files
 from tuner.errors import PathError
 from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE, SERVER_LOG, Experiment
 from tuner.intervals import CONFIDENCE, intervals
@@ -19,6 +18,7 @@ from tuner.rows import printable
 from tuner.secrecy import Guard
 from tuner.spreads import Spreads, spreads
 from tuner.timestamps import to_utc
+from tuner.trials import subfolders
 
 logger = logging.getLogger(__name__)
 
@@ -103,12 +103,12 @@ def background(paths: Sequence[Path], batches: pd.DataFrame, slo: dict[str, Any]
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
     facts_file = paths[0] / EXPERIMENT_FILE
     facts = files.read_json(facts_file) if facts_file.exists() else {}
-    servers = [server for folder in folders for server in _servers(folder)]
+    servers = [list(_servers(folder)) for folder in folders]
     asked = [_read(folder / EXPERIMENT_FILE) for folder in folders]
     return Background(
         facts=facts | _state(facts, paths[0]),
-        servers=servers,
-        runs=[_made_with(folder, known, servers) for folder, known in zip(folders, asked, strict=True)],
+        servers=[server for own in servers for server in own],
+        runs=[_made_with(*run) for run in zip(folders, asked, servers, strict=True)],
         read_telemetry=lambda: _telemetry(folders),
         read_spreads=lambda: spreads(readings_of(batches)),
         intervals=_intervals(batches, slo or facts.get("spec", {}).get("slo")),
@@ -129,7 +129,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _servers(folder: Path) -> Iterator[dict[str, Any]]:
-    for number, trial in enumerate(sorted(folder.glob("trials/*")), start=1):
+    for number, trial in enumerate(subfolders(folder / "trials"), start=1):
         if server := _read(trial / SERVER_FILE):
             place = {"run_folder": printable(folder), "trial": int(trial.name) if trial.name.isdecimal() else number}
             yield server | place
@@ -137,8 +137,7 @@ def _servers(folder: Path) -> Iterator[dict[str, Any]]:
 
 def _made_with(folder: Path, facts: dict[str, Any], servers: list[dict[str, Any]]) -> dict[str, Any]:
     """The versions, the machine, the server's parameters and GPUs, where the run had one server."""
-    own = [server for server in servers if server["run_folder"] == printable(folder)]
-    server = own[0] if len(own) == 1 else {}
+    server = servers[0] if len(servers) == 1 else {}
     versions, host, parameters = (
         _mapping(part) for part in (facts.get("versions"), facts.get("host"), server.get("parameters"))
     )
@@ -163,6 +162,8 @@ def _slo(asked: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 def _state(facts: dict[str, Any], folder: Path) -> dict[str, str]:
     """A run that nobody writes any more is not running, whatever its file says: it was cut off."""
+    from tuner.books import is_running  # pydantic with it, which reading a run needs not
+
     cut_off = facts.get("state") == "running" and not is_running(Experiment(folder))
     return {"state": "interrupted"} if cut_off else {}
 
@@ -209,8 +210,10 @@ def _carried_intervals(content: dict[str, list[Any]], index: "pd.Index[Any]") ->
 
 def _telemetry(folders: list[Path]) -> pd.DataFrame:
     """The samples of all trials; nothing where nothing was recorded."""
+    from tuner import telemetry  # psutil and httpx with it, which reading a run needs not
+
     found = []
-    for trial in (trial for folder in folders for trial in sorted(folder.glob("trials/*"))):
+    for trial in (trial for folder in folders for trial in subfolders(folder / "trials")):
         try:
             found.append(telemetry.load(trial))
         except (PathError, ValueError):  # none, or damaged: a report of the batches is worth having all the same

@@ -43,7 +43,7 @@ class Results:
         """The figures that the report and the notebook show, the most telling first."""
         made = [figures.throughput_vs_latency(self.judged, self.slo, **self._axis())]
         if self._times() >= _HISTORY:
-            made.append(figures.trend(self.judged, self._runs(), **self._axis()))
+            made.append(figures.trend(self.judged, self.runs, **self._axis()))
         if self.judged["tpot_p50"].notna().any():
             made.append(figures.trade_off(self.judged, self._gpus()))
         return made if self.is_many else [*made, *self._of_each_curve()]
@@ -66,10 +66,11 @@ class Results:
 
     def _times(self) -> int:
         """At how many different times runs were made."""
-        return int(self._runs()["started_at"].nunique())
+        return int(self.runs["started_at"].nunique())
 
-    def _runs(self) -> pd.DataFrame:
-        """What each run was made with, and when its first batch, or else it itself, was started."""
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row a run, as `figures.trend` takes it; `started_at` is that of its first batch, or else its own."""
         began = self.judged.groupby("run_folder")["started_at"].min()
         known = pd.DataFrame(self.beside.runs, columns=None if self.beside.runs else ["run_folder", "started_at"])
         recorded = to_utc(known.set_index("run_folder")["started_at"])

@@ -159,7 +159,7 @@ def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, *, size: float) -> None
             name=style.says,
             mode="markers",
             marker={"symbol": style.symbol, "color": style.colour, "size": size, "line": {"width": size / 8}},
-            customdata=[[row["position"], told] for row, told in zip(records, facts, strict=True)],
+            customdata=np.array([chosen["position"], facts], dtype="object").T,
             hovertext=[f"{told}<br>{_judgement(row)}" for row, told in zip(records, facts, strict=True)],
             hoverinfo="text",
             showlegend=not chosen.empty,
