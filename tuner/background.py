@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from tuner.cache import readings_of
 from tuner import carried, files
+from tuner.cache import readings_of
 from tuner.errors import PathError
 from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE, SERVER_LOG, Experiment
 from tuner.intervals import CONFIDENCE, intervals
