@@ -1,16 +1,18 @@
 """What stands beside the batches: what was asked, the servers and what they used, how requests were spread, code."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from tuner import carried, files, telemetry
+from tuner.batches import load_batches
 from tuner.books import is_running
 from tuner.errors import PathError
 from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE, SERVER_LOG, Experiment
+from tuner.plain import asked_of_genai_bench
 from tuner.secrecy import Guard
 from tuner.spreads import Spreads, spreads
 from tuner.timestamps import to_utc
@@ -62,6 +64,10 @@ class Background:
                 guard.check_file(log, str(log.relative_to(folder)))
 
 
+#: a run, and the batches that are looked at of it
+Run = tuple[Background, pd.DataFrame]
+
+
 def background(paths: Sequence[Path], batches: pd.DataFrame) -> Background:
     """What stands beside the batches of `paths`; the first one's facts are those of all.
 
@@ -71,19 +77,47 @@ def background(paths: Sequence[Path], batches: pd.DataFrame) -> Background:
     if len(paths) == 1 and carried.is_page(paths[0]):
         return _of_report(carried.unpack(paths[0]))
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
-    facts_file = paths[0] / EXPERIMENT_FILE
-    facts = files.read_json(facts_file) if facts_file.exists() else {}
-    return Background(
-        facts=facts | _state(facts, paths[0]),
-        servers=[
-            files.read_json(path) for folder in folders for path in sorted(folder.glob(f"trials/*/{SERVER_FILE}"))
-        ],
+    return replace(
+        _asked(paths[0]),
+        servers=[server for folder in folders for server in _servers(folder)],
         telemetry=_telemetry(folders),
         spreads=spreads(source if isinstance(source, str) else None for source in batches["source"]),
-        code=_code(paths[0] / NOTEBOOK),
-        slo=facts.get("spec", {}).get("slo"),
         folders=folders,
     )
+
+
+def runs_at(path: Path) -> list[Run]:
+    """Each run at `path` with its batches, without what only figures show.
+
+    Raises:
+        PathError: there is no batch, or a report is damaged.
+    """
+    batches = load_batches(path)
+    if carried.is_page(path):
+        return [(_of_report(carried.unpack(path)), batches)]
+    return [(_of_run(Path(str(folder))), own) for folder, own in batches.groupby("run_folder", sort=False)]
+
+
+def _of_run(folder: Path) -> Background:
+    return replace(_asked(folder), servers=_servers(folder), folders=[folder])
+
+
+def _asked(folder: Path) -> Background:
+    """What was asked of a run, or of a plain genai-bench folder, and the code that ran."""
+    facts_file = folder / EXPERIMENT_FILE
+    facts = files.read_json(facts_file) if facts_file.exists() else asked_of_genai_bench(folder)
+    return Background(
+        facts=facts | _state(facts, folder),
+        servers=[],
+        telemetry=pd.DataFrame({"at": []}),
+        spreads={},
+        code=_code(folder / NOTEBOOK),
+        slo=facts.get("spec", {}).get("slo"),
+    )
+
+
+def _servers(folder: Path) -> list[dict[str, Any]]:
+    return [files.read_json(path) for path in sorted(folder.glob(f"trials/*/{SERVER_FILE}"))]
 
 
 def _state(facts: dict[str, Any], folder: Path) -> dict[str, str]:

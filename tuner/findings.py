@@ -37,7 +37,7 @@ class Results:
         """The figures that the report and the notebook show, the most telling first."""
         known = [metric for metric in figures.METRICS if self.judged[f"{metric}_p90"].notna().any()]
         spread = [metric for metric in ("ttft", "tpot") if any(self.beside.spreads.get(metric, []))]
-        made = [figures.throughput_vs_latency(self.judged, self.slo, **self._axis())]
+        made = [figures.throughput_vs_latency(self.judged, self.slo, **axis(self.slo))]
         if self.judged["tpot_p50"].notna().any():
             made.append(figures.trade_off(self.judged, self._gpus()))
         made += [figures.latency_vs_concurrency(self.judged, self.slo, metric=metric) for metric in known]
@@ -47,11 +47,6 @@ class Results:
         if self.judged["started_at"].notna().any():
             made.append(figures.timeline(self.judged, self.beside.telemetry))
         return made
-
-    def _axis(self) -> dict[str, str]:
-        """The latency that the SLO limits, so that its threshold is in the figure."""
-        latencies = [constraint for constraint in self.slo.constraints if constraint.is_latency] if self.slo else []
-        return {"metric": latencies[0].metric, "statistic": latencies[0].statistic} if latencies else {}
 
     def _gpus(self) -> dict[int, int]:
         """How many GPUs each trial's server had, where one run is shown."""
@@ -92,6 +87,12 @@ class Results:
             telemetry={str(name): exact[name].tolist() for name in exact},
             code=self.beside.code,
         )
+
+
+def axis(slo: SLO | None) -> dict[str, str]:
+    """The latency that the SLO limits, so that its threshold is in the figure of throughput versus latency."""
+    latencies = [constraint for constraint in slo.constraints if constraint.is_latency] if slo else []
+    return {"metric": latencies[0].metric, "statistic": latencies[0].statistic} if latencies else {}
 
 
 def read_results(*paths: Path, slo: SLO | None = None) -> Results:

@@ -5,6 +5,7 @@ that a print in black and white says the same. Times are UTC and say so.
 """
 
 from tuner.figures.curves import latency_vs_concurrency, throughput_vs_latency, trade_off
+from tuner.figures.differences import changes
 from tuner.figures.look import CONFIG, METRICS, VERDICTS, notebook_bundle
 from tuner.figures.spread import distribution
 from tuner.figures.timeline import timeline
@@ -13,6 +14,7 @@ __all__ = [
     "CONFIG",
     "METRICS",
     "VERDICTS",
+    "changes",
     "distribution",
     "latency_vs_concurrency",
     "notebook_bundle",

@@ -1,0 +1,126 @@
+"""A comparison as tables of text: what differs for sure comes before how much."""
+
+from typing import Any
+
+import pandas as pd
+
+from tuner.comparison import Comparison
+from tuner.constraints import NAMES
+
+WORSE, BETTER, SAME, UNKNOWN = "worse", "better", "same", "unknown"
+#: what a verdict is called, and the sign that says it where there is little room; the surest first
+MARKS = {WORSE: "✗ worse", BETTER: "✓ better", SAME: "≈", UNKNOWN: "?"}
+LEGEND = "✗ worse, ✓ better: a difference that chance does not explain; ≈ none shown: it may lie anywhere in the range"
+#: the metrics that one line a level has room for; all others are in the details
+TELLING = (
+    *("max_throughput", "output_throughput", "ttft_p50", "ttft_p99", "tpot_p50", "e2e_latency_p50", "e2e_latency_p99"),
+    *("error_rate", "attainment"),
+)
+#: metrics whose change is an absolute difference
+SHARES = ("error_rate", "attainment")
+#: the level of a row that is about all of them
+ALL_LEVELS = "maximum"
+_NAMES = NAMES | {"attainment": "met SLO", "max_throughput": "max throughput"}
+
+
+def label(metric: str) -> str:
+    """A metric as texts call it: `TTFT p90`."""
+    name, _, statistic = metric.rpartition("_")
+    return _NAMES.get(metric) or " ".join(filter(None, (_NAMES.get(name, name), statistic)))
+
+
+def level(row: "pd.Series[Any] | dict[Any, Any]") -> str:
+    """A row's concurrency as text, `maximum` where it is about the best of all levels."""
+    return ALL_LEVELS if pd.isna(row["concurrency"]) else str(row["concurrency"])
+
+
+def overview(comparison: Comparison) -> pd.DataFrame:
+    """One row a level, one column for each of the most telling metrics.
+
+    Returns:
+        Texts: `scenario` (where there are several), `level`, and by metric the verdict before the size.
+    """
+    rows = comparison.differences[comparison.differences["metric"].isin(TELLING)]
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in _each(rows):
+        column = "output_throughput" if row["metric"] == "max_throughput" else row["metric"]
+        cells.setdefault((row["scenario"], level(row)), {})[column] = cell(row)
+    columns = [name for name in TELLING if any(name in found for found in cells.values())]
+    table = [[*key, *(found.get(name, "") for name in columns)] for key, found in cells.items()]
+    frame = pd.DataFrame(table, columns=["scenario", "level", *map(label, columns)])
+    return frame if frame["scenario"].nunique() > 1 else frame.drop(columns="scenario")
+
+
+def details(comparison: Comparison) -> pd.DataFrame:
+    """One row a scenario, level and metric, what differs for sure first.
+
+    Returns:
+        Texts: `verdict`, `scenario`, `level`, `metric`, `baseline`, `candidate`, `change`, its interval, `evidence`.
+    """
+    order = list(MARKS)
+    rows = comparison.differences
+    rows = rows.iloc[sorted(range(len(rows)), key=lambda place: order.index(rows["verdict"].iloc[place]))]
+    interval = f"{comparison.confidence * 100:g} % interval"
+    names = ["verdict", "scenario", "level", "metric", "baseline", "candidate", "change", interval, "evidence"]
+    frame = pd.DataFrame([_detail(row) for row in _each(rows)], columns=names, index=rows.index)
+    return frame if rows["scenario"].nunique() > 1 else frame.drop(columns="scenario")
+
+
+def _detail(row: dict[Any, Any]) -> list[str]:
+    sides = [_value(row, side) for side in ("baseline", "candidate")]
+    where = [row["scenario"], level(row), label(row["metric"])]
+    return [row["verdict"], *where, *sides, change(row), between(row), _evidence(row)]
+
+
+def _evidence(row: dict[Any, Any]) -> str:
+    """What the interval rests on, and what else is to be said."""
+    over = row["over"] if isinstance(row["over"], str) else ""
+    counts = [row[f"{side}_{over}"] for side in ("baseline", "candidate")] if over else []
+    told = f"{counts[0]} and {counts[1]} {over}" if counts and not any(map(pd.isna, counts)) else over
+    return "; ".join(filter(None, [told, row["note"] if isinstance(row["note"], str) else ""]))
+
+
+def unmatched(comparison: Comparison) -> pd.DataFrame:
+    """One row a level that one side has no result of: `scenario`, `level`, `no result in`, `outcome`, `why`."""
+    rows = comparison.unmatched
+    shown = rows.rename(columns={"side": "no result in", "reason": "why"})
+    shown["level"] = [level(row) for row in _each(rows)]
+    return shown[["scenario", "level", "no result in", "outcome", "why"]].fillna("")
+
+
+def cell(row: dict[Any, Any]) -> str:
+    """The verdict, then the size: of a difference that is none for sure, how large it may be."""
+    size = {UNKNOWN: "", SAME: between(row) or change(row)}.get(row["verdict"], change(row))
+    return f"{MARKS[row['verdict']]} {size}".strip()
+
+
+def verdict_of(text: str) -> str:
+    """The verdict that a cell begins with, in an overview; empty for others."""
+    return next((verdict for verdict, mark in MARKS.items() if f"{text} ".startswith(f"{mark} ")), "")
+
+
+def change(row: dict[Any, Any], of: str = "change") -> str:
+    """A relative change (or a bound of it) in percent; of a share, in percentage points."""
+    return "–" if pd.isna(row[of]) else f"{_signed(row[of])} {'pp' if row['metric'] in SHARES else '%'}"
+
+
+def between(row: dict[Any, Any]) -> str:
+    """The interval of a change; empty where there is none."""
+    return "" if pd.isna(row["low"]) or pd.isna(row["high"]) else f"{_signed(row['low'])} to {change(row, 'high')}"
+
+
+def _value(row: dict[Any, Any], side: str) -> str:
+    """A metric's value with its unit; a share in percent."""
+    if pd.isna(row[side]):
+        return "–"
+    return f"{row[side] * 100:.4g} %" if row["metric"] in SHARES else f"{row[side]:.4g} {row['unit']}".strip()
+
+
+def _signed(share: float) -> str:
+    """A share in percent with its sign, to three digits."""
+    percent = share * 100
+    return f"{percent:+.{0 if abs(percent) >= 100 else 1}f}".replace("-", "−")
+
+
+def _each(rows: pd.DataFrame) -> list[dict[Any, Any]]:
+    return rows.to_dict("records")
