@@ -127,7 +127,7 @@ def _of_scenario(batches: pd.DataFrame) -> Summary:
     return Summary(
         max_throughput=None if best is None else float(best["output_throughput"]),
         best_level=None if best is None else int(best["concurrency"]),
-        bracket=NONE if best is None else _bracket(_curve_of(best, batches)),
+        bracket=NONE if best is None else bracket(_curve_of(best, batches)),
         compliant=len(compliant),
         total=len(batches),
         best=best,
@@ -147,7 +147,7 @@ def _curve_of(best: "pd.Series[Any]", batches: pd.DataFrame) -> pd.DataFrame:
     return batches[same]
 
 
-def _bracket(curve: pd.DataFrame) -> str:
+def bracket(curve: pd.DataFrame) -> str:
     """How far the compliant levels of one curve are confined by levels that fail."""
     fails = (curve["verdict"] == FAIL) | _column(curve, "outcome").isin(TOO_MUCH)
     highest = curve.loc[curve["verdict"].isin(COMPLIANT), "concurrency"].max()
