@@ -4,29 +4,40 @@ from typing import Any
 
 import pandas as pd
 
-from tuner.comparison import Comparison
-from tuner.constraints import NAMES
+from tuner.comparison import BETTER, SAME, UNKNOWN, WORSE, Comparison, words
+from tuner.comparison.sides import SHARES
 
-WORSE, BETTER, SAME, UNKNOWN = "worse", "better", "same", "unknown"
-#: what a verdict is called, and the sign that says it where there is little room; the surest first
+#: what a verdict is called where there is little room; what differs for sure comes first
 MARKS = {WORSE: "✗ worse", BETTER: "✓ better", SAME: "≈", UNKNOWN: "?"}
-LEGEND = "✗ worse, ✓ better: a difference that chance does not explain; ≈ none shown: it may lie anywhere in the range"
-#: the metrics that one line a level has room for; all others are in the details
+LEGEND = (
+    "✗ worse, ✓ better: a difference beyond the tolerance that chance does not explain. "
+    "≈: none was shown, and the range says where it may lie. ?: cannot be told."
+)
+#: the metrics that a line has room for; another one joins them where it differs for sure
 TELLING = (
-    *("max_throughput", "output_throughput", "ttft_p50", "ttft_p99", "tpot_p50", "e2e_latency_p50", "e2e_latency_p99"),
+    *("max_throughput", "output_throughput", "ttft_p50", "ttft_p90", "tpot_p50", "e2e_latency_p50", "e2e_latency_p90"),
     *("error_rate", "attainment"),
 )
-#: metrics whose change is an absolute difference
-SHARES = ("error_rate", "attainment")
 #: the level of a row that is about all of them
 ALL_LEVELS = "maximum"
-_NAMES = NAMES | {"attainment": "met SLO", "max_throughput": "max throughput"}
 
 
-def label(metric: str) -> str:
-    """A metric as texts call it: `TTFT p90`."""
-    name, _, statistic = metric.rpartition("_")
-    return _NAMES.get(metric) or " ".join(filter(None, (_NAMES.get(name, name), statistic)))
+def told(differences: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the most telling metrics, and of every other one that differs for sure somewhere."""
+    sure = differences.loc[differences["verdict"].isin([WORSE, BETTER]), "metric"]
+    return differences[differences["metric"].isin({*TELLING, *sure})]
+
+
+def metrics(differences: pd.DataFrame) -> list[str]:
+    """The metrics of the rows: the most telling first, each followed by its kin."""
+    known = list(dict.fromkeys(differences["metric"]))
+    return sorted(known, key=lambda name: (_family(name), name not in TELLING, known.index(name)))
+
+
+def _family(metric: str) -> int:
+    """Where the first telling metric stands that measures the same: `ttft_p99` belongs to `ttft_p50`."""
+    stem = metric.rpartition("_")[0]
+    return next((place for place, name in enumerate(TELLING) if metric == name or name.startswith(f"{stem}_")), 99)
 
 
 def level(row: "pd.Series[Any] | dict[Any, Any]") -> str:
@@ -40,14 +51,14 @@ def overview(comparison: Comparison) -> pd.DataFrame:
     Returns:
         Texts: `scenario` (where there are several), `level`, and by metric the verdict before the size.
     """
-    rows = comparison.differences[comparison.differences["metric"].isin(TELLING)]
+    rows = told(comparison.differences)
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for row in _each(rows):
         column = "output_throughput" if row["metric"] == "max_throughput" else row["metric"]
         cells.setdefault((row["scenario"], level(row)), {})[column] = cell(row)
-    columns = [name for name in TELLING if any(name in found for found in cells.values())]
+    columns = [name for name in metrics(rows) if any(name in found for found in cells.values())]
     table = [[*key, *(found.get(name, "") for name in columns)] for key, found in cells.items()]
-    frame = pd.DataFrame(table, columns=["scenario", "level", *map(label, columns)])
+    frame = pd.DataFrame(table, columns=["scenario", "level", *map(words.name, columns)])
     return frame if frame["scenario"].nunique() > 1 else frame.drop(columns="scenario")
 
 
@@ -68,7 +79,7 @@ def details(comparison: Comparison) -> pd.DataFrame:
 
 def _detail(row: dict[Any, Any]) -> list[str]:
     sides = [_value(row, side) for side in ("baseline", "candidate")]
-    where = [row["scenario"], level(row), label(row["metric"])]
+    where = [row["scenario"], level(row), words.name(row["metric"])]
     return [row["verdict"], *where, *sides, change(row), between(row), _evidence(row)]
 
 

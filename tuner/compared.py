@@ -12,13 +12,12 @@ import pandas as pd
 from tuner import changes, figures
 from tuner.background import Run, runs_at
 from tuner.batches import load_batches
-from tuner.comparison import Comparison, compare
+from tuner.comparison import Comparison, compare, words
 from tuner.differences import differences
 from tuner.errors import NothingSurvived, Regressed, SpecError
 from tuner.findings import axis
 from tuner.rows import records
 from tuner.slo import SLO, judge
-from tuner.summary import TOO_MUCH
 
 #: the kind of an HTML file that carries both sides
 COMPARISON = "comparison"
@@ -88,23 +87,15 @@ class Compared:
     @property
     def answer(self) -> list[str]:
         """The result in words, most important line first."""
-        return [*self.comparison.text, *_told_failures(self.failed), self.slo_note]
-
-    @property
-    def failed(self) -> pd.DataFrame:
-        """The levels that the candidate's server no longer stands, of those that are unmatched."""
-        lost = self.comparison.unmatched
-        return lost[(lost["side"] == "candidate") & lost["outcome"].isin(TOO_MUCH)]
+        return [*self.comparison.text, self.slo_note]
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
-        """What terminal and notebook show, by title: one row a level, then what differs for sure, then the rest."""
-        details = changes.details(self.comparison)
-        real = details[details["verdict"].isin([changes.WORSE, changes.BETTER])]
+        """What terminal and notebook show, by title: one row a level, then what the answer has no room to list."""
+        unmatched = changes.unmatched(self.comparison)
         tables = {
             "Levels": changes.overview(self.comparison),
-            "Real differences": real,
-            "Levels without a counterpart": changes.unmatched(self.comparison),
+            "Levels without a result": unmatched if len(unmatched) > words.LISTED else unmatched.head(0),
         }
         return {title: table for title, table in tables.items() if len(table)}
 
@@ -128,15 +119,15 @@ class Compared:
             "candidate": self.candidate.to_dict(),
             "regressed": self.regressed,
             "slo": self.slo.to_dict() if self.slo else None,
+            "slo_note": self.slo_note,
             "configuration": records(self.configuration),
             **self.comparison.to_dict(),
-            "text": self.answer,
         }
 
     @property
     def regressed(self) -> bool:
         """Whether anything got worse beyond the tolerance, or a level no longer works."""
-        return bool(len(self.comparison.regressions) or len(self.failed))
+        return len(self.comparison.regressions) > 0
 
     def must_be_comparable(self) -> None:
         """Accept everything but two sides without one level in common.
@@ -260,9 +251,3 @@ def _named(name: str, side: Side) -> pd.DataFrame:
     """A side's batches for a figure of both: its curves are called by the side, and by the run where it has several."""
     several = side.judged["experiment"].nunique() > 1
     return side.judged.assign(experiment=name + (": " + side.judged["experiment"] if several else ""))
-
-
-def _told_failures(failed: pd.DataFrame) -> list[str]:
-    rows = records(failed)
-    told = [f"{row['scenario']} concurrency {changes.level(row)} ({row['outcome']})" for row in rows]
-    return [f"The candidate no longer has a result at {', '.join(told)}."] if told else []

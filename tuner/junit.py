@@ -7,6 +7,7 @@ from xml.etree import ElementTree  # writes only; nothing from outside is parsed
 
 from tuner import changes, files, timestamps
 from tuner.compared import Compared
+from tuner.comparison import UNKNOWN, WORSE, words
 from tuner.rows import records
 
 #: what no XML 1.0 document may hold, escaped or not
@@ -28,13 +29,12 @@ def write_junit(compared: Compared, target: Path) -> Path:
     _add_configuration(suite, compared)
     for row in records(compared.comparison.differences):
         _add_difference(suite, row)
-    failed = set(compared.failed.index)
-    for place, row in zip(compared.comparison.unmatched.index, records(compared.comparison.unmatched), strict=True):
-        _add_unmatched(suite, row, failed=place in failed)
+    for row in records(compared.comparison.unmatched):
+        _add_unmatched(suite, row)
     for element in (root, suite):
         _count(element, suite)
     ElementTree.indent(root)
-    files.write_atomically(target, XML.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
+    files.write_atomically(target, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
     return target
 
 
@@ -51,21 +51,21 @@ def _add_configuration(suite: ElementTree.Element, compared: Compared) -> None:
 
 
 def _add_difference(suite: ElementTree.Element, row: dict[str, Any]) -> None:
-    case = _case(suite, row, changes.label(row["metric"]))
+    case = _case(suite, row, words.name(row["metric"]))
     said = _clean(", ".join(filter(None, [changes.cell(row), changes.between(row), row["note"] or ""])))
-    if row["verdict"] == changes.WORSE:
+    if row["verdict"] == WORSE:
         failure = ElementTree.SubElement(case, "failure", type="regression", message=said)
         failure.text = _clean(f"baseline {row['baseline']}, candidate {row['candidate']} {row['unit']}")
-    elif row["verdict"] == changes.UNKNOWN:
+    elif row["verdict"] == UNKNOWN:
         ElementTree.SubElement(case, "skipped", message=said)
     else:
         ElementTree.SubElement(case, "system-out").text = said
 
 
-def _add_unmatched(suite: ElementTree.Element, row: dict[str, Any], *, failed: bool) -> None:
+def _add_unmatched(suite: ElementTree.Element, row: dict[str, Any]) -> None:
     case = _case(suite, row, "has a result on both sides")
     said = _clean(f"{row['side']} has no result: {row['outcome']}: {row['reason']}")
-    ElementTree.SubElement(case, "failure" if failed else "skipped", type=str(row["outcome"]), message=said)
+    ElementTree.SubElement(case, "failure" if row["lost"] else "skipped", type=str(row["outcome"]), message=said)
 
 
 def _case(suite: ElementTree.Element, row: dict[str, Any], name: str) -> ElementTree.Element:

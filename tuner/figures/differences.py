@@ -7,14 +7,15 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner import changes as texts
+from tuner.comparison import BETTER, SAME, UNKNOWN, WORSE, words
 from tuner.figures import look
 
 #: what differs for sure is filled and thick; shapes tell the verdicts apart without colour
 _LOOKS = {
-    texts.WORSE: (look.Look("worse", "x", "#D55E00"), 3.5),
-    texts.BETTER: (look.Look("better", "diamond", "#0072B2"), 3.5),
-    texts.SAME: (look.Look("no difference shown", "circle-open", "#666666"), 1.25),
-    texts.UNKNOWN: (look.Look("unknown", "square-x-open", "#666666"), 1.25),
+    WORSE: (look.Look("worse", "x", "#D55E00"), 3.5),
+    BETTER: (look.Look("better", "diamond", "#0072B2"), 3.5),
+    SAME: (look.Look("no difference shown", "circle-open", "#666666"), 1.25),
+    UNKNOWN: (look.Look("unknown", "square-x-open", "#666666"), 1.25),
 }
 _ROW = 22  # pixels a level
 _FRAME = 190  # pixels around them
@@ -50,8 +51,9 @@ def _about(tolerance: float) -> str:
 
 def _rows(differences: pd.DataFrame) -> pd.DataFrame:
     """The rows that are drawn, grouped by metric in the order of the tables."""
-    known = differences[differences["metric"].isin(texts.TELLING) & differences["change"].notna()]
-    order = known["metric"].map(texts.TELLING.index)
+    known = texts.told(differences)
+    known = known[known["change"].notna()]
+    order = known["metric"].map(texts.metrics(known).index)
     return known.assign(order=order).sort_values(["order", "scenario", "concurrency"], kind="stable")
 
 
@@ -60,7 +62,7 @@ def _add(figure: go.Figure, rows: pd.DataFrame, style: look.Look, width: float) 
     records = rows.to_dict("records")
     figure.add_scatter(
         x=rows["change"] * 100,
-        y=[[texts.label(row["metric"]) for row in records], [_level(row, several=several) for row in records]],
+        y=[[words.name(row["metric"]) for row in records], [_level(row, several=several) for row in records]],
         error_x={
             "type": "data",
             "symmetric": False,
@@ -85,7 +87,7 @@ def _level(row: dict[Any, Any], *, several: bool) -> str:
 
 def _hover(row: dict[Any, Any]) -> str:
     lines = [
-        f"<b>{escape(texts.label(row['metric']))}</b>, concurrency {texts.level(row)}, {escape(row['scenario'])}",
+        f"<b>{escape(words.name(row['metric']))}</b>, concurrency {texts.level(row)}, {escape(row['scenario'])}",
         f"<b>{escape(texts.cell(row))}</b>",
         f"{row['baseline']:.4g} → {row['candidate']:.4g} {escape(row['unit'])}",
         f"between {texts.between(row)}" if texts.between(row) else "",
