@@ -92,11 +92,12 @@ def _evidence(row: dict[Any, Any]) -> str:
 
 
 def unmatched(comparison: Comparison) -> pd.DataFrame:
-    """One row a level that one side has no result of: `scenario`, `level`, `no result in`, `outcome`, `why`."""
+    """The levels that one side has no result of: `scenario`, `level`, `no result in`, `outcome`, `why`, `batches`."""
     rows = comparison.unmatched
-    shown = rows.rename(columns={"side": "no result in", "reason": "why"})
+    shown = rows.rename(columns={"side": "no result in", "reason": "why"}).fillna({"why": ""})
     shown["level"] = [level(row) for row in _each(rows)]
-    return shown[["scenario", "level", "no result in", "outcome", "why"]].fillna("")
+    names = ["scenario", "level", "no result in", "outcome", "why"]
+    return shown.groupby(names, sort=False).size().reset_index(name="batches")
 
 
 def cell(row: dict[Any, Any]) -> str:
@@ -110,14 +111,20 @@ def verdict_of(text: str) -> str:
     return next((verdict for verdict, mark in MARKS.items() if f"{text} ".startswith(f"{mark} ")), "")
 
 
-def change(row: dict[Any, Any], of: str = "change") -> str:
-    """A relative change (or a bound of it) in percent; of a share, in percentage points."""
-    return "–" if pd.isna(row[of]) else f"{_signed(row[of])} {'pp' if row['metric'] in SHARES else '%'}"
+def change(row: dict[Any, Any]) -> str:
+    """A relative change in percent; of a share, in percentage points."""
+    return "–" if pd.isna(row["change"]) else f"{_signed(row['change'], 100)} {_unit(row)}"
 
 
 def between(row: dict[Any, Any]) -> str:
     """The interval of a change; empty where there is none."""
-    return "" if pd.isna(row["low"]) or pd.isna(row["high"]) else f"{_signed(row['low'])} to {change(row, 'high')}"
+    if pd.isna(row["low"]) or pd.isna(row["high"]):
+        return ""
+    return f"{_signed(row['low'], 10)} to {_signed(row['high'], 10)} {_unit(row)}"
+
+
+def _unit(row: dict[Any, Any]) -> str:
+    return "pp" if row["metric"] in SHARES else "%"
 
 
 def _value(row: dict[Any, Any], side: str) -> str:
@@ -127,10 +134,10 @@ def _value(row: dict[Any, Any], side: str) -> str:
     return f"{row[side] * 100:.4g} %" if row["metric"] in SHARES else f"{row[side]:.4g} {row['unit']}".strip()
 
 
-def _signed(share: float) -> str:
-    """A share in percent with its sign, to three digits."""
+def _signed(share: float, whole_from: float) -> str:
+    """A share in percent with its sign and one decimal, from `whole_from` percent on without."""
     percent = share * 100
-    return f"{percent:+.{0 if abs(percent) >= 100 else 1}f}".replace("-", "−")
+    return f"{percent:+.{0 if abs(percent) >= whole_from else 1}f}".replace("-", "−")
 
 
 def _each(rows: pd.DataFrame) -> list[dict[Any, Any]]:

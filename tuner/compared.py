@@ -44,7 +44,8 @@ class Side:
     @property
     def measured(self) -> str:
         """When its measurement began, UTC with a `Z`; empty where nobody knows."""
-        return self.to_dict()["started_at"] or ""
+        began = self.judged["started_at"].min()
+        return "" if pd.isna(began) else f"{began:%Y-%m-%dT%H:%M:%SZ}"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: where it lies and when it was measured (UTC)."""
@@ -87,7 +88,7 @@ class Compared:
     @property
     def answer(self) -> list[str]:
         """The result in words, most important line first."""
-        return [*self.comparison.text, self.slo_note]
+        return list(dict.fromkeys([*self.comparison.text, self.slo_note]))  # repeats fail in the same words
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:

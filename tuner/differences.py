@@ -1,6 +1,7 @@
 """In what two sides differ besides their numbers: server, machine, load and versions; no secret is in it."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -74,16 +75,24 @@ def _facts(run: Run) -> dict[str, str]:
         _flat(_mapping(facts, "genai_bench"), _GENAI_BENCH),
         _flat(_mapping(facts, "spec")),
         ((f"{name} version", value) for name, value in _mapping(facts, "versions").items()),
+        [("GPU", ", ".join(_counted(facts.get("gpus"))))],
         ((f"host {name}", value) for name, value in _mapping(facts, "host").items()),
         _of_servers(beside.servers),
     )
     guard = Guard()
-    return {name: _shown(value, guard) for name, value in found if name.split(".")[0] not in _TELLS_NOTHING}
+    telling = ((name, _shown(value, guard)) for name, value in found if name.split(".")[0] not in _TELLS_NOTHING)
+    return {name: text for name, text in telling if text != NONE}
 
 
 def _mapping(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
     found = facts.get(name)
     return found if isinstance(found, dict) else {}
+
+
+def _counted(names: Any) -> Iterator[str]:
+    """`2 × NVIDIA L4` for two of one name."""
+    for name, count in Counter(names if isinstance(names, list) else []).items():
+        yield f"{count} × {name}"
 
 
 def _of_batches(batches: pd.DataFrame) -> Iterator[tuple[str, Any]]:
@@ -126,7 +135,7 @@ def _shown(value: Any, guard: Guard) -> str:
 
 
 def _text(value: Any) -> str:
-    if value is None or value == []:
+    if value is None or value in ([], ""):
         return NONE
     if isinstance(value, (list, tuple)):
         return ", ".join(_text(part) for part in value)

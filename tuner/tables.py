@@ -103,7 +103,7 @@ def _comparison(compared: Compared) -> bytes:
 def _configuration(compared: Compared) -> list[Any]:
     """In what the sides differ besides numbers."""
     rows = compared.configuration
-    return ["", _drawn(rows, ["plain"] * len(rows))] if len(rows) else [SAME_CONFIGURATION]
+    return ["", _drawn(rows, ["plain"] * len(rows))] if len(rows) else ["", SAME_CONFIGURATION]
 
 
 def _printed(console: Console, *parts: Any) -> bytes:

@@ -14,7 +14,7 @@ async function draw(page) {
   for (const [place, { data: traces, layout }] of page.figures.entries()) {
     layout.margin = { l: narrow ? 48 : 70, r: narrow ? 8 : 20, t: 30, b: 50 };
     layout.height -= 40;  // the title stands above, where it wraps
-    if (narrow) layout.legend.y -= 0.06;
+    if (narrow) layout.legend.y -= 25 / layout.height;
     await Plotly.newPlot(`plot-${place + 1}`, traces, layout, page.config);
   }
 }
