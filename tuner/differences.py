@@ -80,7 +80,9 @@ def _facts(run: Run) -> dict[str, str]:
         _of_servers(beside.servers),
     )
     guard = Guard()
-    telling = ((name, _shown(value, guard)) for name, value in found if name.split(".")[0] not in _TELLS_NOTHING)
+    telling = (
+        (_whole(name), _shown(value, guard)) for name, value in found if name.split(".")[0] not in _TELLS_NOTHING
+    )
     return {name: text for name, text in telling if text != NONE}
 
 
@@ -126,12 +128,17 @@ def _flat(
 
 def _shown(value: Any, guard: Guard) -> str:
     """A value as text; one that holds a secret is not shown."""
-    text = _text(value)
+    text = _whole(_text(value))
     try:
         guard.check(text, "")
     except SecretFound:
         return "(hidden: it holds a secret)"
     return text
+
+
+def _whole(text: str) -> str:
+    """`text` without half characters, which JSON can hold and no file."""
+    return text.encode(errors="replace").decode()
 
 
 def _text(value: Any) -> str:
