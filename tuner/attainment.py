@@ -4,21 +4,21 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from tuner.cache import Reading, readings
+from tuner.cache import Reading
 from tuner.measure import Floats
 
 
-def attainments(sources: Iterable[str | None], limits: Mapping[str, float]) -> Floats:
+def attainments(known: Iterable[Reading | None], limits: Mapping[str, float]) -> Floats:
     """The share of all requests of each batch, failed ones included, that met every limit.
 
     Args:
-        sources: a result file for each batch, or None.
+        known: what is kept of each batch's result file; None where there is none.
         limits: seconds, by `ttft`, `tpot`, `e2e_latency`.
 
     Returns:
         Between 0 and 1; NaN where the file is gone or holds no individual requests.
     """
-    return np.array([_share(reading, limits) for reading in readings(sources)], np.float64)
+    return np.array([_share(reading, limits) for reading in known], np.float64)
 
 
 def _share(reading: Reading | None, limits: Mapping[str, float]) -> float:

@@ -10,8 +10,10 @@ import pandas as pd
 from tuner import carried, files, telemetry
 from tuner.batches import load_batches
 from tuner.books import is_running
+from tuner.cache import readings_of
 from tuner.errors import PathError
 from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE, SERVER_LOG, Experiment
+from tuner.intervals import CONFIDENCE, intervals
 from tuner.plain import asked_of_genai_bench
 from tuner.secrecy import Guard
 from tuner.spreads import Spreads, spreads
@@ -30,6 +32,7 @@ class Background:
         servers: each trial's `server.json`.
         telemetry: `at` (UTC) and what was sampled, of all trials; perhaps empty.
         spreads: quantiles of each batch's requests, by latency, in the order of the batches.
+        intervals: confidence intervals of each batch's numbers, as `tuner.intervals` gives; perhaps without columns.
         code: the cells of the notebook that ran.
         slo: the SLO document that was asked for, or that a report judged by.
         known_attainment: of each batch under the run's own SLO, where a report carries it.
@@ -40,6 +43,7 @@ class Background:
     servers: list[dict[str, Any]]
     telemetry: pd.DataFrame
     spreads: Spreads
+    intervals: pd.DataFrame
     code: list[str]
     slo: dict[str, Any] | None = None
     known_attainment: list[float | None] = field(default_factory=list)
@@ -68,20 +72,28 @@ class Background:
 Run = tuple[Background, pd.DataFrame]
 
 
-def background(paths: Sequence[Path], batches: pd.DataFrame) -> Background:
+def background(paths: Sequence[Path], batches: pd.DataFrame, slo: dict[str, Any] | None = None) -> Background:
     """What stands beside the batches of `paths`; the first one's facts are those of all.
+
+    Args:
+        paths: run directories, genai-bench folders, files or reports.
+        batches: theirs.
+        slo: the document of the SLO that judges them, whose confidence is that of the intervals; by default their own.
 
     Raises:
         PathError: a report is damaged.
     """
     if len(paths) == 1 and carried.is_page(paths[0]):
-        return _of_report(carried.unpack(paths[0]))
+        return _of_report(carried.unpack(paths[0]), batches.index, slo)
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
+    known = readings_of(batches)
+    asked = _asked(paths[0])
     return replace(
-        _asked(paths[0]),
+        asked,
         servers=[server for folder in folders for server in _servers(folder)],
         telemetry=_telemetry(folders),
-        spreads=spreads(source if isinstance(source, str) else None for source in batches["source"]),
+        spreads=spreads(known),
+        intervals=intervals(batches, confidence=_confidence(slo or asked.slo), known=known),
         folders=folders,
     )
 
@@ -94,7 +106,7 @@ def runs_at(path: Path) -> list[Run]:
     """
     batches = load_batches(path)
     if carried.is_page(path):
-        return [(_of_report(carried.unpack(path)), batches)]
+        return [(_of_report(carried.unpack(path), batches.index, None), batches)]
     return [(_of_run(Path(str(folder))), own) for folder, own in batches.groupby("run_folder", sort=False)]
 
 
@@ -111,6 +123,7 @@ def _asked(folder: Path) -> Background:
         servers=[],
         telemetry=pd.DataFrame({"at": []}),
         spreads={},
+        intervals=pd.DataFrame(),
         code=_code(folder / NOTEBOOK),
         slo=facts.get("spec", {}).get("slo"),
     )
@@ -126,7 +139,15 @@ def _state(facts: dict[str, Any], folder: Path) -> dict[str, str]:
     return {"state": "interrupted"} if cut_off else {}
 
 
-def _of_report(content: carried.Carried) -> Background:
+def _confidence(slo: Any) -> float:
+    """The SLO's own confidence, where its document names one."""
+    asked = slo.get("confidence") if isinstance(slo, dict) else None
+    return asked if isinstance(asked, float) and 0 < asked < 1 else CONFIDENCE
+
+
+def _of_report(content: carried.Carried, index: "pd.Index[Any]", slo: dict[str, Any] | None) -> Background:
+    """Its intervals are those of its own confidence, and of no use for another."""
+    same = slo is None or _confidence(slo) == _confidence(content.slo)
     samples = pd.DataFrame(content.telemetry)
     if len(samples):
         samples = samples.assign(at=to_utc(samples["at"]))
@@ -135,10 +156,19 @@ def _of_report(content: carried.Carried) -> Background:
         servers=content.servers,
         telemetry=samples,
         spreads=content.spreads,
+        intervals=_carried_intervals(content.intervals, index) if same else pd.DataFrame(index=index),
         code=content.code,
         slo=content.slo,
         known_attainment=content.attainment,
     )
+
+
+def _carried_intervals(content: dict[str, list[Any]], index: "pd.Index[Any]") -> pd.DataFrame:
+    """The intervals of a report, with the index of its batches; without columns where it carries none."""
+    if not content or any(len(values) != len(index) for values in content.values()):
+        return pd.DataFrame(index=index)
+    found = pd.DataFrame(content, index)
+    return found.astype({name: "str" if name == "interval_over" else "float64" for name in found})
 
 
 def _telemetry(folders: list[Path]) -> pd.DataFrame:

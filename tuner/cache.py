@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pandas as pd
 import platformdirs
 
 from tuner import files
@@ -125,6 +126,12 @@ def readings(sources: Iterable[str | None]) -> Iterator[Reading | None]:
             for file in found:
                 reading = cache.reading(file) if file else None
                 yield reading if isinstance(reading, Reading) else None
+
+
+def readings_of(batches: pd.DataFrame) -> list[Reading | None]:
+    """What is kept of each batch's result file, in their order; None where there is none, or none that can be used."""
+    sources = batches["source"] if "source" in batches else [None] * len(batches)
+    return list(readings(source if isinstance(source, str) else None for source in sources))
 
 
 def _folder(file: Path | None) -> Path:

@@ -26,6 +26,7 @@ class Carried(msgspec.Struct, kw_only=True):
         rows: one a batch; None for what is missing.
         attainment: of each batch under `slo`, which needs the single requests.
         spreads: quantiles of each batch's requests, by latency.
+        intervals: of each batch's numbers, one list a column, as `tuner.intervals` names them.
         facts: `experiment.json`.
         servers: each trial's `server.json`.
         telemetry: samples, one list a column.
@@ -38,6 +39,7 @@ class Carried(msgspec.Struct, kw_only=True):
     rows: list[list[Any]]
     attainment: list[float | None] = []
     spreads: dict[str, list[list[float] | None]] = {}
+    intervals: dict[str, list[Any]] = {}
     facts: dict[str, Any] = {}
     servers: list[dict[str, Any]] = []
     telemetry: dict[str, list[Any]] = {}

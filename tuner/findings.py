@@ -13,6 +13,7 @@ from tuner.background import Background, background
 from tuner.batches import load_batches
 from tuner.errors import NothingSurvived
 from tuner.experiment import COMPLETED
+from tuner.rows import plain
 from tuner.slo import SLO, judge
 from tuner.summary import Summary, summarize
 
@@ -82,6 +83,7 @@ class Results:
             rows=rows,
             attainment=[None if pd.isna(share) else float(share) for share in self.judged["attainment"]],
             spreads=self.beside.spreads,
+            intervals={str(name): list(map(plain, values)) for name, values in self.beside.intervals.items()},
             facts=self.facts,
             servers=self.beside.servers,
             telemetry={str(name): exact[name].tolist() for name in exact},
@@ -106,9 +108,9 @@ def read_results(*paths: Path, slo: SLO | None = None) -> Results:
         PathError: there is nothing to be read.
     """
     batches = load_batches(*paths)
-    beside = background(paths, batches)
+    beside = background(paths, batches, slo.to_dict() if slo else None)
     asked = SLO.parse(beside.slo, str(paths[0])) if beside.slo and len(paths) == 1 else None
-    judged = judge(batches, slo or asked or SLO())
+    judged = judge(batches.join(beside.intervals), slo or asked or SLO())
     if beside.known_attainment and (slo is None or slo == asked):
         judged["attainment"] = judged["attainment"].fillna(pd.Series(beside.known_attainment, judged.index, "float64"))
     title = str(beside.facts.get("name", "") or paths[0].resolve().name)

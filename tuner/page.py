@@ -16,10 +16,11 @@ import yaml
 
 from tuner import __version__, carried, changes, figures, timestamps
 from tuner.constraints import SLO, Constraint
+from tuner.evidence import requests_needed_for
 from tuner.experiment import COMPLETED
 from tuner.figures.look import VERDICTS
 from tuner.findings import Results
-from tuner.slo import CONFIDENCE, requests_needed_for
+from tuner.intervals import CONFIDENCE
 from tuner.summary import TABLE, table
 
 _TEMPLATES = Path(__file__).parent / "templates"

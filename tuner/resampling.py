@@ -16,20 +16,23 @@ from tuner.cache import Reading
 from tuner.measure import LATENCIES, PERCENTILES, Floats
 
 DRAWS = 1000
-#: Fewer blocks than these tell too little of how blocks vary, more than these cost time and tell nothing more.
-BLOCKS_LEAST, BLOCKS_MOST = 16, 256
+#: Fewer blocks than these tell too little of how blocks vary; more tell hardly more and are the less independent
+#: (Schmeiser, Batch Size Effects, 1982).
+BLOCKS_LEAST, BLOCKS_MOST = 16, 30
+#: Places where a block may begin, at most.
+STARTS = 256
 #: Ranks that are told apart in a large batch; a smaller one has each request for itself.
 BINS = 512
 
 
 def block_length(requests: int, concurrency: int) -> int:
-    """How many neighbours are drawn together: about as many as were in flight, but so that blocks remain.
+    """How many neighbours make a block: at least as many as were in flight, but so that blocks remain.
 
     Args:
         requests: how many there are.
         concurrency: how many were in flight at once.
     """
-    return max(1, min(concurrency, requests // BLOCKS_LEAST), -(-requests // BLOCKS_MOST))
+    return max(1, min(max(concurrency, requests // BLOCKS_MOST), requests // BLOCKS_LEAST))
 
 
 def block_count(requests: int, concurrency: int) -> int:
@@ -67,7 +70,7 @@ class _Draws:
     @cached_property
     def blocks(self) -> NDArray[np.int64]:
         """The requests of each block that could be drawn, (blocks, length)."""
-        starts = np.unique(np.linspace(0, self.requests, min(self.requests, BLOCKS_MOST), endpoint=False).astype(int))
+        starts = np.unique(np.linspace(0, self.requests, min(self.requests, STARTS), endpoint=False).astype(int))
         return (starts[:, None] + np.arange(block_length(self.requests, self.concurrency))) % self.requests
 
     @cached_property

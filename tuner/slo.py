@@ -1,6 +1,7 @@
 """Batches → verdicts: each batch against each constraint of the SLO, in one table and one loop."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,13 @@ from numpy.typing import NDArray
 
 from tuner import results
 from tuner.attainment import attainments
-from tuner.audit import requests_needed
+from tuner.cache import Reading, readings_of
 from tuner.constraints import SLO, Constraint
 from tuner.errors import SLOError
+from tuner.evidence import TOO_FEW, TOO_NEAR, distance, is_bounded, requests_needed_for, straddling
 from tuner.experiment import COMPLETED
-from tuner.measure import PERCENTILES, Columns, Floats, measure
+from tuner.intervals import CONFIDENCE, intervals
+from tuner.measure import Columns, Floats, measure
 
 __all__ = ["SLO", "check_batch_slo_compliance", "judge"]
 
@@ -26,10 +29,6 @@ HARD_FAIL, SOFT_VIOLATION = "HARD_FAIL", "SOFT_VIOLATION"
 ROUNDING = 1e-9
 #: Largest exponent of a penalty, so that it stays finite: e^20 is 5 · 10⁸.
 STEEPEST = 20.0
-CONFIDENCE = 0.95
-#: Why evidence is weak: there are too few requests, or the verdict may be the load generator's own doing.
-TOO_FEW = "too few for the percentiles that the SLO limits; measure longer"
-TOO_NEAR = "the verdict turns on less than the load generator's own share of the latency"
 #: Where the load generator's own share of a metric is found; of the whole latency it is at least that of its TTFT.
 CLIENT_SHARES = {"ttft": "client_ttft", "tpot": "client_tpot", "e2e_latency": "client_ttft"}
 
@@ -45,9 +44,10 @@ def judge(batches: pd.DataFrame, slo: SLO | Mapping[str, Any]) -> pd.DataFrame:
         A copy with `verdict` (pass, soft, fail, unknown), `violations` (a list of dicts: metric, threshold, actual,
         violation_ratio, type), `verdict_reason`, `penalty` (0 where nothing is violated, NaN where unknown),
         `evidence` (strong, weak; weak too where a value lies nearer to its threshold than the load generator's own
-        share of it), `evidence_reason` (why it is weak) and `attainment` (the share of all requests, failed ones
-        included, that met every latency threshold; NaN where the file is gone or has no requests). A batch that did
-        not complete, or that was run again later, is unknown.
+        share of it, or its interval on both sides of it), `evidence_reason` (why it is weak) and `attainment` (the
+        share of all requests, failed ones included, that met every latency threshold; NaN where the file is gone or
+        has no requests). A batch that did not complete, or that was run again later, is unknown. The intervals are
+        those of `intervals` where the batches have them already; else they are computed for what is limited.
 
     Raises:
         SLOError: `slo` is a document and is wrong.
@@ -117,7 +117,7 @@ class _Judgement:
             violations=pd.Series([self.violations(row) for row in rows], self.batches.index, dtype="object"),
             penalty=self.penalties(),
             evidence=pd.Series(np.where(self.strong(), "strong", "weak"), self.batches.index, dtype="str"),
-            evidence_reason=pd.Series(self.doubts(), self.batches.index, dtype="str"),
+            evidence_reason=pd.Series(self.doubts, self.batches.index, dtype="str"),
             attainment=self.attainments(),
         )
         judged.attrs["slo"] = self.slo.to_dict()  # so that a figure of it can draw the thresholds
@@ -157,16 +157,36 @@ class _Judgement:
         for constraint in self.slo.constraints:
             if constraint.is_latency:
                 limits[constraint.metric] = min(constraint.threshold, limits.get(constraint.metric, np.inf))
-        sources = self._column("source", None)
-        return attainments([source if isinstance(source, str) else None for source in sources], limits)
+        return attainments(self.readings, limits)
 
+    @cached_property
+    def readings(self) -> list[Reading | None]:
+        """What is kept of each batch's file, read once for all that needs single requests."""
+        return readings_of(self.batches)
+
+    @cached_property
+    def bounds(self) -> pd.DataFrame:
+        """The intervals of what is limited: those that the batches have already, or else from their requests."""
+        columns = [finding.constraint.column for finding in self.findings if is_bounded(finding.constraint)]
+        if all(f"{column}_low" in self.batches for column in columns):
+            return self.batches
+        return intervals(self.batches, columns, self.confidence, self.readings)
+
+    @property
+    def confidence(self) -> float:
+        return self.slo.confidence or CONFIDENCE
+
+    @cached_property
     def doubts(self) -> list[str]:
         """Why the evidence is weak; empty where it is strong, or nothing was judged."""
-        few, near = (self.judged & self._any(mask) for mask in ("weak", "near"))
-        return [str(doubt) for doubt in np.select([few, near], [TOO_FEW, TOO_NEAR], "")]
+        few, near = (self._any(mask) for mask in ("weak", "near"))
+        actuals = {finding.constraint: finding.actual for finding in self.findings}
+        across = np.array(straddling(actuals, self.bounds, self.confidence), "object")
+        found = np.where(few, TOO_FEW, np.where(near, TOO_NEAR, across))
+        return [str(doubt) for doubt in np.where(self.judged, found, "")]
 
     def strong(self) -> Flags:
-        return self.judged & ~self._any("weak") & ~self._any("near")
+        return np.asarray(self.judged & np.array([not doubt for doubt in self.doubts], bool))
 
 
 class _Finding:
@@ -177,24 +197,19 @@ class _Finding:
         slo = judgement.slo
         self.actual = judgement.numbers(constraint.column)
         self.ratio = constraint.sign * (self.actual - constraint.threshold) / constraint.threshold
-        self.needed = requests_needed_for(constraint, slo.confidence or CONFIDENCE)
+        self.needed = requests_needed_for(constraint, judgement.confidence)
         self.completed = judgement.numbers("completed")
         self.weak = (self.needed > 0) & ~(self.completed >= self.needed)
         self.missing = np.isnan(self.actual) & (not constraint.implied)
         self.unknown = self.missing | (self.weak & (slo.confidence is not None))
         self.share = judgement.numbers(CLIENT_SHARES.get(constraint.metric, ""))
-        self.near = self._distance() < self.share
+        self.near = distance(constraint, self.actual) < self.share
         self.violated = self.ratio > ROUNDING
         self.over = self.violated & constraint.hard_fail & (self.ratio > constraint.fail_ratio + ROUNDING)
         self.hard = self.over & ~self.unknown
         self.soft = self.violated & ~self.over & ~self.unknown
         exponent = np.clip(np.nan_to_num(self.ratio) / slo.steepness, 0, STEEPEST)
         self.penalty = constraint.weight * np.expm1(np.where(self.violated, exponent, 0.0))
-
-    def _distance(self) -> Floats:
-        """How far the actual value lies from where the verdict turns, to soft or to hard."""
-        turns = {self.constraint.threshold, self.constraint.threshold * (1 + self.constraint.fail_ratio)}
-        return np.asarray(np.min([np.abs(self.actual - turn) for turn in turns], axis=0))
 
     def violation(self, row: int) -> dict[str, Any]:
         return {
@@ -232,10 +247,3 @@ class _Finding:
         implied = ", implied as the SLO names no error_rate" if self.constraint.implied else ""
         own = f", of which {self.share[row]:.2g} s may be the load generator's own" if self.near[row] else ""
         return f"{name} {against} ({self.ratio[row]:+.0%}{implied}{own})"
-
-
-def requests_needed_for(constraint: Constraint, confidence: float) -> int:
-    """How many requests a constraint needs to be judged; the mean as many as the median, what is no latency none."""
-    if not constraint.is_latency:
-        return 0
-    return requests_needed(PERCENTILES.get(constraint.statistic, 50.0) / 100, confidence)

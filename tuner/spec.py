@@ -24,7 +24,9 @@ from pydantic import (
 
 from tuner.engines.base import ServerSpec, explain
 from tuner.errors import PathError, SpecError
-from tuner.slo import CONFIDENCE, SLO, requests_needed_for
+from tuner.evidence import requests_needed_for
+from tuner.intervals import CONFIDENCE
+from tuner.slo import SLO
 
 #: `D(100,32)`, `N(480,240)/(300,150)`, `U(50,100)/(200,250)`, `dataset`: genai-bench's notation
 _SCENARIO = re.compile(r"(dataset|D\(\d+,\d+\)|N\(\d+,\d+\)/\(\d+,\d+\)|U\(\d+,\d+\)(/\(\d+,\d+\))?)")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tuner.cache import Reading, readings
+from tuner.cache import Reading, readings_of
 from tuner.comparison.effects import Estimate, satterthwaite
 from tuner.constraints import SLO, Constraint
 from tuner.experiment import COMPLETED
@@ -83,9 +83,8 @@ class Side:
     @cached_property
     def runs(self) -> dict[Key, list[Run]]:
         """The completed batches of each level."""
-        known = readings(source if isinstance(source, str) else None for source in self.done["source"])
         found: dict[Key, list[Run]] = {}
-        for row, reading in zip(self.done.to_dict("records"), known, strict=True):
+        for row, reading in zip(self.done.to_dict("records"), readings_of(self.done), strict=True):
             found.setdefault(tuple(row[name] for name in LEVEL), []).append(Run(row, reading))
         return found
 

@@ -42,11 +42,24 @@ function finding(row, limit, confidence) {
   const unknown = missing || (weak && confidence !== null);
   const violated = ratio > ROUNDING;
   const over = violated && limit.hard_fail && ratio > limit.fail_ratio + ROUNDING;
-  const turns = [limit.threshold, limit.threshold * (1 + limit.fail_ratio)];
+  const turns = [limit.threshold];
+  if (limit.hard_fail && limit.fail_ratio) turns.push(limit.threshold * (1 + limit.sign * limit.fail_ratio));
   const share = number(row[CLIENT_SHARES[limit.metric]]);
   const near = Math.min(...turns.map(turn => Math.abs(actual - turn))) < share;
-  return { weak, near, unknown, hard: over && !unknown, soft: violated && !over && !unknown,
+  const across = turns.map(turn => straddling(row, limit, turn, actual, confidence)).find(Boolean) || "";
+  return { weak, near, across, unknown, hard: over && !unknown, soft: violated && !over && !unknown,
            text: findingText(limit, { actual, completed, ratio, missing, unknown, violated, near, share }) };
+}
+
+// That the interval of a value leaves the verdict open, in words.
+function straddling(row, limit, turn, actual, confidence) {
+  const low = number(row[`${limit.column}_low`]), high = number(row[`${limit.column}_high`]);
+  if (limit.metric === "error_rate" || !(Math.min(low, actual) <= turn && turn < Math.max(high, actual))) return "";
+  const [value, from, to] = [actual, low, high].map(bound => general(bound, 3));
+  const between = `${from} and ${to}${limit.unit} at ${general((confidence ?? 0.95) * 100, 4)} %`;
+  const name = turn === limit.threshold ? "threshold" : "hard limit";
+  const lies = low <= actual && actual <= high ? "lies" : "is one of runs whose mean lies";
+  return `${limit.label} ${value}${limit.unit} ${lies} between ${between}, on both sides of the ${name} ${general(turn, 4)}${limit.unit}`;
 }
 
 function findingText(limit, { actual, completed, ratio, missing, unknown, violated, near, share }) {
@@ -68,9 +81,9 @@ function judgeRow(row, limits, confidence) {
              reason: [row.outcome, row.reason].filter(part => part && part !== "completed").join(": ") };
   const findings = limits.map(limit => finding(row, limit, confidence));
   const any = mask => findings.some(found => found[mask]);
+  const doubt = any("weak") ? TOO_FEW : any("near") ? TOO_NEAR : findings.map(found => found.across).find(Boolean) || "";
   return { verdict: any("hard") ? "fail" : any("unknown") ? "unknown" : any("soft") ? "soft" : "pass",
-           evidence: any("weak") || any("near") ? "weak" : "strong",
-           doubt: any("weak") ? TOO_FEW : any("near") ? TOO_NEAR : "",
+           evidence: doubt ? "weak" : "strong", doubt,
            reason: findings.map(found => found.text).filter(Boolean).join("; ") };
 }
 

@@ -4,6 +4,7 @@ const STEPS = 400;
 
 const data = JSON.parse(byId("tuner-data").textContent);
 const rows = data.rows.map(values => Object.fromEntries(data.columns.map((name, place) => [name, values[place]])));
+for (const [name, values] of Object.entries(data.intervals)) rows.forEach((row, place) => { row[name] = values[place]; });
 const escaped = text => text.replace(/[&<>"']/g, found => `&#${found.charCodeAt(0)};`);
 const wrapped = text => (text.match(/.{1,60}(\s|$)|\S{60}/g) || []).map(part => escaped(part.trim())).join("<br>");
 
