@@ -13,11 +13,12 @@ PACKAGE = Path(__file__).parents[1] / "tuner"
 FLOORS = """
     errors timestamps documents files versions experiment secrecy
     results measure audit index cache rows carried endings plain foreign trials batches requests
-    attainment spreads resampling intervals constraints evidence slo summary answer costs comparison scores figures
-    progress weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
-    telemetry stub bench calibration
+    attainment spreads resampling intervals constraints evidence slo summary answer costs comparison changes scores
+    figures progress weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server
+    server telemetry stub bench calibration
     spec space prepare books levels limit plan sweep samplers cluster executors early confirmation search
-    background findings page differences report headless panel notebook doctor junit terminal serve cli __main__
+    background findings differences compared junit page comparison_page report headless panel notebook
+    doctor tables terminal serve cli __main__
 """
 ORDER = FLOORS.split()
 

@@ -114,6 +114,8 @@ class Server:
             self._pause()
         self.model_name = self.model_name if self.model_name in names else names[0]
         self.record.served_name = self.model_name
+        with probe.client(self.base_url, self.api_key()) as http:
+            self.record.version = probe.version(http)
         self.record.ready_seconds = round(time.monotonic() - began, 3)
 
     def _ready_models(self) -> list[str]:

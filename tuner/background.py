@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 import pandas as pd
 
 from tuner import carried, files
+from tuner.batches import load_batches
 from tuner.cache import readings_of
 from tuner.errors import PathError
 from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE, SERVER_LOG, Experiment
 from tuner.intervals import CONFIDENCE, intervals
+from tuner.plain import asked_of_genai_bench
 from tuner.rows import printable
 from tuner.secrecy import Guard
 from tuner.spreads import Spreads, spreads
@@ -87,6 +89,10 @@ class Background:
                 guard.check_file(log, str(log.relative_to(folder)))
 
 
+#: a run, and the batches that are looked at of it
+Run = tuple[Background, pd.DataFrame]
+
+
 def background(paths: Sequence[Path], batches: pd.DataFrame, slo: dict[str, Any] | None = None) -> Background:
     """What stands beside the batches of `paths`; the first one's facts are those of all.
 
@@ -101,21 +107,55 @@ def background(paths: Sequence[Path], batches: pd.DataFrame, slo: dict[str, Any]
     if len(paths) == 1 and carried.is_page(paths[0]):
         return _of_report(carried.unpack(paths[0]), batches.index, slo)
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
-    facts_file = paths[0] / EXPERIMENT_FILE
-    facts = files.read_json(facts_file) if facts_file.exists() else {}
+    asked = _asked(paths[0])
     servers = [list(_servers(folder)) for folder in folders]
-    asked = [_read(folder / EXPERIMENT_FILE) for folder in folders]
-    return Background(
-        facts=facts | _state(facts, paths[0]),
+    documents = [_read(folder / EXPERIMENT_FILE) for folder in folders]
+    return replace(
+        asked,
         servers=[server for own in servers for server in own],
-        runs=[_made_with(*run) for run in zip(folders, asked, servers, strict=True)],
+        runs=[_made_with(*run) for run in zip(folders, documents, servers, strict=True)],
         read_telemetry=lambda: _telemetry(folders),
         read_spreads=lambda: spreads(readings_of(batches)),
-        intervals=_intervals(batches, slo or facts.get("spec", {}).get("slo")),
-        code=_code(paths[0] / NOTEBOOK),
-        slo=_slo(asked),
+        intervals=_intervals(batches, slo or asked.slo),
+        slo=_slo(documents),
         folders=folders,
     )
+
+
+def runs_at(path: Path) -> list[Run]:
+    """Each run at `path` with its batches, without what only figures show.
+
+    Raises:
+        PathError: there is no batch, or a report is damaged.
+    """
+    batches = load_batches(path)
+    if carried.is_page(path):
+        return [(_of_report(carried.unpack(path), batches.index, None), batches)]
+    return [(_of_run(Path(str(folder))), own) for folder, own in batches.groupby("run_folder", sort=False)]
+
+
+def _of_run(folder: Path) -> Background:
+    return replace(_asked(folder), servers=list(_servers(folder)), folders=[folder])
+
+
+def _asked(folder: Path) -> Background:
+    """What was asked of a run, or of a plain genai-bench folder, and the code that ran."""
+    facts_file = folder / EXPERIMENT_FILE
+    facts = files.read_json(facts_file) if facts_file.exists() else asked_of_genai_bench(folder)
+    return Background(
+        facts=facts | _state(facts, folder),
+        servers=[],
+        runs=[],
+        read_telemetry=_no_telemetry,
+        read_spreads=dict,
+        intervals=pd.DataFrame(),
+        code=_code(folder / NOTEBOOK),
+        slo=facts.get("spec", {}).get("slo"),
+    )
+
+
+def _no_telemetry() -> pd.DataFrame:
+    return pd.DataFrame({"at": []})
 
 
 def _read(file: Path) -> dict[str, Any]:

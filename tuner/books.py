@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from tuner import claims
+from tuner import claims, gpus
 from tuner.errors import PathError, SpecError
 from tuner.experiment import Experiment
 from tuner.spec import SweepSpec
@@ -69,7 +69,8 @@ def recorded(experiment: Experiment, spec: SweepSpec) -> Iterator[None]:
     experiment.stop_file.unlink(missing_ok=True)
     started = "started_at" if experiment.is_new else "resumed_at"
     asked = {"kind": "sweep", "name": spec.name, "spec": _plain(spec)} if experiment.is_new else {}
-    experiment.describe(**asked, **environment(), **{started: to_text(now())}, state="running")
+    hardware = {"gpus": [gpu.name for gpu in gpus.gpus()]}
+    experiment.describe(**asked, **environment(), **hardware, **{started: to_text(now())}, state="running")
     state = "failed"
     try:
         yield

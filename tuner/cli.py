@@ -28,6 +28,8 @@ app = typer.Typer(
 )
 
 SloFile = Annotated[Path | None, typer.Option("--slo", metavar="FILE", help="the SLO to judge by (YAML or JSON)")]
+ANY_RUN = "a run directory, a genai-bench folder, a file or a report"
+More = Annotated[list[Path] | None, typer.Option(metavar="PATH", help="another run of that side; may be repeated")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="run directories, genai-bench folders or files")]
 
 
@@ -182,7 +184,7 @@ def load(
     """Read the surviving batches of runs and genai-bench folders, and print one row a batch."""
     from tuner.report import read_results
     from tuner.slo import SLO
-    from tuner.terminal import print_batches
+    from tuner.tables import print_batches
 
     results = read_results(*paths, slo=SLO.load(slo) if slo else None)
     print_batches(results.judged, form)
@@ -201,6 +203,43 @@ def report(
     from tuner.terminal import print_lines
 
     print_lines(f"report: {write_report(path, output, SLO.load(slo) if slo else None)}")
+
+
+@app.command()
+def compare(  # noqa: PLR0913, PLR0917 - they are its flags
+    before: Annotated[Path | None, typer.Argument(metavar="BASELINE", help=ANY_RUN)] = None,
+    after: Annotated[Path | None, typer.Argument(metavar="CANDIDATE", help=ANY_RUN)] = None,
+    baseline: More = None,
+    candidate: More = None,
+    slo: SloFile = None,
+    tolerance: Annotated[str, typer.Option(metavar="SHARE", help="a smaller change is no regression")] = "5%",
+    fail_on_regression: Annotated[
+        bool, typer.Option("--fail-on-regression", help="end with 1 where the candidate is worse, or a level fails")
+    ] = False,
+    form: Annotated[str, typer.Option("--format", metavar="table|json", help="how to print it")] = "table",
+    junit: Annotated[Path | None, typer.Option(metavar="FILE.xml", help="write JUnit XML too")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="write a report too")
+    ] = None,
+) -> None:
+    """Say what changed from BASELINE to CANDIDATE, and whether the change is more than noise."""
+    from tuner.compared import read_comparison, tolerance_of
+    from tuner.report import must_have_folder, save_comparison
+    from tuner.slo import SLO
+    from tuner.tables import must_be_form_of_comparison, print_comparison
+
+    must_be_form_of_comparison(form)
+    for target in (output, junit):
+        must_have_folder(target)
+    sides = [[*filter(None, [path]), *(more or [])] for path, more in ((before, baseline), (after, candidate))]
+    asked = SLO.load(slo) if slo else None
+    compared = read_comparison(*sides, slo=asked, tolerance=tolerance_of(tolerance))
+    print_comparison(compared, form)
+    for path in save_comparison(compared, output, junit):
+        typer.echo(f"written: {path}", err=True)
+    compared.must_be_comparable()
+    if fail_on_regression:
+        compared.must_not_have_regressed()
 
 
 @app.command()

@@ -3,6 +3,7 @@
 ```
 TunerError                    exit code 1: the work was right to ask for and did not succeed
 ├── NothingSurvived           no batch of the experiment has a usable result
+├── Regressed                 a comparison that was asked to fail on a regression found one
 ├── ServerFailed              a server did not start, or died (carries a Failure)
 ├── ModelUnavailable          the demo's weights could not be fetched
 ├── ClusterError              a Ray cluster does not answer, or has no room for what was asked
@@ -29,6 +30,10 @@ class TunerError(Exception):
 
 class NothingSurvived(TunerError):
     """No batch of the experiment has a usable result."""
+
+
+class Regressed(TunerError):
+    """The candidate of a comparison is worse than its baseline, and that was to fail."""
 
 
 class ServerFailed(TunerError):

@@ -41,9 +41,9 @@ class Results:
     @cached_property
     def figures(self) -> list[Any]:
         """The figures that the report and the notebook show, the most telling first."""
-        made = [figures.throughput_vs_latency(self.judged, self.slo, **self._axis())]
+        made = [figures.throughput_vs_latency(self.judged, self.slo, **axis(self.slo))]
         if self._times() >= _HISTORY:
-            made.append(figures.trend(self.judged, self.runs, **self._axis()))
+            made.append(figures.trend(self.judged, self.runs, **axis(self.slo)))
         if self.judged["tpot_p50"].notna().any():
             made.append(figures.trade_off(self.judged, self._gpus()))
         return made if self.is_many else [*made, *self._of_each_curve()]
@@ -77,11 +77,6 @@ class Results:
         return known.drop(columns="started_at").merge(
             began.combine_first(recorded).rename("started_at"), how="outer", left_on="run_folder", right_index=True
         )
-
-    def _axis(self) -> dict[str, str]:
-        """The latency that the SLO limits, so that its threshold is in the figure."""
-        latencies = [constraint for constraint in self.slo.constraints if constraint.is_latency] if self.slo else []
-        return {"metric": latencies[0].metric, "statistic": latencies[0].statistic} if latencies else {}
 
     def _gpus(self) -> dict[int, int]:
         """How many GPUs each trial's server had, where one run is shown."""
@@ -124,6 +119,12 @@ class Results:
             telemetry={str(name): exact[name].tolist() for name in exact},
             code=self.beside.code,
         )
+
+
+def axis(slo: SLO | None) -> dict[str, str]:
+    """The latency that the SLO limits, so that its threshold is in the figure of throughput versus latency."""
+    latencies = [constraint for constraint in slo.constraints if constraint.is_latency] if slo else []
+    return {"metric": latencies[0].metric, "statistic": latencies[0].statistic} if latencies else {}
 
 
 def read_results(*paths: Path, slo: SLO | None = None) -> Results:

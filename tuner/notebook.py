@@ -7,16 +7,25 @@ from tuner.engines.parameters import suggest
 from tuner.errors import SpecError
 from tuner.experiment import Experiment
 from tuner.page import table_html
-from tuner.report import Results, read_results, save_report, write_report
+from tuner.report import (
+    Results,
+    must_have_folder,
+    read_results,
+    save_comparison,
+    save_report,
+    write_report,
+)
 from tuner.slo import SLO
-from tuner.spec import ServeSpec, SweepSpec, make_spec, split
+from tuner.spec import ServeSpec, SweepSpec, make_spec
 from tuner.sweep import run_sweep
 
 if TYPE_CHECKING:
+    from tuner.compared import Compared
     from tuner.panel import ServerPanel, SweepPanel
 
 #: what a notebook's parameters cell may hold besides the spec's own parameters
 RUN_NOW, RUN_FOLDER = "run_now", "run_folder"
+_COMPARES = {"baseline", "candidate", "tolerance", "junit", "fail_on_regression"}
 _PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
 _JUPYTERS_OWN = {"In", "Out"}
 
@@ -34,7 +43,7 @@ def sweep(namespace: dict[str, Any]) -> "SweepPanel | Results":
         SpecError: a parameter is unknown or has a wrong value.
     """
     parameters = parameters_in(namespace, {*SweepSpec.model_fields, RUN_NOW, RUN_FOLDER})
-    run_now = _yes_or_no(parameters.pop(RUN_NOW, False))
+    run_now = _yes_or_no(RUN_NOW, parameters.pop(RUN_NOW, False))
     folder = parameters.pop(RUN_FOLDER, None)
     if run_now:
         return run_here(make_spec(parameters), folder)
@@ -61,27 +70,57 @@ def launch_server(namespace: dict[str, Any]) -> "ServerPanel":
     return panel
 
 
-def compare(namespace: dict[str, Any]) -> Results:
-    """Show several runs side by side: one curve a run, one table, one answer each.
+def compare(namespace: dict[str, Any]) -> "Compared | Results":
+    """Show what changed from baseline to candidate, or several runs side by side.
 
     Args:
-        namespace: the notebook's `globals()`; `paths` are run directories, genai-bench folders or reports, `slo` is a
-            file or its content (by default each run counts as it was asked to), `report` a file to write.
+        namespace: the notebook's `globals()`. `baseline` and `candidate` are run directories, genai-bench folders or
+            reports, one or a list of each; where neither is given, `paths` are shown side by side. `slo` is a file or
+            its content, `tolerance` a share such as `5%`, `report` an HTML file and `junit` an XML file to write;
+            `fail_on_regression` ends with an error where the candidate is worse.
 
     Raises:
         SpecError: a parameter is unknown or has a wrong value.
         PathError: a path holds no batch.
+        Regressed: the candidate is worse, and that was to fail.
     """
-    parameters = parameters_in(namespace, {"paths", "slo", "report"})
-    paths = [Path(path) for path in split(parameters.get("paths") or [])]
-    if not paths:
-        raise SpecError("paths: missing; name the runs to compare, such as paths = ['runs/…', 'runs/…']")
+    parameters = parameters_in(namespace, {"paths", *_COMPARES, "slo", "report"})
     asked = make_spec({"slo": parameters.get("slo") or None}, SweepSpec).slo
-    results = read_results(*paths, slo=SLO.parse(asked) if asked else None)
+    slo = SLO.parse(asked) if asked else None
+    if parameters.get("baseline") or parameters.get("candidate"):
+        return _compare(parameters, slo)
+    paths = _paths(parameters.get("paths"))
+    if not paths:
+        raise SpecError("baseline and candidate: missing; name runs, such as baseline = 'runs/…' (or paths, a list)")
+    results = read_results(*paths, slo=slo)
     show(results)
     if target := parameters.get("report"):
         save_report(results, Path(target))
     return results
+
+
+def _compare(parameters: dict[str, Any], slo: SLO | None) -> "Compared":
+    from tuner.compared import read_comparison, tolerance_of
+
+    fails = _yes_or_no("fail_on_regression", parameters.get("fail_on_regression", False))
+    report, junit = (Path(parameters[name]) if parameters.get(name) else None for name in ("report", "junit"))
+    for target in (report, junit):
+        must_have_folder(target)
+    sides = [_paths(parameters.get(name)) for name in ("baseline", "candidate")]
+    compared = read_comparison(*sides, slo=slo, tolerance=tolerance_of(parameters.get("tolerance", "5%")))
+    show_comparison(compared)
+    save_comparison(compared, report, junit)
+    compared.must_be_comparable()
+    if fails:
+        compared.must_not_have_regressed()
+    return compared
+
+
+def _paths(value: Any) -> list[Path]:
+    """One path, or a list of them."""
+    if value is not None and not isinstance(value, (str, list, tuple)):
+        raise SpecError(f"{value!r} is no path; write one as text, or a list of them")
+    return [Path(path) for path in ([value] if isinstance(value, str) else value or [])]
 
 
 def run_here(spec: SweepSpec, folder: str | None) -> Results:
@@ -111,6 +150,28 @@ def show(results: Results) -> None:
     display(HTML(table_html(table(results.judged))))
 
 
+def show_comparison(compared: "Compared") -> None:
+    """Display in the notebook in what two sides differ: configuration, answer, figures and tables."""
+    from html import escape
+
+    from IPython.display import HTML, display
+
+    from tuner.changes import LEGEND
+    from tuner.compared import SAME_CONFIGURATION
+    from tuner.figures import notebook_bundle
+
+    first, *rest = map(escape, compared.answer)
+    same = compared.configuration.empty
+    display(HTML(f"<h3>{escape(compared.title)}</h3>"))
+    display(HTML(SAME_CONFIGURATION if same else table_html(compared.configuration)))
+    display(HTML(f"<p><b>{first}</b></p>" + "".join(f"<p>{line}</p>" for line in rest)))
+    for figure in compared.figures:
+        display(notebook_bundle(figure), raw=True)
+    for title, rows in compared.tables.items():
+        display(HTML(f"<h4>{title}</h4>{table_html(rows)}"))
+    display(HTML(f"<small>{LEGEND}</small>"))
+
+
 def parameters_in(namespace: dict[str, Any], known: set[str]) -> dict[str, Any]:
     """The parameters among a notebook's variables, which must be among the `known` ones.
 
@@ -128,7 +189,7 @@ def _is_parameter(name: str, value: Any) -> bool:
     return isinstance(value, _PLAIN) and not name.startswith("_") and name not in _JUPYTERS_OWN
 
 
-def _yes_or_no(value: Any) -> bool:
+def _yes_or_no(name: str, value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    raise SpecError(f"run_now must be True or False, got {value!r} (papermill: -p run_now True)")
+    raise SpecError(f"{name} must be True or False, got {value!r} (papermill: -p {name} True)")

@@ -1,4 +1,4 @@
-"""Results → the HTML text of the report; everything from outside is escaped."""
+"""Results → the HTML text of the report, and what every page of ours has; everything from outside is escaped."""
 
 import base64
 import gzip
@@ -14,7 +14,7 @@ import jinja2
 import pandas as pd
 import yaml
 
-from tuner import __version__, carried, figures, timestamps
+from tuner import __version__, carried, changes, figures, timestamps
 from tuner.constraints import SLO, Constraint
 from tuner.evidence import requests_needed_for
 from tuner.experiment import COMPLETED
@@ -24,6 +24,8 @@ from tuner.intervals import CONFIDENCE
 from tuner.summary import TABLE, table
 
 _TEMPLATES = Path(__file__).parent / "templates"
+#: the scripts of each page, the last one starts it
+SCRIPTS = {"report": ("page.js", "judge.js", "report.js"), "comparison": ("page.js", "comparison.js")}
 #: what a reader can limit with a slider where the SLO does not
 SUGGESTED = (("ttft", "p90"), ("tpot", "p90"), ("e2e_latency", "p90"))
 _START = next(header for header, column, _, _ in TABLE if column == "started_at")
@@ -31,45 +33,63 @@ _START = next(header for header, column, _, _ in TABLE if column == "started_at"
 
 def render(results: Results) -> str:
     """The report as HTML text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["pretty"] = lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-    shown = [json.loads(figure.to_json()) for figure in results.figures]
-    captions = [_caption(figure["layout"].pop("title", {})) for figure in shown]
-    script = _script()
-    return environment.get_template("report.html").render(
+    return document(
+        "report",
+        results.figures,
+        _sliders(results),
+        results.carried(),
         title=results.title,
         results=results,
         summary=results.summary,
         answer=results.answer,
         slo=results.slo,
-        captions=captions,
-        page=_packed(json.dumps(_page(results, shown))),
-        plotly=_packed_plotly(),
-        script=script,
-        hashes=[_hash(script), _plotly_hash()],
-        data=carried.pack(results.carried()),
-        data_opening=carried.OPENING,
         table=_table(results.judged),
         warnings=_warnings(results.judged),
         facts=results.facts,
         servers=results.beside.servers,
         code=results.beside.code,
-        made_at=timestamps.to_text(timestamps.now()),
-        version=__version__,
     )
 
 
-def _page(results: Results, shown: list[Any]) -> dict[str, Any]:
-    """What the script needs besides the data: the figures, and the SLO with all that its sliders could limit."""
+def document(name: str, shown: list[Any], live: dict[str, Any], data: carried.Carried, **content: Any) -> str:
+    """One offline page as HTML text: its template and script are called `name`, and it carries `data`.
+
+    Args:
+        name: of the template, which extends `page.html`, and of its scripts.
+        shown: the figures.
+        live: what the script needs besides the figures and the data.
+        data: what the page carries for `load_batches`.
+        content: for the template.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["verdict"] = changes.verdict_of
+    environment.filters["pretty"] = lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    drawn = [json.loads(figure.to_json()) for figure in shown]
+    captions = [_caption(figure["layout"].pop("title", {})) for figure in drawn]
+    script = _script(name)
+    return environment.get_template(f"{name}.html").render(
+        captions=captions,
+        page=_packed(json.dumps({"figures": drawn, "config": figures.CONFIG, **live})),
+        plotly=_packed_plotly(),
+        script=script,
+        hashes=[_hash(script), _plotly_hash()],
+        data=carried.pack(data),
+        data_opening=carried.OPENING,
+        made_at=timestamps.to_text(timestamps.now()),
+        version=__version__,
+        **content,
+    )
+
+
+def _sliders(results: Results) -> dict[str, Any]:
+    """What the report's script needs to judge again: the SLO with all that its sliders could limit."""
     slo = results.slo or SLO()
     limited = {constraint.column for constraint in slo.constraints}
     offered = [Constraint(metric, statistic, 1.0) for metric, statistic in SUGGESTED]
     further = [constraint for constraint in offered if constraint.column not in limited]
     return {
-        "figures": shown,
-        "config": figures.CONFIG,
         "looks": {name: look.says for name, look in VERDICTS.items()},
         "constraints": [
             *(_constraint(constraint, slo) for constraint in slo.constraints),
@@ -93,8 +113,8 @@ def _caption(title: dict[str, Any]) -> tuple[str, str]:
 
 
 @cache
-def _script() -> str:
-    return "\n" + "\n".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("judge.js", "report.js"))
+def _script(page: str) -> str:
+    return "\n" + "\n".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS[page])
 
 
 def _hash(script: str) -> str:
@@ -143,5 +163,5 @@ def _warnings(judged: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def table_html(shown: pd.DataFrame) -> str:
-    """The table of `tuner.summary.table` for a notebook, escaped."""
+    """A table for a notebook, escaped."""
     return str(shown.to_html(index=False, escape=True, border=0, na_rep="–"))

@@ -27,6 +27,11 @@ RESULT_NAME = re.compile(
     r"_time_\d+s\.json"
 )
 DEBUG_NAME = re.compile(r"debug_for_run_(?P<scenario>.+)_(?P<level>\d{1,9})\.json")
+#: What else it says that a result depends on; its command line, which holds the API key, is not among it.
+TOLD = (
+    *("server_engine", "server_version", "server_gpu_type", "server_gpu_count", "api_backend", "benchmark_version"),
+    *("server_model_tokenizer", "max_time_per_run_s", "max_requests_per_run", "additional_request_params"),
+)
 #: Files of ours and of genai-bench that are JSON but never a batch.
 OTHER_FILES = {METADATA_FILE, EXPERIMENT_FILE, TRIAL_FILE, SERVER_FILE, SIDECAR_FILE}
 #: Two runs of one level end at least this many seconds apart, since genai-bench counts a level in whole seconds.
@@ -97,6 +102,13 @@ def read_metadata(folder: Path) -> Metadata:
     if losses:
         logger.warning("%s: %s of a wrong type", file, ", ".join(losses))
     return metadata
+
+
+def asked_of_genai_bench(folder: Path) -> dict[str, dict[str, Any]]:
+    """What `experiment_metadata.json` says of the server and the load, under `genai_bench`; no key is in it."""
+    told = read_loosely(folder / METADATA_FILE) if is_regular(folder / METADATA_FILE) else None
+    known = {name: told[name] for name in TOLD if told.get(name) is not None} if isinstance(told, dict) else {}
+    return {"genai_bench": known} if known else {}
 
 
 def read_loosely(file: Path) -> Any:

@@ -1,5 +1,6 @@
 """Asking a server over HTTP: is it ready, which models has it, what do its counters say."""
 
+import contextlib
 import logging
 from urllib.parse import urlsplit
 
@@ -8,6 +9,8 @@ import httpx
 log = logging.getLogger(__name__)
 
 _TIMEOUT = 5.0
+#: where servers say their version, and under which key: vLLM, llama.cpp, SGLang
+VERSION_PATHS = {"/version": "version", "/props": "build_info", "/get_server_info": "version"}
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -60,6 +63,15 @@ def models(http: httpx.Client) -> list[str]:
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         log.debug("/v1/models: %s", error)
         return []
+
+
+def version(http: httpx.Client) -> str:
+    """What it says it is a version of; empty where it does not say."""
+    for path, key in VERSION_PATHS.items():
+        with contextlib.suppress(httpx.HTTPError, ValueError, AttributeError):
+            if told := http.get(path).raise_for_status().json().get(key):
+                return str(told)
+    return ""
 
 
 def post(http: httpx.Client, path: str) -> bool:

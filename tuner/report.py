@@ -6,13 +6,21 @@ every script but the two whose hashes it names: ours and plotly.js.
 
 from pathlib import Path
 
-from tuner import files
+from tuner import comparison_page, files, junit, page
+from tuner.compared import Compared
 from tuner.errors import PathError
 from tuner.findings import Results, read_results
-from tuner.page import render
 from tuner.slo import SLO
 
-__all__ = ["REPORT_FILE", "Results", "read_results", "save_report", "write_report"]
+__all__ = [
+    "REPORT_FILE",
+    "Results",
+    "must_have_folder",
+    "read_results",
+    "save_comparison",
+    "save_report",
+    "write_report",
+]
 
 REPORT_FILE = "report.html"
 
@@ -33,8 +41,7 @@ def write_report(path: Path, target: Path | None = None, slo: SLO | None = None)
         SecretFound: a key stands in the run; nothing was written.
     """
     target = target or path / REPORT_FILE
-    if not target.parent.is_dir():
-        raise PathError(f"cannot write {target}: there is no folder {target.parent}")
+    must_have_folder(target)
     return save_report(read_results(path, slo=slo), target)
 
 
@@ -46,5 +53,34 @@ def save_report(results: Results, target: Path) -> Path:
         SecretFound: a key stands in the run; nothing was written.
     """
     results.beside.must_hold_no_secret(results.judged)
-    files.write_atomically(target, render(results))
+    files.write_atomically(target, page.render(results))
     return target
+
+
+def save_comparison(compared: Compared, target: Path | None, junit_file: Path | None = None) -> list[Path]:
+    """Write what is asked for of a comparison: its report, and JUnit XML.
+
+    Returns:
+        What was written.
+
+    Raises:
+        PathError: a file cannot be written.
+        SecretFound: a key stands in a run of either side; nothing was written.
+    """
+    if target or junit_file:
+        compared.must_hold_no_secret()
+    if target:
+        files.write_atomically(target, comparison_page.render(compared))
+    if junit_file:
+        junit.write_junit(compared, junit_file)
+    return [path for path in (target, junit_file) if path]
+
+
+def must_have_folder(target: Path | None) -> None:
+    """Refuse a file that could not be written, before the work for it is done.
+
+    Raises:
+        PathError: there is no such folder.
+    """
+    if target and not target.parent.is_dir():
+        raise PathError(f"cannot write {target}: there is no folder {target.parent}")

@@ -21,6 +21,7 @@ class ServerRecord(msgspec.Struct, kw_only=True):
     engine: str
     model: str
     served_name: str
+    version: str = ""  # as the server itself says
     parameters: dict[str, Any] = {}
     command: list[str] = []
     base_url: str

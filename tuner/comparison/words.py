@@ -7,7 +7,8 @@ import pandas as pd
 
 #: How metrics are called in texts.
 _NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "e2e", "max": "compliant maximum"}
-_LISTED = 8
+#: So many rows of one kind are told; the others are counted.
+LISTED = 8
 
 
 def lost_row(row: dict[Any, Any]) -> dict[str, Any]:
@@ -29,8 +30,8 @@ def told(differences: pd.DataFrame, unmatched: pd.DataFrame, tolerance: float, c
 def _called(rows: pd.DataFrame, verdict: str) -> list[str]:
     ordered = rows.assign(size=rows["change"].abs(), first=rows["metric"] == "max_throughput")
     ordered = ordered.sort_values(["first", "size"], ascending=False, kind="stable")
-    lines = [f"{verdict.upper()}: {line(row)}" for row in ordered.head(_LISTED).to_dict("records")]
-    further = len(ordered) - _LISTED
+    lines = [f"{verdict.upper()}: {line(row)}" for row in ordered.head(LISTED).to_dict("records")]
+    further = len(ordered) - LISTED
     return [*lines, f"… and {further} more that are {verdict}"] if further > 0 else lines
 
 
@@ -82,8 +83,8 @@ def _limits(differences: pd.DataFrame, unmatched: pd.DataFrame) -> Iterator[str]
     if (differences["over"] == "requests").any():
         yield "Where a side has one run only requests vary: drift from run to run is in none of these; repeat the runs"
     others = unmatched[~unmatched["lost"]]
-    for row in others.head(_LISTED).to_dict("records"):
+    for row in others.head(LISTED).to_dict("records"):
         reason = f": {row['reason']}" if row["reason"] else ""
         yield f"Not compared: the {row['side']} {_where(row)} is {row['outcome']}{reason}"
-    if len(others) > _LISTED:
-        yield f"… and {len(others) - _LISTED} more that are not compared"
+    if len(others) > LISTED:
+        yield f"… and {len(others) - LISTED} more that are not compared"

@@ -5,6 +5,7 @@ that a print in black and white says the same. Times are UTC and say so.
 """
 
 from tuner.figures.curves import latency_vs_concurrency, throughput_vs_latency, trade_off
+from tuner.figures.differences import changes
 from tuner.figures.history import trend
 from tuner.figures.look import CONFIG, METRICS, MOST_CURVES, VERDICTS, notebook_bundle
 from tuner.figures.spread import distribution
@@ -15,6 +16,7 @@ __all__ = [
     "METRICS",
     "MOST_CURVES",
     "VERDICTS",
+    "changes",
     "distribution",
     "latency_vs_concurrency",
     "notebook_bundle",
