@@ -159,6 +159,8 @@ class OwnServer(Server):
     def _ended(self, exit_code: int | None) -> None:
         """Called by the process's own thread when all of it is gone, whoever ended it."""
         self.failure()
+        if self._process:
+            self.record.pid = self._process.pid  # it may have ended before its start was noted
         self.record.exit_code = exit_code
         self._note_gpu_memory("after")
         self._warn_of_kept_memory()
