@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from commands import CHECKOUT, environment
 from processes import processes_of, wait_until
-from test_executors import faulty, record, started, wish
+from side_by_side import faulty, record, started, wish
 
 import tuner
 from tuner.books import Stopped

@@ -11,6 +11,7 @@ import pytest
 from commands import environment
 from processes import processes_of, wait_until
 from recorded_nvml import RecordedNVML
+from side_by_side import faulty, record, started, wish
 
 import tuner
 from tuner import executors
@@ -25,12 +26,6 @@ from tuner.sweep import Stop, Wish
 from tuner.tokenizer import tokenizer_folder
 
 HERE = Path(__file__).parent
-
-
-def faulty(*knobs, **asked):
-    """A spec whose server is a faulty one; no level of it is ever measured where it never gets ready."""
-    command = [sys.executable, str(HERE / "faulty_server.py"), "--port", "{port}", *knobs]
-    return {"engine": "command", "command": command, "model": "faulty", "tokenizer": "none", **asked}
 
 
 @pytest.fixture
@@ -49,18 +44,6 @@ def nvml(monkeypatch):
 def experiment(tmp_path, monkeypatch):
     monkeypatch.setattr(Command, "grace", 0.5)
     return Experiment.at(tmp_path / "run")
-
-
-def wish(experiment):
-    return Wish(Stop(), experiment)
-
-
-def record(trial):
-    return json.loads(trial.server_file.read_text()) if trial.server_file.exists() else {}
-
-
-def started(trials):
-    return [trial for trial in trials if record(trial).get("pid")]
 
 
 @pytest.mark.parametrize(
