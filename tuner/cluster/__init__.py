@@ -1,18 +1,21 @@
 """Trials on the nodes of a Ray cluster, their files in the run directory here; no disk in common is needed."""
 
+import contextlib
 import logging
 import math
 import os
 import signal
+import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tuner.books import Stopped
+from tuner.claims import LOOPBACK
 from tuner.cluster.changes import apply, results
 from tuner.cluster.node import AFTER_LEVEL, AT_ONCE, GO_ON, News, Node, versions
 from tuner.engines import registry
@@ -28,8 +31,9 @@ _log = logging.getLogger(__name__)
 RAY = "ray"
 _ASK = 0.5  # seconds between two questions to a node
 _PATIENCE = 45.0  # seconds in which a trial that shall end at once has ended, or is killed
+_NOTICED = 40.0  # seconds in which Ray notices that a node is gone
 _TRIES = 4  # a trial whose nodes are lost again and again may be what kills them
-_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+_REACHED = 5.0  # seconds in which a cluster's address must answer
 
 
 def is_address(on: str) -> bool:
@@ -92,12 +96,14 @@ class RayExecutor:
         if not self._nodes_for(takes):
             raise ClusterError(f"no node of the cluster has what a trial takes: {_in_words(takes)}")
         for tries_left in reversed(range(_TRIES)):
+            run = _Run(trial, wish, self._closing)
             try:
-                return _Run(trial, wish, self._closing).on_a_node(_portable(spec), takes)
+                return run.on_a_node(_portable(spec), takes)
             except _Lost as lost:
                 if not tries_left:
                     raise ClusterError(f"trial {trial.number} was lost {_TRIES} times, the last time: {lost}") from None
-                _log.warning("trial %d: %s; it goes on elsewhere", trial.number, lost)
+                _log.warning("trial %d was lost on node %s and is run again: %s", trial.number, run.name, lost)
+                run.await_loss()
         return None
 
     def _takes(self, spec: SweepSpec) -> dict[str, float]:
@@ -134,7 +140,7 @@ class _Run:
     def __init__(self, trial: Trial, wish: Wish, closing: threading.Event) -> None:
         self._trial, self._wish, self._closing = trial, wish, closing
         self._deadline = math.inf
-        self._name = "?"
+        self._id, self.name = "", "?"
 
     def on_a_node(self, spec: Mapping[str, Any], takes: Mapping[str, float]) -> None:
         """Run it to its end.
@@ -146,24 +152,33 @@ class _Run:
 
         node = _actor(takes)
         try:
-            self._name = self._introduced(node)
-            _log.info("trial %d runs on node %s", self._trial.number, self._name)
+            self._meet(node)
+            _log.info("trial %d runs on node %s", self._trial.number, self.name)
             self._answer(node.start.remote(spec, self._trial.number, results(self._trial.folder)))
             self._follow(node)
         finally:
             ray.kill(node)
 
-    def _introduced(self, node: Any) -> str:
-        """The node's name, once Ray has found room.
+    def await_loss(self) -> None:
+        """Wait until Ray has noticed too that the node is gone, or it would give us the same one again."""
+        deadline = time.monotonic() + _NOTICED
+        while self._id in _living():
+            if self._wanted() != GO_ON or time.monotonic() > deadline:
+                return
+            self._closing.wait(_ASK)
+
+    def _meet(self, node: Any) -> None:
+        """Learn the node's name, once Ray has found room.
 
         Raises:
             ClusterError: it has other versions than we.
         """
-        name, there = self._answer(node.introduce.remote(), may_wait=True)
+        self._id, self.name, there = self._answer(node.introduce.remote())
         for what, here in versions().items():
             if there.get(what) != here:
-                raise ClusterError(f"node {name} has {what} {there.get(what)}, here is {here}: install the same there")
-        return str(name)
+                raise ClusterError(
+                    f"node {self.name} has {what} {there.get(what)}, here is {here}: install the same there"
+                )
 
     def _follow(self, node: Any) -> None:
         """Fetch what is new until the trial has ended."""
@@ -171,7 +186,7 @@ class _Run:
             news: News = self._answer(node.news.remote(self._wanted()))
             apply(news.changes, self._trial.folder)
             for line in news.said.splitlines():
-                _log.warning("trial %d on node %s: %s", self._trial.number, self._name, line)
+                _log.warning("trial %d on node %s: %s", self._trial.number, self.name, line)
             if news.error:
                 raise news.error
             if news.ended:
@@ -188,26 +203,34 @@ class _Run:
         self._deadline = min(self._deadline, time.monotonic() + _PATIENCE)
         return AT_ONCE
 
-    def _answer(self, question: Any, *, may_wait: bool = False) -> Any:
-        """What the node answers.
+    def _answer(self, question: Any) -> Any:
+        """What the node answers; as long as we have none, Ray looks for one.
 
         Raises:
-            _Lost: it is gone.
-            Stopped: nobody wants to know any more while it `may_wait` for room.
+            _Lost: it is gone, or another one that Ray may have meant to give us.
+            Stopped: nobody wants to know any more.
         """
         import ray
 
+        around = {self._id} if self._id else _living()
         while not ray.wait([question], timeout=_ASK)[0]:
-            if may_wait and self._wanted() != GO_ON:
+            if (not self._id and self._wanted() != GO_ON) or time.monotonic() > self._deadline:
                 raise Stopped
-            if time.monotonic() > self._deadline:
-                raise Stopped
+            if not around <= _living():
+                raise _Lost("Ray has lost a node meanwhile")
         try:
             return ray.get(question)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
             raise _lost(error) from None
+
+
+def _living() -> set[str]:
+    """Ray's ids of the nodes that it believes to be there."""
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def _lost(error: Exception) -> Exception:
@@ -256,26 +279,36 @@ def _connect(on: str) -> bool:
         raise ClusterError("Ray is not installed here: pip install 'tuner[ray]'") from None
     if ray.is_initialized():
         return False
-    before = signal.getsignal(signal.SIGTERM)
+    address = os.environ.get("RAY_ADDRESS", "local") if on == RAY else on
     try:
-        _init(on)
-    except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
+        with _signals_kept():
+            _init(address)
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
         told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ClusterError(f"cannot join the Ray cluster {on}: {told}") from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)  # Ray sets its own, after which SIGTERM is no 143 any more
+        raise ClusterError(f"cannot join the Ray cluster {address}: {told}") from error
     return True
 
 
-def _init(on: str) -> None:
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray sets a handler of its own for SIGTERM, with which a command that is terminated would not end with 143."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _init(address: str) -> None:
     import ray
 
-    address = os.environ.get("RAY_ADDRESS", "auto") if on == RAY else on
-    try:
-        ray.init(address, **_QUIET)
-    except ConnectionError:
-        if address != "auto":
-            raise
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-        ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **_QUIET)
+        ray.init(address, include_dashboard=False, _node_ip_address=LOOPBACK, **quiet)
+        return
+    if is_address(address):  # else Ray asks for minutes before it says that nobody is there
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        socket.create_connection((host, int(port)), timeout=_REACHED).close()
+    ray.init(address, **quiet)

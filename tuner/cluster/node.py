@@ -47,18 +47,13 @@ def versions() -> dict[str, str]:
 class Node:
     """One trial on the node where Ray has found room for it; an actor."""
 
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="tuner-trial-"))
-        self._log = self._folder / "process.log"
-        self._said = 0
-
-    def introduce(self) -> tuple[str, dict[str, str]]:
-        """What this node is called, and its versions."""
+    def introduce(self) -> tuple[str, str, dict[str, str]]:
+        """Ray's id of this node, what it is called, and its versions."""
         import ray
 
-        context = ray.get_runtime_context()
-        self._name = f"{platform.node()} ({ray.util.get_node_ip_address()}, Ray node {context.get_node_id()[:8]})"
-        return self._name, versions()
+        id_ = ray.get_runtime_context().get_node_id()
+        self._name = f"{platform.node()} ({ray.util.get_node_ip_address()}, Ray node {id_[:8]})"
+        return id_, self._name, versions()
 
     def start(self, spec: Mapping[str, Any], number: int, results: Sequence[Change]) -> None:
         """Start the trial's process.
@@ -68,6 +63,8 @@ class Node:
             number: the trial's.
             results: what it has to show already.
         """
+        self._folder = Path(tempfile.mkdtemp(prefix="tuner-trial-"))
+        self._log, self._said = self._folder / "process.log", 0
         folder = Experiment.at(self._folder).trial(number).folder
         apply(results, folder)
         self._watch = Watch(folder)

@@ -1,0 +1,21 @@
+"""A process that runs two trials at once, to be killed: `trials_owner.py ON FOLDER SPEC-JSON [RESOURCES-JSON]`."""
+
+import json
+import sys
+from concurrent.futures import wait
+from pathlib import Path
+
+from tuner import executors
+from tuner.experiment import Experiment
+from tuner.spec import make_spec
+from tuner.sweep import Stop, Wish
+
+
+def main(on, folder, spec, resources="null"):
+    spec, experiment = make_spec(json.loads(spec)), Experiment.at(Path(folder))
+    with executors.make(on, 2, spec, json.loads(resources)) as executor:
+        wait([executor.submit(spec, experiment.trial(number), Wish(Stop(), experiment)) for number in (1, 2)])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
