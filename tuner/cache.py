@@ -22,15 +22,16 @@ import platformdirs
 from tuner import files
 from tuner.audit import audit
 from tuner.errors import PathError
+from tuner.foreign import Reader, statuses
 from tuner.measure import LATENCIES, Columns, Floats, Measured, measure
-from tuner.results import Damage, read
+from tuner.results import Damage, unread
 
 logger = logging.getLogger(__name__)
 
 #: Below this many bytes a file is read again each time (some milliseconds).
 WORTH_KEEPING = 1_000_000
 #: Raise it whenever `Measured`, what it holds, or an audit sentence changes.
-SCHEMA = 3
+SCHEMA = 4
 NAME = ".tuner-cache"
 
 
@@ -78,37 +79,60 @@ class FolderCache:
     entries: dict[str, Entry] = field(default_factory=dict)
     changed: bool = False
     opened: bool = False
+    reader: Reader = field(default_factory=Reader)
 
     def __enter__(self) -> "FolderCache":
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.changed:
-            there = {name: entry for name, entry in self.entries.items() if (self.folder / name).is_file()}
+            there = {
+                name: entry for name, entry in self.entries.items() if files.split_part(self.folder / name)[0].is_file()
+            }
             save(self.folder, NAME, msgspec.msgpack.encode(Content(SCHEMA, there)))
 
     def reading(self, path: Path) -> Reading | Damage:
-        """The numbers and latencies of the result file `path` of this folder."""
+        """The numbers and latencies of the result file `path` of this folder, or of the part of one that it names."""
         try:
-            before = path.stat()
+            before = statuses(path)
         except OSError as error:
-            return Damage("unreadable", f"cannot read {path.name}: {error.strerror}")
-        if before.st_size < WORTH_KEEPING:
-            return _compute(path)
+            return unread(path, error)
+        if before[0].st_size < WORTH_KEEPING:
+            return self._compute(path)
         return self._known(path.name, before) or self._learn(path, before)
 
-    def _known(self, name: str, status: os.stat_result) -> Reading | None:
+    def batches(self, path: Path) -> list[tuple[Path, Reading | Damage]]:
+        """Each batch in the file `path`, with what names it: the file itself where it holds one."""
+        first = self.reading(path)
+        origin = first.batch.origin if isinstance(first, Reading) else None
+        count = origin.parts if origin else self.reader.parts(path) if isinstance(first, Damage) else 1
+        if count < 2:
+            return [(path, first)]
+        parts = [path.with_name(f"{path.name}#{part}") for part in range(1, count + 1)]
+        return [(part, self.reading(part)) for part in parts]
+
+    def _known(self, name: str, before: list[os.stat_result]) -> Reading | None:
         if not self.opened:
             self.opened, self.entries = True, _load(self.folder)
         entry = self.entries.get(name)
-        return entry.reading if entry and entry.identity == identity(status) else None
+        return entry.reading if entry and entry.identity == identity(*before) else None
 
-    def _learn(self, path: Path, before: os.stat_result) -> Reading | Damage:
-        reading = _compute(path)
-        if isinstance(reading, Reading) and _settled(before):
-            self.entries[path.name] = Entry(identity(before), reading)
+    def _learn(self, path: Path, before: list[os.stat_result]) -> Reading | Damage:
+        reading = self._compute(path)
+        if isinstance(reading, Reading) and all(map(_settled, before)):
+            self.entries[path.name] = Entry(identity(*before), reading)
             self.changed = True
         return reading
+
+    def _compute(self, path: Path) -> Reading | Damage:
+        file = self.reader.read(path)
+        if isinstance(file, Damage):
+            return file
+        columns = Columns(file)
+        batch = measure(columns)
+        batch.warnings = audit(columns, batch)
+        samples = [*(columns.latencies[name] for name in LATENCIES), columns.output_tokens]
+        return Reading(batch, np.concatenate(samples).tobytes(), bool(columns.requests))
 
 
 def readings(sources: Iterable[str | None]) -> Iterator[Reading | None]:
@@ -131,20 +155,10 @@ def _folder(file: Path | None) -> Path:
     return file.parent if file else Path()
 
 
-def _compute(path: Path) -> Reading | Damage:
-    file = read(path)
-    if isinstance(file, Damage):
-        return file
-    columns = Columns(file)
-    batch = measure(columns)
-    batch.warnings = audit(columns, batch)
-    samples = [*(columns.latencies[name] for name in LATENCIES), columns.output_tokens]
-    return Reading(batch, np.concatenate(samples).tobytes(), bool(columns.requests))
-
-
-def identity(status: os.stat_result) -> tuple[int, int, int]:
-    """What changes whenever a file does."""
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+def identity(*statuses: os.stat_result) -> tuple[int, int, int]:
+    """What changes whenever a file does, or one of those that are read together."""
+    sizes, changes, inodes = zip(*((one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in statuses), strict=True)
+    return sum(sizes), max(changes), max(inodes)
 
 
 def places(folder: Path, name: str) -> tuple[Path, Path]:

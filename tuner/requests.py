@@ -13,8 +13,9 @@ import pandas as pd
 
 from tuner.batches import is_part, is_run, load_batches
 from tuner.cache import WORTH_KEEPING, identity, kept, save
+from tuner.foreign import Reader, statuses
 from tuner.measure import Columns
-from tuner.results import Damage, Request, read
+from tuner.results import Damage, Request
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -111,7 +112,7 @@ def _stamp(batches: pd.DataFrame) -> bytes:
 
 def _identity(path: Path) -> tuple[int, int, int] | None:
     try:
-        return identity(path.stat())
+        return identity(*statuses(path))
     except OSError:
         return None
 
@@ -144,8 +145,9 @@ def _parquet(batches: pd.DataFrame, stamp: bytes) -> bytes:
 def _tables(batches: pd.DataFrame, stamp: bytes) -> Iterator["pa.Table"]:
     import pyarrow as pa
 
+    reader = Reader()
     for row in batches.to_dict("records"):
-        file = read(Path(row["source"]))
+        file = reader.read(Path(row["source"]))
         if isinstance(file, Damage) or not file.individual_request_metrics:
             continue
         columns = Columns(file)
