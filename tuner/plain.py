@@ -117,7 +117,7 @@ def read_files(paths: Iterable[Path], place: Place, metadata: Metadata) -> list[
     theirs: list[Found] = []
     ours: list[Batch] = []
     for path, reading in _readings(paths):
-        if is_theirs(reading):
+        if is_theirs(reading) and not (isinstance(reading, Damage) and RESULT_NAME.fullmatch(path.name)):
             theirs.append((path, reading))
         elif batch := _batch(path, reading, place, metadata):
             ours.append(batch)

@@ -18,8 +18,8 @@ from tuner.results import Damage, ResultFile, parse, unread
 
 #: Where a format's marks stand: within this many bytes from the start.
 HEAD = 1 << 16
-#: What a file of any tool may be called.
-SUFFIXES = (".json", ".jsonl", ".yaml", ".yml", ".csv")
+#: What the files of a kind may be called.
+JSON, YAML, CSV = (".json", ".jsonl"), (".yaml", ".yml"), (".csv",)
 #: genai-bench's own mark: such a file is none of theirs.
 OURS = b'"aggregated_metrics"'
 Part = ResultFile | Damage
@@ -31,12 +31,14 @@ class Format:
 
     Args:
         tool: who writes it.
+        suffixes: what its name ends in.
         marks: texts that all stand near its beginning, and together in no other kind.
         convert: the batches in one of its documents (see `documents`), or in all of them where they are `joined`.
         fullest: of the files that the tool writes of one run, the one that says most.
     """
 
     tool: str
+    suffixes: tuple[str, ...]
     marks: tuple[bytes, ...]
     convert: Callable[[Any], list[Found]]
     fullest: Callable[[Path], Path] = Path
@@ -44,32 +46,33 @@ class Format:
 
 
 FORMATS = (
-    Format(guidellm.TOOL, (b"Run Info,Run Info,",), tables.guidellm_batches, guidellm.fullest),
-    Format(guidellm.TOOL, (b'"guidellm_version"', b'"benchmarks"'), guidellm.convert, guidellm.fullest),
-    Format(guidellm.TOOL, (b"benchmarks:\n- ", b"module: guidellm."), guidellm.convert, guidellm.fullest),
-    Format(aiperf.TOOL, aiperf.RECORD_MARKS, aiperf.convert_run, joined=True),
-    Format(aiperf.TOOL, (b'"aiperf_version"', b'"input_config"'), aiperf.convert, aiperf.fullest),
-    Format(aiperf.TOOL, (b"Metric,avg,min,max,",), tables.aiperf_batch, aiperf.fullest),
-    Format(serving.VLLM.tool, (b'"tokenizer_id"', b'"num_prompts"'), serving.VLLM.convert),
-    Format(serving.SGLANG.tool, (b'"sharegpt_output_len"', b'"backend"'), serving.SGLANG.convert),
+    Format(guidellm.TOOL, CSV, (b"Run Info,Run Info,",), tables.guidellm_batches, guidellm.fullest),
+    Format(guidellm.TOOL, JSON, (b'"guidellm_version"', b'"benchmarks"'), guidellm.convert, guidellm.fullest),
+    Format(guidellm.TOOL, YAML, (b"benchmarks:\n- ", b"module: guidellm."), guidellm.convert, guidellm.fullest),
+    Format(aiperf.TOOL, JSON, aiperf.RECORD_MARKS, aiperf.convert_run, joined=True),
+    Format(aiperf.TOOL, JSON, (b'"aiperf_version"', b'"input_config"'), aiperf.convert, aiperf.fullest),
+    Format(aiperf.TOOL, CSV, (b"Metric,avg,min,max,",), tables.aiperf_batch, aiperf.fullest),
+    Format(serving.VLLM.tool, JSON, (b'"tokenizer_id"', b'"num_prompts"'), serving.VLLM.convert),
+    Format(serving.SGLANG.tool, JSON, (b'"sharegpt_output_len"', b'"backend"'), serving.SGLANG.convert),
 )
 
 
 def format_of(path: Path) -> Format | None:
     """Which of the tools wrote `path`; None where none did, or the file cannot be read."""
-    if path.suffix not in SUFFIXES or not is_regular(path):
+    if path.suffix not in JSON + YAML + CSV or not is_regular(path):
         return None
     try:
         with open(path, "rb") as file:
-            return _format(file.read(HEAD))
+            return _format(path, file.read(HEAD))
     except OSError:
         return None
 
 
-def _format(head: bytes) -> Format | None:
+def _format(path: Path, head: bytes) -> Format | None:
     if OURS in head:
         return None
-    return next((known for known in FORMATS if all(mark in head for mark in known.marks)), None)
+    named = (known for known in FORMATS if path.suffix in known.suffixes)
+    return next((known for known in named if all(mark in head for mark in known.marks)), None)
 
 
 def distinct(paths: Iterable[Path]) -> list[Path]:
@@ -140,7 +143,7 @@ def read_all(path: Path) -> list[Part]:
         data = path.read_bytes()
     except OSError as error:
         return [unread(path, error)]
-    known = _format(data[:HEAD]) if path.suffix in SUFFIXES else None
+    known = _format(path, data[:HEAD])
     return _converted(known, path, data) if known else [parse(data, path.name)]
 
 
