@@ -102,14 +102,14 @@ def test_a_file_changed_within_this_clock_tick_is_not_kept(folder, monkeypatch):
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_kept(folder, monkeypatch):
-    def read_and_change(path):
-        content = real_read(path)
+    def read_and_change(reader, path):
+        content = real_read(reader, path)
         put(folder, SLOWER)
         return content
 
-    real_read = cache.read
+    real_read = cache.Reader.read
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "read", read_and_change)
+        patch.setattr(cache.Reader, "read", read_and_change)
         assert ttft(folder) == 0.1
     assert ttft(folder) == 0.2
 

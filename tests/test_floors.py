@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "tuner"
 #: bottom floor first, and on each floor in the order a reader meets them
 FLOORS = """
     errors timestamps documents files versions experiment secrecy
-    results measure audit index cache rows carried endings plain foreign trials batches requests
+    results measure audit index foreign cache rows carried endings tools plain trials batches requests
     attainment spreads resampling intervals constraints evidence slo summary answer costs comparison changes scores
     figures progress weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server
     server telemetry stub bench calibration

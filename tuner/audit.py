@@ -82,6 +82,12 @@ def errors_hidden(evidence: Evidence) -> Iterable[str]:
     yield f"the file claims an error rate of {claimed:.3g}, but {_errors(batch)}"
 
 
+def origin_told(evidence: Evidence) -> Iterable[str]:
+    """What other tools define in their own way."""
+    origin = evidence.batch.origin
+    return origin.notes if origin else []
+
+
 def errors_told(evidence: Evidence) -> Iterable[str]:
     """Latency and throughput come from the survivors alone."""
     batch = evidence.batch
@@ -94,6 +100,13 @@ def not_recomputed(evidence: Evidence) -> Iterable[str]:
     """Older and foreign files."""
     if not evidence.recomputed:
         yield "the file holds no individual requests: its own aggregates are used, unchecked"
+
+
+def aggregates_missing(evidence: Evidence) -> Iterable[str]:
+    """What cannot be computed, and the file does not say either."""
+    missing = [name for name, value in evidence.batch.latencies.items() if math.isnan(value)]
+    if missing and not evidence.recomputed and evidence.batch.completed:
+        yield f"the file says nothing of {', '.join(missing)}"
 
 
 def unit_unknown(evidence: Evidence) -> Iterable[str]:
@@ -134,10 +147,13 @@ def counts_differ(evidence: Evidence) -> Iterable[str]:
 
 
 def throughput_deflated(evidence: Evidence) -> Iterable[str]:
-    """A warm-up or cool-down ratio drops tokens but not the time they took."""
+    """A warm-up or cool-down ratio of genai-bench drops tokens but not the time they took."""
     claimed = evidence.claims.mean_output_throughput_tokens_per_s
     counted = evidence.batch.output_throughput
     if not evidence.recomputed or claimed is None or math.isnan(counted) or _close(claimed, counted):
+        return
+    if evidence.batch.origin:
+        yield f"the file claims {claimed:.1f} output tokens/s, its requests give {counted:.1f} over its duration"
         return
     why = "a warm-up or cool-down ratio drops tokens but not time" if claimed < counted else "it is inflated"
     yield f"the file claims {claimed:.1f} output tokens/s, its requests give {counted:.1f}: {why}"
@@ -204,9 +220,11 @@ def no_duration(evidence: Evidence) -> Iterable[str]:
 
 
 CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
+    origin_told,
     errors_told,
     errors_hidden,
     not_recomputed,
+    aggregates_missing,
     unit_unknown,
     values_mended,
     latencies_missing,

@@ -17,7 +17,8 @@ from tuner.carried import is_page, read_report
 from tuner.errors import PathError
 from tuner.experiment import EXPERIMENT_FILE
 from tuner.files import is_regular
-from tuner.plain import Metadata, is_plain, json_files, read_files, read_plain
+from tuner.foreign import format_of, holds_one_run
+from tuner.plain import Metadata, is_plain, read_files, read_plain, result_files
 from tuner.rows import Batch, Place, to_frame
 from tuner.trials import is_trial, read_trial, subfolders
 
@@ -116,11 +117,22 @@ def _read_folder(folder: Path, cache: Cache) -> list[Batch] | None:
     sources = list(_sources(folder, DEEPEST))
     if sources:
         return [batch for read, source in sources for batch in read(source, cache) or []]
-    return read_files(json_files(folder), Place(folder, folder.resolve().name), Metadata(), cache) or None
+    return _read_loose(folder, cache)
+
+
+def _read_loose(folder: Path, cache: Cache) -> list[Batch] | None:
+    """The batches of result files under names of their own, whatever tool wrote them."""
+    return read_files(_loose_files(folder), Place(folder, folder.resolve().name), Metadata(), cache) or None
+
+
+def _loose_files(folder: Path) -> list[Path]:
+    """The result files of `folder`, and those in folders that hold one batch each."""
+    within = (file for below in subfolders(folder) if holds_one_run(below) for file in result_files(below))
+    return [*result_files(folder), *within]
 
 
 def _sources(folder: Path, depth: int) -> "Iterator[tuple[Reader, Path]]":
-    """The runs, trials and genai-bench folders at and below `folder`; nothing is looked for within a run."""
+    """The runs, trials and folders of result files at and below `folder`; nothing is looked for within a run."""
     if is_run(folder):
         yield _read_run, folder
     elif is_trial(folder):
@@ -128,8 +140,12 @@ def _sources(folder: Path, depth: int) -> "Iterator[tuple[Reader, Path]]":
     else:
         if is_plain(folder):
             yield read_plain, folder
-        for below in subfolders(folder) if depth else ():
-            yield from _sources(below, depth - 1)
+        elif any(map(format_of, _loose_files(folder))):
+            yield _read_loose, folder
+        deeper = depth > 0 and not holds_one_run(folder)
+        for below in subfolders(folder) if deeper else ():
+            if is_plain(folder) or not holds_one_run(below):
+                yield from _sources(below, depth - 1)
 
 
 Reader = Callable[[Path, Cache], list[Batch] | None]

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 
 from tuner.audit import audit
+from tuner.foreign import Reader, statuses
 from tuner.index import Index, Reading
 from tuner.measure import LATENCIES, Columns, measure
-from tuner.results import Damage, read
+from tuner.results import Damage, unread
 
 __all__ = ["INDEX_NAME", "NAME", "WORTH_INDEXING", "WORTH_KEEPING", "Cache", "Reading", "readings"]
 
@@ -34,26 +35,47 @@ class Cache(AbstractContextManager["Cache"]):
     def __init__(self) -> None:
         self._single: Index | None = None  # of the folder whose large files are read
         self._many: dict[str, _Runs] = {}
+        self._reader = Reader()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for index in [self._single, *(runs.index for runs in self._many.values())]:
             if index:
                 index.close()
 
+    def batches(self, path: Path) -> list[tuple[Path, Reading | Damage]]:
+        """Each batch in the file `path`, with what names it: the file itself where it holds one."""
+        first = self.reading(path)
+        origin = first.batch.origin if isinstance(first, Reading) else None
+        count = origin.parts if origin else self._reader.parts(path) if isinstance(first, Damage) else 1
+        if count < 2:
+            return [(path, first)]
+        parts = [path.with_name(f"{path.name}#{part}") for part in range(1, count + 1)]
+        return [(part, self.reading(part)) for part in parts]
+
     def reading(self, path: Path) -> Reading | Damage:
-        """The numbers and latencies of the result file `path`."""
+        """The numbers and latencies of the result file `path`, or of the part of one that it names."""
         try:
-            before = path.stat()
+            before = statuses(path)
         except OSError as error:
-            return Damage("unreadable", f"cannot read {path.name}: {error.strerror}")
-        index, key = self._index_of(path, before.st_size)
+            return unread(path, error)
+        index, key = self._index_of(path, before[0].st_size)
         known = index.known(key, before) if index else None
         if known:
             return known
-        found = _compute(path)
+        found = self._compute(path)
         if index and isinstance(found, Reading):
             index.learn(key, before, found)
         return found
+
+    def _compute(self, path: Path) -> Reading | Damage:
+        file = self._reader.read(path)
+        if isinstance(file, Damage):
+            return file
+        columns = Columns(file)
+        batch = measure(columns)
+        batch.warnings = audit(columns, batch)
+        samples = [*(columns.latencies[name] for name in LATENCIES), columns.output_tokens]
+        return Reading(batch, np.concatenate(samples).tobytes(), bool(columns.requests))
 
     def _index_of(self, path: Path, size: int) -> tuple[Index | None, str]:
         """The index that a file of this size is in, and its key there."""
@@ -124,14 +146,3 @@ def readings_of(batches: pd.DataFrame) -> list[Reading | None]:
     """What is kept of each batch's result file, in their order; None where there is none, or none that can be used."""
     sources = batches["source"] if "source" in batches else [None] * len(batches)
     return list(readings(source if isinstance(source, str) else None for source in sources))
-
-
-def _compute(path: Path) -> Reading | Damage:
-    file = read(path)
-    if isinstance(file, Damage):
-        return file
-    columns = Columns(file)
-    batch = measure(columns)
-    batch.warnings = audit(columns, batch)
-    samples = [*(columns.latencies[name] for name in LATENCIES), columns.output_tokens]
-    return Reading(batch, np.concatenate(samples).tobytes(), bool(columns.requests))

@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
 from typing import Any
 
 from tuner.errors import PathError
+
+#: How one batch of a file that holds several is named: `file.json#2`.
+PART = re.compile(r"(?P<name>.+\.\w+)#(?P<part>[1-9]\d{0,6})", re.DOTALL)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -75,3 +79,9 @@ def is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except (OSError, ValueError):
         return False
+
+
+def split_part(path: Path) -> tuple[Path, int]:
+    """The file that `path` names and which of its batches, from 1: `file.json#2` is the second of `file.json`."""
+    match = PART.fullmatch(path.name)
+    return (path.with_name(match["name"]), int(match["part"])) if match else (path, 1)

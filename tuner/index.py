@@ -10,7 +10,7 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from tuner.measure import LATENCIES, Floats, Measured
 logger = logging.getLogger(__name__)
 
 #: Raise it whenever `Measured`, what it holds, or an audit sentence changes.
-SCHEMA = 4
+SCHEMA = 5
 _CHECKSUM = 4  # bytes of it, before the content
 #: What changes whenever a file does: inode, size, mtime_ns, ctime_ns.
 Identity = tuple[int, int, int, int]
@@ -84,23 +84,26 @@ class Index:
     def __post_init__(self) -> None:
         self.entries = _load(self.folder, self.name)
 
-    def known(self, key: str, status: os.stat_result) -> Reading | None:
+    def known(self, key: str, statuses: Sequence[os.stat_result]) -> Reading | None:
         """What is kept of the file `key`, whose status is this one; None where it has changed since, or is new."""
         entry = self.entries.get(key)
-        return entry.reading if entry and entry.identity == identity(status) else None
+        return entry.reading if entry and entry.identity == identity(*statuses) else None
 
-    def learn(self, key: str, before: os.stat_result, reading: Reading) -> None:
+    def learn(self, key: str, before: Sequence[os.stat_result], reading: Reading) -> None:
         """Keep what was read of the file `key`, whose status was `before` that."""
-        if _settled(before):
-            self.entries[key] = Entry(identity(before), reading)
+        if all(map(_settled, before)):
+            self.entries[key] = Entry(identity(*before), reading)
             self.changed = True
 
     def close(self) -> None:
         """Write the hidden file where something is new, without the files that are gone."""
         if self.changed:
-            there = {key: entry for key, entry in self.entries.items() if (self.folder / key).is_file()}
+            there = {key: entry for key, entry in self.entries.items() if self._has(key)}
             content = msgspec.msgpack.encode(Content(SCHEMA, there))
             save(self.folder, self.name, zlib.crc32(content).to_bytes(_CHECKSUM) + content)
+
+    def _has(self, key: str) -> bool:
+        return files.split_part(self.folder / key)[0].is_file()
 
 
 def _load(folder: Path, name: str) -> dict[str, Entry]:
@@ -123,9 +126,14 @@ def _decoded(data: bytes) -> dict[str, Entry]:
     return found.entries
 
 
-def identity(status: os.stat_result) -> Identity:
-    """What changes whenever a file does."""
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+def identity(*statuses: os.stat_result) -> Identity:
+    """What changes whenever a file does, or one of those that are read together."""
+    one = statuses[0]
+    if len(statuses) == 1:
+        return one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns
+    size = sum(status.st_size for status in statuses)
+    changes = (max(status.st_mtime_ns for status in statuses), max(status.st_ctime_ns for status in statuses))
+    return one.st_ino, size, *changes
 
 
 def _settled(status: os.stat_result) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.results import UNITS, Aggregates, Request, ResultFile, one_line
+from tuner.results import UNITS, Aggregates, Origin, Request, ResultFile, one_line
 
 LATENCIES = ("ttft", "tpot", "e2e_latency")
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
@@ -39,6 +39,7 @@ class Measured(msgspec.Struct, kw_only=True):
     error_codes: dict[str, int]
     first_error: str = ""
     warnings: list[str] = []
+    origin: Origin | None = None  # where another tool than genai-bench wrote it
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ def _of_requests(columns: Columns) -> Measured:
         latencies=_latency_columns(columns),
         error_codes=_tally([str(request.error_code) for request in columns.errors]),
         first_error=next((one_line(request.error_message) for request in columns.errors if request.error_message), ""),
+        origin=columns.file.origin,
     )
 
 
@@ -206,6 +208,7 @@ def _of_aggregates(file: ResultFile) -> Measured:
         request_throughput=known(claims.requests_per_second),
         latencies={name: claimed(claims, name) / unit for name in LATENCY_COLUMNS},
         error_codes={code: count for code, count in (claims.error_codes_frequency or {}).items() if _count(count)},
+        origin=file.origin,
     )
 
 

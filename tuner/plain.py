@@ -12,12 +12,13 @@ from typing import Any
 
 import msgspec
 
-from tuner.cache import Cache
+from tuner.cache import Cache, Reading
 from tuner.experiment import COMPLETED, EXPERIMENT_FILE, SERVER_FILE, SIDECAR_FILE, TRIAL_FILE
 from tuner.files import is_regular
-from tuner.measure import Measured
+from tuner.foreign import aiperf, distinct, format_of
 from tuner.results import Damage, mended
 from tuner.rows import Batch, Place
+from tuner.tools import Found, is_theirs, of_tools
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,8 @@ TOLD = (
     *("server_engine", "server_version", "server_gpu_type", "server_gpu_count", "api_backend", "benchmark_version"),
     *("server_model_tokenizer", "max_time_per_run_s", "max_requests_per_run", "additional_request_params"),
 )
-#: Files of ours and of genai-bench that are JSON but never a batch.
-OTHER_FILES = {METADATA_FILE, EXPERIMENT_FILE, TRIAL_FILE, SERVER_FILE, SIDECAR_FILE}
+#: Files of ours, of genai-bench and of AIPerf that are JSON but never a batch.
+OTHER_FILES = {METADATA_FILE, EXPERIMENT_FILE, TRIAL_FILE, SERVER_FILE, SIDECAR_FILE, *aiperf.OTHER_FILES}
 #: Two runs of one level end at least this many seconds apart, since genai-bench counts a level in whole seconds.
 SHORTEST_LEVEL = 1.0
 #: No level and no number of repeats is this large; the file that says so is damaged.
@@ -57,8 +58,8 @@ class Metadata(msgspec.Struct):
         return [level for level in asked or [] if 0 < level < MOST]
 
 
-def json_files(folder: Path) -> list[Path]:
-    """The regular `.json` files of `folder` that may be batches, sorted; links and pipes are left alone."""
+def result_files(folder: Path) -> list[Path]:
+    """The regular files of `folder` that may hold batches, sorted; links and pipes are left alone."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if _may_be_batch(entry)]
@@ -69,7 +70,8 @@ def json_files(folder: Path) -> list[Path]:
 
 
 def _may_be_batch(entry: os.DirEntry[str]) -> bool:
-    if not entry.name.endswith(".json") or entry.name.startswith(".") or entry.name in OTHER_FILES:
+    path = Path(entry.path)
+    if entry.name.startswith(".") or entry.name in OTHER_FILES or (path.suffix != ".json" and not format_of(path)):
         return False
     if entry.is_symlink():
         logger.warning("%s is a link and is not followed", entry.path)
@@ -89,7 +91,7 @@ def read_plain(folder: Path, cache: Cache) -> list[Batch]:
     """Every batch of a plain genai-bench folder: those asked for, and those that are there besides."""
     metadata = read_metadata(folder)
     place = Place(folder, folder.resolve().name, 1, metadata.server_engine or "", metadata.api_model_name or "")
-    return with_missing(read_files(json_files(folder), place, metadata, cache), place, metadata)
+    return with_missing(read_files(result_files(folder), place, metadata, cache), place, metadata)
 
 
 def read_metadata(folder: Path) -> Metadata:
@@ -120,16 +122,33 @@ def read_loosely(file: Path) -> Any:
 
 
 def read_files(paths: Iterable[Path], place: Place, metadata: Metadata, cache: Cache) -> list[Batch]:
-    """One batch a level that `paths` hold a file of; older runs of a level follow as superseded repeats."""
-    batches = [batch for path in paths if (batch := _read_file(path, cache, place, metadata))]
-    batches.sort(key=lambda batch: (batch.scenario, batch.iteration_type, batch.level or 0))
-    same_level = groupby(batches, key=lambda batch: batch.key)
-    return [batch for _, group in same_level for batch in _choose(list(group))]
+    """One batch a level that `paths` hold a file of; older runs of a level follow as superseded repeats.
+
+    Those of other tools come last, each with all its repeats, as nothing says that one replaces another.
+    """
+    theirs: list[Found] = []
+    ours: list[Batch] = []
+    for path, reading in _readings(paths, cache):
+        if is_theirs(reading) and not (isinstance(reading, Damage) and RESULT_NAME.fullmatch(path.name)):
+            theirs.append((path, reading))
+        elif batch := _batch(path, reading, place, metadata):
+            ours.append(batch)
+    ours.sort(key=lambda batch: (batch.scenario, batch.iteration_type, batch.level or 0))
+    same_level = groupby(ours, key=lambda batch: batch.key)
+    chosen = [batch for _, group in same_level for batch in _choose(list(group))]
+    return chosen + [_with_outcome(batch) for batch in of_tools(theirs, place)]
 
 
-def _read_file(path: Path, cache: Cache, place: Place, metadata: Metadata) -> Batch | None:
-    """The batch in one file; None, and a warning, where it is none and nothing says it should be."""
-    reading = cache.reading(path)
+def _readings(paths: Iterable[Path], cache: Cache) -> Iterator[Found]:
+    """Every batch that the files hold; what is called as genai-bench calls it needs no look inside beforehand."""
+    files = list(paths)
+    named = [path for path in files if RESULT_NAME.fullmatch(path.name)]
+    for path in [*named, *distinct(path for path in files if not RESULT_NAME.fullmatch(path.name))]:
+        yield from cache.batches(path)
+
+
+def _batch(path: Path, reading: Reading | Damage, place: Place, metadata: Metadata) -> Batch | None:
+    """The batch that `path` names; None, and a warning, where it is none and nothing says it should be."""
     named = _from_name(path, place, metadata)
     if isinstance(reading, Damage):
         if named is None:
@@ -145,7 +164,7 @@ def _read_file(path: Path, cache: Cache, place: Place, metadata: Metadata) -> Ba
     if batch.level is None or not batch.scenario:
         logger.warning("skipped: %s names no scenario or no level", path)
         return None
-    return _with_outcome(batch, numbers)
+    return _with_outcome(batch)
 
 
 def _from_name(path: Path, place: Place, metadata: Metadata) -> Batch | None:
@@ -166,8 +185,11 @@ def sanitized(scenario: str) -> str:
     return scenario.translate(str.maketrans("/,", "__", "()"))
 
 
-def _with_outcome(batch: Batch, numbers: Measured) -> Batch:
+def _with_outcome(batch: Batch) -> Batch:
     """A file without one completed request is no completed batch."""
+    numbers = batch.numbers
+    if numbers is None:
+        return batch
     if numbers.completed or (numbers.completed is None and numbers.request_throughput > 0):
         if batch.file and DEBUG_NAME.fullmatch(batch.file.name):
             return replace(batch, outcome="client_failed", reason="genai-bench failed over this level (debug file)")

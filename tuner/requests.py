@@ -13,9 +13,10 @@ import pandas as pd
 
 from tuner.batches import is_part, is_run, load_batches
 from tuner.cache import WORTH_KEEPING
+from tuner.foreign import Reader, statuses
 from tuner.index import Identity, identity, kept, save
 from tuner.measure import Columns
-from tuner.results import Damage, Request, read
+from tuner.results import Damage, Request
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,7 +96,7 @@ def _framed(table: "pa.Table", experiment: str) -> pd.DataFrame:
 
 
 def _size(batches: pd.DataFrame) -> int:
-    return sum(found[1] for source in batches["source"] if (found := _identity(Path(source))))
+    return sum(found[0] for source in batches["source"] if (found := _identity(Path(source))))
 
 
 def _read(file: Any) -> "pa.Table":
@@ -112,7 +113,7 @@ def _stamp(batches: pd.DataFrame) -> bytes:
 
 def _identity(path: Path) -> Identity | None:
     try:
-        return identity(path.stat())
+        return identity(*statuses(path))
     except OSError:
         return None
 
@@ -145,8 +146,9 @@ def _parquet(batches: pd.DataFrame, stamp: bytes) -> bytes:
 def _tables(batches: pd.DataFrame, stamp: bytes) -> Iterator["pa.Table"]:
     import pyarrow as pa
 
+    reader = Reader()
     for row in batches.to_dict("records"):
-        file = read(Path(row["source"]))
+        file = reader.read(Path(row["source"]))
         if isinstance(file, Damage) or not file.individual_request_metrics:
             continue
         columns = Columns(file)

@@ -47,13 +47,26 @@ class Aggregates(msgspec.Struct, gc=False):
     stats: dict[str, dict[str, float | None]] | None = None
 
 
+class Origin(msgspec.Struct):
+    """What a file of another benchmark tool says beyond the numbers; texts are empty where it does not say."""
+
+    tool: str
+    engine: str = ""
+    model: str = ""
+    started_at: str = ""  # ISO 8601
+    finished_at: str = ""
+    notes: list[str] = []  # what a reader must know, first of all where its definitions differ
+    parts: int = 1  # how many batches the file holds
+
+
 class ResultFile(msgspec.Struct):
-    """One file as genai-bench wrote it."""
+    """One batch as genai-bench wrote it, or as it was converted from what another tool wrote (then with an origin)."""
 
     aggregated_metrics: Aggregates
     individual_request_metrics: list[Request] | None = None
     _time_unit: str | None = msgspec.field(default=None, name="_time_unit")
     mended: int = 0  # values of the wrong type that were left out
+    origin: Origin | None = msgspec.field(default=None, name="_origin")
 
     @property
     def time_unit(self) -> str | None:
@@ -63,10 +76,11 @@ class ResultFile(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Damage:
-    """Why a file is no usable batch: an outcome of `tuner.experiment.OUTCOMES` and the reason."""
+    """Why a file, or a part of one, is no usable batch: an outcome of `tuner.experiment.OUTCOMES` and the reason."""
 
     outcome: str
     reason: str
+    tool: str = ""  # which other tool wrote it, where one is known
 
 
 class _AggregatesOnly(msgspec.Struct):
@@ -90,8 +104,13 @@ def read(path: Path) -> ResultFile | Damage:
     try:
         data = path.read_bytes()
     except OSError as error:
-        return Damage("unreadable", f"cannot read {path.name}: {error.strerror}")
+        return unread(path, error)
     return parse(data, path.name)
+
+
+def unread(path: Path, error: OSError) -> Damage:
+    """What is wrong with a file that cannot be read at all."""
+    return Damage("unreadable", f"cannot read {path.name}: {error.strerror}")
 
 
 def read_aggregates(path: Path) -> ResultFile | Damage:

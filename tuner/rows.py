@@ -70,7 +70,7 @@ class Batch:
 
     @property
     def modified(self) -> float:
-        """When the file was last written, in seconds since 1970; NaN without a file."""
+        """When the file was last written, in seconds since 1970; NaN without one, and for one of its parts."""
         try:
             return self.file.stat().st_mtime if self.file else math.nan
         except OSError:

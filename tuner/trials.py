@@ -23,7 +23,7 @@ from tuner.experiment import (
     safe_name,
 )
 from tuner.files import is_regular
-from tuner.plain import MOST, Metadata, json_files, read_files
+from tuner.plain import MOST, Metadata, read_files, result_files
 from tuner.results import one_line
 from tuner.rows import Batch, Place
 
@@ -71,7 +71,7 @@ def subfolders(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
             names = [e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         logger.warning("cannot read the folder %s: %s", folder, error.strerror)
@@ -152,7 +152,7 @@ class _TrialReader:
 
     def numbers(self, level: LevelFolder) -> Batch:
         asked = Metadata(traffic_scenario=[level.scenario], iteration_type=self.iteration_type)
-        files = read_files(json_files(level.path), self.place, asked, self.cache)
+        files = read_files(result_files(level.path), self.place, asked, self.cache)
         none = Batch(self.place, level.scenario, level.level, outcome="missing", reason="genai-bench left no file")
         return next((found for found in files if found.level == level.level), files[0] if files else none)
 

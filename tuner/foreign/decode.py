@@ -1,0 +1,55 @@
+"""The bytes of a file as documents: one of JSON, YAML or CSV, or one a line; what is damaged stays as Damage."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tuner.results import Damage
+
+
+def documents(path: Path, data: bytes) -> list[Any]:
+    """What the file `path` with the content `data` holds.
+
+    Returns:
+        Objects of JSON or YAML, or the text of a CSV file; a Damage for each that cannot be read.
+    """
+    if path.suffix in (".yaml", ".yml"):
+        return [_yaml(data, path.name)]
+    if path.suffix == ".csv":
+        return [data.decode("utf-8", "replace")]
+    whole = _json(data, path.name)
+    lines = [line for line in data.splitlines() if line.strip()]
+    if not isinstance(whole, Damage) or len(lines) < 2 or isinstance(_json(lines[0], ""), Damage):
+        return [whole]
+    return [_json(line, f"{path.name}#{number}") for number, line in enumerate(lines, 1)]
+
+
+def _json(data: bytes, name: str) -> Any:
+    """An object; the standard library's decoder knows NaN and Infinity, which tools write too."""
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        if "truncated" in str(error):
+            return Damage("truncated", f"{name} ends in the middle ({len(data)} bytes)")
+        value = _loosely(data)
+    return value if isinstance(value, dict) else Damage("unreadable", f"{name} is not valid JSON")
+
+
+def _loosely(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _yaml(data: bytes, name: str) -> Any:
+    """An object; libyaml reads it some ten times faster than Python, where it is there."""
+    import yaml
+
+    try:
+        value = yaml.load(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError):
+        value = None
+    return value if isinstance(value, dict) else Damage("unreadable", f"{name} is damaged, or no YAML that can be read")
