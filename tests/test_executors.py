@@ -131,7 +131,7 @@ def test_nothing_of_two_trials_outlives_their_owner(tmp_path, ending):
         wait_until(lambda: len([p for p in processes_of(tmp_path) if "faulty_server" in " ".join(p.cmdline())]) >= 2)
         os.kill(owner.pid, ending)
         owner.wait(60)
-    wait_until(lambda: not processes_of(tmp_path), 15)
+    wait_until(lambda: not processes_of(tmp_path))
 
 
 def test_a_server_that_starts_is_given_up_at_once(experiment):

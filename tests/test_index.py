@@ -234,8 +234,8 @@ def test_a_folder_that_was_moved_keeps_its_index(tmp_path, monkeypatch):
     loaded(history(tmp_path / "runs", runs=6))
     moved = (tmp_path / "runs").rename(tmp_path / "moved")
     computed = []
-    real = cache._compute
-    monkeypatch.setattr(cache, "_compute", lambda path: computed.append(path) or real(path))
+    real = cache.Cache._compute
+    monkeypatch.setattr(cache.Cache, "_compute", lambda self, path: computed.append(path) or real(self, path))
     loaded(moved)
     assert len(computed) == 2 * FIRST
     assert_frame_equal(loaded(moved), without_index(moved))

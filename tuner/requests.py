@@ -96,7 +96,7 @@ def _framed(table: "pa.Table", experiment: str) -> pd.DataFrame:
 
 
 def _size(batches: pd.DataFrame) -> int:
-    return sum(found[0] for source in batches["source"] if (found := _identity(Path(source))))
+    return sum(found[1] for source in batches["source"] if (found := _identity(Path(source))))
 
 
 def _read(file: Any) -> "pa.Table":

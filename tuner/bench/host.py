@@ -1,4 +1,4 @@
-"""genai-bench's host process: imports it once, then forks a child for each level (`python -m tuner.bench_host`).
+"""genai-bench's host process: imports it once, then forks a child for each level (`python -m tuner.bench.host`).
 
 Importing genai-bench takes seconds and patches the standard library for gevent, which hangs a Jupyter kernel; so it
 lives here. The owner speaks JSON lines with us over stdin and stdout:
@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # What a level needs of the system, taken before gevent replaces it.
@@ -27,16 +27,34 @@ _fork, _select, _waitpid = os.fork, select.select, os.waitpid
 _PR_SET_PDEATHSIG = 1
 _STDIN = 0
 _POLL_SECONDS = 0.1
+_LOOK_SECONDS = 0.5
 
 
 def main() -> None:
     """Serve levels until the owner closes our stdin."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not get between our answers
-    cli = _import_genai_bench()
+    with _ending_with(os.getppid()):
+        cli = _import_genai_bench()
     _answer(answers, ready=True)
     while line := _read_line():
         _run_level(cli, json.loads(line), answers)
+
+
+@contextlib.contextmanager
+def _ending_with(owner: int) -> Iterator[None]:
+    """End when the owner is gone, although the import, which can take half a minute, reads no line of its."""
+
+    def look(*_: object) -> None:
+        if os.getppid() != owner:
+            os._exit(1)
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, _LOOK_SECONDS, _LOOK_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _import_genai_bench() -> Any:
