@@ -1,4 +1,4 @@
-"""genai-bench's host process: imports it once, then forks a child for each level (`python -m tuner.bench.host`).
+"""genai-bench's host process: imports it once, then forks a child for each level (`python -m tuner.bench.host OWNER`).
 
 Importing genai-bench takes seconds and patches the standard library for gevent, which hangs a Jupyter kernel; so it
 lives here. The owner speaks JSON lines with us over stdin and stdout:
@@ -30,11 +30,11 @@ _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 0.5
 
 
-def main() -> None:
-    """Serve levels until the owner closes our stdin."""
+def main(owner: int) -> None:
+    """Serve levels until the process `owner` closes our stdin."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not get between our answers
-    with _ending_with(os.getppid()):
+    with _ending_with(owner):
         cli = _import_genai_bench()
     _answer(answers, ready=True)
     while line := _read_line():
@@ -170,4 +170,4 @@ def _hand_over_key(cli: Any, key: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

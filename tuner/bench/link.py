@@ -51,7 +51,7 @@ class Host:
         self._buffer = b""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the host
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tuner.bench.host"],
+            [sys.executable, "-m", "tuner.bench.host", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
