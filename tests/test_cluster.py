@@ -50,6 +50,9 @@ class Nodes:
         """The processes of ours that any node runs: trials, supervisors, servers, load generators."""
         return [process for process in processes_of(self.folder) if is_ours(process)]
 
+    def trial_folders(self):
+        return set(self.folder.glob("tuner-trial-*"))
+
     def down(self):
         self._cluster.shutdown()
 
@@ -83,9 +86,10 @@ def experiment(tmp_path):
 
 @pytest.fixture
 def nothing_left(cluster):
+    before = cluster.trial_folders()
     yield
     wait_until(lambda: not cluster.ours(), 30)
-    assert not list(cluster.folder.glob("tuner-trial-*"))
+    assert cluster.trial_folders() == before
 
 
 def swept(model, **asked):
