@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from tuner.books import Stopped
-from tuner.claims import LOOPBACK
 from tuner.cluster.changes import apply, results
 from tuner.cluster.node import AFTER_LEVEL, AT_ONCE, GO_ON, News, Node, versions
 from tuner.engines import registry
@@ -29,6 +28,7 @@ __all__ = ["RayExecutor", "is_address"]
 _log = logging.getLogger(__name__)
 
 RAY = "ray"
+_LOOPBACK = "127.0.0.2"  # Ray takes 127.0.0.1 for the outer address of this machine
 _ASK = 0.5  # seconds between two questions to a node
 _PATIENCE = 45.0  # seconds in which a trial that shall end at once has ended, or is killed
 _NOTICED = 40.0  # seconds in which Ray notices that a node is gone
@@ -283,7 +283,7 @@ def _connect(on: str) -> bool:
     try:
         with _signals_kept():
             _init(address)
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
+    except Exception as error:  # Ray raises all kinds, plain ones too
         told = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ClusterError(f"cannot join the Ray cluster {address}: {told}") from error
     return True
@@ -306,7 +306,7 @@ def _init(address: str) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-        ray.init(address, include_dashboard=False, _node_ip_address=LOOPBACK, **quiet)
+        ray.init(address, include_dashboard=False, _node_ip_address=_LOOPBACK, **quiet)
         return
     if is_address(address):  # else Ray asks for minutes before it says that nobody is there
         host, _, port = address.removeprefix("ray://").rpartition(":")
