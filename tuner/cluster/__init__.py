@@ -1,23 +1,15 @@
 """Trials on the nodes of a Ray cluster, their files in the run directory here; no disk in common is needed."""
 
-import contextlib
 import logging
-import math
-import os
-import signal
-import socket
 import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tuner.books import Stopped
-from tuner.claims import LOOPBACK
-from tuner.cluster.changes import apply, results
-from tuner.cluster.node import AFTER_LEVEL, AT_ONCE, GO_ON, News, Node, versions
+from tuner.cluster.driver import Lost, Run
+from tuner.cluster.joining import is_address, join
 from tuner.engines import registry
 from tuner.errors import ClusterError, SpecError
 from tuner.experiment import Trial
@@ -28,18 +20,7 @@ __all__ = ["RayExecutor", "is_address"]
 
 _log = logging.getLogger(__name__)
 
-RAY = "ray"
-_ASK = 0.5  # seconds between two questions to a node
-_PATIENCE = 45.0  # seconds in which a trial that shall end at once has ended, or is killed
-_NOTICED = 40.0  # seconds in which Ray notices that a node is gone
 _TRIES = 4  # a trial whose nodes are lost again and again may be what kills them
-_REACHED = 5.0  # seconds in which a cluster's address must answer
-
-
-def is_address(on: str) -> bool:
-    """Whether `on` names a cluster: `ray`, `ray://HOST:PORT` or `HOST:PORT`."""
-    host, _, port = on.removeprefix("ray://").rpartition(":")
-    return on == RAY or (bool(host) and port.isdecimal())
 
 
 class RayExecutor:
@@ -61,7 +42,7 @@ class RayExecutor:
     """
 
     def __init__(self, on: str, slots: int, spec: SweepSpec, resources: Mapping[str, float] | None = None) -> None:
-        self._is_ours = _connect(on)
+        self._is_ours = join(on)
         self._resources = resources
         self._closing = threading.Event()
         try:
@@ -96,10 +77,10 @@ class RayExecutor:
         if not self._nodes_for(takes):
             raise ClusterError(f"no node of the cluster has what a trial takes: {_in_words(takes)}")
         for tries_left in reversed(range(_TRIES)):
-            run = _Run(trial, wish, self._closing)
+            run = Run(trial, wish, self._closing)
             try:
                 return run.on_a_node(_portable(spec), takes)
-            except _Lost as lost:
+            except Lost as lost:
                 if not tries_left:
                     raise ClusterError(f"trial {trial.number} was lost {_TRIES} times, the last time: {lost}") from None
                 _log.warning("trial %d was lost on node %s and is run again: %s", trial.number, run.name, lost)
@@ -130,124 +111,6 @@ class RayExecutor:
         return [node["Resources"] for node in ray.nodes() if node["Alive"] and _times(takes, node["Resources"])]
 
 
-class _Lost(Exception):
-    """The node, or Ray's worker on it, has gone away in the middle of a trial."""
-
-
-class _Run:
-    """One try of a trial on one node."""
-
-    def __init__(self, trial: Trial, wish: Wish, closing: threading.Event) -> None:
-        self._trial, self._wish, self._closing = trial, wish, closing
-        self._deadline = math.inf
-        self._id, self.name = "", "?"
-
-    def on_a_node(self, spec: Mapping[str, Any], takes: Mapping[str, float]) -> None:
-        """Run it to its end.
-
-        Raises:
-            _Lost: somebody else must.
-        """
-        import ray
-
-        node = _actor(takes)
-        try:
-            self._meet(node)
-            _log.info("trial %d runs on node %s", self._trial.number, self.name)
-            self._answer(node.start.remote(spec, self._trial.number, results(self._trial.folder)))
-            self._follow(node)
-        finally:
-            ray.kill(node)
-
-    def await_loss(self) -> None:
-        """Wait until Ray has noticed too that the node is gone, or it would give us the same one again."""
-        deadline = time.monotonic() + _NOTICED
-        while self._id in _living():
-            if self._wanted() != GO_ON or time.monotonic() > deadline:
-                return
-            self._closing.wait(_ASK)
-
-    def _meet(self, node: Any) -> None:
-        """Learn the node's name, once Ray has found room.
-
-        Raises:
-            ClusterError: it has other versions than we.
-        """
-        self._id, self.name, there = self._answer(node.introduce.remote())
-        for what, here in versions().items():
-            if there.get(what) != here:
-                raise ClusterError(
-                    f"node {self.name} has {what} {there.get(what)}, here is {here}: install the same there"
-                )
-
-    def _follow(self, node: Any) -> None:
-        """Fetch what is new until the trial has ended."""
-        while True:
-            news: News = self._answer(node.news.remote(self._wanted()))
-            apply(news.changes, self._trial.folder)
-            for line in news.said.splitlines():
-                _log.warning("trial %d on node %s: %s", self._trial.number, self.name, line)
-            if news.error:
-                raise news.error
-            if news.ended:
-                return
-            if time.monotonic() > self._deadline:
-                raise Stopped
-            self._closing.wait(0.1 if self._closing.is_set() else _ASK)
-
-    def _wanted(self) -> str:
-        if not (self._closing.is_set() or self._wish):
-            return GO_ON
-        if not (self._closing.is_set() or self._wish.stop.at_once.is_set()):
-            return AFTER_LEVEL
-        self._deadline = min(self._deadline, time.monotonic() + _PATIENCE)
-        return AT_ONCE
-
-    def _answer(self, question: Any) -> Any:
-        """What the node answers; as long as we have none, Ray looks for one.
-
-        Raises:
-            _Lost: it is gone, or another one that Ray may have meant to give us.
-            Stopped: nobody wants to know any more.
-        """
-        import ray
-
-        around = {self._id} if self._id else _living()
-        while not ray.wait([question], timeout=_ASK)[0]:
-            if (not self._id and self._wanted() != GO_ON) or time.monotonic() > self._deadline:
-                raise Stopped
-            if not around <= _living():
-                raise _Lost("Ray has lost a node meanwhile")
-        try:
-            return ray.get(question)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
-        except ray.exceptions.RayError as error:
-            raise _lost(error) from None
-
-
-def _living() -> set[str]:
-    """Ray's ids of the nodes that it believes to be there."""
-    import ray
-
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-
-
-def _lost(error: Exception) -> Exception:
-    said = str(error)
-    if "No module named 'tuner" in said:
-        return ClusterError(f"tuner is not installed on every node: pip install 'tuner[ray]=={versions()['tuner']}'")
-    return _Lost(said.strip().splitlines()[0])
-
-
-def _actor(takes: Mapping[str, float]) -> Any:
-    import ray
-
-    more = {name: amount for name, amount in takes.items() if name not in ("CPU", "GPU")}
-    options = {"num_cpus": takes.get("CPU", 0), "num_gpus": takes.get("GPU", 0), "resources": more}
-    return ray.remote(Node).options(**options, max_restarts=0, scheduling_strategy="SPREAD").remote()
-
-
 def _times(takes: Mapping[str, float], has: Mapping[str, float]) -> int:
     """How many trials' worth a node has."""
     return int(min((has.get(name, 0) // amount for name, amount in takes.items() if amount), default=1))
@@ -265,50 +128,3 @@ def _portable(spec: SweepSpec) -> dict[str, Any]:
         if values[name] and path.exists():
             values[name] = str(path.absolute())
     return values
-
-
-def _connect(on: str) -> bool:
-    """Join the cluster, or start one; whether the connection is ours to end.
-
-    Raises:
-        ClusterError: Ray is not installed, or nobody answers.
-    """
-    try:
-        import ray
-    except ImportError:
-        raise ClusterError("Ray is not installed here: pip install 'tuner[ray]'") from None
-    if ray.is_initialized():
-        return False
-    address = os.environ.get("RAY_ADDRESS", "local") if on == RAY else on
-    try:
-        with _signals_kept():
-            _init(address)
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ClusterError(f"cannot join the Ray cluster {address}: {told}") from error
-    return True
-
-
-@contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Ray sets a handler of its own for SIGTERM, with which a command that is terminated would not end with 143."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
-
-
-def _init(address: str) -> None:
-    import ray
-
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-        ray.init(address, include_dashboard=False, _node_ip_address=LOOPBACK, **quiet)
-        return
-    if is_address(address):  # else Ray asks for minutes before it says that nobody is there
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        socket.create_connection((host, int(port)), timeout=_REACHED).close()
-    ray.init(address, **quiet)
