@@ -16,7 +16,7 @@ FLOORS = """
     attainment spreads resampling intervals constraints slo summary answer costs comparison scores figures progress
     weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
     telemetry stub bench calibration
-    spec space prepare books levels limit plan sweep samplers cluster executors early confirmation search
+    spec space prepare books levels limit plan sweep samplers cluster executors early journal confirmation search
     background findings page differences report headless panel notebook doctor junit terminal serve cli __main__
 """
 ORDER = FLOORS.split()
