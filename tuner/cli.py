@@ -163,7 +163,7 @@ def _sweep(values: dict[str, Any], resume: Path | None = None) -> None:
     bar, move = download_bar("fetching the demo's model")
     with bar:
         before = Experiment.open(resume).facts.get("spec", {}) if resume else {}
-        spec = prepare(make_spec(before | values), move)
+        spec = prepare(make_spec(before | values, SweepSpec), move)
     experiment = Experiment(resume) if resume else Experiment.create(spec.runs, "sweep", spec.name)
     check_same(spec, experiment)
     with RunProgress(experiment, spec.max_seconds) as progress, ended_softly(experiment.stop_file) as was_asked_to:
