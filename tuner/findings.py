@@ -6,10 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tuner import carried, figures
 from tuner.answer import answer
+from tuner.attainment import goodput
 from tuner.background import Background, background
 from tuner.batches import load_batches
 from tuner.errors import NothingSurvived
@@ -139,6 +141,8 @@ def read_results(*paths: Path, slo: SLO | None = None) -> Results:
     asked = SLO.parse(beside.slo, str(paths[0])) if beside.slo else None
     judged = judge(batches, slo or asked or SLO())
     if beside.known_attainment and (slo is None or slo == asked):
-        judged["attainment"] = judged["attainment"].fillna(pd.Series(beside.known_attainment, judged.index, "float64"))
+        known = judged["attainment"].fillna(pd.Series(beside.known_attainment, judged.index, "float64"))
+        numbers = (judged[name].to_numpy("float64", na_value=np.nan) for name in ("requests", "duration"))
+        judged = judged.assign(attainment=known, goodput=goodput(known.to_numpy(), *numbers))
     title = str(beside.facts.get("name", "") or paths[0].resolve().name)
     return Results(title, slo or asked, judged, summarize(judged), beside)

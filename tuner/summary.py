@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from tuner.constraints import SLO
 from tuner.rows import plain
 from tuner.slo import COMPLIANT, FAIL, PASS, SOFT
 
@@ -199,6 +200,7 @@ TABLE: tuple[tuple[str, str, float, int | None], ...] = (
     ("requests", "requests", 1, None),
     ("errors (%)", "error_rate", 100, 1),
     ("met SLO (%)", "attainment", 100, 1),
+    ("goodput (requests/s)", "goodput", 1, 2),
     ("outcome", "outcome", 1, None),
     ("start (UTC)", "started_at", 1, None),
 )
@@ -224,6 +226,8 @@ def table(judged: pd.DataFrame) -> pd.DataFrame:
 
 
 def _says_nothing(judged: pd.DataFrame, name: str) -> bool:
+    if name == "goodput":  # without a limit it is the throughput in other words
+        return not SLO.parse(judged.attrs.get("slo", {})).constraints
     return name in ONLY_IF_DIFFERENT and judged[name].nunique() < 2
 
 

@@ -115,8 +115,7 @@ function showVerdicts(judged, asAsked) {
     note.hidden = !reason;
     note.cells[1].textContent = reason;
     line.querySelector(".verdict").textContent = verdict;
-    const met = line.querySelector(".attainment");
-    if (met) met.textContent = asAsked ? met.dataset.asked : "–";
+    for (const met of line.querySelectorAll(".attainment")) met.textContent = asAsked ? met.dataset.asked : "–";
   }
 }
 
