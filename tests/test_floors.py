@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "tuner"
 FLOORS = """
     errors timestamps documents files versions experiment secrecy
     results measure audit index cache rows carried endings plain foreign trials batches requests
-    attainment spreads resampling intervals constraints slo summary answer costs comparison scores figures progress
+    attainment spreads resampling intervals constraints slo summary answer tiered costs comparison scores
+    figures progress
     weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
     telemetry stub bench calibration
     spec space prepare books levels limit plan sweep samplers executors cluster early confirmation search

@@ -39,8 +39,7 @@ UNITS = {"s": 1.0, "ms": 0.001}
 #: Most errors that an SLO without `error_rate` lets pass.
 MOST_ERRORS = 0.1
 STEEPNESS = 0.1
-TIERS = "tiers"
-LONGEST_NAME = 40
+TIERS, LONGEST_NAME = "tiers", 40
 
 
 @dataclass(frozen=True)
@@ -185,15 +184,14 @@ def _slo(document: Mapping[str, Any], place: Place) -> SLO:
 
 def _tiered(document: Mapping[str, Any], place: Place) -> SLO:
     """The first of several SLOs, which knows them all."""
-    for key in document:
-        if key != TIERS:
-            raise place.error(f"{key!r} stands beside {TIERS}: write it into each tier that it is meant for")
-    here, value = place.below(TIERS), document[TIERS]
+    if beside := [key for key in document if key != TIERS]:
+        raise place.error(f"{beside[0]!r} stands beside {TIERS}: write it into each tier that it is meant for")
+    here, value = place.below(TIERS), document[TIERS] or {}
     here.must_be_mapping(value, "expected {name of the tier: its SLO}")
     if not value:
         raise here.error("names no tier")
-    tiers = tuple((_name(name, here), _slo(content, here.below(str(name)))) for name, content in value.items())
-    return replace(tiers[0][1], tiers=tiers)
+    found = tuple((_name(name, here), _slo(content, here.below(str(name)))) for name, content in value.items())
+    return replace(found[0][1], tiers=found)
 
 
 def _name(name: Any, place: Place) -> str:

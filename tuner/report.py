@@ -7,6 +7,7 @@ every script but the two whose hashes it names: ours and plotly.js.
 from pathlib import Path
 
 from tuner import files
+from tuner.costs import Price
 from tuner.errors import PathError
 from tuner.findings import Results, read_results
 from tuner.page import render
@@ -17,13 +18,14 @@ __all__ = ["REPORT_FILE", "Results", "read_results", "save_report", "write_repor
 REPORT_FILE = "report.html"
 
 
-def write_report(path: Path, target: Path | None = None, slo: SLO | None = None) -> Path:
+def write_report(path: Path, target: Path | None = None, slo: SLO | None = None, price: Price | None = None) -> Path:
     """Write the report of a run directory, a folder of batch files, or another report.
 
     Args:
         path: what to report on.
         target: the HTML file; by default `report.html` in `path`.
         slo: judges the batches; by default the run's own.
+        price: of a GPU-hour, so that the answer says what the best level costs.
 
     Returns:
         The HTML file's path.
@@ -31,11 +33,12 @@ def write_report(path: Path, target: Path | None = None, slo: SLO | None = None)
     Raises:
         PathError: there is nothing to report on, or the file cannot be written.
         SecretFound: a key stands in the run; nothing was written.
+        RequestError: a price was given, and nobody knows for how many GPUs.
     """
     target = target or path / REPORT_FILE
     if not target.parent.is_dir():
         raise PathError(f"cannot write {target}: there is no folder {target.parent}")
-    return save_report(read_results(path, slo=slo), target)
+    return save_report(read_results(path, slo=slo, price=price), target)
 
 
 def save_report(results: Results, target: Path) -> Path:

@@ -204,6 +204,8 @@ TABLE: tuple[tuple[str, str, float, int | None], ...] = (
     ("outcome", "outcome", 1, None),
     ("start (UTC)", "started_at", 1, None),
 )
+#: What the columns with the verdicts of further tiers begin with.
+TIER = "verdict_of_"
 #: Characters of the last column.
 WIDEST = 120
 #: Columns that say nothing where all rows have the same.
@@ -220,7 +222,10 @@ def table(judged: pd.DataFrame) -> pd.DataFrame:
         The last column, `why`, says why the verdict is what it is or how the batch ended, else what is suspicious
         about it. Columns that say nothing here are left out: one experiment, one trial, one repeat, no SLO.
     """
+    tiers = [str(name) for name in judged if str(name).startswith(TIER)]
     shown = [entry for entry in TABLE if entry[1] in judged and not _says_nothing(judged, entry[1])]
+    place = [entry[1] for entry in shown].index("verdict") + 1 if tiers else 0
+    shown[place:place] = [(f"verdict, {name.removeprefix(TIER)}", name, 1, None) for name in tiers]
     columns = {header: _cells(judged[name], factor, decimals) for header, name, factor, decimals in shown}
     return pd.DataFrame(columns, index=judged.index).assign(why=[_why(row) for row in judged.to_dict("records")])
 

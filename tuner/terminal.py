@@ -153,7 +153,7 @@ def _drawn(rows: pd.DataFrame, verdicts: "pd.Series[str]") -> Table:
     drawn = Table(box=None, header_style="bold", pad_edge=False)
     cells = rows.astype("object").where(rows.notna(), "–").astype(str)
     for name in rows.columns:
-        drawn.add_column(name, min_width=max(cells[name].str.len(), default=1))
+        drawn.add_column(escape(name), min_width=max(cells[name].str.len(), default=1))
     for row, verdict in zip(cells.itertuples(index=False), verdicts, strict=True):
         drawn.add_row(*map(escape, row), style=_COLOURS.get(verdict, "dim"))
     return drawn
@@ -187,9 +187,9 @@ _COLOURS = {"pass": "green", "soft": "yellow", "fail": "red"}
 _FORMS = {"table": _as_table, "json": _as_json, "csv": _as_csv, "parquet": _as_parquet}
 
 
-def print_lines(*lines: str | Path) -> None:
-    """Print results on stdout, as they are."""
-    console = Console(highlight=False, soft_wrap=True)
+def print_lines(*lines: str | Path, on_stderr: bool = False) -> None:
+    """Print results as they are, on stdout unless a script reads that."""
+    console = Console(highlight=False, soft_wrap=True, stderr=on_stderr)
     for line in lines:
         console.print(escape(str(line)))
 
