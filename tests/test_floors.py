@@ -13,9 +13,9 @@ PACKAGE = Path(__file__).parents[1] / "tuner"
 FLOORS = """
     errors timestamps documents files versions experiment secrecy
     results measure audit index foreign cache rows carried endings tools plain trials batches requests
-    attainment spreads resampling intervals constraints evidence slo summary answer costs tiers comparison changes scores
-    figures progress weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server
-    server telemetry stub bench calibration
+    attainment spreads resampling intervals constraints evidence slo summary answer tiered costs comparison changes
+    scores figures progress weights tokenizer claims gpus engines probe supervisor supervised server_record
+    attached_server server telemetry stub bench calibration
     spec space prepare books levels limit plan sweep samplers cluster executors early journal confirmation search
     background differences searched findings compared junit page comparison_page report headless panel notebook
     doctor tables terminal serve cli __main__

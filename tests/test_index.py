@@ -18,6 +18,7 @@ from pandas.testing import assert_frame_equal
 import tuner
 from tuner import cache, files, index
 from tuner.errors import PathError
+from tuner.experiment import Trial, TrialFacts
 
 SLO = {"ttft": {"p90": {"threshold": 0.15}}, "latency": {"p50": {"threshold": 1.2}}}
 LEVELS = (1, 2)
@@ -81,11 +82,11 @@ def cut(folder, dice):
 
 
 def replace_by_the_same_size_and_time(folder, dice):
-    file = dice.choice(results(folder))
-    before = file.stat()
-    file.write_text(re.sub(r'"ttft": 0\.\d,', f'"ttft": 0.{dice.randrange(2, 9)},', file.read_text()))
-    assert file.stat().st_size == before.st_size
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for file in results(folder):
+        before = file.stat()
+        file.write_text(re.sub(r'"ttft": 0\.\d,', f'"ttft": 0.{dice.randrange(2, 9)},', file.read_text()))
+        assert file.stat().st_size == before.st_size
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def delete(folder, dice):
@@ -203,12 +204,27 @@ def test_small_loads_leave_nothing_behind(runs, tmp_path, monkeypatch):
     assert not list(folder.rglob(".tuner*"))
 
 
-def test_a_large_run_alone_leaves_nothing_in_the_folder_above(tmp_path):
-    trial = made.run(tmp_path / "somewhere" / "run", list(range(1, 9)))
+@pytest.mark.parametrize(("inside", "path"), [(".", "run"), ("run", "."), ("run/trials", "0001"), ("run/trials", ".")])
+def test_a_large_run_alone_leaves_nothing_in_any_folder(inside, path, tmp_path, monkeypatch):
+    trial = made.run(tmp_path / "run", list(range(1, 9)))
     for level in range(1, 9):
         made.add_level(trial, level, content())
-    loaded(tmp_path / "somewhere" / "run")
+    monkeypatch.chdir(tmp_path / inside)
+    loaded(Path(path))
     assert not list(tmp_path.rglob(".tuner*"))
+
+
+def test_a_search_of_many_trials_has_an_index_beside_it(tmp_path):
+    for number in (1, 2, 3):
+        made.run(tmp_path / "search", list(LEVELS))
+        folder = tmp_path / "search" / "trials" / f"{number:04d}"
+        trial = Trial(folder)
+        folder.mkdir(exist_ok=True)
+        trial.write(TrialFacts(trial=number, engine="vllm", model="m", scenarios=["D(100,100)"], levels=list(LEVELS)))
+        for level in LEVELS:
+            made.add_level(trial, level, content())
+    assert_frame_equal(loaded(tmp_path / "search"), without_index(tmp_path / "search"))
+    assert list(tmp_path.rglob(".tuner*")) == [tmp_path / cache.INDEX_NAME]
 
 
 def test_an_index_of_another_version_is_not_believed(tmp_path, monkeypatch):
@@ -225,8 +241,7 @@ def test_an_index_that_was_copied_along_is_not_believed(tmp_path):
     folder = history(tmp_path / "runs")
     loaded(folder)
     shutil.copytree(folder, tmp_path / "other")
-    for file in results(tmp_path / "other"):
-        replace_by_the_same_size_and_time(tmp_path / "other", random.Random(str(file)))
+    replace_by_the_same_size_and_time(tmp_path / "other", random.Random(0))
     assert_frame_equal(loaded(tmp_path / "other"), without_index(tmp_path / "other"))
 
 

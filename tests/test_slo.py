@@ -13,6 +13,7 @@ from made import failure, name, request, result, write
 import tuner
 from tuner.constraints import SLO
 from tuner.errors import PathError, SLOError
+from tuner.summary import table
 
 WHOLE = """
 latency: {p50: {threshold: 2.0, hard_fail: false}, p90: {threshold: 5.0, fail_ratio: 0.2}, p99: {threshold: 10.0}}
@@ -411,3 +412,28 @@ class TestOneBatch:
     def test_what_is_no_batch_is_refused(self):
         with pytest.raises(SLOError, match="aggregated_metrics"):
             tuner.check_batch_slo_compliance("no", {})
+
+
+def test_goodput_is_what_met_every_latency_threshold_per_second(tmp_path):
+    """Of 10 requests in 4 s one failed, two were slow to begin and one of them slow to go on."""
+    requests = [*[request()] * 7, request(ttft=0.5), request(ttft=0.5, tpot=0.5), failure()]
+    write(tmp_path / name(1), result(requests, run_duration=4.0))
+    slo = {"ttft": {"p90": {"threshold": 0.2}}, "tpot": {"p90": {"threshold": 0.1}}}
+    judged = tuner.judge(tuner.load_batches(tmp_path), slo)
+    assert judged["attainment"].tolist() == [0.7]
+    assert judged["goodput"].tolist() == [pytest.approx(0.7 * 10 / 4)]
+
+
+def test_goodput_is_not_known_without_requests_or_duration(tmp_path):
+    write(tmp_path / name(1), result([request()] * 30, run_duration=0))
+    write(tmp_path / name(2), result([request()] * 30, level=2) | {"individual_request_metrics": None})
+    judged = tuner.judge(tuner.load_batches(tmp_path), {"ttft": {"threshold": 1}})
+    assert judged["goodput"].isna().all()
+    assert tuner.judge(pd.DataFrame({"ttft_mean": [1.0]}), {"ttft": {"threshold": 1}})["goodput"].isna().all()
+
+
+def test_goodput_is_in_the_table_where_there_is_an_slo(tmp_path):
+    write(tmp_path / name(1), result())
+    batches, column = tuner.load_batches(tmp_path), "goodput (requests/s)"
+    assert column in table(tuner.judge(batches, {"ttft": {"threshold": 1}}))
+    assert column not in table(tuner.judge(batches, {}))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tuner.requests import load_requests
     from tuner.slo import SLO, check_batch_slo_compliance, judge
     from tuner.summary import summarize
+    from tuner.tiered import tiers
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ __all__ = [
     "load_batches",
     "load_requests",
     "summarize",
+    "tiers",
 ]
 
 _HOMES = {
@@ -35,6 +37,7 @@ _HOMES = {
     "judge": "tuner.slo",
     "check_batch_slo_compliance": "tuner.slo",
     "summarize": "tuner.summary",
+    "tiers": "tuner.tiered",
 }
 
 

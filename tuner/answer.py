@@ -20,7 +20,7 @@ def answer(judged: pd.DataFrame, summary: Summary, slo: SLO | None) -> list[str]
     best = summary.best
     if best is None:
         return [_nothing(judged, slo), *_counted(summary, slo)]
-    return [_best(summary), _limit(_curve(judged, best), summary), *_counted(summary, slo), _evidence(best)]
+    return [_best(summary, judged), _limit(_curve(judged, best), summary), *_counted(summary, slo), _evidence(best)]
 
 
 def _nothing(judged: pd.DataFrame, slo: SLO | None) -> str:
@@ -29,10 +29,12 @@ def _nothing(judged: pd.DataFrame, slo: SLO | None) -> str:
     return "No batch meets the SLO, so there is no maximum" if slo else "Every batch has too many errors to count"
 
 
-def _best(summary: Summary) -> str:
+def _best(summary: Summary, judged: pd.DataFrame) -> str:
     bound = "At least " if summary.bracket == "open" else ""
-    where = f" ({summary.scenario})" if len(summary.scenarios) > 1 else ""
-    return f"{bound}{summary.max_throughput:.1f} output tokens/s at concurrency {summary.best_level}{where}"
+    names = [name for name in ("scenario", "experiment") if judged[name].nunique() > 1]
+    where = ", ".join(str(summary.best[name]) for name in names) if summary.best is not None else ""
+    most = f"{bound}{summary.max_throughput:.1f} output tokens/s at concurrency {summary.best_level}"
+    return f"{most} ({where})" if where else most
 
 
 def _limit(curve: pd.DataFrame, summary: Summary) -> str:

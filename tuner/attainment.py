@@ -1,4 +1,4 @@
-"""How many single requests met the SLO: the one number that must go back to the requests themselves."""
+"""How many single requests met the SLO: what must go back to the requests themselves."""
 
 from collections.abc import Iterable, Mapping
 
@@ -19,6 +19,23 @@ def attainments(known: Iterable[Reading | None], limits: Mapping[str, float]) ->
         Between 0 and 1; NaN where the file is gone or holds no individual requests.
     """
     return np.array([_share(reading, limits) for reading in known], np.float64)
+
+
+def goodput(attainment: Floats, requests: Floats, duration: Floats) -> Floats:
+    """Requests per second that met every latency threshold, of each batch: attainment · requests / duration.
+
+    As `vllm bench serve` counts its request goodput. DistServe (Zhong et al., OSDI '24), which gave the word its
+    meaning, calls so the highest rate at which a share that was agreed on meets the SLO.
+
+    Args:
+        attainment: as from `attainments`.
+        requests: how many each batch had, failed ones too.
+        duration: seconds.
+
+    Returns:
+        NaN where one of the three is not known.
+    """
+    return np.asarray(attainment * requests / np.where(duration > 0, duration, np.nan))
 
 
 def _share(reading: Reading | None, limits: Mapping[str, float]) -> float:

@@ -119,11 +119,13 @@ def _split(path: Path) -> tuple[str, str, str]:
     """The folder of runs that a result file lies in, its trial, and the file's path, both below that folder.
 
     `RUNS` and `RUN/trials/TRIAL` of `RUNS/RUN/trials/TRIAL/batches/SCENARIO/LEVEL/FILE`; or `RUNS` and `RUN` of
-    genai-bench's `RUNS/RUN/FILE`.
+    genai-bench's `RUNS/RUN/FILE`. No folder of runs where the path doesn't lead through one.
     """
-    parts = path.as_posix().rsplit("/", 7)
-    ours = len(parts) == 8 and (parts[2], parts[4]) == ("trials", "batches")
-    below = parts[1:] if ours else parts[-2:]
+    parts = path.as_posix().split("/")
+    ours = parts[-4:-3] == ["batches"]
+    if ours and parts[-6:-5] != ["trials"]:
+        return "", "", ""
+    below = parts[-7:] if ours else parts[-2:]
     return "/".join(parts[: -len(below)]), "/".join(below[:3] if ours else below[:1]), "/".join(below)
 
 

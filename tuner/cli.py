@@ -30,6 +30,10 @@ app = typer.Typer(
 SloFile = Annotated[Path | None, typer.Option("--slo", metavar="FILE", help="the SLO to judge by (YAML or JSON)")]
 ANY_RUN = "a run directory, a genai-bench folder, a file or a report"
 More = Annotated[list[Path] | None, typer.Option(metavar="PATH", help="another run of that side; may be repeated")]
+PerHour = Annotated[
+    float | None, typer.Option("--price-per-gpu-hour", metavar="PRICE", help="say what the best level costs")
+]
+Gpus = Annotated[int | None, typer.Option("--gpus", metavar="N", help="how many GPUs; by default as the run recorded")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="run directories, genai-bench folders or files")]
 
 
@@ -177,17 +181,24 @@ def _sweep(values: dict[str, Any], resume: Path | None = None) -> None:
 def load(
     paths: Paths,
     slo: SloFile = None,
+    price_per_gpu_hour: PerHour = None,
+    gpus: Gpus = None,
     form: Annotated[
         str, typer.Option("--format", metavar="table|json|csv|parquet", help="how to print them")
     ] = "table",
 ) -> None:
-    """Read the surviving batches of runs and genai-bench folders, and print one row a batch."""
+    """Print one row a batch; with an SLO or a price the answer too (on stderr, where a script reads stdout)."""
+    from tuner.costs import Price
     from tuner.report import read_results
     from tuner.slo import SLO
     from tuner.tables import print_batches
+    from tuner.terminal import print_lines
 
-    results = read_results(*paths, slo=SLO.load(slo) if slo else None)
+    price = Price.asked(price_per_gpu_hour, gpus)
+    results = read_results(*paths, slo=SLO.load(slo) if slo else None, price=price)
+    answer = results.answer if slo or price else []
     print_batches(results.judged, form)
+    print_lines(*answer, on_stderr=form != "table")
     results.must_have_survivors()
 
 
@@ -196,13 +207,17 @@ def report(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="a run directory or a genai-bench folder")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.html", help="where the report goes")],
     slo: SloFile = None,
+    price_per_gpu_hour: PerHour = None,
+    gpus: Gpus = None,
 ) -> None:
     """Write the offline report of what is there."""
+    from tuner.costs import Price
     from tuner.report import write_report
     from tuner.slo import SLO
     from tuner.terminal import print_lines
 
-    print_lines(f"report: {write_report(path, output, SLO.load(slo) if slo else None)}")
+    price = Price.asked(price_per_gpu_hour, gpus)
+    print_lines(f"report: {write_report(path, output, SLO.load(slo) if slo else None, price)}")
 
 
 @app.command()

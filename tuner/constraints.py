@@ -9,16 +9,18 @@ min_throughput: {threshold: 100}            # output tokens/s
 confidence: 0.95
 steepness: 0.1
 ```
+
+Or for several kinds of users at once, the first of which gives the verdicts: `tiers: {chat: {ttft: …}, batch: {…}}`.
 """
 
 import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tuner.documents import Place, load, number_and_unit
+from tuner.documents import Place, load, not_negative, number_and_unit, number_at, positive, share
 from tuner.measure import PERCENTILES, STATISTICS
 
 #: What a section of the file is about: the metric of the batch columns.
@@ -37,6 +39,7 @@ UNITS = {"s": 1.0, "ms": 0.001}
 #: Most errors that an SLO without `error_rate` lets pass.
 MOST_ERRORS = 0.1
 STEEPNESS = 0.1
+TIERS, LONGEST_NAME = "tiers", 40
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,13 @@ class SLO:
         constraints: all of them must hold.
         confidence: where set, a percentile of too few requests makes the verdict unknown.
         steepness: how fast the penalty of a violation grows; smaller is faster.
+        tiers: where the document has several SLOs, all of them by name; this one is the same as the first.
     """
 
     constraints: tuple[Constraint, ...] = ()
     confidence: float | None = None
     steepness: float = STEEPNESS
+    tiers: "tuple[tuple[str, SLO], ...]" = ()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "SLO":
@@ -122,19 +127,8 @@ class SLO:
         Raises:
             SLOError: it is wrong; the message names the place.
         """
-        place = Place(name)
-        place.must_be_mapping(document, "an SLO is a mapping such as {ttft: {threshold: 0.5}}")
-        known = [*LATENCY_SECTIONS, *PLAIN_SECTIONS, "confidence", "steepness"]
-        place.must_know(document, known)
-        constraints = [
-            c for section in LATENCY_SECTIONS if section in document for c in _latency(document, section, place)
-        ]
-        constraints += [_plain(document, section, place) for section in PLAIN_SECTIONS if section in document]
-        return cls(
-            tuple(constraints),
-            _number(document, "confidence", place, None, _share),
-            _number(document, "steepness", place, STEEPNESS, _positive),
-        )
+        read = _tiered if isinstance(document, Mapping) and TIERS in document else _slo
+        return read(document, Place(name))
 
     @property
     def error_rate(self) -> Constraint:
@@ -161,6 +155,8 @@ class SLO:
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `parse` reads back as this SLO."""
+        if self.tiers:
+            return {TIERS: {name: slo.to_dict() for name, slo in self.tiers}}
         document: dict[str, Any] = {}
         for constraint in self.constraints:
             sections = {metric: section for section, metric in (LATENCY_SECTIONS | PLAIN_SECTIONS).items()}
@@ -171,6 +167,37 @@ class SLO:
             )
         extras = {"confidence": self.confidence} if self.confidence is not None else {}
         return document | extras | {"steepness": self.steepness}
+
+
+def _slo(document: Mapping[str, Any], place: Place) -> SLO:
+    """The SLO in a document without tiers."""
+    place.must_be_mapping(document, "an SLO is a mapping such as {ttft: {threshold: 0.5}}")
+    place.must_know(document, [*LATENCY_SECTIONS, *PLAIN_SECTIONS, "confidence", "steepness"])
+    latencies = [c for section in LATENCY_SECTIONS if section in document for c in _latency(document, section, place)]
+    plain = [_plain(document, section, place) for section in PLAIN_SECTIONS if section in document]
+    return SLO(
+        (*latencies, *plain),
+        number_at(document, "confidence", place, None, share),
+        number_at(document, "steepness", place, STEEPNESS, positive),
+    )
+
+
+def _tiered(document: Mapping[str, Any], place: Place) -> SLO:
+    """The first of several SLOs, which knows them all."""
+    if beside := [key for key in document if key != TIERS]:
+        raise place.error(f"{beside[0]!r} stands beside {TIERS}: write it into each tier that it is meant for")
+    here, value = place.below(TIERS), document[TIERS] or {}
+    here.must_be_mapping(value, "expected {name of the tier: its SLO}")
+    if not value:
+        raise here.error("names no tier")
+    found = tuple((_name(name, here), _slo(content, here.below(str(name)))) for name, content in value.items())
+    return replace(found[0][1], tiers=found)
+
+
+def _name(name: Any, place: Place) -> str:
+    if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+        raise place.error(f"a tier has a name of at most {LONGEST_NAME} characters, not {name!r}")
+    return name
 
 
 def _latency(document: Mapping[str, Any], section: str, place: Place) -> list[Constraint]:
@@ -206,8 +233,8 @@ def _constraint(value: Any, metric: str, statistic: str, place: Place) -> Constr
         statistic,
         _threshold(value["threshold"], place.below("threshold"), timed=bool(statistic)),
         hard_fail,
-        _number(value, "fail_ratio", place, 0.0, _not_negative),
-        _number(value, "weight", place, 1.0, _not_negative),
+        number_at(value, "fail_ratio", place, 0.0, not_negative),
+        number_at(value, "weight", place, 1.0, not_negative),
     )
 
 
@@ -221,26 +248,3 @@ def _threshold(value: Any, place: Place, *, timed: bool) -> float:
     if not (math.isfinite(number) and number > 0):
         raise place.error(f"must be a number above 0{', in seconds or such as 500 ms' if timed else ''}, not {value!r}")
     return number / 1000 if unit == "ms" else number
-
-
-def _positive(number: float) -> str:
-    return "" if number > 0 else "must be a number above 0"
-
-
-def _not_negative(number: float) -> str:
-    return "" if number >= 0 else "must be a number that is 0 or more"
-
-
-def _share(number: float) -> str:
-    return "" if 0 < number < 1 else "must be a number between 0 and 1"
-
-
-def _number(value: Mapping[str, Any], key: str, place: Place, default: Any, wrong: Callable[[float], str]) -> Any:
-    """The number at `key`, or `default`; refused where `wrong` says why."""
-    if key not in value:
-        return default
-    number, unit = number_and_unit(value[key])
-    complaint = wrong(number) or ("" if math.isfinite(number) and not unit else wrong(math.nan))
-    if complaint:
-        raise place.below(key).error(f"{complaint}, not {value[key]!r}")
-    return number

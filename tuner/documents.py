@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,36 @@ def number_and_unit(value: Any) -> tuple[float, str]:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return math.nan, ""
     return _to_float(value), ""
+
+
+def number_at(value: Mapping[str, Any], key: str, place: Place, default: Any, wrong: Callable[[float], str]) -> Any:
+    """The number at `key`, or `default`.
+
+    Raises:
+        SLOError: `wrong` says what is wrong with it, or it is no number.
+    """
+    if key not in value:
+        return default
+    number, unit = number_and_unit(value[key])
+    complaint = wrong(number) or ("" if math.isfinite(number) and not unit else wrong(math.nan))
+    if complaint:
+        raise place.below(key).error(f"{complaint}, not {value[key]!r}")
+    return number
+
+
+def positive(number: float) -> str:
+    """What is wrong with a number that must be above 0."""
+    return "" if number > 0 else "must be a number above 0"
+
+
+def not_negative(number: float) -> str:
+    """What is wrong with a number that must be 0 or more."""
+    return "" if number >= 0 else "must be a number that is 0 or more"
+
+
+def share(number: float) -> str:
+    """What is wrong with a number that must lie between 0 and 1."""
+    return "" if 0 < number < 1 else "must be a number between 0 and 1"
 
 
 def _to_float(value: Any) -> float:

@@ -6,17 +6,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tuner import carried, figures
 from tuner.answer import answer
+from tuner.attainment import goodput
 from tuner.background import Background, background
 from tuner.batches import load_batches
-from tuner.errors import NothingSurvived
+from tuner.costs import Price, cost
+from tuner.errors import NothingSurvived, RequestError
 from tuner.experiment import COMPLETED
 from tuner.rows import plain
 from tuner.slo import SLO, judge
-from tuner.summary import CURVE, Summary, summarize
+from tuner.summary import CURVE, TIER, Summary, summarize
+from tuner.tiered import Tiers, tiers
 from tuner.timestamps import to_utc
 
 #: from so many times on there is a trend
@@ -25,13 +29,18 @@ _HISTORY = 3
 
 @dataclass(frozen=True)
 class Results:
-    """What a run directory or a report says: its judged batches, their summary, and what stands beside them."""
+    """What a run directory or a report says: its judged batches, their summary, and what stands beside them.
+
+    Where the SLO has tiers, the batches are judged by the first; of each other one they have `verdict_of_NAME`.
+    """
 
     title: str
     slo: SLO | None
     judged: pd.DataFrame
     summary: Summary
     beside: Background
+    tiers: Tiers | None = None
+    price: Price | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -42,7 +51,7 @@ class Results:
     def figures(self) -> list[Any]:
         """The figures that the report and the notebook show, the most telling first."""
         made = [figures.throughput_vs_latency(self.judged, self.slo, **axis(self.slo))]
-        if self._times() >= _HISTORY:
+        if self.has_trend:
             made.append(figures.trend(self.judged, self.runs, **axis(self.slo)))
         if self.judged["tpot_p50"].notna().any():
             made.append(figures.trade_off(self.judged, self._gpus()))
@@ -64,9 +73,10 @@ class Results:
         """Whether there are more curves than can be told apart, so that only figures of the whole are shown."""
         return len(self.judged[list(CURVE)].drop_duplicates()) > figures.MOST_CURVES
 
-    def _times(self) -> int:
-        """At how many different times runs were made."""
-        return int(self.runs["started_at"].nunique())
+    @property
+    def has_trend(self) -> bool:
+        """Whether runs were made at so many different times that they have a trend."""
+        return bool(self.runs["started_at"].nunique() >= _HISTORY)
 
     @property
     def runs(self) -> pd.DataFrame:
@@ -86,8 +96,36 @@ class Results:
 
     @property
     def answer(self) -> list[str]:
-        """The result in words: what, how sure, and under which SLO."""
-        return answer(self.judged, self.summary, self.slo)
+        """The result in words: what, how sure, under which SLO (of tiers first each one's best), and what it costs.
+
+        Raises:
+            RequestError: a price was given, and nobody knows for how many GPUs.
+        """
+        if self.tiers is None:
+            return [*answer(self.judged, self.summary, self.slo), *self._cost(self.summary)]
+        said = {name: [*tier.answer, *self._cost(tier.summary)] for name, tier in self.tiers.tiers.items()}
+        firsts = [f"{name}: {lines[0]}" for name, lines in said.items()]
+        others = [f"{name}: {' '.join(lines[1:])}" for name, lines in said.items()]
+        return [*firsts, *others, f"Verdicts and figures are those of {next(iter(said))}, the first tier."]
+
+    def _cost(self, summary: Summary) -> list[str]:
+        """What the best batch costs, where somebody asked and there is one."""
+        if self.price is None or summary.best is None:
+            return []
+        found = cost(summary.best.to_dict(), self.price.per_gpu_hour, self.price.gpus or self._gpus_of(summary.best))
+        return [found.text] if found else []
+
+    def _gpus_of(self, batch: "pd.Series[Any]") -> int:
+        """How many GPUs the server of a batch had.
+
+        Raises:
+            RequestError: nobody recorded any.
+        """
+        place = (batch["run_folder"], batch["trial"])
+        known = {(server.get("run_folder"), server.get("trial")): server.get("gpus") for server in self.beside.servers}
+        if not known.get(place):
+            raise RequestError(f"{batch['experiment']} records no GPUs, so a price needs their number: give --gpus")
+        return len(known[place] or [])
 
     def must_have_survivors(self) -> None:
         """Accept everything but an experiment in which no batch at all survived.
@@ -127,12 +165,13 @@ def axis(slo: SLO | None) -> dict[str, str]:
     return {"metric": latencies[0].metric, "statistic": latencies[0].statistic} if latencies else {}
 
 
-def read_results(*paths: Path, slo: SLO | None = None) -> Results:
+def read_results(*paths: Path, slo: SLO | None = None, price: Price | None = None) -> Results:
     """Load and judge what is in `paths`.
 
     Args:
         paths: run directories, genai-bench folders, files or reports; the first one's facts are the results'.
         slo: judges the batches; by default the SLO that all of the runs were asked to meet.
+        price: of a GPU-hour, so that the answer says what the best level costs.
 
     Raises:
         PathError: there is nothing to be read.
@@ -140,8 +179,14 @@ def read_results(*paths: Path, slo: SLO | None = None) -> Results:
     batches = load_batches(*paths)
     beside = background(paths, batches, slo.to_dict() if slo else None)
     asked = SLO.parse(beside.slo, str(paths[0])) if beside.slo else None
-    judged = judge(batches.join(beside.intervals), slo or asked or SLO())
+    by, batches = slo or asked, batches.join(beside.intervals)
+    judged = judge(batches, by or SLO())
     if beside.known_attainment and (slo is None or slo == asked):
-        judged["attainment"] = judged["attainment"].fillna(pd.Series(beside.known_attainment, judged.index, "float64"))
+        known = judged["attainment"].fillna(pd.Series(beside.known_attainment, judged.index, "float64"))
+        numbers = (judged[name].to_numpy("float64", na_value=np.nan) for name in ("requests", "duration"))
+        judged = judged.assign(attainment=known, goodput=goodput(known.to_numpy(), *numbers))
     title = str(beside.facts.get("name", "") or paths[0].resolve().name)
-    return Results(title, slo or asked, judged, summarize(judged), beside)
+    found = tiers(batches, by) if by and by.tiers else None
+    for name, tier in list(found.tiers.items())[1:] if found else []:
+        judged[f"{TIER}{name}"] = tier.judged["verdict"]
+    return Results(title, by, judged, summarize(judged), beside, found, price)

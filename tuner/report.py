@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tuner import comparison_page, files, junit, page
 from tuner.compared import Compared
+from tuner.costs import Price
 from tuner.errors import PathError
 from tuner.findings import Results, read_results
 from tuner.slo import SLO
@@ -25,13 +26,14 @@ __all__ = [
 REPORT_FILE = "report.html"
 
 
-def write_report(path: Path, target: Path | None = None, slo: SLO | None = None) -> Path:
+def write_report(path: Path, target: Path | None = None, slo: SLO | None = None, price: Price | None = None) -> Path:
     """Write the report of a run directory, a folder of batch files, or another report.
 
     Args:
         path: what to report on.
         target: the HTML file; by default `report.html` in `path`.
         slo: judges the batches; by default the run's own.
+        price: of a GPU-hour, so that the answer says what the best level costs.
 
     Returns:
         The HTML file's path.
@@ -39,10 +41,11 @@ def write_report(path: Path, target: Path | None = None, slo: SLO | None = None)
     Raises:
         PathError: there is nothing to report on, or the file cannot be written.
         SecretFound: a key stands in the run; nothing was written.
+        RequestError: a price was given, and nobody knows for how many GPUs.
     """
     target = target or path / REPORT_FILE
     must_have_folder(target)
-    return save_report(read_results(path, slo=slo), target)
+    return save_report(read_results(path, slo=slo, price=price), target)
 
 
 def save_report(results: Results, target: Path) -> Path:

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tuner import results
-from tuner.attainment import attainments
+from tuner.attainment import attainments, goodput
 from tuner.cache import Reading, readings_of
 from tuner.constraints import SLO, Constraint
 from tuner.errors import SLOError
@@ -44,10 +44,11 @@ def judge(batches: pd.DataFrame, slo: SLO | Mapping[str, Any]) -> pd.DataFrame:
         A copy with `verdict` (pass, soft, fail, unknown), `violations` (a list of dicts: metric, threshold, actual,
         violation_ratio, type), `verdict_reason`, `penalty` (0 where nothing is violated, NaN where unknown),
         `evidence` (strong, weak; weak too where a value lies nearer to its threshold than the load generator's own
-        share of it, or its interval on both sides of it), `evidence_reason` (why it is weak) and `attainment` (the
-        share of all requests, failed ones included, that met every latency threshold; NaN where the file is gone or
-        has no requests). A batch that did not complete, or that was run again later, is unknown. The intervals are
-        those of `intervals` where the batches have them already; else they are computed for what is limited.
+        share of it, or its interval on both sides of it), `evidence_reason` (why it is weak), `attainment` (the share
+        of all requests, failed ones included, that met every latency threshold; NaN where the file is gone or has no
+        requests) and `goodput` (such requests/s). A batch that did not complete, or that was run again later, is
+        unknown. The intervals are those of `intervals` where the batches have them already; else they are computed
+        for what is limited.
 
     Raises:
         SLOError: `slo` is a document and is wrong.
@@ -110,7 +111,7 @@ class _Judgement:
         return np.where(np.isfinite(values), values, np.nan)
 
     def frame(self) -> pd.DataFrame:
-        rows = range(len(self.batches))
+        rows, shares = range(len(self.batches)), self.attainments()
         judged = self.batches.assign(
             verdict=pd.Series(self.verdicts, self.batches.index, dtype="str"),
             verdict_reason=pd.Series([self.reason(row) for row in rows], self.batches.index, dtype="str"),
@@ -118,7 +119,8 @@ class _Judgement:
             penalty=self.penalties(),
             evidence=pd.Series(np.where(self.strong(), "strong", "weak"), self.batches.index, dtype="str"),
             evidence_reason=pd.Series(self.doubts, self.batches.index, dtype="str"),
-            attainment=self.attainments(),
+            attainment=shares,
+            goodput=goodput(shares, self.numbers("requests"), self.numbers("duration")),
         )
         judged.attrs["slo"] = self.slo.to_dict()  # so that a figure of it can draw the thresholds
         return judged

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from tuner.constraints import SLO
 from tuner.rows import plain
 from tuner.slo import COMPLIANT, FAIL, PASS, SOFT
 
@@ -199,9 +200,12 @@ TABLE: tuple[tuple[str, str, float, int | None], ...] = (
     ("requests", "requests", 1, None),
     ("errors (%)", "error_rate", 100, 1),
     ("met SLO (%)", "attainment", 100, 1),
+    ("goodput (requests/s)", "goodput", 1, 2),
     ("outcome", "outcome", 1, None),
     ("start (UTC)", "started_at", 1, None),
 )
+#: What the columns with the verdicts of further tiers begin with.
+TIER = "verdict_of_"
 #: Characters of the last column.
 WIDEST = 120
 #: Columns that say nothing where all rows have the same.
@@ -218,12 +222,17 @@ def table(judged: pd.DataFrame) -> pd.DataFrame:
         The last column, `why`, says why the verdict is what it is or how the batch ended, else what is suspicious
         about it. Columns that say nothing here are left out: one experiment, one trial, one repeat, no SLO.
     """
+    tiers = [str(name) for name in judged if str(name).startswith(TIER)]
     shown = [entry for entry in TABLE if entry[1] in judged and not _says_nothing(judged, entry[1])]
+    place = [entry[1] for entry in shown].index("verdict") + 1 if tiers else 0
+    shown[place:place] = [(f"verdict, {name.removeprefix(TIER)}", name, 1, None) for name in tiers]
     columns = {header: _cells(judged[name], factor, decimals) for header, name, factor, decimals in shown}
     return pd.DataFrame(columns, index=judged.index).assign(why=[_why(row) for row in judged.to_dict("records")])
 
 
 def _says_nothing(judged: pd.DataFrame, name: str) -> bool:
+    if name == "goodput":  # without a limit it is the throughput in other words
+        return not SLO.parse(judged.attrs.get("slo", {})).constraints
     return name in ONLY_IF_DIFFERENT and judged[name].nunique() < 2
 
 

@@ -114,9 +114,9 @@ def download_bar(what: str) -> tuple[AbstractContextManager[Any], Callable[[floa
 _TOLD = {"TTFT": "ttft_p90", "TPOT": "tpot_p90"}
 
 
-def print_lines(*lines: str | Path) -> None:
-    """Print results on stdout, as they are."""
-    console = Console(highlight=False, soft_wrap=True)
+def print_lines(*lines: str | Path, on_stderr: bool = False) -> None:
+    """Print results as they are, on stdout unless a script reads that."""
+    console = Console(highlight=False, soft_wrap=True, stderr=on_stderr)
     for line in lines:
         console.print(escape(str(line)))
 

@@ -64,17 +64,19 @@ class ResultsView:
         asked = self._results.slo if self._results and self._results.slo else SLO()
         limits = [(constraint, slider.value) for constraint, slider in self._constraints]
         set_now = [replace(constraint, threshold=value) for constraint, value in limits if value != _NO_LIMIT]
-        return replace(asked, constraints=tuple(set_now))
+        return asked if tuple(set_now) == asked.constraints else replace(asked, constraints=tuple(set_now), tiers=())
 
     def _judge(self) -> None:
         if self._results is None:
             return
         slo, judged = self._slo, self._results.judged
-        if slo != (self._results.slo or SLO()):
+        changed = slo != (self._results.slo or SLO())
+        if changed:
             # without their files: the share of single requests is too slow to be had at each step of a slider
             judged = judge(judged.assign(source=None), slo).assign(source=judged["source"])
         self._judged = judged
-        words = answer(judged, summarize(judged), slo if slo.constraints else None)
+        asked_for = slo if slo.constraints else None
+        words = answer(judged, summarize(judged), asked_for) if changed else self._results.answer
         self._answer.value = text("\n".join(words))
         limits = [one for one in slo.constraints if one.is_latency]
         axis = {"metric": limits[0].metric, "statistic": limits[0].statistic} if limits else {}

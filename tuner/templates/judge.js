@@ -132,7 +132,8 @@ function bracket(curve) {
 }
 
 function bestText(best, counted, bounds) {
-  const where = new Set(counted.map(row => row.scenario)).size > 1 ? ` (${best.scenario})` : "";
+  const names = ["scenario", "experiment"].filter(name => new Set(counted.map(row => row[name])).size > 1);
+  const where = names.length ? ` (${names.map(name => best[name]).join(", ")})` : "";
   const least = bounds === "open" ? "At least " : "";
   return `${least}${best.output_throughput.toFixed(1)} output tokens/s at concurrency ${best.concurrency}${where}`;
 }

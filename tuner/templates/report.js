@@ -98,8 +98,7 @@ function showVerdicts(judged, asAsked) {
     note.hidden = !reason;
     note.cells[1].textContent = reason;
     line.querySelector(".verdict").textContent = verdict;
-    const met = line.querySelector(".attainment");
-    if (met) met.textContent = asAsked ? met.dataset.asked : "–";
+    for (const met of line.querySelectorAll(".attainment")) met.textContent = asAsked ? met.dataset.asked : "–";
   }
 }
 
@@ -115,12 +114,13 @@ function showAnswer(lines, judged) {
 
 function offerSliders(page) {
   const asked = page.constraints.map(limit => limit.threshold);
+  const askedAnswer = [...byId("answer").children].map(line => line.textContent);  // with tiers and costs, if any
   const again = () => {
     const limits = page.constraints.filter(limit => limit.threshold !== null);
     const asAsked = page.constraints.every((limit, place) => limit.threshold === asked[place]);
     const judged = judge(rows, limits, page.confidence);
     showVerdicts(judged, asAsked);
-    showAnswer(answer(judged, limits), judged);
+    showAnswer(asAsked ? askedAnswer : answer(judged, limits), judged);
     byId("changed").hidden = byId("reset").hidden = asAsked;
     moveMarkers(judged, page.looks);
     moveThresholds(limits);
