@@ -25,6 +25,12 @@ from tuner.rows import COLUMNS
 
 RECORDED = Path(__file__).parent / "data" / "foreign"
 SLO = {"ttft": {"p90": {"threshold": 10.0}}, "tpot": {"p90": {"threshold": 1.0}}, "error_rate": {"threshold": 0.5}}
+FOLDERS = {
+    "guidellm": "guidellm-0.8.1",
+    "aiperf": "aiperf-0.13.0",
+    "vllm": "vllm-0.32.0",
+    "sglang": "sglang-0.5.23",
+}
 TOOLS = {
     "guidellm": "GuideLLM 0.8.1",
     "aiperf": "AIPerf 0.13.0",
@@ -37,15 +43,11 @@ TOOLS = {
 def unpacked(tmp_path_factory):
     """The recorded files, each tool in a folder of its own."""
     folder = tmp_path_factory.mktemp("foreign")
-    for source in sorted(RECORDED.rglob("*.*")):
-        target = (
-            folder / str(source.relative_to(RECORDED)).partition("-")[0] / Path(*source.relative_to(RECORDED).parts[1:])
-        )
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.suffix == ".gz":
-            target.with_suffix("").write_bytes(gzip.decompress(source.read_bytes()))
-        elif source.is_file() and source.name != "README.md":
-            shutil.copyfile(source, target)
+    for tool, name in FOLDERS.items():
+        shutil.copytree(RECORDED / name, folder / tool)
+    for file in folder.rglob("*.gz"):
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+        file.unlink()
     return folder
 
 
@@ -199,6 +201,26 @@ def test_numbers_agree_with_guidellms_own(unpacked):
         first = single[single["concurrency"] == row["concurrency"]].iloc[0]
         tpot = (entry["request_latency"] - entry["time_to_first_token_ms"] / 1000) / (entry["output_tokens"] - 1)
         assert (first["ttft"], first["tpot"]) == pytest.approx((entry["time_to_first_token_ms"] / 1000, tpot))
+
+
+def test_an_earlier_guidellm(tmp_path):
+    [packed] = (RECORDED / "guidellm-0.5.3").iterdir()
+    (tmp_path / "report.json").write_bytes(gzip.decompress(packed.read_bytes()))
+    batches = tuner.load_batches(tmp_path)
+    assert (levels(batches), set(batches["scenario"]), set(batches["model"])) == ([1, 4], {"D(60,16)"}, {"smollm2"})
+    assert (batches["completed"].tolist(), batches["errors"].tolist()) == ([7, 7], [1, 1])
+    assert all("written by GuideLLM 0.5.3" in text for text in said(batches))
+    assert len(tuner.load_requests(tmp_path)) == 16
+
+
+def test_earlier_vllm_has_neither_latencies_nor_a_count_of_failures(folder):
+    file = folder / "vllm" / "concurrency-4.json"
+    before = tuner.load_batches(file)
+    write(file, {key: value for key, value in recorded(file).items() if key not in ("latencies", "failed")})
+    batches = tuner.load_batches(file)
+    assert batches["errors"].tolist() == before["errors"].tolist()
+    assert batches["e2e_latency_p90"].tolist() == pytest.approx(before["e2e_latency_p90"].tolist())
+    assert "its TTFT and the gaps" in said(batches)[0]
 
 
 def test_percentiles_are_interpolated_over_the_completed(unpacked):
@@ -391,7 +413,7 @@ def test_the_lines_before_a_damaged_one_stay(folder):
     batches = tuner.load_batches(file)
     assert dict(zip(batches["outcome"], levels(batches), strict=True)) == {"truncated": None, "completed": 1}
     assert set(batches["trial"]) == {1}
-    assert "concurrency.jsonl#2 ends in the middle" in batches["reason"].tolist()[0]
+    assert "concurrency.jsonl#2 ends in the middle" in batches["reason"].max()
     assert set(tuner.judge(batches, SLO)["verdict"]) == {"pass", "unknown"}
 
 

@@ -28,7 +28,9 @@ app = typer.Typer(
 )
 
 SloFile = Annotated[Path | None, typer.Option("--slo", metavar="FILE", help="the SLO to judge by (YAML or JSON)")]
-Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="run directories, genai-bench folders or files")]
+Paths = Annotated[
+    list[Path], typer.Argument(metavar="PATH…", help="run directories, result files of any tool, folders of them")
+]
 
 
 def main() -> None:
@@ -179,7 +181,7 @@ def load(
         str, typer.Option("--format", metavar="table|json|csv|parquet", help="how to print them")
     ] = "table",
 ) -> None:
-    """Read the surviving batches of runs and genai-bench folders, and print one row a batch."""
+    """Read the surviving batches of runs and of result files, also of other tools, and print one row a batch."""
     from tuner.report import read_results
     from tuner.slo import SLO
     from tuner.terminal import print_batches
@@ -191,7 +193,7 @@ def load(
 
 @app.command()
 def report(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="a run directory or a genai-bench folder")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="a run directory, or a folder of result files")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.html", help="where the report goes")],
     slo: SloFile = None,
 ) -> None:
