@@ -425,6 +425,21 @@ def test_lost_requests_of_aiperf_are_said(folder):
     assert "claims 15 completed requests but holds 14" in said(batches)[0]
 
 
+def test_the_requests_of_a_warm_up_are_no_part_of_the_batch(folder):
+    file = folder / "aiperf" / "concurrency-4" / "profile_export.jsonl"
+    first, *others = file.read_text().splitlines(keepends=True)
+    file.write_text(first.replace('"benchmark_phase":"profiling"', '"benchmark_phase":"warmup"') + "".join(others))
+    assert tuner.load_batches(file)["completed"].tolist() == [14]
+
+
+def test_a_line_a_batch_in_the_order_of_the_lines(folder):
+    file = folder / "sglang" / "aggregates.jsonl"
+    [line, _] = map(json.loads, file.read_text().splitlines())
+    file.write_text("".join(json.dumps(line | {"duration": float(number)}) + "\n" for number in range(1, 13)))
+    batches = tuner.load_batches(file)
+    assert batches["repeat"].tolist() == batches["duration"].tolist() == list(range(1, 13))
+
+
 def test_a_report_without_benchmarks(folder):
     file = folder / "guidellm" / "benchmarks.json"
     write(file, recorded(file) | {"benchmarks": []})

@@ -28,9 +28,7 @@ app = typer.Typer(
 )
 
 SloFile = Annotated[Path | None, typer.Option("--slo", metavar="FILE", help="the SLO to judge by (YAML or JSON)")]
-Paths = Annotated[
-    list[Path], typer.Argument(metavar="PATH…", help="run directories, result files of any tool, folders of them")
-]
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="run directories, result files, folders of them")]
 
 
 def main() -> None:
