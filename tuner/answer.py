@@ -33,8 +33,12 @@ def _best(summary: Summary, judged: pd.DataFrame) -> str:
     bound = "At least " if summary.bracket == "open" else ""
     names = [name for name in ("scenario", "experiment") if judged[name].nunique() > 1]
     where = ", ".join(str(summary.best[name]) for name in names) if summary.best is not None else ""
-    most = f"{bound}{summary.max_throughput:.1f} output tokens/s at concurrency {summary.best_level}"
+    most = f"{bound}{summary.max_throughput:.1f} output tokens/s at {_level(summary)}"
     return f"{most} ({where})" if where else most
+
+
+def _level(summary: Summary) -> str:
+    return "an unknown concurrency" if summary.best_level is None else f"concurrency {summary.best_level}"
 
 
 def _limit(curve: pd.DataFrame, summary: Summary) -> str:
@@ -43,6 +47,8 @@ def _limit(curve: pd.DataFrame, summary: Summary) -> str:
     highest = curve.loc[curve["verdict"].isin(COMPLIANT), "concurrency"].max()
     above = curve[fails & (curve["concurrency"] > highest)].head(1)
     below = curve[fails & (curve["concurrency"] < highest)].tail(1)
+    if pd.isna(highest):
+        return "No concurrency was held where the SLO is met, so that the limit is none of concurrency."
     if summary.bracket == "non_monotone" and len(below):
         level = below.iloc[0]["concurrency"]
         return f"Concurrency {level} does not meet the SLO ({_why(below)}) while {highest} does: measure them again."

@@ -220,7 +220,6 @@ def no_duration(evidence: Evidence) -> Iterable[str]:
 
 
 CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
-    origin_told,
     errors_told,
     errors_hidden,
     not_recomputed,
@@ -236,6 +235,7 @@ CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     outputs_short,
     not_streamed,
     in_flight,
+    origin_told,
 )
 
 

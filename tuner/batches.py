@@ -33,6 +33,8 @@ HIGHEST = 4
 def load_batches(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     """Read the batches of runs, plain genai-bench folders, folders of many of them, single result files, or reports.
 
+    Result files may also be GuideLLM's, AIPerf's, those of `vllm bench serve` and of SGLang's `bench_serving`.
+
     Args:
         paths: any number of folders and files; what is named twice is read once.
 
@@ -58,7 +60,8 @@ def _read(path: Path, cache: Cache) -> list[Batch]:
     batches = reader(path, cache) if reader else None
     if batches is None:
         raise PathError(
-            f"{path} holds no batch: expected a run directory, a genai-bench folder, a result file or a report"
+            f"{path} holds no batch: expected a run directory, result files (of genai-bench, GuideLLM, AIPerf, "
+            "vllm bench serve or SGLang), a folder of them, or a report"
         )
     return batches
 

@@ -28,13 +28,13 @@ app = typer.Typer(
 )
 
 SloFile = Annotated[Path | None, typer.Option("--slo", metavar="FILE", help="the SLO to judge by (YAML or JSON)")]
-ANY_RUN = "a run directory, a genai-bench folder, a file or a report"
+ANY_RUN = "a run directory, a folder of result files, a file or a report"
 More = Annotated[list[Path] | None, typer.Option(metavar="PATH", help="another run of that side; may be repeated")]
 PerHour = Annotated[
     float | None, typer.Option("--price-per-gpu-hour", metavar="PRICE", help="say what the best level costs")
 ]
 Gpus = Annotated[int | None, typer.Option("--gpus", metavar="N", help="how many GPUs; by default as the run recorded")]
-Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="run directories, genai-bench folders or files")]
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="run directories, result files, folders of them")]
 
 
 def main() -> None:
@@ -187,7 +187,7 @@ def load(
         str, typer.Option("--format", metavar="table|json|csv|parquet", help="how to print them")
     ] = "table",
 ) -> None:
-    """Print one row a batch; with an SLO or a price the answer too (on stderr, where a script reads stdout)."""
+    """Print one row a batch, also of other tools; with an SLO or a price the answer too (on stderr beside JSON)."""
     from tuner.costs import Price
     from tuner.report import read_results
     from tuner.slo import SLO
@@ -204,7 +204,7 @@ def load(
 
 @app.command()
 def report(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="a run directory or a genai-bench folder")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="a run directory, or a folder of result files")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.html", help="where the report goes")],
     slo: SloFile = None,
     price_per_gpu_hour: PerHour = None,

@@ -21,6 +21,7 @@ from tuner.experiment import COMPLETED
 from tuner.figures.look import VERDICTS
 from tuner.findings import Results
 from tuner.intervals import CONFIDENCE
+from tuner.rows import level_name
 from tuner.summary import TABLE, table
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -159,7 +160,11 @@ def _table(judged: pd.DataFrame) -> dict[str, Any]:
 def _warnings(judged: pd.DataFrame) -> list[tuple[str, str]]:
     """(batch, warning) of every batch that has any."""
     rows = judged.to_dict("records")
-    return [(f"{row['scenario']}, concurrency {row['concurrency']}", text) for row in rows for text in row["warnings"]]
+    return [
+        (f"{row['scenario']}, concurrency {level_name(row['concurrency'])}", text)
+        for row in rows
+        for text in row["warnings"]
+    ]
 
 
 def table_html(shown: pd.DataFrame) -> str:

@@ -50,7 +50,8 @@ def load_requests(*paths: str | os.PathLike[str]) -> pd.DataFrame:
 
     Returns:
         `ttft`, `tpot` and `e2e_latency` in seconds (NaN where the request failed), tokens, `error_code` and
-        `error_message` (missing where it completed), and what batch it belongs to. Texts are categories.
+        `error_message` (missing where it completed), and what batch it belongs to (`concurrency` is missing where none
+        was held). Texts are categories.
 
     Raises:
         PathError: a path does not exist, cannot be read, or holds no batch.
@@ -170,6 +171,8 @@ def _repeated(value: Any, count: int) -> Any:
 
     if isinstance(value, str):
         return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([value]))
+    if pd.isna(value):
+        return pa.nulls(count, pa.int32())
     return pa.array(np.full(count, value, np.int32))
 
 

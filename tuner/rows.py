@@ -120,6 +120,11 @@ def plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
+def level_name(level: Any) -> str:
+    """A level for people: a dash where no concurrency was held."""
+    return "–" if pd.isna(level) else str(level)
+
+
 def printable(text: object) -> str:
     """A name of others as valid Unicode: file names on Linux need not be."""
     return str(text).encode("utf-8", "backslashreplace").decode()

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tuner.constraints import SLO
-from tuner.rows import plain
+from tuner.rows import level_name, plain
 from tuner.slo import COMPLIANT, FAIL, PASS, SOFT
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Summary:
 
     Args:
         max_throughput: output tokens/s, the highest among compliant batches; None where no batch is compliant.
-        best_level: the level it was reached at.
+        best_level: the level it was reached at; None too where no concurrency was held.
         bracket: `bracketed` (a higher level fails), `open` (the highest level still passes: at least this much),
             `non_monotone` (a level at or below a compliant one fails), `none` (no compliant batch).
         compliant: how many batches count (verdict pass or soft).
@@ -127,7 +127,7 @@ def _of_scenario(batches: pd.DataFrame) -> Summary:
     best = None if ranked.empty else ranked.iloc[-1]
     return Summary(
         max_throughput=None if best is None else float(best["output_throughput"]),
-        best_level=None if best is None else int(best["concurrency"]),
+        best_level=None if best is None or pd.isna(best["concurrency"]) else int(best["concurrency"]),
         bracket=NONE if best is None else bracket(_curve_of(best, batches)),
         compliant=len(compliant),
         total=len(batches),
@@ -180,7 +180,7 @@ def _verdict_line(row: "pd.Series[Any]") -> tuple[str, str]:
 
 def _level(row: "pd.Series[Any]", between: str = " ") -> str:
     kind = "batch_size" if row.get("iteration_type") == "batch_size" else "concurrency"
-    return f"{kind}{between}{row['concurrency']}"
+    return f"{kind}{between}{level_name(row['concurrency'])}"
 
 
 #: The columns a person wants: (header, column of the batches, factor to the header's unit, decimals or None).

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tuner.cache import Reading
 from tuner.experiment import Sidecar
+from tuner.files import split_part
 from tuner.foreign.found import DATASET
 from tuner.measure import Measured
 from tuner.results import Damage, Origin
@@ -52,8 +53,9 @@ def _sidecar(origin: Origin, numbers: Measured) -> Sidecar:
     )
 
 
-def _when(batch: Batch) -> tuple[str, str]:
-    return (batch.sidecar.started_at or batch.sidecar.finished_at if batch.sidecar else ""), str(batch.file)
+def _when(batch: Batch) -> tuple[object, ...]:
+    """What orders repeats: when they were measured, or else where they stand."""
+    return (batch.sidecar.started_at if batch.sidecar else ""), *split_part(batch.file or Path())
 
 
 def _repeats(batches: list[Batch]) -> list[Batch]:

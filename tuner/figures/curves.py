@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner.figures import look
+from tuner.rows import level_name
 from tuner.slo import SLO
 
 _STRIP_HEIGHT = {"anchor": "x2", "domain": [0, 1], "range": [0, 1], "visible": False, "fixedrange": True}
@@ -104,7 +105,7 @@ def _points(judged: pd.DataFrame, x: pd.Series, y: pd.Series, titles: tuple[str,
     about = " · ".join(filter(None, ["numbers: concurrency", look.measured_when(judged)]))
     figure = look.figure(titles[0], about, *titles[1:])
     placed = judged.assign(x=x, y=y, position=np.arange(len(judged)), curve="")
-    drawn = placed[placed["x"].notna() & placed["y"].notna() & placed["concurrency"].notna()]
+    drawn = placed[placed["x"].notna() & placed["y"].notna()]
     curves = look.curves(drawn)
     names = {position: name for name, curve in curves for position in curve["position"]}
     _add_curves(figure, curves, labelled=len(drawn) <= look.LABELLED)
@@ -138,7 +139,7 @@ def _add_curve(figure: go.Figure, curve: pd.DataFrame, name: str, number: int, *
         y=curve["y"],
         name=name,
         mode="lines+text" if labelled else "lines",
-        text=[f"<b>{level}</b><br> " for level in curve["concurrency"]],
+        text=[f"<b>{level_name(level)}</b><br> " for level in curve["concurrency"]],
         textposition="top center",
         cliponaxis=False,
         line=look.line(number),
@@ -169,7 +170,7 @@ def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, *, size: float) -> None
 
 def _facts(row: dict[Any, Any]) -> str:
     lines = [
-        f"<b>concurrency {row['concurrency']}</b> {escape(str(row['scenario']))}",
+        f"<b>concurrency {level_name(row['concurrency'])}</b> {escape(str(row['scenario']))}",
         str(row["curve"]),
         f"{row['output_throughput']:.1f} output tokens/s",
         *(
@@ -214,7 +215,7 @@ def _add_missing(figure: go.Figure, missing: pd.DataFrame) -> None:
         yaxis="y2",
         name="no result",
         mode="markers+text" if len(rows) <= _STRIP_HOLDS else "markers",
-        text=[f" {row['concurrency']}" for row in rows],
+        text=[f" {level_name(row['concurrency'])}" for row in rows],
         textposition="top center",
         marker={"symbol": "square-x-open", "color": "#000000", "size": 12},
         hovertext=[_why(row) for row in rows],
@@ -224,5 +225,5 @@ def _add_missing(figure: go.Figure, missing: pd.DataFrame) -> None:
 
 
 def _why(row: dict[Any, Any]) -> str:
-    level = f"<b>concurrency {row['concurrency']}</b> {escape(str(row['scenario']))}"
+    level = f"<b>concurrency {level_name(row['concurrency'])}</b> {escape(str(row['scenario']))}"
     return "<br>".join(filter(None, [level, look.wrapped(row["outcome"]), look.wrapped(row["reason"])]))

@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from tuner.experiment import COMPLETED
 from tuner.figures import look
+from tuner.rows import level_name
 
 #: the curves below the batches: (axis title, what their columns end in, divisor, factor to the title's unit)
 PANELS: tuple[tuple[str, tuple[str, ...], float], ...] = (
@@ -52,7 +53,7 @@ def _add_batches(figure: go.Figure, rows: pd.DataFrame) -> None:
         figure.add_bar(
             x=lasted,
             base=_utc(chosen["started_at"]),
-            y=[str(row["concurrency"]) for row in records],
+            y=[level_name(row["concurrency"]) for row in records],
             orientation="h",
             name="completed" if done else "no result",
             marker={"color": colour, "line": {"color": "#333", "width": 1}, "pattern": {"shape": shape}},
@@ -65,7 +66,7 @@ def _add_batches(figure: go.Figure, rows: pd.DataFrame) -> None:
 
 def _hover(row: dict[Any, Any]) -> str:
     lines = [
-        f"<b>concurrency {row['concurrency']}</b> {escape(str(row['scenario']))}",
+        f"<b>concurrency {level_name(row['concurrency'])}</b> {escape(str(row['scenario']))}",
         f"{row['started_at']:%Y-%m-%d %H:%M:%S} to {row['finished_at']:%H:%M:%S} UTC",
         look.wrapped(row["outcome"]),
         look.wrapped(row["reason"]) if isinstance(row["reason"], str) else "",

@@ -1,12 +1,17 @@
 """The bytes of a file as documents: one of JSON, YAML or CSV, or one a line; what is damaged stays as Damage."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tuner.results import Damage
+
+NO_NUMBER = re.compile(rb"([:,\[]\s*)(?:-?Infinity|NaN)(?=\s*[],}])")
+#: Stands for a document that ends in its middle.
+CUT = object()
 
 
 def documents(path: Path, data: bytes) -> list[Any]:
@@ -27,17 +32,23 @@ def documents(path: Path, data: bytes) -> list[Any]:
 
 
 def _json(data: bytes, name: str) -> Any:
-    """An object; the standard library's decoder knows NaN and Infinity, which tools write too."""
+    """An object."""
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        if "truncated" in str(error):
-            return Damage("truncated", f"{name} ends in the middle ({len(data)} bytes)")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         value = _loosely(data)
+    if value is CUT:
+        return Damage("truncated", f"{name} ends in the middle ({len(data)} bytes)")
     return value if isinstance(value, dict) else Damage("unreadable", f"{name} is not valid JSON")
 
 
 def _loosely(data: bytes) -> Any:
+    """The slow way, for NaN and Infinity, which tools write though JSON has them not; and for what is cut off."""
+    try:
+        return msgspec.json.decode(NO_NUMBER.sub(rb"\1null", data))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        if "truncated" in str(error):
+            return CUT
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
