@@ -13,7 +13,7 @@ from rich.table import Table
 from tuner import changes
 from tuner.compared import SAME_CONFIGURATION, Compared
 from tuner.errors import RequestError
-from tuner.rows import plain
+from tuner.rows import level_name, plain
 from tuner.summary import table
 
 _WIDE_ENOUGH = 2000  # characters: in a file or a pipe, a row is one line
@@ -68,7 +68,7 @@ def _as_table(judged: pd.DataFrame) -> bytes:
     if not on_screen.is_terminal:
         return _printed(Console(highlight=False, width=_WIDE_ENOUGH), _drawn(table(judged), judged["verdict"]))
     rows = table(judged)
-    notes = (f"{name}: {why}" for name, why in zip(rows["level"].astype(str), rows["why"], strict=True) if why)
+    notes = (f"{name}: {why}" for name, why in zip(map(level_name, rows["level"]), rows["why"], strict=True) if why)
     drawn = _drawn(rows.drop(columns="why"), judged["verdict"])
     return _printed(on_screen, drawn, *(f"[dim]concurrency {escape(note)}[/]" for note in notes))
 

@@ -22,6 +22,7 @@ class Estimate:
         freedom: the degrees of freedom of `variance`.
         log: whether the scale is that of logarithms, on which a relative change is a difference.
         requests: how many completed, in all runs.
+        lacking: whether a run has requests, but too few to tell its variance.
     """
 
     values: Floats
@@ -29,6 +30,7 @@ class Estimate:
     freedom: float = math.inf
     log: bool = True
     requests: int = 0
+    lacking: bool = False
 
     @property
     def value(self) -> float:
@@ -92,7 +94,7 @@ def difference(baseline: Estimate, candidate: Estimate, scale: float = 1.0) -> D
     """How far the candidate lies from the baseline.
 
     Where both have several runs it is Welch's t over the runs' values, whose spread includes the drift between runs;
-    otherwise over the requests, by the variance of their bootstrap replicates. Degrees of freedom by Satterthwaite.
+    otherwise over the requests, by their variances. Degrees of freedom by Satterthwaite.
     """
     sides = (baseline, candidate)
     runs = all(len(side.values) > 1 for side in sides)

@@ -1,6 +1,6 @@
 """Curves over the levels: throughput versus latency, latency versus concurrency, and what each user gets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -30,7 +30,9 @@ def throughput_vs_latency(
     latency = judged[f"{metric}_{statistic}"]
     axis = f"{look.LABELS[metric]} {statistic} (s)"
     titles = ("Throughput versus latency", axis, "output tokens/s")
-    figure = _points(judged, latency, judged["output_throughput"], titles)
+    figure = _points(
+        judged, latency, judged["output_throughput"], titles, (f"{metric}_{statistic}", "output_throughput")
+    )
     for constraint in look.constraints(slo or look.judge_of(judged), metric):
         if constraint.statistic == statistic:
             figure.add_vline(x=constraint.threshold, **look.threshold(constraint))
@@ -87,6 +89,7 @@ def _add_percentiles(figure: go.Figure, curve: pd.DataFrame, metric: str, name: 
             mode="lines+markers",
             line={"color": colour, "dash": look.DASHES[place % len(look.DASHES)]},
             marker={"symbol": place},
+            error_y=look.error_bars(curve, f"{metric}_{statistic}", colour),
             visible=True if number < 3 and (not name or statistic in ("p50", "p99")) else "legendonly",
         )
 
@@ -100,25 +103,34 @@ def _ticks(levels: pd.Series) -> list[int]:
     return ticks
 
 
-def _points(judged: pd.DataFrame, x: pd.Series, y: pd.Series, titles: tuple[str, str, str]) -> go.Figure:
-    """Curves of batches, each with its verdict's marker and its level; those without a result at the right edge."""
+def _points(
+    judged: pd.DataFrame, x: pd.Series, y: pd.Series, titles: tuple[str, str, str], bounded: Sequence[str] = ()
+) -> go.Figure:
+    """Curves of batches, each with its verdict's marker and its level; those without a result at the right edge.
+
+    `bounded` names the columns that x and y are, where their intervals are drawn.
+    """
     about = " · ".join(filter(None, ["numbers: concurrency", look.measured_when(judged)]))
     figure = look.figure(titles[0], about, *titles[1:])
     placed = judged.assign(x=x, y=y, position=np.arange(len(judged)), curve="")
     drawn = placed[placed["x"].notna() & placed["y"].notna()]
     curves = look.curves(drawn)
     names = {position: name for name, curve in curves for position in curve["position"]}
-    _add_curves(figure, curves, labelled=len(drawn) <= look.LABELLED)
-    _add_verdicts(figure, drawn.assign(curve=drawn["position"].map(names)), size=_size(len(drawn)))
+    _add_curves(figure, curves, bounded, labelled=len(drawn) <= look.LABELLED)
+    _add_verdicts(figure, drawn.assign(curve=drawn["position"].map(names)), bounded, size=_size(len(drawn)))
     _add_missing(figure, placed.drop(drawn.index))
     return figure
 
 
-def _add_curves(figure: go.Figure, curves: list[tuple[str, pd.DataFrame]], *, labelled: bool) -> None:
+def _add_curves(
+    figure: go.Figure, curves: list[tuple[str, pd.DataFrame]], bounded: Sequence[str], *, labelled: bool
+) -> None:
     """Each curve with a line and a name of its own; of very many the latest, and the others as one thin grey trace."""
     if len(curves) <= look.MOST_CURVES:
         for number, (name, curve) in enumerate(curves):
             _add_curve(figure, curve, name, number, labelled=labelled)
+            for axis, column in zip(("error_x", "error_y"), bounded, strict=False):
+                figure.data[-1][axis] = look.error_bars(curve, column)
         return
     latest = max(curves, key=lambda named: (str(named[1]["started_at"].max()), named[0]))
     others = [curve for name, curve in curves if name != latest[0]]
@@ -148,12 +160,12 @@ def _add_curve(figure: go.Figure, curve: pd.DataFrame, name: str, number: int, *
     )
 
 
-def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, *, size: float) -> None:
+def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, bounded: Sequence[str], *, size: float) -> None:
     """One trace a verdict, also those that no batch has: another SLO may give it (`customdata`: position, facts)."""
     for verdict, style in look.VERDICTS.items():
         chosen = rows[rows["verdict"] == verdict]
         records = chosen.to_dict("records")
-        facts = [_facts(row) for row in records]
+        facts = [_facts(row, bounded) for row in records]
         figure.add_scatter(
             x=chosen["x"],
             y=chosen["y"],
@@ -168,7 +180,7 @@ def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, *, size: float) -> None
         )
 
 
-def _facts(row: dict[Any, Any]) -> str:
+def _facts(row: dict[Any, Any], bounded: Sequence[str]) -> str:
     lines = [
         f"<b>concurrency {level_name(row['concurrency'])}</b> {escape(str(row['scenario']))}",
         str(row["curve"]),
@@ -177,11 +189,22 @@ def _facts(row: dict[Any, Any]) -> str:
             f"{look.LABELS[name]} p50 {row[f'{name}_p50']:.3g} s, p90 {row[f'{name}_p90']:.3g} s"
             for name in look.METRICS
         ),
+        *(_interval(row, column) for column in bounded),
         f"{row['completed']} completed, {row['errors']} failed",
         _instrument(row),
         "" if pd.isna(row["started_at"]) else f"started {row['started_at']:%Y-%m-%d %H:%M:%S} UTC",
     ]
     return "<br>".join(filter(None, lines))
+
+
+def _interval(row: dict[Any, Any], column: str) -> str:
+    """The interval of a drawn number; empty where there is none."""
+    low, high = (row.get(f"{column}_{side}") for side in ("low", "high"))
+    if low is None or high is None or pd.isna(low) or pd.isna(high):
+        return ""
+    name, statistic = ("output tokens/s", "") if column == "output_throughput" else column.rsplit("_", 1)
+    over = " over its runs" if row.get("interval_over") == "runs" else ""
+    return f"{look.LABELS.get(name, name)} {statistic}: {low:.3g} to {high:.3g}{' s' * bool(statistic)}{over}"
 
 
 def _instrument(row: dict[Any, Any]) -> str:
