@@ -7,14 +7,7 @@ from tuner.engines.parameters import suggest
 from tuner.errors import SpecError
 from tuner.experiment import Experiment
 from tuner.page import table_html
-from tuner.report import (
-    Results,
-    must_have_folder,
-    read_results,
-    save_comparison,
-    save_report,
-    write_report,
-)
+from tuner.report import Asked, Results, read_results, run_comparison, save_report, write_report
 from tuner.slo import SLO
 from tuner.spec import ServeSpec, SweepSpec, make_spec
 from tuner.sweep import run_sweep
@@ -100,20 +93,11 @@ def compare(namespace: dict[str, Any]) -> "Compared | Results":
 
 
 def _compare(parameters: dict[str, Any], slo: SLO | None) -> "Compared":
-    from tuner.compared import read_comparison, tolerance_of
-
     fails = _yes_or_no("fail_on_regression", parameters.get("fail_on_regression", False))
     report, junit = (Path(parameters[name]) if parameters.get(name) else None for name in ("report", "junit"))
-    for target in (report, junit):
-        must_have_folder(target)
     sides = [_paths(parameters.get(name)) for name in ("baseline", "candidate")]
-    compared = read_comparison(*sides, slo=slo, tolerance=tolerance_of(parameters.get("tolerance", "5%")))
-    show_comparison(compared)
-    save_comparison(compared, report, junit)
-    compared.must_be_comparable()
-    if fails:
-        compared.must_not_have_regressed()
-    return compared
+    asked = Asked(sides[0], sides[1], slo, parameters.get("tolerance", "5%"), report, junit, fails)
+    return run_comparison(asked, show_comparison)
 
 
 def _paths(value: Any) -> list[Path]:
