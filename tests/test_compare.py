@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from chromium import needs_chromium, opened_report
 from commands import run
+from lab import opened_notebook, running_lab
+from test_notebook import free_port
 from test_papermill import papermill
 from test_wrong_input import end_of
 
@@ -374,3 +376,22 @@ def test_papermill_compares_and_ends_with_1_on_a_regression(runs, tmp_path):
     assert sum("application/vnd.plotly.v1+json" in data for data in shown) == 2
     levels = table_html(compared(runs["before"], runs["slow"], tolerance=0.1).tables["Levels"])
     assert any(levels in data.get("text/html", "") for data in shown)
+
+
+@needs_chromium
+@pytest.mark.browser
+@pytest.mark.real
+def test_a_person_compares(runs, tmp_path):
+    from playwright.sync_api import expect
+
+    with running_lab(tmp_path, free_port()) as address:
+        path = tmp_path / "compare.ipynb"
+        text = path.read_text()
+        for name, side in (("baseline", "before"), ("candidate", "slow")):
+            text = text.replace(f"{name} = None", f"{name} = '{runs[side]}'")
+        path.write_text(text)
+        with opened_notebook(address, "compare") as page:
+            expect(page.locator(".js-plotly-plot")).to_have_count(2, timeout=60_000)
+            assert page.locator(".js-plotly-plot").first.locator(".scatterlayer .point").count() > 10
+            expect(page.get_by_text("vllm version")).to_be_visible()
+            expect(page.get_by_text("✗ worse").first).to_be_visible()

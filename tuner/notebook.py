@@ -148,11 +148,11 @@ def show_comparison(compared: "Compared") -> None:
     same = compared.configuration.empty
     display(HTML(f"<h3>{escape(compared.title)}</h3>"))
     display(HTML(SAME_CONFIGURATION if same else table_html(compared.configuration)))
-    display(HTML(f"<p><b>{first}</b></p>" + "".join(f"<p>{line}</p>" for line in rest)))
+    display(HTML("<br>".join([f"<b>{first}</b>", *rest])))
     for figure in compared.figures:
         display(notebook_bundle(figure), raw=True)
     for title, rows in compared.tables.items():
-        display(HTML(f"<h4>{title}</h4>{table_html(rows)}"))
+        display(HTML(f'<h4>{title}</h4><div style="overflow-x: auto; white-space: nowrap">{table_html(rows)}</div>'))
     display(HTML(f"<small>{LEGEND}</small>"))
 
 
