@@ -5,7 +5,7 @@ no independent draws. Whole blocks of neighbours are drawn instead, which keep w
 bootstrap of Künsch, 1989, on a circle as Politis and Romano, 1992, so that the ends are drawn as often as the middle).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tuner.cache import Reading
 from tuner.measure import LATENCIES, PERCENTILES, Floats
 
-DRAWS = 1000
+DRAWS = 500
 #: Fewer blocks than these tell too little of how blocks vary; more tell hardly more and are the less independent
 #: (Schmeiser, Batch Size Effects, 1982).
 BLOCKS_LEAST, BLOCKS_MOST = 16, 30
@@ -26,13 +26,16 @@ BINS = 512
 
 
 def block_length(requests: int, concurrency: int) -> int:
-    """How many neighbours make a block: at least as many as were in flight, but so that blocks remain.
+    """How many neighbours make a block: twice as many as were in flight, but so that blocks remain.
+
+    What binds as many requests as were in flight still binds the ends of neighbouring blocks; the longer the blocks are
+    beside it, the less of it is missed.
 
     Args:
         requests: how many there are.
         concurrency: how many were in flight at once.
     """
-    return max(1, min(max(concurrency, requests // BLOCKS_MOST), requests // BLOCKS_LEAST))
+    return max(1, min(max(2 * concurrency, requests // BLOCKS_MOST), requests // BLOCKS_LEAST))
 
 
 def block_count(requests: int, concurrency: int) -> int:
@@ -40,22 +43,26 @@ def block_count(requests: int, concurrency: int) -> int:
     return round(requests / block_length(requests, concurrency)) if requests else 0
 
 
-def replicates(reading: Reading, concurrency: int, draws: int = DRAWS, seed: int = 0) -> dict[str, Floats]:
+def replicates(
+    reading: Reading, concurrency: int, latencies: Collection[str] = LATENCIES, draws: int = DRAWS, seed: int = 0
+) -> dict[str, Floats]:
     """What the batch would have said in `draws` other draws of its requests.
 
     Args:
         reading: what is kept of its result file.
         concurrency: how many requests were in flight at once.
+        latencies: whose columns are wanted, of `ttft`, `tpot` and `e2e_latency`.
         draws: how many.
         seed: the same seed gives the same draws, of all columns alike: one element is one draw throughout.
 
     Returns:
-        Seconds of each of `LATENCY_COLUMNS`, tokens/s of `output_throughput` and requests/s of `request_throughput`,
-        each of shape (draws,); NaN where there is nothing to draw from. In a closed loop the throughput is
-        concurrency · Σ tokens / Σ e2e latency, but for the ends of the level; the measured one varies as that does.
+        Seconds of each of their columns (as `LATENCY_COLUMNS`), tokens/s of `output_throughput` and requests/s of
+        `request_throughput`, each of shape (draws,); NaN where there is nothing to draw from. In a closed loop the
+        throughput is concurrency · Σ tokens / Σ e2e latency, but for the ends of the level: the measured one varies as
+        that does.
     """
     drawn = _Draws(len(reading.output_tokens), concurrency, draws, seed)
-    return dict(_latencies(reading, drawn)) | _throughputs(reading, drawn)
+    return dict(_latencies(reading, latencies, drawn)) | _throughputs(reading, drawn)
 
 
 @dataclass(frozen=True)
@@ -92,8 +99,8 @@ class _Draws:
         return np.asarray(self.counts @ of_blocks.reshape(len(self.blocks), kinds + 1)[:, :kinds].astype(np.float64))
 
 
-def _latencies(reading: Reading, drawn: _Draws) -> Iterator[tuple[str, Floats]]:
-    for name in LATENCIES:
+def _latencies(reading: Reading, names: Collection[str], drawn: _Draws) -> Iterator[tuple[str, Floats]]:
+    for name in names:
         values = reading.latencies[name]
         known = ~np.isnan(values)
         if not known.any():

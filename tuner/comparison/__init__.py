@@ -98,7 +98,9 @@ def compare(
 
     Levels are matched by scenario, iteration type and concurrency; all experiments, trials and repeats of a side are
     its runs. With several runs on both sides runs are compared (Welch's t), which includes drift between them; else
-    the requests, which does not. Relative changes are compared as logarithms, shares and the maximum as they are.
+    the requests, by the variance that the intervals of both tell (`tuner.intervals`), which does not. Relative changes
+    are compared as logarithms, shares and the maximum as they are; how the maximum varies, with the level that it is
+    reached at, is drawn (`tuner.resampling`).
 
     Args:
         baseline: judged batches; those that nobody judged are judged without limits.
@@ -155,7 +157,7 @@ def _row(place: tuple[str, int | None, str, str], sides: tuple[Estimate, Estimat
     known = found.p_value(0.0) == found.p_value(0.0)
     names = ("scenario", "concurrency", "metric", "unit", "baseline", "candidate", "change", "over", "note")
     values = (*place, before.value, after.value, found.change(found.shift), found.over)
-    note = doubt or ("" if known else _why_unknown(sides))
+    note = doubt or ("" if known else _why_unknown(place[2], sides))
     counts = {
         f"{side}_{what}": count
         for side, one in (("baseline", before), ("candidate", after))
@@ -174,9 +176,13 @@ def _doubt(metric: str, sides: tuple[Estimate, Estimate]) -> str:
     return f"{statistic} needs {needed} completed requests a run, there are {fewest}" if fewest < needed else ""
 
 
-def _why_unknown(sides: tuple[Estimate, Estimate]) -> str:
+def _why_unknown(metric: str, sides: tuple[Estimate, Estimate]) -> str:
     if not all(len(side.values) for side in sides):
         return "not known on both sides"
+    if not all(side.values.all() for side in sides) and metric != "max_throughput":
+        return "0 has no relative change"
+    if metric.endswith(tuple(PERCENTILES)):
+        return "requests that were in flight together tell so little each that they are too few"
     return "there are too few requests, or they are gone, to say how much chance does"
 
 

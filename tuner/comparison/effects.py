@@ -92,7 +92,7 @@ def difference(baseline: Estimate, candidate: Estimate, scale: float = 1.0) -> D
     """How far the candidate lies from the baseline.
 
     Where both have several runs it is Welch's t over the runs' values, whose spread includes the drift between runs;
-    otherwise over the requests, by the variance of their bootstrap replicates. Degrees of freedom by Satterthwaite.
+    otherwise over the requests, by their variances. Degrees of freedom by Satterthwaite.
     """
     sides = (baseline, candidate)
     runs = all(len(side.values) > 1 for side in sides)

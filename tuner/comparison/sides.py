@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from tuner.cache import Reading, readings_of
-from tuner.comparison.effects import Estimate, satterthwaite
+from tuner.comparison.effects import Estimate, satterthwaite, student
 from tuner.constraints import SLO, Constraint
 from tuner.experiment import COMPLETED
+from tuner.intervals import CONFIDENCE, of_requests
 from tuner.measure import Floats
 from tuner.resampling import block_count, replicates
 from tuner.slo import COMPLIANT, FAIL, HARD_FAIL, ROUNDING
@@ -23,6 +24,8 @@ LEVEL = ["scenario", "iteration_type", "concurrency"]
 RUN = ["experiment", "trial", "repeat"]
 #: These outcomes say nothing of the server.
 NOT_RUN = ("missing", "skipped")
+#: Besides the usual one: about where a comparison of some dozen rows decides.
+STRICT = 0.999
 SHARES = ("error_rate", "attainment")
 Key = tuple[Any, ...]
 
@@ -39,26 +42,48 @@ class Run:
         """How many requests were in flight."""
         return int(self.row["concurrency"]) if self.row["iteration_type"] != "batch_size" else 1
 
-    @cached_property
-    def replicates(self) -> dict[str, Floats]:
-        """Of every column; empty where the requests are gone. The seed is the batch's own, so that no two share one."""
-        if self.reading is None or not self.reading.recomputed or not len(self.reading.output_tokens):
+    @property
+    def readable(self) -> Reading | None:
+        """Its single requests; None where they are gone, or the file never held any."""
+        return self.reading if self.reading and self.reading.recomputed else None
+
+    def replicates(self, latencies: Collection[str]) -> dict[str, Floats]:
+        """Of these latencies and of throughput; empty where the requests are gone. Each batch has a seed of its own."""
+        if self.readable is None or not len(self.readable.output_tokens):
             return {}
         seed = hash((float(self.row["output_throughput"]), float(self.row["e2e_latency_mean"]))) % 2**32
-        return replicates(self.reading, self.concurrency, seed=seed)
+        return replicates(self.readable, self.concurrency, latencies, seed=seed)
 
     @property
-    def blocks(self) -> int:
-        """How many blocks the requests make."""
-        return block_count(len(self.reading.output_tokens), self.concurrency) if self.reading else 0
+    def freedom(self) -> int:
+        """The degrees of freedom of a variance over the requests: one less than the blocks they make."""
+        return block_count(int(self.row["completed"]), self.concurrency) - 1
 
-    def variance(self, metric: str) -> tuple[float, float]:
-        """(variance of the logarithm of the metric, its degrees of freedom) over the requests."""
-        drawn = self.replicates.get(metric, np.empty(0))
-        drawn = drawn[drawn > 0]
-        if len(drawn) < 2 or self.blocks < 2:
-            return math.nan, 0.0
-        return float(np.var(np.log(drawn), ddof=1)) * self.blocks / (self.blocks - 1), self.blocks - 1
+    def bounds(self, column: str, confidence: float) -> tuple[float, float]:
+        """The interval of a number over the requests: the one that the batch has where they are gone."""
+        if self.readable is not None:
+            return of_requests(self.readable, self.concurrency, column, confidence)
+        known = self.row.get("interval_over") == "requests" and confidence == CONFIDENCE
+        return (self.row[f"{column}_low"], self.row[f"{column}_high"]) if known else (math.nan, math.nan)
+
+    def variance(self, metric: str) -> tuple[float, int]:
+        """(variance of the logarithm of the metric, its degrees of freedom) over the requests.
+
+        From the wider half of the interval. Few values far from the others widen only a stricter one: where there is
+        such a one, the larger of both counts, since among many comparisons it is the strict ones that decide.
+        """
+        column = "e2e_latency_mean" if metric == "request_throughput" else metric
+        value, freedom = float(self.row[column]), self.freedom
+        if not value > 0 or freedom < 1:
+            return math.nan, freedom
+        errors = [self._error(column, value, freedom, confidence) for confidence in (CONFIDENCE, STRICT)]
+        return float(np.nanmax(errors)) ** 2 if not math.isnan(errors[0]) else math.nan, freedom
+
+    def _error(self, column: str, value: float, freedom: int, confidence: float) -> float:
+        low, high = self.bounds(column, confidence)
+        if not low > 0:
+            return math.nan
+        return max(math.log(high / value), math.log(value / low)) / student(confidence, freedom)
 
     def share_variance(self, metric: str) -> float:
         """Of a share of requests, with one success and one failure added (Agresti and Caffo, 2000)."""
@@ -152,32 +177,28 @@ class Maximum:
             for runs in self.runs
         ]
         variance = sum(self._variance(runs) for runs in self.runs) / max(len(values), 1) ** 2
-        freedom = min((run.blocks for run in self.batches), default=1) - 1
+        freedom = min((run.freedom for run in self.batches), default=1)
         requests = int(self.best.row["completed"]) if self.best else 0
         return Estimate(np.array(values), variance, max(freedom, 1), False, requests)
 
     def _variance(self, runs: list[Run]) -> float:
-        drawn = [self._compliant(run) for run in runs if not pd.isna(run.row["output_throughput"])]
-        blocks = min((run.blocks for run in runs), default=0)
-        if not drawn or blocks < 2 or any(values is None for values in drawn):
+        known = [run for run in runs if not pd.isna(run.row["output_throughput"])]
+        freedom = min((run.freedom for run in known), default=0)
+        drawn = [self._compliant(run) for run in known]
+        if freedom < 1 or not all(map(len, drawn)):
             return math.nan
-        return (
-            float(np.var(np.max([values for values in drawn if values is not None], axis=0), ddof=1))
-            * blocks
-            / (blocks - 1)
-        )
+        return float(np.var(np.max(drawn, axis=0), ddof=1)) * (freedom + 1) / freedom
 
-    def _compliant(self, run: Run) -> Floats | None:
-        """The throughput of each draw in which the batch complies, 0 in the others; None where nobody knows."""
-        drawn = run.replicates
-        if not drawn:
-            return None
+    def _compliant(self, run: Run) -> Floats:
+        """The throughput of each draw, 0 where the batch does not comply in it; empty where the requests are gone."""
         limits = [limit for limit in self.slo.all_constraints if limit.hard_fail] if self.slo else []
+        drawn = run.replicates({limit.metric for limit in limits if limit.is_latency})
         drawable = [limit for limit in limits if limit.column in drawn]
-        met = np.ones(len(drawn["output_throughput"]), bool)
+        met = np.array(True)
         for limit in drawable:
-            met &= limit.sign * (drawn[limit.column] / limit.threshold - 1) <= limit.fail_ratio + ROUNDING
-        return np.where(met & _certain(run, drawable), np.nan_to_num(drawn["output_throughput"]), 0.0)
+            met = met & (limit.sign * (drawn[limit.column] / limit.threshold - 1) <= limit.fail_ratio + ROUNDING)
+        throughput = np.nan_to_num(drawn.get("output_throughput", np.empty(0)))
+        return np.where(met & _certain(run, drawable), throughput, 0.0)
 
 
 def _certain(run: Run, drawable: list[Constraint]) -> bool:

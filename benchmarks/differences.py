@@ -1,0 +1,95 @@
+"""How often `compare` calls equal things different, and how often it finds a true change of 10 %.
+
+Run it by hand: `python benchmarks/differences.py [--comparisons 200] [--engine]`; some minutes. Two samples of 300
+requests a level are drawn, in blocks of neighbours, from the same real batches (tests/data/samples): what is called
+different then is a false alarm. The same with one side 10 % slower: what is not found is missed. With `--engine` the
+embedded engine is measured again and again as well, and its runs are compared with each other: there is nothing to
+find but what the machine does from run to run.
+"""
+
+import argparse
+import itertools
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+import tuner
+from tuner.comparison import compare
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from drawn import SERVERS, real, side
+
+REQUESTS = 300
+FASTEST = ("e2e_latency_mean", "output_throughput")
+
+
+def called(baseline, candidate, tolerance=0.0):
+    """The metrics that are called different."""
+    found = compare(baseline, candidate, tolerance).differences
+    return found[found["verdict"].isin(["better", "worse"])]["metric"].tolist()
+
+
+def drawn(name, comparisons, factor, folder):
+    """(share of comparisons in which anything is called different, share in which each metric is)."""
+    dice, levels, found = np.random.default_rng(1), real(name), []
+    for number in range(comparisons):
+        one, other = (
+            side(folder / f"{name} {factor} {number} {which}", levels, REQUESTS, dice, share)
+            for which, share in enumerate((1.0, factor))
+        )
+        found.append(set(called(one, other)))
+    counts = Counter(metric for metrics in found for metric in metrics)
+    return np.mean([bool(metrics) for metrics in found]), {name: counts[name] / comparisons for name in FASTEST}
+
+
+def engine_runs(folder, repeats):
+    """The same level of the embedded engine, again and again, judged."""
+    from tiny_gguf import write_tiny_gguf
+
+    from tuner.experiment import Experiment
+    from tuner.spec import make_spec
+    from tuner.sweep import run_sweep
+    from tuner.tokenizer import tokenizer_folder
+
+    model = write_tiny_gguf(folder / "tiny.gguf")
+    asked = {"engine": "llamacpp", "model": str(model), "tokenizer": str(tokenizer_folder(model)), "levels": [4]}
+    asked |= {"repeats": repeats, "scenarios": ["D(60,32)"], "max_seconds": 30, "max_requests": REQUESTS}
+    run_sweep(make_spec(asked), Experiment.at(folder / "run"))
+    return tuner.judge(tuner.load_batches(folder / "run"), {})
+
+
+def between_runs(batches, runs, most=120):
+    """The share of comparisons of `runs` runs with as many others in which anything is called different."""
+    dice, found = np.random.default_rng(2), []
+    pairs = list(itertools.combinations(range(len(batches)), 2))
+    for number in range(min(most, len(pairs)) if runs == 1 else most):
+        chosen = dice.permutation(len(batches)) if runs > 1 else dice.permutation(pairs)[number % len(pairs)]
+        found.append(called(batches.iloc[chosen[:runs]], batches.iloc[chosen[runs : 2 * runs]]))
+    return np.mean([bool(metrics) for metrics in found])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--comparisons", type=int, default=200)
+    parser.add_argument("--engine", action="store_true", help="measure the embedded engine too")
+    parser.add_argument("--repeats", type=int, default=16, help="how often")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, factor in itertools.product(SERVERS, (1.0, 1.1)):
+            share, each = drawn(name, given.comparisons, factor, Path(folder))
+            what = "equal, called different" if factor == 1 else "10 % slower, found"
+            told = ", ".join(f"{metric} {found:.1%}" for metric, found in each.items())
+            print(f"{name:20} {what:26} {share:6.1%} of {given.comparisons} ({told})", flush=True)
+        if given.engine:
+            batches = engine_runs(Path(folder), given.repeats)
+            spread = batches["output_throughput"].std() / batches["output_throughput"].mean()
+            print(f"the embedded engine, {len(batches)} runs, whose throughput varies by {spread:.1%} from run to run:")
+            for runs in (1, 2, 3, 5):
+                print(f"{runs} run(s) a side, called different: {between_runs(batches, runs):6.1%}")
+
+
+if __name__ == "__main__":
+    main()

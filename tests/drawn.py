@@ -1,0 +1,49 @@
+"""Result files drawn from real ones: what another run of the same server would have left, or of one that is slower."""
+
+from pathlib import Path
+
+import made
+import numpy as np
+
+import tuner
+from tuner.cache import Reading, readings_of
+
+SAMPLES = Path(__file__).parent / "data" / "samples"
+#: real batches of one server each: a stub that answers evenly, and llama.cpp on a busy machine
+SERVERS = ("healthy", "llama-cpp-smollm2")
+
+
+def real(name: str, folder: Path = SAMPLES) -> dict[int, Reading]:
+    """The readings of a folder of real batches, by level."""
+    batches = tuner.load_batches(folder / name)
+    return {
+        level: reading
+        for level, reading in zip(batches["concurrency"].tolist(), readings_of(batches), strict=True)
+        if reading is not None
+    }
+
+
+def places(count: int, wanted: int, length: int, dice: np.random.Generator) -> np.ndarray:
+    """Which of `count` requests to draw, in blocks of neighbours, so that what binds them stays."""
+    starts = dice.integers(count, size=-(-wanted // length))
+    return ((starts[:, None] + np.arange(length)) % count).ravel()[:wanted]
+
+
+def requests(reading: Reading, level: int, wanted: int, dice: np.random.Generator, factor: float = 1.0) -> list[dict]:
+    """As many requests drawn from a real batch, `factor` as slow."""
+    chosen = places(len(reading.output_tokens), wanted, level, dice)
+    ttft, tpot, whole = (reading.latencies[name][chosen] * factor for name in ("ttft", "tpot", "e2e_latency"))
+    rows = zip(ttft, tpot, whole, reading.output_tokens[chosen], strict=True)
+    return [
+        made.request(first, each, int(tokens), e2e_latency=total)
+        for first, each, total, tokens in (map(float, row) for row in rows)
+    ]
+
+
+def side(folder: Path, real_levels: dict[int, Reading], wanted: int, dice: np.random.Generator, factor: float = 1.0):
+    """Judged batches drawn from real ones, through result files."""
+    folder.mkdir(parents=True)
+    for level, reading in real_levels.items():
+        drawn = requests(reading, level, wanted, dice, factor)
+        made.write(folder / made.name(level), made.result(drawn, level=level))
+    return tuner.judge(tuner.load_batches(folder), {"latency": {"p90": {"threshold": 1e3}}})
