@@ -106,8 +106,8 @@ class Compared:
             NothingSurvived: no level has a result on both sides.
         """
         if self.comparison.differences.empty:
-            first = next(iter(records(self.comparison.unmatched)), {"reason": "", "outcome": ""})
-            why = first["reason"] or first["outcome"]
+            first = next(iter(records(self.comparison.unmatched)), dict.fromkeys(("side", "outcome", "reason"), ""))
+            why = f"{first['side']}, concurrency {first.get('concurrency')}: {first['outcome']}: {first['reason']}"
             raise NothingSurvived(
                 f"no level has a result on both sides, so nothing could be compared; the first: {why}"
             )

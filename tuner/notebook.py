@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 #: what a notebook's parameters cell may hold besides the spec's own parameters
 RUN_NOW, RUN_FOLDER = "run_now", "run_folder"
 _COMPARES = {"baseline", "candidate", "tolerance", "junit", "fail_on_regression"}
+#: a row of a table stays one line, which JupyterLab would wrap
+_ONE_LINE = "<style>.tuner-rows {overflow-x: auto} .tuner-rows td {white-space: nowrap !important}</style>"
 _PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
 _JUPYTERS_OWN = {"In", "Out"}
 
@@ -152,7 +154,7 @@ def show_comparison(compared: "Compared") -> None:
     for figure in compared.figures:
         display(notebook_bundle(figure), raw=True)
     for title, rows in compared.tables.items():
-        display(HTML(f'<h4>{title}</h4><div style="overflow-x: auto; white-space: nowrap">{table_html(rows)}</div>'))
+        display(HTML(f'<h4>{title}</h4>{_ONE_LINE}<div class="tuner-rows">{table_html(rows)}</div>'))
     display(HTML(f"<small>{LEGEND}</small>"))
 
 
