@@ -211,10 +211,11 @@ def test_no_secret_is_among_the_differences_or_in_a_file(tmp_path, runs, monkeyp
     assert not (tmp_path / "c.html").exists() and not (tmp_path / "j.xml").exists()
 
 
-def test_the_slo_is_the_one_both_were_asked_to_meet(runs):
+def test_the_slo_is_the_one_both_were_asked_to_meet(runs, tmp_path):
     agreed = compared(runs["before"], runs["slow"])
     assert agreed.slo is not None and agreed.slo.to_dict() == tuner.SLO.parse(SLO).to_dict()
     assert compared(runs["before"], runs["lost"]).slo is None
+    assert compared(runs["before"], measured(tmp_path / "free", levels=(1,))).slo is None
     strict = tuner.SLO.parse({"ttft": {"p50": {"threshold": 0.17}}})
     given = compared(runs["before"], runs["slow"], slo=strict)
     assert set(given.baseline.judged["verdict"]) == {"pass"} and set(given.candidate.judged["verdict"]) == {"fail"}
