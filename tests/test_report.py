@@ -15,6 +15,7 @@ import tuner
 from tuner import files
 from tuner.answer import answer
 from tuner.errors import PathError, SecretFound
+from tuner.intervals import intervals
 from tuner.report import read_results, write_report
 
 SAMPLES = Path(__file__).parent / "data" / "samples"
@@ -143,7 +144,7 @@ def judged_page(tmp_path):
 
 JUDGED = """([limits, confidence]) => {
   const judged = judge(rows, limits, confidence);
-  return [judged.map(row => [row.verdict, row.evidence, row.doubt, row.reason]), answer(judged, limits)];
+  return [judged.map(row => [row.verdict, row.evidence, row.doubt, row.reason]), answer(judged, limits, confidence)];
 }"""
 
 
@@ -174,6 +175,7 @@ def some_slo(random):
 def test_the_page_judges_as_python_does(judged_page):
     seen, report = judged_page
     chance, batches = random.Random(6), tuner.load_batches(report)
+    batches = batches.join(intervals(batches))
     for slo in [some_slo(chance) for _ in range(60)]:
         judged = tuner.judge(batches, slo)
         words = answer(judged, tuner.summarize(judged), slo if slo.constraints else None)

@@ -1,10 +1,12 @@
 """The answer in words: the best compliant batch, how sure it is, and under which SLO."""
 
+import math
 from typing import Any
 
 import pandas as pd
 
-from tuner.constraints import SLO
+from tuner.constraints import SLO, Constraint
+from tuner.intervals import CONFIDENCE
 from tuner.slo import COMPLIANT, FAIL
 from tuner.summary import CURVE, TOO_MUCH, Summary
 
@@ -20,7 +22,8 @@ def answer(judged: pd.DataFrame, summary: Summary, slo: SLO | None) -> list[str]
     best = summary.best
     if best is None:
         return [_nothing(judged, slo), *_counted(summary, slo)]
-    return [_best(summary), _limit(_curve(judged, best), summary), *_counted(summary, slo), _evidence(best)]
+    known = [_best(summary), _limit(_curve(judged, best), summary), *_counted(summary, slo), _evidence(best)]
+    return [*known, *_intervals(best, slo)]
 
 
 def _nothing(judged: pd.DataFrame, slo: SLO | None) -> str:
@@ -72,3 +75,19 @@ def _counted(summary: Summary, slo: SLO | None) -> list[str]:
 def _evidence(best: "pd.Series[Any]") -> str:
     doubt = f" – {best['evidence_reason']}" if best["evidence_reason"] else ""
     return f"The evidence is {best['evidence']}: {best['completed']} completed requests{doubt}."
+
+
+def _intervals(best: "pd.Series[Any]", slo: SLO | None) -> list[str]:
+    """How far the best batch's throughput, and what the SLO limits of it, may lie from what is said."""
+    throughput = Constraint("output_throughput", "", 1.0)
+    limited = [*(one for one in (slo.constraints if slo else ()) if one.metric != "error_rate"), throughput]
+    told = dict.fromkeys(text for one in limited if (text := _interval(best, one)))
+    confidence = (slo.confidence if slo else None) or CONFIDENCE
+    over = " over its runs" if best.get("interval_over") == "runs" else ""
+    return [f"At {confidence * 100:.4g} %{over}: {', '.join(told)}."] if told else []
+
+
+def _interval(best: "pd.Series[Any]", constraint: Constraint) -> str:
+    low, high = (best.get(f"{constraint.column}_{side}", math.nan) for side in ("low", "high"))
+    value, unit = best[constraint.column], constraint.unit
+    return "" if pd.isna(low) or pd.isna(high) else f"{constraint.label} {value:.3g}{unit} ({low:.3g} to {high:.3g})"

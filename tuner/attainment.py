@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner.cache import Reading
 from tuner.measure import Floats
@@ -21,10 +22,15 @@ def attainments(known: Iterable[Reading | None], limits: Mapping[str, float]) ->
     return np.array([_share(reading, limits) for reading in known], np.float64)
 
 
+def met(reading: Reading, limits: Mapping[str, float]) -> NDArray[np.bool_]:
+    """Whether each completed request met every limit."""
+    kept = np.ones(reading.batch.completed or 0, bool)
+    for latency, limit in limits.items():
+        kept &= reading.latencies[latency] <= limit * (1 + 1e-9)  # a file in milliseconds rounds
+    return kept
+
+
 def _share(reading: Reading | None, limits: Mapping[str, float]) -> float:
     if reading is None or not reading.batch.requests or not reading.recomputed:
         return np.nan
-    met = np.ones(reading.batch.completed or 0, bool)
-    for latency, limit in limits.items():
-        met &= reading.latencies[latency] <= limit * (1 + 1e-9)  # a file in milliseconds rounds
-    return float(met.sum() / reading.batch.requests)
+    return float(met(reading, limits).sum() / reading.batch.requests)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tuner.audit import requests_needed
-from tuner.constraints import Constraint
+from tuner.constraints import SLO, Constraint
 from tuner.measure import PERCENTILES, Floats
 
 #: Why evidence is weak: there are too few requests, or the verdict may be the load generator's own doing.
@@ -19,6 +19,12 @@ def requests_needed_for(constraint: Constraint, confidence: float) -> int:
     if not constraint.is_latency:
         return 0
     return requests_needed(PERCENTILES.get(constraint.statistic, 50.0) / 100, confidence)
+
+
+def latency_limits(slo: SLO) -> dict[str, float]:
+    """What a single request must meet: the strictest threshold of each latency."""
+    latencies = sorted((one for one in slo.constraints if one.is_latency), key=lambda one: -one.threshold)
+    return {constraint.metric: constraint.threshold for constraint in latencies}
 
 
 def turns_of(constraint: Constraint) -> tuple[float, ...]:

@@ -114,8 +114,13 @@ def of_percentile(values: Floats, share: float, length: int, confidence: float =
 def _effective(values: Floats, ordered: Floats, share: float, length: int) -> tuple[float, int]:
     """(how many independent values would tell as much about a percentile, degrees of freedom of that)."""
     below = (values <= ordered[math.ceil(len(values) * share) - 1]).astype(np.float64)
-    variance, freedom = _variance(below, length)
-    return (float(below.var(ddof=1)) / variance if variance > 0 else len(values)), freedom
+    return len(values) / correlated(below, length), _variance(below, length)[1]
+
+
+def correlated(values: Floats, length: int) -> float:
+    """How many of the values tell as much as a single independent one (their design effect), 1 or more."""
+    independent = float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
+    return _variance(values, length)[0] / independent if independent > 0 else 1.0
 
 
 def wilson(found: int, of: int, confidence: float = CONFIDENCE) -> Bounds:

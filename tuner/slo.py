@@ -13,7 +13,7 @@ from tuner.attainment import attainments
 from tuner.cache import Reading, readings_of
 from tuner.constraints import SLO, Constraint
 from tuner.errors import SLOError
-from tuner.evidence import TOO_FEW, TOO_NEAR, distance, is_bounded, requests_needed_for, straddling
+from tuner.evidence import TOO_FEW, TOO_NEAR, distance, is_bounded, latency_limits, requests_needed_for, straddling
 from tuner.experiment import COMPLETED
 from tuner.intervals import CONFIDENCE, intervals
 from tuner.measure import Columns, Floats, measure
@@ -153,11 +153,7 @@ class _Judgement:
 
     def attainments(self) -> Floats:
         """The share of all requests, failed ones included, that met every latency threshold; NaN where unknown."""
-        limits: dict[str, float] = {}
-        for constraint in self.slo.constraints:
-            if constraint.is_latency:
-                limits[constraint.metric] = min(constraint.threshold, limits.get(constraint.metric, np.inf))
-        return attainments(self.readings, limits)
+        return attainments(self.readings, latency_limits(self.slo))
 
     @cached_property
     def readings(self) -> list[Reading | None]:

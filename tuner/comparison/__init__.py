@@ -173,7 +173,10 @@ def _doubt(metric: str, sides: tuple[Estimate, Estimate]) -> str:
         return ""
     needed = requests_needed(PERCENTILES[statistic] / 100)
     fewest = min((side.requests // max(len(side.values), 1) for side in sides), default=0)
-    return f"{statistic} needs {needed} completed requests a run, there are {fewest}" if fewest < needed else ""
+    if fewest < needed:
+        return f"{statistic} needs {needed} completed requests a run, there are {fewest}"
+    lacking = any(side.lacking for side in sides)
+    return "requests in flight together tell little more than one, so that they are too few" if lacking else ""
 
 
 def _why_unknown(metric: str, sides: tuple[Estimate, Estimate]) -> str:
@@ -181,8 +184,6 @@ def _why_unknown(metric: str, sides: tuple[Estimate, Estimate]) -> str:
         return "not known on both sides"
     if not all(side.values.all() for side in sides) and metric != "max_throughput":
         return "0 has no relative change"
-    if metric.endswith(tuple(PERCENTILES)):
-        return "requests that were in flight together tell so little each that they are too few"
     return "there are too few requests, or they are gone, to say how much chance does"
 
 

@@ -22,6 +22,7 @@ class Estimate:
         freedom: the degrees of freedom of `variance`.
         log: whether the scale is that of logarithms, on which a relative change is a difference.
         requests: how many completed, in all runs.
+        lacking: whether a run has requests, but too few to tell its variance.
     """
 
     values: Floats
@@ -29,6 +30,7 @@ class Estimate:
     freedom: float = math.inf
     log: bool = True
     requests: int = 0
+    lacking: bool = False
 
     @property
     def value(self) -> float:

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tuner.attainment import met
 from tuner.cache import Reading, readings_of
 from tuner.comparison.effects import Estimate, satterthwaite, student
 from tuner.constraints import SLO, Constraint
+from tuner.evidence import latency_limits
 from tuner.experiment import COMPLETED
-from tuner.intervals import CONFIDENCE, of_requests
+from tuner.intervals import CONFIDENCE, correlated, of_requests
 from tuner.measure import Floats
-from tuner.resampling import block_count, replicates
+from tuner.resampling import block_count, block_length, replicates
 from tuner.slo import COMPLIANT, FAIL, HARD_FAIL, ROUNDING
 from tuner.summary import BRACKETED, bracket
 
@@ -85,11 +87,18 @@ class Run:
             return math.nan
         return max(math.log(high / value), math.log(value / low)) / student(confidence, freedom)
 
-    def share_variance(self, metric: str) -> float:
+    def share_variance(self, metric: str, limits: Mapping[str, float]) -> float:
         """Of a share of requests, with one success and one failure added (Agresti and Caffo, 2000)."""
         requests = float(self.row["requests"])
         share = (float(self.row[metric]) * requests + 1) / (requests + 2)
-        return share * (1 - share) / (requests + 2)
+        return share * (1 - share) / (requests + 2) * (self._clusters(limits) if metric == "attainment" else 1.0)
+
+    def _clusters(self, limits: Mapping[str, float]) -> float:
+        """How many completed requests meet the limits, or do not, as one."""
+        if self.readable is None:
+            return 1.0
+        kept = met(self.readable, limits).astype(np.float64)
+        return correlated(kept, block_length(len(kept), self.concurrency))
 
 
 class Side:
@@ -119,11 +128,13 @@ class Side:
         requests = sum(int(run.row["completed"]) for run in runs)
         values = np.array([run.row[metric] for run in runs], np.float64)
         if metric in SHARES:
-            variance = sum(run.share_variance(metric) for run in runs) / max(len(runs), 1) ** 2
+            limits = latency_limits(self.slo) if self.slo else {}
+            variance = sum(run.share_variance(metric, limits) for run in runs) / max(len(runs), 1) ** 2
             return Estimate(values, variance, math.inf, False, requests)
         parts = [run.variance(metric) for run in runs]
         variance = sum(part for part, _ in parts) / max(len(runs), 1) ** 2
-        return Estimate(values, variance, satterthwaite(parts), True, requests)
+        lacking = any(math.isnan(part) and run.readable for run, (part, _) in zip(runs, parts, strict=True))
+        return Estimate(values, variance, satterthwaite(parts), True, requests, lacking)
 
     @cached_property
     def tried(self) -> set[Key]:

@@ -1,6 +1,6 @@
 """Curves over the levels: throughput versus latency, latency versus concurrency, and what each user gets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -29,7 +29,9 @@ def throughput_vs_latency(
     latency = judged[f"{metric}_{statistic}"]
     axis = f"{look.LABELS[metric]} {statistic} (s)"
     titles = ("Throughput versus latency", axis, "output tokens/s")
-    figure = _points(judged, latency, judged["output_throughput"], titles)
+    figure = _points(
+        judged, latency, judged["output_throughput"], titles, (f"{metric}_{statistic}", "output_throughput")
+    )
     for constraint in look.constraints(slo or look.judge_of(judged), metric):
         if constraint.statistic == statistic:
             figure.add_vline(x=constraint.threshold, **look.threshold(constraint))
@@ -86,6 +88,7 @@ def _add_percentiles(figure: go.Figure, curve: pd.DataFrame, metric: str, name: 
             mode="lines+markers",
             line={"color": colour, "dash": look.DASHES[place % len(look.DASHES)]},
             marker={"symbol": place},
+            error_y=look.error_bars(curve, f"{metric}_{statistic}", colour),
             visible=True if number < 3 and (not name or statistic in ("p50", "p99")) else "legendonly",
         )
 
@@ -99,15 +102,22 @@ def _ticks(levels: pd.Series) -> list[int]:
     return ticks
 
 
-def _points(judged: pd.DataFrame, x: pd.Series, y: pd.Series, titles: tuple[str, str, str]) -> go.Figure:
-    """Curves of batches, each with its verdict's marker and its level; those without a result at the right edge."""
+def _points(
+    judged: pd.DataFrame, x: pd.Series, y: pd.Series, titles: tuple[str, str, str], bounded: Sequence[str] = ()
+) -> go.Figure:
+    """Curves of batches, each with its verdict's marker and its level; those without a result at the right edge.
+
+    `bounded` names the columns that x and y are, where their intervals are drawn.
+    """
     about = " · ".join(filter(None, ["numbers: concurrency", look.measured_when(judged)]))
     figure = look.figure(titles[0], about, *titles[1:])
     placed = judged.assign(x=x, y=y, position=np.arange(len(judged)))
     drawn = placed[placed["x"].notna() & placed["y"].notna() & placed["concurrency"].notna()]
     for number, (name, curve) in enumerate(look.curves(drawn)):
         _add_curve(figure, curve, name, number, labelled=len(drawn) <= look.LABELLED)
-    _add_verdicts(figure, drawn)
+        for axis, column in zip(("error_x", "error_y"), bounded, strict=False):
+            figure.data[-1][axis] = look.error_bars(curve, column)
+    _add_verdicts(figure, drawn, bounded)
     _add_missing(figure, placed.drop(drawn.index))
     return figure
 
@@ -127,7 +137,7 @@ def _add_curve(figure: go.Figure, curve: pd.DataFrame, name: str, number: int, *
     )
 
 
-def _add_verdicts(figure: go.Figure, rows: pd.DataFrame) -> None:
+def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, bounded: Sequence[str]) -> None:
     """One trace a verdict, also those that no batch has: another SLO may give it (`customdata`: position, facts)."""
     for verdict, style in look.VERDICTS.items():
         chosen = rows[rows["verdict"] == verdict]
@@ -138,15 +148,15 @@ def _add_verdicts(figure: go.Figure, rows: pd.DataFrame) -> None:
             name=style.says,
             mode="markers",
             marker={"symbol": style.symbol, "color": style.colour, "size": 12, "line": {"width": 1.5}},
-            customdata=[[row["position"], _facts(row)] for row in records],
-            hovertext=[f"{_facts(row)}<br>{_judgement(row)}" for row in records],
+            customdata=[[row["position"], _facts(row, bounded)] for row in records],
+            hovertext=[f"{_facts(row, bounded)}<br>{_judgement(row)}" for row in records],
             hoverinfo="text",
             showlegend=not chosen.empty,
             meta={"verdict": verdict},
         )
 
 
-def _facts(row: dict[Any, Any]) -> str:
+def _facts(row: dict[Any, Any], bounded: Sequence[str]) -> str:
     lines = [
         f"<b>concurrency {row['concurrency']}</b> {escape(str(row['scenario']))}",
         f"{row['output_throughput']:.1f} output tokens/s",
@@ -154,11 +164,22 @@ def _facts(row: dict[Any, Any]) -> str:
             f"{look.LABELS[name]} p50 {row[f'{name}_p50']:.3g} s, p90 {row[f'{name}_p90']:.3g} s"
             for name in look.METRICS
         ),
+        *(_interval(row, column) for column in bounded),
         f"{row['completed']} completed, {row['errors']} failed",
         _instrument(row),
         "" if pd.isna(row["started_at"]) else f"started {row['started_at']:%Y-%m-%d %H:%M:%S} UTC",
     ]
     return "<br>".join(filter(None, lines))
+
+
+def _interval(row: dict[Any, Any], column: str) -> str:
+    """The interval of a drawn number; empty where there is none."""
+    low, high = (row.get(f"{column}_{side}") for side in ("low", "high"))
+    if low is None or high is None or pd.isna(low) or pd.isna(high):
+        return ""
+    name, statistic = ("output tokens/s", "") if column == "output_throughput" else column.rsplit("_", 1)
+    over = " over its runs" if row.get("interval_over") == "runs" else ""
+    return f"{look.LABELS.get(name, name)} {statistic}: {low:.3g} to {high:.3g}{' s' * bool(statistic)}{over}"
 
 
 def _instrument(row: dict[Any, Any]) -> str:

@@ -101,6 +101,15 @@ def threshold(constraint: Any) -> dict[str, Any]:
     return {"line_dash": "dot", "line_color": "#333", "name": constraint.column, "annotation": annotation}
 
 
+def error_bars(rows: pd.DataFrame, column: str, colour: str = "#aaaaaa") -> dict[str, Any] | None:
+    """The interval of a column as light bars; None where the rows have none."""
+    if f"{column}_low" not in rows or not rows[f"{column}_low"].notna().any():
+        return None
+    beyond = {"array": rows[f"{column}_high"] - rows[column], "arrayminus": rows[column] - rows[f"{column}_low"]}
+    sizes = {name: [max(float(size), 0.0) for size in values.fillna(0)] for name, values in beyond.items()}
+    return {"type": "data", "symmetric": False, "thickness": 1, "width": 3, "color": colour, **sizes}
+
+
 def wrapped(text: object) -> str:
     """A text of others for a hover label: escaped, in lines that fit the screen."""
     return "<br>".join(escape(part) for part in wrap(str(text), _HOVER_WIDTH))

@@ -106,7 +106,7 @@ function bestOf(judged) {
 const counts = row => COMPLIANT.includes(row.verdict);
 
 // The result in words, most important line first.
-function answer(judged, limits) {
+function answer(judged, limits, confidence) {
   const counted = judged.filter(row => !row.superseded), best = bestOf(counted);
   const told = limits.length === 0
     ? "No SLO was given: every batch counts in which at most one request in ten failed."
@@ -114,7 +114,8 @@ function answer(judged, limits) {
   if (!best) return [nothing(judged, limits), told];
   const curve = counted.filter(row => CURVE.every(name => row[name] === best[name]))
     .sort((one, other) => one.concurrency - other.concurrency);
-  return [bestText(best, counted, bracket(curve)), limitOf(curve), told, evidenceText(best)];
+  const known = [bestText(best, counted, bracket(curve)), limitOf(curve), told, evidenceText(best)];
+  return [...known, ...intervalTexts(best, limits, confidence)];
 }
 
 function nothing(judged, limits) {
@@ -151,4 +152,19 @@ function limitOf(curve) {
 function evidenceText(best) {
   const doubt = best.doubt ? ` – ${best.doubt}` : "";
   return `The evidence is ${best.evidence}: ${best.completed} completed requests${doubt}.`;
+}
+
+const THROUGHPUT = { metric: "output_throughput", column: "output_throughput", label: "output throughput", unit: " tokens/s" };
+
+function intervalTexts(best, limits, confidence) {
+  const limited = [...limits.filter(limit => limit.metric !== "error_rate"), THROUGHPUT];
+  const told = [...new Set(limited.map(limit => intervalText(best, limit)).filter(Boolean))];
+  const over = best.interval_over === "runs" ? " over its runs" : "";
+  return told.length ? [`At ${general((confidence ?? 0.95) * 100, 4)} %${over}: ${told.join(", ")}.`] : [];
+}
+
+function intervalText(best, limit) {
+  const [value, low, high] = ["", "_low", "_high"].map(end => number(best[limit.column + end]));
+  if (Number.isNaN(low) || Number.isNaN(high)) return "";
+  return `${limit.label} ${general(value, 3)}${limit.unit} (${general(low, 3)} to ${general(high, 3)})`;
 }

@@ -120,7 +120,7 @@ function offerSliders(page) {
     const asAsked = page.constraints.every((limit, place) => limit.threshold === asked[place]);
     const judged = judge(rows, limits, page.confidence);
     showVerdicts(judged, asAsked);
-    showAnswer(answer(judged, limits), judged);
+    showAnswer(answer(judged, limits, page.confidence), judged);
     byId("changed").hidden = byId("reset").hidden = asAsked;
     moveMarkers(judged, page.looks);
     moveThresholds(limits);
