@@ -17,8 +17,8 @@ FLOORS = """
     scores figures progress weights tokenizer claims gpus engines probe supervisor supervised server_record
     attached_server server telemetry stub bench calibration
     spec space prepare books levels limit plan sweep samplers cluster executors early journal confirmation search
-    background differences searched findings compared junit page comparison_page report headless panel notebook
-    doctor tables terminal serve cli __main__
+    background searched findings sides differences compared junit page comparison_page report headless panel notebook
+    doctor tables terminal serve flags cli __main__
 """
 ORDER = FLOORS.split()
 

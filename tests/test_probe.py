@@ -88,3 +88,18 @@ def test_a_key_that_is_wanted_is_said(answering, status, word):
 )
 def test_counters_are_summed_over_their_labels(answering, body, values):
     assert ask(probe.metrics, answering(200, body)) == values
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (200, b'{"version": "0.32.0"}', "0.32.0"),
+        (200, b'{"build_info": "b6123-abc"}', "b6123-abc"),
+        (200, b'{"version": null}', ""),
+        (200, b"[]", ""),
+        (200, b"<html>", ""),
+        (404, b'{"version": "no"}', ""),
+    ],
+)
+def test_the_version_that_a_server_says(status, body, said, answering):
+    assert ask(probe.version, answering(status, body)) == said

@@ -66,13 +66,13 @@ def details(comparison: Comparison) -> pd.DataFrame:
     """One row a scenario, level and metric, what differs for sure first.
 
     Returns:
-        Texts: `verdict`, `scenario`, `level`, `metric`, `baseline`, `candidate`, `change`, its interval, `evidence`.
+        Texts: `verdict`, `scenario`, `level`, `metric`, `change`, its interval, `baseline`, `candidate`, `evidence`.
     """
     order = list(MARKS)
     rows = comparison.differences
     rows = rows.iloc[sorted(range(len(rows)), key=lambda place: order.index(rows["verdict"].iloc[place]))]
     interval = f"{comparison.confidence * 100:g} % interval"
-    names = ["verdict", "scenario", "level", "metric", "baseline", "candidate", "change", interval, "evidence"]
+    names = ["verdict", "scenario", "level", "metric", "change", interval, "baseline", "candidate", "evidence"]
     frame = pd.DataFrame([_detail(row) for row in _each(rows)], columns=names, index=rows.index)
     return frame if rows["scenario"].nunique() > 1 else frame.drop(columns="scenario")
 
@@ -80,7 +80,7 @@ def details(comparison: Comparison) -> pd.DataFrame:
 def _detail(row: dict[Any, Any]) -> list[str]:
     sides = [_value(row, side) for side in ("baseline", "candidate")]
     where = [row["scenario"], level(row), words.name(row["metric"])]
-    return [row["verdict"], *where, *sides, change(row), between(row), _evidence(row)]
+    return [row["verdict"], *where, change(row), between(row), *sides, _evidence(row)]
 
 
 def _evidence(row: dict[Any, Any]) -> str:

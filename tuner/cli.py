@@ -3,21 +3,18 @@
 0 done · 1 nothing survived, or a check that was asked for failed · 2 the request was wrong · 130 interrupted
 """
 
-import functools
-import inspect
 import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from pydantic import BaseModel
 
 from tuner import __version__
 from tuner.errors import TunerError
+from tuner.flags import takes
 from tuner.spec import ServeSpec, SweepSpec, make_spec
 
 app = typer.Typer(
@@ -86,36 +83,6 @@ def _global(
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
-
-
-def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command a flag for each field of `spec`; they reach it, as text, in `flags`."""
-
-    def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-        own = [part for name, part in inspect.signature(command).parameters.items() if name != "flags"]
-        made = [_flag(name, field) for name, field in spec.model_fields.items()]
-
-        @functools.wraps(command)
-        def wrapped(**given: Any) -> None:
-            flags = {part.name: given.pop(part.name) for part in made}
-            command(**given, flags={name: text for name, text in flags.items() if text is not None})
-
-        wrapped.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
-        wrapped.__annotations__ = {part.name: part.annotation for part in [*own, *made]}
-        return wrapped
-
-    return with_flags
-
-
-def _flag(name: str, field: Any) -> inspect.Parameter:
-    default = field.get_default(call_default_factory=True)
-    shown = (
-        None if default in (None, "", {}, []) else " ".join(map(str, default)) if isinstance(default, list) else default
-    )
-    text = (field.description or "") + (f" [default: {shown}]" if shown is not None else "")
-    option = typer.Option(f"--{name.replace('_', '-')}", metavar="VALUE", help=text, show_default=False)
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])
 
 
 #: what `tuner demo` does differently from `tuner sweep`: small enough for two cores and three minutes
@@ -238,23 +205,15 @@ def compare(  # noqa: PLR0913, PLR0917 - they are its flags
     ] = None,
 ) -> None:
     """Say what changed from BASELINE to CANDIDATE, and whether the change is more than noise."""
-    from tuner.compared import read_comparison, tolerance_of
-    from tuner.report import must_have_folder, save_comparison
+    from tuner.report import Asked, run_comparison
     from tuner.slo import SLO
     from tuner.tables import must_be_form_of_comparison, print_comparison
 
     must_be_form_of_comparison(form)
-    for target in (output, junit):
-        must_have_folder(target)
     sides = [[*filter(None, [path]), *(more or [])] for path, more in ((before, baseline), (after, candidate))]
-    asked = SLO.load(slo) if slo else None
-    compared = read_comparison(*sides, slo=asked, tolerance=tolerance_of(tolerance))
-    print_comparison(compared, form)
-    for path in save_comparison(compared, output, junit):
-        typer.echo(f"written: {path}", err=True)
-    compared.must_be_comparable()
-    if fail_on_regression:
-        compared.must_not_have_regressed()
+    judge_by = SLO.load(slo) if slo else None
+    asked = Asked(sides[0], sides[1], judge_by, tolerance, output, junit, fail_on_regression)
+    run_comparison(asked, lambda compared: print_comparison(compared, form))
 
 
 @app.command()

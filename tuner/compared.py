@@ -10,47 +10,17 @@ from typing import Any
 import pandas as pd
 
 from tuner import changes, figures
-from tuner.background import Run, runs_at
-from tuner.batches import load_batches
 from tuner.comparison import Comparison, compare, words
 from tuner.differences import differences
 from tuner.errors import NothingSurvived, Regressed, SpecError
 from tuner.findings import axis
 from tuner.rows import records
-from tuner.slo import SLO, judge
+from tuner.sides import Side, agreed_slo, read_side, runs_of
+from tuner.slo import SLO
 
-#: the kind of an HTML file that carries both sides
-COMPARISON = "comparison"
 #: raised when a reader of today could not read the JSON any more
 FORMAT = 1
 SAME_CONFIGURATION = "Everything that was recorded of server, machine, load and versions is the same on both sides."
-#: what tells one batch from another, also after a report has carried it
-_KEY = ["run_folder", "trial", "scenario", "iteration_type", "concurrency", "repeat", "source"]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side: its judged batches, and each run's background with its own batches."""
-
-    paths: list[str]
-    judged: pd.DataFrame
-    runs: list[Run]
-
-    @property
-    def title(self) -> str:
-        """The names of its runs."""
-        return ", ".join(dict.fromkeys(self.judged["experiment"]))
-
-    @property
-    def measured(self) -> str:
-        """When its measurement began, UTC with a `Z`; empty where nobody knows."""
-        began = self.judged["started_at"].min()
-        return "" if pd.isna(began) else f"{began:%Y-%m-%dT%H:%M:%SZ}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: where it lies and when it was measured (UTC)."""
-        times = {"started_at": self.judged["started_at"].min(), "finished_at": self.judged["finished_at"].max()}
-        return {"paths": self.paths, "experiments": self.title.split(", "), **records(pd.DataFrame([times]))[0]}
 
 
 @dataclass(frozen=True)
@@ -103,8 +73,7 @@ class Compared:
     @cached_property
     def both(self) -> pd.DataFrame:
         """The judged batches of both sides; their experiments are called `baseline` and `candidate`."""
-        sides = {"baseline": self.baseline, "candidate": self.candidate}
-        return pd.concat([_named(name, side) for name, side in sides.items()], ignore_index=True)
+        return pd.concat([self.baseline.named("baseline"), self.candidate.named("candidate")], ignore_index=True)
 
     @cached_property
     def figures(self) -> list[Any]:
@@ -137,8 +106,8 @@ class Compared:
             NothingSurvived: no level has a result on both sides.
         """
         if self.comparison.differences.empty:
-            first = next(iter(records(self.comparison.unmatched)), {"reason": "", "outcome": ""})
-            why = first["reason"] or first["outcome"]
+            first = next(iter(records(self.comparison.unmatched)), dict.fromkeys(("side", "outcome", "reason"), ""))
+            why = f"{first['side']}, concurrency {first.get('concurrency')}: {first['outcome']}: {first['reason']}"
             raise NothingSurvived(
                 f"no level has a result on both sides, so nothing could be compared; the first: {why}"
             )
@@ -180,12 +149,11 @@ def read_comparison(
     for name, paths in {"baseline": baseline, "candidate": candidate}.items():
         if not paths:
             raise SpecError(f"{name}: missing; name two sides, as in: tuner compare runs/BASELINE runs/CANDIDATE")
-    runs = [[run for path in paths for run in _runs(path)] for paths in (baseline, candidate)]
-    judge_by, note = (slo, "") if slo else _agreed([beside.slo for side in runs for beside, _ in side])
-    sides = [_side(paths, side, judge_by) for paths, side in zip((baseline, candidate), runs, strict=True)]
+    runs = runs_of(baseline), runs_of(candidate)
+    judge_by, note = (slo, "") if slo else agreed_slo([*runs[0], *runs[1]])
+    sides = read_side(baseline, runs[0], judge_by), read_side(candidate, runs[1], judge_by)
     return Compared(
-        baseline=sides[0],
-        candidate=sides[1],
+        *sides,
         slo=judge_by,
         slo_note=note or f"Both sides are judged by: {', '.join(map(str, judge_by.constraints)) if judge_by else ''}.",
         configuration=differences(sides[0].runs, sides[1].runs),
@@ -207,48 +175,3 @@ def tolerance_of(value: Any) -> float:
     if isinstance(value, bool) or not 0 <= share < (math.inf if text.endswith("%") else 1):
         raise SpecError(f"tolerance: {value!r} is none; write a share of the baseline such as 5% or 0.05")
     return share
-
-
-def _runs(path: Path) -> list[Run]:
-    runs = runs_at(path)
-    if runs[0][0].facts.get("kind") == COMPARISON:
-        raise SpecError(f"{path} is a comparison itself; name the runs or reports that it compares")
-    return runs
-
-
-def _agreed(asked: list[dict[str, Any] | None]) -> tuple[SLO | None, str]:
-    """The SLO that all runs were asked to meet; else none, and why."""
-    known = [SLO.parse(document) for document in asked if document]
-    if not known:
-        return None, "No SLO was given, and the runs were asked to meet none."
-    if len(known) < len(asked) or any(other.to_dict() != known[0].to_dict() for other in known):
-        return None, "The runs were asked to meet different SLOs, so none judges here; name one with --slo."
-    return known[0], ""
-
-
-def _side(paths: Sequence[Path], runs: list[Run], slo: SLO | None) -> Side:
-    judged = judge(load_batches(*paths), slo or SLO())
-    carried = _carried_attainment(runs, slo)
-    known = [carried.get(key) for key in _keys(judged)]
-    judged["attainment"] = judged["attainment"].fillna(pd.Series(known, judged.index, "float64"))
-    return Side([str(path) for path in paths], judged, runs)
-
-
-def _carried_attainment(runs: list[Run], slo: SLO | None) -> dict[tuple[Any, ...], float | None]:
-    """What reports know of their batches under this very SLO; it needs the single requests, which they lack."""
-    same = [run for run in runs if slo and run[0].slo and SLO.parse(run[0].slo).to_dict() == slo.to_dict()]
-    return {
-        key: share
-        for beside, batches in same
-        for key, share in zip(_keys(batches), beside.known_attainment, strict=False)
-    }
-
-
-def _keys(batches: pd.DataFrame) -> list[tuple[Any, ...]]:
-    return list(batches[_KEY].astype(str).itertuples(index=False, name=None))
-
-
-def _named(name: str, side: Side) -> pd.DataFrame:
-    """A side's batches for a figure of both: its curves are called by the side, and by the run where it has several."""
-    several = side.judged["experiment"].nunique() > 1
-    return side.judged.assign(experiment=name + (": " + side.judged["experiment"] if several else ""))

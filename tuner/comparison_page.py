@@ -5,8 +5,9 @@ from typing import Any
 import pandas as pd
 
 from tuner import carried, changes
-from tuner.compared import COMPARISON, SAME_CONFIGURATION, Compared
+from tuner.compared import SAME_CONFIGURATION, Compared
 from tuner.page import document
+from tuner.sides import COMPARISON
 
 
 def render(compared: Compared) -> str:

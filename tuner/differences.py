@@ -18,8 +18,8 @@ NONE = "–"
 _TELLS_NOTHING = ("name", "runs", "port", "ready_timeout", "max_restarts", "api_key_env")
 #: most telling first; a name stands for all that begin with it
 _ORDER = (
-    *("engine", "server version", "vllm version", "sglang version", "xllamacpp version", "model", "served_name"),
-    *("parameters", "environment", "command", "executable", "base_url", "gpus", "GPU", "host"),
+    *("state", "engine", "server version", "vllm version", "sglang version", "xllamacpp version", "model"),
+    *("served_name", "parameters", "environment", "command", "executable", "base_url", "gpus", "GPU", "host"),
     *("scenarios", "levels", "iteration_type", "max_seconds", "max_requests", "request_parameters", "tokenizer"),
     *("tuner version", "genai-bench version", "python version"),
 )
@@ -71,6 +71,7 @@ def _facts(run: Run) -> dict[str, str]:
     beside, batches = run
     facts = beside.facts
     found = chain(
+        [("state", facts.get("state"))],
         _of_batches(batches),
         _flat(_mapping(facts, "genai_bench"), _GENAI_BENCH),
         _flat(_mapping(facts, "spec")),

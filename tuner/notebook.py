@@ -7,14 +7,7 @@ from tuner.engines.parameters import suggest
 from tuner.errors import SpecError
 from tuner.experiment import Experiment
 from tuner.page import table_html
-from tuner.report import (
-    Results,
-    must_have_folder,
-    read_results,
-    save_comparison,
-    save_report,
-    write_report,
-)
+from tuner.report import Asked, Results, read_results, run_comparison, save_report, write_report
 from tuner.slo import SLO
 from tuner.spec import ServeSpec, SweepSpec, make_spec
 from tuner.sweep import run_sweep
@@ -26,6 +19,8 @@ if TYPE_CHECKING:
 #: what a notebook's parameters cell may hold besides the spec's own parameters
 RUN_NOW, RUN_FOLDER = "run_now", "run_folder"
 _COMPARES = {"baseline", "candidate", "tolerance", "junit", "fail_on_regression"}
+#: a row of a table stays one line, which JupyterLab would wrap
+_ONE_LINE = "<style>.tuner-rows {overflow-x: auto} .tuner-rows td {white-space: nowrap !important}</style>"
 _PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
 _JUPYTERS_OWN = {"In", "Out"}
 
@@ -100,20 +95,11 @@ def compare(namespace: dict[str, Any]) -> "Compared | Results":
 
 
 def _compare(parameters: dict[str, Any], slo: SLO | None) -> "Compared":
-    from tuner.compared import read_comparison, tolerance_of
-
     fails = _yes_or_no("fail_on_regression", parameters.get("fail_on_regression", False))
     report, junit = (Path(parameters[name]) if parameters.get(name) else None for name in ("report", "junit"))
-    for target in (report, junit):
-        must_have_folder(target)
     sides = [_paths(parameters.get(name)) for name in ("baseline", "candidate")]
-    compared = read_comparison(*sides, slo=slo, tolerance=tolerance_of(parameters.get("tolerance", "5%")))
-    show_comparison(compared)
-    save_comparison(compared, report, junit)
-    compared.must_be_comparable()
-    if fails:
-        compared.must_not_have_regressed()
-    return compared
+    asked = Asked(sides[0], sides[1], slo, parameters.get("tolerance", "5%"), report, junit, fails)
+    return run_comparison(asked, show_comparison)
 
 
 def _paths(value: Any) -> list[Path]:
@@ -164,11 +150,11 @@ def show_comparison(compared: "Compared") -> None:
     same = compared.configuration.empty
     display(HTML(f"<h3>{escape(compared.title)}</h3>"))
     display(HTML(SAME_CONFIGURATION if same else table_html(compared.configuration)))
-    display(HTML(f"<p><b>{first}</b></p>" + "".join(f"<p>{line}</p>" for line in rest)))
+    display(HTML("<br>".join([f"<b>{first}</b>", *rest])))
     for figure in compared.figures:
         display(notebook_bundle(figure), raw=True)
     for title, rows in compared.tables.items():
-        display(HTML(f"<h4>{title}</h4>{table_html(rows)}"))
+        display(HTML(f'<h4>{title}</h4>{_ONE_LINE}<div class="tuner-rows">{table_html(rows)}</div>'))
     display(HTML(f"<small>{LEGEND}</small>"))
 
 

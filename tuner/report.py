@@ -4,10 +4,12 @@ plotly.js goes in once, compressed, and is unpacked by the browser. A Content-Se
 every script but the two whose hashes it names: ours and plotly.js.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tuner import comparison_page, files, junit, page
-from tuner.compared import Compared
+from tuner.compared import Compared, read_comparison, tolerance_of
 from tuner.costs import Price
 from tuner.errors import PathError
 from tuner.findings import Results, read_results
@@ -15,9 +17,10 @@ from tuner.slo import SLO
 
 __all__ = [
     "REPORT_FILE",
+    "Asked",
     "Results",
-    "must_have_folder",
     "read_results",
+    "run_comparison",
     "save_comparison",
     "save_report",
     "write_report",
@@ -44,7 +47,7 @@ def write_report(path: Path, target: Path | None = None, slo: SLO | None = None,
         RequestError: a price was given, and nobody knows for how many GPUs.
     """
     target = target or path / REPORT_FILE
-    must_have_folder(target)
+    _must_have_folder(target)
     return save_report(read_results(path, slo=slo, price=price), target)
 
 
@@ -60,11 +63,8 @@ def save_report(results: Results, target: Path) -> Path:
     return target
 
 
-def save_comparison(compared: Compared, target: Path | None, junit_file: Path | None = None) -> list[Path]:
+def save_comparison(compared: Compared, target: Path | None, junit_file: Path | None = None) -> None:
     """Write what is asked for of a comparison: its report, and JUnit XML.
-
-    Returns:
-        What was written.
 
     Raises:
         PathError: a file cannot be written.
@@ -76,14 +76,55 @@ def save_comparison(compared: Compared, target: Path | None, junit_file: Path | 
         files.write_atomically(target, comparison_page.render(compared))
     if junit_file:
         junit.write_junit(compared, junit_file)
-    return [path for path in (target, junit_file) if path]
 
 
-def must_have_folder(target: Path | None) -> None:
-    """Refuse a file that could not be written, before the work for it is done.
+@dataclass(frozen=True)
+class Asked:
+    """What a comparison is asked to do.
+
+    Args:
+        baseline: run directories, genai-bench folders, files or reports.
+        candidate: likewise.
+        slo: judges both; by default the one that all runs were asked to meet, where it is the same.
+        tolerance: a share such as `5%`; a smaller change is no regression.
+        report: an HTML file to write.
+        junit: an XML file to write.
+        fails: whether a regression is an error.
+    """
+
+    baseline: Sequence[Path]
+    candidate: Sequence[Path]
+    slo: SLO | None = None
+    tolerance: str | float = "5%"
+    report: Path | None = None
+    junit: Path | None = None
+    fails: bool = False
+
+
+def run_comparison(asked: Asked, show: Callable[[Compared], None]) -> Compared:
+    """Compare two sides, show what came out, write what is asked for, and fail where that is asked for.
+
+    Args:
+        asked: what to do.
+        show: called before anything is written.
 
     Raises:
-        PathError: there is no such folder.
+        RequestError: what is asked for is wrong.
+        NothingSurvived: no level has a result on both sides.
+        Regressed: the candidate is worse, and that was to fail.
     """
-    if target and not target.parent.is_dir():
+    for target in filter(None, (asked.report, asked.junit)):
+        _must_have_folder(target)
+    tolerance = tolerance_of(asked.tolerance)
+    compared = read_comparison(asked.baseline, asked.candidate, slo=asked.slo, tolerance=tolerance)
+    show(compared)
+    save_comparison(compared, asked.report, asked.junit)
+    compared.must_be_comparable()
+    if asked.fails:
+        compared.must_not_have_regressed()
+    return compared
+
+
+def _must_have_folder(target: Path) -> None:
+    if not target.parent.is_dir():
         raise PathError(f"cannot write {target}: there is no folder {target.parent}")

@@ -19,6 +19,7 @@ _LOOKS = {
     UNKNOWN: (look.Look("unknown", "square-x-open", "#666666"), 1.25),
 }
 _ROW = 20  # pixels a line
+_BEYOND = 3  # times the largest change: so far a bar is followed
 _FRAME = 170  # pixels around them
 
 
@@ -41,7 +42,7 @@ def changes(differences: pd.DataFrame, tolerance: float = 0.0) -> go.Figure:
         _add(figure, rows[rows["verdict"] == verdict], style, width)
     height = _FRAME + _ROW * max(len(lines), 3)
     figure.update_layout(height=height, legend={"y": -70 / height})
-    figure.update_xaxes(rangemode="normal", ticksuffix=" %", zeroline=False)
+    figure.update_xaxes(range=_range(rows, tolerance), ticksuffix=" %", zeroline=False)
     figure.update_yaxes(
         range=[len(lines) - 0.5, -0.5],
         tickvals=list(range(len(lines))),
@@ -50,6 +51,16 @@ def changes(differences: pd.DataFrame, tolerance: float = 0.0) -> go.Figure:
         zeroline=False,
     )
     return figure
+
+
+def _range(rows: pd.DataFrame, tolerance: float) -> list[float]:
+    """Percent that the axis shows: each change, and what differs for sure whole; wider bars run off the edges."""
+    sure = rows[rows["verdict"].isin([WORSE, BETTER])]
+    must = pd.concat([rows["change"], sure["low"], sure["high"], pd.Series([-2 * tolerance, 2 * tolerance])])
+    most = _BEYOND * max(must.abs().max(), 0.01)
+    seen = pd.concat([must, rows["low"].clip(lower=-most), rows["high"].clip(upper=most)]) * 100
+    room = 0.04 * (seen.max() - seen.min())
+    return [seen.min() - room, seen.max() + room]
 
 
 def _about(tolerance: float) -> str:
