@@ -42,7 +42,7 @@ def requests(reading: Reading, level: int, wanted: int, dice: np.random.Generato
 
 def side(folder: Path, real_levels: dict[int, Reading], wanted: int, dice: np.random.Generator, factor: float = 1.0):
     """Judged batches drawn from real ones, through result files."""
-    folder.mkdir(parents=True)
+    made.write(folder / "experiment_metadata.json", made.metadata(list(real_levels)))
     for level, reading in real_levels.items():
         drawn = requests(reading, level, wanted, dice, factor)
         made.write(folder / made.name(level), made.result(drawn, level=level))

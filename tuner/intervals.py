@@ -30,8 +30,8 @@ BOUNDED = (*LATENCY_COLUMNS, "output_throughput", "error_rate")
 #: Runs of one level from which their spread tells more than that of the requests: of two, t is 12.7.
 RUNS_LEAST = 3
 _GROUP = ["experiment", "trial", "scenario", "iteration_type", "concurrency"]
-#: The highest percentile whose requests show by themselves how they hang together; beyond it there are too few.
-_STEADY = 0.9
+#: Percentiles whose requests show how they hang together where those beyond a higher one are too few to.
+_STEADY = (0.5, 0.9)
 Bounds = tuple[float, float]
 _UNKNOWN: Bounds = (math.nan, math.nan)
 
@@ -89,13 +89,12 @@ def of_requests(reading: Reading, concurrency: int, column: str, confidence: flo
     values = values[~np.isnan(values)]
     if 2 * len(values) < len(reading.output_tokens) or len(values) < 2:
         return _UNKNOWN
-    length = block_length(len(values), concurrency)
     if statistic == "mean":
-        return _of_mean(values, length, confidence)
-    return of_percentile(values, PERCENTILES[statistic] / 100, length, confidence)
+        return _of_mean(values, concurrency, confidence)
+    return of_percentile(values, PERCENTILES[statistic] / 100, concurrency, confidence)
 
 
-def of_percentile(values: Floats, share: float, length: int, confidence: float = CONFIDENCE) -> Bounds:
+def of_percentile(values: Floats, share: float, concurrency: int, confidence: float = CONFIDENCE) -> Bounds:
     """The interval of a percentile of correlated values, such as `share` 0.9 for p90; NaN where they are too few."""
     from scipy import special
 
@@ -103,7 +102,8 @@ def of_percentile(values: Floats, share: float, length: int, confidence: float =
     if count < requests_needed(share, confidence):
         return _UNKNOWN
     ordered = np.sort(values)
-    effective, freedom = min(_effective(values, ordered, part, length) for part in {share, min(share, _STEADY)})
+    parts = {share, *(steady for steady in _STEADY if steady < share)}
+    effective, freedom = min(_effective(values, ordered, part, concurrency) for part in parts)
     if effective < requests_needed(share, confidence):
         return _UNKNOWN
     effective *= (special.ndtri((1 + confidence) / 2) / _student(confidence, freedom)) ** 2
@@ -111,16 +111,16 @@ def of_percentile(values: Floats, share: float, length: int, confidence: float =
     return float(ordered[max(math.ceil(low * count) - 1, 0)]), float(ordered[min(math.floor(high * count), count - 1)])
 
 
-def _effective(values: Floats, ordered: Floats, share: float, length: int) -> tuple[float, int]:
+def _effective(values: Floats, ordered: Floats, share: float, concurrency: int) -> tuple[float, int]:
     """(how many independent values would tell as much about a percentile, degrees of freedom of that)."""
     below = (values <= ordered[math.ceil(len(values) * share) - 1]).astype(np.float64)
-    return len(values) / correlated(below, length), _variance(below, length)[1]
+    return len(values) / correlated(below, concurrency), _variance(below, concurrency)[1]
 
 
-def correlated(values: Floats, length: int) -> float:
+def correlated(values: Floats, concurrency: int) -> float:
     """How many of the values tell as much as a single independent one (their design effect), 1 or more."""
     independent = float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
-    return _variance(values, length)[0] / independent if independent > 0 else 1.0
+    return _variance(values, concurrency)[0] / independent if independent > 0 else 1.0
 
 
 def wilson(found: int, of: int, confidence: float = CONFIDENCE) -> Bounds:
@@ -148,8 +148,8 @@ def _in_flight(batches: pd.DataFrame) -> list[int]:
     return levels.where(batches.get("iteration_type", missing).ne("batch_size"), 1).astype(int).tolist()
 
 
-def _of_mean(values: Floats, length: int, confidence: float) -> Bounds:
-    variance, freedom = _variance(values, length)
+def _of_mean(values: Floats, concurrency: int, confidence: float) -> Bounds:
+    variance, freedom = _variance(values, concurrency)
     reach = _student(confidence, freedom) * math.sqrt(variance)
     return max(float(values.mean()) - reach, 0.0), float(values.mean()) + reach
 
@@ -162,20 +162,32 @@ def _of_throughput(reading: Reading, concurrency: int, confidence: float) -> Bou
     if len(tokens) < 2 or not tokens.sum() > 0 or not seconds.sum() > 0:
         return _UNKNOWN
     left = tokens - seconds * (tokens.sum() / seconds.sum())
-    variance, freedom = _variance(left, block_length(len(left), concurrency))
+    variance, freedom = _variance(left, concurrency)
     reach = _student(confidence, freedom) * math.sqrt(variance) / tokens.mean()
     measured = reading.batch.output_throughput
     return measured * max(1 - reach, 0.0), measured * (1 + reach)
 
 
-def _variance(values: Floats, length: int) -> tuple[float, int]:
+def _variance(values: Floats, concurrency: int) -> tuple[float, int]:
     """(variance of the mean of correlated values, its degrees of freedom), from the means of blocks."""
+    length = block_length(len(values), concurrency)
     blocks = len(values) // length
-    means = values[: blocks * length].reshape(blocks, length).mean(axis=1)
     independent = float(values.var(ddof=1)) / len(values)
     if blocks < 2:
         return independent, len(values) - 1
-    return max(float(means.var(ddof=1)) * length / len(values), independent), blocks - 1
+    means = values[: blocks * length].reshape(blocks, length).mean(axis=1)
+    beyond = float(means.var(ddof=1)) * length / len(values) - independent
+    return independent + max(beyond, 0.0) / _seen(length, concurrency), blocks - 1
+
+
+def _seen(length: int, concurrency: int) -> float:
+    """Which share of what requests in flight together have in common shows in the means of blocks of this length.
+
+    Where all that were in flight share a part and no others do, blocks that cut through them miss some of it: with
+    c in flight and blocks of L, the mean of min(L, c) draws' overlap is 1 − c/3L of it for L ≥ c, else L/c − L²/3c².
+    """
+    ratio = length / concurrency
+    return 1 - 1 / (3 * ratio) if ratio >= 1 else ratio - ratio**2 / 3
 
 
 def _student(confidence: float, freedom: float) -> float:

@@ -47,10 +47,11 @@ class Comparison:
 
     Args:
         differences: one row a scenario, level and metric, the compliant maximum (`max_throughput`, no level) too:
-            scenario, concurrency, metric, unit, baseline, candidate (their means over the runs), change (relative; for
-            shares the difference), low and high (its interval), p_value (of a change within the tolerance), p_adjusted
-            (Holm, over all rows), verdict (`better`, `worse`, `same`: none shown, `unknown`), over (`runs`,
-            `requests`), baseline_runs, candidate_runs, baseline_requests, candidate_requests, note.
+            scenario, concurrency, metric, unit, baseline, candidate (their means over the runs), change (relative, for
+            shares the difference; of the candidate where the baseline is 0), low and high (its interval), p_value (of a
+            change within the tolerance), p_adjusted (Holm, over all rows), verdict (`better`, `worse`, `same`: none
+            shown, `unknown`), over (`runs`, `requests`), baseline_runs, candidate_runs, baseline_requests,
+            candidate_requests, note.
         unmatched: what has no counterpart: scenario, concurrency, side (where it is missing or failed), outcome,
             reason, lost (it completed in the baseline and fails in the candidate).
         tolerance: relative change that does not matter.
@@ -151,9 +152,8 @@ def _levels_of_maximum(scenario: str, baseline: Side, candidate: Side) -> set[Ke
 def _row(place: tuple[str, int | None, str, str], sides: tuple[Estimate, Estimate], doubt: str) -> Found:
     """A row of `differences`, still without its verdict."""
     before, after = sides
-    found = difference(
-        before, after, 1.0 if place[-1] == "share" else 1 / before.value if before.value else float("nan")
-    )
+    scale = 1.0 if place[-1] == "share" else 1 / (before.value or after.value or 1.0)
+    found = difference(before, after, scale)
     known = found.p_value(0.0) == found.p_value(0.0)
     names = ("scenario", "concurrency", "metric", "unit", "baseline", "candidate", "change", "over", "note")
     values = (*place, before.value, after.value, found.change(found.shift), found.over)

@@ -17,7 +17,7 @@ from tuner.evidence import latency_limits
 from tuner.experiment import COMPLETED
 from tuner.intervals import CONFIDENCE, correlated, of_requests
 from tuner.measure import Floats
-from tuner.resampling import block_count, block_length, replicates
+from tuner.resampling import block_count, replicates
 from tuner.slo import COMPLIANT, FAIL, HARD_FAIL, ROUNDING
 from tuner.summary import BRACKETED, bracket
 
@@ -98,7 +98,7 @@ class Run:
         if self.readable is None:
             return 1.0
         kept = met(self.readable, limits).astype(np.float64)
-        return correlated(kept, block_length(len(kept), self.concurrency))
+        return correlated(kept, self.concurrency)
 
 
 class Side:

@@ -179,7 +179,8 @@ def _interval(row: dict[Any, Any], column: str) -> str:
         return ""
     name, statistic = ("output tokens/s", "") if column == "output_throughput" else column.rsplit("_", 1)
     over = " over its runs" if row.get("interval_over") == "runs" else ""
-    return f"{look.LABELS.get(name, name)} {statistic}: {low:.3g} to {high:.3g}{' s' * bool(statistic)}{over}"
+    told = " ".join(filter(None, [look.LABELS.get(name, name), statistic]))
+    return f"{told} lies between {low:.3g} and {high:.3g}{' s' * bool(statistic)}{over}"
 
 
 def _instrument(row: dict[Any, Any]) -> str:
