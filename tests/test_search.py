@@ -86,7 +86,7 @@ def test_faults_cost_their_trial_and_the_winner_is_confirmed(asked, tmp_path):
     assert trials.loc[by_fate[0.005, OOM], "kind"] == "out_of_memory"
     assert "CUDA out of memory" in trials.loc[by_fate[0.005, OOM], "cause"]
     assert trials.loc[by_fate[0.005, NEVER], "kind"] == "timeout"
-    assert "first 2 levels" in trials.loc[by_fate[0.1, FINE], "cause"]
+    assert "best trial" in trials.loc[by_fate[0.1, FINE], "cause"]
     assert list(trials.index[trials["is_best"]]) == [by_fate[0.005, FINE]]
     assert list(trials.loc[trials["role"] == "confirmation", "of"]) == ["baseline", "winner"] * 2
 
