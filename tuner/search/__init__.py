@@ -54,12 +54,13 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: Stop | None = None)
     """
     stop = Stop() if stop is None else stop  # an unset one is false
     with only_writer(experiment):
+        asked = spec
         spec = prepare(spec) if spec.on == LOCAL else spec  # elsewhere it is prepared where the server runs
         check_same(spec, experiment)
         name, sampler = _sampler(spec, experiment)
         with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, "tune"):
             experiment.describe(spec=spec.model_dump(mode="json", exclude_none=True))  # with limits that have changed
-            _Search(spec, experiment, name, sampler, executor, Wish(stop, experiment)).run()
+            _Search(asked, spec, experiment, name, sampler, executor, Wish(stop, experiment)).run()
 
 
 def _sampler(spec: TuneSpec, experiment: Experiment) -> tuple[str, Sampler]:
@@ -72,8 +73,9 @@ def _sampler(spec: TuneSpec, experiment: Experiment) -> tuple[str, Sampler]:
 
 @dataclass
 class _Search:
-    """One call of `run_search`."""
+    """One call of `run_search`, of what was asked for and what that was prepared to."""
 
+    asked: TuneSpec
     spec: TuneSpec
     experiment: Experiment
     sampler_name: str
@@ -174,7 +176,7 @@ class _Search:
         best, baseline = self.trials.best, self.trials.baseline
         if best is None or best.score is None:
             return
-        copied = to_copy(self.spec, best.record.parameters, self._command_of(best))
+        copied = to_copy(self.asked, best.record.parameters, self._command_of(best))
         files.write_atomically(self.experiment.folder / WINNER_FILE, copied["yaml"])
         self._describe(winner={"trial": best.trial.number} | copied)
         if best is baseline or baseline is None:

@@ -161,7 +161,7 @@ class Trials:
             case Stopped():
                 return WAITING, "", "the time was over" if wish is not None and wish.is_over else "stopped"
             case ServerFailed():
-                return FAILED, error.kind, f"{error.kind.replace('_', ' ')}: {error}"
+                return FAILED, error.kind, str(error)
             case SpecError():
                 return FAILED, "refused", f"refused: {error}"
         raise error
