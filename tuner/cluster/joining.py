@@ -12,7 +12,9 @@ from typing import Any
 from tuner.errors import ClusterError
 
 RAY = "ray"
-_LOOPBACK = "127.0.0.2"  # Ray takes 127.0.0.1 for the outer address of this machine
+_LOCAL = "local"
+#: for a cluster that we start, read when Ray is imported: on loopback alone, and nothing is sent to Ray's makers
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 _REACHED = 5.0  # seconds in which a cluster's address must answer
 
 
@@ -28,13 +30,15 @@ def join(on: str) -> bool:
     Raises:
         ClusterError: Ray is not installed, or nobody answers.
     """
+    address = os.environ.get("RAY_ADDRESS", _LOCAL) if on == RAY else on
+    for name, value in _ALONE.items() if address == _LOCAL else ():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError:
         raise ClusterError("Ray is not installed here: pip install 'tuner[ray]'") from None
     if ray.is_initialized():
         return False
-    address = os.environ.get("RAY_ADDRESS", "local") if on == RAY else on
     try:
         with _signals_kept():
             _init(address)
@@ -59,9 +63,8 @@ def _init(address: str) -> None:
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-        ray.init(address, include_dashboard=False, _node_ip_address=_LOOPBACK, **quiet)
+    if address == _LOCAL:
+        ray.init(address, include_dashboard=False, **quiet)
         return
     if is_address(address):  # else Ray asks for minutes before it says that nobody is there
         host, _, port = address.removeprefix("ray://").rpartition(":")
