@@ -1,4 +1,4 @@
-"""Figures of judged batches: DataFrame in, plotly figure out; no file, no widget.
+"""Figures of judged batches and of the trials of a search: DataFrame in, plotly figure out; no file, no widget.
 
 What a batch's verdict is shows in its marker's shape as well as its colour, and curves differ in dash and marker, so
 that a print in black and white says the same. Times are UTC and say so.
@@ -6,6 +6,8 @@ that a print in black and white says the same. Times are UTC and say so.
 
 from tuner.figures.curves import latency_vs_concurrency, throughput_vs_latency, trade_off
 from tuner.figures.look import CONFIG, METRICS, VERDICTS, notebook_bundle
+from tuner.figures.parallel import parallel_coordinates
+from tuner.figures.search import best_so_far, importance, pareto_front
 from tuner.figures.spread import distribution
 from tuner.figures.timeline import timeline
 
@@ -13,9 +15,13 @@ __all__ = [
     "CONFIG",
     "METRICS",
     "VERDICTS",
+    "best_so_far",
     "distribution",
+    "importance",
     "latency_vs_concurrency",
     "notebook_bundle",
+    "parallel_coordinates",
+    "pareto_front",
     "throughput_vs_latency",
     "timeline",
     "trade_off",

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -103,7 +102,7 @@ def _points(judged: pd.DataFrame, x: pd.Series, y: pd.Series, titles: tuple[str,
     """Curves of batches, each with its verdict's marker and its level; those without a result at the right edge."""
     about = " · ".join(filter(None, ["numbers: concurrency", look.measured_when(judged)]))
     figure = look.figure(titles[0], about, *titles[1:])
-    placed = judged.assign(x=x, y=y, position=np.arange(len(judged)))
+    placed = judged.assign(x=x, y=y, position=judged.index)
     drawn = placed[placed["x"].notna() & placed["y"].notna() & placed["concurrency"].notna()]
     for number, (name, curve) in enumerate(look.curves(drawn)):
         _add_curve(figure, curve, name, number, labelled=len(drawn) <= look.LABELLED)

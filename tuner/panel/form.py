@@ -6,9 +6,10 @@ from typing import Any, Generic
 
 import ipywidgets as widgets
 
+from tuner.asked import as_text
 from tuner.engines import registry
 from tuner.errors import TunerError
-from tuner.panel.parts import LABEL, WIDE, as_text, text
+from tuner.panel.parts import LABEL, WIDE, text
 from tuner.spec import Spec, make_spec
 
 _HELP = '<div style="color:#566575;line-height:1.3;padding:.35em .5em">{}</div>'
