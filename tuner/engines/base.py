@@ -87,8 +87,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "extra_forbidden":
         return f"unknown parameter {place!r}; {parameters.suggest(place, model.model_fields)}"
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if first["type"] == "value_error":
-        return message if message.startswith(place) else f"{place}: {message}"
+    if first["type"] == "value_error":  # one about the whole says itself what it is about
+        return message if not first["loc"] or message.startswith(place) else f"{place}: {message}"
     return f"{place}: {message}, got {first['input']!r}"
 
 
@@ -119,6 +119,8 @@ class Engine:
     tunables: ClassVar[Mapping[str, Parameter]] = {}
     #: `tunables` holds every parameter there is, so that another name is a mistake
     complete: ClassVar[bool] = False
+    #: where a search can start, by name: as a search's `space` says it; `default` is the usual one
+    spaces: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     #: log lines that tell why it failed, tried before those that any engine may print
     failures: ClassVar[Sequence[Pattern]] = ()
     #: seconds until it must be ready; large models take minutes to load
@@ -127,11 +129,11 @@ class Engine:
     grace: ClassVar[float] = 5.0
     #: a server of ours; False where it already runs and is never started or stopped
     owned: ClassVar[bool] = True
-    #: the command that installs it
     #: where a POST empties its prefix cache; empty where there is no such place
     forget_path: ClassVar[str] = ""
     #: put into every measured request's body, so that answers cost the same each time
     request_parameters: ClassVar[Mapping[str, Any]] = {}
+    #: the command that installs it
     install: ClassVar[str] = ""
 
     def check(self, spec: ServerSpec) -> None:

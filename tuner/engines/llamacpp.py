@@ -20,6 +20,21 @@ class LlamaCpp(Engine):
     name = "llamacpp"
     tunables = llamacpp_server.PARAMETERS
     complete = True
+    spaces = {
+        "default": {
+            "n_parallel": [1, 2, 4, 8, 16],
+            "n_batch": [128, 256, 512, 1024, 2048],
+            "n_ubatch": [64, 128, 256, 512],
+            "n_threads": [1, 2, 4, 8],
+            "flash_attn": ["auto", "on", "off"],
+        },
+        "cache": {
+            "n_parallel": [1, 2, 4, 8, 16],
+            "n_threads": [1, 2, 4, 8],
+            "cache_type_k": ["f16", "q8_0", "q4_0"],
+            "kv_unified": [False, True],
+        },
+    }
     ready_timeout = 60.0
     install = "pip install xllamacpp"
     request_parameters = {"cache_prompt": False}

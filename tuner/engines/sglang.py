@@ -43,6 +43,21 @@ class SGLang(GPUEngine):
         "dtype": Parameter(str, help="type of the weights"),
         "quantization": Parameter(str, help="method by which the weights are quantised"),
     }
+    spaces = {
+        "default": {
+            "max_running_requests": [16, 32, 64, 128, 256, 512],
+            "mem_fraction_static": {"low": 0.7, "high": 0.92, "step": 0.02},
+            "chunked_prefill_size": [1024, 2048, 4096, 8192, 16384],
+            "schedule_conservativeness": {"low": 0.3, "high": 1.5, "step": 0.1},
+            "kv_cache_dtype": ["auto", "fp8_e5m2"],
+        },
+        "parallelism": {
+            "tp_size": [1, 2, 4, 8],
+            "dp_size": [1, 2, 4, 8],
+            "max_running_requests": [64, 128, 256, 512],
+            "chunked_prefill_size": [2048, 4096, 8192],
+        },
+    }
     forget_path = "/flush_cache"
     failures = (Pattern("out_of_memory", r"Not enough memory|Please try to increase --mem-fraction-static"),)
 

@@ -37,6 +37,21 @@ class VLLM(GPUEngine):
         "dtype": Parameter(str, help="type of the weights"),
         "quantization": Parameter(str, help="method by which the weights are quantised"),
     }
+    spaces = {
+        "default": {
+            "max_num_seqs": [16, 32, 64, 128, 256, 512, 1024],
+            "max_num_batched_tokens": [2048, 4096, 8192, 16384, 32768],
+            "gpu_memory_utilization": {"low": 0.8, "high": 0.95, "step": 0.05},
+            "kv_cache_dtype": ["auto", "fp8"],
+            "enable_chunked_prefill": [True, False],
+        },
+        "parallelism": {
+            "tensor_parallel_size": [1, 2, 4, 8],
+            "pipeline_parallel_size": [1, 2, 4],
+            "max_num_seqs": [64, 128, 256, 512],
+            "max_num_batched_tokens": [2048, 4096, 8192, 16384],
+        },
+    }
     failures = (
         Pattern("out_of_memory", r"No available memory for the cache blocks|is less than requested memory for kv"),
         Pattern(

@@ -1,0 +1,131 @@
+"""Constraints between parameters, such as `n_ubatch <= n_batch`: read as Python's grammar has them, never executed."""
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from tuner.errors import SpecError
+
+Operation = Callable[[Any, Any], Any]
+_OPERATIONS: dict[type[ast.AST], Operation] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+#: what may stand in a constraint
+_ALLOWED = (
+    *_OPERATIONS,
+    *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Name, ast.Load, ast.Constant),
+    *(ast.And, ast.Or, ast.Not, ast.USub),
+)
+_LONGEST = 500
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """One constraint between parameters.
+
+    Args:
+        text: as it was written.
+        tree: what it means.
+    """
+
+    text: str
+    tree: ast.expr
+
+    @classmethod
+    def parse(cls, text: Any) -> "Constraint":
+        """Read a constraint.
+
+        Raises:
+            SpecError: it is none; only names, numbers, texts, `+ - * / // %`, comparisons, `and`, `or`, `not` are.
+        """
+        try:
+            tree = ast.parse(str(text)[: _LONGEST + 1], mode="eval")
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise SpecError(f"constraint {text!r} cannot be read; write it as n_ubatch <= n_batch") from None
+        if len(str(text)) > _LONGEST:
+            raise SpecError(f"constraint {str(text)[:40]!r}… is longer than {_LONGEST} characters")
+        for node in ast.walk(tree):
+            _must_be_allowed(node, str(text))
+        if not _is_condition(tree.body):
+            raise SpecError(f"constraint {text!r} compares nothing; write it as n_ubatch <= n_batch")
+        return cls(str(text), tree.body)
+
+    @property
+    def names(self) -> set[str]:
+        """The parameters it is about."""
+        return {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
+
+    def holds(self, values: Mapping[str, Any]) -> bool:
+        """Whether `values` meet it; a parameter whose value nobody knows makes it say nothing.
+
+        Raises:
+            SpecError: a value cannot be computed or compared with, such as a text with a number.
+        """
+        if any(values.get(name) is None for name in self.names):
+            return True
+        try:
+            return bool(_value(self.tree, values))
+        except (TypeError, ArithmeticError, ValueError) as error:
+            raise SpecError(f"constraint {self.text!r} cannot be computed: {error}") from None
+
+
+def _must_be_allowed(node: ast.AST, text: str) -> None:
+    """Refuse a node that is none of the grammar's, and constants that are no number or text."""
+    if not isinstance(node, _ALLOWED):
+        raise SpecError(
+            f"constraint {text!r}: {type(node).__name__} is not allowed; only names, numbers, texts, + - * / // %, "
+            "comparisons, and, or, not are"
+        )
+    if isinstance(node, ast.Constant) and not isinstance(node.value, (int, float, str)):
+        raise SpecError(f"constraint {text!r}: {node.value!r} is neither a number nor a text")
+
+
+def _is_condition(node: ast.expr) -> bool:
+    return isinstance(node, (ast.Compare, ast.BoolOp)) or (
+        isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+    )
+
+
+def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=name):
+            return values[name]
+        case ast.UnaryOp(op=sign, operand=operand):
+            return not _value(operand, values) if isinstance(sign, ast.Not) else -_value(operand, values)
+        case ast.BinOp(left=left, op=operation, right=right):
+            return _calculated(operation, _value(left, values), _value(right, values))
+        case ast.BoolOp(op=operation, values=parts):
+            every = all if isinstance(operation, ast.And) else any
+            return every(_value(part, values) for part in parts)
+        case ast.Compare():
+            return _compared(node, values)
+    raise TypeError(f"{type(node).__name__} has no value")
+
+
+def _calculated(operation: ast.operator, left: Any, right: Any) -> Any:
+    if isinstance(left, str) or isinstance(right, str):  # 'a' * 10**9 would take all memory
+        raise TypeError("a text is no number")
+    return _OPERATIONS[type(operation)](left, right)
+
+
+def _compared(node: ast.Compare, values: Mapping[str, Any]) -> bool:
+    """`a < b < c`, each pair as its operator says."""
+    terms = [_value(term, values) for term in (node.left, *node.comparators)]
+    pairs = zip(node.ops, terms, terms[1:], strict=False)
+    return reduce(lambda so_far, pair: so_far and _OPERATIONS[type(pair[0])](pair[1], pair[2]), pairs, True)
