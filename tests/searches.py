@@ -2,9 +2,15 @@
 
 import random
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import made
 import pandas as pd
+
+from tuner.experiment import Experiment, TrialFacts
+from tuner.scores import TrialRecord
+from tuner.scores.record import Role
 
 START = datetime(2026, 11, 24, 4, 0, tzinfo=UTC)
 
@@ -15,12 +21,16 @@ def trial(number: int, state: str = "complete", value: float | None = None, **ch
     known = {
         "trial": number,
         "role": "baseline" if number == 1 else "candidate",
+        "of": "",
         "state": state,
         "parameters": {},
         "value": value,
         "values": [value],
+        "unit": "tokens/s",
         "penalty": 0.0,
         "cause": "",
+        "kind": "",
+        "gpus": 0,
         "max_throughput": value,
         "best_level": 8,
         "bracket": "bracketed",
@@ -56,7 +66,50 @@ def searched(count: int = 20, seed: int = 0) -> pd.DataFrame:
             parameters["cache_type_k"] = dice.choice(["f16", "q8_0"])
         value = 150 * parallel**0.45 + 20 * (attention == "on") + dice.gauss(0, 15)
         state = dice.choices(["complete", "infeasible", "failed", "pruned"], [12, 2, 2, 1])[0]
-        causes = {"failed": "out_of_memory: failed to create context", "infeasible": "TTFT p90 2.3 s > 2 s"}
+        causes = {"failed": "failed to create context", "infeasible": "TTFT p90 2.3 s > 2 s"}
         kept = value if state == "complete" else None
-        rows.append(trial(number, state, kept, parameters=parameters, cause=causes.get(state, "")))
+        rows.append(
+            trial(
+                number,
+                state,
+                kept,
+                parameters=parameters,
+                cause=causes.get(state, ""),
+                kind="out_of_memory" * (state == "failed"),
+            )
+        )
     return frame(rows)
+
+
+def run(folder: Path, count: int = 6, levels: tuple[int, ...] = (1, 2, 4, 8), **facts: Any) -> Path:
+    """A run directory of a search whose trials get faster; every fifth one failed, every fourth is infeasible."""
+    made_run = Experiment.at(folder)
+    slo = {"ttft": {"p90": {"threshold": 0.5}}}
+    spec = {"engine": "llamacpp", "model": "m.gguf", "levels": list(levels), "scenarios": ["D(100,100)"], "slo": slo}
+    made_run.describe(**{"kind": "tune", "name": "made", "state": "done", "spec": spec} | facts)
+    for number in range(1, count + 1):
+        parameters = {} if number == 1 else {"n_parallel": 2**number % 61, "flash_attn": ["on", "off"][number % 2]}
+        failed, infeasible = number % 5 == 0, number % 4 == 0
+        add_trial(made_run, number, parameters, levels, speed=number, failed=failed, infeasible=infeasible)
+    return folder
+
+
+def add_trial(
+    made_run: Experiment, number: int, parameters: dict[str, Any], levels: tuple[int, ...], **how: Any
+) -> None:
+    """One trial of a search with its batches."""
+    one = made_run.trial(number)
+    asked = TrialFacts(
+        trial=number, engine="llamacpp", model="m", parameters=parameters, scenarios=["D(100,100)"], levels=list(levels)
+    )
+    one.write(asked)
+    cause, kind = ("failed to create context", "out_of_memory") if how.get("failed") else ("", "")
+    times = {"started_at": f"2026-11-24T04:{number:02}:00Z", "finished_at": f"2026-11-24T04:{number:02}:40Z"}
+    state = "failed" if how.get("failed") else "ended"
+    role: Role = how.get("role") or ("baseline" if number == 1 else "candidate")
+    record = TrialRecord(role=role, parameters=parameters, state=state, cause=cause, kind=kind, seconds=40.0, **times)
+    record.write(one.folder)
+    for level in levels if not how.get("failed") else ():
+        ttft = 0.9 if how.get("infeasible") else 0.02 * level
+        requests = [made.request(ttft=ttft, tpot=0.02 / how["speed"] + 0.001 * level)] * 60
+        made.add_level(one, level, made.result(requests, level=level), **times)

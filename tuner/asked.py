@@ -1,5 +1,6 @@
 """A spec as a person writes it: the command line to copy, and the YAML file."""
 
+import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -18,8 +19,24 @@ def as_text(value: Any) -> str:
     if isinstance(value, list):
         return "; ".join(map(str, value)) if any(" " in str(part) for part in value) else " ".join(map(str, value))
     if isinstance(value, Mapping):
-        return yaml.safe_dump(dict(value), default_flow_style=True, width=10**6).strip() if value else ""
+        return _mapping(dict(value)) if value else ""
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def as_lines(value: Any) -> str:
+    """A mapping or a list with a line for each of its parts; the spec reads it back."""
+    if isinstance(value, list):
+        return "\n".join(map(str, value))
+    if isinstance(value, Mapping):
+        parts = [yaml.safe_dump({name: part}, default_flow_style=None, width=10**6) for name, part in value.items()]
+        return "".join(parts).strip()
+    return as_text(value)
+
+
+def _mapping(value: dict[str, Any]) -> str:
+    """As YAML in one line; as JSON, which is YAML too, where a shell would need YAML's own quotes quoted."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False).strip()
+    return json.dumps(value, ensure_ascii=False) if "'" in text else text
 
 
 def command_line(command: str, values: Mapping[str, Any]) -> str:

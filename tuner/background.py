@@ -5,13 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 
-from tuner import carried, files, telemetry
+from tuner import carried, files, searched, telemetry
 from tuner.books import is_running
 from tuner.errors import PathError
 from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE, SERVER_LOG, Experiment
+from tuner.kinds import SEARCH
+from tuner.scores import load_trials
 from tuner.secrecy import Guard
+from tuner.slo import SLO
 from tuner.spreads import Spreads, spreads
 from tuner.timestamps import to_utc
 
@@ -29,6 +33,7 @@ class Background:
         telemetry: `at` (UTC) and what was sampled, of all trials; perhaps empty.
         spreads: quantiles of each batch's requests, by latency, in the order of the batches.
         code: the cells of the notebook that ran.
+        trials: of a search, as from `load_trials`; empty where the run is none.
         slo: the SLO document that was asked for, or that a report judged by.
         known_attainment: of each batch under the run's own SLO, where a report carries it.
         folders: the run directories; empty where all this comes from a report.
@@ -39,6 +44,7 @@ class Background:
     telemetry: pd.DataFrame
     spreads: Spreads
     code: list[str]
+    trials: pd.DataFrame
     slo: dict[str, Any] | None = None
     known_attainment: list[float | None] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
@@ -54,6 +60,8 @@ class Background:
         guard.check_values(self.facts, EXPERIMENT_FILE)
         guard.check_values(self.servers, SERVER_FILE)
         guard.check_values(self.code, NOTEBOOK)
+        for trial in searched.to_records(self.trials):
+            guard.check_values(trial, f"trial {trial['trial']}")
         for row in batches[list(_TEXTS)].assign(level=batches["concurrency"].astype(str)).to_dict("records"):
             level = row.pop("level")
             guard.check_values({str(name): text for name, text in row.items()}, f"the batch at concurrency {level}")
@@ -62,8 +70,13 @@ class Background:
                 guard.check_file(log, str(log.relative_to(folder)))
 
 
-def background(paths: Sequence[Path], batches: pd.DataFrame) -> Background:
+def background(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None = None) -> Background:
     """What stands beside the batches of `paths`; the first one's facts are those of all.
+
+    Args:
+        paths: run directories, genai-bench folders, files or reports.
+        batches: what they hold.
+        slo: scores the trials of a search; by default its own. Those of a report stay as they are.
 
     Raises:
         PathError: a report is damaged.
@@ -81,6 +94,7 @@ def background(paths: Sequence[Path], batches: pd.DataFrame) -> Background:
         telemetry=_telemetry(folders),
         spreads=spreads(source if isinstance(source, str) else None for source in batches["source"]),
         code=_code(paths[0] / NOTEBOOK),
+        trials=_trials(paths, facts, slo),
         slo=facts.get("spec", {}).get("slo"),
         folders=folders,
     )
@@ -102,9 +116,16 @@ def _of_report(content: carried.Carried) -> Background:
         telemetry=samples,
         spreads=content.spreads,
         code=content.code,
+        trials=searched.from_records(msgspec.to_builtins(content.trials)),
         slo=content.slo,
         known_attainment=content.attainment,
     )
+
+
+def _trials(paths: Sequence[Path], facts: dict[str, Any], slo: SLO | None) -> pd.DataFrame:
+    """The trials of the one search that is shown; none where it is no search, or one of several runs."""
+    is_search = len(paths) == 1 and facts.get("kind") == SEARCH.name
+    return load_trials(paths[0], slo) if is_search else searched.from_records([])
 
 
 def _telemetry(folders: list[Path]) -> pd.DataFrame:

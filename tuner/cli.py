@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from tuner import __version__
 from tuner.errors import TunerError
+from tuner.space import TuneSpec
 from tuner.spec import ServeSpec, SweepSpec, make_spec
 
 app = typer.Typer(
@@ -28,6 +29,8 @@ app = typer.Typer(
 )
 
 SloFile = Annotated[Path | None, typer.Option("--slo", metavar="FILE", help="the SLO to judge by (YAML or JSON)")]
+Config = Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="parameters; flags win over it")]
+Resume = Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="go on with this run directory")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="run directories, genai-bench folders or files")]
 
 
@@ -131,42 +134,51 @@ DEMO: dict[str, Any] = {
 @takes(SweepSpec)
 def demo(flags: dict[str, str]) -> None:
     """The whole chain on this machine, no GPU: embedded server, sweep, SLO, report."""
-    _sweep(DEMO | flags)
+    _run("sweep", DEMO | flags)
 
 
 @app.command()
 @takes(SweepSpec)
-def sweep(
-    flags: dict[str, str],
-    config: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="parameters; flags win over it")] = None,
-    resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="RUN", help="go on with this run directory")
-    ] = None,
-) -> None:
+def sweep(flags: dict[str, str], config: Config = None, resume: Resume = None) -> None:
     """Launch (or attach to) a server, measure it at each concurrency level, judge, and write the report."""
+    _run("sweep", _merged(config, flags), resume)
+
+
+@app.command()
+@takes(TuneSpec)
+def tune(flags: dict[str, str], config: Config = None, resume: Resume = None) -> None:
+    """Search the server configuration with the most throughput within the SLO, and write the report."""
+    _run("tune", _merged(config, flags), resume)
+
+
+def _merged(config: Path | None, flags: dict[str, str]) -> dict[str, Any]:
+    """The parameters of a file, and of the flags, which win."""
     from tuner.spec import read_spec
 
-    _sweep((read_spec(config) if config else {}) | flags, resume)
+    return (read_spec(config) if config else {}) | flags
 
 
-def _sweep(values: dict[str, Any], resume: Path | None = None) -> None:
-    """Run the sweep notebook on `values`, or go on with `resume`, and say what came out."""
+def _run(name: str, values: dict[str, Any], resume: Path | None = None) -> None:
+    """Run the notebook `name` on `values`, or go on with `resume`, and say what came out."""
     from tuner.books import check_same
     from tuner.experiment import Experiment
-    from tuner.headless import run_sweep_notebook
+    from tuner.headless import run_experiment_notebook
+    from tuner.kinds import KINDS
     from tuner.prepare import prepare
     from tuner.report import read_results
-    from tuner.terminal import RunProgress, download_bar, ended_softly, print_lines
+    from tuner.terminal import FOLLOWERS, download_bar, ended_softly, print_lines
 
     bar, move = download_bar("fetching the demo's model")
     with bar:
         before = Experiment.open(resume).facts.get("spec", {}) if resume else {}
-        spec = prepare(make_spec(before | values), move)
-    experiment = Experiment(resume) if resume else Experiment.create(spec.runs, "sweep", spec.name)
+        spec = prepare(make_spec(before | values, KINDS[name].asks), move)
+    experiment = Experiment(resume) if resume else Experiment.create(spec.runs, name, spec.name)
     check_same(spec, experiment)
-    with RunProgress(experiment, spec.max_seconds) as progress, ended_softly(experiment.stop_file) as was_asked_to:
-        report = run_sweep_notebook(spec, experiment, progress.tick)
-    print_lines(*read_results(experiment.folder).answer, f"report: {report}")
+    with FOLLOWERS[name](experiment, spec) as progress, ended_softly(experiment.stop_file) as was_asked_to:
+        report = run_experiment_notebook(name, spec, experiment, progress.tick)
+    results = read_results(experiment.folder)
+    again = [f"the best again: {results.command}"] if results.command else []
+    print_lines(*results.answer, *again, f"report: {report}")
     if was_asked_to():
         raise KeyboardInterrupt
 

@@ -5,14 +5,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 
 from tuner import carried, figures
 from tuner.answer import answer
+from tuner.asked import command_line, sweep_of
 from tuner.background import Background, background
 from tuner.batches import load_batches
 from tuner.errors import NothingSurvived
 from tuner.experiment import COMPLETED
+from tuner.figures.look import TRIAL_NAMES
+from tuner.importances import importances
+from tuner.searched import Searched, goals_of, name_of, to_records
 from tuner.slo import SLO, judge
 from tuner.summary import Summary, summarize
 
@@ -33,8 +38,46 @@ class Results:
         return self.beside.facts
 
     @cached_property
+    def searched(self) -> Searched | None:
+        """The search that the run was; None where it was none."""
+        trials = self.beside.trials
+        if trials.empty:
+            return None
+        goals = goals_of(self.facts.get("spec", {}), self.slo or SLO(), per_gpu=bool(trials["gpus"].gt(1).any()))
+        return Searched(trials, goals, self.facts)
+
+    @cached_property
+    def winner(self) -> dict[str, Any]:
+        """The sweep that measures a search's best configuration, as plain parameters; empty where there is none."""
+        best = self.searched.best if self.searched else None
+        return {} if best is None else sweep_of(self.facts.get("spec", {}), best["parameters"])
+
+    @property
+    def command(self) -> str:
+        """The command that measures a search's best configuration again; empty where there is none."""
+        return command_line("sweep", self.winner) if self.winner else ""
+
+    @cached_property
     def figures(self) -> list[Any]:
         """The figures that the report and the notebook show, the most telling first."""
+        return self._of_sweep() if self.searched is None else self._of_search(self.searched)
+
+    def _of_search(self, searched: Searched) -> list[Any]:
+        """How the search went, and then the curves of the baseline and of the winner alone: twenty are unreadable."""
+        shares, why_not = importances(searched.trials, maximize=searched.goal.maximize)
+        made = [
+            figures.best_so_far(searched.trials, searched.goal),
+            figures.parallel_coordinates(searched.trials, searched.goal),
+            figures.importance(shares, why_not),
+        ]
+        if len(searched.goals) > 1:
+            made.insert(1, figures.pareto_front(searched.trials, (searched.goals[0], searched.goals[1])))
+        names = {int(one["trial"]): name_of(one) for one in (searched.best, searched.baseline) if one is not None}
+        judged = self.judged[self.judged["trial"].isin(names)]
+        judged.attrs = judged.attrs | {TRIAL_NAMES: names}
+        return [*made, figures.throughput_vs_latency(judged, self.slo, **self._axis())]
+
+    def _of_sweep(self) -> list[Any]:
         known = [metric for metric in figures.METRICS if self.judged[f"{metric}_p90"].notna().any()]
         spread = [metric for metric in ("ttft", "tpot") if any(self.beside.spreads.get(metric, []))]
         made = [figures.throughput_vs_latency(self.judged, self.slo, **self._axis())]
@@ -62,6 +105,11 @@ class Results:
     @property
     def answer(self) -> list[str]:
         """The result in words: what, how sure, and under which SLO."""
+        return self.searched.answer if self.searched else self.batches_answer
+
+    @property
+    def batches_answer(self) -> list[str]:
+        """What the batches alone say, of whichever trial they are."""
         return answer(self.judged, self.summary, self.slo)
 
     def must_have_survivors(self) -> None:
@@ -91,6 +139,7 @@ class Results:
             servers=self.beside.servers,
             telemetry={str(name): exact[name].tolist() for name in exact},
             code=self.beside.code,
+            trials=msgspec.convert(to_records(self.beside.trials), list[carried.CarriedTrial]),
         )
 
 
@@ -105,7 +154,7 @@ def read_results(*paths: Path, slo: SLO | None = None) -> Results:
         PathError: there is nothing to be read.
     """
     batches = load_batches(*paths)
-    beside = background(paths, batches)
+    beside = background(paths, batches, slo)
     asked = SLO.parse(beside.slo, str(paths[0])) if beside.slo and len(paths) == 1 else None
     judged = judge(batches, slo or asked or SLO())
     if beside.known_attainment and (slo is None or slo == asked):

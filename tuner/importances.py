@@ -33,8 +33,8 @@ def importances(trials: pd.DataFrame, *, maximize: bool = True) -> tuple[dict[st
         return {}, f"the importance of parameters needs {LEAST_TRIALS} completed trials; there are {len(done)}"
     parameters = list(done["parameters"])
     everywhere = [name for name in parameters[0] if all(name in one for one in parameters)]
-    varied = {name: _distribution([one[name] for one in parameters]) for name in everywhere}
-    varied = {name: one for name, one in varied.items() if one is not None and not one.single()}
+    possible = {name: _distribution([one[name] for one in parameters]) for name in everywhere}
+    varied = {name: one for name, one in possible.items() if not one.single()}
     if len(varied) < 2 or done["value"].nunique() < 2:
         return {}, "the importance of parameters needs two that vary in all trials, and values that differ"
     return _shares(parameters, list(done["value"]), varied, maximize), ""
@@ -56,8 +56,8 @@ def _shares(
     return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=_GOOD))
 
 
-def _distribution(values: list[Any]) -> "BaseDistribution | None":
-    """Where the values of one parameter may have come from; None for what is no plain value."""
+def _distribution(values: list[Any]) -> "BaseDistribution":
+    """Where the values of one parameter may have come from; what is no number is a name."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     numbers = [value for value in values if _is_number(value)]

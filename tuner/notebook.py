@@ -1,19 +1,20 @@
 """What the notebooks call: the same cell shows a panel to a person and runs at once for papermill."""
 
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.engines.parameters import suggest
 from tuner.errors import SpecError
 from tuner.experiment import Experiment
+from tuner.kinds import SEARCH, SWEEP, Kind
 from tuner.page import table_html
 from tuner.report import Results, read_results, save_report, write_report
 from tuner.slo import SLO
 from tuner.spec import ServeSpec, SweepSpec, make_spec, split
-from tuner.sweep import run_sweep
 
 if TYPE_CHECKING:
-    from tuner.panel import ServerPanel, SweepPanel
+    from tuner.panel import ServerPanel, SweepPanel, TunePanel
 
 #: what a notebook's parameters cell may hold besides the spec's own parameters
 RUN_NOW, RUN_FOLDER = "run_now", "run_folder"
@@ -33,14 +34,34 @@ def sweep(namespace: dict[str, Any]) -> "SweepPanel | Results":
     Raises:
         SpecError: a parameter is unknown or has a wrong value.
     """
-    parameters = parameters_in(namespace, {*SweepSpec.model_fields, RUN_NOW, RUN_FOLDER})
+    return _shown_or_run(namespace, SWEEP)
+
+
+def tune(namespace: dict[str, Any]) -> "TunePanel | Results":
+    """Show the search panel, or with `run_now` run the search and show its results.
+
+    Args:
+        namespace: the notebook's `globals()`; its plain values are the parameters.
+
+    Returns:
+        The panel, or the results of the finished search.
+
+    Raises:
+        SpecError: a parameter is unknown or has a wrong value.
+    """
+    return _shown_or_run(namespace, SEARCH)
+
+
+def _shown_or_run(namespace: dict[str, Any], kind: Kind) -> Any:
+    """The panel of a kind of run, shown; or with `run_now` the results of such a run."""
+    parameters = parameters_in(namespace, {*kind.asks.model_fields, RUN_NOW, RUN_FOLDER})
     run_now = _yes_or_no(parameters.pop(RUN_NOW, False))
     folder = parameters.pop(RUN_FOLDER, None)
     if run_now:
-        return run_here(make_spec(parameters), folder)
-    from tuner.panel import SweepPanel
+        return run_here(kind, make_spec(parameters, kind.asks), folder)
+    from tuner.panel import PANELS
 
-    panel = SweepPanel(parameters)
+    panel = PANELS[kind.name](parameters)
     panel.show()
     return panel
 
@@ -84,11 +105,11 @@ def compare(namespace: dict[str, Any]) -> Results:
     return results
 
 
-def run_here(spec: SweepSpec, folder: str | None) -> Results:
-    """Run a sweep in this process, write its report whatever happens, and show figures and table."""
-    experiment = Experiment.at(Path(folder)) if folder else Experiment.create(spec.runs, "sweep", spec.name)
+def run_here(kind: Kind, spec: SweepSpec, folder: str | None) -> Results:
+    """Run a sweep or a search in this process, write its report whatever happens, and show figures and table."""
+    experiment = Experiment.at(Path(folder)) if folder else Experiment.create(spec.runs, kind.name, spec.name)
     try:
-        run_sweep(spec, experiment)
+        kind.run(spec, experiment, None)
     finally:
         if experiment.trial(1).facts_file.exists():
             write_report(experiment.folder)
@@ -99,16 +120,18 @@ def run_here(spec: SweepSpec, folder: str | None) -> Results:
 
 
 def show(results: Results) -> None:
-    """Display a run's answer, figures and table in the notebook."""
+    """Display a run's answer, figures and table in the notebook; of a search, the trials' and how to run the best."""
     from IPython.display import HTML, Markdown, display
 
     from tuner.figures import notebook_bundle
     from tuner.summary import table
 
-    display(Markdown("\n\n".join(results.answer)))
+    display(Markdown("\n\n".join(escape(line, quote=False) for line in results.answer)))
+    if results.command:
+        display(HTML(f"The best configuration again:<pre>{escape(results.command)}</pre>"))
     for figure in results.figures:
         display(notebook_bundle(figure), raw=True)
-    display(HTML(table_html(table(results.judged))))
+    display(HTML(table_html(results.searched.table if results.searched else table(results.judged))))
 
 
 def parameters_in(namespace: dict[str, Any], known: set[str]) -> dict[str, Any]:

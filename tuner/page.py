@@ -41,7 +41,8 @@ def render(results: Results) -> str:
         title=results.title,
         results=results,
         summary=results.summary,
-        answer=results.answer,
+        answer=results.batches_answer,
+        search=_search(results),
         slo=results.slo,
         captions=captions,
         page=_packed(json.dumps(_page(results, shown))),
@@ -135,10 +136,36 @@ def _table(judged: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def _search(results: Results) -> dict[str, Any] | None:
+    """What the page says of a search: the answer, the winner to copy, and a row a trial with why it failed."""
+    if results.searched is None:
+        return None
+    searched = results.searched
+    shown = searched.table
+    cells = shown.drop(columns="cause").astype("object").where(shown.notna(), "–").astype(str)
+    states = searched.trials.loc[shown.index, "state"]
+    best = searched.trials.loc[shown.index, "is_best"]
+    return {
+        "answer": searched.answer,
+        "found": searched.best is not None,
+        "command": results.command,
+        "winner": results.winner,
+        "header": list(cells.columns),
+        "rows": list(zip(states, best, cells.to_numpy().tolist(), shown["cause"], strict=True)),
+    }
+
+
 def _warnings(judged: pd.DataFrame) -> list[tuple[str, str]]:
     """(batch, warning) of every batch that has any."""
     rows = judged.to_dict("records")
-    return [(f"{row['scenario']}, concurrency {row['concurrency']}", text) for row in rows for text in row["warnings"]]
+    several = judged["trial"].nunique() > 1
+    return [
+        (f"{_place(row, several)}, concurrency {row['concurrency']}", text) for row in rows for text in row["warnings"]
+    ]
+
+
+def _place(row: dict[Any, Any], several: bool) -> str:
+    return f"trial {row['trial']}, {row['scenario']}" if several else str(row["scenario"])
 
 
 def table_html(shown: pd.DataFrame) -> str:

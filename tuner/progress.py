@@ -1,6 +1,6 @@
 """How far a run is, read from its directory; so the terminal, a notebook and a second notebook see the same."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,9 @@ import msgspec
 
 from tuner import files, timestamps
 from tuner.errors import PathError
-from tuner.experiment import PARTIAL, RUNNING, SIDECAR_FILE, Experiment, Sidecar, Trial
+from tuner.experiment import EXPERIMENT_FILE, PARTIAL, RUNNING, SIDECAR_FILE, Experiment, Sidecar, Trial
+from tuner.scores.record import RECORD_FILE, TrialRecord, read_record
+from tuner.trials import subfolders
 
 WAITING = "waiting"
 _BETWEEN_LEVELS = 1.0  # seconds
@@ -61,9 +63,59 @@ class Progress:
         return "starting the server" if len(self.ended) < len(self.levels) else "writing the report"
 
 
-def read_progress(experiment: Experiment) -> Progress:
-    """How far the run is; a file that is not there yet, or just being replaced, counts as not there."""
-    trial = experiment.trial(1)
+@dataclass(frozen=True)
+class SearchProgress:
+    """The trials of a search that began, in that order, how many were asked for, and what runs now.
+
+    Args:
+        records: what the search noted of each of its trials.
+        asked: how many trials it may take.
+        minutes: how long it may take; None where nobody said.
+        now: the levels of the trial that began last.
+    """
+
+    records: tuple[TrialRecord, ...] = ()
+    asked: int = 0
+    minutes: float | None = None
+    now: Progress = field(default_factory=Progress)
+
+    @property
+    def ended(self) -> tuple[TrialRecord, ...]:
+        """The trials that are not to be run any more."""
+        return tuple(record for record in self.records if record.state not in (RUNNING, WAITING))
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the trials that have not ended will take, as those took that have; 0 for nobody knows."""
+        took = [record.seconds for record in self.ended if record.seconds]
+        if not took:
+            return 0.0
+        left = max(0, self.asked - len(self.ended)) * sum(took) / len(took)
+        return left if self.minutes is None else min(left, max(0.0, 60 * self.minutes - sum(took)))
+
+    def describe(self) -> str:
+        """What is going on now, in a few words."""
+        last = self.records[-1] if self.records else None
+        if last is None or last in self.ended:
+            return "choosing the next configuration"
+        what = "measured again" if last.role == "confirmation" else f"trial {len(self.records)} of {self.asked}"
+        return f"{what}: {self.now.describe()}"
+
+
+def read_search(experiment: Experiment) -> SearchProgress:
+    """How far a search is; what is not there yet, or just being replaced, counts as not there."""
+    asked = _read(experiment.folder / EXPERIMENT_FILE).get("spec", {})
+    folders = [folder for folder in subfolders(experiment.folder / "trials") if (folder / RECORD_FILE).exists()]
+    return SearchProgress(
+        records=tuple(map(read_record, folders)),
+        asked=asked.get("trials", 0),
+        minutes=asked.get("max_minutes"),
+        now=read_progress(Trial(folders[-1])) if folders else Progress(),
+    )
+
+
+def read_progress(trial: Trial) -> Progress:
+    """How far a trial is; a file that is not there yet, or just being replaced, counts as not there."""
     facts = trial.facts
     if facts is None:
         return Progress()

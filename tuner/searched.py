@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from tuner.measure import LABELS
+from tuner.constraints import NAMES
 from tuner.rows import records
 from tuner.scores.record import COMPLETE, FAILED, INFEASIBLE, PRUNED, RUNNING, WAITING
 from tuner.scores.score import LATENCIES, maximised, statistic_of
@@ -46,6 +46,15 @@ class Goal(NamedTuple):
         """For an axis or a header."""
         return f"{self.label} ({self.unit})"
 
+    @property
+    def decimals(self) -> int:
+        """So many are worth being read."""
+        return 1 if self.maximize else 4
+
+    def of(self, value: float) -> str:
+        """A value with its unit, and its name where the unit does not tell."""
+        return f"{value:.1f} output {self.unit}" if self.maximize else f"{self.label} {value:.3g} {self.unit}"
+
 
 #: what a search looks for where nothing else is asked
 THROUGHPUT = Goal()
@@ -60,7 +69,7 @@ def goals_of(spec: Mapping[str, Any], slo: SLO, per_gpu: bool = False) -> tuple[
 def _goal(objective: str, slo: SLO, per_gpu: bool) -> Goal:
     if objective in LATENCIES:
         metric = LATENCIES[objective]
-        return Goal(f"{LABELS[metric]} {statistic_of(objective, slo)}", "s", maximised(objective))
+        return Goal(f"{NAMES[metric]} {statistic_of(objective, slo)}", "s", maximised(objective))
     return Goal(unit=f"{THROUGHPUT_UNIT} per GPU") if per_gpu else THROUGHPUT
 
 
@@ -103,6 +112,43 @@ class Searched:
         """The best trial; None where none met the SLO."""
         return _first(self.tried[self.tried["is_best"].eq(True)])
 
+    def gain(self, row: "pd.Series[Any]") -> float:
+        """What a trial's value is more than the baseline's, relative to it; NaN where one of them has none."""
+        return float(gains(self.trials)[self.trials["trial"] == row["trial"]].iloc[0])
+
+    def line(self, row: "pd.Series[Any]") -> str:
+        """One trial that has ended, in one line: what it was, and what came of it."""
+        what = f"{name_of(row)} {told(row['parameters'], self.varied)}"
+        if row["state"] != COMPLETE:
+            why = ": ".join(filter(None, [row["kind"], _short(row["cause"], _CAUSE)]))
+            return f"{what}: {STATES.get(row['state'], row['state'])}{f': {why}' if why else ''}"
+        gain = self.gain(row)
+        more = "" if pd.isna(gain) or row["role"] == BASELINE else f" ({percent(gain)} over the baseline)"
+        return f"{what}: {self.goal.of(row['value'])}{more}"
+
+    @property
+    def answer(self) -> list[str]:
+        """The result in words: the best configuration, whether it is better, and why the search ended."""
+        ended = self.facts.get("search", {}).get("why", "")
+        return list(
+            filter(None, [self._best(), *self._confirmed(), ended and f"The search ended: {ended}.", self.counted])
+        )
+
+    def _best(self) -> str:
+        if self.best is None:
+            failed = (self.tried["state"] == FAILED).all()
+            return "No trial has a usable result" if failed else "No trial meets the SLO, so there is no best one"
+        level = "" if pd.isna(self.best["best_level"]) else f" at concurrency {self.best['best_level']}"
+        value = f"{self.goal.of(self.best['value'])}{level}"
+        if self.best["role"] == BASELINE:
+            return f"Nothing that was tried is better than the baseline: {value}"
+        gain = self.gain(self.best)
+        more = "" if pd.isna(gain) else f", {percent(gain)} against the baseline"
+        return f"{told(self.best['parameters'], self.varied)}: {value}{more}"
+
+    def _confirmed(self) -> list[str]:
+        return []
+
     @property
     def counted(self) -> str:
         """How many trials ended in which state, with what the failed ones failed of."""
@@ -117,18 +163,18 @@ class Searched:
         rows = self.trials[self.trials["state"] != WAITING]
         columns = {
             "trial": [name_of(row) for row in rows.to_dict("records")],
-            **{self._header(name): self._cells(rows, name) for name in self.varied},
-            "state": list(rows["state"]),
-            **{goal.title: _nth(rows, place) for place, goal in enumerate(self.goals)},
+            **{goal.title: _nth(rows, place, goal.decimals) for place, goal in enumerate(self.goals)},
             "gain (%)": list((100 * gains(self.trials).loc[rows.index]).round(1)),
-            "best level": list(rows["best_level"]),
+            "level": list(rows["best_level"]),
+            "state": list(rows["state"]),
+            **{self._header(name): self._cells(rows, name) for name in self.varied},
             "cause": [_short(str(cause or ""), _CAUSE) for cause in rows["cause"]],
         }
         return pd.DataFrame(columns, index=rows.index)
 
     def _header(self, name: str) -> str:
         """A parameter's name, told apart where it is one of our own columns'."""
-        own = ("trial", "state", "gain (%)", "best level", "cause", *(goal.title for goal in self.goals))
+        own = ("trial", "state", "gain (%)", "level", "cause", *(goal.title for goal in self.goals))
         return f"{name} (parameter)" if name in own else name
 
     @staticmethod
@@ -192,10 +238,10 @@ def _first(rows: pd.DataFrame) -> "pd.Series[Any] | None":
     return None if rows.empty else rows.iloc[0]
 
 
-def _nth(rows: pd.DataFrame, place: int) -> list[float]:
+def _nth(rows: pd.DataFrame, place: int, decimals: int) -> list[float]:
     """The trials' values of one objective."""
     found = [values[place] if place < len(values) else float("nan") for values in rows["values"]]
-    return [round(float(value), 3) for value in found]
+    return [round(float(value), decimals) for value in found]
 
 
 def to_records(trials: pd.DataFrame) -> list[dict[str, Any]]:

@@ -19,8 +19,13 @@ from rich.table import Table
 from tuner.batches import load_batches
 from tuner.errors import RequestError
 from tuner.experiment import COMPLETED, Experiment
-from tuner.progress import LevelState, read_progress
+from tuner.progress import LevelState, read_progress, read_search
 from tuner.rows import plain
+from tuner.scores import load_trials
+from tuner.scores.record import COMPLETE, RUNNING, WAITING
+from tuner.searched import Searched, goals_of
+from tuner.slo import SLO
+from tuner.spec import SweepSpec
 from tuner.summary import table
 
 if TYPE_CHECKING:
@@ -30,16 +35,16 @@ _WIDE_ENOUGH = 2000  # characters: in a file or a pipe, a batch is one line
 
 
 class RunProgress(AbstractContextManager["RunProgress"]):
-    """A bar that follows a run directory, and one line for each level that ended; without a terminal, the lines alone.
+    """A bar that follows a run directory, and one line for each part that ended; without a terminal, the lines alone.
 
     Args:
         experiment: the run to follow.
-        seconds_a_level: what a level takes, to say how much time is left.
+        spec: what was asked for.
     """
 
-    def __init__(self, experiment: Experiment, seconds_a_level: float) -> None:
+    def __init__(self, experiment: Experiment, spec: SweepSpec) -> None:
         self._experiment = experiment
-        self._seconds_a_level = seconds_a_level
+        self._spec = spec
         self._console = Console(stderr=True)
         self._said = 0
         columns = (
@@ -64,13 +69,47 @@ class RunProgress(AbstractContextManager["RunProgress"]):
 
     def tick(self) -> None:
         """Show what has changed."""
-        progress = read_progress(self._experiment)
-        for level in progress.ended[self._said :]:
-            self._console.print(_line(level), highlight=False)
-        self._said = len(progress.ended)
-        total, left = len(progress.levels) or None, progress.seconds_left(self._seconds_a_level)
-        told = f"{progress.describe()}{f', about {left // 60:.0f}:{left % 60:02.0f} left' if left else ''}"
-        self._bar.update(self._task, description=told, total=total, completed=self._said)
+        progress = read_progress(self._experiment.trial(1))
+        self._say([_line(level) for level in progress.ended[self._said :]])
+        left = progress.seconds_left(self._spec.max_seconds)
+        self._move(progress.describe(), len(progress.levels), left)
+
+    def _say(self, lines: list[str]) -> None:
+        for line in lines:
+            self._console.print(line, highlight=False, soft_wrap=True)
+        self._said += len(lines)
+
+    def _move(self, doing: str, total: int, left: float) -> None:
+        told = f"{doing}{f', about {left // 60:.0f}:{left % 60:02.0f} left' if left else ''}"
+        self._bar.update(self._task, description=escape(told), total=total or None, completed=self._said)
+
+
+class SearchProgress(RunProgress):
+    """The same for a search, whose parts are trials."""
+
+    def tick(self) -> None:
+        """Show what has changed."""
+        progress = read_search(self._experiment)
+        if len(progress.ended) > self._said:
+            self._say(self._lines())
+        self._move(progress.describe(), progress.asked, progress.seconds_left)
+
+    def _lines(self) -> list[str]:
+        """A line for each trial that has ended since."""
+        trials = load_trials(self._experiment.folder)
+        spec = self._spec.model_dump(mode="json")
+        searched = Searched(trials, goals_of(spec, SLO.parse(self._spec.slo or {}), bool(trials["gpus"].gt(1).any())))
+        ended = trials[~trials["state"].isin((RUNNING, WAITING))]
+        return [_trial_line(searched, row) for _, row in ended.iloc[self._said :].iterrows()]
+
+
+#: what shows the progress of a run, by the notebook that makes it
+FOLLOWERS = {"sweep": RunProgress, "tune": SearchProgress}
+
+
+def _trial_line(searched: Searched, row: "pd.Series[Any]") -> str:
+    mark = "[green]✓[/]" if row["state"] == COMPLETE else "[red]✗[/]"
+    return f"{mark} {escape(searched.line(row))}"
 
 
 def _line(level: LevelState) -> str:

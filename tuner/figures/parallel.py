@@ -9,8 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner.figures import look
-from tuner.figures.search import tried, hover
-from tuner.searched import COMPLETE, THROUGHPUT, Goal, varied
+from tuner.figures.search import hover, in_order
+from tuner.scores.record import COMPLETE
+from tuner.searched import THROUGHPUT, Goal, varied
 
 _MISSING = -0.12  # where a line passes whose trial has no such parameter
 _MOST_AXES = 10
@@ -31,7 +32,8 @@ class _Axis:
         given = [value for value in values if value is not None]
         self._numeric = bool(given) and all(_is_number(value) for value in given)
         self._names = [] if self._numeric else sorted({str(value) for value in given}, key=_natural)
-        self._low, self._high = (min(given), max(given)) if self._numeric else (0, 1)
+        low_high: tuple[float, float] = (min(given), max(given)) if self._numeric else (0, 1)
+        self._low, self._high = low_high
         self._log = self._numeric and self._low > 0 and self._high >= _LOG_FROM * self._low
         self.has_missing = len(given) < len(values)
         self._given = sorted(set(given)) if self._numeric else []
@@ -62,7 +64,7 @@ def parallel_coordinates(trials: pd.DataFrame, goal: Goal = THROUGHPUT) -> go.Fi
         trials: one row a trial, as from `load_trials`.
         goal: what the trials' first value is.
     """
-    rows = tried(trials)
+    rows = in_order(trials)
     names = varied(rows["parameters"])[:_MOST_AXES]
     about = "solid: completed · dashed: no level meets the SLO · dotted: failed · –: none"
     figure = look.figure("What the parameters did", about, "", "")
@@ -95,6 +97,7 @@ def _add_line(figure: go.Figure, row: dict[Any, Any], places: list[float], quali
 
 
 def _add_axes(figure: go.Figure, axes: list[_Axis]) -> None:
+    last = len(axes) - 1
     for place, axis in enumerate(axes):
         figure.add_shape(type="line", x0=place, x1=place, y0=0, y1=1, line={"color": "#8a949e", "width": 1})
         for height, label in axis.labels():
@@ -103,14 +106,14 @@ def _add_axes(figure: go.Figure, axes: list[_Axis]) -> None:
                 y=height,
                 text=label,
                 showarrow=False,
-                xanchor="right",
-                xshift=-7,
+                xanchor="left" if place == last else "right",  # where no line goes on
+                xshift=7 if place == last else -7,
                 bgcolor="rgba(255,255,255,0.85)",
                 font={"size": 11},
             )
     titles = [f"<b>{escape(_short(axis.name, 20))}</b>" for axis in axes]
     figure.update_xaxes(
-        tickvals=list(range(len(axes))), ticktext=titles, range=[-0.35, len(axes) - 0.9], side="top", showgrid=False
+        tickvals=list(range(len(axes))), ticktext=titles, range=[-0.35, len(axes) - 0.6], side="top", showgrid=False
     )
     figure.update_yaxes(visible=False, range=[-0.2, 1.06], rangemode="normal")
 

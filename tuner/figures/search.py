@@ -9,9 +9,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner.figures import look
-from tuner.searched import COMPLETE, CONFIRMATION, THROUGHPUT, WAITING, Goal, gains, name_of, percent
+from tuner.scores.record import COMPLETE
+from tuner.searched import THROUGHPUT, Goal, gains, name_of, percent
+from tuner.searched import tried as those_tried
 
 _STRIP = {"domain": [0, 0.09], "range": [0, 1], "visible": False, "fixedrange": True}
+_DOMINATED = look.Look("another is better in both", "circle-open", "#8a949e")
+_BASELINE = look.Look("baseline", "square-open", "#000000")
 _SHOWN = 12  # parameters of a hover label
 
 
@@ -22,7 +26,7 @@ def best_so_far(trials: pd.DataFrame, goal: Goal = THROUGHPUT) -> go.Figure:
         trials: one row a trial, as from `load_trials`.
         goal: what the trials' first value is.
     """
-    rows = tried(trials)
+    rows = in_order(trials)
     about = " · ".join(filter(None, [f"{len(rows)} trial{'' if len(rows) == 1 else 's'}", look.measured_when(rows)]))
     figure = look.figure("The best configuration so far", about, "trial", goal.title)
     _add_best(figure, rows, goal)
@@ -42,12 +46,12 @@ def pareto_front(trials: pd.DataFrame, goals: tuple[Goal, Goal]) -> go.Figure:
         goals: what the first two of the trials' values are.
     """
     values = [_pair(values) for values in trials["values"]]
-    rows = tried(trials.assign(x=[pair[1] for pair in values], y=[pair[0] for pair in values])).dropna(subset="x")
+    rows = in_order(trials.assign(x=[pair[1] for pair in values], y=[pair[0] for pair in values])).dropna(subset="x")
     rows = rows[rows["y"].notna()]
     when = look.measured_when(rows)
     figure = look.figure("What can be had together", when, goals[1].title, goals[0].title)
     front = rows[rows["is_pareto"].eq(True)].sort_values("x")
-    _add_points(figure, rows.drop(front.index), "another is better in both", "circle-open", "#8a949e", 8)
+    _add_points(figure, rows.drop(front.index), _DOMINATED, 8)
     figure.add_scatter(
         x=front["x"],
         y=front["y"],
@@ -62,7 +66,7 @@ def pareto_front(trials: pd.DataFrame, goals: tuple[Goal, Goal]) -> go.Figure:
         hoverinfo="text",
         showlegend=len(front) > 0,
     )
-    _add_points(figure, rows[rows["role"] == "baseline"], "baseline", "square-open", "#000000", 18)
+    _add_points(figure, rows[rows["role"] == "baseline"], _BASELINE, 18)
     return figure
 
 
@@ -88,7 +92,7 @@ def importance(shares: Mapping[str, float], why_not: str = "") -> go.Figure:
     )
     figure.update_xaxes(range=[0, 110], tickvals=[0, 25, 50, 75, 100])
     figure.update_yaxes(type="category", ticksuffix=" ")
-    figure.update_layout(height=min(460, 190 + 34 * len(ranked)))
+    figure.update_layout(height=min(460, 190 + 34 * len(ranked)) if ranked else 160)
     if not ranked:
         figure.update_xaxes(visible=False)
         figure.update_yaxes(visible=False)
@@ -96,11 +100,10 @@ def importance(shares: Mapping[str, float], why_not: str = "") -> go.Figure:
     return figure
 
 
-def tried(trials: pd.DataFrame) -> pd.DataFrame:
+def in_order(trials: pd.DataFrame) -> pd.DataFrame:
     """The trials in the order of running, without confirmations and those that wait."""
-    asked = (trials["role"] != CONFIRMATION) & (trials["state"] != WAITING)
     finite = trials["value"].astype("float64").replace([np.inf, -np.inf], np.nan)
-    return trials.assign(value=finite, gain=gains(trials))[asked].sort_values("trial")
+    return those_tried(trials.assign(value=finite, gain=gains(trials))).sort_values("trial")
 
 
 def _pair(values: Any) -> tuple[float, float]:
@@ -127,16 +130,16 @@ def _add_states(figure: go.Figure, rows: pd.DataFrame, x: "pd.Series[Any]", y: "
     placed = rows.assign(x=x, y=y)
     for state, style in look.STATES.items():
         chosen = placed[(placed["state"] == state) & placed["y"].notna()]
-        _add_points(figure, chosen, style.says, style.symbol, style.colour, 11)
+        _add_points(figure, chosen, style)
 
 
-def _add_points(figure: go.Figure, rows: pd.DataFrame, name: str, symbol: str, colour: str, size: int) -> None:
+def _add_points(figure: go.Figure, rows: pd.DataFrame, style: look.Look, size: int = 11) -> None:
     figure.add_scatter(
         x=rows["x"],
         y=rows["y"],
-        name=name,
+        name=style.says,
         mode="markers",
-        marker={"symbol": symbol, "color": colour, "size": size, "line": {"width": 1.5}},
+        marker={"symbol": style.symbol, "color": style.colour, "size": size, "line": {"width": 1.5}},
         hovertext=_hovers(rows, rows["gain"]),
         hoverinfo="text",
         showlegend=not rows.empty,
@@ -197,4 +200,3 @@ def _numbers(row: dict[Any, Any], gain: float) -> str:
     level = "" if pd.isna(row["best_level"]) else f" at concurrency {row['best_level']:.0f}"
     against = "" if pd.isna(gain) or row["role"] == "baseline" else f" ({percent(gain)} against the baseline)"
     return f"{row['value']:.4g}{level}{against}"
-

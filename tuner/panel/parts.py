@@ -40,4 +40,3 @@ def draw(output: widgets.Output, figure: Any) -> None:
     """Show a figure in place of the last one; a display handle's update would not redraw it in JupyterLab."""
     data = figures.notebook_bundle(figure)
     output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
-

@@ -172,7 +172,7 @@ function sortable(table) {
 // ---------------------------------------------------------------------------------------------------- the page
 for (const time of document.querySelectorAll("time[datetime]"))
   time.title = `${new Date(time.dateTime).toLocaleString(undefined, { dateStyle: "full", timeStyle: "long" })} (your zone)`;
-sortable(byId("batches"));
+for (const table of document.querySelectorAll("table")) sortable(table);
 for (const figure of document.querySelectorAll("figure")) figure.hidden = false;
 window.addEventListener("beforeprint", () => {
   for (const plot of document.querySelectorAll(".plot")) plot.style.zoom = Math.min(1, PRINTED / plot.clientWidth);
