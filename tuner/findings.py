@@ -72,7 +72,8 @@ class Results:
         ]
         if len(searched.goals) > 1:
             made.insert(1, figures.pareto_front(searched.trials, (searched.goals[0], searched.goals[1])))
-        names = {int(one["trial"]): name_of(one) for one in (searched.best, searched.baseline) if one is not None}
+        shown = (("winner: {}", searched.best), ("{}", searched.baseline))  # the later name counts, if they are one
+        names = {int(one["trial"]): how.format(name_of(one)) for how, one in shown if one is not None}
         judged = self.judged[self.judged["trial"].isin(names)]
         judged.attrs = judged.attrs | {TRIAL_NAMES: names}
         return [*made, figures.throughput_vs_latency(judged, self.slo, **self._axis())]

@@ -118,12 +118,12 @@ class Searched:
 
     def line(self, row: "pd.Series[Any]") -> str:
         """One trial that has ended, in one line: what it was, and what came of it."""
-        what = f"{name_of(row)} {told(row['parameters'], self.varied)}"
+        what = f"{name_of(row)} {told(row['parameters'], self.varied or None)}"
         if row["state"] != COMPLETE:
             why = ": ".join(filter(None, [row["kind"], _short(row["cause"], _CAUSE)]))
             return f"{what}: {STATES.get(row['state'], row['state'])}{f': {why}' if why else ''}"
         gain = self.gain(row)
-        more = "" if pd.isna(gain) or row["role"] == BASELINE else f" ({percent(gain)} over the baseline)"
+        more = "" if pd.isna(gain) or row["role"] == BASELINE else f" ({percent(gain)} against the baseline)"
         return f"{what}: {self.goal.of(row['value'])}{more}"
 
     @property
@@ -212,7 +212,7 @@ def varied(parameters: Iterable[Mapping[str, Any]]) -> list[str]:
 def told(parameters: Mapping[str, Any], names: Iterable[str] | None = None) -> str:
     """Parameters in one line, such as `n_parallel=8 n_batch=512`; `the defaults` where there is none."""
     shown = [name for name in (parameters if names is None else names) if name in parameters]
-    return " ".join(f"{name}={_value(parameters[name])}" for name in shown) or "the defaults"
+    return " ".join(f"{_value(name)}={_value(parameters[name])}" for name in shown) or "the defaults"
 
 
 def percent(share: float) -> str:
