@@ -169,5 +169,6 @@ def _place(row: dict[Any, Any], several: bool) -> str:
 
 
 def table_html(shown: pd.DataFrame) -> str:
-    """The table of `tuner.summary.table` for a notebook, escaped."""
-    return str(shown.to_html(index=False, escape=True, border=0, na_rep="–"))
+    """A table for a notebook, escaped, with – for what is missing."""
+    cells = shown.astype("object").where(shown.notna(), "–")
+    return str(cells.to_html(index=False, escape=True, border=0, justify="left"))
