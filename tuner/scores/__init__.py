@@ -5,7 +5,7 @@ compliant batch is worth something; every other one has no value, whatever its n
 """
 
 from tuner.scores.record import TrialRecord
-from tuner.scores.score import Objective, Score, Scoring
+from tuner.scores.score import Objective, Score, Scoring, maximised
 from tuner.scores.table import load_trials
 
-__all__ = ["Objective", "Score", "Scoring", "TrialRecord", "load_trials"]
+__all__ = ["Objective", "Score", "Scoring", "TrialRecord", "load_trials", "maximised"]

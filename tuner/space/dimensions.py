@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tuner.engines.parameters import Parameter, suggest
 from tuner.errors import SpecError
 
 Scalar = bool | int | float | str
-#: steps into which a range is divided where it must be gone through, as by a grid
-DIVISIONS = 5
+#: values of a range that are all gone through by a grid, and into how many a longer one is divided
+COUNTABLE, DIVISIONS = 12, 5
 _KEYS = ("low", "high", "step", "log", "choices", "when")
 _WORDS = {True: ("on", "true", "yes"), False: ("off", "false", "no")}
 
@@ -79,15 +79,13 @@ class Dimension:
         step = self.step or (1 if self.integer else 0)
         return math.floor((self.high - self.low) / step + 1e-9) + 1 if step else math.inf
 
-    def values(self, most: int = DIVISIONS) -> list[Scalar]:
-        """All its values, or `most` of a range evenly over it, both ends included."""
+    def values(self) -> list[Scalar]:
+        """All its values where they are few, or some evenly over the range, both ends included."""
         if self.choices:
             return list(self.choices)
-        shares = (n / (most - 1) for n in range(most))
-        count = int(self.size) if self.size <= most else 0
-        exact = [self.low + n * (self.step or 1) for n in range(count)]
-        found: list[Scalar] = [self._kept(value) for value in exact] or [self.at(share) for share in shares]
-        return list(dict.fromkeys(found))
+        if self.size <= COUNTABLE:
+            return [self._kept(self.low + n * (self.step or 1)) for n in range(int(self.size))]
+        return list(dict.fromkeys(self.at(n / (DIVISIONS - 1)) for n in range(DIVISIONS)))
 
     def at(self, share: float) -> Scalar:
         """The value that a share (0 to 1) of the way through it has."""
@@ -96,6 +94,14 @@ class Dimension:
         if self.log:
             return self._kept(self.low * (self.high / self.low) ** share)
         return self._kept(self.low + (self.high - self.low) * share)
+
+    def place(self, value: Scalar) -> float:
+        """How far through it an ordered dimension's value lies: what `at` makes it of, 0 to 1."""
+        if self.choices:
+            return self.choices.index(value) / max(len(self.choices) - 1, 1)
+        if self.log:
+            return math.log(float(value) / self.low) / math.log(self.high / self.low)
+        return (float(value) - self.low) / (self.high - self.low)
 
     def contains(self, value: Any) -> bool:
         """Whether it can take `value`."""
@@ -133,7 +139,8 @@ def _of_choices(name: str, asked: Mapping[str, Any], known: Parameter | None) ->
         raise _wrong(name, f"{strange[0]!r} is no number, text, true or false")
     words = [spelt(value, known) for value in choices]
     distinct = {(type(value), value): value for value in words}
-    return Dimension(name, tuple(distinct.values()), when=_conditions(name, asked))
+    made = Dimension(name, tuple(distinct.values()), when=_conditions(name, asked))
+    return replace(made, choices=tuple(sorted(made.choices, key=float))) if made.is_ordered else made
 
 
 def spelt(value: Scalar, known: Parameter | None) -> Scalar:

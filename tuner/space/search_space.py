@@ -10,7 +10,7 @@ from typing import Any
 from tuner.engines.base import Engine
 from tuner.engines.parameters import Parameter, suggest
 from tuner.errors import SpecError
-from tuner.space.dimensions import Dimension, Scalar, spelt
+from tuner.space.dimensions import COUNTABLE, Dimension, Scalar, spelt
 from tuner.space.expressions import Constraint
 
 #: the number of GPUs that a search has, as constraints name it
@@ -80,6 +80,11 @@ class SearchSpace:
     def size(self) -> float:
         """How many configurations there are at most, before constraints; infinite where they cannot be counted."""
         return math.prod(dimension.size for dimension in self.dimensions)
+
+    def is_small(self, most: int) -> bool:
+        """Whether the grid goes through every configuration that is allowed, and they are at most `most`."""
+        whole = all(dimension.choices or dimension.size <= COUNTABLE for dimension in self.dimensions)
+        return whole and sum(1 for _ in itertools.islice(self.grid(), most + 1)) <= most
 
     def allows(self, point: Mapping[str, Any]) -> bool:
         """Whether every constraint holds for a point of the space."""

@@ -1,0 +1,83 @@
+"""How many trials a search needs to come within 5 % of the best that is known, by sampler, on modelled servers.
+
+Run it by hand: `python benchmarks/search_efficiency.py [--seeds 50] [--samplers random,climb,…]`; a few minutes. No
+server is started: `tests/surfaces.py` models five, each trial with 3 % noise; grid visits the space in a random order.
+A search has come near when the configuration that it would name, by its noisy trials, truly is within 5 %.
+"""
+
+import argparse
+import random
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from surfaces import SURFACES, Surface
+
+from tuner.samplers import Sampler, Seen, make
+
+WITHIN = 0.05
+
+
+class ShuffledGrid:
+    """The grid in a random order: its own would say how the space happens to be written down."""
+
+    def __init__(self, surface: Surface, seed: int) -> None:
+        self.points = list(surface.space.grid())
+        random.Random(seed).shuffle(self.points)
+
+    def next(self, seen: list[Seen]) -> dict:
+        return self.points[len(seen) % len(self.points)]
+
+
+def trials_needed(surface: Surface, sampler: Sampler | ShuffledGrid, seed: int, most: int) -> int:
+    """Trials until the best by measurement is truly near the best known; `most` where it never is."""
+    dice = random.Random(f"{surface} {seed}")
+    point, seen, best = surface.space.baseline(), [], 0.0
+    while len(seen) < most:
+        outcome = surface.measure(point, dice)
+        values = (outcome.value,) if outcome.state == "complete" else ()
+        seen.append(Seen(point, outcome.state, values, outcome.penalty))
+        if values and values[0] > best:
+            best = values[0]
+            if surface.true(point) >= (1 - WITHIN) * surface.best:
+                break
+        point = sampler.next(seen)
+    return len(seen)
+
+
+def row(name: str, surface: Surface, seeds: int, most: int) -> list[int]:
+    def sampler(seed: int) -> Sampler | ShuffledGrid:
+        return ShuffledGrid(surface, seed) if name == "grid" else make(name, surface.space, ["max_throughput"], seed)
+
+    return sorted(trials_needed(surface, sampler(seed), seed, most) for seed in range(seeds))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--samplers", default="random,grid,tpe,climb", help="also gp, which needs torch")
+    parser.add_argument("--most", type=int, default=100, help="trials of the samplers that learn")
+    asked = parser.parse_args()
+    names = asked.samplers.split(",")
+    print(f"{asked.seeds} seeds: median trials (nine of ten searches need at most)")
+    print(f"{'':24}{'configurations':>15}{'near best':>11}" + "".join(f"{name:>14}" for name in names))
+    started = time.monotonic()
+    for surface in SURFACES:
+        cells = []
+        for name in names:
+            most = 1000 if name in ("random", "grid") else asked.most
+            needed = row(name, surface, asked.seeds, most)
+            often = needed[int(0.9 * len(needed))]
+            cells.append(f"{statistics.median(needed):.0f} ({'>' if often >= most else ''}{often})")
+        share = f"{100 * surface.share():.1f} %"
+        print(
+            f"{surface!s:24}{len(surface.truths):15}{share:>11}" + "".join(f"{cell:>14}" for cell in cells), flush=True
+        )
+    print(f"{time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
