@@ -177,7 +177,7 @@ def test_a_wrong_parameter_is_one_clear_line(values, said):
     [
         ({"spaec": {}}, "unknown parameter 'spaec'; did you mean space"),
         ({"space": {"n_paralel": [1, 2]}, "run_now": True}, "did you mean n_parallel"),
-        ({"constraints": ["n_batch <"], "run_now": True}, "constraints"),
+        ({"constraints": ["n_batch <"], "run_now": True}, "constraint 'n_batch <'"),
     ],
 )
 def test_a_wrong_parameter_of_a_search_is_one_clear_line(values, said):

@@ -31,7 +31,7 @@ WRONG_SEARCH = {
     "value the engine refuses": (["--space", "n_parallel: [0, 1]"], ["n_parallel", "at least 1"]),
     "range that is none": (["--space", "n_parallel: {low: 8, high: 1}"], ["n_parallel", "low"]),
     "preset that is none": (["--space", "fast"], ["'fast'", "default"]),
-    "constraint that is none": (["--constraints", "n_batch <"], ["constraints", "n_batch <"]),
+    "constraint that is none": (["--constraints", "n_batch <"], ["constraint", "n_batch <"]),
     "constraint on what nobody knows": (["--constraints", "n_bach <= 8"], ["n_bach", "did you mean n_batch"]),
     "constraints that leave nothing": (["--constraints", "n_batch > 10 and n_batch < 5"], ["n_batch > 10"]),
     "objective that is none": (["--objective", "max_latency"], ["objective", "max_throughput"]),

@@ -177,7 +177,7 @@ def _run(name: str, values: dict[str, Any], resume: Path | None = None) -> None:
     with FOLLOWERS[name](experiment, spec) as progress, ended_softly(experiment.stop_file) as was_asked_to:
         report = run_experiment_notebook(name, spec, experiment, progress.tick)
     results = read_results(experiment.folder)
-    again = [f"the best again: {results.command}"] if results.command else []
+    again = [f"the best configuration again: {results.command}"] if results.command else []
     print_lines(*results.answer, *again, f"report: {report}")
     if was_asked_to():
         raise KeyboardInterrupt

@@ -62,7 +62,8 @@ class Form(Generic[Spec]):
 
     def blame(self, error: TunerError) -> bool:
         """Show `error` beside the field that it names; False where it names none."""
-        name = next(iter(re.findall(r"\w+", str(error))), "")
+        word = next(iter(re.findall(r"\w+", str(error))), "")
+        name = word if word in self._notes else f"{word}s"  # of several, one may be named
         if name in self._notes:
             self._notes[name].value = text(str(error), error=True)
         return name in self._notes

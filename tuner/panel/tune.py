@@ -55,9 +55,8 @@ class SearchView:
             return
         self.widget.layout.display = ""
         self._answer.value = text("\n".join(searched.answer))
-        self._command.value = (
-            f"<b>the best configuration again:</b>{copyable(results.command)}" if results.command else ""
-        )
+        again = f"<b>the best configuration again:</b>{copyable(results.command)}"
+        self._command.value = again if results.command else ""
         draw(self._best, figures.best_so_far(searched.trials, searched.goal))
         draw(self._parameters, figures.parallel_coordinates(searched.trials, searched.goal))
         self._table.value = table_html(searched.table)
