@@ -14,11 +14,12 @@ FLOORS = """
     errors timestamps documents files versions experiment secrecy
     results measure audit cache rows carried endings plain foreign trials index batches requests
     attainment spreads resampling intervals constraints slo summary answer costs comparison scores
-    searched importances figures progress
+    goals tried searched importances figures progress
     weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
     telemetry stub bench calibration
     spec space asked prepare books levels limit plan sweep samplers executors cluster early confirmation search
-    kinds background findings page differences report headless panel notebook doctor junit terminal serve cli __main__
+    kinds background findings page differences report headless panel notebook doctor junit
+    live terminal serve cli __main__
 """
 ORDER = FLOORS.split()
 

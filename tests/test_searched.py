@@ -15,9 +15,10 @@ from pandas.testing import assert_frame_equal
 
 from tuner import figures
 from tuner.errors import PathError, SecretFound
+from tuner.goals import THROUGHPUT, Goal
 from tuner.importances import LEAST_TRIALS, importances
 from tuner.report import read_results, write_report
-from tuner.searched import THROUGHPUT, Goal, Searched
+from tuner.searched import Searched
 from tuner.spec import make_spec
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">'\"\u2028&lt;\n$x$ %{text} {y}"

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pandas as pd
 
-from tuner import carried, files, searched, telemetry
+from tuner import carried, files, telemetry, tried
 from tuner.books import is_running
 from tuner.errors import PathError
 from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE, SERVER_LOG, Experiment
@@ -60,7 +60,7 @@ class Background:
         guard.check_values(self.facts, EXPERIMENT_FILE)
         guard.check_values(self.servers, SERVER_FILE)
         guard.check_values(self.code, NOTEBOOK)
-        for trial in searched.to_records(self.trials):
+        for trial in tried.to_records(self.trials):
             guard.check_values(trial, f"trial {trial['trial']}")
         for row in batches[list(_TEXTS)].assign(level=batches["concurrency"].astype(str)).to_dict("records"):
             level = row.pop("level")
@@ -116,7 +116,7 @@ def _of_report(content: carried.Carried) -> Background:
         telemetry=samples,
         spreads=content.spreads,
         code=content.code,
-        trials=searched.from_records(msgspec.to_builtins(content.trials)),
+        trials=tried.from_records(msgspec.to_builtins(content.trials)),
         slo=content.slo,
         known_attainment=content.attainment,
     )
@@ -125,7 +125,7 @@ def _of_report(content: carried.Carried) -> Background:
 def _trials(paths: Sequence[Path], facts: dict[str, Any], slo: SLO | None) -> pd.DataFrame:
     """The trials of the one search that is shown; none where it is no search, or one of several runs."""
     is_search = len(paths) == 1 and facts.get("kind") == SEARCH.name
-    return load_trials(paths[0], slo) if is_search else searched.from_records([])
+    return load_trials(paths[0], slo) if is_search else tried.from_records([])
 
 
 def _telemetry(folders: list[Path]) -> pd.DataFrame:

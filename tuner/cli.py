@@ -164,9 +164,10 @@ def _run(name: str, values: dict[str, Any], resume: Path | None = None) -> None:
     from tuner.experiment import Experiment
     from tuner.headless import run_experiment_notebook
     from tuner.kinds import KINDS
+    from tuner.live import FOLLOWERS, download_bar, ended_softly
     from tuner.prepare import prepare
     from tuner.report import read_results
-    from tuner.terminal import FOLLOWERS, download_bar, ended_softly, print_lines
+    from tuner.terminal import print_lines
 
     bar, move = download_bar("fetching the demo's model")
     with bar:

@@ -16,10 +16,12 @@ from tuner.batches import load_batches
 from tuner.errors import NothingSurvived
 from tuner.experiment import COMPLETED
 from tuner.figures.look import TRIAL_NAMES
+from tuner.goals import goals_of
 from tuner.importances import importances
-from tuner.searched import Searched, goals_of, name_of, to_records
+from tuner.searched import Searched
 from tuner.slo import SLO, judge
 from tuner.summary import Summary, summarize
+from tuner.tried import name_of, to_records
 
 
 @dataclass(frozen=True)

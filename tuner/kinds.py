@@ -20,16 +20,14 @@ class Kind:
         asks: what it is asked with.
         run: carries it out in a run directory, resuming what is there, until it is done or the stop is set.
         noun: what it is called.
-        parts: what is counted of it.
     """
 
     name: str
     asks: type[SweepSpec]
     run: Callable[[Any, Experiment, Stop | None], None]
     noun: str
-    parts: str
 
 
-SWEEP = Kind("sweep", SweepSpec, run_sweep, "sweep", "levels")
-SEARCH = Kind("tune", TuneSpec, run_search, "search", "trials")
+SWEEP = Kind("sweep", SweepSpec, run_sweep, "sweep")
+SEARCH = Kind("tune", TuneSpec, run_search, "search")
 KINDS = {kind.name: kind for kind in (SWEEP, SEARCH)}

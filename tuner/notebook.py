@@ -16,13 +16,15 @@ from tuner.spec import ServeSpec, SweepSpec, make_spec, split
 if TYPE_CHECKING:
     from tuner.panel import ServerPanel, SweepPanel, TunePanel
 
+    Panel = SweepPanel | TunePanel
+
 #: what a notebook's parameters cell may hold besides the spec's own parameters
 RUN_NOW, RUN_FOLDER = "run_now", "run_folder"
 _PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
 _JUPYTERS_OWN = {"In", "Out"}
 
 
-def sweep(namespace: dict[str, Any]) -> "SweepPanel | Results":
+def sweep(namespace: dict[str, Any]) -> "Panel | Results":
     """Show the sweep panel, or with `run_now` run the sweep and show its results.
 
     Args:
@@ -37,7 +39,7 @@ def sweep(namespace: dict[str, Any]) -> "SweepPanel | Results":
     return _shown_or_run(namespace, SWEEP)
 
 
-def tune(namespace: dict[str, Any]) -> "TunePanel | Results":
+def tune(namespace: dict[str, Any]) -> "Panel | Results":
     """Show the search panel, or with `run_now` run the search and show its results.
 
     Args:
@@ -52,7 +54,7 @@ def tune(namespace: dict[str, Any]) -> "TunePanel | Results":
     return _shown_or_run(namespace, SEARCH)
 
 
-def _shown_or_run(namespace: dict[str, Any], kind: Kind) -> Any:
+def _shown_or_run(namespace: dict[str, Any], kind: Kind) -> "Panel | Results":
     """The panel of a kind of run, shown; or with `run_now` the results of such a run."""
     parameters = parameters_in(namespace, {*kind.asks.model_fields, RUN_NOW, RUN_FOLDER})
     run_now = _yes_or_no(parameters.pop(RUN_NOW, False))

@@ -65,28 +65,42 @@ class Progress:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """The trials of a search that began, in that order, how many were asked for, and what runs now.
+    """The trials of a search that began, in that order, how many runs are asked for, and what runs now.
 
     Args:
-        records: what the search noted of each of its trials.
-        asked: how many trials it may take.
+        records: what the search noted of each of its trials, those that confirm too.
+        trials: how many it may take.
+        confirm: how many runs confirm.
         minutes: how long it may take; None where nobody said.
+        state: of the search: `searching`, `confirming`, `stopped` or `done`; empty before.
         now: the levels of the trial that began last.
     """
 
     records: tuple[TrialRecord, ...] = ()
-    asked: int = 0
+    trials: int = 0
+    confirm: int = 0
     minutes: float | None = None
+    state: str = ""
     now: Progress = field(default_factory=Progress)
 
     @property
     def ended(self) -> tuple[TrialRecord, ...]:
-        """The trials that are not to be run any more."""
+        """The runs that are not to be run any more."""
         return tuple(record for record in self.records if record.state not in (RUNNING, WAITING))
 
     @property
+    def tried(self) -> tuple[TrialRecord, ...]:
+        """Those that confirm nothing."""
+        return tuple(record for record in self.records if record.role != "confirmation")
+
+    @property
+    def asked(self) -> int:
+        """How many runs there will be, if nothing ends the search before."""
+        return (self.trials if self.state in ("", "searching") else len(self.tried)) + self.confirm
+
+    @property
     def seconds_left(self) -> float:
-        """How long the trials that have not ended will take, as those took that have; 0 for nobody knows."""
+        """How long the runs that have not ended will take, as those took that have; 0 for nobody knows."""
         took = [record.seconds for record in self.ended if record.seconds]
         if not took:
             return 0.0
@@ -95,21 +109,28 @@ class SearchProgress:
 
     def describe(self) -> str:
         """What is going on now, in a few words."""
-        last = self.records[-1] if self.records else None
-        if last is None or last in self.ended:
+        running = [record for record in self.records if record.state == RUNNING]
+        if not running:
             return "choosing the next configuration"
-        what = "measured again" if last.role == "confirmation" else f"trial {len(self.records)} of {self.asked}"
+        if len(running) > 1:
+            return f"{len(running)} trials at once"
+        number = len(self.tried)
+        again = f"confirming, run {len(self.records) - number} of {self.confirm}"
+        what = again if running[0].role == "confirmation" else f"trial {number} of {self.trials}"
         return f"{what}: {self.now.describe()}"
 
 
 def read_search(experiment: Experiment) -> SearchProgress:
     """How far a search is; what is not there yet, or just being replaced, counts as not there."""
-    asked = _read(experiment.folder / EXPERIMENT_FILE).get("spec", {})
+    known = _read(experiment.folder / EXPERIMENT_FILE)
+    asked = known.get("spec", {})
     folders = [folder for folder in subfolders(experiment.folder / "trials") if (folder / RECORD_FILE).exists()]
     return SearchProgress(
         records=tuple(map(read_record, folders)),
-        asked=asked.get("trials", 0),
+        trials=asked.get("trials", 0),
+        confirm=2 * asked.get("confirm", 0),
         minutes=asked.get("max_minutes"),
+        state=known.get("search", {}).get("state", ""),
         now=read_progress(Trial(folders[-1])) if folders else Progress(),
     )
 

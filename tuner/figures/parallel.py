@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 
 from tuner.figures import look
 from tuner.figures.search import hover, in_order
+from tuner.goals import THROUGHPUT, Goal
 from tuner.scores.record import COMPLETE
-from tuner.searched import THROUGHPUT, Goal, varied
+from tuner.tried import varied
 
 _MISSING = -0.12  # where a line passes whose trial has no such parameter
 _MOST_AXES = 10

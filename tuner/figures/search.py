@@ -9,9 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner.figures import look
+from tuner.goals import THROUGHPUT, Goal
 from tuner.scores.record import COMPLETE
-from tuner.searched import THROUGHPUT, Goal, gains, name_of, percent
-from tuner.searched import tried as those_tried
+from tuner.tried import asked_for, gains, name_of, percent
 
 _STRIP = {"domain": [0, 0.09], "range": [0, 1], "visible": False, "fixedrange": True}
 _DOMINATED = look.Look("another is better in both", "circle-open", "#8a949e")
@@ -103,7 +103,7 @@ def importance(shares: Mapping[str, float], why_not: str = "") -> go.Figure:
 def in_order(trials: pd.DataFrame) -> pd.DataFrame:
     """The trials in the order of running, without confirmations and those that wait."""
     finite = trials["value"].astype("float64").replace([np.inf, -np.inf], np.nan)
-    return those_tried(trials.assign(value=finite, gain=gains(trials))).sort_values("trial")
+    return asked_for(trials.assign(value=finite, gain=gains(trials))).sort_values("trial")
 
 
 def _pair(values: Any) -> tuple[float, float]:

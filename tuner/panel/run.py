@@ -30,12 +30,14 @@ class Advance(NamedTuple):
     Args:
         ended: parts that have ended.
         asked: parts that were asked for.
+        total: what has ended, in words.
         doing: what is going on, in a few words.
         log: the log of the server that runs.
     """
 
     ended: int
     asked: int
+    total: str
     doing: str
     log: Path
 
@@ -187,11 +189,11 @@ class RunPanel:
     async def _conclude(self, experiment: Experiment) -> None:
         """Say how a run ended, and show its results."""
         state = experiment.facts.get("state", "")
-        ended = self.advance(experiment).ended
-        if ended:
+        now = self.advance(experiment)
+        if now.ended:
             self._view.show(await self._results(experiment))
         report = experiment.folder / REPORT_FILE
-        self._say(f"{state}: {ended} {self.kind.parts}; report: {report if report.exists() else 'none'}")
+        self._say(f"{state}: {now.total}; report: {report if report.exists() else 'none'}")
 
     @staticmethod
     async def _results(experiment: Experiment) -> Results:

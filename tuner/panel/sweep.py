@@ -40,7 +40,8 @@ class SweepPanel(RunPanel):
         """How many levels have ended."""
         trial = experiment.trial(1)
         progress = read_progress(trial)
-        return Advance(len(progress.ended), len(progress.levels), progress.describe(), trial.server_log)
+        ended = len(progress.ended)
+        return Advance(ended, len(progress.levels), f"{ended} levels", progress.describe(), trial.server_log)
 
 
 def _handed_over() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tuner.panel.parts import copyable, draw, text
 from tuner.panel.run import Advance, RunPanel
 from tuner.progress import read_search
 from tuner.trials import subfolders
+from tuner.tried import plural
 
 
 class TunePanel(RunPanel):
@@ -35,7 +36,8 @@ class TunePanel(RunPanel):
         """How many trials have ended."""
         progress = read_search(experiment)
         last = Trial(next(reversed(subfolders(experiment.folder / "trials")), experiment.folder))
-        return Advance(len(progress.ended), progress.asked, progress.describe(), last.server_log)
+        total = plural(sum(one in progress.ended for one in progress.tried), "trial")
+        return Advance(len(progress.ended), progress.asked, total, progress.describe(), last.server_log)
 
 
 class SearchView:
