@@ -17,7 +17,7 @@ FLOORS = """
     goals tried searched importances figures progress
     weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
     telemetry stub bench calibration
-    spec space asked prepare books levels limit plan sweep samplers executors cluster early confirmation search
+    spec space asked prepare books levels limit plan sweep samplers cluster executors early journal confirmation search
     kinds background findings page differences report headless panel notebook doctor junit
     live terminal serve cli __main__
 """

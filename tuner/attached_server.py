@@ -1,6 +1,7 @@
 """A server that already ran: what any server can do for a sweep, without owning a process."""
 
 import logging
+import threading
 import time
 from types import TracebackType
 from typing import Self
@@ -20,7 +21,7 @@ POLL = 0.1  # seconds between two questions whether it is ready
 class Server:
     """A server that answers at `base_url`; this one is never started, stopped or signalled."""
 
-    def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial) -> None:
+    def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) -> None:
         self.engine = engine
         self.spec = spec
         self.trial = trial
@@ -34,6 +35,7 @@ class Server:
             previous=earlier_starts(trial),
         )
         self._failure: Failure | None = None
+        self._stop_wanted = stop or threading.Event()
 
     @property
     def base_url(self) -> str:
@@ -105,6 +107,8 @@ class Server:
         began = time.monotonic()
         timeout = self.spec.ready_timeout or self.engine.ready_timeout
         while not (names := self._ready_models()):
+            if self._stop_wanted.is_set():
+                raise self._error(Failure("stopped", "it was wanted no more before it was ready"))
             if time.monotonic() - began > timeout:
                 raise self._give_up(self._not_ready(timeout))
             self._pause()

@@ -14,7 +14,10 @@ from tuner.timestamps import now, to_text
 from tuner.versions import environment
 
 #: what may differ when a run is resumed: where it lies, and how a server is reached
-_MAY_DIFFER = ("runs", "name", "port", "ready_timeout", "max_restarts")
+_MAY_DIFFER = (
+    *("runs", "name", "port", "ready_timeout", "max_restarts"),
+    *("trials", "patience", "max_minutes", "max_cost", "price_per_gpu_hour", "parallel", "on", "confirm"),
+)
 
 
 class Stopped(Exception):
@@ -64,11 +67,11 @@ def is_running(experiment: Experiment) -> bool:
 
 
 @contextlib.contextmanager
-def recorded(experiment: Experiment, spec: SweepSpec) -> Iterator[None]:
-    """Keep in `experiment.json` what was asked, and how it ended whatever happens."""
+def recorded(experiment: Experiment, spec: SweepSpec, kind: str = "sweep") -> Iterator[None]:
+    """Keep in `experiment.json` what was asked, and how it ended whatever happens; `kind` is sweep or tune."""
     experiment.stop_file.unlink(missing_ok=True)
     started = "started_at" if experiment.is_new else "resumed_at"
-    asked = {"kind": "sweep", "name": spec.name, "spec": _plain(spec)} if experiment.is_new else {}
+    asked = {"kind": kind, "name": spec.name, "spec": _plain(spec)} if experiment.is_new else {}
     experiment.describe(**asked, **environment(), **{started: to_text(now())}, state="running")
     state = "failed"
     try:

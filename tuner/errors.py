@@ -5,6 +5,7 @@ TunerError                    exit code 1: the work was right to ask for and did
 ├── NothingSurvived           no batch of the experiment has a usable result
 ├── ServerFailed              a server did not start, or died (carries a Failure)
 ├── ModelUnavailable          the demo's weights could not be fetched
+├── ClusterError              a Ray cluster does not answer, or has no room for what was asked
 └── RequestError              exit code 2: what was asked for is wrong (also a ValueError)
     ├── SpecError             a parameter of a sweep or server
     ├── SLOError              the SLO file
@@ -56,6 +57,10 @@ class ServerFailed(TunerError):
 
 class ModelUnavailable(TunerError):
     """The demo's weights could not be fetched or are not what they should be."""
+
+
+class ClusterError(TunerError):
+    """A Ray cluster cannot be reached, is not as we need it, or has no room for what was asked."""
 
 
 class RequestError(TunerError, ValueError):

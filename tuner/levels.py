@@ -38,7 +38,7 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
     Returns:
         What the sidecar says.
     """
-    part = _fresh_part(folder)
+    part = fresh_part(folder)
     instrument = _instrument(load.concurrency) | {"prefix_cache_emptied": server.forget_prompts()}
     asked = Sidecar(
         scenario=load.scenario,
@@ -53,7 +53,7 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
     sidecar = msgspec.structs.replace(asked, outcome=outcome, reason=reason[:_LONGEST_REASON], **_how(ended, asked))
     _scrub(part, server.api_key())
     _write(part, sidecar)
-    _put_in_place(part, folder)
+    put_in_place(part, folder)
     _log.info("%s, concurrency %d: %s %s", load.scenario, load.concurrency, outcome, reason)
     return sidecar
 
@@ -68,9 +68,9 @@ def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> N
 
 def record_unrun(folder: Path, sidecar: Sidecar) -> None:
     """Write down why a level was not run."""
-    part = _fresh_part(folder)
+    part = fresh_part(folder)
     _write(part, msgspec.structs.replace(sidecar, reason=sidecar.reason[:_LONGEST_REASON]))
-    _put_in_place(part, folder)
+    put_in_place(part, folder)
 
 
 def settled(folder: Path) -> Sidecar | None:
@@ -80,7 +80,7 @@ def settled(folder: Path) -> Sidecar | None:
     """
     part = folder.with_name(folder.name + PARTIAL)
     if not folder.exists() and _is_settled(part):
-        _put_in_place(part, folder)
+        put_in_place(part, folder)
     return _read(folder) if _is_settled(folder) else None
 
 
@@ -127,7 +127,8 @@ def _how(ended: Ended, asked: Sidecar) -> dict[str, object]:
     }
 
 
-def _fresh_part(folder: Path) -> Path:
+def fresh_part(folder: Path) -> Path:
+    """The empty folder in which a level's files gather until they can be put in place."""
     part = folder.with_name(folder.name + PARTIAL)
     try:
         shutil.rmtree(part, ignore_errors=True)  # of a run that was cut off
@@ -161,7 +162,7 @@ def _scrub(part: Path, key: str | None) -> None:
             files.write_atomically(path, content.replace(str(key).encode(), _REDACTED))
 
 
-def _put_in_place(part: Path, folder: Path) -> None:
+def put_in_place(part: Path, folder: Path) -> None:
     """The rename that makes the batch count, after its files are safe on disk."""
     for path in (*part.iterdir(), part):
         files.sync(path)

@@ -1,11 +1,14 @@
 """Resolve what can be before a server starts: the demo's weights, the engine's own check, the key, the tokenizer."""
 
 from pathlib import Path
+from typing import TypeVar
 
 from tuner import tokenizer, weights
 from tuner.engines import registry
 from tuner.errors import SpecError
 from tuner.spec import Spec, SweepSpec
+
+AnySweep = TypeVar("AnySweep", bound=SweepSpec)
 
 
 def with_model(spec: Spec, progress: weights.Progress = lambda share: None) -> Spec:
@@ -27,7 +30,7 @@ def with_model(spec: Spec, progress: weights.Progress = lambda share: None) -> S
     return spec
 
 
-def prepare(spec: SweepSpec, progress: weights.Progress = lambda share: None) -> SweepSpec:
+def prepare(spec: AnySweep, progress: weights.Progress = lambda share: None) -> AnySweep:
     """`spec` with everything resolved that can be before a server starts: `with_model`, and the tokenizer."""
     spec = with_model(spec, progress)
     return spec if spec.tokenizer else spec.model_copy(update={"tokenizer": _tokenizer_of(spec)})

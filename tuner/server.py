@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -15,14 +16,14 @@ from tuner.errors import ServerFailed, TunerError
 from tuner.experiment import Trial
 from tuner.supervised import Supervised
 
-__all__ = ["Server", "launch"]
+__all__ = ["Server", "gpus_wanted", "launch"]
 
 log = logging.getLogger(__name__)
 
 _LOG_READ = 200_000  # bytes of log, at most, that are searched for the reason of a failure
 
 
-def launch(spec: ServerSpec, trial: Trial) -> Server:
+def launch(spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) -> Server:
     """Start what `spec` asks for, or attach to it, and wait until it is ready.
 
     A second launch in the same trial appends to `server.log` and keeps the record of the first in `server.json`.
@@ -30,6 +31,7 @@ def launch(spec: ServerSpec, trial: Trial) -> Server:
     Args:
         spec: the configuration.
         trial: where the server's record and log go.
+        stop: ends the waiting when somebody sets it.
 
     Returns:
         The server, ready; a context manager that stops it.
@@ -37,12 +39,12 @@ def launch(spec: ServerSpec, trial: Trial) -> Server:
     Raises:
         SpecError: the configuration is wrong, found before anything was started.
         EngineError: there is no such engine, or it is not installed.
-        ServerFailed: it did not get ready; nothing of it is left.
+        ServerFailed: it did not get ready (`stopped`: somebody set `stop`); nothing of it is left.
     """
     engine = registry.find(spec.engine)
     engine.check(spec)
     spec.api_key()
-    server = OwnServer(engine, spec, trial) if engine.owned else Server(engine, spec, trial)
+    server = (OwnServer if engine.owned else Server)(engine, spec, trial, stop)
     try:
         server.start()
     except BaseException:
@@ -54,8 +56,8 @@ def launch(spec: ServerSpec, trial: Trial) -> Server:
 class OwnServer(Server):
     """A server that we start and that ends with us."""
 
-    def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial) -> None:
-        super().__init__(engine, spec, trial)
+    def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) -> None:
+        super().__init__(engine, spec, trial, stop)
         self._process: Supervised | None = None
         self._stopping = False
         self._log_start = trial.server_log.stat().st_size if trial.server_log.exists() else 0
@@ -122,7 +124,7 @@ class OwnServer(Server):
         """A port, GPUs and a name for it, and the descriptors that hold them."""
         port = claims.reserve_port(self.spec.port)
         held = [claimed.enter_context(holder).fileno() for holder in port]
-        wanted = _gpus_wanted(self.engine, self.spec)
+        wanted = gpus_wanted(self.spec)
         taken, holders = gpus.claim(wanted) if wanted else ((), ())
         held += [claimed.enter_context(holder).fileno() for holder in holders]
         self.record.gpus = [gpu.uuid for gpu in taken]
@@ -181,11 +183,11 @@ class OwnServer(Server):
             self.record.warnings.append(message)
 
 
-def _gpus_wanted(engine: Engine, spec: ServerSpec) -> int | list[int | str]:
+def gpus_wanted(spec: ServerSpec) -> int | list[int | str]:
     """The GPUs asked for; where nothing is said, as many as the engine takes, if there are any at all."""
     if spec.gpus is not None:
         return spec.gpus
-    needed = engine.gpus(spec)
+    needed = registry.find(spec.engine).gpus(spec)
     return needed if needed and gpus.visible(gpus.gpus()) else 0
 
 

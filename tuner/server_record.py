@@ -1,5 +1,7 @@
 """`server.json`: what was started in a trial, when it was ready, and how it ended."""
 
+import os
+import platform
 from typing import Any
 
 import msgspec
@@ -7,6 +9,8 @@ import msgspec
 from tuner import files, timestamps
 from tuner.experiment import Trial
 
+#: how a cluster's node is called, where it is known by more than its host name
+NODE_VARIABLE = "TUNER_NODE"
 STARTING, READY, STOPPED, FAILED = "starting", "ready", "stopped", "failed"
 
 
@@ -20,6 +24,7 @@ class ServerRecord(msgspec.Struct, kw_only=True):
     parameters: dict[str, Any] = {}
     command: list[str] = []
     base_url: str
+    host: str = msgspec.field(default_factory=lambda: os.environ.get(NODE_VARIABLE) or platform.node())
     gpus: list[str] = []  # UUIDs
     gpu_memory: dict[str, dict[str, int]] = {}  # bytes in use before, ready and after, by UUID
     pid: int | None = None

@@ -83,7 +83,7 @@ def run_trial(spec: SweepSpec, trial: Trial, wish: Wish) -> None:
         return
     trial.write(_facts(spec, first, trial))  # before the server: if it does not start, this was asked
     offline = Path(spec.tokenizer or "").is_dir()
-    with Bench(spec.api_key() or "", offline=offline) as bench, _Servers(spec, trial) as servers:
+    with Bench(spec.api_key() or "", offline=offline) as bench, _Servers(spec, trial, wish.stop.at_once) as servers:
         runner = _Runner(spec, trial, bench, servers, wish.stop.at_once)
         for load in planned(spec, trial):
             if wish:
@@ -144,8 +144,8 @@ class _Runner:
 class _Servers:
     """The server of a trial with its telemetry, started again where it died, at most `spec.max_restarts` times."""
 
-    def __init__(self, spec: SweepSpec, trial: Trial) -> None:
-        self._spec, self._trial = spec, trial
+    def __init__(self, spec: SweepSpec, trial: Trial, at_once: threading.Event) -> None:
+        self._spec, self._trial, self._at_once = spec, trial, at_once
         self._restarts_left = spec.max_restarts
         self._running = contextlib.ExitStack()
         self._server, self._is_cold = self._start(), True
@@ -173,7 +173,12 @@ class _Servers:
         return self._server, was_cold
 
     def _start(self) -> Server:
-        server = self._running.enter_context(launch(self._spec, self._trial))
+        try:
+            server = self._running.enter_context(launch(self._spec, self._trial, self._at_once))
+        except ServerFailed as failure:
+            if failure.kind == "stopped":
+                raise Stopped from None
+            raise
         self._running.enter_context(Recorder(server))
         return server
 

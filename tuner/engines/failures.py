@@ -15,6 +15,7 @@ FAILURE_KINDS = (
     "timeout",
     "unreachable",
     "unauthorized",
+    "stopped",
     "crashed",
 )
 

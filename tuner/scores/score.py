@@ -9,11 +9,11 @@ from typing import Any, Literal
 import pandas as pd
 
 from tuner.batches import load_batches
-from tuner.errors import PathError
 from tuner.experiment import COMPLETED
 from tuner.scores.record import COMPLETE, FAILED, INFEASIBLE
 from tuner.slo import COMPLIANT, SLO, judge
 from tuner.summary import NONE, Summary, summarize
+from tuner.trials import is_trial
 
 Objective = Literal["max_throughput", "min_ttft", "min_tpot", "min_latency"]
 #: objective → column of the batches, without its statistic
@@ -69,10 +69,7 @@ class Scoring:
 
     def judged(self, trial: Path) -> pd.DataFrame:
         """The judged batches of the trial in this folder; none where nothing was asked of it yet."""
-        try:
-            return judge(load_batches(trial), self.slo)
-        except PathError:
-            return pd.DataFrame()
+        return judge(load_batches(trial), self.slo) if is_trial(trial) else pd.DataFrame()
 
     def score(self, judged: pd.DataFrame, gpus: int = 1) -> Score:
         """What the judged batches of one trial are worth; throughput is that of one GPU where there are more."""

@@ -20,7 +20,7 @@ from tuner.scores import Objective
 from tuner.space.search_space import DEFAULT, SearchSpace
 from tuner.spec import SweepSpec, split
 
-_ON = re.compile(r"local|ray(://[^\s/]+(:\d+)?)?")
+_ON = re.compile(r"local|ray(://\S+:\d+)?|[^\s:/]+:\d+")
 
 
 def _objectives(value: Any) -> Any:
@@ -62,8 +62,8 @@ class TuneSpec(SweepSpec):
     objective_level: PositiveInt | None = Field(
         None, description="the level at which min_… objectives are read; by default the only one"
     )
-    sampler: Literal["auto", "grid", "random", "tpe", "gp"] = Field(
-        "auto", description="what chooses the next configuration: auto, grid, random, tpe or gp"
+    sampler: Literal["auto", "grid", "random", "tpe", "gp", "climb"] = Field(
+        "auto", description="what chooses the next configuration: auto, grid, random, tpe, gp or climb"
     )
     seed: NonNegativeInt = Field(0, description="of the sampler: the same seed and results, the same choices")
     trials: PositiveInt = Field(20, description="configurations tried at most, the baseline included")
@@ -73,7 +73,7 @@ class TuneSpec(SweepSpec):
     price_per_gpu_hour: PositiveFloat | None = Field(None, description="what one GPU costs an hour, for max_cost")
     early_stop: bool = Field(True, description="end a trial whose first levels show that it cannot win")
     margin: NonNegativeFloat = Field(0.2, description="by how much it must lag behind the best for that", lt=1)
-    parallel: PositiveInt = Field(1, description="trials at once")
+    parallel: NonNegativeInt = Field(1, description="trials at once; 0: as many as there are GPUs for")
     on: str = Field("local", description="where trials run: local, ray or ray://ADDRESS")
     confirm: NonNegativeInt = Field(
         3, description="times that baseline and winner are measured again in turn; 0: not at all"

@@ -1,0 +1,95 @@
+"""When a search ends: enough trials, no more gain, no more time, no more money, or somebody's wish."""
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from tuner.scores.record import COMPLETE, FAILED
+from tuner.search.known import Known, Trials
+from tuner.space import TuneSpec
+from tuner.timestamps import now
+
+#: The first trials, the baseline among them, that may all fail before the search is given up.
+HOPELESS = 5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of one search.
+
+    Args:
+        spec: what is searched.
+        trials: all of it.
+        spent: seconds that earlier calls of the same search took.
+        began: on the monotonic clock, when this call began.
+    """
+
+    spec: TuneSpec
+    trials: Trials
+    spent: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """What the search took so far."""
+        return self.spent + time.monotonic() - self.began
+
+    @property
+    def cost(self) -> float | None:
+        """Money spent on GPUs by the trials that have ended; None where nobody said what one costs."""
+        price = self.spec.price_per_gpu_hour
+        if price is None:
+            return None
+        return sum(known.record.seconds * known.record.gpus for known in self.trials.all) * price / 3600
+
+    def deadline(self) -> datetime | None:
+        """When whatever runs must end after its level; None where it need not."""
+        if self.spec.max_minutes is None:
+            return None
+        return now() + timedelta(seconds=self.spec.max_minutes * 60 - self.seconds)
+
+    def reached(self) -> str:
+        """Why no further trial is to be begun; empty where one is."""
+        searched = self.trials.searched
+        reasons = (
+            (len(searched) >= self.spec.trials, f"all {self.spec.trials} trials were made"),
+            (self._is_hopeless(), f"the first {HOPELESS} trials all failed"),
+            (self._gained_nothing(), f"{self.spec.patience} trials gained nothing"),
+            (self.is_over, f"{self.spec.max_minutes} minutes are over"),
+            (self._is_out_of_money(), f"more would cost over {self.spec.max_cost}"),
+        )
+        return next((reason for reached, reason in reasons if reached), "")
+
+    def _is_hopeless(self) -> bool:
+        settled = [known for known in self.trials.searched if known.is_settled]
+        return len(settled) >= HOPELESS and all(known.state == FAILED for known in settled)
+
+    def _gained_nothing(self) -> bool:
+        """Whether none of the last trials is better than all before them."""
+        settled = [known for known in self.trials.searched if known.is_settled]
+        if not self.spec.patience or not any(known.state == COMPLETE for known in settled):
+            return False
+        last = max(place for place, known in enumerate(settled) if self._is_gain(known, settled[:place]))
+        return len(settled) - 1 - last >= self.spec.patience
+
+    def _is_gain(self, known: Known, before: list[Known]) -> bool:
+        """Whether no trial before is at least as good in everything."""
+        if not known.counts:
+            return False
+        own, gains = self.trials.gains(known), self.trials.gains
+        return not any(all(a >= b for a, b in zip(gains(one), own, strict=True)) for one in before if one.counts)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over."""
+        return self.spec.max_minutes is not None and self.seconds >= self.spec.max_minutes * 60
+
+    def _is_out_of_money(self) -> bool:
+        """Whether one more trial, as dear as the dearest so far, and the confirmation would cost too much."""
+        if self.spec.max_cost is None or self.cost is None:
+            return False
+        price = (self.spec.price_per_gpu_hour or 0.0) / 3600
+        each = [known.record.seconds * known.record.gpus * price for known in self.trials.searched if known.is_settled]
+        running = max(each, default=0.0) * sum(not known.is_settled for known in self.trials.searched)
+        reserve = 2 * self.spec.confirm * min((cost for cost in each if cost), default=0.0)
+        return self.cost + running + max(each, default=0.0) + reserve > self.spec.max_cost
