@@ -16,7 +16,7 @@ import tuner
 from tuner.report import read_results
 from tuner.spec import make_spec
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("tune")]
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("tune"), pytest.mark.timeout(400)]
 
 #: one of these two cannot start: a quantised V cache needs flash attention
 SPACE = "{cache_type_v: [q8_0], flash_attn: ['on', 'off']}"
@@ -108,8 +108,6 @@ def test_ctrl_c_ends_after_the_level_and_resume_goes_on(tiny_gguf, tmp_path):
     assert code == 0, err
     assert (found / "trials/0001/batches/D(20,8)/concurrency-2/batch.json").read_text() == before
     assert read_results(found).facts["state"] == "done" and len(read_results(found).searched.tried) == 2
-    code, _, err = run(tmp_path, "tune", "--resume", found, "--levels", "3")
-    assert code == 2 and "levels" in err and len(err.strip().splitlines()) == 1
     wait_until(lambda: not processes_of(tmp_path), 15)
 
 

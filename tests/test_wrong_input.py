@@ -5,6 +5,10 @@ import sys
 import pytest
 
 from tuner import cli
+from tuner.experiment import Experiment
+from tuner.prepare import prepare
+from tuner.space import TuneSpec
+from tuner.spec import make_spec
 
 WRONG = {
     "unknown engine": (["--engine", "vlm"], ["'vlm'", "did you mean vllm"]),
@@ -69,6 +73,14 @@ def test_one_line_and_exit_code_2(command, flags, said, tiny_gguf, tmp_path, mon
     for word in said:
         assert word in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_goes_on_only_as_it_began(tiny_gguf, tmp_path, monkeypatch, capsys):
+    spec = prepare(make_spec({"model": str(tiny_gguf), "levels": [1]}, TuneSpec))
+    begun = Experiment.at(tmp_path / "run")
+    begun.describe(kind="tune", spec=spec.model_dump(mode="json", exclude_none=True))
+    code, _, err = end_of(["tune", "--resume", str(begun.folder), "--levels", "3"], monkeypatch, capsys)
+    assert code == 2 and "made with levels [1], now [3] is asked" in err and len(err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", ["sweep", "tune"])
