@@ -91,7 +91,7 @@ def background(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None = N
         servers=[
             files.read_json(path) for folder in folders for path in sorted(folder.glob(f"trials/*/{SERVER_FILE}"))
         ],
-        telemetry=_telemetry(folders),
+        telemetry=_telemetry(folders if facts.get("kind") != SEARCH.name else []),  # no figure of a search shows it
         spreads=spreads(source if isinstance(source, str) else None for source in batches["source"]),
         code=_code(paths[0] / NOTEBOOK),
         trials=_trials(paths, facts, slo),

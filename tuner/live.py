@@ -18,11 +18,12 @@ from tuner.experiment import COMPLETED, Experiment
 from tuner.goals import goals_of
 from tuner.progress import LevelState, read_progress, read_search
 from tuner.scores import load_trials
-from tuner.scores.record import COMPLETE, RUNNING, WAITING
+from tuner.scores.record import COMPLETE, FAILED, RUNNING, WAITING
 from tuner.searched import Searched
 from tuner.slo import SLO
 from tuner.spec import SweepSpec
 
+_MARKS = {COMPLETE: "[green]✓[/]", FAILED: "[red]✗[/]"}
 _TOLD = {"TTFT": "ttft_p90", "TPOT": "tpot_p90"}
 
 
@@ -77,7 +78,11 @@ class RunProgress(AbstractContextManager["RunProgress"]):
 
 
 class SearchProgress(RunProgress):
-    """The same for a search, whose parts are trials."""
+    """The same for a search, whose parts are trials; several may run at once, so that they end in any order."""
+
+    def __init__(self, experiment: Experiment, spec: SweepSpec) -> None:
+        super().__init__(experiment, spec)
+        self._told: set[int] = set()
 
     def tick(self) -> None:
         """Show what has changed."""
@@ -91,8 +96,9 @@ class SearchProgress(RunProgress):
         trials = load_trials(self._experiment.folder)
         spec = self._spec.model_dump(mode="json")
         searched = Searched(trials, goals_of(spec, SLO.parse(self._spec.slo or {}), bool(trials["gpus"].gt(1).any())))
-        ended = trials[~trials["state"].isin((RUNNING, WAITING))]
-        return [_trial_line(searched, row) for _, row in ended.iloc[self._said :].iterrows()]
+        ended = trials[~trials["state"].isin((RUNNING, WAITING)) & ~trials["trial"].isin(self._told)]
+        self._told |= {*ended["trial"]}
+        return [_trial_line(searched, row) for _, row in ended.iterrows()]
 
 
 #: what shows the progress of a run, by the notebook that makes it
@@ -100,8 +106,7 @@ FOLLOWERS = {"sweep": RunProgress, "tune": SearchProgress}
 
 
 def _trial_line(searched: Searched, row: "pd.Series[Any]") -> str:
-    mark = "[green]✓[/]" if row["state"] == COMPLETE else "[red]✗[/]"
-    return f"{mark} {escape(searched.line(row))}"
+    return f"{_MARKS.get(row['state'], '[yellow]–[/]')} {escape(searched.line(row))}"
 
 
 def _line(level: LevelState) -> str:

@@ -149,6 +149,7 @@ def _search(results: Results) -> dict[str, Any] | None:
         "answer": searched.answer,
         "found": searched.best is not None,
         "command": results.command,
+        "server": searched.noted.winner.command,
         "winner": results.winner,
         "header": list(cells.columns),
         "rows": list(zip(states, best, cells.to_numpy().tolist(), shown["cause"], strict=True)),

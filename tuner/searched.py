@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import msgspec
 import pandas as pd
 
 from tuner.goals import THROUGHPUT, Goal
@@ -27,6 +28,29 @@ DOUBTS = {
     "neither": "but it did not meet the SLO when it was measured again",
 }
 _CAUSE = 120  # characters in a table
+
+
+class Confirmed(msgspec.Struct):
+    """What measuring baseline and winner again showed: the verdict, the same in words, the relative gain."""
+
+    verdict: str = ""
+    text: str = ""
+    gain: float | None = None
+
+
+class Winner(msgspec.Struct):
+    """The best trial, and the command that its server was started with."""
+
+    trial: int = 0
+    command: str = ""
+
+
+class Noted(msgspec.Struct):
+    """What a search notes of itself in `experiment.json`: why it ended, what is best, and whether it is better."""
+
+    reason: str = ""
+    winner: Winner = Winner()
+    confirmation: Confirmed | None = None
 
 
 @dataclass(frozen=True)
@@ -85,19 +109,19 @@ class Searched:
     @property
     def answer(self) -> list[str]:
         """The result in words: the best configuration, whether it is better, and why the search ended."""
-        why = self._facts.get("reason", "")
+        why = self.noted.reason
         ended = f"The search ended: {why}." if why else ""
         return list(filter(None, [self._best(), self._confirmed(), ended, self.counted]))
 
-    @property
-    def _facts(self) -> Mapping[str, Any]:
-        """What the search notes of itself."""
-        return self.facts.get("search") or {}
-
-    @property
-    def confirmation(self) -> Mapping[str, Any]:
-        """What measuring baseline and best again showed: `verdict`, `text`, `gain`, `low`, `high`; empty before."""
-        return self._facts.get("confirmation") or {}
+    @cached_property
+    def noted(self) -> "Noted":
+        """What the search noted of itself; without its winner where another trial is the best under another SLO."""
+        try:
+            noted = msgspec.convert(self.facts.get("search") or {}, Noted)
+        except msgspec.ValidationError:
+            return Noted()
+        is_best = self.best is not None and noted.winner.trial in (0, self.best["trial"])
+        return noted if is_best else Noted(reason=noted.reason)
 
     def _best(self) -> str:
         if self.best is None:
@@ -111,7 +135,8 @@ class Searched:
 
     def _gained(self, best: "pd.Series[Any]") -> str:
         """What the best is more than the baseline, never more surely than it was confirmed."""
-        verdict, gain = self.confirmation.get("verdict", ""), self.confirmation.get("gain")
+        found = self.noted.confirmation or Confirmed()
+        verdict, gain = found.verdict, found.gain
         if verdict in DOUBTS:
             return f", {DOUBTS[verdict]}"
         gain = self.gain(best) if gain is None else gain
@@ -120,7 +145,7 @@ class Searched:
 
     def _confirmed(self) -> str:
         """What confirms the gain, or says that nothing does yet."""
-        said = str(self.confirmation.get("text", ""))
+        said = self.noted.confirmation.text if self.noted.confirmation else ""
         if self.best is None or self.best["role"] == BASELINE:
             return ""
         if not said:
