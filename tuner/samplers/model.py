@@ -127,7 +127,9 @@ def encoded(dimension: Dimension, value: Scalar) -> Scalar:
 
 def decoded(dimension: Dimension, value: Scalar) -> Scalar:
     """The value that `encoded` made this of."""
-    return dimension.choices[int(value)] if dimension.choices and dimension.is_ordered else value
+    if not dimension.choices:
+        return dimension.nearest(float(value))
+    return dimension.choices[int(value)] if dimension.is_ordered else value
 
 
 def _suggested(asked: "optuna.Trial", dimension: Dimension) -> Scalar:

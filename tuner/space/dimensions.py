@@ -84,7 +84,7 @@ class Dimension:
         if self.choices:
             return list(self.choices)
         if self.size <= COUNTABLE:
-            return [self._kept(self.low + n * (self.step or 1)) for n in range(int(self.size))]
+            return [self.nearest(self.low + n * (self.step or 1)) for n in range(int(self.size))]
         return list(dict.fromkeys(self.at(n / (DIVISIONS - 1)) for n in range(DIVISIONS)))
 
     def at(self, share: float) -> Scalar:
@@ -92,8 +92,8 @@ class Dimension:
         if self.choices:
             return self.choices[min(int(share * len(self.choices)), len(self.choices) - 1)]
         if self.log:
-            return self._kept(self.low * (self.high / self.low) ** share)
-        return self._kept(self.low + (self.high - self.low) * share)
+            return self.nearest(self.low * (self.high / self.low) ** share)
+        return self.nearest(self.low + (self.high - self.low) * share)
 
     def place(self, value: Scalar) -> float:
         """How far through it an ordered dimension's value lies: what `at` makes it of, 0 to 1."""
@@ -109,20 +109,22 @@ class Dimension:
             return any(value == choice and type(value) is type(choice) for choice in self.choices)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return False
-        return self.low <= value <= self.high and math.isclose(float(self._kept(value)), value)
+        stepped = self.integer or self.step is not None
+        return self.low <= value <= self.high and (not stepped or math.isclose(self.nearest(value), value))
 
     def is_active(self, values: Mapping[str, Any]) -> bool:
         """Whether the parameter is there beside these others."""
         return all(values.get(other) in allowed for other, allowed in self.when.items())
 
-    def _kept(self, value: float) -> int | float:
-        """The value of the range that is nearest to `value`."""
+    def nearest(self, value: float) -> int | float:
+        """The value of the range that is nearest to `value`, with six digits at most."""
         step = self.step or (1 if self.integer else None)
         if step:
             steps = round((value - self.low) / step)
             value = self.low + min(steps, math.floor((self.high - self.low) / step + 1e-9)) * step
-        clipped = min(max(value, self.low), self.high)
-        return round(clipped) if self.integer else float(f"{clipped:.6g}")
+        shown = value if self.integer else float(f"{value:.6g}")
+        clipped = min(max(shown, self.low), self.high)
+        return round(clipped) if self.integer else clipped
 
 
 def _wrong(name: str, message: str) -> SpecError:

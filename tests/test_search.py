@@ -1,0 +1,251 @@
+"""Searches on real servers: faults cost their trial, the table says why, and a search that was killed goes on."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from processes import processes_of, wait_until
+
+from tuner.confirmation import conclude
+from tuner.early import cannot_win
+from tuner.errors import NothingSurvived, SpecError
+from tuner.experiment import Experiment
+from tuner.scores import load_trials
+from tuner.search import run_search
+from tuner.space import TuneSpec
+from tuner.spec import make_spec
+from tuner.sweep import Stop
+from tuner.tokenizer import tokenizer_folder
+
+FAULTY = Path(__file__).with_name("faulty_server.py")
+FINE, NEVER, OOM = "ready_after=0", "never_ready=1", "die_after_seconds=0.01"
+
+
+@pytest.fixture
+def asked(tiny_gguf):
+    """The plain spec of a search on the faulty server, whose parameters are `itl` (seconds a token) and `fate`."""
+    words = ["--port", "{port}", "itl={itl}", "{fate}", "last_words=torch.OutOfMemoryError: CUDA out of memory"]
+    return {
+        "engine": "command",
+        "command": [sys.executable, str(FAULTY), *words],
+        "parameters": {"itl": 0.02, "fate": FINE},
+        "space": {"itl": [0.02, 0.005, 0.1], "fate": [FINE, NEVER, OOM]},
+        "constraints": [f"fate == '{FINE}' or itl == 0.005"],
+        "model": "faulty",
+        "tokenizer": str(tokenizer_folder(tiny_gguf)),
+        "scenarios": ["D(20,8)"],
+        "levels": [1, 2, 3],
+        "max_seconds": 1,
+        "warmup_requests": 0,
+        "ready_timeout": 2,
+        "confirm": 0,
+        "trials": 9,
+    }
+
+
+def study_of(run):
+    return optuna.load_study(
+        study_name=run.name, storage=JournalStorage(JournalFileBackend(str(run / "optuna.journal")))
+    )
+
+
+@pytest.mark.real
+@pytest.mark.timeout(600)
+def test_faults_cost_their_trial_and_the_winner_is_confirmed(asked, tmp_path):
+    run = tmp_path / "run"
+    run_search(make_spec(asked | {"confirm": 2}, TuneSpec), Experiment.at(run))
+    trials = load_trials(run)
+    by_fate = {
+        (p["itl"], p["fate"]): row for row, p in enumerate(trials["parameters"][trials["role"] != "confirmation"])
+    }
+    states = {key: trials.loc[row, "state"] for key, row in by_fate.items()}
+    assert states == {
+        (0.02, FINE): "complete",
+        (0.005, FINE): "complete",
+        (0.1, FINE): "pruned",
+        (0.005, NEVER): "failed",
+        (0.005, OOM): "failed",
+    }
+    assert trials.loc[0, "role"] == "baseline" and trials.loc[0, "parameters"] == asked["parameters"]
+    assert trials.loc[by_fate[0.005, OOM], "kind"] == "out_of_memory"
+    assert "CUDA out of memory" in trials.loc[by_fate[0.005, OOM], "cause"]
+    assert trials.loc[by_fate[0.005, NEVER], "kind"] == "timeout"
+    assert "first 2 levels" in trials.loc[by_fate[0.1, FINE], "cause"]
+    assert list(trials.index[trials["is_best"]]) == [by_fate[0.005, FINE]]
+    assert list(trials.loc[trials["role"] == "confirmation", "of"]) == ["baseline", "winner"] * 2
+
+    found = Experiment(run).facts["search"]
+    assert found["state"] == "done" and found["reason"] == "every configuration of the space was tried"
+    assert found["confirmation"]["verdict"] == "gain" and found["confirmation"]["low"] > 0.3
+    assert "confirmed gain +" in found["confirmation"]["text"]
+    copied = yaml.safe_load((run / "winner.yaml").read_text())
+    assert make_spec(copied).parameters == {"itl": 0.005, "fate": FINE}
+    assert f"itl=0.005 {FINE}" in found["winner"]["command"]
+
+    study = study_of(run)
+    assert study.best_trial.params == {"itl": 0.005, "fate": FINE} and len(study.trials) == 5
+    told = {trial.user_attrs["trial"]: (trial.state.name, trial.user_attrs.get("kind")) for trial in study.trials}
+    assert told[int(trials.loc[by_fate[0.005, OOM], "trial"])] == ("FAIL", "out_of_memory")
+    assert told[int(trials.loc[by_fate[0.1, FINE], "trial"])] == ("PRUNED", None)
+
+
+RUNNER = """
+import json, pathlib, sys
+from tuner.experiment import Experiment
+from tuner.search import run_search
+from tuner.space import TuneSpec
+from tuner.spec import make_spec
+run_search(make_spec(json.loads(sys.argv[1]), TuneSpec), Experiment.at(pathlib.Path(sys.argv[2])))
+"""
+KILLS = int(os.environ.get("TUNER_TEST_KILLS", "2"))
+
+
+@pytest.mark.real
+@pytest.mark.timeout(600)
+def test_killed_at_random_instants_and_resumed_no_trial_is_lost_or_told_twice(asked, tmp_path):
+    run, dice, settled, killed = tmp_path / "run", random.Random(5), {}, 0
+    space = {"itl": [0.02, 0.01, 0.005], "fate": [FINE, OOM]}
+    values = asked | {"levels": [1], "constraints": [], "space": space, "sampler": "climb", "early_stop": False}
+    command = [sys.executable, "-c", RUNNER, json.dumps(values), str(run)]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    for kill in range(KILLS):
+        with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+            wait_until(partial(has_ended, process, run, kill), 120)
+            try:
+                process.wait(dice.uniform(0, 3))
+            except subprocess.TimeoutExpired:
+                os.kill(process.pid, signal.SIGKILL)
+                killed += 1
+        wait_until(lambda: not processes_of(tmp_path), 20)
+        settled = unchanged(run, settled)
+    assert killed
+    subprocess.run(command, env=environment, check=True, timeout=200)
+    unchanged(run, settled)
+    trials = load_trials(run)
+    assert sorted(trials["state"]) == ["complete"] * 3 + ["failed"] * 3
+    assert [trial.user_attrs["trial"] for trial in study_of(run).trials] == trials["trial"].to_list()
+    assert len({str(parameters) for parameters in trials["parameters"]}) == 6
+
+
+def has_ended(process, run, batches):
+    """Whether the search, or more than so many batches of it, have ended."""
+    return process.poll() is not None or len(list(run.glob("trials/*/batches/*/concurrency-1/batch.json"))) > batches
+
+
+def unchanged(run, settled):
+    """The notes of trials that had ended and the batches they have: none of them was measured again."""
+    for path in run.glob("trials/*/search.json"):
+        note = json.loads(path.read_text())
+        batches = {str(file): file.read_text() for file in path.parent.glob("batches/*/concurrency-1/batch.json")}
+        if note["state"] in ("ended", "failed"):
+            assert settled.setdefault(path.parent.name, (note, batches)) == (note, batches)
+    return settled
+
+
+@pytest.mark.real
+@pytest.mark.timeout(600)
+def test_stopped_and_resumed_it_goes_on(asked, tmp_path):
+    run, stop = tmp_path / "run", Stop()
+    values = asked | {"space": {"itl": [0.02, 0.005]}, "constraints": [], "levels": [1, 2]}
+    spec = make_spec(values, TuneSpec)
+    work = threading.Thread(target=lambda: run_search(spec, Experiment.at(run), stop))
+    work.start()
+    wait_until(lambda: list(run.glob("trials/0001/batches/*/concurrency-1/batch.json")), 60)
+    stop.after_level.set()
+    work.join(60)
+    assert Experiment(run).facts["state"] == "interrupted"
+    assert list(load_trials(run)["state"]) == ["waiting"]
+    with pytest.raises(SpecError, match="was made with objective"):
+        run_search(make_spec(values | {"objective": "min_ttft", "objective_level": 1}, TuneSpec), Experiment(run))
+    run_search(make_spec(values | {"trials": 2}, TuneSpec), Experiment(run))
+    assert list(load_trials(run)["state"]) == ["complete"] * 2
+    assert Experiment(run).facts["search"]["reason"] == "all 2 trials were made"
+
+
+@pytest.mark.real
+@pytest.mark.timeout(600)
+def test_where_everything_fails_the_search_gives_up(asked, tmp_path):
+    values = asked | {"parameters": {"itl": 0.02, "fate": OOM}, "space": {"itl": {"low": 0.01, "high": 0.02}}}
+    with pytest.raises(NothingSurvived, match="CUDA out of memory"):
+        run_search(make_spec(values | {"constraints": [], "trials": 30}, TuneSpec), Experiment.at(tmp_path / "run"))
+    trials = load_trials(tmp_path / "run")
+    assert list(trials["state"]) == ["failed"] * 5 and not trials["is_best"].any()
+    assert Experiment(tmp_path / "run").facts["search"]["reason"] == "the first 5 trials all failed"
+
+
+def levels(*throughputs, verdicts=None, all_levels=(1, 2, 4)):
+    rows = []
+    for place, level in enumerate(all_levels):
+        known = place < len(throughputs)
+        rows.append(
+            {
+                "scenario": "D(1,1)",
+                "concurrency": level,
+                "outcome": "completed" if known else "missing",
+                "verdict": (verdicts or ["pass"] * 9)[place] if known else "unknown",
+                "output_throughput": throughputs[place] if known else float("nan"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("own", "hopeless"),
+    [
+        (levels(), False),
+        (levels(70), False),  # one level may be an accident
+        (levels(20), True),  # four times this is less than the best has
+        (levels(70, 140), True),
+        (levels(70, 190), False),
+        (levels(85, 170), False),  # within the margin
+        (levels(130, 300, verdicts=["fail", "fail"]), True),
+        (levels(130, 300, verdicts=["unknown", "unknown"]), False),
+    ],
+)
+def test_a_trial_ends_early_only_where_it_cannot_win(own, hopeless):
+    spec = TuneSpec(engine="llamacpp", levels=[1, 2, 4], scenarios=["D(1,1)"])
+    assert bool(cannot_win(own, levels(100, 200, 400), spec)) == hopeless
+
+
+def test_per_gpu_more_is_asked_of_more_gpus():
+    spec = TuneSpec(engine="llamacpp", levels=[1, 2, 4], scenarios=["D(1,1)"])
+    assert cannot_win(levels(130, 260), levels(100, 200, 400), spec, factor=2.0)
+    assert not cannot_win(levels(130, 260), levels(100, 200, 400), spec)
+
+
+@pytest.mark.parametrize(
+    ("objective", "baseline", "winner", "verdict", "words"),
+    [
+        ("max_throughput", [100, 102, 98], [120, 122, 119], "gain", r"confirmed gain \+20\.3% \(\+1"),
+        ("max_throughput", [100, 110, 90], [101, 111, 93], "noise", "within the noise: "),
+        ("max_throughput", [120, 122, 119], [100, 102, 98], "loss", "the defaults are better"),
+        ("min_ttft", [1.2, 1.22, 1.19], [1.0, 1.02, 0.98], "gain", "confirmed gain"),
+        ("max_throughput", [float("nan")] * 2, [100, 102], "only_winner", "the defaults in 0 of 2"),
+        ("max_throughput", [100, 101], [float("nan"), 130], "neither", "not confirmed"),
+        ("max_throughput", [100], [130], "unknown", "at least 2 times"),
+    ],
+)
+def test_what_a_confirmation_says(objective, baseline, winner, verdict, words):
+    found = conclude(objective, baseline, winner, [4], [7, 8])
+    assert found.verdict == verdict
+    assert re.search(words, found.text), found.text
+
+
+def test_a_gain_that_is_not_there_is_seldom_confirmed():
+    dice = random.Random(3)
+    draw = lambda: [100 * 2.718 ** dice.gauss(0, 0.03) for _ in range(3)]  # noqa: E731
+    verdicts = [conclude("max_throughput", draw(), draw(), [1], []).verdict for _ in range(400)]
+    assert verdicts.count("gain") <= 0.045 * 400  # 2.5 % of either side
