@@ -119,6 +119,39 @@ def test_the_answer_names_best_gain_and_states():
     assert first.startswith("Nothing that was tried is better than the baseline: 5.0")
 
 
+@pytest.mark.parametrize(
+    ("confirmation", "first", "second"),
+    [
+        (None, "+82.4 % against the baseline (not confirmed yet)", "The gain is not confirmed: "),
+        (
+            {"verdict": "gain", "gain": 0.123, "text": "confirmed gain +12.3%"},
+            "+12.3 % against the baseline (confirmed)",
+            "Confirmed gain +12.3%.",
+        ),
+        (
+            {"verdict": "noise", "gain": 0.01, "text": "within …"},
+            ", within the noise of the baseline",
+            "Within ….",
+        ),
+        (
+            {"verdict": "loss", "gain": -0.1, "text": "the defaults …"},
+            ", but the baseline was better",
+            "The defaults ….",
+        ),
+        ({"verdict": "neither", "gain": None, "text": "not …"}, ", but it did not meet the SLO", "Not …."),
+        ({"verdict": "gain", "gain": "<b>", "text": 3}, "(not confirmed yet)", "The gain is not confirmed: "),
+    ],
+)
+def test_the_answer_claims_no_more_than_was_confirmed(confirmation, first, second):
+    found = searches.frame([searches.trial(1, value=400.0), searches.trial(2, value=729.6, parameters={"a": 1})])
+    facts = {"search": {"reason": "all 2 trials were made", "confirmation": confirmation, "winner": {"trial": 2}}}
+    answer = Searched(found, facts=facts).answer
+    assert first in answer[0] and answer[1].startswith(second)
+    assert (confirmation and confirmation["text"] == 3) or "The search ended: all 2 trials were made." in answer
+    facts["search"]["winner"]["trial"] = 7  # under another SLO another one is best: what was confirmed is not it
+    assert "(not confirmed yet)" in Searched(found, facts=facts).answer[0]
+
+
 def test_a_report_of_a_search_carries_its_trials(tmp_path):
     there = read_results(searches.run(tmp_path / "run"))
     report = write_report(tmp_path / "run", tmp_path / "r.html")

@@ -30,7 +30,7 @@ DOUBTS = {
 _CAUSE = 120  # characters in a table
 
 
-class Confirmed(msgspec.Struct):
+class Confirmed(msgspec.Struct, frozen=True):
     """What measuring baseline and winner again showed: the verdict, the same in words, the relative gain."""
 
     verdict: str = ""
@@ -38,14 +38,14 @@ class Confirmed(msgspec.Struct):
     gain: float | None = None
 
 
-class Winner(msgspec.Struct):
+class Winner(msgspec.Struct, frozen=True):
     """The best trial, and the command that its server was started with."""
 
     trial: int = 0
     command: str = ""
 
 
-class Noted(msgspec.Struct):
+class Noted(msgspec.Struct, frozen=True):
     """What a search notes of itself in `experiment.json`: why it ended, what is best, and whether it is better."""
 
     reason: str = ""
