@@ -10,7 +10,19 @@ import pandas as pd
 
 from tuner.goals import THROUGHPUT, Goal
 from tuner.scores.record import COMPLETE, FAILED, INFEASIBLE, PRUNED, RUNNING, WAITING
-from tuner.tried import BASELINE, asked_for, first, gains, name_of, percent, plural, short, told, value_text, varied
+from tuner.tried import (
+    BASELINE,
+    asked_for,
+    first,
+    gains,
+    name_of,
+    percent,
+    plural,
+    short,
+    told,
+    value_text,
+    varied,
+)
 
 #: how a state is said of several trials, in the order in which they are counted
 STATES = {
@@ -182,7 +194,8 @@ class Searched:
 
     @staticmethod
     def _cells(rows: pd.DataFrame, name: str) -> list[str]:
-        unset = ["default" if role == BASELINE else "–" for role in rows["role"]]
+        as_before = rows["role"].eq(BASELINE) | rows["of"].eq(BASELINE)
+        unset = ["default" if before else "–" for before in as_before]
         given = zip(rows["parameters"], unset, strict=True)
         return [value_text(one[name]) if name in one else otherwise for one, otherwise in given]
 

@@ -21,15 +21,18 @@ def asked_for(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def gains(trials: pd.DataFrame) -> "pd.Series[float]":
-    """What each trial's value is more than the baseline's, relative to it; NaN where one of them has none."""
+    """What each trial's value is more than the baseline's, relative to it; NaN where one of them has none.
+
+    Runs that confirm have none either: they are compared with each other, since time has passed.
+    """
     before = first(trials[trials["role"] == BASELINE])
     of = float("nan") if before is None or not before["value"] else float(before["value"])
-    return trials["value"].astype("float64") / of - 1
+    return trials["value"].astype("float64").where(trials["role"] != CONFIRMATION) / of - 1
 
 
 def name_of(row: "Mapping[Any, Any] | pd.Series[Any]") -> str:
     """What a trial is called; its number is that of its folder, and of the batches' column `trial`."""
-    again = f"trial {row['trial']} (again: {row['of'] or '?'})"
+    again = f"{row['of'] or 'trial'} again ({row['trial']})"
     return {BASELINE: "baseline", CONFIRMATION: again}.get(row["role"], f"trial {row['trial']}")
 
 

@@ -26,7 +26,8 @@ class TunePanel(RunPanel):
     kind = SEARCH
     fields = (
         *("engine", "model", "parameters", "gpus", "tokenizer", "space", "constraints", "objective", "objective_level"),
-        *("sampler", "trials", "patience", "max_minutes", "levels", "scenarios", "max_seconds", "slo", "name"),
+        *("sampler", "trials", "patience", "max_minutes", "confirm"),
+        *("levels", "scenarios", "max_seconds", "slo", "name"),
     )
 
     def __init__(self, parameters: dict[str, Any]) -> None:
