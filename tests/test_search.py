@@ -11,6 +11,7 @@ import threading
 from functools import partial
 from pathlib import Path
 
+import made
 import optuna
 import pandas as pd
 import pytest
@@ -22,9 +23,11 @@ from processes import processes_of, wait_until
 from tuner.confirmation import conclude
 from tuner.early import cannot_win
 from tuner.errors import NothingSurvived, SpecError
-from tuner.experiment import Experiment
-from tuner.scores import load_trials
+from tuner.experiment import Experiment, TrialFacts
+from tuner.scores import TrialRecord, load_trials
 from tuner.search import run_search
+from tuner.search.known import Trials
+from tuner.search.limits import Limits
 from tuner.space import TuneSpec
 from tuner.spec import make_spec
 from tuner.sweep import Stop
@@ -83,7 +86,7 @@ def test_faults_cost_their_trial_and_the_winner_is_confirmed(asked, tmp_path):
     assert trials.loc[by_fate[0.005, OOM], "kind"] == "out_of_memory"
     assert "CUDA out of memory" in trials.loc[by_fate[0.005, OOM], "cause"]
     assert trials.loc[by_fate[0.005, NEVER], "kind"] == "timeout"
-    assert "first 2 levels" in trials.loc[by_fate[0.1, FINE], "cause"]
+    assert "best trial" in trials.loc[by_fate[0.1, FINE], "cause"]
     assert list(trials.index[trials["is_best"]]) == [by_fate[0.005, FINE]]
     assert list(trials.loc[trials["role"] == "confirmation", "of"]) == ["baseline", "winner"] * 2
 
@@ -104,8 +107,10 @@ def test_faults_cost_their_trial_and_the_winner_is_confirmed(asked, tmp_path):
 
 RUNNER = """
 import json, pathlib, sys
-from tuner.experiment import Experiment
+from tuner.experiment import Experiment, TrialFacts
 from tuner.search import run_search
+from tuner.search.known import Trials
+from tuner.search.limits import Limits
 from tuner.space import TuneSpec
 from tuner.spec import make_spec
 run_search(make_spec(json.loads(sys.argv[1]), TuneSpec), Experiment.at(pathlib.Path(sys.argv[2])))
@@ -207,23 +212,23 @@ def levels(*throughputs, verdicts=None, all_levels=(1, 2, 4)):
     [
         (levels(), False),
         (levels(70), False),  # one level may be an accident
-        (levels(20), True),  # four times this is less than the best has
-        (levels(70, 140), True),
-        (levels(70, 190), False),
-        (levels(85, 170), False),  # within the margin
+        (levels(20), True),  # at four times the level at most 80
+        (levels(70, 120), True),
+        (levels(70, 150), False),
+        (levels(85, 140), False),  # within the margin
         (levels(130, 300, verdicts=["fail", "fail"]), True),
         (levels(130, 300, verdicts=["unknown", "unknown"]), False),
     ],
 )
 def test_a_trial_ends_early_only_where_it_cannot_win(own, hopeless):
     spec = TuneSpec(engine="llamacpp", levels=[1, 2, 4], scenarios=["D(1,1)"])
-    assert bool(cannot_win(own, levels(100, 200, 400), spec)) == hopeless
+    assert bool(cannot_win(own, levels(100, 160, 200), spec)) == hopeless
 
 
 def test_per_gpu_more_is_asked_of_more_gpus():
     spec = TuneSpec(engine="llamacpp", levels=[1, 2, 4], scenarios=["D(1,1)"])
-    assert cannot_win(levels(130, 260), levels(100, 200, 400), spec, factor=2.0)
-    assert not cannot_win(levels(130, 260), levels(100, 200, 400), spec)
+    assert cannot_win(levels(130, 240), levels(100, 160, 200), spec, factor=2.0)
+    assert not cannot_win(levels(130, 240), levels(100, 160, 200), spec)
 
 
 @pytest.mark.parametrize(
@@ -249,3 +254,53 @@ def test_a_gain_that_is_not_there_is_seldom_confirmed():
     draw = lambda: [100 * 2.718 ** dice.gauss(0, 0.03) for _ in range(3)]  # noqa: E731
     verdicts = [conclude("max_throughput", draw(), draw(), [1], []).verdict for _ in range(400)]
     assert verdicts.count("gain") <= 0.045 * 400  # 2.5 % of either side
+
+
+@pytest.fixture
+def limits(tmp_path):
+    """Makes the limits of a search whose trials took 60 s on two GPUs each; by the throughput of each, None failed."""
+
+    def make(*throughputs, spent=0.0, **values):
+        experiment = Experiment.at(tmp_path / str(len(list(tmp_path.iterdir()))))
+        for number, throughput in enumerate(throughputs, 1):
+            trial = experiment.trial(number)
+            state = "failed" if throughput is None else "ended"
+            record = TrialRecord(role="candidate", parameters={"n": number}, state=state, seconds=60, gpus=2)
+            record.write(trial.folder)
+            if throughput:
+                trial.write(TrialFacts(trial=number, engine="", model="", scenarios=["D(100,100)"], levels=[1]))
+                made.add_level(trial, 1, made.result([made.request(ttft=1 / throughput, tpot=1 / throughput)] * 99))
+        spec = TuneSpec(engine="llamacpp", **values)
+        return Limits(spec, Trials(experiment, spec), spent)
+
+    return make
+
+
+def test_a_search_ends_where_its_limits_are(limits):
+    assert limits(10, 20, 15, trials=3).reached() == "all 3 trials were made"
+    assert limits(10, 20, 15, patience=2).reached() == ""
+    assert limits(10, 20, 15, 19, patience=2).reached() == "2 trials gained nothing"
+    assert limits(10, None, None, patience=3).reached() == ""
+    assert limits(10, 20, spent=500, max_minutes=9, confirm=0).reached() == ""
+    assert limits(10, 20, spent=541, max_minutes=9, confirm=0).reached() == "9.0 minutes are over"
+    assert limits(10, 20, spent=500, max_minutes=9, confirm=1).reached() == "9.0 minutes are over"  # it takes 2 minutes
+    assert not limits(10, 20, spent=500, max_minutes=9, confirm=1).is_over(confirming=True)
+
+
+def test_a_search_never_costs_more_than_it_may(limits):
+    hour = {"price_per_gpu_hour": 30.0}  # a trial costs 1.0
+    assert limits(10, 20, **hour).cost == pytest.approx(2.0)
+    assert limits(10, 20, confirm=0, max_cost=3.1, **hour).reached() == ""
+    assert limits(10, 20, confirm=0, max_cost=2.9, **hour).reached() == "more would cost over 2.9"
+    assert limits(10, 20, confirm=2, max_cost=6.9, **hour).reached() == "more would cost over 6.9"
+
+
+def test_a_trial_takes_as_many_gpus_as_its_sizes_come_to(tmp_path):
+    space = {"tensor_parallel_size": [1, 2, 4]}
+    spec = TuneSpec(engine="vllm", model="m", gpus=4, space=space, constraints=["tensor_parallel_size <= gpus"])
+    trials = Trials(Experiment.at(tmp_path / "run"), spec)
+    assert [trials.spec_of({"tensor_parallel_size": size}).gpus for size in (1, 2, 4)] == [1, 2, 4]
+    assert trials.spec_of({"max_num_seqs": 8}).gpus == 4
+    some = Trials(trials.experiment, spec.model_copy(update={"gpus": ["GPU-a", "GPU-b"]}))
+    assert some.spec_of({"tensor_parallel_size": 1}).gpus == ["GPU-a"]
+    assert trials.add(TrialRecord(role="candidate", parameters={"tensor_parallel_size": 2})).record.gpus == 2

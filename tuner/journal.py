@@ -55,12 +55,12 @@ class Journal:
         values = self._values(state, score)
         states = {COMPLETE: TrialState.COMPLETE, INFEASIBLE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}
         ended = states.get(state, TrialState.FAIL) if values or state != INFEASIBLE else TrialState.FAIL
-        searched = [d for d in self._space.dimensions if d.contains(record.parameters.get(d.name))]
+        point = self._space.point_of(record.parameters)
         trial = create_trial(
             state=ended,
             values=values if ended is TrialState.COMPLETE else None,
-            params={d.name: record.parameters[d.name] for d in searched},
-            distributions={d.name: distribution(d) for d in searched},
+            params=point,
+            distributions={d.name: distribution(d) for d in self._space.dimensions if d.name in point},
             user_attrs=self._told(number, record, score, state),
             constraints=None if state in (FAILED, PRUNED) else {"slo": _violation(score)},
         )

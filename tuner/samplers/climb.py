@@ -19,7 +19,7 @@ from tuner.space.search_space import Point
 #: Trials without gain after which every second one is TPE's; found with `benchmarks/search_efficiency.py`.
 STALLED = 4
 #: What a step is thought to gain that nobody has tried, and the chance that decides between equals.
-UNTRIED, CHANCE = 0.02, 0.02
+UNTRIED, CHANCE = 0.1, 0.02
 #: The share of a range that one step takes.
 STEP = 0.15
 #: How much worse than the worst that counts a trial is that does not, and by how much more for each unit that it

@@ -33,6 +33,8 @@ __all__ = ["run_search"]
 _log = logging.getLogger(__name__)
 
 WINNER_FILE = "winner.yaml"
+#: Failures that say nothing about a configuration.
+NOT_ITS_DOING = ("port_in_use", "gpu_unavailable", "unreachable", "unauthorized", "model_not_found")
 _TICK = 1.0  # seconds between two looks at limits while trials run
 Running = dict["Future[None]", tuple[Known, TrialWish]]
 
@@ -134,10 +136,9 @@ class _Search:
     def _seen(self) -> Iterator[Seen]:
         """The trials as a sampler sees them."""
         for known in self.trials.searched:
-            baseline = self.space.baseline() if known.record.role == "baseline" else None
-            point = baseline or self.space.active(self.space.known_of(known.record.parameters))
-            if not known.is_settled or known.score is None:
-                yield Seen(point, "running")
+            point = self.space.point_of(known.record.parameters)
+            if not known.is_settled or known.score is None or known.record.kind in NOT_ITS_DOING:
+                yield Seen(point, "running")  # nobody knows
             else:  # one that was ended early has what its first levels are worth, which is less than the best
                 values = known.score.values if known.counts or known.state == PRUNED else ()
                 valued = () if any(map(math.isnan, values)) else values
@@ -154,9 +155,8 @@ class _Search:
         best = self.trials.best if early else None
         factor = max(known.record.gpus, 1) / max(best.record.gpus, 1) if best else 1.0
         judged = best.judged if best else known.judged
-        return TrialWish(
-            self.wish.stop, self.experiment, known.trial, self.spec, judged, factor, self.limits.deadline()
-        )
+        deadline = self.limits.deadline(confirming=not early)
+        return TrialWish(self.wish.stop, self.experiment, known.trial, self.spec, judged, factor, deadline)
 
     def _settle(self, future: "Future[None]", known: Known, wish: TrialWish) -> None:
         self.trials.settle(known, future.exception(), wish)
@@ -208,7 +208,7 @@ class _Search:
         ]
         if turn < len(before) and before[turn].is_settled:
             return before[turn]
-        if self.wish or self.limits.is_over:
+        if self.wish or self.limits.is_over(confirming=True):
             return None
         record = TrialRecord(role="confirmation", of=of, parameters=known.record.parameters)
         again = before[turn] if turn < len(before) else self.trials.add(record)

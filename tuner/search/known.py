@@ -10,7 +10,7 @@ import pandas as pd
 from tuner.books import Stopped
 from tuner.early import TrialWish
 from tuner.engines import registry
-from tuner.errors import RequestError, ServerFailed
+from tuner.errors import ServerFailed, SpecError
 from tuner.experiment import Experiment, Trial
 from tuner.scores import Score, Scoring, TrialRecord
 from tuner.scores.record import (
@@ -124,7 +124,8 @@ class Trials:
         """Note that a trial runs, for the first time or again."""
         known.began = time.monotonic()
         started = known.record.started_at or to_text(now())
-        self._note(known, state=RUNNING, cause="", started_at=started)
+        gpus = _gpus_asked(self.spec_of(known.record.parameters))
+        self._note(known, state=RUNNING, cause="", started_at=started, gpus=gpus)
 
     def settle(self, known: Known, error: BaseException | None, wish: TrialWish | None = None) -> None:
         """Note how a trial ended.
@@ -161,7 +162,7 @@ class Trials:
                 return WAITING, "", "the time was over" if wish is not None and wish.is_over else "stopped"
             case ServerFailed():
                 return FAILED, error.kind, f"{error.kind.replace('_', ' ')}: {error}"
-            case RequestError():
+            case SpecError():
                 return FAILED, "refused", f"refused: {error}"
         raise error
 
@@ -182,3 +183,10 @@ class Trials:
         needed = engine.gpus(made)
         some = made.gpus[:needed] if isinstance(made.gpus, list) else min(made.gpus, needed)
         return made.model_copy(update={"gpus": some})
+
+
+def _gpus_asked(spec: TuneSpec) -> int:
+    """How many GPUs a trial will take, before its server's record says so."""
+    if spec.gpus is None:
+        return registry.find(spec.engine).gpus(spec)
+    return len(spec.gpus) if isinstance(spec.gpus, list) else spec.gpus

@@ -1,6 +1,7 @@
 """When a search ends: enough trials, no more gain, no more time, no more money, or somebody's wish."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -37,16 +38,34 @@ class Limits:
     @property
     def cost(self) -> float | None:
         """Money spent on GPUs by the trials that have ended; None where nobody said what one costs."""
-        price = self.spec.price_per_gpu_hour
-        if price is None:
+        if self.spec.price_per_gpu_hour is None:
             return None
-        return sum(known.record.seconds * known.record.gpus for known in self.trials.all) * price / 3600
+        return sum(known.record.seconds * known.record.gpus for known in self.trials.all) * self._price
 
-    def deadline(self) -> datetime | None:
+    def deadline(self, *, confirming: bool = False) -> datetime | None:
         """When whatever runs must end after its level; None where it need not."""
         if self.spec.max_minutes is None:
             return None
-        return now() + timedelta(seconds=self.spec.max_minutes * 60 - self.seconds)
+        return now() + timedelta(seconds=self._most_seconds(confirming=confirming) - self.seconds)
+
+    def is_over(self, *, confirming: bool = False) -> bool:
+        """Whether the time is over: all of it, or what is left for the search beside the confirmation."""
+        return self.spec.max_minutes is not None and self.seconds >= self._most_seconds(confirming=confirming)
+
+    def _most_seconds(self, *, confirming: bool) -> float:
+        """The time there is; while it searches without what the confirmation will take, at most half of it."""
+        whole = (self.spec.max_minutes or 0.0) * 60
+        return (
+            whole if confirming else whole - min(self._again(known.record.seconds for known in self._ended), whole / 2)
+        )
+
+    def _again(self, each: Iterable[float]) -> float:
+        """What the confirmation will take, by what trials took: two for each turn, as short as the shortest."""
+        return 2 * self.spec.confirm * min((one for one in each if one), default=0.0)
+
+    @property
+    def _ended(self) -> list[Known]:
+        return [known for known in self.trials.searched if known.is_settled and known.state != FAILED]
 
     def reached(self) -> str:
         """Why no further trial is to be begun; empty where one is."""
@@ -55,7 +74,7 @@ class Limits:
             (len(searched) >= self.spec.trials, f"all {self.spec.trials} trials were made"),
             (self._is_hopeless(), f"the first {HOPELESS} trials all failed"),
             (self._gained_nothing(), f"{self.spec.patience} trials gained nothing"),
-            (self.is_over, f"{self.spec.max_minutes} minutes are over"),
+            (self.is_over(), f"{self.spec.max_minutes} minutes are over"),
             (self._is_out_of_money(), f"more would cost over {self.spec.max_cost}"),
         )
         return next((reason for reached, reason in reasons if reached), "")
@@ -79,17 +98,15 @@ class Limits:
         own, gains = self.trials.gains(known), self.trials.gains
         return not any(all(a >= b for a, b in zip(gains(one), own, strict=True)) for one in before if one.counts)
 
-    @property
-    def is_over(self) -> bool:
-        """Whether the time is over."""
-        return self.spec.max_minutes is not None and self.seconds >= self.spec.max_minutes * 60
-
     def _is_out_of_money(self) -> bool:
         """Whether one more trial, as dear as the dearest so far, and the confirmation would cost too much."""
         if self.spec.max_cost is None or self.cost is None:
             return False
-        price = (self.spec.price_per_gpu_hour or 0.0) / 3600
-        each = [known.record.seconds * known.record.gpus * price for known in self.trials.searched if known.is_settled]
+        each = [known.record.seconds * known.record.gpus * self._price for known in self._ended]
         running = max(each, default=0.0) * sum(not known.is_settled for known in self.trials.searched)
-        reserve = 2 * self.spec.confirm * min((cost for cost in each if cost), default=0.0)
-        return self.cost + running + max(each, default=0.0) + reserve > self.spec.max_cost
+        return self.cost + running + max(each, default=0.0) + self._again(each) > self.spec.max_cost
+
+    @property
+    def _price(self) -> float:
+        """What one GPU costs a second."""
+        return (self.spec.price_per_gpu_hour or 0.0) / 3600

@@ -103,9 +103,12 @@ class SearchSpace:
         """What an engine is asked for at a point: its values over the fixed ones."""
         return {**self.fixed, **point}
 
-    def known_of(self, parameters: Mapping[str, Any]) -> Point:
-        """Those of an engine's parameters that are searched, where they lie in the space."""
-        return {d.name: parameters[d.name] for d in self.dimensions if d.contains(parameters.get(d.name))}
+    def point_of(self, parameters: Mapping[str, Any]) -> Point:
+        """The point of an engine's parameters; what lies outside of the space is left out."""
+        if parameters == self.fixed and (baseline := self.baseline()):
+            return baseline
+        inside = {d.name: parameters[d.name] for d in self.dimensions if d.contains(parameters.get(d.name))}
+        return self.active(inside)
 
     def baseline(self) -> Point | None:
         """The point of the defaults; None where they lie outside of the space, or nobody knows them."""
