@@ -14,11 +14,12 @@ FLOORS = """
     errors timestamps documents files versions experiment secrecy
     results measure audit index foreign cache rows carried endings tools plain trials batches requests
     attainment spreads resampling intervals constraints evidence slo summary answer tiered costs comparison changes
-    scores figures progress weights tokenizer claims gpus engines probe supervisor supervised server_record
-    attached_server server telemetry stub bench calibration
-    spec space prepare books levels limit plan sweep samplers cluster executors early journal confirmation search
-    background searched findings sides differences compared junit page comparison_page report headless panel notebook
-    doctor tables terminal serve flags cli __main__
+    scores goals tried searched importances figures progress
+    weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
+    telemetry stub bench calibration
+    spec space asked prepare books levels limit plan sweep samplers cluster executors early journal confirmation search
+    kinds background findings sides differences compared junit page comparison_page report headless panel notebook
+    doctor tables live terminal serve flags cli __main__
 """
 ORDER = FLOORS.split()
 

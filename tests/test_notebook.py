@@ -78,6 +78,48 @@ def test_a_person_runs_sweeps(tiny_gguf, tmp_path):
 @needs_chromium
 @pytest.mark.browser
 @pytest.mark.real
+@pytest.mark.timeout(400)
+def test_a_person_searches(tiny_gguf, tmp_path):
+    from playwright.sync_api import expect
+
+    with running_lab(tmp_path, free_port()) as address, opened_notebook(address, "tune") as page:
+        run, stop = page.get_by_role("button", name="Run search"), page.get_by_role("button", name="Stop")
+        expect(run).to_be_enabled()
+        fill(page, space="n_paralel: [1, 2]")
+        expect(page.get_by_text("'n_paralel'; did you mean n_parallel?")).to_be_visible()
+        run.click()
+        expect(page.get_by_text("mend the field that is marked")).to_be_visible()
+
+        fill(page, model=tiny_gguf, space="n_parallel: [1, 2]\nn_batch: [64, 128]", constraints="n_batch >= 64")
+        fill(page, trials=2, confirm=0, levels=2, scenarios="D(20,8)", max_seconds=2)
+        fill(page, slo="{ttft: {p50: {threshold: 9}}}")
+        expect(page.get_by_text("tuner tune --model")).to_be_visible()
+        run.click()
+        expect(run).to_be_disabled()
+        expect(page.locator("table td").get_by_text("baseline", exact=True)).to_be_visible(timeout=120_000)
+        page.get_by_text("done: 2 trials").wait_for(timeout=120_000)
+        assert page.locator(".js-plotly-plot").count() == 2
+        expect(page.get_by_text("The best configuration so far")).to_be_visible()
+        assert page.locator("table tbody tr").count() == 2
+        expect(page.get_by_text("tuner sweep --model")).to_be_visible()
+
+        fill(page, max_seconds=60, trials=9)
+        run.click()
+        expect(page.get_by_text("trial 1 of 9: D(20,8) at concurrency 2")).to_be_visible(timeout=120_000)
+        page.reload()  # as if the tab had been closed
+        run_all_cells(page)
+        expect(page.get_by_text("trial 1 of 9: D(20,8) at concurrency 2")).to_be_visible(timeout=120_000)
+        expect(run).to_be_disabled()
+        stop.click()
+        stop.click()
+        expect(page.get_by_text("interrupted: ")).to_be_visible(timeout=30_000)
+    assert len(list(tmp_path.glob("runs/*-tune-*/experiment.json"))) == 2
+    wait_until(lambda: not processes_of(tmp_path), 20)
+
+
+@needs_chromium
+@pytest.mark.browser
+@pytest.mark.real
 def test_a_person_launches_a_server_and_hands_it_over(tiny_gguf, tmp_path):
     from playwright.sync_api import expect
 
@@ -130,6 +172,20 @@ def test_a_wrong_parameter_is_one_clear_line(values, said):
         notebook.sweep(values)
     assert "\n" not in str(refused.value)
     assert refused.value._render_traceback_() == [f"SpecError: {refused.value}"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"spaec": {}}, "unknown parameter 'spaec'; did you mean space"),
+        ({"space": {"n_paralel": [1, 2]}, "run_now": True}, "did you mean n_parallel"),
+        ({"constraints": ["n_batch <"], "run_now": True}, "constraint 'n_batch <'"),
+    ],
+)
+def test_a_wrong_parameter_of_a_search_is_one_clear_line(values, said):
+    with pytest.raises(SpecError, match=said) as refused:
+        notebook.tune(values)
+    assert "\n" not in str(refused.value)
 
 
 def test_plain_papermill_ends_with_1_for_a_wrong_parameter(tmp_path):

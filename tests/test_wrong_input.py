@@ -5,6 +5,10 @@ import sys
 import pytest
 
 from tuner import cli
+from tuner.experiment import Experiment
+from tuner.prepare import prepare
+from tuner.space import TuneSpec
+from tuner.spec import make_spec
 
 WRONG = {
     "unknown engine": (["--engine", "vlm"], ["'vlm'", "did you mean vllm"]),
@@ -26,6 +30,25 @@ WRONG = {
 }
 
 
+WRONG_SEARCH = {
+    "misspelt parameter of the space": (["--space", "n_paralel: [1, 2]"], ["'n_paralel'", "did you mean n_parallel"]),
+    "value the engine refuses": (["--space", "n_parallel: [0, 1]"], ["n_parallel", "at least 1"]),
+    "range that is none": (["--space", "n_parallel: {low: 8, high: 1}"], ["n_parallel", "low"]),
+    "preset that is none": (["--space", "fast"], ["'fast'", "default"]),
+    "constraint that is none": (["--constraints", "n_batch <"], ["constraint", "n_batch <"]),
+    "constraint on what nobody knows": (["--constraints", "n_bach <= 8"], ["n_bach", "did you mean n_batch"]),
+    "constraints that leave nothing": (["--constraints", "n_batch > 10 and n_batch < 5"], ["n_batch > 10"]),
+    "objective that is none": (["--objective", "max_latency"], ["objective", "max_throughput"]),
+    "objective without its level": (["--objective", "min_ttft"], ["objective_level", "min_ttft"]),
+    "sampler that is none": (["--sampler", "magic"], ["sampler", "tpe"]),
+    "no trial": (["--trials", "0"], ["trials", "greater than 0"]),
+    "negative time": (["--max-minutes", "-1"], ["max_minutes", "greater than 0"]),
+    "misspelt baseline": (["--parameters", "n_paralel: 4"], ["'n_paralel'", "did you mean n_parallel"]),
+    "level 0": (["--levels", "1,0"], ["levels", "greater than 0"]),
+    "run that is none": (["--resume", "none"], ["none", "no run directory"]),
+}
+
+
 def end_of(arguments, monkeypatch, capsys):
     """(exit code, stdout, stderr) of `tuner …` in this process."""
     monkeypatch.setattr(sys, "argv", ["tuner", *arguments])
@@ -34,11 +57,17 @@ def end_of(arguments, monkeypatch, capsys):
     return end.value.code, *capsys.readouterr()
 
 
-@pytest.mark.parametrize(("flags", "said"), WRONG.values(), ids=WRONG)
-def test_one_line_and_exit_code_2(flags, said, tiny_gguf, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("command", "flags", "said"),
+    [
+        *(pytest.param("sweep", *wrong, id=name) for name, wrong in WRONG.items()),
+        *(pytest.param("tune", *wrong, id=f"search: {name}") for name, wrong in WRONG_SEARCH.items()),
+    ],
+)
+def test_one_line_and_exit_code_2(command, flags, said, tiny_gguf, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     model = [] if "--model" in flags else ["--model", str(tiny_gguf)]
-    code, out, err = end_of(["sweep", *model, *flags], monkeypatch, capsys)
+    code, out, err = end_of([command, *model, *flags], monkeypatch, capsys)
     assert code == 2 and out == ""
     assert len(err.strip().splitlines()) == 1 and err.startswith("tuner: ")
     for word in said:
@@ -46,18 +75,28 @@ def test_one_line_and_exit_code_2(flags, said, tiny_gguf, tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_flag_names_its_neighbours(monkeypatch, capsys):
-    code, _, err = end_of(["sweep", "--level", "1"], monkeypatch, capsys)
+def test_a_search_goes_on_only_as_it_began(tiny_gguf, tmp_path, monkeypatch, capsys):
+    spec = prepare(make_spec({"model": str(tiny_gguf), "levels": [1]}, TuneSpec))
+    begun = Experiment.at(tmp_path / "run")
+    begun.describe(kind="tune", spec=spec.model_dump(mode="json", exclude_none=True))
+    code, _, err = end_of(["tune", "--resume", str(begun.folder), "--levels", "3"], monkeypatch, capsys)
+    assert code == 2 and "made with levels [1], now [3] is asked" in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["sweep", "tune"])
+def test_an_unknown_flag_names_its_neighbours(command, monkeypatch, capsys):
+    code, _, err = end_of([command, "--level", "1"], monkeypatch, capsys)
     assert code == 2 and "--levels" in err
 
 
+@pytest.mark.parametrize("command", ["sweep", "tune"])
 @pytest.mark.parametrize(
     ("content", "said"),
     [("levls: [1]", "did you mean levels"), ("- 1", "must hold parameters"), ("a: [", "not valid YAML")],
 )
-def test_a_wrong_configuration_file(content, said, tmp_path, monkeypatch, capsys):
+def test_a_wrong_configuration_file(content, said, command, tmp_path, monkeypatch, capsys):
     (tmp_path / "c.yaml").write_text(content)
-    code, _, err = end_of(["sweep", str(tmp_path / "c.yaml")], monkeypatch, capsys)
+    code, _, err = end_of([command, str(tmp_path / "c.yaml")], monkeypatch, capsys)
     assert code == 2 and said in err and len(err.strip().splitlines()) == 1
 
 

@@ -7,17 +7,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pandas as pd
 
-from tuner import carried, files
+from tuner import carried, files, tried
 from tuner.batches import load_batches
 from tuner.cache import readings_of
 from tuner.errors import PathError
 from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE, SERVER_LOG, Experiment
 from tuner.intervals import CONFIDENCE, intervals
+from tuner.kinds import SEARCH
 from tuner.plain import asked_of_genai_bench
 from tuner.rows import printable
+from tuner.scores import load_trials
 from tuner.secrecy import Guard
+from tuner.slo import SLO
 from tuner.spreads import Spreads, spreads
 from tuner.timestamps import to_utc
 from tuner.trials import subfolders
@@ -44,6 +48,7 @@ class Background:
         read_spreads: gives `spreads`.
         intervals: confidence intervals of each batch's numbers, as `tuner.intervals` gives; perhaps without columns.
         code: the cells of the notebook that ran.
+        trials: of a search, as from `load_trials`; empty where the run is none.
         slo: the SLO document that was asked for, of several runs if it is the same; or that a report judged by.
         known_attainment: of each batch under the run's own SLO, where a report carries it.
         folders: the run directories; empty where all this comes from a report.
@@ -56,6 +61,7 @@ class Background:
     read_spreads: Callable[[], Spreads]
     intervals: pd.DataFrame
     code: list[str]
+    trials: pd.DataFrame
     slo: dict[str, Any] | None = None
     known_attainment: list[float | None] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
@@ -81,6 +87,8 @@ class Background:
         guard.check_values(self.facts, EXPERIMENT_FILE)
         guard.check_values(self.servers, SERVER_FILE)
         guard.check_values(self.code, NOTEBOOK)
+        for trial in tried.to_records(self.trials):
+            guard.check_values(trial, f"trial {trial['trial']}")
         for row in batches[list(_TEXTS)].assign(level=batches["concurrency"].astype(str)).to_dict("records"):
             level = row.pop("level")
             guard.check_values({str(name): text for name, text in row.items()}, f"the batch at concurrency {level}")
@@ -93,30 +101,33 @@ class Background:
 Run = tuple[Background, pd.DataFrame]
 
 
-def background(paths: Sequence[Path], batches: pd.DataFrame, slo: dict[str, Any] | None = None) -> Background:
+def background(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None = None) -> Background:
     """What stands beside the batches of `paths`; the first one's facts are those of all.
 
     Args:
         paths: run directories, genai-bench folders, files or reports.
         batches: theirs.
-        slo: the document of the SLO that judges them, whose confidence is that of the intervals; by default their own.
+        slo: judges them: its confidence is that of the intervals, and it scores the trials of a search; by default
+            their own. What a report says of trials stays as it is.
 
     Raises:
         PathError: a report is damaged.
     """
     if len(paths) == 1 and carried.is_page(paths[0]):
-        return _of_report(carried.unpack(paths[0]), batches.index, slo)
+        return _of_report(carried.unpack(paths[0]), batches.index, slo.to_dict() if slo else None)
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
-    asked = _asked(paths[0])
+    asked, document = _asked(paths[0]), slo.to_dict() if slo else None
     servers = [list(_servers(folder)) for folder in folders]
     documents = [_read(folder / EXPERIMENT_FILE) for folder in folders]
+    is_search = asked.facts.get("kind") == SEARCH.name
     return replace(
         asked,
         servers=[server for own in servers for server in own],
         runs=[_made_with(*run) for run in zip(folders, documents, servers, strict=True)],
-        read_telemetry=lambda: _telemetry(folders),
+        read_telemetry=lambda: _telemetry([] if is_search else folders),  # no figure of a search shows it
         read_spreads=lambda: spreads(readings_of(batches)),
-        intervals=_intervals(batches, slo or asked.slo),
+        intervals=_intervals(batches, document or asked.slo),
+        trials=_trials(paths, asked.facts, slo),
         slo=_slo(documents),
         folders=folders,
     )
@@ -150,6 +161,7 @@ def _asked(folder: Path) -> Background:
         read_spreads=dict,
         intervals=pd.DataFrame(),
         code=_code(folder / NOTEBOOK),
+        trials=tried.from_records([]),
         slo=facts.get("spec", {}).get("slo"),
     )
 
@@ -235,6 +247,7 @@ def _of_report(content: carried.Carried, index: "pd.Index[Any]", slo: dict[str, 
         read_spreads=lambda: content.spreads,
         intervals=_carried_intervals(content.intervals, index) if same else pd.DataFrame(index=index),
         code=content.code,
+        trials=tried.from_records(msgspec.to_builtins(content.trials)),
         slo=content.slo,
         known_attainment=content.attainment,
     )
@@ -246,6 +259,12 @@ def _carried_intervals(content: dict[str, list[Any]], index: "pd.Index[Any]") ->
         return pd.DataFrame(index=index)
     found = pd.DataFrame(content, index)
     return found.astype({name: "str" if name == "interval_over" else "float64" for name in found})
+
+
+def _trials(paths: Sequence[Path], facts: dict[str, Any], slo: SLO | None) -> pd.DataFrame:
+    """The trials of the one search that is shown; none where it is no search, or one of several runs."""
+    is_search = len(paths) == 1 and facts.get("kind") == SEARCH.name
+    return load_trials(paths[0], slo) if is_search else tried.from_records([])
 
 
 def _telemetry(folders: list[Path]) -> pd.DataFrame:

@@ -16,6 +16,31 @@ _CLOSING = "</script>"
 FORMAT = 1
 
 
+class CarriedTrial(msgspec.Struct, kw_only=True):
+    """A trial of a search, as `load_trials` has it; None for what is missing."""
+
+    trial: int
+    role: str
+    of: str = ""
+    state: str
+    parameters: dict[str, Any]
+    value: float | None
+    values: list[float | None]
+    unit: str
+    penalty: float | None
+    cause: str
+    kind: str
+    gpus: int
+    max_throughput: float | None
+    best_level: int | None
+    bracket: str
+    started_at: str | None
+    finished_at: str | None
+    duration: float | None
+    is_best: bool
+    is_pareto: bool
+
+
 class Carried(msgspec.Struct, kw_only=True):
     """The data of a report; seconds, tokens/s, UTC to the microsecond with a `Z`.
 
@@ -32,6 +57,7 @@ class Carried(msgspec.Struct, kw_only=True):
         runs: what each run was made with.
         telemetry: samples, one list a column.
         code: the cells of the notebook that ran.
+        trials: of a search.
     """
 
     format: int = FORMAT
@@ -46,6 +72,7 @@ class Carried(msgspec.Struct, kw_only=True):
     runs: list[dict[str, Any]] = []
     telemetry: dict[str, list[Any]] = {}
     code: list[str] = []
+    trials: list[CarriedTrial] = []
 
 
 def columns_and_rows(batches: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:

@@ -15,6 +15,7 @@ import typer
 from tuner import __version__
 from tuner.errors import TunerError
 from tuner.flags import takes
+from tuner.space import TuneSpec
 from tuner.spec import ServeSpec, SweepSpec, make_spec
 
 app = typer.Typer(
@@ -31,6 +32,8 @@ PerHour = Annotated[
     float | None, typer.Option("--price-per-gpu-hour", metavar="PRICE", help="say what the best level costs")
 ]
 Gpus = Annotated[int | None, typer.Option("--gpus", metavar="N", help="how many GPUs; by default as the run recorded")]
+Config = Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="parameters; flags win over it")]
+Resume = Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="go on with this run directory")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="run directories, result files, folders of them")]
 
 
@@ -104,42 +107,54 @@ DEMO: dict[str, Any] = {
 @takes(SweepSpec)
 def demo(flags: dict[str, str]) -> None:
     """The whole chain on this machine, no GPU: embedded server, sweep, SLO, report."""
-    _sweep(DEMO | flags)
+    _run("sweep", DEMO | flags)
 
 
 @app.command()
 @takes(SweepSpec)
-def sweep(
-    flags: dict[str, str],
-    config: Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="parameters; flags win over it")] = None,
-    resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="RUN", help="go on with this run directory")
-    ] = None,
-) -> None:
+def sweep(flags: dict[str, str], config: Config = None, resume: Resume = None) -> None:
     """Launch (or attach to) a server, measure it at each concurrency level, judge, and write the report."""
+    _run("sweep", _merged(config, flags), resume)
+
+
+@app.command()
+@takes(TuneSpec)
+def tune(flags: dict[str, str], config: Config = None, resume: Resume = None) -> None:
+    """Search the server configuration with the most throughput within the SLO, and write the report."""
+    _run("tune", _merged(config, flags), resume)
+
+
+def _merged(config: Path | None, flags: dict[str, str]) -> dict[str, Any]:
+    """The parameters of a file, and of the flags, which win."""
     from tuner.spec import read_spec
 
-    _sweep((read_spec(config) if config else {}) | flags, resume)
+    return (read_spec(config) if config else {}) | flags
 
 
-def _sweep(values: dict[str, Any], resume: Path | None = None) -> None:
-    """Run the sweep notebook on `values`, or go on with `resume`, and say what came out."""
+def _run(name: str, values: dict[str, Any], resume: Path | None = None) -> None:
+    """Run the notebook `name` on `values`, or go on with `resume`, and say what came out."""
     from tuner.books import check_same
+    from tuner.executors import LOCAL
     from tuner.experiment import Experiment
-    from tuner.headless import run_sweep_notebook
+    from tuner.headless import run_experiment_notebook
+    from tuner.kinds import KINDS
+    from tuner.live import FOLLOWERS, download_bar, ended_softly
     from tuner.prepare import prepare
     from tuner.report import read_results
-    from tuner.terminal import RunProgress, download_bar, ended_softly, print_lines
+    from tuner.terminal import print_lines
 
     bar, move = download_bar("fetching the demo's model")
     with bar:
         before = Experiment.open(resume).facts.get("spec", {}) if resume else {}
-        spec = prepare(make_spec(before | values, SweepSpec), move)
-    experiment = Experiment(resume) if resume else Experiment.create(spec.runs, "sweep", spec.name)
+        spec = make_spec(before | values, KINDS[name].asks)
+        spec = prepare(spec, move) if getattr(spec, "on", LOCAL) == LOCAL else spec  # or where the server runs
+    experiment = Experiment(resume) if resume else Experiment.create(spec.runs, name, spec.name)
     check_same(spec, experiment)
-    with RunProgress(experiment, spec.max_seconds) as progress, ended_softly(experiment.stop_file) as was_asked_to:
-        report = run_sweep_notebook(spec, experiment, progress.tick)
-    print_lines(*read_results(experiment.folder).answer, f"report: {report}")
+    with FOLLOWERS[name](experiment, spec) as progress, ended_softly(experiment.stop_file) as was_asked_to:
+        report = run_experiment_notebook(name, spec, experiment, progress.tick)
+    results = read_results(experiment.folder)
+    again = [f"the best configuration again: {results.command}"] if results.command else []
+    print_lines(*results.answer, *again, f"report: {report}")
     if was_asked_to():
         raise KeyboardInterrupt
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from tuner.asked import sweep_of
 from tuner.scores import maximised
 from tuner.space import TuneSpec
-from tuner.spec import SweepSpec
 
 CONFIDENCE = 0.95
 BASELINE, WINNER = "baseline", "winner"
@@ -131,16 +131,9 @@ def to_copy(spec: TuneSpec, parameters: dict[str, Any], command: Sequence[str]) 
     Returns:
         `parameters`, `command` (the server's, one line for a shell) and `yaml` (a document for `tuner sweep`).
     """
-    document = as_sweep(spec, parameters).model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    document = sweep_of(spec.model_dump(mode="json", exclude_none=True), parameters)
     return {
         "parameters": parameters,
         "command": shlex.join(command),
         "yaml": yaml.safe_dump(document, sort_keys=False),
     }
-
-
-def as_sweep(spec: TuneSpec, parameters: dict[str, Any]) -> SweepSpec:
-    """The sweep of one configuration of a search."""
-    own = {*TuneSpec.model_fields} - {*SweepSpec.model_fields}
-    values = spec.model_dump(mode="json", exclude=own, exclude_unset=True)
-    return SweepSpec.model_validate(values | {"parameters": parameters})

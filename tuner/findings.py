@@ -6,22 +6,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 
 from tuner import carried, figures
 from tuner.answer import answer
+from tuner.asked import command_line, sweep_of
 from tuner.attainment import goodput
 from tuner.background import Background, background
 from tuner.batches import load_batches
 from tuner.costs import Price, cost
 from tuner.errors import NothingSurvived, RequestError
 from tuner.experiment import COMPLETED
+from tuner.figures.look import TRIAL_NAMES
+from tuner.goals import goals_of
+from tuner.importances import importances
 from tuner.rows import plain
+from tuner.searched import Searched
 from tuner.slo import SLO, judge
 from tuner.summary import CURVE, TIER, Summary, summarize
 from tuner.tiered import Tiers, tiers
 from tuner.timestamps import to_utc
+from tuner.tried import name_of, to_records
 
 #: from so many times on there is a trend
 _HISTORY = 3
@@ -48,8 +55,47 @@ class Results:
         return self.beside.facts
 
     @cached_property
+    def searched(self) -> Searched | None:
+        """The search that the run was; None where it was none."""
+        trials = self.beside.trials
+        if trials.empty:
+            return None
+        goals = goals_of(self.facts.get("spec", {}), self.slo or SLO(), per_gpu=bool(trials["gpus"].gt(1).any()))
+        return Searched(trials, goals, self.facts)
+
+    @cached_property
+    def winner(self) -> dict[str, Any]:
+        """The sweep that measures a search's best configuration, as plain parameters; empty where there is none."""
+        best = self.searched.best if self.searched else None
+        return {} if best is None else sweep_of(self.facts.get("spec", {}), best["parameters"])
+
+    @property
+    def command(self) -> str:
+        """The command that measures a search's best configuration again; empty where there is none."""
+        return command_line("sweep", self.winner) if self.winner else ""
+
+    @cached_property
     def figures(self) -> list[Any]:
         """The figures that the report and the notebook show, the most telling first."""
+        return self._of_sweep() if self.searched is None else self._of_search(self.searched)
+
+    def _of_search(self, searched: Searched) -> list[Any]:
+        """How the search went, and then the curves of the baseline and of the winner alone: twenty are unreadable."""
+        shares, why_not = importances(searched.trials, maximize=searched.goal.maximize)
+        made = [
+            figures.best_so_far(searched.trials, searched.goal),
+            figures.parallel_coordinates(searched.trials, searched.goal),
+            figures.importance(shares, why_not),
+        ]
+        if len(searched.goals) > 1:
+            made.insert(1, figures.pareto_front(searched.trials, (searched.goals[0], searched.goals[1])))
+        shown = (("winner: {}", searched.best), ("{}", searched.baseline))  # the later name counts, if they are one
+        names = {int(one["trial"]): how.format(name_of(one)) for how, one in shown if one is not None}
+        judged = self.judged[self.judged["trial"].isin(names)]
+        judged.attrs = judged.attrs | {TRIAL_NAMES: names}
+        return [*made, figures.throughput_vs_latency(judged, self.slo, **axis(self.slo))]
+
+    def _of_sweep(self) -> list[Any]:
         made = [figures.throughput_vs_latency(self.judged, self.slo, **axis(self.slo))]
         if self.has_trend:
             made.append(figures.trend(self.judged, self.runs, **axis(self.slo)))
@@ -96,7 +142,12 @@ class Results:
 
     @property
     def answer(self) -> list[str]:
-        """The result in words: what, how sure, under which SLO (of tiers first each one's best), and what it costs.
+        """The result in words: what, how sure, under which SLO, and what it costs."""
+        return [*self.searched.answer, *self._cost(self.summary)] if self.searched else self.batches_answer
+
+    @property
+    def batches_answer(self) -> list[str]:
+        """What the batches alone say, of whichever trial they are; of tiers first each one's best.
 
         Raises:
             RequestError: a price was given, and nobody knows for how many GPUs.
@@ -156,6 +207,7 @@ class Results:
             runs=self.beside.runs,
             telemetry={str(name): exact[name].tolist() for name in exact},
             code=self.beside.code,
+            trials=msgspec.convert(to_records(self.beside.trials), list[carried.CarriedTrial]),
         )
 
 
@@ -177,7 +229,7 @@ def read_results(*paths: Path, slo: SLO | None = None, price: Price | None = Non
         PathError: there is nothing to be read.
     """
     batches = load_batches(*paths)
-    beside = background(paths, batches, slo.to_dict() if slo else None)
+    beside = background(paths, batches, slo)
     asked = SLO.parse(beside.slo, str(paths[0])) if beside.slo else None
     by, batches = slo or asked, batches.join(beside.intervals)
     judged = judge(batches, by or SLO())

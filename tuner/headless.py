@@ -41,11 +41,12 @@ def notebook_path(name: str) -> Path:
     raise PathError(f"the notebook {name}.ipynb is missing from this installation; install tuner again")
 
 
-def run_sweep_notebook(spec: SweepSpec, experiment: Experiment, tick: Callable[[], None]) -> Path:
-    """Run `notebooks/sweep.ipynb` on `spec`; a report of what survived is there however it ends.
+def run_experiment_notebook(name: str, spec: SweepSpec, experiment: Experiment, tick: Callable[[], None]) -> Path:
+    """Run the notebook `name` on `spec`; a report of what survived is there however it ends.
 
     Args:
-        spec: what to measure.
+        name: of the notebook: `sweep` or `tune`.
+        spec: what to measure, of the notebook's kind.
         experiment: a new run directory.
         tick: called a few times a second meanwhile.
 
@@ -57,7 +58,7 @@ def run_sweep_notebook(spec: SweepSpec, experiment: Experiment, tick: Callable[[
     """
     asked = spec.model_dump(mode="json")  # all of it: the notebook's own defaults are for its form
     try:
-        run_notebook("sweep", experiment, asked | {"run_now": True, "run_folder": str(experiment.folder)}, tick)
+        run_notebook(name, experiment, asked | {"run_now": True, "run_folder": str(experiment.folder)}, tick)
     except BaseException:
         _close(experiment)
         raise

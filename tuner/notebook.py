@@ -1,20 +1,23 @@
 """What the notebooks call: the same cell shows a panel to a person and runs at once for papermill."""
 
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.engines.parameters import suggest
 from tuner.errors import SpecError
 from tuner.experiment import Experiment
+from tuner.kinds import SEARCH, SWEEP, Kind
 from tuner.page import table_html
 from tuner.report import Asked, Results, read_results, run_comparison, save_report, write_report
 from tuner.slo import SLO
 from tuner.spec import ServeSpec, SweepSpec, make_spec
-from tuner.sweep import run_sweep
 
 if TYPE_CHECKING:
     from tuner.compared import Compared
-    from tuner.panel import ServerPanel, SweepPanel
+    from tuner.panel import ServerPanel, SweepPanel, TunePanel
+
+    Panel = SweepPanel | TunePanel
 
 #: what a notebook's parameters cell may hold besides the spec's own parameters
 RUN_NOW, RUN_FOLDER = "run_now", "run_folder"
@@ -25,7 +28,7 @@ _PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
 _JUPYTERS_OWN = {"In", "Out"}
 
 
-def sweep(namespace: dict[str, Any]) -> "SweepPanel | Results":
+def sweep(namespace: dict[str, Any]) -> "Panel | Results":
     """Show the sweep panel, or with `run_now` run the sweep and show its results.
 
     Args:
@@ -37,14 +40,34 @@ def sweep(namespace: dict[str, Any]) -> "SweepPanel | Results":
     Raises:
         SpecError: a parameter is unknown or has a wrong value.
     """
-    parameters = parameters_in(namespace, {*SweepSpec.model_fields, RUN_NOW, RUN_FOLDER})
+    return _shown_or_run(namespace, SWEEP)
+
+
+def tune(namespace: dict[str, Any]) -> "Panel | Results":
+    """Show the search panel, or with `run_now` run the search and show its results.
+
+    Args:
+        namespace: the notebook's `globals()`; its plain values are the parameters.
+
+    Returns:
+        The panel, or the results of the finished search.
+
+    Raises:
+        SpecError: a parameter is unknown or has a wrong value.
+    """
+    return _shown_or_run(namespace, SEARCH)
+
+
+def _shown_or_run(namespace: dict[str, Any], kind: Kind) -> "Panel | Results":
+    """The panel of a kind of run, shown; or with `run_now` the results of such a run."""
+    parameters = parameters_in(namespace, {*kind.asks.model_fields, RUN_NOW, RUN_FOLDER})
     run_now = _yes_or_no(RUN_NOW, parameters.pop(RUN_NOW, False))
     folder = parameters.pop(RUN_FOLDER, None)
     if run_now:
-        return run_here(make_spec(parameters), folder)
-    from tuner.panel import SweepPanel
+        return run_here(kind, make_spec(parameters, kind.asks), folder)
+    from tuner.panel import PANELS
 
-    panel = SweepPanel(parameters)
+    panel = PANELS[kind.name](parameters)
     panel.show()
     return panel
 
@@ -109,11 +132,11 @@ def _paths(value: Any) -> list[Path]:
     return [Path(path) for path in ([value] if isinstance(value, str) else value or [])]
 
 
-def run_here(spec: SweepSpec, folder: str | None) -> Results:
-    """Run a sweep in this process, write its report whatever happens, and show figures and table."""
-    experiment = Experiment.at(Path(folder)) if folder else Experiment.create(spec.runs, "sweep", spec.name)
+def run_here(kind: Kind, spec: SweepSpec, folder: str | None) -> Results:
+    """Run a sweep or a search in this process, write its report whatever happens, and show figures and table."""
+    experiment = Experiment.at(Path(folder)) if folder else Experiment.create(spec.runs, kind.name, spec.name)
     try:
-        run_sweep(spec, experiment)
+        kind.run(spec, experiment, None)
     finally:
         if experiment.trial(1).facts_file.exists():
             write_report(experiment.folder)
@@ -124,16 +147,18 @@ def run_here(spec: SweepSpec, folder: str | None) -> Results:
 
 
 def show(results: Results) -> None:
-    """Display a run's answer, figures and table in the notebook."""
+    """Display a run's answer, figures and table in the notebook; of a search, the trials' and how to run the best."""
     from IPython.display import HTML, Markdown, display
 
     from tuner.figures import notebook_bundle
     from tuner.summary import table
 
-    display(Markdown("\n\n".join(results.answer)))
+    display(Markdown("\n\n".join(escape(line, quote=False) for line in results.answer)))
+    if results.command:
+        display(HTML(f"The best configuration again:<pre>{escape(results.command)}</pre>"))
     for figure in results.figures:
         display(notebook_bundle(figure), raw=True)
-    display(HTML(table_html(table(results.judged))))
+    display(HTML(table_html(results.searched.table if results.searched else table(results.judged))))
 
 
 def show_comparison(compared: "Compared") -> None:

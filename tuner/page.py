@@ -42,7 +42,8 @@ def render(results: Results) -> str:
         title=results.title,
         results=results,
         summary=results.summary,
-        answer=results.answer,
+        answer=results.batches_answer,
+        search=_search(results),
         slo=results.slo,
         table=_table(results.judged),
         warnings=_warnings(results.judged),
@@ -157,16 +158,42 @@ def _table(judged: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def _search(results: Results) -> dict[str, Any] | None:
+    """What the page says of a search: the answer, the winner to copy, and a row a trial with why it failed."""
+    if results.searched is None:
+        return None
+    searched = results.searched
+    shown = searched.table
+    cells = shown.drop(columns="cause").astype("object").where(shown.notna(), "–").astype(str)
+    states = searched.trials.loc[shown.index, "state"]
+    best = searched.trials.loc[shown.index, "is_best"]
+    return {
+        "answer": searched.answer,
+        "found": searched.best is not None,
+        "command": results.command,
+        "server": searched.noted.winner.command,
+        "winner": results.winner,
+        "header": list(cells.columns),
+        "rows": list(zip(states, best, cells.to_numpy().tolist(), shown["cause"], strict=True)),
+    }
+
+
 def _warnings(judged: pd.DataFrame) -> list[tuple[str, str]]:
     """(batch, warning) of every batch that has any."""
     rows = judged.to_dict("records")
+    several = judged["trial"].nunique() > 1
     return [
-        (f"{row['scenario']}, concurrency {level_name(row['concurrency'])}", text)
+        (f"{_place(row, several)}, concurrency {level_name(row['concurrency'])}", text)
         for row in rows
         for text in row["warnings"]
     ]
 
 
+def _place(row: dict[Any, Any], several: bool) -> str:
+    return f"trial {row['trial']}, {row['scenario']}" if several else str(row["scenario"])
+
+
 def table_html(shown: pd.DataFrame) -> str:
-    """A table for a notebook, escaped."""
-    return str(shown.to_html(index=False, escape=True, border=0, na_rep="–"))
+    """A table for a notebook, escaped, with – for what is missing."""
+    cells = shown.astype("object").where(shown.notna(), "–")
+    return str(cells.to_html(index=False, escape=True, border=0, justify="left"))

@@ -1,6 +1,6 @@
 """How far a run is, read from its directory; so the terminal, a notebook and a second notebook see the same."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,9 @@ import msgspec
 
 from tuner import files, timestamps
 from tuner.errors import PathError
-from tuner.experiment import PARTIAL, RUNNING, SIDECAR_FILE, Experiment, Sidecar, Trial
+from tuner.experiment import EXPERIMENT_FILE, PARTIAL, RUNNING, SIDECAR_FILE, Experiment, Sidecar, Trial
+from tuner.scores.record import RECORD_FILE, TrialRecord, read_record
+from tuner.trials import subfolders
 
 WAITING = "waiting"
 _BETWEEN_LEVELS = 1.0  # seconds
@@ -61,9 +63,80 @@ class Progress:
         return "starting the server" if len(self.ended) < len(self.levels) else "writing the report"
 
 
-def read_progress(experiment: Experiment) -> Progress:
-    """How far the run is; a file that is not there yet, or just being replaced, counts as not there."""
-    trial = experiment.trial(1)
+@dataclass(frozen=True)
+class SearchProgress:
+    """The trials of a search that began, in that order, how many runs are asked for, and what runs now.
+
+    Args:
+        records: what the search noted of each of its trials, those that confirm too.
+        trials: how many it may take.
+        confirm: how many runs confirm.
+        minutes: how long it may take; None where nobody said.
+        state: of the search: `searching`, `confirming`, `stopped` or `done`; empty before.
+        now: the levels of the trial that began last.
+    """
+
+    records: tuple[TrialRecord, ...] = ()
+    trials: int = 0
+    confirm: int = 0
+    minutes: float | None = None
+    state: str = ""
+    now: Progress = field(default_factory=Progress)
+
+    @property
+    def ended(self) -> tuple[TrialRecord, ...]:
+        """The runs that are not to be run any more."""
+        return tuple(record for record in self.records if record.state not in (RUNNING, WAITING))
+
+    @property
+    def tried(self) -> tuple[TrialRecord, ...]:
+        """Those that confirm nothing."""
+        return tuple(record for record in self.records if record.role != "confirmation")
+
+    @property
+    def asked(self) -> int:
+        """How many runs there will be, if nothing ends the search before."""
+        return (self.trials if self.state in ("", "searching") else len(self.tried)) + self.confirm
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the runs that have not ended will take, as those took that have; 0 for nobody knows."""
+        took = [record.seconds for record in self.ended if record.seconds]
+        if not took:
+            return 0.0
+        left = max(0, self.asked - len(self.ended)) * sum(took) / len(took)
+        return left if self.minutes is None else min(left, max(0.0, 60 * self.minutes - sum(took)))
+
+    def describe(self) -> str:
+        """What is going on now, in a few words."""
+        running = [record for record in self.records if record.state == RUNNING]
+        if not running:
+            return "choosing the next configuration"
+        if len(running) > 1:
+            return f"{len(running)} trials at once"
+        number = len(self.tried)
+        again = f"confirming, run {len(self.records) - number} of {self.confirm}"
+        what = again if running[0].role == "confirmation" else f"trial {number} of {self.trials}"
+        return f"{what}: {self.now.describe()}"
+
+
+def read_search(experiment: Experiment) -> SearchProgress:
+    """How far a search is; what is not there yet, or just being replaced, counts as not there."""
+    known = _read(experiment.folder / EXPERIMENT_FILE)
+    asked = known.get("spec", {})
+    folders = [folder for folder in subfolders(experiment.folder / "trials") if (folder / RECORD_FILE).exists()]
+    return SearchProgress(
+        records=tuple(map(read_record, folders)),
+        trials=asked.get("trials", 0),
+        confirm=2 * asked.get("confirm", 0),
+        minutes=asked.get("max_minutes"),
+        state=known.get("search", {}).get("state", ""),
+        now=read_progress(Trial(folders[-1])) if folders else Progress(),
+    )
+
+
+def read_progress(trial: Trial) -> Progress:
+    """How far a trial is; a file that is not there yet, or just being replaced, counts as not there."""
     facts = trial.facts
     if facts is None:
         return Progress()

@@ -4,10 +4,11 @@ import time
 from pathlib import Path
 
 from tuner.experiment import Trial
+from tuner.live import download_bar
 from tuner.prepare import with_model
 from tuner.server import launch
 from tuner.spec import ServeSpec
-from tuner.terminal import download_bar, print_lines
+from tuner.terminal import print_lines
 
 _POLL_SECONDS = 0.2
 

@@ -1,117 +1,14 @@
-"""What a terminal shows: a run's progress on stderr, lines of results on stdout."""
+"""Lines of results on stdout: answers, findings, calibrations."""
 
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pandas as pd
-from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
 
-from tuner.batches import load_batches
-from tuner.experiment import COMPLETED, Experiment
-from tuner.progress import LevelState, read_progress
-
 if TYPE_CHECKING:
     from tuner.doctor import Finding
-
-
-class RunProgress(AbstractContextManager["RunProgress"]):
-    """A bar that follows a run directory, and one line for each level that ended; without a terminal, the lines alone.
-
-    Args:
-        experiment: the run to follow.
-        seconds_a_level: what a level takes, to say how much time is left.
-    """
-
-    def __init__(self, experiment: Experiment, seconds_a_level: float) -> None:
-        self._experiment = experiment
-        self._seconds_a_level = seconds_a_level
-        self._console = Console(stderr=True)
-        self._said = 0
-        columns = (
-            bars.SpinnerColumn(),
-            bars.TextColumn("{task.description}"),
-            bars.BarColumn(),
-            bars.TimeElapsedColumn(),
-        )
-        self._bar = bars.Progress(
-            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
-        )
-        self._task = self._bar.add_task("starting", total=None)
-
-    def __enter__(self) -> "RunProgress":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def tick(self) -> None:
-        """Show what has changed."""
-        progress = read_progress(self._experiment)
-        for level in progress.ended[self._said :]:
-            self._console.print(_line(level), highlight=False)
-        self._said = len(progress.ended)
-        total, left = len(progress.levels) or None, progress.seconds_left(self._seconds_a_level)
-        told = f"{progress.describe()}{f', about {left // 60:.0f}:{left % 60:02.0f} left' if left else ''}"
-        self._bar.update(self._task, description=told, total=total, completed=self._said)
-
-
-def _line(level: LevelState) -> str:
-    mark = "[green]✓[/]" if level.state == COMPLETED else "[red]✗[/]"
-    told = f"{level.state}: {level.reason}" if level.reason else _numbers(level)
-    return f"{mark} {escape(level.scenario)} concurrency {level.concurrency} {escape(told)}"
-
-
-def _numbers(level: LevelState) -> str:
-    """What a level that completed came to."""
-    row = load_batches(level.folder).iloc[0]
-    told = [f"{row['output_throughput']:.1f} tokens/s"]
-    told += [f"{name} p90 {row[column]:.3g} s" for name, column in _TOLD.items() if pd.notna(row[column])]
-    told += [f"{row['errors']} of {row['requests']} requests failed"] if row["errors"] else []
-    return ", ".join(told)
-
-
-@contextmanager
-def ended_softly(stop_file: Path) -> Iterator[Callable[[], bool]]:
-    """Within this, the first Ctrl-C asks the run to end after its level; the second ends it at once.
-
-    Yields:
-        A function that tells whether somebody has asked.
-    """
-    asked = threading.Event()
-
-    def ask(*_: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-        stop_file.touch()
-        Console(stderr=True).print("ending after this level; Ctrl-C again ends at once")
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def download_bar(what: str) -> tuple[AbstractContextManager[Any], Callable[[float], None]]:
-    """A bar for something that arrives, and the function that moves it (0 to 1)."""
-    console = Console(stderr=True)
-    bar = bars.Progress(console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task(what, total=1.0, visible=False)
-    return bar, lambda share: bar.update(task, completed=share, visible=True)
-
-
-_TOLD = {"TTFT": "ttft_p90", "TPOT": "tpot_p90"}
 
 
 def print_lines(*lines: str | Path, on_stderr: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Figures of judged batches: DataFrame in, plotly figure out; no file, no widget.
+"""Figures of judged batches and of the trials of a search: DataFrame in, plotly figure out; no file, no widget.
 
 What a batch's verdict is shows in its marker's shape as well as its colour, and curves differ in dash and marker, so
 that a print in black and white says the same. Times are UTC and say so.
@@ -8,6 +8,8 @@ from tuner.figures.curves import latency_vs_concurrency, throughput_vs_latency, 
 from tuner.figures.differences import changes
 from tuner.figures.history import trend
 from tuner.figures.look import CONFIG, METRICS, MOST_CURVES, VERDICTS, notebook_bundle
+from tuner.figures.parallel import parallel_coordinates
+from tuner.figures.search import best_so_far, importance, pareto_front
 from tuner.figures.spread import distribution
 from tuner.figures.timeline import timeline
 
@@ -16,10 +18,14 @@ __all__ = [
     "METRICS",
     "MOST_CURVES",
     "VERDICTS",
+    "best_so_far",
     "changes",
     "distribution",
+    "importance",
     "latency_vs_concurrency",
     "notebook_bundle",
+    "parallel_coordinates",
+    "pareto_front",
     "throughput_vs_latency",
     "timeline",
     "trade_off",

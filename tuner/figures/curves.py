@@ -112,7 +112,7 @@ def _points(
     """
     about = " · ".join(filter(None, ["numbers: concurrency", look.measured_when(judged)]))
     figure = look.figure(titles[0], about, *titles[1:])
-    placed = judged.assign(x=x, y=y, position=np.arange(len(judged)), curve="")
+    placed = judged.assign(x=x, y=y, position=judged.index, curve="")
     drawn = placed[placed["x"].notna() & placed["y"].notna()]
     curves = look.curves(drawn)
     names = {position: name for name, curve in curves for position in curve["position"]}

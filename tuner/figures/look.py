@@ -19,6 +19,8 @@ METRICS = ("e2e_latency", "ttft", "tpot")
 #: Okabe and Ito's palette, safe for the colour-blind
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES = ("solid", "dash", "dot", "dashdot")
+#: the attribute of a frame of batches under which trials have names, by number
+TRIAL_NAMES = "trial_names"
 #: so many points can still carry their number without covering each other
 LABELLED = 40
 #: so many curves can still be told apart; of more, all but the latest are drawn as one
@@ -57,6 +59,15 @@ VERDICTS = {
     "unknown": Look("cannot be judged", "circle-open", "#666666"),
 }
 
+#: how a trial of a search is drawn, by its state
+STATES = {
+    "complete": Look("completed", "circle", "#0072B2"),
+    "infeasible": Look("no level meets the SLO", "diamond-tall-open", "#9A6700"),
+    "pruned": Look("ended early", "triangle-down-open", "#666666"),
+    "failed": Look("failed", "x", "#D55E00"),
+    "running": Look("running", "circle-open-dot", "#666666"),
+}
+
 
 def figure(title: str, subtitle: str, x: str, y: str) -> go.Figure:
     """An empty figure with its titles; sized for a laptop's screen and half a printed page."""
@@ -88,12 +99,13 @@ def curves(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     keys = ["experiment", "trial", "scenario"]
     telling = [key for key in keys if rows[key].nunique() > 1]
     groups = rows.sort_values("concurrency").groupby(keys, sort=True, dropna=False)
-    return [(_name(dict(zip(keys, values, strict=True)), telling), group) for values, group in groups]
+    names = rows.attrs.get(TRIAL_NAMES, {})
+    return [(_name(dict(zip(keys, values, strict=True)), telling, names), group) for values, group in groups]
 
 
-def _name(values: dict[str, Any], telling: list[str]) -> str:
-    words = [f"trial {values[key]}" if key == "trial" else str(values[key]) for key in telling]
-    return escape(", ".join(words))
+def _name(values: dict[str, Any], telling: list[str], names: dict[int, str]) -> str:
+    trial = names.get(values["trial"], f"trial {values['trial']}")
+    return escape(", ".join(trial if key == "trial" else str(values[key]) for key in telling))
 
 
 def line(number: int) -> dict[str, Any]:

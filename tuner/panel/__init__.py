@@ -2,5 +2,9 @@
 
 from tuner.panel.server import ServerPanel
 from tuner.panel.sweep import SweepPanel
+from tuner.panel.tune import TunePanel
 
-__all__ = ["ServerPanel", "SweepPanel"]
+#: the panel of each kind of run
+PANELS: dict[str, type[SweepPanel] | type[TunePanel]] = {"sweep": SweepPanel, "tune": TunePanel}
+
+__all__ = ["PANELS", "ServerPanel", "SweepPanel", "TunePanel"]

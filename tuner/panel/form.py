@@ -6,11 +6,14 @@ from typing import Any, Generic
 
 import ipywidgets as widgets
 
+from tuner.asked import as_lines, as_text
 from tuner.engines import registry
 from tuner.errors import TunerError
-from tuner.panel.parts import LABEL, WIDE, as_text, text
+from tuner.panel.parts import LABEL, WIDE, text
 from tuner.spec import Spec, make_spec
 
+#: the fields that hold several lines of YAML
+AREAS = ("space", "constraints")
 _HELP = '<div style="color:#566575;line-height:1.3;padding:.35em .5em">{}</div>'
 
 
@@ -59,7 +62,8 @@ class Form(Generic[Spec]):
 
     def blame(self, error: TunerError) -> bool:
         """Show `error` beside the field that it names; False where it names none."""
-        name = next(iter(re.findall(r"\w+", str(error))), "")
+        word = next(iter(re.findall(r"\w+", str(error))), "")
+        name = word if word in self._notes else f"{word}s"  # of several, one may be named
         if name in self._notes:
             self._notes[name].value = text(str(error), error=True)
         return name in self._notes
@@ -67,7 +71,7 @@ class Form(Generic[Spec]):
     def fill(self, values: dict[str, Any]) -> None:
         """Put `values` into their fields."""
         for name, value in values.items():
-            self._fields[name].value = as_text(value)
+            self._fields[name].value = as_lines(value) if name in AREAS else as_text(value)
 
     def _field(self, name: str) -> widgets.Widget:
         field = self._kind.model_fields[name]
@@ -75,6 +79,8 @@ class Form(Generic[Spec]):
         same = {"description": name.replace("_", " "), "layout": WIDE, "style": LABEL}
         if name == "engine":
             return widgets.Dropdown(options=registry.names(), value=value, **same)
+        if name in AREAS:
+            return widgets.Textarea(as_lines(value), rows=5, continuous_update=False, **same)
         return widgets.Text(as_text(value), tooltip=field.description or "", continuous_update=False, **same)
 
     def _help(self, name: str) -> str:

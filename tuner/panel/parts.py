@@ -1,12 +1,10 @@
 """Small parts that all panels are made of: texts that are never markup, figures that redraw, the end of a log."""
 
 import html
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import yaml
 
 from tuner import figures
 from tuner.results import SECRET
@@ -42,12 +40,3 @@ def draw(output: widgets.Output, figure: Any) -> None:
     """Show a figure in place of the last one; a display handle's update would not redraw it in JupyterLab."""
     data = figures.notebook_bundle(figure)
     output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
-
-
-def as_text(value: Any) -> str:
-    """A value as a form's text, which the spec reads back."""
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    if isinstance(value, Mapping):
-        return yaml.safe_dump(dict(value), default_flow_style=True, width=10**6).strip() if value else ""
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

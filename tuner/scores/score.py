@@ -108,7 +108,7 @@ class Scoring:
 
 def statistic_of(objective: str, slo: SLO) -> str:
     """The statistic of a latency that is minimised: the strictest that the SLO limits, else p50."""
-    limited = [one.statistic for one in slo.constraints if one.metric == LATENCIES[objective][0]]
+    limited = [one.statistic for one in slo.constraints if one.metric == LATENCIES[objective]]
     return max(limited, key=_strictness, default="p50")
 
 

@@ -22,7 +22,7 @@ from tuner.journal import Journal
 from tuner.prepare import prepare
 from tuner.samplers import Sampler, Seen
 from tuner.scores import TrialRecord
-from tuner.scores.record import PRUNED
+from tuner.scores.record import FAILED, PRUNED
 from tuner.search.known import Known, Trials
 from tuner.search.limits import Limits
 from tuner.space import TuneSpec
@@ -104,7 +104,7 @@ class _Search:
             raise Stopped
         self._confirm()
         self._describe(state="done")
-        if self.trials.best is None:
+        if all(known.state == FAILED for known in self.trials.searched):
             raise NothingSurvived(f"no trial has a usable result: {self._first_cause()}")
 
     def _search(self) -> str:

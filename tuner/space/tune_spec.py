@@ -29,19 +29,19 @@ def _objectives(value: Any) -> Any:
 
 
 def _space(value: Any) -> Any:
-    """A mapping as text (`"{n_parallel: [1, 2]}"`) as what it is; a preset's name stays a name."""
-    if not isinstance(value, str) or "{" not in value:
+    """A mapping as text (`"{n_parallel: [1, 2]}"`, or YAML lines) as what it is; a preset's name stays a name."""
+    if not isinstance(value, str) or ":" not in value:
         return value
     return _yaml(value)
 
 
 def _lines(value: Any) -> Any:
-    """`"a <= b; c < d"`, or a YAML list, as a list of constraints."""
+    """`"a <= b; c < d"`, a line each, or a YAML list, as a list of constraints."""
     if not isinstance(value, str):
         return value
     if value.strip().startswith("["):
         return _yaml(value)
-    return [part.strip() for part in value.split(";") if part.strip()]
+    return [part.strip() for part in re.split(r"[;\n]", value) if part.strip()]
 
 
 def _yaml(text: str) -> Any:

@@ -1,0 +1,202 @@
+"""Figures of a search: the best so far, what the parameters did, which of them mattered, and the Pareto front."""
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from tuner.figures import look
+from tuner.goals import THROUGHPUT, Goal
+from tuner.scores.record import COMPLETE
+from tuner.tried import asked_for, gains, name_of, percent
+
+_STRIP = {"domain": [0, 0.09], "range": [0, 1], "visible": False, "fixedrange": True}
+_DOMINATED = look.Look("another is better in both", "circle-open", "#8a949e")
+_BASELINE = look.Look("baseline", "square-open", "#000000")
+_SHOWN = 12  # parameters of a hover label
+
+
+def best_so_far(trials: pd.DataFrame, goal: Goal = THROUGHPUT) -> go.Figure:
+    """The value of each trial in the order of running, the best so far, and the baseline's.
+
+    Args:
+        trials: one row a trial, as from `load_trials`.
+        goal: what the trials' first value is.
+    """
+    rows = in_order(trials)
+    about = " · ".join(filter(None, [f"{len(rows)} trial{'' if len(rows) == 1 else 's'}", look.measured_when(rows)]))
+    figure = look.figure("The best configuration so far", about, "trial", goal.title)
+    _add_best(figure, rows, goal)
+    _add_states(figure, rows, rows["trial"], rows["value"])
+    _add_without_value(figure, rows[rows["value"].isna()])
+    _add_baseline(figure, rows)
+    span = (rows["trial"].min() - 0.5, rows["trial"].max() + 0.5) if len(rows) else (0, 1)
+    figure.update_xaxes(range=span, rangemode="normal", tickformat="d", nticks=min(12, len(rows) + 1))
+    return figure
+
+
+def pareto_front(trials: pd.DataFrame, goals: tuple[Goal, Goal]) -> go.Figure:
+    """Two objectives of each trial; those that no other beats in both are joined, the others pale.
+
+    Args:
+        trials: one row a trial, as from `load_trials`.
+        goals: what the first two of the trials' values are.
+    """
+    values = [_pair(values) for values in trials["values"]]
+    rows = in_order(trials.assign(x=[pair[1] for pair in values], y=[pair[0] for pair in values])).dropna(subset="x")
+    rows = rows[rows["y"].notna()]
+    when = look.measured_when(rows)
+    figure = look.figure("What can be had together", when, goals[1].title, goals[0].title)
+    front = rows[rows["is_pareto"].eq(True)].sort_values("x")
+    _add_points(figure, rows.drop(front.index), _DOMINATED, 8)
+    figure.add_scatter(
+        x=front["x"],
+        y=front["y"],
+        name="nothing is better in both",
+        mode="lines+markers+text" if len(front) <= look.LABELLED else "lines+markers",
+        text=[f"<b>{escape(name_of(row).removeprefix('trial '))}</b>" for row in front.to_dict("records")],
+        textposition="top center",
+        cliponaxis=False,
+        line=look.line(0),
+        marker={"symbol": "circle", "size": 12, "color": look.LINES[0], "line": {"width": 1.5}},
+        hovertext=_hovers(front, gains(trials)),
+        hoverinfo="text",
+        showlegend=len(front) > 0,
+    )
+    _add_points(figure, rows[rows["role"] == "baseline"], _BASELINE, 18)
+    return figure
+
+
+def importance(shares: Mapping[str, float], why_not: str = "") -> go.Figure:
+    """How much each parameter had to do with a trial being good.
+
+    Args:
+        shares: by parameter, as `tuner.importances` computes them; empty where they cannot be told.
+        why_not: said in place of the bars where there are none.
+    """
+    about = "share of what tells the best quarter of the trials from the rest (PED-ANOVA)" if shares else ""
+    figure = look.figure("Which parameters mattered", about, "importance (%)", "")
+    ranked = sorted(shares.items(), key=lambda item: item[1])
+    figure.add_bar(
+        x=[100 * share for _, share in ranked],
+        y=[escape(name) for name, _ in ranked],
+        orientation="h",
+        text=[f"{100 * share:.0f} %" for _, share in ranked],
+        textposition="outside",
+        cliponaxis=False,
+        marker={"color": look.LINES[0]},
+        hoverinfo="skip",
+    )
+    figure.update_xaxes(range=[0, 110], tickvals=[0, 25, 50, 75, 100])
+    figure.update_yaxes(type="category", ticksuffix=" ")
+    figure.update_layout(height=min(460, 190 + 34 * len(ranked)) if ranked else 160)
+    if not ranked:
+        figure.update_xaxes(visible=False)
+        figure.update_yaxes(visible=False)
+        figure.add_annotation(text=look.wrapped(why_not), showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
+    return figure
+
+
+def in_order(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials in the order of running, without confirmations and those that wait."""
+    finite = trials["value"].astype("float64").replace([np.inf, -np.inf], np.nan)
+    return asked_for(trials.assign(value=finite, gain=gains(trials))).sort_values("trial")
+
+
+def _pair(values: Any) -> tuple[float, float]:
+    numbers = [float("nan") if value is None else float(value) for value in values or []]
+    return (numbers[0], numbers[1]) if len(numbers) > 1 else (float("nan"), float("nan"))
+
+
+def _add_best(figure: go.Figure, rows: pd.DataFrame, goal: Goal) -> None:
+    feasible = rows["value"].where(rows["state"] == COMPLETE)
+    best = (feasible.cummax() if goal.maximize else feasible.cummin()).ffill()
+    figure.add_scatter(
+        x=rows["trial"],
+        y=best,
+        name="best so far",
+        mode="lines",
+        line={**look.line(0), "shape": "hv", "width": 2.5},
+        hoverinfo="skip",
+        showlegend=bool(best.notna().any()),
+    )
+
+
+def _add_states(figure: go.Figure, rows: pd.DataFrame, x: "pd.Series[Any]", y: "pd.Series[Any]") -> None:
+    """One trace a state; those of failed trials are in the legend though they stand in the strip below."""
+    placed = rows.assign(x=x, y=y)
+    for state, style in look.STATES.items():
+        chosen = placed[(placed["state"] == state) & placed["y"].notna()]
+        _add_points(figure, chosen, style)
+
+
+def _add_points(figure: go.Figure, rows: pd.DataFrame, style: look.Look, size: int = 11) -> None:
+    figure.add_scatter(
+        x=rows["x"],
+        y=rows["y"],
+        name=style.says,
+        mode="markers",
+        marker={"symbol": style.symbol, "color": style.colour, "size": size, "line": {"width": 1.5}},
+        hovertext=_hovers(rows, rows["gain"]),
+        hoverinfo="text",
+        showlegend=not rows.empty,
+    )
+
+
+def _add_without_value(figure: go.Figure, rows: pd.DataFrame) -> None:
+    """Trials without a value, in a strip below: they have no height, and must be seen."""
+    if rows.empty:
+        return
+    figure.update_layout(yaxis={"domain": [0.13, 1]}, yaxis2=_STRIP, xaxis={"anchor": "y2"})
+    for state, style in look.STATES.items():
+        chosen = rows[rows["state"] == state]
+        figure.add_scatter(
+            x=chosen["trial"],
+            y=[0.5] * len(chosen),
+            yaxis="y2",
+            name=f"{style.says} (no value)",
+            mode="markers",
+            marker={"symbol": style.symbol, "color": style.colour, "size": 11, "line": {"width": 1.5}},
+            hovertext=_hovers(chosen, chosen["gain"]),
+            hoverinfo="text",
+            showlegend=not chosen.empty,
+        )
+
+
+def _add_baseline(figure: go.Figure, rows: pd.DataFrame) -> None:
+    before = rows[(rows["role"] == "baseline") & rows["value"].notna()]
+    if len(before):
+        value = float(before["value"].iloc[0])
+        note = {"text": f"baseline {value:.4g}", "bgcolor": "rgba(255,255,255,0.8)", "xanchor": "right", "x": 1}
+        figure.add_hline(y=value, line_dash="dash", line_color="#333", annotation=note)
+
+
+def _hovers(rows: pd.DataFrame, gained: "pd.Series[float]") -> list[str]:
+    return [hover(row, gained.get(place, float("nan"))) for place, row in rows.to_dict("index").items()]
+
+
+def hover(row: dict[Any, Any], gain: float) -> str:
+    """What is said of a trial under the pointer, escaped."""
+    parameters = [f"{escape(str(name))} = {look.wrapped(value)}" for name, value in row["parameters"].items()]
+    more = [f"… and {len(parameters) - _SHOWN} more parameters"] if len(parameters) > _SHOWN else []
+    looks = look.STATES.get(row["state"])
+    lines = [
+        f"<b>{escape(name_of(row))}</b> {looks.says if looks else escape(str(row['state']))}",
+        *parameters[:_SHOWN],
+        *more,
+        _numbers(row, gain),
+        look.wrapped(row["cause"] or ""),
+        "" if pd.isna(row["started_at"]) else f"started {row['started_at']:%Y-%m-%d %H:%M:%S} UTC",
+    ]
+    return "<br>".join(filter(None, lines))
+
+
+def _numbers(row: dict[Any, Any], gain: float) -> str:
+    if pd.isna(row["value"]):
+        return ""
+    level = "" if pd.isna(row["best_level"]) else f" at concurrency {row['best_level']:.0f}"
+    against = "" if pd.isna(gain) or row["role"] == "baseline" else f" ({percent(gain)} against the baseline)"
+    return f"{row['value']:.4g}{level}{against}"

@@ -1,0 +1,33 @@
+"""The kinds of run: what each is called, what it is asked with, and what carries it out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.experiment import Experiment
+from tuner.search import run_search
+from tuner.space import TuneSpec
+from tuner.spec import SweepSpec
+from tuner.sweep import Stop, run_sweep
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run.
+
+    Args:
+        name: of its command, its notebook, and in its run directories' names.
+        asks: what it is asked with.
+        run: carries it out in a run directory, resuming what is there, until it is done or the stop is set.
+        noun: what it is called.
+    """
+
+    name: str
+    asks: type[SweepSpec]
+    run: Callable[[Any, Experiment, Stop | None], None]
+    noun: str
+
+
+SWEEP = Kind("sweep", SweepSpec, run_sweep, "sweep")
+SEARCH = Kind("tune", TuneSpec, run_search, "search")
+KINDS = {kind.name: kind for kind in (SWEEP, SEARCH)}
