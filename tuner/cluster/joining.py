@@ -12,6 +12,7 @@ from typing import Any
 from tuner.errors import ClusterError
 
 RAY = "ray"
+_LONGEST = 300  # characters of what Ray says
 _LOCAL = "local"
 #: for a cluster that we start, read when Ray is imported: on loopback alone, and nothing is sent to Ray's makers
 _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -43,7 +44,7 @@ def join(on: str) -> bool:
         with _signals_kept():
             _init(address)
     except Exception as error:  # Ray raises all kinds, plain ones too
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        told = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
         raise ClusterError(f"cannot join the Ray cluster {address}: {told}") from error
     return True
 
