@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import made
@@ -259,8 +260,9 @@ def test_a_folder_that_was_moved_keeps_its_index(tmp_path, monkeypatch):
 def test_loads_in_several_processes_at_once(tmp_path):
     folder = history(tmp_path / "runs", runs=8)
     expected = without_index(folder)
-    with multiprocessing.get_context("fork").Pool(4) as pool:
-        found = pool.map(loaded, [folder] * 12)
+    context = multiprocessing.get_context("spawn")  # a fork would share the locks of this process's threads
+    with ProcessPoolExecutor(4, mp_context=context) as pool:
+        found = list(pool.map(loaded, [folder] * 12))
     for frame in [*found, loaded(folder)]:
         assert_frame_equal(frame, expected)
     assert sorted(path.name for path in folder.glob(".*")) == [cache.INDEX_NAME]
