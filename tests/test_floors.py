@@ -18,8 +18,8 @@ FLOORS = """
     weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
     telemetry stub bench calibration
     spec space asked prepare books levels limit plan sweep samplers cluster executors early journal confirmation search
-    kinds background findings sides differences compared junit page comparison_page report headless panel notebook
-    doctor tables live terminal serve flags cli __main__
+    kinds run_files background findings sides differences compared junit page comparison_page report headless panel
+    notebook doctor tables live terminal serve flags cli __main__
 """
 ORDER = FLOORS.split()
 

@@ -1,7 +1,6 @@
 """What stands beside the batches: what was asked, the servers and what they used, how requests were spread, code."""
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,27 +9,19 @@ from typing import Any
 import msgspec
 import pandas as pd
 
-from tuner import carried, files, tried
+from tuner import carried, files, run_files, tried
 from tuner.batches import load_batches
 from tuner.cache import readings_of
-from tuner.errors import PathError
-from tuner.experiment import EXPERIMENT_FILE, SERVER_FILE, SERVER_LOG, Experiment
+from tuner.experiment import EXPERIMENT_FILE, SEARCH, SERVER_FILE, SERVER_LOG
 from tuner.intervals import CONFIDENCE, intervals
-from tuner.kinds import SEARCH
 from tuner.plain import asked_of_genai_bench
-from tuner.rows import printable
 from tuner.scores import load_trials
 from tuner.secrecy import Guard
 from tuner.slo import SLO
 from tuner.spreads import Spreads, spreads
 from tuner.timestamps import to_utc
-from tuner.trials import subfolders
-
-logger = logging.getLogger(__name__)
 
 NOTEBOOK = "report.ipynb"
-#: versions that shape the page, and not what was measured
-_OF_THE_PAGE = ("python", "pandas", "plotly")
 #: so many batches are not looked at one by one
 _MANY = 200
 _TEXTS = ("experiment", "engine", "model", "scenario", "reason", "warnings")
@@ -117,18 +108,18 @@ def background(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None = N
         return _of_report(carried.unpack(paths[0]), batches.index, slo.to_dict() if slo else None)
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
     asked, document = _asked(paths[0]), slo.to_dict() if slo else None
-    servers = [list(_servers(folder)) for folder in folders]
-    documents = [_read(folder / EXPERIMENT_FILE) for folder in folders]
-    is_search = asked.facts.get("kind") == SEARCH.name
+    servers = [list(run_files.servers(folder)) for folder in folders]
+    documents = [run_files.read(folder / EXPERIMENT_FILE) for folder in folders]
+    is_search = asked.facts.get("kind") == SEARCH
     return replace(
         asked,
         servers=[server for own in servers for server in own],
-        runs=[_made_with(*run) for run in zip(folders, documents, servers, strict=True)],
-        read_telemetry=lambda: _telemetry([] if is_search else folders),  # no figure of a search shows it
+        runs=[run_files.made_with(*run) for run in zip(folders, documents, servers, strict=True)],
+        read_telemetry=lambda: run_files.telemetry([] if is_search else folders),  # no figure of a search shows it
         read_spreads=lambda: spreads(readings_of(batches)),
         intervals=_intervals(batches, document or asked.slo),
         trials=_trials(paths, asked.facts, slo),
-        slo=_slo(documents),
+        slo=run_files.slo_of(documents),
         folders=folders,
     )
 
@@ -146,7 +137,7 @@ def runs_at(path: Path) -> list[Run]:
 
 
 def _of_run(folder: Path) -> Background:
-    return replace(_asked(folder), servers=list(_servers(folder)), folders=[folder])
+    return replace(_asked(folder), servers=list(run_files.servers(folder)), folders=[folder])
 
 
 def _asked(folder: Path) -> Background:
@@ -154,13 +145,13 @@ def _asked(folder: Path) -> Background:
     facts_file = folder / EXPERIMENT_FILE
     facts = files.read_json(facts_file) if facts_file.exists() else asked_of_genai_bench(folder)
     return Background(
-        facts=facts | _state(facts, folder),
+        facts=facts | run_files.state(facts, folder),
         servers=[],
         runs=[],
         read_telemetry=_no_telemetry,
         read_spreads=dict,
         intervals=pd.DataFrame(),
-        code=_code(folder / NOTEBOOK),
+        code=run_files.code(folder / NOTEBOOK),
         trials=tried.from_records([]),
         slo=facts.get("spec", {}).get("slo"),
     )
@@ -168,56 +159,6 @@ def _asked(folder: Path) -> Background:
 
 def _no_telemetry() -> pd.DataFrame:
     return pd.DataFrame({"at": []})
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """What a JSON file says; nothing where it is missing, damaged or no mapping."""
-    try:
-        found = files.read_json(file) if file.exists() else {}
-    except PathError as error:
-        logger.warning("%s", error)
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _servers(folder: Path) -> Iterator[dict[str, Any]]:
-    for number, trial in enumerate(subfolders(folder / "trials"), start=1):
-        if server := _read(trial / SERVER_FILE):
-            place = {"run_folder": printable(folder), "trial": int(trial.name) if trial.name.isdecimal() else number}
-            yield server | place
-
-
-def _made_with(folder: Path, facts: dict[str, Any], servers: list[dict[str, Any]]) -> dict[str, Any]:
-    """The versions, the machine, the server's parameters and GPUs, where the run had one server."""
-    server = servers[0] if len(servers) == 1 else {}
-    versions, host, parameters = (
-        _mapping(part) for part in (facts.get("versions"), facts.get("host"), server.get("parameters"))
-    )
-    return {
-        **{"run_folder": printable(folder), "started_at": facts.get("started_at"), "host": host.get("name")},
-        **{name: str(value) for name, value in parameters.items()},
-        **{name: version for name, version in versions.items() if name not in _OF_THE_PAGE},
-        **({"GPUs": len(server["gpus"])} if server.get("gpus") else {}),
-    }
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _slo(asked: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The SLO that all of the runs were asked to meet; None where they differ or nobody asked."""
-    documents = [_mapping(facts.get("spec")).get("slo") for facts in asked]
-    same = bool(documents) and all(document == documents[0] for document in documents)
-    return documents[0] if same and documents[0] else None
-
-
-def _state(facts: dict[str, Any], folder: Path) -> dict[str, str]:
-    """A run that nobody writes any more is not running, whatever its file says: it was cut off."""
-    from tuner.books import is_running  # pydantic with it, which reading a run needs not
-
-    cut_off = facts.get("state") == "running" and not is_running(Experiment(folder))
-    return {"state": "interrupted"} if cut_off else {}
 
 
 def _intervals(batches: pd.DataFrame, slo: Any) -> pd.DataFrame:
@@ -263,27 +204,5 @@ def _carried_intervals(content: dict[str, list[Any]], index: "pd.Index[Any]") ->
 
 def _trials(paths: Sequence[Path], facts: dict[str, Any], slo: SLO | None) -> pd.DataFrame:
     """The trials of the one search that is shown; none where it is no search, or one of several runs."""
-    is_search = len(paths) == 1 and facts.get("kind") == SEARCH.name
+    is_search = len(paths) == 1 and facts.get("kind") == SEARCH
     return load_trials(paths[0], slo) if is_search else tried.from_records([])
-
-
-def _telemetry(folders: list[Path]) -> pd.DataFrame:
-    """The samples of all trials; nothing where nothing was recorded."""
-    from tuner import telemetry  # psutil and httpx with it, which reading a run needs not
-
-    found = []
-    for trial in (trial for folder in folders for trial in subfolders(folder / "trials")):
-        try:
-            found.append(telemetry.load(trial))
-        except (PathError, ValueError):  # none, or damaged: a report of the batches is worth having all the same
-            continue
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame({"at": []})
-
-
-def _code(notebook: Path) -> list[str]:
-    """The code of the notebook that ran, a cell each."""
-    try:
-        cells = files.read_json(notebook)["cells"] if notebook.exists() else []
-        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    except (PathError, KeyError, TypeError):
-        return []

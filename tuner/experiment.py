@@ -30,6 +30,8 @@ SERVER_LOG = "server.log"
 SIDECAR_FILE = "batch.json"
 PARTIAL = ".part"
 
+#: the kinds of experiment
+SWEEP, SEARCH = "sweep", "tune"
 COMPLETED = "completed"
 RUNNING = "running"
 #: How a batch can end. Only a completed one has numbers that may be judged.

@@ -12,7 +12,6 @@ import pandas as pd
 
 from tuner import carried, figures
 from tuner.answer import answer
-from tuner.asked import command_line, sweep_of
 from tuner.attainment import goodput
 from tuner.background import Background, background
 from tuner.batches import load_batches
@@ -67,11 +66,15 @@ class Results:
     def winner(self) -> dict[str, Any]:
         """The sweep that measures a search's best configuration, as plain parameters; empty where there is none."""
         best = self.searched.best if self.searched else None
+        from tuner.asked import sweep_of  # pydantic with it, which reading a run needs not
+
         return {} if best is None else sweep_of(self.facts.get("spec", {}), best["parameters"])
 
     @property
     def command(self) -> str:
         """The command that measures a search's best configuration again; empty where there is none."""
+        from tuner.asked import command_line
+
         return command_line("sweep", self.winner) if self.winner else ""
 
     @cached_property

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tuner import experiment
 from tuner.experiment import Experiment
 from tuner.search import run_search
 from tuner.space import TuneSpec
@@ -28,6 +29,6 @@ class Kind:
     noun: str
 
 
-SWEEP = Kind("sweep", SweepSpec, run_sweep, "sweep")
-SEARCH = Kind("tune", TuneSpec, run_search, "search")
+SWEEP = Kind(experiment.SWEEP, SweepSpec, run_sweep, "sweep")
+SEARCH = Kind(experiment.SEARCH, TuneSpec, run_search, "search")
 KINDS = {kind.name: kind for kind in (SWEEP, SEARCH)}
