@@ -7,6 +7,7 @@ Without the index means the first time, when it is made; both sides read the sam
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -74,7 +75,9 @@ def measured(runs: Path, *, fresh: bool) -> tuple[float, float, str]:
         if fresh:
             (runs / INDEX_NAME).unlink(missing_ok=True)
         started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", WORK, runs], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", WORK, runs], check=True, capture_output=True, text=True, env=_environment()
+        )
         seconds = time.perf_counter() - started
         used, _, result = done.stdout.strip().partition(" ")
         found.append((seconds, float(used), result))
@@ -110,9 +113,14 @@ def measured_imports() -> float:
     seconds = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "from tuner import figures, findings"], check=True)
+        subprocess.run([sys.executable, "-c", "from tuner import figures, findings"], check=True, env=_environment())
         seconds.append(time.perf_counter() - started)
     return min(seconds)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, but Python may keep what it compiles, as it does unless somebody forbids it."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 if __name__ == "__main__":
