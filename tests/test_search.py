@@ -235,7 +235,7 @@ def test_per_gpu_more_is_asked_of_more_gpus():
 @pytest.mark.parametrize(
     ("objective", "baseline", "winner", "verdict", "words"),
     [
-        ("max_throughput", [100, 102, 98], [120, 122, 119], "gain", r"confirmed gain \+20\.3% \(\+1"),
+        ("max_throughput", [100, 102, 98], [120, 122, 119], "gain", r"confirmed gain \+20\.3 % \(\+1"),
         ("max_throughput", [100, 110, 90], [101, 111, 93], "noise", "within the noise: "),
         ("max_throughput", [120, 122, 119], [100, 102, 98], "loss", "the defaults are better"),
         ("min_ttft", [1.2, 1.22, 1.19], [1.0, 1.02, 0.98], "gain", "confirmed gain"),

@@ -16,6 +16,7 @@ import yaml
 from tuner.asked import sweep_of
 from tuner.scores import maximised
 from tuner.space import TuneSpec
+from tuner.tried import percent
 
 CONFIDENCE = 0.95
 BASELINE, WINNER = "baseline", "winner"
@@ -112,12 +113,12 @@ def _interval(baseline: Sequence[float], winner: Sequence[float]) -> Interval:
 
 
 def _words(verdict: str, gain: float, low: float, high: float) -> str:
-    interval = f"({low:+.1%} to {high:+.1%} at {CONFIDENCE:.0%} confidence)"
-    if verdict == GAIN:
-        return f"confirmed gain {gain:+.1%} {interval}"
-    if verdict == LOSS:
-        return f"the defaults are better: the winner's change is {gain:+.1%} {interval}"
-    return f"within the noise: {gain:+.1%} {interval}; the defaults are as good as can be told"
+    interval = f"{percent(gain)} ({percent(low)} to {percent(high)} at {CONFIDENCE * 100:g} %)"
+    return {
+        GAIN: f"confirmed gain {interval}",
+        LOSS: f"the defaults are better: the winner's change is {interval}",
+        NOISE: f"within the noise: {interval}; the defaults are as good as can be told",
+    }[verdict]
 
 
 def to_copy(spec: TuneSpec, parameters: dict[str, Any], command: Sequence[str]) -> dict[str, Any]:
