@@ -215,8 +215,9 @@ def levels(*throughputs, verdicts=None, all_levels=(1, 2, 4)):
         (levels(), False),
         (levels(70), False),  # one level may be an accident
         (levels(20), True),  # at four times the level at most 80
-        (levels(70, 120), True),
-        (levels(70, 150), False),
+        (levels(70, 120), False),  # two do not tell whether it catches up
+        (levels(70, 110, 140, all_levels=(1, 2, 4, 8)), True),
+        (levels(60, 110, 180, all_levels=(1, 2, 4, 8)), False),  # it catches up: 245 if it goes on
         (levels(85, 140), False),  # within the margin
         (levels(130, 300, verdicts=["fail", "fail"]), True),
         (levels(130, 300, verdicts=["unknown", "unknown"]), False),
@@ -224,13 +225,46 @@ def levels(*throughputs, verdicts=None, all_levels=(1, 2, 4)):
 )
 def test_a_trial_ends_early_only_where_it_cannot_win(own, hopeless):
     spec = TuneSpec(engine="llamacpp", levels=[1, 2, 4], scenarios=["D(1,1)"])
-    assert bool(cannot_win(own, levels(100, 160, 200), spec)) == hopeless
+    spec = spec.model_copy(update={"levels": own["concurrency"].to_list()})
+    best = [100, 160, 200, 220][: len(own)]
+    assert bool(cannot_win(own, levels(*best, all_levels=spec.levels), spec)) == hopeless
+
+
+def test_who_may_meet_the_slo_where_the_best_does_not_goes_on():
+    spec, all_levels = TuneSpec(engine="llamacpp", levels=[1, 2, 4, 8], scenarios=["D(1,1)"]), (1, 2, 4, 8)
+    own = levels(70, 110, 190, all_levels=all_levels)
+    fails_higher_up = levels(100, 160, 250, 400, verdicts=["pass", "pass", "pass", "fail"], all_levels=all_levels)
+    no_result_higher_up = levels(100, 160, 300, all_levels=all_levels)
+    assert not cannot_win(own, fails_higher_up, spec)
+    assert not cannot_win(own, no_result_higher_up, spec)
+
+
+def test_who_scales_better_is_not_ended_before_it_wins():
+    dice, all_levels, ended = random.Random(7), (1, 2, 4, 8, 16, 32, 64), 0
+    spec = TuneSpec(engine="llamacpp", levels=list(all_levels), scenarios=["D(1,1)"])
+    for _ in range(60):
+        best, own = (
+            [speed * level / (1 + serial * (level - 1)) * 2.718 ** dice.gauss(0, 0.03) for level in all_levels]
+            for speed, serial in ((100, 0.2), (50, 0.02))  # Amdahl's law: 470, then 1 400 at the end
+        )
+        seen = (levels(*own[:count], all_levels=all_levels) for count in range(1, len(own)))
+        ended += any(cannot_win(some, levels(*best, all_levels=all_levels), spec) for some in seen)
+    assert ended == 0
+
+
+def test_a_level_that_still_runs_has_not_failed():
+    spec = TuneSpec(engine="llamacpp", levels=[1, 2, 4], scenarios=["D(1,1)"])
+    own = levels(100, 150, verdicts=["fail", "unknown"])
+    own.loc[1, "outcome"] = "interrupted"
+    assert not cannot_win(own, levels(100, 160, 200), spec)
 
 
 def test_per_gpu_more_is_asked_of_more_gpus():
-    spec = TuneSpec(engine="llamacpp", levels=[1, 2, 4], scenarios=["D(1,1)"])
-    assert cannot_win(levels(130, 240), levels(100, 160, 200), spec, factor=2.0)
-    assert not cannot_win(levels(130, 240), levels(100, 160, 200), spec)
+    all_levels = (1, 2, 4, 8)
+    spec = TuneSpec(engine="llamacpp", levels=list(all_levels), scenarios=["D(1,1)"])
+    own, best = levels(130, 200, 240, all_levels=all_levels), levels(100, 160, 200, 220, all_levels=all_levels)
+    assert cannot_win(own, best, spec, factor=2.0)
+    assert not cannot_win(own, best, spec)
 
 
 @pytest.mark.parametrize(
