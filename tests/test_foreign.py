@@ -6,6 +6,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -332,6 +334,13 @@ def test_a_table_alone(folder, file):
     for name in ("completed", "duration", "ttft_mean", "e2e_latency_mean"):
         assert alone[name].tolist() == pytest.approx(whole[name].tolist(), rel=0.01)
     assert all("own aggregates" in text for text in said(alone))
+
+
+def test_yaml_that_is_nested_too_deeply_does_not_end_the_process(tmp_path):
+    (tmp_path / "benchmarks.yaml").write_text("benchmarks:\n- module: guidellm.x\n  a: " + "[" * 10**6)
+    load = f"import tuner; print(tuner.load_batches({str(tmp_path)!r})['outcome'].tolist())"
+    done = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['unreadable']"
 
 
 def test_guidellms_yaml_is_its_json(folder):

@@ -237,6 +237,19 @@ def test_an_index_of_another_version_is_not_believed(tmp_path, monkeypatch):
     assert_frame_equal(loaded(folder), without_index(folder))
 
 
+@pytest.mark.parametrize("samples", [b"123", bytes(8), b"", bytes(8 * 4 * 999)])
+def test_an_entry_whose_samples_do_not_fit_is_not_believed(samples, tmp_path):
+    runs = history(tmp_path / "runs")
+    expected = loaded(runs)
+    kept = index.Index(runs, cache.INDEX_NAME)
+    assert kept.entries
+    for entry in kept.entries.values():
+        entry.reading.samples = samples
+    kept.changed = True
+    kept.close()
+    assert_frame_equal(loaded(runs), expected)
+
+
 def test_an_index_that_was_copied_along_is_not_believed(tmp_path):
     """Copies have names, sizes and times of change that fit, but other bytes may be in them."""
     folder = history(tmp_path / "runs")

@@ -93,8 +93,15 @@ WRONG = {
     "constraint's name": ({"n_batch": [1]}, ["n_bach > 1"], "did you mean n_batch"),
     "constraint that nothing meets": ({"n_batch": [1, 2]}, ["n_batch > 2"], "no configuration"),
     "constraint of a text": ({"n_batch": [1]}, ["flash_attn + 1 > n_batch"], "cannot be computed"),
+    "not a number": ({"n_batch": [float("nan"), 1]}, (), "is not finite"),
+    "more than floats hold": ({"n_batch": {"low": 1, "high": 10**400}}, (), "high must be finite"),
     "division by 0": ({"n_batch": [1]}, ["n_batch / 0 > 1"], "cannot be computed"),
 }
+
+
+def test_a_constraint_that_cannot_be_computed_somewhere_costs_that_configuration_only():
+    made = space({"n_batch": [1, 2, 3]}, ["12 % (n_batch - 2) == 0"])
+    assert [point["n_batch"] for point in made.grid()] == [1, 3]
 
 
 @pytest.mark.parametrize(("document", "constraints", "message"), WRONG.values(), ids=WRONG)

@@ -28,8 +28,8 @@ class Confirmation:
     """What the runs of a confirmation show.
 
     Args:
-        verdict: `gain` or `loss` (the interval leaves 0 out), `noise`, `only_winner` (the baseline never complies),
-            `neither` (the winner does not comply again), `unknown` (too few runs).
+        verdict: `gain` or `loss` (the interval leaves 0 out), `noise`, `only_winner` (the baseline complies so
+            seldom that it is no chance), `neither` (the winner does not comply each time), `unknown` (too few runs).
         text: the same in words.
         levels: at which both were measured.
         baseline: the objective's value of each of its runs; only those that comply.
@@ -89,14 +89,24 @@ def _found(objective: str, sides: list[list[float]], runs: tuple[int, int]) -> t
     if len(winner) < winners:
         return NEITHER, f"not confirmed: the winner met the SLO in only {len(winner)} of {winners} further runs", None
     if len(default) < defaults:
-        met = f"met the SLO in all of {winners} further runs, the defaults in {len(default)} of {defaults}"
-        return ONLY_WINNER, f"confirmed: the winner {met}", None
+        met = f"the winner met the SLO in all of {winners} further runs, the defaults in {len(default)} of {defaults}"
+        if _may_be_chance(len(default), defaults, winners):
+            return UNKNOWN, f"not confirmed: {met}, which may be chance", None
+        return ONLY_WINNER, f"confirmed: {met}", None
     if min(len(default), len(winner)) < 2:
         return UNKNOWN, "too few further runs to tell a gain from noise: confirm at least 2 times", None
     goods = [side if maximised(objective) else [1 / value for value in side] for side in sides]
     gain, low, high = _interval(*goods)
     verdict = GAIN if low > 0 else LOSS if high < 0 else NOISE
     return verdict, _words(verdict, gain, low, high), (gain, low, high)
+
+
+def _may_be_chance(met: int, defaults: int, winners: int) -> bool:
+    """Whether runs of one configuration could part so too, by Fisher's exact test; 0 of 3 against 3 of 3 cannot."""
+    from scipy import stats
+
+    table = [[winners, 0], [met, defaults - met]]
+    return float(stats.fisher_exact(table, alternative="greater").pvalue) > 1 - CONFIDENCE + 1e-9
 
 
 def _interval(baseline: Sequence[float], winner: Sequence[float]) -> Interval:

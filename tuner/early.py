@@ -1,5 +1,6 @@
 """When a trial can end before its last level: as soon as its levels show that it cannot win."""
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -13,9 +14,12 @@ from tuner.space import TuneSpec
 from tuner.sweep import Wish
 from tuner.timestamps import now
 
-#: Levels that must lag behind before more than one of them is no accident.
+#: Levels that must fail, since one may be an accident.
 FEWEST = 2
-Load = tuple[str, int]
+#: Levels that tell whether it catches up: noise in two alone hides that it does.
+FEWEST_OF_TREND = 3
+#: How a level stands that is still to come, or that runs.
+TO_COME = ("missing", "interrupted")
 
 
 @dataclass(frozen=True)
@@ -84,35 +88,52 @@ def cannot_win(judged: pd.DataFrame, best: pd.DataFrame, spec: TuneSpec, factor:
         spec: what is searched: its levels, and the margin that is left for noise.
         factor: throughput of the trial over that of the best at which they are worth the same.
     """
-    if judged.empty or best.empty:
+    if judged.empty or best.empty or len(spec.scenarios) > 1:
         return ""
-    own, others, keep = _worth(judged), _worth(best), 1 - spec.margin
-    if not own or None in own.values():
-        return ""
-    lagging = [load for load, value in own.items() if (value or 0) < keep * factor * (others.get(load) or 0)]
-    if len(lagging) == len(own) >= FEWEST:
-        return f"at each of its first {len(own)} levels more than {spec.margin:.0%} behind the best trial"
-    return _bounded(judged, max(filter(None, others.values()), default=0.0) * factor * keep, spec)
+    own, others = _measured(judged), _measured(best)
+    if own["verdict"].isin((*COMPLIANT, FAIL)).all() and len(own):
+        needed = others.loc[others["verdict"].isin(COMPLIANT), "output_throughput"].max() * factor * (1 - spec.margin)
+        return _fails(own, others) or _bounded(own, needed, spec) or _lags(judged, best, needed)
+    return ""
 
 
-def _worth(judged: pd.DataFrame) -> dict[Load, float | None]:
-    """The throughput of each level that was measured, 0 where it does not comply, None where nobody knows."""
-    found: dict[Load, float | None] = {}
-    for row in judged[judged["outcome"] != "missing"].to_dict("records"):
-        compliant, failed = row["verdict"] in COMPLIANT, row["verdict"] == FAIL or row["outcome"] != COMPLETED
-        found[row["scenario"], int(row["concurrency"])] = (
-            float(row["output_throughput"]) if compliant else 0.0 if failed else None
-        )
-    return found
+def _measured(judged: pd.DataFrame) -> pd.DataFrame:
+    """The levels that were run; one without a result fails."""
+    run = judged[~judged["outcome"].isin(TO_COME)]
+    return run.assign(verdict=run["verdict"].where(run["outcome"] == COMPLETED, FAIL))
 
 
-def _bounded(judged: pd.DataFrame, needed: float, spec: TuneSpec) -> str:
+def _fails(own: pd.DataFrame, others: pd.DataFrame) -> str:
+    """Latency grows with the level: whoever misses the SLO where the best trial met it does not meet it higher up."""
+    met = others.loc[others["verdict"].isin(COMPLIANT), "concurrency"]
+    if own["concurrency"].nunique() >= FEWEST and own["verdict"].eq(FAIL).all() and own["concurrency"].isin(met).all():
+        return f"none of its first {len(own)} levels meets the SLO as the best trial's do"
+    return ""
+
+
+def _bounded(own: pd.DataFrame, needed: float, spec: TuneSpec) -> str:
     """In a closed loop throughput grows at most as the level does, since no request is faster beside more others."""
-    if len(spec.scenarios) > 1:
-        return ""
     highest = max(spec.fixed_levels)
-    done = judged[judged["outcome"] == COMPLETED]
-    most = (done["output_throughput"] * highest / done["concurrency"]).min() if len(done) else float("inf")
+    most = (own["output_throughput"] * highest / own["concurrency"]).min()
     if most < needed:
         return f"at most {most:.4g} tokens/s are in reach at concurrency {highest}, less than the best trial has"
     return ""
+
+
+def _lags(judged: pd.DataFrame, best: pd.DataFrame, needed: float) -> str:
+    """Whether it stays behind at each level to come, even if it goes on to catch up with the best as it did so far."""
+    own, others = _throughputs(judged), _throughputs(best)
+    ahead = judged.loc[judged["outcome"].isin(TO_COME), "concurrency"]
+    shares = {level: own[level] / others[level] for level in sorted({*own} & {*others})}
+    if len(shares) < FEWEST_OF_TREND or not {*ahead} <= {*others}:  # where the best has no result nobody knows
+        return ""
+    (first, at_first), (last, at_last) = (list(shares.items())[place] for place in (0, -1))
+    growth = max(math.log(at_last / at_first) / math.log(last / first), 0.0)
+    most = max([*own.values(), *(others[level] * at_last * (level / last) ** growth for level in ahead)])
+    return f"after {len(own)} levels at {at_last:.0%} of the best trial, and not catching up" if most < needed else ""
+
+
+def _throughputs(judged: pd.DataFrame) -> dict[int, float]:
+    """The throughput of each level that has one, whether it complies or not."""
+    known = judged[(judged["outcome"] == COMPLETED) & (judged["output_throughput"] > 0)]
+    return {int(row["concurrency"]): float(row["output_throughput"]) for row in known.to_dict("records")}

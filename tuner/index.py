@@ -49,6 +49,12 @@ class Reading(msgspec.Struct, array_like=True):
         return np.asarray(self._rows[-1])
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it holds a sample of each latency, and of the tokens, for each completed request."""
+        requests = (self.batch.completed or 0) if self.recomputed else 0
+        return len(self.samples) == requests * (len(LATENCIES) + 1) * np.dtype(np.float64).itemsize
+
+    @property
     def _rows(self) -> Floats:
         return np.frombuffer(self.samples, np.float64).reshape(len(LATENCIES) + 1, -1)
 
@@ -87,7 +93,8 @@ class Index:
     def known(self, key: str, statuses: Sequence[os.stat_result]) -> Reading | None:
         """What is kept of the file `key`, whose status is this one; None where it has changed since, or is new."""
         entry = self.entries.get(key)
-        return entry.reading if entry and entry.identity == identity(*statuses) else None
+        fits = entry and entry.identity == identity(*statuses) and entry.reading.is_whole
+        return entry.reading if entry and fits else None
 
     def learn(self, key: str, before: Sequence[os.stat_result], reading: Reading) -> None:
         """Keep what was read of the file `key`, whose status was `before` that."""

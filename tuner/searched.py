@@ -1,5 +1,6 @@
 """What a search found: its trials beside the baseline, as a table and in words."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -151,8 +152,9 @@ class Searched:
         verdict, gain = found.verdict, found.gain
         if verdict in DOUBTS:
             return f", {DOUBTS[verdict]}"
-        gain = self.gain(best) if gain is None else gain
         sure = "confirmed" if verdict in CONFIRMED else "not confirmed yet"
+        if gain is None:  # the trials' own is no confirmed one
+            gain = math.nan if verdict in CONFIRMED else self.gain(best)
         return f", {sure}" if pd.isna(gain) else f", {percent(gain)} against the baseline ({sure})"
 
     def _confirmed(self) -> str:

@@ -10,6 +10,8 @@ import msgspec
 from tuner.results import Damage
 
 NO_NUMBER = re.compile(rb"([:,\[]\s*)(?:-?Infinity|NaN)(?=\s*[],}])")
+#: Levels of nesting in YAML; files of the tools have a dozen.
+DEEPEST = 200
 #: Stands for a document that ends in its middle.
 CUT = object()
 
@@ -60,7 +62,24 @@ def _yaml(data: bytes, name: str) -> Any:
     import yaml
 
     try:
-        value = yaml.load(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - a SafeLoader
+        value = yaml.load(data, Loader=_shallow(getattr(yaml, "CSafeLoader", yaml.SafeLoader)))  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError):
         value = None
     return value if isinstance(value, dict) else Damage("unreadable", f"{name} is damaged, or no YAML that can be read")
+
+
+def _shallow(loader: Any) -> Any:
+    """A YAML loader that gives up before libyaml's recursion overflows the stack, which would end the whole process."""
+
+    class Shallow(loader):  # type: ignore[misc]
+        depth = 0
+
+        def descend_resolver(self, *_: Any) -> None:
+            self.depth += 1
+            if self.depth > DEEPEST:
+                raise RecursionError
+
+        def ascend_resolver(self) -> None:
+            self.depth -= 1
+
+    return Shallow

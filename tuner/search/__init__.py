@@ -103,6 +103,9 @@ class _Search:
             self._describe(state="stopped")
             raise Stopped
         self._confirm()
+        if self.wish:
+            self._describe(state="stopped")
+            raise Stopped
         self._describe(state="done")
         if all(known.state == FAILED for known in self.trials.searched):
             raise NothingSurvived(f"no trial has a usable result: {self._first_cause()}")
@@ -196,7 +199,10 @@ class _Search:
             if (done := self._once_more(of, known, len(runs[of]), kept)) is None:
                 break
             runs[of].append(done)
-        values = {of: [one.score.values[0] for one in some if one.score] for of, some in runs.items()}
+        values = {
+            of: [one.score.values[0] for one in some if one.score and one.record.kind not in NOT_ITS_DOING]
+            for of, some in runs.items()
+        }
         numbers = sorted(one.trial.number for some in runs.values() for one in some)
         both = min(map(len, values.values()))
         return conclude(self.spec.objective[0], values[BASELINE], values[WINNER], kept, numbers) if both else None

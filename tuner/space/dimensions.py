@@ -139,10 +139,20 @@ def _of_choices(name: str, asked: Mapping[str, Any], known: Parameter | None) ->
         raise _wrong(name, f"choices must be a list of values, not {choices!r}")
     if strange := [value for value in choices if not isinstance(value, (bool, int, float, str))]:
         raise _wrong(name, f"{strange[0]!r} is no number, text, true or false")
+    if endless := [value for value in choices if not _is_finite(value)]:
+        raise _wrong(name, f"{endless[0]!r} is not finite")
     words = [spelt(value, known) for value in choices]
     distinct = {(type(value), value): value for value in words}
     made = Dimension(name, tuple(distinct.values()), when=_conditions(name, asked))
     return replace(made, choices=tuple(sorted(made.choices, key=float))) if made.is_ordered else made
+
+
+def _is_finite(value: Scalar) -> bool:
+    """Whether it is a text, or a number that floating point has room for."""
+    try:
+        return isinstance(value, str) or math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def spelt(value: Scalar, known: Parameter | None) -> Scalar:
@@ -159,7 +169,7 @@ def _of_range(name: str, asked: Mapping[str, Any], known: Parameter | None) -> D
     for key, value in (("low", low), ("high", high), ("step", step)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise _wrong(name, f"{key} must be a number, not {value!r}")
-        if value is not None and not math.isfinite(value):
+        if value is not None and not _is_finite(value):
             raise _wrong(name, f"{key} must be finite")
     log = asked.get("log", False)
     problems = (

@@ -87,7 +87,13 @@ class SearchSpace:
         return whole and sum(1 for _ in itertools.islice(self.grid(), most + 1)) <= most
 
     def allows(self, point: Mapping[str, Any]) -> bool:
-        """Whether every constraint holds for a point of the space."""
+        """Whether every constraint holds for a point of the space; one that cannot be computed there does not."""
+        try:
+            return self._meets(point)
+        except SpecError:  # such as a division by zero: it costs this point, not the search
+            return False
+
+    def _meets(self, point: Mapping[str, Any]) -> bool:
         values = {**self.known, **self.fixed, **point}
         return all(constraint.holds(values) for constraint in self.constraints)
 
@@ -134,6 +140,7 @@ class SearchSpace:
     def must_have_some(self) -> None:
         """Refuse constraints that leave nothing of the grid."""
         if self.constraints and next(self.grid(), None) is None:
+            self._meets(self.at([0.0] * len(self.dimensions)))  # says it where one cannot be computed
             raise SpecError(
                 f"constraints: no configuration of the space meets {' and '.join(c.text for c in self.constraints)}"
             )
