@@ -50,7 +50,8 @@ def test_sigterm_ends_kernel_and_server_and_keeps_what_had_finished(tiny_gguf, t
 
 
 def test_a_timeout_ends_with_1_and_leaves_nothing_running(tiny_gguf, tmp_path):
-    with papermill(tmp_path, "sweep", asked(tiny_gguf, max_seconds=60), "--execution-timeout", "12") as process:
+    endless = asked(tiny_gguf, max_seconds=60, max_requests=10**6)
+    with papermill(tmp_path, "sweep", endless, "--execution-timeout", "12") as process:
         assert process.wait(90) == 1
     wait_until(lambda: not processes_of(tmp_path), 15)
     assert nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
