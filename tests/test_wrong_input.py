@@ -83,6 +83,14 @@ def test_a_search_goes_on_only_as_it_began(tiny_gguf, tmp_path, monkeypatch, cap
     assert code == 2 and "made with levels [1], now [3] is asked" in err and len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(("command", "made_by"), [("sweep", "tune"), ("tune", "sweep")])
+def test_a_run_goes_on_only_by_the_command_that_made_it(command, made_by, tmp_path, monkeypatch, capsys):
+    begun = Experiment.at(tmp_path / "run")
+    begun.describe(kind=made_by, spec={})
+    code, _, err = end_of([command, "--resume", str(begun.folder)], monkeypatch, capsys)
+    assert code == 2 and f"tuner {made_by} --resume goes on with it" in err and len(err.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("command", ["sweep", "tune"])
 def test_an_unknown_flag_names_its_neighbours(command, monkeypatch, capsys):
     code, _, err = end_of([command, "--level", "1"], monkeypatch, capsys)

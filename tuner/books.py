@@ -24,6 +24,18 @@ class Stopped(Exception):
     """Somebody asked the sweep to end before its last level."""
 
 
+def check_kind(kind: str, experiment: Experiment) -> Experiment:
+    """Refuse to go on with a run that another command made; returns the run.
+
+    Raises:
+        SpecError: it is a sweep and a search is asked for, or the other way round.
+    """
+    made_by = experiment.facts.get("kind", kind)
+    if made_by != kind:
+        raise SpecError(f"{experiment.folder} is no run of tuner {kind}: tuner {made_by} --resume goes on with it")
+    return experiment
+
+
 def check_same(spec: SweepSpec, experiment: Experiment) -> None:
     """Refuse to go on with a run that was made with another configuration.
 

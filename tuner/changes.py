@@ -18,6 +18,8 @@ TELLING = (
     *("max_throughput", "output_throughput", "ttft_p50", "ttft_p90", "tpot_p50", "e2e_latency_p50", "e2e_latency_p90"),
     *("error_rate", "attainment"),
 )
+#: percent beyond which an interval says no more than that nobody knows
+_FAR = 1000
 #: the level of a row that is about all of them
 ALL_LEVELS = "maximum"
 
@@ -136,7 +138,9 @@ def _value(row: dict[Any, Any], side: str) -> str:
 
 def _signed(share: float, whole_from: float) -> str:
     """A share in percent with its sign and one decimal, from `whole_from` percent on without."""
-    percent = share * 100
+    percent = max(share, -1.0) * 100  # nothing measured here falls below zero
+    if percent > _FAR:
+        return f"over +{_FAR}"
     return f"{percent:+.{0 if abs(percent) >= whole_from else 1}f}".replace("-", "−")
 
 

@@ -133,7 +133,7 @@ def _merged(config: Path | None, flags: dict[str, str]) -> dict[str, Any]:
 
 def _run(name: str, values: dict[str, Any], resume: Path | None = None) -> None:
     """Run the notebook `name` on `values`, or go on with `resume`, and say what came out."""
-    from tuner.books import check_same
+    from tuner.books import check_kind, check_same
     from tuner.executors import LOCAL
     from tuner.experiment import Experiment
     from tuner.headless import run_experiment_notebook
@@ -145,7 +145,7 @@ def _run(name: str, values: dict[str, Any], resume: Path | None = None) -> None:
 
     bar, move = download_bar("fetching the demo's model")
     with bar:
-        before = Experiment.open(resume).facts.get("spec", {}) if resume else {}
+        before = check_kind(name, Experiment.open(resume)).facts.get("spec", {}) if resume else {}
         spec = make_spec(before | values, KINDS[name].asks)
         spec = prepare(spec, move) if getattr(spec, "on", LOCAL) == LOCAL else spec  # or where the server runs
     experiment = Experiment(resume) if resume else Experiment.create(spec.runs, name, spec.name)
