@@ -167,6 +167,16 @@ def test_runs_are_compared_where_both_sides_have_several(tmp_path):
     assert row_of(compare(before, far), "e2e_latency_mean")["verdict"] == "worse"
 
 
+def test_what_drift_is_not_in_is_said(tmp_path):
+    before, after = (repeated(tmp_path / name, [1.0, 1.2, 1.4]) for name in "ab")
+    once = compare(before.iloc[:1], after.iloc[:1]).text
+    assert any(line.startswith("A side has one run only") for line in once)
+    assert not any("drift" in line for line in compare(before, after).text)
+    some = before.assign(tpot_p50=[0.01, math.nan, math.nan])
+    (line,) = [line for line in compare(some, after).text if "drift" in line]
+    assert line.startswith("TPOT p50: known in one run of a side only")
+
+
 def test_directions(tmp_path):
     sides = [batches_of(tmp_path / str(factor), {2: noisy(1, factor)}) for factor in (1.0, 0.5)]
     better, worse = compare(*sides), compare(*reversed(sides))

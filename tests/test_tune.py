@@ -51,6 +51,14 @@ def test_a_line_for_each_trial_and_the_answer_with_its_command(searched):
     assert said[-2].startswith("the best configuration again: tuner sweep --model ")
 
 
+def test_a_cluster_that_is_not_there_leaves_no_run(tiny_gguf, tmp_path):
+    pytest.importorskip("ray")
+    asked = ("--model", tiny_gguf, "--space", SPACE, "--trials", "2", "--on", "ray://nowhere.invalid:1")
+    code, _, err = run(tmp_path, "tune", *asked, *QUICK)
+    assert code == 1 and len(err.strip().splitlines()) == 1 and "cannot join the Ray cluster" in err
+    assert not list((tmp_path / "runs").iterdir())
+
+
 def test_the_run_says_what_was_found(searched):
     results = read_results(searched[0])
     trials = results.searched.trials

@@ -98,4 +98,11 @@ def _intervals(best: "pd.Series[Any]", slo: SLO | None) -> list[str]:
 def _interval(best: "pd.Series[Any]", constraint: Constraint) -> str:
     low, high = (best.get(f"{constraint.column}_{side}", math.nan) for side in ("low", "high"))
     value, unit = best[constraint.column], constraint.unit
-    return "" if pd.isna(low) or pd.isna(high) else f"{constraint.label} {value:.3g}{unit} ({low:.3g} to {high:.3g})"
+    if pd.isna(low) or pd.isna(high):
+        return ""
+    return f"{constraint.label} {_short(value)}{unit} ({_short(low)} to {_short(high)})"
+
+
+def _short(value: float) -> str:
+    """Three digits, and all of those before the point."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

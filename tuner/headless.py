@@ -5,13 +5,14 @@ The process is `python -m tuner.headless`; its parameters come over a file, sinc
 
 import json
 import logging
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tuner import errors, files
-from tuner.errors import PathError, TunerError
+from tuner.errors import ClusterError, PathError, RequestError, TunerError
 from tuner.experiment import Experiment
 from tuner.report import REPORT_FILE, write_report
 from tuner.spec import SweepSpec
@@ -59,7 +60,9 @@ def run_experiment_notebook(name: str, spec: SweepSpec, experiment: Experiment, 
     asked = spec.model_dump(mode="json")  # all of it: the notebook's own defaults are for its form
     try:
         run_notebook(name, experiment, asked | {"run_now": True, "run_folder": str(experiment.folder)}, tick)
-    except BaseException:
+    except BaseException as error:
+        if experiment.is_new and isinstance(error, (RequestError, ClusterError)):  # refused before it began
+            shutil.rmtree(experiment.folder, ignore_errors=True)
         _close(experiment)
         raise
     return experiment.folder / REPORT_FILE
@@ -67,7 +70,7 @@ def run_experiment_notebook(name: str, spec: SweepSpec, experiment: Experiment, 
 
 def _close(experiment: Experiment) -> None:
     """Finish the books of a run that was cut off, and report on what it left."""
-    if not experiment.trial(1).facts_file.exists():
+    if experiment.is_new or not experiment.trial(1).facts_file.exists():
         return
     if experiment.facts.get("state") == "running":
         experiment.describe(state="interrupted", finished_at=to_text(now()))

@@ -45,7 +45,9 @@ def join(on: str) -> bool:
             _init(address)
     except Exception as error:  # Ray raises all kinds, plain ones too
         told = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
-        raise ClusterError(f"cannot join the Ray cluster {address}: {told}") from error
+        raise ClusterError(
+            f"cannot join the Ray cluster {address}: {told}; is it up (ray status), and is that its address?"
+        ) from error
     return True
 
 

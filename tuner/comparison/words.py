@@ -75,13 +75,26 @@ def _rest(differences: pd.DataFrame, any_found: bool, tolerance: float, confiden
     )
 
 
+def _without_drift(differences: pd.DataFrame) -> Iterator[str]:
+    """What rests on requests alone: everything, or metrics that too few of the runs have a value of."""
+    rows = differences[differences["over"] == "requests"]
+    if rows.empty:
+        return
+    several = len(rows) < len(differences)
+    which = (
+        f"{', '.join(map(name, rows['metric'].unique()))}: known in one run of a side"
+        if several
+        else "A side has one run"
+    )
+    yield f"{which} only, so that only its requests vary: drift from run to run is not in it; repeat the runs"
+
+
 def _limits(differences: pd.DataFrame, unmatched: pd.DataFrame) -> Iterator[str]:
     """What the comparison cannot tell."""
     unknown = int((differences["verdict"] == "unknown").sum())
     if unknown:
         yield f"{unknown} of {len(differences)} comparisons cannot be judged; their notes say why"
-    if (differences["over"] == "requests").any():
-        yield "Where a side has one run only requests vary: drift from run to run is in none of these; repeat the runs"
+    yield from _without_drift(differences)
     others = unmatched[~unmatched["lost"]]
     for row in others.head(LISTED).to_dict("records"):
         reason = f": {row['reason']}" if row["reason"] else ""

@@ -19,6 +19,7 @@ function general(value, digits) {
   return `${trimmed(mantissa)}e${exponent < 0 ? "-" : "+"}${String(Math.abs(exponent)).padStart(2, "0")}`;
 }
 
+const short = value => Math.abs(value) < 1000 ? general(value, 3) : value.toFixed(0);
 const percent = ratio => (ratio < 0 ? "-" : "+") + Math.abs(ratio * 100).toFixed(0) + "%";
 const number = value => value === null || value === undefined ? NaN : Number(value);
 const limitText = limit => `${limit.label} ${limit.sign < 0 ? "≥" : "≤"} ${general(limit.threshold, 6)}${limit.unit}`;
@@ -167,5 +168,5 @@ function intervalTexts(best, limits, confidence) {
 function intervalText(best, limit) {
   const [value, low, high] = ["", "_low", "_high"].map(end => number(best[limit.column + end]));
   if (Number.isNaN(low) || Number.isNaN(high)) return "";
-  return `${limit.label} ${general(value, 3)}${limit.unit} (${general(low, 3)} to ${general(high, 3)})`;
+  return `${limit.label} ${short(value)}${limit.unit} (${short(low)} to ${short(high)})`;
 }
