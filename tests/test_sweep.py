@@ -77,7 +77,7 @@ def test_a_fault_gives_the_table_that_is_true(swept, knobs, expected):
 
 
 def test_a_server_that_dies_in_a_level_costs_that_level(swept, tmp_path):
-    batches = swept("die_after=25", levels=[1, 2, 4], max_requests=20)
+    batches = swept("die_after=25", "ttft=0.05", levels=[1, 2, 4], max_requests=20)
     assert outcomes(batches)[1] == "completed"
     died = batches[batches["outcome"] == "server_died"]
     assert len(died) >= 1 and died["reason"].str.contains("exit").all()
@@ -87,7 +87,7 @@ def test_a_server_that_dies_in_a_level_costs_that_level(swept, tmp_path):
 
 def test_levels_above_one_that_ran_out_of_memory_are_skipped(swept):
     last_words = "last_words=torch.OutOfMemoryError: CUDA out of memory"
-    batches = swept("die_after=25", last_words, max_requests=20, levels=[1, 2, 4, 8])
+    batches = swept("die_after=25", "ttft=0.05", last_words, max_requests=20, levels=[1, 2, 4, 8])
     ends = list(outcomes(batches).values())
     first = ends.index("out_of_memory")
     assert ends[:first] == ["completed"] * first and set(ends[first + 1 :]) == {"skipped"}
