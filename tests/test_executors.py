@@ -128,7 +128,8 @@ def test_nothing_of_two_trials_outlives_their_owner(tmp_path, ending):
     spec = faulty("ignore_sigterm=1", "orphans=2", "never_ready=1")
     arguments = [HERE / "trials_owner.py", "local", tmp_path / "run", json.dumps(spec)]
     with subprocess.Popen([sys.executable, *arguments], env=environment(tmp_path), start_new_session=True) as owner:
-        wait_until(lambda: len([p for p in processes_of(tmp_path) if "faulty_server" in " ".join(p.cmdline())]) >= 2)
+        run = Experiment.at(tmp_path / "run")
+        wait_until(lambda: len(started([run.trial(1), run.trial(2)])) == 2)
         os.kill(owner.pid, ending)
         owner.wait(60)
     wait_until(lambda: not processes_of(tmp_path))
