@@ -27,6 +27,21 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def found_again_and_stopped(page, run, stop, going_on, told, seconds):
+    """Start a run; a tab that is opened anew finds it going on, can start no second one, and stops it at once."""
+    from playwright.sync_api import expect
+
+    run.click()
+    expect(page.get_by_text(going_on)).to_be_visible(timeout=seconds * 1000)
+    page.reload()  # as if the tab had been closed
+    run_all_cells(page)
+    expect(page.get_by_text(going_on)).to_be_visible(timeout=seconds * 1000)
+    expect(run).to_be_disabled()
+    stop.click()
+    stop.click()
+    expect(page.get_by_text(re.compile(told))).to_be_visible(timeout=30_000)
+
+
 def fill(page, **values):
     """Fill in fields of a form, and leave them."""
     for field, value in values.items():
@@ -63,15 +78,7 @@ def test_a_person_runs_sweeps(tiny_gguf, tmp_path):
         expect(page.locator("table tbody tr")).to_have_count(0)
 
         fill(page, max_seconds=60, max_requests=10**6)
-        run.click()
-        expect(page.get_by_text("at concurrency 1")).to_be_visible(timeout=60_000)
-        page.reload()  # as if the tab had been closed
-        run_all_cells(page)
-        expect(page.get_by_text("at concurrency 1")).to_be_visible(timeout=60_000)
-        expect(run).to_be_disabled()
-        stop.click()
-        stop.click()
-        expect(page.get_by_text(re.compile(r"interrupted: \d+ levels"))).to_be_visible(timeout=30_000)
+        found_again_and_stopped(page, run, stop, "at concurrency 1", r"interrupted: \d+ levels", 60)
     assert len(list(tmp_path.glob("runs/*/experiment.json"))) == 2
     wait_until(lambda: not processes_of(tmp_path), 20)
 
@@ -105,15 +112,8 @@ def test_a_person_searches(tiny_gguf, tmp_path):
         expect(page.get_by_text("tuner sweep --model")).to_be_visible()
 
         fill(page, scenarios="D(20,200)", max_seconds=60, trials=9)
-        run.click()
-        expect(page.get_by_text("trial 1 of 9: D(20,200) at concurrency 2")).to_be_visible(timeout=120_000)
-        page.reload()  # as if the tab had been closed
-        run_all_cells(page)
-        expect(page.get_by_text("trial 1 of 9: D(20,200) at concurrency 2")).to_be_visible(timeout=120_000)
-        expect(run).to_be_disabled()
-        stop.click()
-        stop.click()
-        expect(page.get_by_text(re.compile(r"interrupted: \d+ trials?"))).to_be_visible(timeout=30_000)
+        going_on = "trial 1 of 9: D(20,200) at concurrency 2"
+        found_again_and_stopped(page, run, stop, going_on, r"interrupted: \d+ trials?", 120)
     assert len(list(tmp_path.glob("runs/*-tune-*/experiment.json"))) == 2
     wait_until(lambda: not processes_of(tmp_path), 20)
 

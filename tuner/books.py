@@ -8,7 +8,7 @@ from typing import Any
 
 from tuner import claims, gpus
 from tuner.errors import PathError, SpecError
-from tuner.experiment import Experiment
+from tuner.experiment import SWEEP, Experiment
 from tuner.spec import SweepSpec
 from tuner.timestamps import now, to_text
 from tuner.versions import environment
@@ -79,7 +79,7 @@ def is_running(experiment: Experiment) -> bool:
 
 
 @contextlib.contextmanager
-def recorded(experiment: Experiment, spec: SweepSpec, kind: str = "sweep") -> Iterator[None]:
+def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP) -> Iterator[None]:
     """Keep in `experiment.json` what was asked, and how it ended whatever happens; `kind` is sweep or tune."""
     experiment.stop_file.unlink(missing_ok=True)
     started = "started_at" if experiment.is_new else "resumed_at"

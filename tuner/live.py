@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from tuner.batches import load_batches
-from tuner.experiment import COMPLETED, Experiment
+from tuner.experiment import COMPLETED, SEARCH, SWEEP, Experiment
 from tuner.goals import goals_of
 from tuner.progress import LevelState, read_progress, read_search
 from tuner.scores import load_trials
@@ -102,7 +102,7 @@ class SearchProgress(RunProgress):
 
 
 #: what shows the progress of a run, by the notebook that makes it
-FOLLOWERS = {"sweep": RunProgress, "tune": SearchProgress}
+FOLLOWERS = {SWEEP: RunProgress, SEARCH: SearchProgress}
 
 
 def _trial_line(searched: Searched, row: "pd.Series[Any]") -> str:

@@ -13,7 +13,7 @@ from rich.table import Table
 from tuner import changes
 from tuner.compared import SAME_CONFIGURATION, Compared
 from tuner.errors import RequestError
-from tuner.rows import level_name, plain
+from tuner.rows import level_name, records
 from tuner.summary import table
 
 _WIDE_ENOUGH = 2000  # characters: in a file or a pipe, a row is one line
@@ -113,12 +113,8 @@ def _printed(console: Console, *parts: Any) -> bytes:
     return printed.get().encode()
 
 
-def _plain_rows(judged: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): plain(value) for name, value in row.items()} for row in judged.to_dict("records")]
-
-
 def _as_json(judged: pd.DataFrame) -> bytes:
-    return _json(_plain_rows(judged))
+    return _json(records(judged))
 
 
 def _json(value: Any) -> bytes:
@@ -126,7 +122,7 @@ def _json(value: Any) -> bytes:
 
 
 def _as_csv(judged: pd.DataFrame) -> bytes:
-    return pd.DataFrame(_plain_rows(judged), columns=judged.columns).to_csv(index=False).encode()
+    return pd.DataFrame(records(judged), columns=judged.columns).to_csv(index=False).encode()
 
 
 def _as_parquet(judged: pd.DataFrame) -> bytes:

@@ -17,7 +17,7 @@ from tuner.confirmation import BASELINE, WINNER, Confirmation, conclude, levels_
 from tuner.early import TrialWish
 from tuner.errors import NothingSurvived, PathError
 from tuner.executors import LOCAL, Executor
-from tuner.experiment import Experiment
+from tuner.experiment import SEARCH, Experiment
 from tuner.journal import Journal
 from tuner.prepare import prepare
 from tuner.samplers import Sampler, Seen
@@ -58,7 +58,7 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: Stop | None = None)
         spec = prepare(spec) if spec.on == LOCAL else spec  # elsewhere it is prepared where the server runs
         check_same(spec, experiment)
         name, sampler = _sampler(spec, experiment)
-        with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, "tune"):
+        with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, SEARCH):
             experiment.describe(spec=spec.model_dump(mode="json", exclude_none=True))  # with limits that have changed
             _Search(asked, spec, experiment, name, sampler, executor, Wish(stop, experiment)).run()
 
