@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import tuner
-from tuner.comparison import compare
+from tuner.judging.comparison import compare
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from drawn import SERVERS, real, side
@@ -49,10 +49,10 @@ def engine_runs(folder, repeats):
     """The same level of the embedded engine, again and again, judged."""
     from tiny_gguf import write_tiny_gguf
 
-    from tuner.experiment import Experiment
-    from tuner.spec import make_spec
-    from tuner.sweep import run_sweep
-    from tuner.tokenizer import tokenizer_folder
+    from tuner.core.run_directory import Experiment
+    from tuner.engines.tokenizer import tokenizer_folder
+    from tuner.sweep.spec import make_spec
+    from tuner.sweep.sweep import run_sweep
 
     model = write_tiny_gguf(folder / "tiny.gguf")
     asked = {"engine": "llamacpp", "model": str(model), "tokenizer": str(tokenizer_folder(model)), "levels": [4]}

@@ -18,9 +18,9 @@ from pathlib import Path
 import msgspec
 from loading import LEVELS, write_level
 
-from tuner import timestamps
-from tuner.cache import INDEX_NAME
-from tuner.experiment import Experiment, Sidecar, TrialFacts
+from tuner.batches.cache import INDEX_NAME
+from tuner.core import timestamps
+from tuner.core.run_directory import Experiment, Sidecar, TrialFacts
 
 ROUNDS = 5
 START = datetime(2026, 9, 1, 4, tzinfo=UTC)
@@ -30,8 +30,8 @@ WORK = """
 import resource, sys
 from pathlib import Path
 from tuner import figures
-from tuner.findings import read_results
-from tuner.slo import SLO
+from tuner.report.results import read_results
+from tuner.judging.verdicts import SLO
 slo = SLO.parse({"ttft": {"p90": {"threshold": 0.3}}, "tpot": {"p95": {"threshold": 0.04}}})
 results = read_results(Path(sys.argv[1]), slo=slo)
 shown = [figures.throughput_vs_latency(results.judged), figures.trend(results.judged, results.runs)]

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from simulated import CURVES, find
 
-from tuner.limit import LimitSearch
+from tuner.sweep.limit import LimitSearch
 
 LIMITS = range(1, 257, 3)
 SEEDS = range(4)

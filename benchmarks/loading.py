@@ -29,8 +29,8 @@ seconds = time.perf_counter() - started
 print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, {check}]))
 """
 GENAI = ("from genai_bench.analysis.experiment_loader import load_one_experiment", "load_one_experiment(sys.argv[1])")
-OURS = ("from tuner.batches import load_batches", "load_batches(sys.argv[1])")
-REQUESTS = ("import pyarrow.parquet; from tuner.requests import load_requests", "load_requests(sys.argv[1])")
+OURS = ("from tuner.batches.load import load_batches", "load_batches(sys.argv[1])")
+REQUESTS = ("import pyarrow.parquet; from tuner.batches.requests import load_requests", "load_requests(sys.argv[1])")
 AGGREGATES = (
     "from pathlib import Path; from tuner import measure, results",
     "[measure.measure(measure.Columns(results.read_aggregates(path))) for path in Path(sys.argv[1]).glob('D*.json')]",

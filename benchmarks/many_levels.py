@@ -8,11 +8,11 @@ from pathlib import Path
 
 import psutil
 
-from tuner.experiment import Experiment
-from tuner.spec import make_spec
-from tuner.sweep import run_sweep
-from tuner.tokenizer import tokenizer_folder
-from tuner.weights import demo_model
+from tuner.core.run_directory import Experiment
+from tuner.engines.tokenizer import tokenizer_folder
+from tuner.engines.weights import demo_model
+from tuner.sweep.spec import make_spec
+from tuner.sweep.sweep import run_sweep
 
 FAULTY = Path(__file__).parents[1] / "tests" / "faulty_server.py"
 

@@ -15,10 +15,10 @@ import nbformat
 from nbconvert import HTMLExporter
 
 from tuner import figures
-from tuner.findings import Results
-from tuner.page import render, table_html
-from tuner.report import read_results
-from tuner.summary import table
+from tuner.judging.summary import table
+from tuner.report.page import render, table_html
+from tuner.report.results import Results
+from tuner.report.write import read_results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import made

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from surfaces import SURFACES, Surface
 
-from tuner.samplers import Sampler, Seen, make
+from tuner.search.samplers import Sampler, Seen, make
 
 WITHIN = 0.05
 

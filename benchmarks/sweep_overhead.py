@@ -20,9 +20,9 @@ SECONDS = 5.0
 FAULTY = Path(__file__).parents[1] / "tests" / "faulty_server.py"
 OURS = """
 import json, pathlib, sys
-from tuner.experiment import Experiment
-from tuner.spec import make_spec
-from tuner.sweep import run_sweep
+from tuner.core.run_directory import Experiment
+from tuner.sweep.spec import make_spec
+from tuner.sweep.sweep import run_sweep
 run_sweep(make_spec(json.loads(sys.argv[1])), Experiment.at(pathlib.Path(sys.argv[2])))
 """
 
@@ -77,8 +77,8 @@ def ours(url, tokenizer, folder):
 
 def main(pairs):
     """Run `pairs` pairs and print each one's ratio and the median."""
-    from tuner.tokenizer import tokenizer_folder
-    from tuner.weights import demo_model
+    from tuner.engines.tokenizer import tokenizer_folder
+    from tuner.engines.weights import demo_model
 
     tokenizer, ratios = str(tokenizer_folder(demo_model())), []
     server = [sys.executable, str(FAULTY), f"ttft={TTFT}", f"itl={ITL}"]

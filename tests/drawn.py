@@ -6,7 +6,7 @@ import made
 import numpy as np
 
 import tuner
-from tuner.cache import Reading, readings_of
+from tuner.batches.cache import Reading, readings_of
 
 SAMPLES = Path(__file__).parent / "data" / "samples"
 #: real batches of one server each: a stub that answers evenly, and llama.cpp on a busy machine

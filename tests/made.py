@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tuner import experiment, files
-from tuner.experiment import Experiment, Sidecar, Trial, TrialFacts
+from tuner.core import files
+from tuner.core import run_directory as experiment
+from tuner.core.run_directory import Experiment, Sidecar, Trial, TrialFacts
 
 METRICS = ("ttft", "tpot", "e2e_latency", "num_input_tokens", "num_output_tokens")
 QUANTILES = (25, 50, 75, 90, 95, 99)

@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+from tuner.core.run_directory import Trial
 from tuner.engines.base import ServerSpec
 from tuner.engines.command import Command
-from tuner.experiment import Trial
-from tuner.server import launch
+from tuner.servers.server import launch
 
 Command.grace = float(os.environ.get("TEST_GRACE", "0.5"))
 

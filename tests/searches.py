@@ -8,9 +8,8 @@ from typing import Any
 import made
 import pandas as pd
 
-from tuner.experiment import Experiment, TrialFacts
-from tuner.scores import TrialRecord
-from tuner.scores.record import Role
+from tuner.core.run_directory import Experiment, TrialFacts
+from tuner.core.trial_record import Role, TrialRecord
 
 START = datetime(2026, 11, 24, 4, 0, tzinfo=UTC)
 

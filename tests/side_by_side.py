@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from tuner.sweep import Stop, Wish
+from tuner.sweep.sweep import Stop, Wish
 
 FAULTY = Path(__file__).with_name("faulty_server.py")
 

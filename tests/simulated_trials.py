@@ -6,9 +6,9 @@ from typing import Any, Self
 
 import made
 
-from tuner.experiment import Trial, TrialFacts
-from tuner.spec import SweepSpec
-from tuner.sweep import Wish
+from tuner.core.run_directory import Trial, TrialFacts
+from tuner.sweep.spec import SweepSpec
+from tuner.sweep.sweep import Wish
 
 #: trial number, parameters, level → output tokens/s; raising is the trial's failure, None a level out of memory
 Curve = Callable[[int, dict[str, Any], int], float | None]

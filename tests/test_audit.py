@@ -5,9 +5,9 @@ import json
 import pytest
 from made import failure, request, result
 
-from tuner import results
-from tuner.audit import audit, output_tokens_asked, requests_needed
-from tuner.measure import Columns, measure
+from tuner.batches import results
+from tuner.batches.audit import audit, output_tokens_asked, requests_needed
+from tuner.batches.measure import Columns, measure
 
 
 def warnings_of(content):

@@ -10,7 +10,8 @@ import pytest
 from made import name, plain_folder, request, result, write
 
 import tuner
-from tuner import cache, files, index
+from tuner.batches import cache, index
+from tuner.core import files
 from tuner.errors import PathError
 
 LARGE = json.dumps(result([request()] * 9000))

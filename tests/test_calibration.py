@@ -3,9 +3,9 @@
 import pytest
 from processes import processes_of
 
-from tuner import calibration
-from tuner.calibration import Calibration, calibrate, known, table
 from tuner.errors import PathError, TunerError
+from tuner.traffic import calibration
+from tuner.traffic.calibration import Calibration, calibrate, known, table
 
 LEVELS = (2, 8)
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tuner
-from tuner import files
-from tuner.cluster.changes import APPEND, LEVEL, WRITE, Change, Watch, apply, results
+from tuner.core import files
+from tuner.core.run_directory import PARTIAL
 from tuner.errors import PathError
-from tuner.experiment import PARTIAL
+from tuner.search.ray.sync import APPEND, LEVEL, WRITE, Change, Watch, apply, results
 
 
 @pytest.fixture
@@ -124,6 +124,6 @@ def test_nothing_is_ever_written_outside(tmp_path_factory, kind, path, name):
 
 
 def test_an_interval_claims_no_impossible_fall_and_no_number_that_nobody_can_read():
-    from tuner import changes
+    from tuner.judging import comparison_tables as changes
 
     assert changes.between({"metric": "ttft_p50", "low": -1.14, "high": 3.5e17}) == "−100 to over +1000 %"

@@ -17,11 +17,11 @@ from processes import processes_of, wait_until
 from side_by_side import faulty, record, started, wish
 
 import tuner
-from tuner.books import Stopped
-from tuner.cluster import RayExecutor, node
+from tuner.core.run_directory import Experiment
 from tuner.errors import ClusterError, ServerFailed, SpecError
-from tuner.experiment import Experiment
-from tuner.spec import make_spec
+from tuner.search.ray import RayExecutor, node
+from tuner.sweep.books import Stopped
+from tuner.sweep.spec import make_spec
 
 pytestmark = [
     pytest.mark.real,
@@ -224,6 +224,6 @@ def test_nothing_outlives_the_driver(cluster, tmp_path, ending):
 
 
 def test_ray_is_only_asked_for_where_it_is_used():
-    code = "import sys, tuner.executors; print('ray' in sys.modules)"
+    code = "import sys, tuner.search.executors; print('ray' in sys.modules)"
     out = subprocess.check_output([sys.executable, "-c", code], env=environment(CHECKOUT), text=True)
     assert out.strip() == "False"

@@ -17,11 +17,12 @@ from test_papermill import papermill
 from test_wrong_input import end_of
 
 import tuner
-from tuner import files, notebook
-from tuner.compared import read_comparison, tolerance_of
+from tuner import notebook
+from tuner.core import files
 from tuner.errors import Regressed, SecretFound, SpecError
-from tuner.page import table_html
-from tuner.report import save_comparison, write_report
+from tuner.report.compared import read_comparison, tolerance_of
+from tuner.report.page import table_html
+from tuner.report.write import save_comparison, write_report
 
 SAMPLES = Path(__file__).parent / "data" / "samples"
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">'\"\u2028&lt;"

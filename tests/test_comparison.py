@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tuner
-from tuner.comparison import METRICS, compare
-from tuner.comparison.effects import Difference, Estimate, Family, difference, holm
-from tuner.measure import statistics
+from tuner.batches.measure import statistics
+from tuner.judging.comparison import METRICS, compare
+from tuner.judging.effects import Difference, Estimate, Family, difference, holm
 
 DIFFERENT = ["better", "worse"]
 
@@ -82,8 +82,8 @@ def test_p_values_of_correlated_requests_are_no_smaller_than_they_should_be(boun
 
 
 def _sampled(ttft):
-    from tuner.cache import Reading
-    from tuner.comparison.sides import Run
+    from tuner.batches.cache import Reading
+    from tuner.judging.estimates import Run
 
     samples = np.concatenate([ttft, ttft, ttft, np.full(len(ttft), 9.0)])
     row = {f"ttft_{name}": value for name, value in statistics(ttft).items()}
@@ -244,7 +244,7 @@ def test_without_the_requests_one_run_tells_nothing(tmp_path):
 
 
 def test_a_report_is_compared_by_the_intervals_it_carries(tmp_path):
-    from tuner.report import read_results, write_report
+    from tuner.report.write import read_results, write_report
 
     sides = []
     for name, factor in (("a", 1.0), ("b", 1.5)):

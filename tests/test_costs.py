@@ -6,12 +6,12 @@ import made
 import pytest
 from commands import run
 
-from tuner.costs import Cost, Price, cost
+from tuner.core.files import read_json, write_json
 from tuner.errors import RequestError
-from tuner.files import read_json, write_json
-from tuner.findings import read_results
-from tuner.report import write_report
-from tuner.slo import SLO
+from tuner.judging.costs import Cost, Price, cost
+from tuner.judging.verdicts import SLO
+from tuner.report.results import read_results
+from tuner.report.write import write_report
 
 ROW = {"verdict": "pass", "output_throughput": 1000.0, "input_throughput": 4000.0, "total_throughput": 5000.0}
 LIMIT = SLO.parse({"ttft": {"p90": {"threshold": 0.25}}})

@@ -8,7 +8,8 @@ import pytest
 from processes import wait_until
 from recorded_nvml import RecordedNVML
 
-from tuner import doctor, supervisor
+from tuner.cli import doctor
+from tuner.servers import supervisor
 
 
 def findings():

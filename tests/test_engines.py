@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tuner.core.server_log import FAILURE_KINDS, diagnose
 from tuner.engines import llamacpp, registry
 from tuner.engines.base import Engine, Place, ServerSpec
-from tuner.engines.failures import FAILURE_KINDS, diagnose
 from tuner.errors import EngineError, SpecError
 
 PLACE = Place(port=8123, gpus=("GPU-a", "GPU-b"), name="tuner-1")

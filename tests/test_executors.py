@@ -14,16 +14,16 @@ from recorded_nvml import RecordedNVML
 from side_by_side import faulty, record, started, wish
 
 import tuner
-from tuner import executors
-from tuner.books import Stopped
+from tuner.core.run_directory import Experiment
+from tuner.core.server_record import READY
 from tuner.engines.command import Command
+from tuner.engines.tokenizer import tokenizer_folder
 from tuner.errors import ServerFailed, SpecError
-from tuner.executors import LocalExecutor
-from tuner.experiment import Experiment
-from tuner.server_record import READY
-from tuner.spec import make_spec
-from tuner.sweep import Stop, Wish
-from tuner.tokenizer import tokenizer_folder
+from tuner.search import executors
+from tuner.search.executors import LocalExecutor
+from tuner.sweep.books import Stopped
+from tuner.sweep.spec import make_spec
+from tuner.sweep.sweep import Stop, Wish
 
 HERE = Path(__file__).parent
 

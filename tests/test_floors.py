@@ -1,4 +1,4 @@
-"""The architecture: a module imports only from modules that stand before it in the data's way."""
+"""The architecture: seven floors, two wings. A module imports only its own folder and lower floors."""
 
 import ast
 import subprocess
@@ -9,47 +9,59 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tuner"
 
-#: bottom floor first, and on each floor in the order a reader meets them
-FLOORS = """
-    errors timestamps documents files versions experiment secrecy
-    results measure audit index foreign cache rows carried endings tools plain trials batches requests
-    attainment spreads resampling intervals constraints evidence slo summary answer tiered costs comparison changes
-    scores goals tried searched importances figures progress
-    weights tokenizer claims gpus engines probe supervisor supervised server_record attached_server server
-    telemetry stub bench calibration
-    spec space asked prepare books levels limit plan sweep samplers cluster executors early journal confirmation search
-    kinds run_files background findings sides differences compared junit page comparison_page report headless panel
-    notebook doctor tables live terminal serve flags cli __main__
-"""
-ORDER = FLOORS.split()
+#: bottom floor first; folders that share a floor are two wings and know nothing of each other
+FLOORS = (
+    {"errors"},
+    {"core"},
+    {"batches", "engines"},  # files of results            | software to be served
+    {"judging", "servers"},  # verdicts, summaries         | processes of ours
+    {"figures", "traffic"},  # pictures of them            | what is sent, and by which load generator
+    {"sweep"},  #                                         | levels measured against one server
+    {"report", "search"},  # what is shown of a run        | many configurations
+    {"notebook", "cli"},
+)
+FLOOR = {folder: number for number, folders in enumerate(FLOORS) for folder in folders}
 
 
-def imports_of(path: Path) -> set[str]:
-    """The tuner modules (their first name below `tuner`) that the file at `path` imports, anywhere in it."""
-    found: set[str] = set()
+def imports_of(path):
+    """(folder, module, line) of every tuner module that the file at `path` imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("tuner.")}
-        elif isinstance(node, ast.ImportFrom) and node.module == "tuner":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tuner."):
-            found.add(node.module.split(".")[1])
-    return found - {"__version__"}
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tuner"):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.startswith("tuner.")]
+        else:
+            continue
+        for name in names:
+            if len(parts := name.split(".")) > 1 and parts[1] in FLOOR:
+                yield parts[1], parts[2] if len(parts) > 2 else "", node.lineno
 
 
-def module_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if module_of(path) != "__init__"]
+SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_down_only(path):
-    own = module_of(path)
-    assert own in ORDER, f"{own} has no place in FLOORS"
-    for other in imports_of(path) - {own}:
-        assert ORDER.index(other) < ORDER.index(own), f"{own} imports {other}, which stands after it"
+    own = path.relative_to(PACKAGE).parts[0]
+    for folder, module, line in imports_of(path):
+        if folder == own:
+            continue
+        assert FLOOR[folder] < FLOOR[own], f"{path}:{line} imports {folder}.{module}, which is not below {own}"
+        assert not module.startswith("_"), f"{path}:{line} imports {folder}.{module}, which is {folder}'s own"
+
+
+#: The left wing works on files alone: it starts no process, opens no socket, draws no widget.
+LEFT_WING = ("batches", "judging", "figures", "report")
+PROCESSES = {"subprocess", "httpx", "psutil", "ipywidgets", "typer"}
+
+
+@pytest.mark.parametrize("folder", LEFT_WING)
+def test_the_left_wing_works_on_files_alone(folder):
+    for path in (PACKAGE / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not PROCESSES & {name.split(".")[0] for name in names}, f"{path}:{node.lineno}"
 
 
 def test_import_is_light():

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from made import plain_folder, write
 
 import tuner
-from tuner import cache, foreign, index, requests
+from tuner.batches import cache, index, requests
+from tuner.batches import other_tools as foreign
+from tuner.batches.batch import COLUMNS
+from tuner.core.run_directory import OUTCOMES
 from tuner.errors import PathError
-from tuner.experiment import OUTCOMES
-from tuner.rows import COLUMNS
 
 RECORDED = Path(__file__).parent / "data" / "foreign"
 SLO = {"ttft": {"p90": {"threshold": 10.0}}, "tpot": {"p90": {"threshold": 1.0}}, "error_rate": {"threshold": 0.5}}

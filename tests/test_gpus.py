@@ -8,11 +8,11 @@ import pytest
 from processes import wait_until
 from recorded_nvml import RecordedNVML
 
-from tuner import gpus, telemetry
+from tuner.core.run_directory import Trial
 from tuner.engines.base import ServerSpec
 from tuner.errors import ServerFailed
-from tuner.experiment import Trial
-from tuner.server import launch
+from tuner.servers import gpus, telemetry
+from tuner.servers.server import launch
 
 FAULTY = [sys.executable, str(Path(__file__).with_name("faulty_server.py")), "--port", "{port}"]
 

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 import tuner
-from tuner import cache, files, index
+from tuner.batches import cache, index
+from tuner.core import files
+from tuner.core.run_directory import Trial, TrialFacts
 from tuner.errors import PathError
-from tuner.experiment import Trial, TrialFacts
 
 SLO = {"ttft": {"p90": {"threshold": 0.15}}, "latency": {"p50": {"threshold": 1.2}}}
 LEVELS = (1, 2)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tuner
-from tuner.cache import readings_of
-from tuner.intervals import BOUNDED, intervals, of_percentile, of_requests, wilson
-from tuner.measure import LATENCY_COLUMNS
-from tuner.resampling import block_count, block_length, replicates
+from tuner.batches.cache import readings_of
+from tuner.batches.measure import LATENCY_COLUMNS
+from tuner.judging.intervals import BOUNDED, intervals, of_percentile, of_requests, wilson
+from tuner.judging.resampling import block_count, block_length, replicates
 
 
 def waves(dice, count, concurrency, share):
@@ -184,7 +184,7 @@ def test_replicates_vary_as_the_intervals_say(tmp_path):
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(1e-6, 1e3) | st.just(math.nan), max_size=40), st.integers(1, 100))
 def test_replicates_of_any_requests_lie_within_them(values, concurrency):
-    from tuner.cache import Reading
+    from tuner.batches.cache import Reading
 
     batch = type("Numbers", (), {"output_throughput": 1.0, "request_throughput": 1.0})()
     samples = np.array([*values] * 3 + [1.0] * len(values), np.float64)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from simulated import CURVES, excess_of, find
 
 import tuner
-from tuner.constraints import SLO
-from tuner.limit import LimitSearch, excess, saturated
+from tuner.judging.slo import SLO
+from tuner.sweep.limit import LimitSearch, excess, saturated
 
 RUNS = range(20)
 

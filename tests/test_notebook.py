@@ -15,7 +15,7 @@ from processes import processes_of, wait_until
 
 from tuner import notebook
 from tuner.errors import SpecError
-from tuner.spec import make_spec, read_spec
+from tuner.sweep.spec import make_spec, read_spec
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

@@ -131,8 +131,8 @@ import json, sys
 from pathlib import Path
 from tuner.engines.base import ServerSpec
 from tuner.engines.command import Command
-from tuner.experiment import Trial
-from tuner.server import launch
+from tuner.core.run_directory import Trial
+from tuner.servers.server import launch
 Command.grace = 0.5
 server = launch(ServerSpec.parse({spec!r}), Trial(Path({folder!r})))
 Path({folder!r}, "processes").write_text(json.dumps(sorted(server.processes())))

@@ -13,7 +13,7 @@ from commands import CHECKOUT, environment
 from processes import processes_of, wait_until
 
 import tuner
-from tuner.report import read_results
+from tuner.report.write import read_results
 
 pytestmark = pytest.mark.real
 
@@ -84,9 +84,9 @@ def test_compare_refuses_what_is_wrong_in_one_line(parameters, said, tmp_path):
 
 
 def test_by_hand_by_papermill_and_by_command_line_the_table_is_the_same(tmp_path):
-    from tuner.page import table_html
-    from tuner.panel.view import ResultsView
-    from tuner.summary import table
+    from tuner.judging.summary import table
+    from tuner.notebook.views import ResultsView
+    from tuner.report.page import table_html
 
     folder = made.plain_folder(tmp_path / "run", [1, 2, 4])
     expected = table_html(table(read_results(folder).judged))

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from made import failure, metadata, name, plain_folder, request, result, write
 
 import tuner
+from tuner.batches.batch import COLUMNS
+from tuner.batches.genai_bench_folder import sanitized
 from tuner.errors import PathError
-from tuner.plain import sanitized
-from tuner.rows import COLUMNS
 
 
 def outcomes(batches):

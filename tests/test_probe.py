@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tuner import probe
+from tuner.servers import http as probe
 
 
 @pytest.fixture

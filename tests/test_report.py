@@ -12,11 +12,11 @@ from commands import run
 from pandas.testing import assert_frame_equal
 
 import tuner
-from tuner import files
-from tuner.answer import answer
+from tuner.core import files
 from tuner.errors import PathError, SecretFound
-from tuner.intervals import intervals
-from tuner.report import read_results, write_report
+from tuner.judging.answer import answer
+from tuner.judging.intervals import intervals
+from tuner.report.write import read_results, write_report
 
 SAMPLES = Path(__file__).parent / "data" / "samples"
 SLO = {
@@ -149,7 +149,7 @@ JUDGED = """([limits, confidence]) => {
 
 
 def limits_of(slo):
-    from tuner.page import _constraint
+    from tuner.report.page import _constraint
 
     return [_constraint(constraint, slo) for constraint in slo.constraints]
 

@@ -9,7 +9,7 @@ import pytest
 from made import add_level, failure, name, plain_folder, request, result, run, write
 
 import tuner
-from tuner import requests
+from tuner.batches import requests
 from tuner.errors import PathError
 
 

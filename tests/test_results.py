@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import failure, request, result
 
-from tuner import results
-from tuner.measure import Columns, measure
-from tuner.results import Damage
+from tuner.batches import results
+from tuner.batches.measure import Columns, measure
+from tuner.batches.results import Damage
 
 GOOD = json.dumps(result())
 

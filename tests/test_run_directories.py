@@ -11,8 +11,8 @@ from made import add_level, failure, name, plain_folder, request, result, run, w
 from pandas.testing import assert_frame_equal
 
 import tuner
-from tuner import files
-from tuner.experiment import Experiment, TrialFacts
+from tuner.core import files
+from tuner.core.run_directory import Experiment, TrialFacts
 
 SLO = {"ttft": {"p90": {"threshold": 0.15}}}
 

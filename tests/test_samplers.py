@@ -10,9 +10,8 @@ import pytest
 from surfaces import SURFACES, Modelled
 
 from tuner.errors import SpecError
-from tuner.samplers import Seen, choose, make
-from tuner.space import SearchSpace
-from tuner.space.search_space import key_of
+from tuner.search.samplers import Seen, choose, make
+from tuner.search.search_space import SearchSpace, key_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from search_efficiency import trials_needed

@@ -6,9 +6,9 @@ from itertools import pairwise
 import made
 import pytest
 
-from tuner.experiment import Experiment, TrialFacts
-from tuner.scores import TrialRecord, load_trials
-from tuner.scores.table import COLUMNS
+from tuner.core.run_directory import Experiment, TrialFacts
+from tuner.core.trial_record import TrialRecord
+from tuner.judging.trials import COLUMNS, load_trials
 
 SLO = {"ttft": {"p50": {"threshold": 0.5}}}
 

@@ -20,19 +20,20 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from processes import processes_of, wait_until
 
-from tuner.confirmation import conclude
-from tuner.early import cannot_win
+from tuner.core.run_directory import Experiment, TrialFacts
+from tuner.core.trial_record import TrialRecord
+from tuner.engines.tokenizer import tokenizer_folder
 from tuner.errors import NothingSurvived, SpecError
-from tuner.experiment import Experiment, TrialFacts
-from tuner.scores import TrialRecord, load_trials
-from tuner.search import run_search
-from tuner.search.known import Trials
+from tuner.judging.search_answer import CONFIRMED
+from tuner.judging.trials import load_trials
+from tuner.search.confirmation import conclude
+from tuner.search.early import cannot_win
 from tuner.search.limits import Limits
-from tuner.searched import CONFIRMED
-from tuner.space import TuneSpec
-from tuner.spec import make_spec
-from tuner.sweep import Stop
-from tuner.tokenizer import tokenizer_folder
+from tuner.search.search import run_search
+from tuner.search.spec import TuneSpec
+from tuner.search.state import Trials
+from tuner.sweep.spec import make_spec
+from tuner.sweep.sweep import Stop
 
 FAULTY = Path(__file__).with_name("faulty_server.py")
 FINE, NEVER, OOM = "ready_after=0", "never_ready=1", "die_after_seconds=0.01"
@@ -109,12 +110,12 @@ def test_faults_cost_their_trial_and_the_winner_is_confirmed(asked, tmp_path):
 
 RUNNER = """
 import json, pathlib, sys
-from tuner.experiment import Experiment, TrialFacts
-from tuner.search import run_search
-from tuner.search.known import Trials
-from tuner.search.limits import Limits
-from tuner.space import TuneSpec
-from tuner.spec import make_spec
+from tuner.core.run_directory import Experiment, TrialFacts
+from tuner.search.search import run_search
+from tuner.search.state import Trials
+from tuner.search.search.limits import Limits
+from tuner.search.spec import TuneSpec
+from tuner.sweep.spec import make_spec
 run_search(make_spec(json.loads(sys.argv[1]), TuneSpec), Experiment.at(pathlib.Path(sys.argv[2])))
 """
 KILLS = int(os.environ.get("TUNER_TEST_KILLS", "2"))

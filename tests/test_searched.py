@@ -15,11 +15,11 @@ from pandas.testing import assert_frame_equal
 
 from tuner import figures
 from tuner.errors import PathError, SecretFound
-from tuner.goals import THROUGHPUT, Goal
-from tuner.importances import LEAST_TRIALS, importances
-from tuner.report import read_results, write_report
-from tuner.searched import Searched
-from tuner.spec import make_spec
+from tuner.judging.goals import THROUGHPUT, Goal
+from tuner.judging.importances import LEAST_TRIALS, importances
+from tuner.judging.search_answer import Searched
+from tuner.report.write import read_results, write_report
+from tuner.sweep.spec import make_spec
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">'\"\u2028&lt;\n$x$ %{text} {y}"
 LATENCY = Goal("TTFT p90", "s", maximize=False)

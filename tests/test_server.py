@@ -11,10 +11,10 @@ import psutil
 import pytest
 from processes import alive, wait_until
 
+from tuner.core.run_directory import Trial
 from tuner.engines.base import ServerSpec
 from tuner.errors import EngineError, ServerFailed, SpecError
-from tuner.experiment import Trial
-from tuner.server import launch
+from tuner.servers.server import launch
 
 FAULTY = [sys.executable, str(Path(__file__).with_name("faulty_server.py")), "--port", "{port}"]
 

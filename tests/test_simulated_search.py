@@ -3,15 +3,15 @@
 import pytest
 from simulated_trials import SimulatedExecutor
 
-from tuner import executors
+from tuner.core.run_directory import Experiment
 from tuner.errors import ServerFailed
-from tuner.experiment import Experiment
-from tuner.scores import load_trials
-from tuner.search import run_search
-from tuner.searched import Searched
-from tuner.space import TuneSpec
-from tuner.spec import make_spec
-from tuner.sweep import Stop
+from tuner.judging.search_answer import Searched
+from tuner.judging.trials import load_trials
+from tuner.search import executors
+from tuner.search.search import run_search
+from tuner.search.spec import TuneSpec
+from tuner.sweep.spec import make_spec
+from tuner.sweep.sweep import Stop
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from made import failure, name, request, result, write
 
 import tuner
-from tuner.constraints import SLO
 from tuner.errors import PathError, SLOError
-from tuner.summary import table
+from tuner.judging.slo import SLO
+from tuner.judging.summary import table
 
 WHOLE = """
 latency: {p50: {threshold: 2.0, hard_fail: false}, p90: {threshold: 5.0, fail_ratio: 0.2}, p99: {threshold: 10.0}}

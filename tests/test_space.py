@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from tuner.engines import registry
 from tuner.errors import SpecError
-from tuner.space import SearchSpace, TuneSpec
-from tuner.space.expressions import Constraint
-from tuner.spec import make_spec
+from tuner.search.expressions import Constraint
+from tuner.search.search_space import SearchSpace
+from tuner.search.spec import TuneSpec
+from tuner.sweep.spec import make_spec
 
 LLAMACPP = registry.find("llamacpp")
 

@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 
-from tuner.supervised import Supervised
+from tuner.servers.supervised import Supervised
 
 TTFT, ITL, TOKENS = 0.05, 0.004, 25
 ASKED = {"model": "stub", "stream": True, "max_tokens": TOKENS, "messages": [{"role": "user", "content": "hello"}]}
@@ -16,7 +16,7 @@ ASKED = {"model": "stub", "stream": True, "max_tokens": TOKENS, "messages": [{"r
 @pytest.fixture
 def stub(tmp_path):
     """A client to a running stub."""
-    command = [sys.executable, "-m", "tuner.stub", "--ttft", str(TTFT), "--itl", str(ITL)]
+    command = [sys.executable, "-m", "tuner.traffic.stub", "--ttft", str(TTFT), "--itl", str(ITL)]
     with Supervised(command, tmp_path / "log", pipe_stdout=True) as process:
         url = process.stdout.readline().decode().split()[-1]
         with httpx.Client(base_url=url, trust_env=False) as http:

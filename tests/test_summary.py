@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from made import failure, name, request, result, write
 
 import tuner
-from tuner.summary import table
+from tuner.judging.summary import table
 
 
 def curve(spec, **changes):

@@ -6,9 +6,9 @@ import sys
 import pytest
 from processes import alive, wait_until
 
-from tuner import claims
+from tuner.core import claims
 from tuner.errors import ServerFailed, TunerError
-from tuner.supervised import Supervised
+from tuner.servers.supervised import Supervised
 
 
 def python(code):

@@ -15,11 +15,11 @@ import pytest
 from processes import processes_of, wait_until
 
 import tuner
+from tuner.core.run_directory import Experiment
+from tuner.engines.tokenizer import tokenizer_folder
 from tuner.errors import PathError, SpecError
-from tuner.experiment import Experiment
-from tuner.spec import make_spec
-from tuner.sweep import Stop, run_sweep
-from tuner.tokenizer import tokenizer_folder
+from tuner.sweep.spec import make_spec
+from tuner.sweep.sweep import Stop, run_sweep
 
 pytestmark = pytest.mark.real
 
@@ -149,7 +149,7 @@ def test_genai_bench_killed_costs_its_level(swept, tmp_path):
     def kill():
         wait_until(lambda: list((tmp_path / "run").glob("trials/0001/batches/*/concurrency-2.part/*.log")), 60)
         for process in psutil.Process().children(recursive=True):
-            if "tuner.bench.host" in process.cmdline():
+            if "tuner.traffic.genai_bench_host" in process.cmdline():
                 process.kill()
 
     killer = threading.Thread(target=kill)
@@ -163,9 +163,9 @@ def test_genai_bench_killed_costs_its_level(swept, tmp_path):
 KILLS = int(os.environ.get("TUNER_TEST_KILLS", "4"))
 RUNNER = """
 import sys
-from tuner.experiment import Experiment
-from tuner.spec import make_spec
-from tuner.sweep import run_sweep
+from tuner.core.run_directory import Experiment
+from tuner.sweep.spec import make_spec
+from tuner.sweep.sweep import run_sweep
 import json, pathlib
 run_sweep(make_spec(json.loads(sys.argv[1])), Experiment.at(pathlib.Path(sys.argv[2])))
 """

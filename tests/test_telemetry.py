@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from processes import wait_until
 
-from tuner import telemetry
+from tuner.core.run_directory import Trial
 from tuner.engines.base import ServerSpec
 from tuner.errors import PathError
-from tuner.experiment import Trial
-from tuner.server import launch
+from tuner.servers import telemetry
+from tuner.servers.server import launch
 
 
 def samples(folder):

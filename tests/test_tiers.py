@@ -7,11 +7,11 @@ import pytest
 from commands import run
 
 import tuner
-from tuner.costs import Price
 from tuner.errors import SLOError
-from tuner.findings import read_results
-from tuner.report import write_report
-from tuner.summary import table
+from tuner.judging.costs import Price
+from tuner.judging.summary import table
+from tuner.report.results import read_results
+from tuner.report.write import write_report
 
 CHAT = {"ttft": {"p90": {"threshold": 0.25}}}
 BATCH = {"latency": {"p90": {"threshold": 60}}, "min_throughput": {"threshold": 10}}

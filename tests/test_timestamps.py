@@ -10,8 +10,9 @@ import pytest
 from made import add_level, result, run
 
 import tuner
-from tuner import rows, timestamps
-from tuner.timestamps import to_utc
+from tuner.batches import batch as rows
+from tuner.core import timestamps
+from tuner.core.timestamps import to_utc
 
 INSTANT = pd.Timestamp("2026-11-24T04:15:30.250Z")
 

@@ -9,9 +9,9 @@ from chromium import needs_chromium, opened_report
 
 import tuner
 from tuner import figures
-from tuner.files import read_json, write_json
-from tuner.findings import read_results
-from tuner.report import write_report
+from tuner.core.files import read_json, write_json
+from tuner.report.results import read_results
+from tuner.report.write import write_report
 
 LIMIT = tuner.SLO.parse({"ttft": {"p90": {"threshold": 0.25}}})
 

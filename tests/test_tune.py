@@ -13,8 +13,8 @@ from processes import processes_of, wait_until
 from test_papermill import papermill
 
 import tuner
-from tuner.report import read_results
-from tuner.spec import make_spec
+from tuner.report.write import read_results
+from tuner.sweep.spec import make_spec
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("tune"), pytest.mark.timeout(400)]
 

@@ -15,11 +15,11 @@ from processes import alive, processes_of, wait_until
 from tiny_llama import write_tiny_llama
 
 import tuner
+from tuner.core.run_directory import Trial
 from tuner.engines.base import ServerSpec
 from tuner.errors import ServerFailed
-from tuner.experiment import Trial
-from tuner.server import launch
-from tuner.telemetry import engine_columns
+from tuner.servers.server import launch
+from tuner.servers.telemetry import engine_columns
 
 VLLM = os.environ.get("TUNER_TEST_VLLM") or shutil.which("vllm")
 ENVIRONMENT = {

@@ -5,10 +5,10 @@ import sys
 import pytest
 
 from tuner import cli
-from tuner.experiment import Experiment
-from tuner.prepare import prepare
-from tuner.space import TuneSpec
-from tuner.spec import make_spec
+from tuner.core.run_directory import Experiment
+from tuner.search.spec import TuneSpec
+from tuner.sweep.prepare import prepare
+from tuner.sweep.spec import make_spec
 
 WRONG = {
     "unknown engine": (["--engine", "vlm"], ["'vlm'", "did you mean vllm"]),

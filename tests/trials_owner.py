@@ -5,10 +5,10 @@ import sys
 from concurrent.futures import wait
 from pathlib import Path
 
-from tuner import executors
-from tuner.experiment import Experiment
-from tuner.spec import make_spec
-from tuner.sweep import Stop, Wish
+from tuner.core.run_directory import Experiment
+from tuner.search import executors
+from tuner.sweep.spec import make_spec
+from tuner.sweep.sweep import Stop, Wish
 
 
 def main(on, folder, spec, resources="null"):

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tuner import errors, figures
-    from tuner.batches import load_batches
-    from tuner.requests import load_requests
-    from tuner.slo import SLO, check_batch_slo_compliance, judge
-    from tuner.summary import summarize
-    from tuner.tiered import tiers
+    from tuner.batches.load import load_batches
+    from tuner.batches.requests import load_requests
+    from tuner.judging.summary import summarize
+    from tuner.judging.tiers import tiers
+    from tuner.judging.verdicts import SLO, check_batch_slo_compliance, judge
 
 __version__ = "0.1.0"
 
@@ -31,13 +31,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "load_batches": "tuner.batches",
-    "load_requests": "tuner.requests",
-    "SLO": "tuner.slo",
-    "judge": "tuner.slo",
-    "check_batch_slo_compliance": "tuner.slo",
-    "summarize": "tuner.summary",
-    "tiers": "tuner.tiered",
+    "load_batches": "tuner.batches.load",
+    "load_requests": "tuner.batches.requests",
+    "SLO": "tuner.judging.verdicts",
+    "judge": "tuner.judging.verdicts",
+    "check_batch_slo_compliance": "tuner.judging.verdicts",
+    "summarize": "tuner.judging.summary",
+    "tiers": "tuner.judging.tiers",
 }
 
 

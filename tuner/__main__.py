@@ -1,5 +1,5 @@
 """`python -m tuner` is `tuner`."""
 
-from tuner.cli import main
+from tuner.cli.commands import main
 
 main()

@@ -41,7 +41,7 @@ class ServerFailed(TunerError):
 
     Args:
         message: one line for the user.
-        kind: one of `tuner.engines.failures.FAILURE_KINDS`, such as `out_of_memory`.
+        kind: one of `tuner.core.server_log.FAILURE_KINDS`, such as `out_of_memory`.
         exit_code_of_server: its exit status, None while it still ran.
         log_tail: the last telling lines of its log.
     """

@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
+from tuner.core.server_log import COMMON, Pattern
 from tuner.engines import parameters
-from tuner.engines.failures import COMMON, Pattern
 from tuner.engines.parameters import Parameter
 from tuner.errors import EngineError, SpecError
 

@@ -4,11 +4,11 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from tuner.core.server_log import Pattern
 from tuner.engines import llamacpp_server, parameters
 from tuner.engines.base import LOOPBACK, Engine, Place, ServerSpec
-from tuner.engines.failures import Pattern
+from tuner.engines.weights import check_gguf
 from tuner.errors import SpecError
-from tuner.weights import check_gguf
 
 _LEAST_CONTEXT = 64  # tokens a slot: below, no chat template and answer fit
 _KEY_VARIABLE = "LLAMA_API_KEY"

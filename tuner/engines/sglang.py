@@ -3,9 +3,9 @@
 import importlib.util
 import sys
 
+from tuner.core.server_log import Pattern
 from tuner.engines import parameters
 from tuner.engines.base import LOOPBACK, Place, ServerSpec
-from tuner.engines.failures import Pattern
 from tuner.engines.gpu_engine import GPUEngine
 from tuner.engines.parameters import Parameter
 from tuner.errors import SpecError

@@ -5,9 +5,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from tuner.core.server_log import Pattern
 from tuner.engines import parameters
 from tuner.engines.base import LOOPBACK, Place, ServerSpec
-from tuner.engines.failures import Pattern
 from tuner.engines.gpu_engine import GPUEngine
 from tuner.engines.parameters import Parameter
 

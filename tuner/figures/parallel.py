@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from tuner.figures import look
+from tuner.core.trial_record import COMPLETE
+from tuner.figures import style as look
 from tuner.figures.search import hover, in_order
-from tuner.goals import THROUGHPUT, Goal
-from tuner.scores.record import COMPLETE
-from tuner.tried import varied
+from tuner.judging.goals import THROUGHPUT, Goal
+from tuner.judging.tried import varied
 
 _MISSING = -0.12  # where a line passes whose trial has no such parameter
 _MOST_AXES = 10

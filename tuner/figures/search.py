@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from tuner.figures import look
-from tuner.goals import THROUGHPUT, Goal
-from tuner.scores.record import COMPLETE
-from tuner.tried import asked_for, gains, name_of, percent
+from tuner.core.trial_record import COMPLETE
+from tuner.figures import style as look
+from tuner.judging.goals import THROUGHPUT, Goal
+from tuner.judging.tried import asked_for, gains, name_of, percent
 
 _STRIP = {"domain": [0, 0.09], "range": [0, 1], "visible": False, "fixedrange": True}
 _DOMINATED = look.Look("another is better in both", "circle-open", "#8a949e")
@@ -74,7 +74,7 @@ def importance(shares: Mapping[str, float], why_not: str = "") -> go.Figure:
     """How much each parameter had to do with a trial being good.
 
     Args:
-        shares: by parameter, as `tuner.importances` computes them; empty where they cannot be told.
+        shares: by parameter, as `tuner.judging.importances` computes them; empty where they cannot be told.
         why_not: said in place of the bars where there are none.
     """
     about = "share of what tells the best quarter of the trials from the rest (PED-ANOVA)" if shares else ""

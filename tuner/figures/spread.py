@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from tuner.figures import look
-from tuner.slo import SLO
+from tuner.figures import style as look
+from tuner.judging.verdicts import SLO
 
 #: p5, p25, p50, p75, p95, p99 of one batch's completed requests
 Quantiles = Sequence[float]
@@ -19,7 +19,7 @@ def distribution(
 
     Args:
         judged: batches with verdicts.
-        spreads: for each of them its quantiles in seconds, as `tuner.spreads` computes; None where it has none.
+        spreads: for each of them its quantiles in seconds, as `tuner.report.spreads` computes; None where it has none.
         slo: whose thresholds on this metric are drawn; by default the one that judged.
         metric: `e2e_latency`, `ttft` or `tpot`.
     """

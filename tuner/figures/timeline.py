@@ -7,9 +7,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tuner.experiment import COMPLETED
-from tuner.figures import look
-from tuner.rows import level_name
+from tuner.batches.batch import level_name
+from tuner.core.run_directory import COMPLETED
+from tuner.figures import style as look
 
 #: the curves below the batches: (axis title, what their columns end in, divisor, factor to the title's unit)
 PANELS: tuple[tuple[str, tuple[str, ...], float], ...] = (
@@ -26,7 +26,7 @@ def timeline(judged: pd.DataFrame, telemetry: pd.DataFrame | None = None) -> go.
 
     Args:
         judged: batches with verdicts; those without times are left out.
-        telemetry: as from `tuner.telemetry.load`, of one or more trials; None or empty for none.
+        telemetry: as from `tuner.servers.telemetry.load`, of one or more trials; None or empty for none.
     """
     samples = _thinned(telemetry) if telemetry is not None and len(telemetry) else pd.DataFrame({"at": []})
     panels = [panel for panel in PANELS if _columns(samples, panel[1])]

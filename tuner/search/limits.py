@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from tuner.scores.record import COMPLETE, FAILED
-from tuner.search.known import Known, Trials
-from tuner.space import TuneSpec
-from tuner.timestamps import now
+from tuner.core.timestamps import now
+from tuner.core.trial_record import COMPLETE, FAILED
+from tuner.search.spec import TuneSpec
+from tuner.search.state import Known, Trials
 
 #: The first trials, the baseline among them, that may all fail before the search is given up.
 HOPELESS = 5

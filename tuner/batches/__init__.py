@@ -1,0 +1,1 @@
+"""Files → one row a batch."""

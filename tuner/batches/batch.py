@@ -1,0 +1,208 @@
+"""One batch as a row: what is known of it, the DataFrame that many of them make, and that frame as plain values."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tuner.batches.measure import LATENCY_COLUMNS, Measured
+from tuner.core import timestamps
+from tuner.core.run_directory import COMPLETED, Sidecar
+
+TEXTS = ("experiment", "engine", "model", "scenario", "iteration_type", "outcome", "reason", "time_source")
+COUNTS = ("requests", "completed", "errors")
+TIMES = ("started_at", "finished_at")
+THROUGHPUTS = ("output_throughput", "input_throughput", "total_throughput", "request_throughput")
+#: What is known of the load generator: the share of a core it used, and the seconds of TTFT and TPOT that are its own.
+CLIENT = ("client_cpu_share", "client_ttft", "client_tpot")
+#: The columns of `load_batches`, in their order.
+COLUMNS = (
+    *("experiment", "trial", "engine", "model", "scenario", "iteration_type", "concurrency", "repeat"),
+    *("outcome", "reason", *TIMES, "time_source", "duration", *COUNTS, "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS),
+    *("warnings", "superseded", *CLIENT, "run_folder", "source"),
+)
+KINDS: dict[str, str] = {
+    **dict.fromkeys((*TEXTS, "run_folder", "source"), "str"),
+    **dict.fromkeys((*COUNTS, "concurrency"), "Int64"),
+    **dict.fromkeys(("duration", "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS, *CLIENT), "float64"),
+    **{"trial": "int64", "repeat": "int64", "superseded": "bool"},
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """The trial that a batch belongs to."""
+
+    folder: Path  # the run directory, or the plain folder
+    experiment: str
+    trial: int = 1
+    engine: str = ""
+    model: str = ""
+
+
+@dataclass
+class Batch:
+    """One (scenario, level) run: asked for, found, or both."""
+
+    place: Place
+    scenario: str
+    level: int | None
+    iteration_type: str = "num_concurrency"
+    repeat: int = 1
+    outcome: str = COMPLETED
+    reason: str = ""
+    file: Path | None = None
+    folder: Path | None = None  # the level's own, in a run directory
+    numbers: Measured | None = None
+    sidecar: Sidecar | None = None
+    superseded: bool = False  # the same level was run again later
+    notes: list[str] = field(default_factory=list)
+    known: dict[str, Any] | None = None  # the whole row, where a report carries it
+
+    @property
+    def key(self) -> tuple[str, str, int | None, int]:
+        """What tells the batches of one trial apart."""
+        return self.scenario, self.iteration_type, self.level, self.repeat
+
+    @property
+    def modified(self) -> float:
+        """When the file was last written, in seconds since 1970; NaN without one, and for one of its parts."""
+        try:
+            return self.file.stat().st_mtime if self.file else math.nan
+        except OSError:
+            return math.nan
+
+
+def to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
+    """One row a batch, with the columns and types of `load_batches`."""
+    return typed(pd.DataFrame([_row(batch) for batch in batches], columns=list(COLUMNS)))
+
+
+def typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give the columns of `load_batches` their types again, after JSON, CSV or a report have lost them.
+
+    Args:
+        frame: batches, perhaps judged; a column that is missing is added empty, further ones are kept as they are.
+    """
+    missing = {name: None for name in COLUMNS if name not in frame}
+    whole = frame.assign(**missing)
+    whole = whole.astype({name: kind for name, kind in KINDS.items() if name in whole})
+    warnings = pd.Series([_as_list(value) for value in whole["warnings"]], whole.index, dtype="object")
+    return whole.assign(warnings=warnings, **{name: timestamps.to_utc(whole[name]) for name in TIMES})
+
+
+def _as_list(value: Any) -> list[str]:
+    """A list of sentences, that Parquet makes an array and CSV a text."""
+    if isinstance(value, str):
+        return [value] if value else []
+    return [str(part) for part in value] if pd.api.types.is_list_like(value) else []
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as JSON has them: None for what is missing, UTC with a `Z` for times."""
+    return [{str(name): plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def plain(value: Any) -> Any:
+    """A cell of a DataFrame as a value that JSON has."""
+    if isinstance(value, dict):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [plain(part) for part in value]
+    if pd.isna(value):
+        return None
+    if isinstance(value, pd.Timestamp):
+        return timestamps.to_text(value.to_pydatetime(), "microseconds")
+    return value.item() if hasattr(value, "item") else value
+
+
+def level_name(level: Any) -> str:
+    """A level for people: a dash where no concurrency was held."""
+    return "–" if pd.isna(level) else str(level)
+
+
+def printable(text: object) -> str:
+    """A name of others as valid Unicode: file names on Linux need not be."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
+def _row(batch: Batch) -> dict[str, Any]:
+    place = batch.place
+    if batch.known is not None:
+        return batch.known | {"experiment": place.experiment}
+    texts = {
+        "experiment": place.experiment,
+        "engine": place.engine,
+        "model": place.model,
+        "scenario": batch.scenario,
+        "outcome": batch.outcome,
+        "reason": batch.reason,
+        "run_folder": place.folder,
+    }
+    times = _times(batch)
+    return {
+        **{name: printable(text) for name, text in texts.items()},
+        "trial": place.trial,
+        "iteration_type": batch.iteration_type,
+        "concurrency": batch.level,
+        "repeat": batch.repeat,
+        **times,
+        **_numbers(batch),
+        "warnings": [*map(printable, batch.notes), *(batch.numbers.warnings if batch.numbers else [])],
+        "superseded": batch.superseded,
+        **{name: client(batch.sidecar, name) for name in CLIENT},
+        "source": printable(batch.file) if batch.file else None,
+    }
+
+
+def _numbers(batch: Batch) -> dict[str, Any]:
+    numbers = batch.numbers
+    if numbers is None:  # nothing was recorded, so no request is known
+        return dict.fromkeys(COUNTS, 0) | {"duration": batch.sidecar.duration if batch.sidecar else None}
+    names = ("duration", *COUNTS, "error_rate", *THROUGHPUTS)
+    return {name: getattr(numbers, name) for name in names} | numbers.latencies
+
+
+def client(sidecar: Sidecar | None, name: str) -> float:
+    """What the sidecar says of the load generator, by the name of its column; NaN where nobody recorded it."""
+    value = sidecar.client.get(name.removeprefix("client_")) if sidecar else None
+    return float(value) if isinstance(value, float | int) and abs(value) < 1e6 else math.nan
+
+
+def _times(batch: Batch) -> dict[str, Any]:
+    """Start and end: as recorded, or else from the file's own time, which is only as good as its copies were."""
+    started, finished = (_recorded(batch, name) for name in TIMES)
+    if started or finished:
+        return {"started_at": started, "finished_at": finished, "time_source": "recorded"}
+    finished = _instant(batch.modified)
+    if finished is None:
+        return {"started_at": None, "finished_at": None, "time_source": ""}
+    duration = batch.numbers.duration if batch.numbers else math.nan
+    return {"started_at": _instant(batch.modified - duration), "finished_at": finished, "time_source": "file_mtime"}
+
+
+def _instant(seconds: float) -> datetime | None:
+    """Seconds since 1970 as an instant; None where they are none."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _recorded(batch: Batch, name: str) -> datetime | None:
+    """One recorded time; a time without a zone is taken for UTC, and the batch says so."""
+    text = getattr(batch.sidecar, name, "")
+    if not text:
+        return None
+    try:
+        instant, assumed = timestamps.read(text)
+    except ValueError:
+        batch.notes.append(f"{name} is no time: {text!r}")
+        return None
+    if assumed:
+        batch.notes.append(f"{name} names no time zone: {assumed} assumed")
+    return instant

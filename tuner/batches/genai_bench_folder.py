@@ -1,0 +1,249 @@
+"""The batches of a folder that genai-bench wrote, whoever ran it and however it ended."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import groupby, product
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tuner.batches.batch import Batch, Place
+from tuner.batches.cache import Cache, Reading
+from tuner.batches.other_tools import aiperf, distinct, format_of
+from tuner.batches.results import Damage, mended
+from tuner.batches.tool_batches import Found, is_theirs, of_tools
+from tuner.core.files import is_regular
+from tuner.core.run_directory import COMPLETED, EXPERIMENT_FILE, SERVER_FILE, SIDECAR_FILE, TRIAL_FILE
+
+logger = logging.getLogger(__name__)
+
+METADATA_FILE = "experiment_metadata.json"
+RESULT_NAME = re.compile(
+    r"(?P<scenario>.+)_(?P<task>(?!num_)[^_]+)_(?P<iteration>num_concurrency|concurrency|batch_size)_(?P<level>\d{1,9})"
+    r"_time_\d+s\.json"
+)
+DEBUG_NAME = re.compile(r"debug_for_run_(?P<scenario>.+)_(?P<level>\d{1,9})\.json")
+#: What else it says that a result depends on; its command line, which holds the API key, is not among it.
+TOLD = (
+    *("server_engine", "server_version", "server_gpu_type", "server_gpu_count", "api_backend", "benchmark_version"),
+    *("server_model_tokenizer", "max_time_per_run_s", "max_requests_per_run", "additional_request_params"),
+)
+#: Files of ours, of genai-bench and of AIPerf that are JSON but never a batch.
+OTHER_FILES = {METADATA_FILE, EXPERIMENT_FILE, TRIAL_FILE, SERVER_FILE, SIDECAR_FILE, *aiperf.OTHER_FILES}
+#: Two runs of one level end at least this many seconds apart, since genai-bench counts a level in whole seconds.
+SHORTEST_LEVEL = 1.0
+#: No level and no number of repeats is this large; the file that says so is damaged.
+MOST = 10**9
+
+
+class Metadata(msgspec.Struct):
+    """The wanted keys of `experiment_metadata.json`: what was asked for."""
+
+    traffic_scenario: list[str] | None = None
+    num_concurrency: list[int] | None = None
+    batch_size: list[int] | None = None
+    iteration_type: str | None = None
+    api_model_name: str | None = None
+    server_engine: str | None = None
+
+    @property
+    def levels(self) -> list[int]:
+        """The levels asked for."""
+        asked = self.batch_size if self.iteration_type == "batch_size" else self.num_concurrency
+        return [level for level in asked or [] if 0 < level < MOST]
+
+
+def result_files(folder: Path) -> list[Path]:
+    """The regular files of `folder` that may hold batches, sorted; links and pipes are left alone."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if _may_be_batch(entry)]
+    except OSError as error:
+        logger.warning("cannot read the folder %s: %s", folder, error.strerror)
+        return []
+    return [folder / name for name in sorted(names)]
+
+
+def _may_be_batch(entry: os.DirEntry[str]) -> bool:
+    path = Path(entry.path)
+    if entry.name.startswith(".") or entry.name in OTHER_FILES or (path.suffix != ".json" and not format_of(path)):
+        return False
+    if entry.is_symlink():
+        logger.warning("%s is a link and is not followed", entry.path)
+    return entry.is_file(follow_symlinks=False)
+
+
+def is_plain(folder: Path) -> bool:
+    """Whether genai-bench wrote into `folder`."""
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError:
+        return False
+    return is_regular(folder / METADATA_FILE) or any(RESULT_NAME.fullmatch(n) or DEBUG_NAME.fullmatch(n) for n in names)
+
+
+def read_plain(folder: Path, cache: Cache) -> list[Batch]:
+    """Every batch of a plain genai-bench folder: those asked for, and those that are there besides."""
+    metadata = read_metadata(folder)
+    place = Place(folder, folder.resolve().name, 1, metadata.server_engine or "", metadata.api_model_name or "")
+    return with_missing(read_files(result_files(folder), place, metadata, cache), place, metadata)
+
+
+def read_metadata(folder: Path) -> Metadata:
+    """What was asked for; nothing where the file is missing or damaged."""
+    file = folder / METADATA_FILE
+    value = read_loosely(file) if is_regular(file) else None
+    if not isinstance(value, dict):
+        logger.warning("%s: missing or damaged, so nobody knows which batches were asked for", file)
+    metadata, losses = mended(Metadata, value)
+    if losses:
+        logger.warning("%s: %s of a wrong type", file, ", ".join(losses))
+    return metadata
+
+
+def asked_of_genai_bench(folder: Path) -> dict[str, dict[str, Any]]:
+    """What `experiment_metadata.json` says of the server and the load, under `genai_bench`; no key is in it."""
+    told = read_loosely(folder / METADATA_FILE) if is_regular(folder / METADATA_FILE) else None
+    known = {name: told[name] for name in TOLD if told.get(name) is not None} if isinstance(told, dict) else {}
+    return {"genai_bench": known} if known else {}
+
+
+def read_loosely(file: Path) -> Any:
+    """What the JSON file `file` holds; None where it cannot be read."""
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def read_files(paths: Iterable[Path], place: Place, metadata: Metadata, cache: Cache) -> list[Batch]:
+    """One batch a level that `paths` hold a file of; older runs of a level follow as superseded repeats.
+
+    Those of other tools come last, each with all its repeats, as nothing says that one replaces another.
+    """
+    theirs: list[Found] = []
+    ours: list[Batch] = []
+    for path, reading in _readings(paths, cache):
+        if is_theirs(reading) and not (isinstance(reading, Damage) and RESULT_NAME.fullmatch(path.name)):
+            theirs.append((path, reading))
+        elif batch := _batch(path, reading, place, metadata):
+            ours.append(batch)
+    ours.sort(key=lambda batch: (batch.scenario, batch.iteration_type, batch.level or 0))
+    same_level = groupby(ours, key=lambda batch: batch.key)
+    chosen = [batch for _, group in same_level for batch in _choose(list(group))]
+    return chosen + [_with_outcome(batch) for batch in of_tools(theirs, place)]
+
+
+def _readings(paths: Iterable[Path], cache: Cache) -> Iterator[Found]:
+    """Every batch that the files hold; what is called as genai-bench calls it needs no look inside beforehand."""
+    files = list(paths)
+    named = [path for path in files if RESULT_NAME.fullmatch(path.name)]
+    for path in [*named, *distinct(path for path in files if not RESULT_NAME.fullmatch(path.name))]:
+        yield from cache.batches(path)
+
+
+def _batch(path: Path, reading: Reading | Damage, place: Place, metadata: Metadata) -> Batch | None:
+    """The batch that `path` names; None, and a warning, where it is none and nothing says it should be."""
+    named = _from_name(path, place, metadata)
+    if isinstance(reading, Damage):
+        if named is None:
+            logger.warning("skipped: %s (%s)", path, reading.reason)
+            return None
+        return replace(named, outcome=reading.outcome, reason=reading.reason)
+    numbers = reading.batch
+    batch = named or Batch(place, "", None)
+    batch = replace(batch, file=path, numbers=numbers)
+    if numbers.level is not None:
+        batch = replace(batch, level=numbers.level, iteration_type=numbers.iteration_type)
+    batch = replace(batch, scenario=numbers.scenario or batch.scenario)
+    if batch.level is None or not batch.scenario:
+        logger.warning("skipped: %s names no scenario or no level", path)
+        return None
+    return _with_outcome(batch)
+
+
+def _from_name(path: Path, place: Place, metadata: Metadata) -> Batch | None:
+    """What the name of a result file says, for files whose content says nothing."""
+    match = RESULT_NAME.fullmatch(path.name) or DEBUG_NAME.fullmatch(path.name)
+    if match is None:
+        return None
+    found = match.groupdict()
+    iteration = found.get("iteration") or metadata.iteration_type or "num_concurrency"
+    iteration = "batch_size" if iteration == "batch_size" else "num_concurrency"
+    known = {sanitized(scenario): scenario for scenario in metadata.traffic_scenario or []}
+    scenario = known.get(found["scenario"], found["scenario"])
+    return Batch(place, scenario, int(found["level"]), iteration, file=path)
+
+
+def sanitized(scenario: str) -> str:
+    """A scenario as genai-bench writes it in file names."""
+    return scenario.translate(str.maketrans("/,", "__", "()"))
+
+
+def _with_outcome(batch: Batch) -> Batch:
+    """A file without one completed request is no completed batch."""
+    numbers = batch.numbers
+    if numbers is None:
+        return batch
+    if numbers.completed or (numbers.completed is None and numbers.request_throughput > 0):
+        if batch.file and DEBUG_NAME.fullmatch(batch.file.name):
+            return replace(batch, outcome="client_failed", reason="genai-bench failed over this level (debug file)")
+        return batch
+    if not numbers.errors:
+        return replace(batch, outcome="unreadable", reason="the file holds no request")
+    codes = ", ".join(f"{code} ×{count}" for code, count in numbers.error_codes.items())
+    reason = f"all {numbers.errors} requests failed ({codes}): {numbers.first_error}".removesuffix(": ")
+    return replace(batch, outcome="all_errors", reason=reason)
+
+
+def _choose(batches: list[Batch]) -> list[Batch]:
+    """Of several files of one level the newest usable one counts; the others are kept as repeats behind it."""
+    usable = [batch for batch in batches if batch.outcome == COMPLETED]
+    broken = [batch for batch in batches if batch.outcome != COMPLETED]
+    if not usable:
+        return [max(broken, key=lambda batch: (batch.numbers is not None, batch.modified))]
+    counts = _newest(usable)
+    older = sorted((b for b in usable if b is not counts), key=lambda b: (-b.modified, str(b.file)))
+    counts.notes += [f"{batch.file.name if batch.file else ''}: {batch.reason}" for batch in broken]
+    return [counts, *(_superseded(batch, counts, number) for number, batch in enumerate(older, 2))]
+
+
+def _newest(batches: list[Batch]) -> Batch:
+    """The batch written last; where the files' times cannot tell, the slower one, which promises less."""
+    last = max(batch.modified for batch in batches)
+    contenders = [batch for batch in batches if last - batch.modified < SHORTEST_LEVEL]
+    slowest = min(contenders, key=lambda b: (b.numbers.output_throughput if b.numbers else 0.0, str(b.file)))
+    if len(contenders) > 1:
+        names = ", ".join(sorted(batch.file.name for batch in contenders if batch.file))
+        slowest.notes.append(f"the times of {names} cannot tell which is newer: the slower one is taken")
+    elif len(batches) > 1:
+        slowest.notes.append(f"the level was run {len(batches)} times: this is the newest")
+    return slowest
+
+
+def _superseded(batch: Batch, newest: Batch, repeat: int) -> Batch:
+    name = newest.file.name if newest.file else ""
+    return replace(batch, repeat=repeat, superseded=True, reason=f"the level was run again: {name} counts")
+
+
+def with_missing(found: list[Batch], place: Place, metadata: Metadata) -> list[Batch]:
+    """`found`, and a row for each level that was asked for and has no file."""
+    kind = "batch_size" if metadata.iteration_type == "batch_size" else "num_concurrency"
+    keys = {(batch.scenario, batch.iteration_type, batch.level) for batch in found}
+    asked = list(dict.fromkeys(metadata.traffic_scenario or []))
+    order = {scenario: number for number, scenario in enumerate(asked)}
+    every = [*found, *_missing(metadata, kind, keys, place)]
+    return sorted(every, key=lambda b: (order.get(b.scenario, len(order)), b.scenario, b.level or 0, b.repeat))
+
+
+def _missing(metadata: Metadata, kind: str, keys: set[tuple[str, str, int | None]], place: Place) -> Iterator[Batch]:
+    reason = "it was asked for, but genai-bench left no file"
+    for scenario, level in product(metadata.traffic_scenario or [], metadata.levels):
+        if (scenario, kind, level) not in keys:
+            keys.add((scenario, kind, level))
+            yield Batch(place, scenario, level, kind, outcome="missing", reason=reason)

@@ -1,0 +1,195 @@
+"""Folders and files → one DataFrame, one row a batch, failed ones too.
+
+`READERS` lists what a path can be and how its batches are read; a new kind of source is one more line there.
+"""
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from tuner.batches.batch import Batch, Place, to_frame
+from tuner.batches.cache import Cache
+from tuner.batches.genai_bench_folder import Metadata, is_plain, read_files, read_plain, result_files
+from tuner.batches.other_tools import format_of, holds_one_run
+from tuner.batches.report_data import is_page, read_report
+from tuner.batches.run_folder import is_trial, read_trial, subfolders
+from tuner.core.files import is_regular
+from tuner.core.run_directory import EXPERIMENT_FILE
+from tuner.errors import PathError
+
+logger = logging.getLogger(__name__)
+
+#: How far below a folder of many runs they are looked for.
+DEEPEST = 6
+#: How far above a path its trial may lie: `batches/<scenario>/<level>/<file>`.
+HIGHEST = 4
+
+
+def load_batches(*paths: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read the batches of runs, plain genai-bench folders, folders of many of them, single result files, or reports.
+
+    Result files may also be GuideLLM's, AIPerf's, those of `vllm bench serve` and of SGLang's `bench_serving`.
+
+    Args:
+        paths: any number of folders and files; what is named twice is read once.
+
+    Returns:
+        One row a batch, also for those that were asked for and have no usable file (see `outcome` and `reason`).
+        Latencies and durations in seconds, throughputs in tokens/s or requests/s, times in UTC; numbers recomputed
+        from the individual requests; `warnings` lists what is suspicious about a batch. Columns: `rows.COLUMNS`.
+
+    Raises:
+        PathError: a path does not exist, cannot be read, or holds no batch.
+    """
+    if not paths:
+        raise PathError("no path given: name a run directory, a genai-bench folder or a result file")
+    with Cache() as cache:
+        batches = [batch for path in paths for batch in _read(Path(path).expanduser(), cache)]
+    return to_frame(_with_distinct_names(_without_doubles(batches)))
+
+
+def _read(path: Path, cache: Cache) -> list[Batch]:
+    """The batches of the first reader that knows what `path` is."""
+    _must_be_readable(path)
+    reader = next((read for knows, read in READERS if knows(path)), None)
+    batches = reader(path, cache) if reader else None
+    if batches is None:
+        raise PathError(
+            f"{path} holds no batch: expected a run directory, result files (of genai-bench, GuideLLM, AIPerf, "
+            "vllm bench serve or SGLang), a folder of them, or a report"
+        )
+    return batches
+
+
+def _must_be_readable(path: Path) -> None:
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        raise PathError(f"{path} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise PathError(f"{path} cannot be read: {error}") from error
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        raise PathError(f"{path} cannot be read: permission denied")
+
+
+def is_part(path: Path) -> bool:
+    """Whether `path` is only a part of what is kept together: a single file, or something within a run directory."""
+    return path.is_file() or (not is_run(path) and _trial_of(path) is not None)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `folder` is a run directory that tuner made."""
+    return is_regular(folder / EXPERIMENT_FILE) or any(is_trial(trial) for trial in subfolders(folder / "trials"))
+
+
+def _read_run(run: Path, cache: Cache) -> list[Batch]:
+    return [batch for folder in subfolders(run / "trials") for batch in read_trial(folder, run, cache)]
+
+
+def _trial_of(path: Path) -> Path | None:
+    """The trial that `path` is, or is a part of."""
+    whole = path.resolve()
+    return next((folder for folder in [whole, *whole.parents][: HIGHEST + 1] if is_trial(folder)), None)
+
+
+def _read_in_trial(path: Path, cache: Cache) -> list[Batch] | None:
+    """The batches of a trial, or of that part of it that `path` is, named after the run directory it lies in."""
+    trial, whole = _trial_of(path), path.resolve()
+    if trial is None:
+        return None
+    batches = read_trial(trial, trial.parents[1] if trial.parent.name == "trials" else trial, cache)
+    return batches if whole == trial else [batch for batch in batches if _is_within(batch, whole)] or None
+
+
+def _is_within(batch: Batch, path: Path) -> bool:
+    return any(place is not None and place.is_relative_to(path) for place in (batch.folder, batch.file))
+
+
+def _read_file(path: Path, cache: Cache) -> list[Batch] | None:
+    folder = path.resolve().parent
+    return read_files([path], Place(folder, folder.name), Metadata(), cache) or None
+
+
+def _read_folder(folder: Path, cache: Cache) -> list[Batch] | None:
+    """A folder of runs and genai-bench folders, however deep; or one of result files under names of their own."""
+    sources = list(_sources(folder, DEEPEST))
+    if sources:
+        return [batch for read, source in sources for batch in read(source, cache) or []]
+    return _read_loose(folder, cache)
+
+
+def _read_loose(folder: Path, cache: Cache) -> list[Batch] | None:
+    """The batches of result files under names of their own, whatever tool wrote them."""
+    return read_files(_loose_files(folder), Place(folder, folder.resolve().name), Metadata(), cache) or None
+
+
+def _loose_files(folder: Path) -> list[Path]:
+    """The result files of `folder`, and those in folders that hold one batch each."""
+    within = (file for below in subfolders(folder) if holds_one_run(below) for file in result_files(below))
+    return [*result_files(folder), *within]
+
+
+def _sources(folder: Path, depth: int) -> "Iterator[tuple[Reader, Path]]":
+    """The runs, trials and folders of result files at and below `folder`; nothing is looked for within a run."""
+    if is_run(folder):
+        yield _read_run, folder
+    elif is_trial(folder):
+        yield _read_in_trial, folder
+    else:
+        if is_plain(folder):
+            yield read_plain, folder
+        elif any(map(format_of, _loose_files(folder))):
+            yield _read_loose, folder
+        deeper = depth > 0 and not holds_one_run(folder)
+        for below in subfolders(folder) if deeper else ():
+            if is_plain(folder) or not holds_one_run(below):
+                yield from _sources(below, depth - 1)
+
+
+Reader = Callable[[Path, Cache], list[Batch] | None]
+#: What a path can be, most telling first: (is it that?, its batches or None where it holds none).
+READERS: list[tuple[Callable[[Path], object], Reader]] = [
+    (is_page, lambda path, _: read_report(path)),
+    (is_run, _read_run),
+    (_trial_of, _read_in_trial),
+    (Path.is_file, _read_file),
+    (Path.is_dir, _read_folder),
+]
+
+
+def _without_doubles(batches: list[Batch]) -> list[Batch]:
+    """Each batch once, though several of the paths lead to it; what was read as part of more knows more."""
+    once: dict[object, Batch] = {}
+    real = functools.cache(os.path.realpath)
+    for batch in sorted(batches, key=lambda batch: not batch.superseded):
+        once.setdefault(_where(batch, real), batch)
+    kept = {id(batch) for batch in once.values()}
+    return [batch for batch in batches if id(batch) in kept]
+
+
+def _where(batch: Batch, real: Callable[[str], str]) -> object:
+    """What a batch is the only one of: its file wherever it really lies, or its place in a trial."""
+    folder = str(batch.place.folder)
+    if not batch.file:
+        return real(folder), batch.place.trial, batch.key
+    within_run = batch.folder and batch.file.is_relative_to(folder)  # where no link is followed
+    above = folder if within_run else str(batch.file.parent)
+    return batch.file.resolve() if batch.file.is_symlink() else Path(real(above), batch.file.relative_to(above))
+
+
+def _with_distinct_names(batches: list[Batch]) -> list[Batch]:
+    """Experiments of one name in different folders are told apart by the folder above."""
+    folders: dict[str, set[Path]] = {}
+    for batch in batches:
+        folders.setdefault(batch.place.experiment, set()).add(batch.place.folder)
+    return [batch if len(folders[batch.place.experiment]) == 1 else _named_longer(batch) for batch in batches]
+
+
+def _named_longer(batch: Batch) -> Batch:
+    folder = batch.place.folder.resolve()
+    return replace(batch, place=replace(batch.place, experiment=f"{folder.parent.name}/{folder.name}"))

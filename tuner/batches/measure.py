@@ -1,0 +1,223 @@
+"""One result file → the numbers of its batch, recomputed from the individual requests and in seconds."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.batches.results import UNITS, Aggregates, Origin, Request, ResultFile, one_line
+
+LATENCIES = ("ttft", "tpot", "e2e_latency")
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
+STATISTICS = ("mean", *PERCENTILES)
+#: The latency columns of a batch, `ttft_mean` … `e2e_latency_p99`.
+LATENCY_COLUMNS = tuple(f"{latency}_{statistic}" for latency in LATENCIES for statistic in STATISTICS)
+
+Floats = NDArray[np.float64]
+
+
+class Measured(msgspec.Struct, kw_only=True):
+    """The numbers of one batch: seconds, tokens/s, requests; NaN or None where nobody knows."""
+
+    scenario: str
+    iteration_type: str
+    level: int | None
+    duration: float
+    requests: int | None
+    completed: int | None
+    errors: int | None
+    error_rate: float
+    output_throughput: float
+    input_throughput: float
+    total_throughput: float
+    request_throughput: float
+    latencies: dict[str, float]
+    error_codes: dict[str, int]
+    first_error: str = ""
+    warnings: list[str] = []
+    origin: Origin | None = None  # where another tool than genai-bench wrote it
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The individual requests of one file as arrays, made once and used by the numbers and by the audit alike.
+
+    Args:
+        file: the file they come from; one that holds no requests has empty columns.
+    """
+
+    file: ResultFile
+
+    @cached_property
+    def requests(self) -> list[Request]:
+        """All of them, in the order of the file."""
+        return self.file.individual_request_metrics or []
+
+    @cached_property
+    def errors(self) -> list[Request]:
+        """Those that ended in an error (genai-bench's own rule: an error code that is not 0)."""
+        return [request for request in self.requests if request.error_code]
+
+    @cached_property
+    def completed(self) -> list[Request]:
+        """The others."""
+        return [request for request in self.requests if not request.error_code] if self.errors else self.requests
+
+    @cached_property
+    def raw(self) -> dict[str, Floats]:
+        """One value a completed request of each latency, in seconds; NaN where the file has none."""
+        unit = unit_of(self.file)
+        return {
+            "ttft": np.array([request.ttft for request in self.completed], np.float64) / unit,
+            "tpot": np.array([request.tpot for request in self.completed], np.float64) / unit,
+            "e2e_latency": np.array([request.e2e_latency for request in self.completed], np.float64) / unit,
+        }
+
+    @cached_property
+    def latencies(self) -> dict[str, Floats]:
+        """As `raw`, but NaN too where the value cannot be a latency."""
+        return {name: possible(values) for name, values in self.raw.items()}
+
+    @cached_property
+    def input_tokens(self) -> Floats:
+        """One value a completed request; NaN where missing or impossible."""
+        return possible(np.array([request.num_input_tokens for request in self.completed], np.float64))
+
+    @cached_property
+    def output_tokens(self) -> Floats:
+        """One value a completed request; NaN where missing or impossible."""
+        return possible(np.array([request.num_output_tokens for request in self.completed], np.float64))
+
+    @property
+    def impossible(self) -> int:
+        """How many latencies are negative or infinite."""
+        missing = [np.isnan(values).sum() for values in (*self.latencies.values(), *self.raw.values())]
+        return int(sum(missing[:3]) - sum(missing[3:]))
+
+
+def possible(values: Floats) -> Floats:
+    """The values, but NaN where they are negative or infinite, as no latency and no count can be."""
+    return np.where((values >= 0) & (values < np.inf), values, np.nan)
+
+
+def measure(columns: Columns) -> Measured:
+    """Compute the numbers of one batch from its requests; from its own aggregates where it holds no requests."""
+    return _of_requests(columns) if columns.requests else _of_aggregates(columns.file)
+
+
+def level_of(aggregates: Aggregates) -> int | None:
+    """The level of the batch: its concurrency, or its batch size where that is what was varied; None where neither."""
+    level = aggregates.batch_size if aggregates.iteration_type == "batch_size" else aggregates.num_concurrency
+    return level if level is not None and 0 < level < 10**9 else None
+
+
+def unit_of(file: ResultFile) -> float:
+    """How many of the file's time unit are a second; NaN where its unit is none we know."""
+    return UNITS.get(file.time_unit or "s", math.nan)
+
+
+def statistics(values: Floats) -> dict[str, float]:
+    """Mean and percentiles (linear interpolation, as numpy and genai-bench do) of the values that are there.
+
+    Returns:
+        NaN for each where more than half of the values are missing, since the rest stands for little.
+    """
+    known = values[~np.isnan(values)]
+    if not known.size or 2 * known.size < values.size:
+        return dict.fromkeys(STATISTICS, math.nan)
+    percentiles = np.percentile(known, list(PERCENTILES.values()))
+    return dict(zip(STATISTICS, [float(known.mean()), *percentiles.tolist()], strict=True))
+
+
+def claimed(aggregates: Aggregates, name: str) -> float:
+    """What the file claims for a latency column such as `ttft_p99`, in the file's unit; NaN where it does not say."""
+    latency, _, statistic = name.rpartition("_")
+    return known(((aggregates.stats or {}).get(latency) or {}).get(statistic))
+
+
+def known(value: float | None) -> float:
+    """The value, or NaN where it is missing or cannot be."""
+    return math.nan if value is None or not 0 <= value < math.inf else float(value)
+
+
+def _of_requests(columns: Columns) -> Measured:
+    claims = columns.file.aggregated_metrics
+    total, errors = len(columns.requests), len(columns.errors)
+    duration = known(claims.run_duration)
+    window = duration or math.nan
+    inputs, outputs = _sum(columns.input_tokens), _sum(columns.output_tokens)
+    return Measured(
+        scenario=claims.scenario or "",
+        iteration_type=_iteration_type(claims),
+        level=level_of(claims),
+        duration=duration,
+        requests=total,
+        completed=total - errors,
+        errors=errors,
+        error_rate=errors / total,
+        input_throughput=inputs / window,
+        output_throughput=outputs / window,
+        total_throughput=(inputs + outputs) / window,
+        request_throughput=(total - errors) / window,
+        latencies=_latency_columns(columns),
+        error_codes=_tally([str(request.error_code) for request in columns.errors]),
+        first_error=next((one_line(request.error_message) for request in columns.errors if request.error_message), ""),
+        origin=columns.file.origin,
+    )
+
+
+def _iteration_type(aggregates: Aggregates) -> str:
+    return "batch_size" if aggregates.iteration_type == "batch_size" else "num_concurrency"
+
+
+def _sum(values: Floats) -> float:
+    """The sum of what is there; NaN where nothing is."""
+    return math.nan if np.isnan(values).all() else float(np.nansum(values))
+
+
+def _latency_columns(columns: Columns) -> dict[str, float]:
+    found = {name: statistics(values) for name, values in columns.latencies.items()}
+    return {f"{name}_{key}": value for name, values in found.items() for key, value in values.items()}
+
+
+def _tally(codes: list[str]) -> dict[str, int]:
+    return dict(sorted(Counter(codes).items()))
+
+
+def _of_aggregates(file: ResultFile) -> Measured:
+    """Nothing to compute from: the file's own numbers, but the error rate and the unit put right."""
+    claims, unit = file.aggregated_metrics, unit_of(file)
+    completed, errors = _count(claims.num_completed_requests), _claimed_errors(claims)
+    requests = None if completed is None or errors is None else completed + errors
+    return Measured(
+        scenario=claims.scenario or "",
+        iteration_type=_iteration_type(claims),
+        level=level_of(claims),
+        duration=known(claims.run_duration),
+        requests=requests,
+        completed=completed,
+        errors=errors,
+        error_rate=(errors or 0) / requests if requests else known(claims.error_rate if errors is None else None),
+        input_throughput=known(claims.mean_input_throughput_tokens_per_s),
+        output_throughput=known(claims.mean_output_throughput_tokens_per_s),
+        total_throughput=known(claims.mean_total_tokens_throughput_tokens_per_s),
+        request_throughput=known(claims.requests_per_second),
+        latencies={name: claimed(claims, name) / unit for name in LATENCY_COLUMNS},
+        error_codes={code: count for code, count in (claims.error_codes_frequency or {}).items() if _count(count)},
+        origin=file.origin,
+    )
+
+
+def _claimed_errors(claims: Aggregates) -> int | None:
+    """How many requests failed by the file's counts; None where it has none."""
+    codes = claims.error_codes_frequency
+    return _count(claims.num_error_requests if codes is None or claims.num_error_requests else sum(codes.values()))
+
+
+def _count(value: int | None) -> int | None:
+    """The value, or None where it is missing or cannot be a count."""
+    return value if value is not None and 0 <= value < 10**12 else None

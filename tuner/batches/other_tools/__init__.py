@@ -1,0 +1,166 @@
+"""What other benchmark tools wrote, in the form of genai-bench's files, so that all that follows needs to know one.
+
+`FORMATS` lists the kinds of files: by what they are known, and what makes batches of them. A file may hold several
+batches; `file.json#2` names the second.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tuner.batches.other_tools import aiperf, guidellm, serving
+from tuner.batches.other_tools import csv_tables as tables
+from tuner.batches.other_tools.decode import documents
+from tuner.batches.other_tools.found import Found
+from tuner.batches.results import Damage, ResultFile, parse, unread
+from tuner.core.files import is_regular, split_part
+
+#: Where a format's marks stand: within this many bytes from the start.
+HEAD = 1 << 16
+#: What the files of a kind may be called.
+JSON, YAML, CSV = (".json", ".jsonl"), (".yaml", ".yml"), (".csv",)
+#: genai-bench's own mark: such a file is none of theirs.
+OURS = b'"aggregated_metrics"'
+Part = ResultFile | Damage
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file.
+
+    Args:
+        tool: who writes it.
+        suffixes: what its name ends in.
+        marks: texts that all stand near its beginning, and together in no other kind.
+        convert: the batches in one of its documents (see `documents`), or in all of them where they are `joined`.
+        fullest: of the files that the tool writes of one run, the one that says most.
+    """
+
+    tool: str
+    suffixes: tuple[str, ...]
+    marks: tuple[bytes, ...]
+    convert: Callable[[Any], list[Found]]
+    fullest: Callable[[Path], Path] = Path
+    joined: bool = False
+
+
+FORMATS = (
+    Format(guidellm.TOOL, CSV, (b"Run Info,Run Info,",), tables.guidellm_batches, guidellm.fullest),
+    Format(guidellm.TOOL, JSON, (b'"guidellm_version"', b'"benchmarks"'), guidellm.convert, guidellm.fullest),
+    Format(guidellm.TOOL, YAML, (b"benchmarks:\n- ", b"module: guidellm."), guidellm.convert, guidellm.fullest),
+    Format(aiperf.TOOL, JSON, aiperf.RECORD_MARKS, aiperf.convert_run, joined=True),
+    Format(aiperf.TOOL, JSON, (b'"aiperf_version"', b'"input_config"'), aiperf.convert, aiperf.fullest),
+    Format(aiperf.TOOL, CSV, (b"Metric,avg,min,max,",), tables.aiperf_batch, aiperf.fullest),
+    Format(serving.VLLM.tool, JSON, (b'"tokenizer_id"', b'"num_prompts"'), serving.VLLM.convert),
+    Format(serving.SGLANG.tool, JSON, (b'"sharegpt_output_len"', b'"backend"'), serving.SGLANG.convert),
+)
+
+
+def format_of(path: Path) -> Format | None:
+    """Which of the tools wrote `path`; None where none did, or the file cannot be read."""
+    if path.suffix not in JSON + YAML + CSV or not is_regular(path):
+        return None
+    try:
+        with open(path, "rb") as file:
+            return _format(path, file.read(HEAD))
+    except OSError:
+        return None
+
+
+def _format(path: Path, head: bytes) -> Format | None:
+    if OURS in head:
+        return None
+    named = (known for known in FORMATS if path.suffix in known.suffixes)
+    return next((known for known in named if all(mark in head for mark in known.marks)), None)
+
+
+def distinct(paths: Iterable[Path]) -> list[Path]:
+    """Each batch once: of the files that a tool writes of one run only the fullest."""
+    return list(dict.fromkeys(map(_fullest, paths)))
+
+
+def _fullest(path: Path) -> Path:
+    known = format_of(path)
+    other = known.fullest(path) if known else path
+    same = known is not None and (found := format_of(other)) is not None and found.tool == known.tool
+    return other if same else path
+
+
+def holds_one_run(folder: Path) -> bool:
+    """Whether `folder` is what AIPerf makes of one run; further folders in it hold the same again."""
+    try:
+        return any(map(_is_aiperf, folder.iterdir()))
+    except OSError:
+        return False
+
+
+def _is_aiperf(path: Path) -> bool:
+    known = format_of(path)
+    return known is not None and known.tool == aiperf.TOOL
+
+
+def statuses(path: Path) -> list[os.stat_result]:
+    """The status of the file that `path` names, or names a part of, and of one that is read with it.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    file, _ = split_part(path)
+    beside = aiperf.summary_of(file) if file.suffix == aiperf.RECORDS else None
+    return [file.stat(), *([beside.stat()] if beside and beside.is_file() else [])]
+
+
+@dataclass
+class Reader:
+    """Reads batches, and keeps those of the last file that held several, as they are asked for in turn."""
+
+    file: Path | None = None
+    kept: list[Part] = field(default_factory=list)
+
+    def read(self, path: Path) -> Part:
+        """The batch that `path` names: that of a file, or one of several, as in `file.json#2`."""
+        file, part = split_part(path)
+        kept = self._of(file)
+        return kept[part - 1] if part <= len(kept) else Damage("unreadable", f"{file.name} has no batch {part}")
+
+    def parts(self, path: Path) -> int:
+        """How many batches the file `path` holds."""
+        return len(self._of(path))
+
+    def _of(self, file: Path) -> list[Part]:
+        if file == self.file:
+            return self.kept
+        found = read_all(file)
+        if len(found) > 1:
+            self.file, self.kept = file, found
+        return found
+
+
+def read_all(path: Path) -> list[Part]:
+    """Every batch in the file `path`, of whatever tool; what is wrong with it where it is none."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return [unread(path, error)]
+    known = _format(path, data[:HEAD])
+    return _converted(known, path, data) if known else [parse(data, path.name)]
+
+
+def _converted(known: Format, path: Path, data: bytes) -> list[Part]:
+    found = documents(path, data)
+    if known.joined:
+        found = [aiperf.Run(path, found)]
+    parts = [part for document in found for part in _batches(known, document, path.name)]
+    for part in parts:
+        if isinstance(part, ResultFile) and part.origin:
+            part.origin.parts = len(parts)
+    return parts
+
+
+def _batches(known: Format, document: Any, name: str) -> list[Part]:
+    if isinstance(document, Damage):
+        return [replace(document, tool=known.tool)]
+    found: list[Part] = [batch.result() for batch in known.convert(document)]
+    return found or [Damage("unreadable", f"{name} holds no batch", known.tool)]

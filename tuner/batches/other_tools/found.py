@@ -1,0 +1,133 @@
+"""What a converter finds in a tool's JSON, and careful ways to look: nothing in a file is sure to be what it should."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from tuner.batches.results import Aggregates, Origin, Request, ResultFile, one_line
+
+#: genai-bench's word for requests that come from a file; here for every workload that the file does not tell.
+DATASET = "dataset"
+#: Where texts of errors name an HTTP status.
+STATUS = re.compile(r"(?:error|status|code|http)\W{0,5}([45]\d\d)\b", re.IGNORECASE)
+#: The last line of a traceback: the class of an exception, perhaps within modules, and what it says.
+EXCEPTION = re.compile(r"(?:\w+\.)*(?P<name>\w+)(?:: (?P<says>.*))?")
+
+
+@dataclass
+class Found:
+    """One batch of a tool's file: seconds, tokens, requests; None or missing where the file does not say.
+
+    Args:
+        origin: the tool and what must be said of it.
+        level: the concurrency that was held.
+        duration: what throughput is divided by.
+        requests: single requests; empty where the file has none, so that `claims` count.
+        claims: what the file says of itself, by the names of `Aggregates`.
+        statistics: what it says of latencies, such as `{"ttft": {"mean": 0.1, "p99": 0.3}}`.
+    """
+
+    origin: Origin
+    scenario: str = DATASET
+    level: int | None = None
+    duration: float | None = None
+    requests: list[Request] = field(default_factory=list)
+    claims: dict[str, float | int | None] = field(default_factory=dict)
+    statistics: dict[str, dict[str, float | None]] = field(default_factory=dict)
+
+    def result(self) -> ResultFile:
+        """The same in the form of a genai-bench file."""
+        aggregates = Aggregates(
+            scenario=self.scenario,
+            num_concurrency=self.level,
+            run_duration=self.duration,
+            stats=self.statistics,
+            **self.claims,  # type: ignore[arg-type]
+        )
+        return ResultFile(aggregates, self.requests or None, "s", origin=self.origin)
+
+
+def at(value: Any, *keys: str) -> Any:
+    """What stands at `keys` in nested objects; None where any of them is missing."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def number(value: Any, unit: float = 1.0) -> float | None:
+    """A finite number divided by `unit`; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        found = float(value) / unit
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+def count(value: Any) -> int | None:
+    """A whole number from 0 to a billion; None where it is none."""
+    found = number(value)
+    return int(found) if found is not None and 0 <= found < 10**9 and found == int(found) else None
+
+
+def text(value: Any) -> str:
+    """A text that stands in JSON; empty where it is none."""
+    return one_line(value.encode("utf-8", "replace").decode()) if isinstance(value, str) else ""
+
+
+def entries(value: Any) -> list[Any]:
+    """The elements of a list; none where it is none."""
+    return value if isinstance(value, list) else []
+
+
+def completed(ttft: float | None, latency: float | None, inputs: float | None, outputs: float | None) -> Request:
+    """A request that completed; TPOT = (latency − TTFT) / (output tokens − 1), None for less than two tokens."""
+    tpot = None
+    if ttft is not None and latency is not None and outputs is not None and outputs > 1:
+        tpot = (latency - ttft) / (outputs - 1)
+    return Request(ttft, tpot, latency, inputs, outputs)
+
+
+def failed(message: Any, code: Any = None) -> Request:
+    """A request that failed; where no code is given the HTTP status in the message, an exception's name, or `error`."""
+    said = str(message).strip() if isinstance(message, str) else ""
+    if said.startswith("Traceback") and (last := EXCEPTION.fullmatch(said.splitlines()[-1])):
+        return Request(error_code=text(last["name"]), error_message=text(last["says"] or ""))
+    status = STATUS.search(said)
+    known = code if isinstance(code, int | str) and code else (int(status[1]) if status else "error")
+    return Request(error_code=known, error_message=text(said))
+
+
+def instant(seconds: float | None) -> str:
+    """Seconds since 1970 as ISO 8601 in UTC; empty where they are none."""
+    try:
+        return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return ""
+
+
+def lengths(inputs: float | None, outputs: float | None) -> str:
+    """The scenario that asks for this many tokens; `dataset` where they are not two whole numbers."""
+    known = [value for value in (inputs, outputs) if value is not None and value == int(value) and value > 0]
+    return f"D({int(known[0])},{int(known[1])})" if len(known) == 2 else DATASET
+
+
+def drawn(inputs: Iterable[float | None], outputs: Iterable[float | None]) -> str:
+    """The scenario of lengths drawn from normal distributions, each (mean, standard deviation)."""
+    (mean_in, spread_in), (mean_out, spread_out) = inputs, outputs
+    if not spread_in and not spread_out:
+        return lengths(mean_in, mean_out)
+    if mean_in is None or mean_out is None:
+        return DATASET
+    return f"N({mean_in:g},{spread_in or 0:g})/({mean_out:g},{spread_out or 0:g})"
+
+
+def rate_note(rate: object, limit: int | None = None) -> str:
+    """What must be said of a batch whose requests came at a rate."""
+    if limit:
+        return f"requests came at a rate ({rate}/s) and at most {limit} at once: fewer may have been in flight"
+    return f"requests came at a rate ({rate}/s) and no concurrency was held: the level is unknown"

@@ -1,0 +1,135 @@
+"""What a report carries inside itself: its batches and what stands beside them, so that one file is the data too."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pandas as pd
+
+from tuner.batches.batch import COLUMNS, Batch, Place, records, typed
+from tuner.core.files import is_regular
+from tuner.errors import PathError
+
+OPENING = '<script type="application/json" id="tuner-data">'
+_CLOSING = "</script>"
+FORMAT = 1
+
+
+class CarriedTrial(msgspec.Struct, kw_only=True):
+    """A trial of a search, as `load_trials` has it; None for what is missing."""
+
+    trial: int
+    role: str
+    of: str = ""
+    state: str
+    parameters: dict[str, Any]
+    value: float | None
+    values: list[float | None]
+    unit: str
+    penalty: float | None
+    cause: str
+    kind: str
+    gpus: int
+    max_throughput: float | None
+    best_level: int | None
+    bracket: str
+    started_at: str | None
+    finished_at: str | None
+    duration: float | None
+    is_best: bool
+    is_pareto: bool
+
+
+class Carried(msgspec.Struct, kw_only=True):
+    """The data of a report; seconds, tokens/s, UTC to the microsecond with a `Z`.
+
+    Args:
+        format: raised when a reader of today could not read it any more.
+        slo: the SLO's document, None where nobody asked for one.
+        columns: those of `load_batches`.
+        rows: one a batch; None for what is missing.
+        attainment: of each batch under `slo`, which needs the single requests.
+        spreads: quantiles of each batch's requests, by latency.
+        intervals: of each batch's numbers, one list a column, as `tuner.judging.intervals` names them.
+        facts: `experiment.json`.
+        servers: each trial's `server.json`.
+        runs: what each run was made with.
+        telemetry: samples, one list a column.
+        code: the cells of the notebook that ran.
+        trials: of a search.
+    """
+
+    format: int = FORMAT
+    slo: dict[str, Any] | None = None
+    columns: list[str]
+    rows: list[list[Any]]
+    attainment: list[float | None] = []
+    spreads: dict[str, list[list[float] | None]] = {}
+    intervals: dict[str, list[Any]] = {}
+    facts: dict[str, Any] = {}
+    servers: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
+    telemetry: dict[str, list[Any]] = {}
+    code: list[str] = []
+    trials: list[CarriedTrial] = []
+
+
+def columns_and_rows(batches: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
+    """The batches as JSON has them, each number to its last bit and each time to the microsecond."""
+    return list(COLUMNS), [list(row.values()) for row in records(batches[list(COLUMNS)])]
+
+
+def pack(carried: Carried) -> str:
+    """`carried` as JSON that no text in it can end early: every `<` is written as an escape."""
+    text = msgspec.json.encode(carried).decode()
+    for character in ("<", ">", "&", "\u2028", "\u2029"):
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def is_page(path: Path) -> bool:
+    """Whether `path` is an HTML file, perhaps a report."""
+    return path.suffix.lower() in (".html", ".htm") and is_regular(path)
+
+
+def unpack(path: Path) -> Carried:
+    """What the report `path` carries.
+
+    Raises:
+        PathError: it carries nothing (other pages do not), is damaged, or comes from a later tuner.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    found = re.search(f"{re.escape(OPENING)}([^<]*){_CLOSING}", text)
+    if not found:
+        raise PathError(f"{path} carries no batches: only a report that tuner made does, and only where it is whole")
+    try:
+        carried = msgspec.json.decode(found[1], type=Carried)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise PathError(f"{path}: the data in the report is damaged: {error}") from error
+    if carried.format > FORMAT:
+        raise PathError(f"{path} was made by a later tuner; install that one to read it")
+    return carried
+
+
+def read_report(path: Path) -> list[Batch]:
+    """The batches that the report `path` carries, as they were when it was made.
+
+    Raises:
+        PathError: it carries none, or is damaged.
+    """
+    carried = unpack(path)
+    try:
+        rows = [dict(zip(carried.columns, row, strict=True)) for row in carried.rows]
+        typed(pd.DataFrame(rows, columns=carried.columns))
+        return [_batch(row) for row in rows]
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise PathError(f"{path}: the batches in the report are damaged: {error}") from error
+
+
+def _batch(row: dict[str, Any]) -> Batch:
+    names = ("experiment", "trial", "engine", "model")
+    place = Place(Path(row["run_folder"] or ""), **{name: row[name] for name in names})
+    keys = {name: row[name] for name in ("scenario", "iteration_type", "repeat", "outcome", "superseded")}
+    file = Path(row["source"]) if row["source"] else None
+    return Batch(place, level=row["concurrency"], file=file, known=row, **keys)

@@ -1,0 +1,190 @@
+"""The batches of a run directory that tuner made: each level has its own folder, with our sidecar in it."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+
+from tuner.batches.batch import Batch, Place
+from tuner.batches.cache import Cache
+from tuner.batches.endings import ServerFailure, doubts, failure_of
+from tuner.batches.genai_bench_folder import MOST, Metadata, read_files, result_files
+from tuner.batches.results import one_line
+from tuner.core.files import decoded, is_regular
+from tuner.core.run_directory import (
+    COMPLETED,
+    OUTCOMES,
+    PARTIAL,
+    RUNNING,
+    SIDECAR_FILE,
+    TRIAL_FILE,
+    Sidecar,
+    TrialFacts,
+    safe_name,
+)
+
+logger = logging.getLogger(__name__)
+
+LEVEL_NAME = re.compile(r"concurrency-(?P<level>\d{1,9})(?:-repeat-(?P<repeat>\d{1,9}))?")
+#: More repeats than this nobody asks for; a file that says so is damaged.
+MOST_REPEATS = 1000
+Key = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class LevelFolder:
+    """One folder below `batches/<scenario>/`."""
+
+    path: Path
+    scenario: str
+    level: int
+    repeat: int
+    sidecar: Sidecar | None
+
+    @property
+    def partial(self) -> bool:
+        """Whether the level was still running when it was last heard of."""
+        return self.path.name.endswith(PARTIAL)
+
+    @property
+    def key(self) -> Key:
+        """Which batch it is."""
+        return self.scenario, self.level, self.repeat
+
+
+def is_trial(folder: Path) -> bool:
+    """Whether `folder` is a trial of a run directory."""
+    return is_regular(folder / TRIAL_FILE)
+
+
+def read_trial(folder: Path, run: Path, cache: Cache) -> list[Batch]:
+    """Every batch of one trial: those asked for, in the order asked, then those that are there besides."""
+    return list(_TrialReader(folder, run, cache).batches())
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The real folders in `folder`, sorted; links are not followed, hidden ones left alone."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        logger.warning("cannot read the folder %s: %s", folder, error.strerror)
+        return []
+    return [folder / name for name in sorted(names)]
+
+
+@dataclass(frozen=True)
+class _TrialReader:
+    """One trial's folder, and what its files say that more than one batch needs."""
+
+    folder: Path
+    run: Path
+    cache: Cache
+
+    @cached_property
+    def facts(self) -> TrialFacts:
+        """What was asked for; only what the folder's name tells where `trial.json` is missing or damaged."""
+        facts: TrialFacts | None = decoded(self.folder / TRIAL_FILE, TrialFacts)
+        if facts and 0 < facts.trial < MOST:
+            return facts
+        logger.warning("%s: missing or damaged, so nobody knows what was asked for", self.folder / TRIAL_FILE)
+        number = int(self.folder.name) if re.fullmatch(r"[0-9]{1,9}", self.folder.name) else 1
+        return TrialFacts(trial=number, engine="", model="", scenarios=[], levels=[])
+
+    @cached_property
+    def place(self) -> Place:
+        return Place(self.run, self.run.resolve().name, self.facts.trial, self.facts.engine, self.facts.model)
+
+    @property
+    def iteration_type(self) -> str:
+        return "batch_size" if self.facts.iteration_type == "batch_size" else "num_concurrency"
+
+    @cached_property
+    def failure(self) -> ServerFailure | None:
+        """Why the server failed, where it did."""
+        return failure_of(self.folder)
+
+    @property
+    def asked(self) -> list[Key]:
+        levels = [level for level in self.facts.levels if 0 < level < MOST]
+        repeats = range(1, min(self.facts.repeats, MOST_REPEATS) + 1)
+        return list(dict.fromkeys(product(self.facts.scenarios, levels, repeats)))
+
+    def batches(self) -> Iterator[Batch]:
+        found: dict[Key, LevelFolder] = {}
+        for level in sorted(self.levels(), key=lambda level: not level.partial):
+            found[level.key] = level  # a finished folder replaces the partial one of the same level
+        for key in dict.fromkeys([*self.asked, *sorted(found)]):
+            yield self.read(found[key]) if key in found else self.absent(key)
+
+    def levels(self) -> Iterator[LevelFolder]:
+        """The folders of levels that are there, finished or not."""
+        scenarios = {safe_name(scenario): scenario for scenario in self.facts.scenarios}
+        for of_scenario in subfolders(self.folder / "batches"):
+            for path in subfolders(of_scenario):
+                match = LEVEL_NAME.fullmatch(path.name.removesuffix(PARTIAL))
+                if match is None:
+                    logger.warning("skipped: %s is no folder of a level", path)
+                    continue
+                scenario = scenarios.get(of_scenario.name, of_scenario.name)
+                yield _level_folder(path, (scenario, int(match["level"]), int(match["repeat"] or 1)))
+
+    def read(self, level: LevelFolder) -> Batch:
+        """The one batch of a level's folder: genai-bench's file for the numbers, the sidecar for how it ended."""
+        batch = replace(
+            self.numbers(level),
+            scenario=level.scenario,
+            level=level.level,
+            repeat=level.repeat,
+            iteration_type=self.iteration_type,
+            folder=level.path,
+            sidecar=level.sidecar,
+        )
+        batch.notes += doubts(level.sidecar)
+        outcome, reason = self.ending(level)
+        return batch if outcome == COMPLETED else replace(batch, outcome=outcome, reason=reason or batch.reason)
+
+    def numbers(self, level: LevelFolder) -> Batch:
+        asked = Metadata(traffic_scenario=[level.scenario], iteration_type=self.iteration_type)
+        files = read_files(result_files(level.path), self.place, asked, self.cache)
+        none = Batch(self.place, level.scenario, level.level, outcome="missing", reason="genai-bench left no file")
+        return next((found for found in files if found.level == level.level), files[0] if files else none)
+
+    def ending(self, level: LevelFolder) -> tuple[str, str]:
+        """How a level ended by its folder and sidecar: `completed` where they leave it to genai-bench's file."""
+        said = level.sidecar.outcome if level.sidecar else COMPLETED
+        reason = one_line(level.sidecar.reason) if level.sidecar else ""
+        if said in OUTCOMES and said != COMPLETED:
+            return said, reason
+        if level.partial or said == RUNNING:
+            return self.cut_short()
+        if said != COMPLETED:
+            return "client_failed", f"{SIDECAR_FILE} names no known outcome: {one_line(said)!r}"
+        return COMPLETED, ""
+
+    def cut_short(self) -> tuple[str, str]:
+        if self.failure:
+            return self.failure.outcome, self.failure.reason
+        return "interrupted", "the level was running, or was cut short"
+
+    def absent(self, key: Key) -> Batch:
+        """The row of a level that was asked for and left nothing."""
+        scenario, level, repeat = key
+        outcome, reason = "missing", "it was asked for, but not run"
+        if self.failure:
+            outcome, reason = self.failure.outcome, self.failure.reason
+        return Batch(self.place, scenario, level, self.iteration_type, repeat, outcome, reason)
+
+
+def _level_folder(path: Path, named: Key) -> LevelFolder:
+    """A level's folder under what its sidecar says it is, or else its name."""
+    sidecar: Sidecar | None = decoded(path / SIDECAR_FILE, Sidecar)
+    if sidecar and sidecar.scenario and 0 < sidecar.concurrency < MOST and 0 < sidecar.repeat < MOST:
+        named = (sidecar.scenario, sidecar.concurrency, sidecar.repeat)
+    return LevelFolder(path, *named, sidecar)

@@ -1,0 +1,263 @@
+"""The commands. Results go to stdout, progress and logs to stderr; exit codes are in CONTRACT terms:
+
+0 done · 1 nothing survived, or a check that was asked for failed · 2 the request was wrong · 130 interrupted
+"""
+
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from tuner import __version__
+from tuner.cli.flags import takes
+from tuner.errors import TunerError
+from tuner.search.spec import TuneSpec
+from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find the LLM server configuration with the most throughput within its latency SLO.",
+)
+
+SloFile = Annotated[Path | None, typer.Option("--slo", metavar="FILE", help="the SLO to judge by (YAML or JSON)")]
+ANY_RUN = "a run directory, a folder of result files, a file or a report"
+More = Annotated[list[Path] | None, typer.Option(metavar="PATH", help="another run of that side; may be repeated")]
+PerHour = Annotated[
+    float | None, typer.Option("--price-per-gpu-hour", metavar="PRICE", help="say what the best level costs")
+]
+Gpus = Annotated[int | None, typer.Option("--gpus", metavar="N", help="how many GPUs; by default as the run recorded")]
+Config = Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="parameters; flags win over it")]
+Resume = Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="go on with this run directory")]
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="run directories, result files, folders of them")]
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line on stderr, never a traceback."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app(standalone_mode=True)
+    except TunerError as error:
+        print_error(error)
+        sys.exit(error.exit_code)
+    except Terminated:
+        sys.exit(128 + signal.SIGTERM)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+class Terminated(BaseException):
+    """A scheduler asked us to end (SIGTERM)."""
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise Terminated
+
+
+def print_error(error: TunerError) -> None:
+    """Say in one line what went wrong."""
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]tuner:[/] {_one_line(error)}", highlight=False)
+
+
+def _one_line(error: TunerError) -> str:
+    from rich.markup import escape
+
+    return escape(" ".join(str(error).split()))
+
+
+@app.callback(invoke_without_command=True)
+def _global(
+    context: typer.Context,
+    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="say more; twice for everything")] = 0,
+    version: Annotated[bool, typer.Option("--version", help="show the version and exit")] = False,
+) -> None:
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)sZ %(levelname)s %(name)s: %(message)s")
+    logging.Formatter.converter = time.gmtime
+    if version:
+        typer.echo(f"tuner {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+#: what `tuner demo` does differently from `tuner sweep`: small enough for two cores and three minutes
+DEMO: dict[str, Any] = {
+    "engine": "llamacpp",
+    "name": "demo",
+    "levels": [1, 2, 4, 8],
+    "scenarios": ["D(16,32)"],
+    "max_seconds": 20,
+    "slo": {
+        "ttft": {"p90": {"threshold": "1 s"}},
+        "tpot": {"p90": {"threshold": "150 ms"}},
+        "error_rate": {"threshold": 0.01},
+    },
+}
+
+
+@app.command()
+@takes(SweepSpec)
+def demo(flags: dict[str, str]) -> None:
+    """The whole chain on this machine, no GPU: embedded server, sweep, SLO, report."""
+    _run("sweep", DEMO | flags)
+
+
+@app.command()
+@takes(SweepSpec)
+def sweep(flags: dict[str, str], config: Config = None, resume: Resume = None) -> None:
+    """Launch (or attach to) a server, measure it at each concurrency level, judge, and write the report."""
+    _run("sweep", _merged(config, flags), resume)
+
+
+@app.command()
+@takes(TuneSpec)
+def tune(flags: dict[str, str], config: Config = None, resume: Resume = None) -> None:
+    """Search the server configuration with the most throughput within the SLO, and write the report."""
+    _run("tune", _merged(config, flags), resume)
+
+
+def _merged(config: Path | None, flags: dict[str, str]) -> dict[str, Any]:
+    """The parameters of a file, and of the flags, which win."""
+    from tuner.sweep.spec import read_spec
+
+    return (read_spec(config) if config else {}) | flags
+
+
+def _run(name: str, values: dict[str, Any], resume: Path | None = None) -> None:
+    """Run the notebook `name` on `values`, or go on with `resume`, and say what came out."""
+    from tuner.cli.headless import run_experiment_notebook
+    from tuner.cli.progress import FOLLOWERS, download_bar, ended_softly
+    from tuner.cli.terminal import print_lines
+    from tuner.core.run_directory import Experiment
+    from tuner.report.write import read_results
+    from tuner.search.executors import LOCAL
+    from tuner.search.kinds import KINDS
+    from tuner.sweep.books import check_kind, check_same
+    from tuner.sweep.prepare import prepare
+
+    bar, move = download_bar("fetching the demo's model")
+    with bar:
+        before = check_kind(name, Experiment.open(resume)).facts.get("spec", {}) if resume else {}
+        spec = make_spec(before | values, KINDS[name].asks)
+        spec = prepare(spec, move) if getattr(spec, "on", LOCAL) == LOCAL else spec  # or where the server runs
+    experiment = Experiment(resume) if resume else Experiment.create(spec.runs, name, spec.name)
+    check_same(spec, experiment)
+    with FOLLOWERS[name](experiment, spec) as progress, ended_softly(experiment.stop_file) as was_asked_to:
+        report = run_experiment_notebook(name, spec, experiment, progress.tick)
+    results = read_results(experiment.folder)
+    again = [f"the best configuration again: {results.command}"] if results.command else []
+    print_lines(*results.answer, *again, f"report: {report}")
+    if was_asked_to():
+        raise KeyboardInterrupt
+
+
+@app.command()
+def load(
+    paths: Paths,
+    slo: SloFile = None,
+    price_per_gpu_hour: PerHour = None,
+    gpus: Gpus = None,
+    form: Annotated[
+        str, typer.Option("--format", metavar="table|json|csv|parquet", help="how to print them")
+    ] = "table",
+) -> None:
+    """Print one row a batch, also of other tools; with an SLO or a price the answer too (on stderr beside JSON)."""
+    from tuner.cli.tables import print_batches
+    from tuner.cli.terminal import print_lines
+    from tuner.judging.costs import Price
+    from tuner.judging.verdicts import SLO
+    from tuner.report.write import read_results
+
+    price = Price.asked(price_per_gpu_hour, gpus)
+    results = read_results(*paths, slo=SLO.load(slo) if slo else None, price=price)
+    answer = results.answer if slo or price else []
+    print_batches(results.judged, form)
+    print_lines(*answer, on_stderr=form != "table")
+    results.must_have_survivors()
+
+
+@app.command()
+def report(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="a run directory, or a folder of result files")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.html", help="where the report goes")],
+    slo: SloFile = None,
+    price_per_gpu_hour: PerHour = None,
+    gpus: Gpus = None,
+) -> None:
+    """Write the offline report of what is there."""
+    from tuner.cli.terminal import print_lines
+    from tuner.judging.costs import Price
+    from tuner.judging.verdicts import SLO
+    from tuner.report.write import write_report
+
+    price = Price.asked(price_per_gpu_hour, gpus)
+    print_lines(f"report: {write_report(path, output, SLO.load(slo) if slo else None, price)}")
+
+
+@app.command()
+def compare(  # noqa: PLR0913, PLR0917 - they are its flags
+    before: Annotated[Path | None, typer.Argument(metavar="BASELINE", help=ANY_RUN)] = None,
+    after: Annotated[Path | None, typer.Argument(metavar="CANDIDATE", help=ANY_RUN)] = None,
+    baseline: More = None,
+    candidate: More = None,
+    slo: SloFile = None,
+    tolerance: Annotated[str, typer.Option(metavar="SHARE", help="a smaller change is no regression")] = "5%",
+    fail_on_regression: Annotated[
+        bool, typer.Option("--fail-on-regression", help="end with 1 where the candidate is worse, or a level fails")
+    ] = False,
+    form: Annotated[str, typer.Option("--format", metavar="table|json", help="how to print it")] = "table",
+    junit: Annotated[Path | None, typer.Option(metavar="FILE.xml", help="write JUnit XML too")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="write a report too")
+    ] = None,
+) -> None:
+    """Say what changed from BASELINE to CANDIDATE, and whether the change is more than noise."""
+    from tuner.cli.tables import must_be_form_of_comparison, print_comparison
+    from tuner.judging.verdicts import SLO
+    from tuner.report.write import Asked, run_comparison
+
+    must_be_form_of_comparison(form)
+    sides = [[*filter(None, [path]), *(more or [])] for path, more in ((before, baseline), (after, candidate))]
+    judge_by = SLO.load(slo) if slo else None
+    asked = Asked(sides[0], sides[1], judge_by, tolerance, output, junit, fail_on_regression)
+    run_comparison(asked, lambda compared: print_comparison(compared, form))
+
+
+@app.command()
+@takes(ServeSpec)
+def serve(
+    flags: dict[str, str],
+    folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="for server.log and server.json")] = Path(),
+) -> None:
+    """Run a server in the foreground, until Ctrl-C; it is gone when this is."""
+    from tuner.cli.serve import serve_until_ended
+
+    serve_until_ended(make_spec(flags, ServeSpec), folder)
+
+
+@app.command()
+def doctor(
+    calibrate: Annotated[
+        str | None,
+        typer.Option("--calibrate", metavar="LEVELS", help="measure the load generator, as at 1,8"),
+    ] = None,
+) -> None:
+    """Say what this machine has (engines, GPUs, genai-bench, a browser) and how to install what is missing."""
+    from tuner.cli.doctor import examine
+    from tuner.cli.terminal import print_calibration, print_findings
+
+    if calibrate:
+        print_calibration(make_spec({"levels": calibrate}, SweepSpec).fixed_levels)
+        return
+    findings = examine()
+    print_findings(findings)
+    if any(finding.needed and not finding.ok for finding in findings):
+        raise typer.Exit(1)

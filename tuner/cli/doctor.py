@@ -1,0 +1,112 @@
+"""What this machine has for tuner, what is missing, and the command that would install it."""
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+import psutil
+
+from tuner.engines import registry
+from tuner.engines.base import Engine, ServerSpec
+from tuner.errors import EngineError
+from tuner.servers import gpus, supervisor
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+class Finding(NamedTuple):
+    """One thing that was looked for.
+
+    Args:
+        name: what it is.
+        ok: it is there and as it should be.
+        detail: which one, or what is the matter.
+        remedy: what to do; empty where nothing is to be done.
+        needed: nothing works without it; otherwise only what needs it does not.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+    needed: bool = False
+
+
+def examine() -> list[Finding]:
+    """Look for everything; nothing is started or changed."""
+    looks: tuple[Callable[[], Iterator[Finding]], ...] = (_python, _genai_bench, _engines, _gpus, _browser, _leftovers)
+    return [finding for look in looks for finding in look()]
+
+
+def _python() -> Iterator[Finding]:
+    found = ".".join(map(str, sys.version_info[:3]))
+    ok = (3, 11) <= sys.version_info < (3, 13)
+    remedy = (
+        "" if ok else "make an environment with Python 3.11 or 3.12 (pandas 3 needs 3.11, genai-bench ends at 3.12)"
+    )
+    yield Finding("Python", ok, f"{found} at {sys.executable}", remedy, needed=True)
+
+
+def _genai_bench() -> Iterator[Finding]:
+    try:
+        yield Finding("genai-bench", True, version("genai-bench"), needed=True)
+    except PackageNotFoundError:
+        yield Finding("genai-bench", False, "not installed", "pip install tuner, which brings it", needed=True)
+
+
+def _engines() -> Iterator[Finding]:
+    for name in registry.names():
+        try:
+            engine = registry.find(name)
+        except EngineError as error:  # another package's
+            yield Finding(f"engine {name}", False, str(error))
+            continue
+        if engine.install:
+            yield _engine(engine)
+
+
+def _engine(engine: Engine) -> Finding:
+    try:
+        return Finding(f"engine {engine.name}", True, engine.find(ServerSpec(engine=engine.name)))
+    except EngineError:
+        return Finding(f"engine {engine.name}", False, "not installed", engine.install)
+
+
+def _gpus() -> Iterator[Finding]:
+    found = gpus.gpus()
+    for gpu in found:
+        state = "free" if gpu.is_free else gpu.use
+        yield Finding(f"GPU {gpu.index}", True, f"{gpu.name}, {gpu.memory_total / (1 << 30):.0f} GiB, {state}")
+    if not found:
+        detail, remedy = gpus.why_none()
+        yield Finding("GPU", False, detail, remedy)
+
+
+def _browser() -> Iterator[Finding]:
+    if found := next(filter(None, map(shutil.which, _BROWSERS)), None):
+        yield Finding("browser", True, found)
+    else:
+        yield Finding(
+            "browser", False, "no Chromium on PATH; only the tests of the report need it", "playwright install chromium"
+        )
+
+
+def _leftovers() -> Iterator[Finding]:
+    """Processes that a supervisor of ours started and did not live to end."""
+    for pid, command in leftovers().items():
+        yield Finding(f"process {pid}", False, f"a server without its supervisor: {command}", f"kill -9 {pid}")
+
+
+def leftovers() -> dict[int, str]:
+    """Processes that carry a supervisor's marker while no such supervisor runs, with their commands."""
+    marked: dict[int, tuple[str, str]] = {}
+    commands: list[str] = []
+    for process in psutil.process_iter(["pid", "cmdline", "environ"]):
+        command = " ".join(process.info["cmdline"] or [])
+        commands.append(command)
+        if marker := (process.info["environ"] or {}).get(supervisor.MARKER):
+            marked[process.info["pid"]] = (marker, command)
+    guarded = " ".join(command for command in commands if supervisor.__file__ in command or "supervisor.py" in command)
+    return {pid: command for pid, (marker, command) in marked.items() if marker not in guarded}

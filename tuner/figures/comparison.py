@@ -1,0 +1,123 @@
+"""What changed from baseline to candidate: each change with its interval, against what is tolerated."""
+
+from html import escape
+from textwrap import shorten
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from tuner.figures import style as look
+from tuner.judging import comparison_tables as texts
+from tuner.judging import comparison_words as words
+from tuner.judging.comparison import BETTER, SAME, UNKNOWN, WORSE
+
+#: what differs for sure is filled and thick; shapes tell the verdicts apart without colour
+_LOOKS = {
+    WORSE: (look.Look("worse", "x", "#D55E00"), 3.5),
+    BETTER: (look.Look("better", "diamond", "#0072B2"), 3.5),
+    SAME: (look.Look("no difference shown", "circle-open", "#666666"), 1.25),
+    UNKNOWN: (look.Look("unknown", "square-x-open", "#666666"), 1.25),
+}
+_ROW = 20  # pixels a line
+_BEYOND = 3  # times the largest change: so far a bar is followed
+_FRAME = 170  # pixels around them
+
+
+def changes(differences: pd.DataFrame, tolerance: float = 0.0) -> go.Figure:
+    """Each level's change of the most telling metrics with its interval; the tolerance is a band.
+
+    Args:
+        differences: those of a `tuner.judging.comparison.Comparison`.
+        tolerance: as a share; a change within the band is no regression.
+    """
+    lines = _lines(differences)
+    rows = pd.DataFrame(
+        [row | {"y": y} for y, row in enumerate(lines) if "verdict" in row], columns=["y", *differences]
+    )
+    figure = look.figure("Change from baseline to candidate", _about(tolerance), "change (%)", "")
+    if tolerance:
+        figure.add_vrect(x0=-tolerance * 100, x1=tolerance * 100, fillcolor="#000", opacity=0.1, line_width=0)
+    figure.add_vline(x=0, line_color="#333", line_width=1)
+    for verdict, (style, width) in _LOOKS.items():
+        _add(figure, rows[rows["verdict"] == verdict], style, width)
+    height = _FRAME + _ROW * max(len(lines), 3)
+    figure.update_layout(height=height, legend={"y": -70 / height})
+    figure.update_xaxes(range=_range(rows, tolerance), ticksuffix=" %", zeroline=False)
+    figure.update_yaxes(
+        range=[len(lines) - 0.5, -0.5],
+        tickvals=list(range(len(lines))),
+        ticktext=_ticks(lines),
+        showgrid=False,
+        zeroline=False,
+    )
+    return figure
+
+
+def _range(rows: pd.DataFrame, tolerance: float) -> list[float]:
+    """Percent that the axis shows: each change, and what differs for sure whole; wider bars run off the edges."""
+    sure = rows[rows["verdict"].isin([WORSE, BETTER])]
+    must = pd.concat([rows["change"], sure["low"], sure["high"], pd.Series([-2 * tolerance, 2 * tolerance])])
+    most = _BEYOND * max(must.abs().max(), 0.01)
+    seen = pd.concat([must, rows["low"].clip(lower=-most), rows["high"].clip(upper=most)]) * 100
+    room = 0.04 * (seen.max() - seen.min())
+    return [seen.min() - room, seen.max() + room]
+
+
+def _about(tolerance: float) -> str:
+    band = f" · grey band: the tolerance, ±{tolerance * 100:g} %" if tolerance else ""
+    return f"bar: where the change may lie; shares in percentage points{band}"
+
+
+def _lines(differences: pd.DataFrame) -> list[dict[Any, Any]]:
+    """What the figure shows from top to bottom: each metric's name, and below it its levels."""
+    known = texts.told(differences)
+    known = known[known["change"].notna()]
+    lines: list[dict[Any, Any]] = []
+    for metric in texts.metrics(known):
+        rows = known[known["metric"] == metric].sort_values(["scenario", "concurrency"], kind="stable")
+        lines += [{"name": words.name(metric)}, *rows.to_dict("records")]
+    return lines
+
+
+def _ticks(lines: list[dict[Any, Any]]) -> list[str]:
+    several = len({row["scenario"] for row in lines if "verdict" in row}) > 1
+    return [_level(row, several=several) if "verdict" in row else f"<b>{escape(row['name'])}</b>" for row in lines]
+
+
+def _add(figure: go.Figure, rows: pd.DataFrame, style: look.Look, width: float) -> None:
+    figure.add_scatter(
+        x=rows["change"] * 100,
+        y=rows["y"],
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": (rows["high"] - rows["change"]) * 100,
+            "arrayminus": (rows["change"] - rows["low"]) * 100,
+            "thickness": width,
+            "width": 4,
+            "color": style.colour,
+        },
+        mode="markers",
+        name=style.says,
+        marker={"symbol": style.symbol, "color": style.colour, "size": 11, "line": {"width": 1.5}},
+        hovertext=[_hover(row) for row in rows.to_dict("records")],
+        hoverinfo="text",
+        showlegend=not rows.empty,
+    )
+
+
+def _level(row: dict[Any, Any], *, several: bool) -> str:
+    where = f"{shorten(str(row['scenario']), 24, placeholder='…')} " if several else ""
+    return escape(f"{where}{texts.level(row)}")
+
+
+def _hover(row: dict[Any, Any]) -> str:
+    lines = [
+        f"<b>{escape(words.name(row['metric']))}</b>, concurrency {texts.level(row)}, {escape(row['scenario'])}",
+        f"<b>{escape(texts.cell(row))}</b>",
+        f"{row['baseline']:.4g} → {row['candidate']:.4g} {escape(row['unit'])}",
+        f"between {texts.between(row)}" if texts.between(row) else "",
+        look.wrapped(row["note"]) if isinstance(row["note"], str) else "",
+    ]
+    return "<br>".join(filter(None, lines))

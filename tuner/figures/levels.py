@@ -1,0 +1,253 @@
+"""Curves over the levels: throughput versus latency, latency versus concurrency, and what each user gets."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from tuner.batches.batch import level_name
+from tuner.figures import style as look
+from tuner.judging.verdicts import SLO
+
+_STRIP_HEIGHT = {"anchor": "x2", "domain": [0, 1], "range": [0, 1], "visible": False, "fixedrange": True}
+_STRIP_HOLDS = 12
+
+
+def throughput_vs_latency(
+    judged: pd.DataFrame, slo: SLO | None = None, *, metric: str = "e2e_latency", statistic: str = "p90"
+) -> go.Figure:
+    """Output throughput over latency, one curve a trial and scenario, the level at each point.
+
+    Args:
+        judged: batches with verdicts.
+        slo: whose thresholds on this metric and statistic are drawn; by default the one that judged.
+        metric: `e2e_latency`, `ttft` or `tpot`.
+        statistic: `mean`, `p50`, `p90`, `p95` or `p99`.
+    """
+    latency = judged[f"{metric}_{statistic}"]
+    axis = f"{look.LABELS[metric]} {statistic} (s)"
+    titles = ("Throughput versus latency", axis, "output tokens/s")
+    figure = _points(
+        judged, latency, judged["output_throughput"], titles, (f"{metric}_{statistic}", "output_throughput")
+    )
+    for constraint in look.constraints(slo or look.judge_of(judged), metric):
+        if constraint.statistic == statistic:
+            figure.add_vline(x=constraint.threshold, **look.threshold(constraint))
+    return figure
+
+
+def trade_off(judged: pd.DataFrame, gpus: Mapping[int, int] | None = None) -> go.Figure:
+    """What one user gets against what the machine gives, one curve a trial and scenario: up and to the right is better.
+
+    A user's tokens/s are 1 / TPOT p50, what one stream runs at once it has begun.
+
+    Args:
+        judged: batches with verdicts.
+        gpus: how many GPUs each trial used; where it is not known of every trial the machine's tokens/s are shown.
+    """
+    known = gpus or {}
+    per_gpu = len(judged) > 0 and all(known.get(trial, 0) > 0 for trial in judged["trial"].unique())
+    shares = judged["trial"].map(known) if per_gpu else 1
+    each = 1 / judged["tpot_p50"].where(judged["tpot_p50"] > 0)
+    unit = "output tokens/s per GPU" if per_gpu else "output tokens/s"
+    title = f"The trade-off: tokens/s per user versus {unit.removeprefix('output ')}"
+    titles = (title, "tokens/s per user (1 / TPOT p50)", unit)
+    return _points(judged, each, judged["output_throughput"] / shares, titles)
+
+
+def latency_vs_concurrency(judged: pd.DataFrame, slo: SLO | None = None, *, metric: str = "ttft") -> go.Figure:
+    """A latency's mean and percentiles over the concurrency level.
+
+    Args:
+        judged: batches with verdicts, best of one trial and scenario.
+        slo: whose thresholds on this metric are drawn; by default the one that judged.
+        metric: `e2e_latency`, `ttft` or `tpot`.
+    """
+    name = look.LABELS[metric]
+    when = look.measured_when(judged)
+    figure = look.figure(f"{name} versus concurrency", when, "concurrency (requests in flight)", f"{name} (s)")
+    rows = judged[judged[f"{metric}_p50"].notna() & judged["concurrency"].notna()]
+    for number, (curve_name, curve) in enumerate(look.curves(rows)):
+        _add_percentiles(figure, curve, metric, curve_name, number)
+    for constraint in look.constraints(slo or look.judge_of(judged), metric):
+        figure.add_hline(y=constraint.threshold, **look.threshold(constraint))
+    figure.update_xaxes(type="log", tickvals=_ticks(rows["concurrency"]))
+    return figure
+
+
+def _add_percentiles(figure: go.Figure, curve: pd.DataFrame, metric: str, name: str, number: int) -> None:
+    """One line a statistic; of several curves each has its colour, and the statistics their dashes and markers."""
+    for place, statistic in enumerate(look.STATISTICS):
+        colour = look.LINES[(number if name else place) % len(look.LINES)]
+        figure.add_scatter(
+            x=curve["concurrency"],
+            y=curve[f"{metric}_{statistic}"],
+            name=f"{statistic} {name}".strip(),
+            mode="lines+markers",
+            line={"color": colour, "dash": look.DASHES[place % len(look.DASHES)]},
+            marker={"symbol": place},
+            error_y=look.error_bars(curve, f"{metric}_{statistic}", colour),
+            visible=True if number < 3 and (not name or statistic in ("p50", "p99")) else "legendonly",
+        )
+
+
+def _ticks(levels: pd.Series) -> list[int]:
+    """The levels that a logarithmic axis has room for: none closer than a fifth above the last."""
+    ticks: list[int] = []
+    for level in sorted(levels.unique()):
+        if not ticks or level >= 1.2 * ticks[-1]:
+            ticks.append(int(level))
+    return ticks
+
+
+def _points(
+    judged: pd.DataFrame, x: pd.Series, y: pd.Series, titles: tuple[str, str, str], bounded: Sequence[str] = ()
+) -> go.Figure:
+    """Curves of batches, each with its verdict's marker and its level; those without a result at the right edge.
+
+    `bounded` names the columns that x and y are, where their intervals are drawn.
+    """
+    about = " · ".join(filter(None, ["numbers: concurrency", look.measured_when(judged)]))
+    figure = look.figure(titles[0], about, *titles[1:])
+    placed = judged.assign(x=x, y=y, position=judged.index, curve="")
+    drawn = placed[placed["x"].notna() & placed["y"].notna()]
+    curves = look.curves(drawn)
+    names = {position: name for name, curve in curves for position in curve["position"]}
+    _add_curves(figure, curves, bounded, labelled=len(drawn) <= look.LABELLED)
+    _add_verdicts(figure, drawn.assign(curve=drawn["position"].map(names)), bounded, size=_size(len(drawn)))
+    _add_missing(figure, placed.drop(drawn.index))
+    return figure
+
+
+def _add_curves(
+    figure: go.Figure, curves: list[tuple[str, pd.DataFrame]], bounded: Sequence[str], *, labelled: bool
+) -> None:
+    """Each curve with a line and a name of its own; of very many the latest, and the others as one thin grey trace."""
+    if len(curves) <= look.MOST_CURVES:
+        for number, (name, curve) in enumerate(curves):
+            _add_curve(figure, curve, name, number, labelled=labelled)
+            for axis, column in zip(("error_x", "error_y"), bounded, strict=False):
+                figure.data[-1][axis] = look.error_bars(curve, column)
+        return
+    latest = max(curves, key=lambda named: (str(named[1]["started_at"].max()), named[0]))
+    others = [curve for name, curve in curves if name != latest[0]]
+    x, y = ([value for curve in others for value in (*curve[axis], None)] for axis in ("x", "y"))  # None: a gap
+    name, line = f"{len(others)} earlier curves", {"color": "#AAA", "width": 0.5}
+    figure.add_scatter(x=x, y=y, name=name, mode="lines", line=line, hoverinfo="skip")
+    _add_curve(figure, latest[1], f"latest: {latest[0]}", 0, labelled=True)
+
+
+def _size(points: int) -> float:
+    """The markers' size in pixels: the more there are, the smaller they are."""
+    return 12 if points <= 5 * look.LABELLED else 5
+
+
+def _add_curve(figure: go.Figure, curve: pd.DataFrame, name: str, number: int, *, labelled: bool) -> None:
+    figure.add_scatter(
+        x=curve["x"],
+        y=curve["y"],
+        name=name,
+        mode="lines+text" if labelled else "lines",
+        text=[f"<b>{level_name(level)}</b><br> " for level in curve["concurrency"]],
+        textposition="top center",
+        cliponaxis=False,
+        line=look.line(number),
+        hoverinfo="skip",
+        showlegend=bool(name),
+    )
+
+
+def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, bounded: Sequence[str], *, size: float) -> None:
+    """One trace a verdict, also those that no batch has: another SLO may give it (`customdata`: position, facts)."""
+    for verdict, style in look.VERDICTS.items():
+        chosen = rows[rows["verdict"] == verdict]
+        records = chosen.to_dict("records")
+        facts = [_facts(row, bounded) for row in records]
+        figure.add_scatter(
+            x=chosen["x"],
+            y=chosen["y"],
+            name=style.says,
+            mode="markers",
+            marker={"symbol": style.symbol, "color": style.colour, "size": size, "line": {"width": size / 8}},
+            customdata=np.array([chosen["position"], facts], dtype="object").T,
+            hovertext=[f"{told}<br>{_judgement(row)}" for row, told in zip(records, facts, strict=True)],
+            hoverinfo="text",
+            showlegend=not chosen.empty,
+            meta={"verdict": verdict},
+        )
+
+
+def _facts(row: dict[Any, Any], bounded: Sequence[str]) -> str:
+    lines = [
+        f"<b>concurrency {level_name(row['concurrency'])}</b> {escape(str(row['scenario']))}",
+        str(row["curve"]),
+        f"{row['output_throughput']:.1f} output tokens/s",
+        *(
+            f"{look.LABELS[name]} p50 {row[f'{name}_p50']:.3g} s, p90 {row[f'{name}_p90']:.3g} s"
+            for name in look.METRICS
+        ),
+        *(_interval(row, column) for column in bounded),
+        f"{row['completed']} completed, {row['errors']} failed",
+        _instrument(row),
+        "" if pd.isna(row["started_at"]) else f"started {row['started_at']:%Y-%m-%d %H:%M:%S} UTC",
+    ]
+    return "<br>".join(filter(None, lines))
+
+
+def _interval(row: dict[Any, Any], column: str) -> str:
+    """The interval of a drawn number; empty where there is none."""
+    low, high = (row.get(f"{column}_{side}") for side in ("low", "high"))
+    if low is None or high is None or pd.isna(low) or pd.isna(high):
+        return ""
+    name, statistic = ("output tokens/s", "") if column == "output_throughput" else column.rsplit("_", 1)
+    over = " over its runs" if row.get("interval_over") == "runs" else ""
+    told = " ".join(filter(None, [look.LABELS.get(name, name), statistic]))
+    return f"{told} lies between {low:.3g} and {high:.3g}{' s' * bool(statistic)}{over}"
+
+
+def _instrument(row: dict[Any, Any]) -> str:
+    """The load generator's own share of what it read, where the machine was calibrated."""
+    own = row.get("client_ttft")
+    return "" if own is None or pd.isna(own) else f"of the TTFT, {own * 1000:.1f} ms are the load generator's own"
+
+
+def _judgement(row: dict[Any, Any]) -> str:
+    said = f"{look.VERDICTS[row['verdict']].says}, {row['evidence']} evidence"
+    return "<br>".join(filter(None, [said, look.wrapped(row["verdict_reason"])]))
+
+
+def _add_missing(figure: go.Figure, missing: pd.DataFrame) -> None:
+    """Levels without a result, in a strip at the right edge: they have no coordinates, and must be seen."""
+    if missing.empty:
+        return
+    strip = {
+        "domain": [0.88, 1],
+        "showticklabels": False,
+        "title": {"text": "no result", "font": {"size": 11}},
+        "range": [0, 1],
+        "fixedrange": True,
+    }
+    figure.update_layout(xaxis={"domain": [0, 0.86]}, xaxis2=strip, yaxis2=_STRIP_HEIGHT)
+    rows = missing.to_dict("records")
+    figure.add_scatter(
+        x=[0.5] * len(rows),
+        y=[(place + 0.5) / len(rows) for place in range(len(rows))],
+        xaxis="x2",
+        yaxis="y2",
+        name="no result",
+        mode="markers+text" if len(rows) <= _STRIP_HOLDS else "markers",
+        text=[f" {level_name(row['concurrency'])}" for row in rows],
+        textposition="top center",
+        marker={"symbol": "square-x-open", "color": "#000000", "size": 12},
+        hovertext=[_why(row) for row in rows],
+        hoverinfo="text",
+        showlegend=False,
+    )
+
+
+def _why(row: dict[Any, Any]) -> str:
+    level = f"<b>concurrency {level_name(row['concurrency'])}</b> {escape(str(row['scenario']))}"
+    return "<br>".join(filter(None, [level, look.wrapped(row["outcome"]), look.wrapped(row["reason"])]))

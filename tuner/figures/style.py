@@ -1,0 +1,153 @@
+"""How all figures look: palette, shapes, dashes, names, and the empty figure that each of them starts from."""
+
+from dataclasses import dataclass
+from html import escape
+from textwrap import wrap
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from tuner.judging.verdicts import SLO
+
+#: plotly.js's own settings: nothing is uploaded, nothing advertised
+CONFIG = {"showSendToCloud": False, "plotlyServerURL": "", "displaylogo": False, "responsive": True}
+
+LABELS = {"e2e_latency": "e2e latency", "ttft": "TTFT", "tpot": "TPOT"}
+STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+METRICS = ("e2e_latency", "ttft", "tpot")
+#: Okabe and Ito's palette, safe for the colour-blind
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+DASHES = ("solid", "dash", "dot", "dashdot")
+#: the attribute of a frame of batches under which trials have names, by number
+TRIAL_NAMES = "trial_names"
+#: so many points can still carry their number without covering each other
+LABELLED = 40
+#: so many curves can still be told apart; of more, all but the latest are drawn as one
+MOST_CURVES = 12
+_HOVER_WIDTH = 60  # characters
+_AXIS = {
+    **dict.fromkeys(("gridcolor", "linecolor", "zerolinecolor"), "#EBF0F8"),
+    **{"zerolinewidth": 2, "ticks": "", "title": {"standoff": 15}, "automargin": True},
+}
+#: plotly's own `plotly_white`, as far as our figures show it: reading the whole one takes longer than all else
+_TEMPLATE = {
+    "layout": {
+        "autotypenumbers": "strict",
+        "colorway": LINES,
+        "font": {"color": "#2a3f5f"},
+        "hovermode": "closest",
+        **{"paper_bgcolor": "white", "plot_bgcolor": "white", "xaxis": _AXIS, "yaxis": _AXIS},
+    },
+    "data": {"bar": [{"marker": {"pattern": {"fillmode": "overlay", "size": 10, "solidity": 0.2}}}]},
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a verdict is drawn, and what it is called."""
+
+    says: str
+    symbol: str
+    colour: str
+
+
+VERDICTS = {
+    "pass": Look("meets the SLO", "circle", "#0072B2"),
+    "soft": Look("over a soft limit", "diamond-tall", "#E69F00"),
+    "fail": Look("violates the SLO", "x", "#D55E00"),
+    "unknown": Look("cannot be judged", "circle-open", "#666666"),
+}
+
+#: how a trial of a search is drawn, by its state
+STATES = {
+    "complete": Look("completed", "circle", "#0072B2"),
+    "infeasible": Look("no level meets the SLO", "diamond-tall-open", "#9A6700"),
+    "pruned": Look("ended early", "triangle-down-open", "#666666"),
+    "failed": Look("failed", "x", "#D55E00"),
+    "running": Look("running", "circle-open-dot", "#666666"),
+}
+
+
+def figure(title: str, subtitle: str, x: str, y: str) -> go.Figure:
+    """An empty figure with its titles; sized for a laptop's screen and half a printed page."""
+    made = go.Figure()
+    made.update_layout(
+        title={"text": title, "subtitle": {"text": subtitle}, "x": 0, "xref": "paper", "font": {"size": 16}},
+        template=_TEMPLATE,
+        height=460,
+        margin={"l": 70, "r": 30, "t": 80, "b": 60},
+        legend={"orientation": "h", "y": -0.16, "yanchor": "top"},
+        hoverlabel={"align": "left"},
+    )
+    made.update_xaxes(title=x, rangemode="tozero", automargin=True)
+    made.update_yaxes(title=y, rangemode="tozero", automargin=True)
+    return made
+
+
+def measured_when(judged: pd.DataFrame) -> str:
+    """When the batches were measured, in UTC; empty where nobody knows."""
+    began, ended = judged["started_at"].min(), judged["finished_at"].max()
+    if pd.isna(began) or pd.isna(ended):
+        return ""
+    ending = f"{ended:%H:%M:%S}" if began.date() == ended.date() else f"{ended:%Y-%m-%d %H:%M:%S}"
+    return f"measured {began:%Y-%m-%d %H:%M:%S} to {ending} UTC"
+
+
+def curves(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each trial and scenario by level, with a name that says only what tells them apart."""
+    keys = ["experiment", "trial", "scenario"]
+    telling = [key for key in keys if rows[key].nunique() > 1]
+    groups = rows.sort_values("concurrency").groupby(keys, sort=True, dropna=False)
+    names = rows.attrs.get(TRIAL_NAMES, {})
+    return [(_name(dict(zip(keys, values, strict=True)), telling, names), group) for values, group in groups]
+
+
+def _name(values: dict[str, Any], telling: list[str], names: dict[int, str]) -> str:
+    trial = names.get(values["trial"], f"trial {values['trial']}")
+    return escape(", ".join(trial if key == "trial" else str(values[key]) for key in telling))
+
+
+def line(number: int) -> dict[str, Any]:
+    """The line of the curve with this number."""
+    return {"color": LINES[number % len(LINES)], "dash": DASHES[number % len(DASHES)], "width": 1.5}
+
+
+def judge_of(judged: pd.DataFrame) -> SLO | None:
+    """The SLO that gave the verdicts, which `judge` leaves with its result."""
+    content = judged.attrs.get("slo")
+    return SLO.parse(content) if content else None
+
+
+def constraints(slo: SLO | None, metric: str) -> list[Any]:
+    """The limits that `slo` sets on this metric."""
+    return [constraint for constraint in slo.constraints if constraint.metric == metric] if slo else []
+
+
+def threshold(constraint: Any) -> dict[str, Any]:
+    """The line of a threshold, named so that a slider finds it."""
+    annotation = {"text": f"SLO {constraint}", "name": constraint.column, "bgcolor": "rgba(255,255,255,0.8)"}
+    return {"line_dash": "dot", "line_color": "#333", "name": constraint.column, "annotation": annotation}
+
+
+def error_bars(rows: pd.DataFrame, column: str, colour: str = "#aaaaaa") -> dict[str, Any] | None:
+    """The interval of a column as light bars; None where the rows have none."""
+    if f"{column}_low" not in rows or not rows[f"{column}_low"].notna().any():
+        return None
+    beyond = {"array": rows[f"{column}_high"] - rows[column], "arrayminus": rows[column] - rows[f"{column}_low"]}
+    sizes = {name: [max(float(size), 0.0) for size in values.fillna(0)] for name, values in beyond.items()}
+    return {"type": "data", "symmetric": False, "thickness": 1, "width": 3, "color": colour, **sizes}
+
+
+def wrapped(text: object) -> str:
+    """A text of others for a hover label: escaped, in lines that fit the screen."""
+    return "<br>".join(escape(part) for part in wrap(str(text), _HOVER_WIDTH))
+
+
+def notebook_bundle(figure: go.Figure) -> dict[str, Any]:
+    """What a notebook keeps of `figure`: its data alone, without plotly.js."""
+    import plotly.io as pio
+
+    bundle: dict[str, Any] = pio.renderers["plotly_mimetype"].to_mimebundle(figure.to_dict())
+    bundle["application/vnd.plotly.v1+json"]["config"] = CONFIG
+    return bundle

@@ -1,0 +1,210 @@
+"""How the result of many runs went over weeks: one point a run, and a mark where what was run had changed."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from html import escape
+from itertools import pairwise
+from textwrap import shorten
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from tuner.figures import style as look
+from tuner.judging.verdicts import COMPLIANT
+
+#: so many marks have room for their text; of more only the line and its head are drawn, and hovering tells the rest
+_NAMED = 8
+_LONGEST = 40  # characters
+_LINE = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "line": {"dash": "dot", "color": "#333", "width": 1}}
+_NAME = {
+    **{"yref": "y3", "y": 0.02, "xanchor": "right", "yanchor": "bottom", "textangle": -90, "showarrow": False},
+    "font": {"size": 11},
+}
+_OF_FILES = "some times are those of files, nobody recorded them"
+_MARKERS = ("circle", "square", "diamond", "triangle-up", "star", "pentagon")
+#: columns of `runs` that say which run it is, and not what it was made with
+_NO_FACTS = ("run_folder", "started_at", "state")
+
+
+@dataclass
+class _Point:
+    """One run under one scenario: when, what it was made with, its batches, and the best of those that comply."""
+
+    run: str
+    scenario: str
+    at: pd.Timestamp
+    made_with: dict[str, str]
+    batches: list[dict[Any, Any]] = field(default_factory=list)
+
+    @property
+    def best(self) -> dict[Any, Any] | None:
+        counts = [row for row in self.batches if row["verdict"] in COMPLIANT and row["output_throughput"] >= 0]
+        return max(counts, key=lambda row: float(row["output_throughput"]), default=None)
+
+    @property
+    def failure(self) -> str:
+        """Why there is no best batch."""
+        reasons = [row["verdict_reason"] for row in self.batches if row["verdict_reason"]]
+        return f"none of {len(self.batches)} batches complies: {(reasons or ['nobody knows why'])[0]}"
+
+
+def trend(
+    judged: pd.DataFrame, runs: pd.DataFrame | None = None, *, metric: str = "e2e_latency", statistic: str = "p90"
+) -> go.Figure:
+    """The compliant maximum of each run over time (UTC), and the latency there; one point a run and scenario.
+
+    Args:
+        judged: batches with verdicts.
+        runs: what each run was made with, one row a run: `run_folder`, `started_at` (for runs of which no batch has a
+            time), and a column for each thing that may change, such as `vllm` or `max_num_seqs`. Where one of them,
+            the engine or the model differs from the run before, a mark names it.
+        metric: `e2e_latency`, `ttft` or `tpot`.
+        statistic: `mean`, `p50`, `p90`, `p95` or `p99`.
+    """
+    points = _points(judged, {} if runs is None else {row["run_folder"]: row for row in runs.to_dict("records")})
+    column, label = f"{metric}_{statistic}", f"{look.LABELS[metric]} {statistic} there (s)"
+    title = "Trend: the most throughput within the SLO, run by run"
+    about = " · ".join(filter(None, [_OF_FILES if _is_guessed(judged) else "", look.measured_when(judged)]))
+    made = look.figure(title, about, "start of the run (UTC)", "output tokens/s")
+    made.update_layout(
+        height=600,
+        xaxis={"anchor": "y2", "type": "date", "rangemode": "normal", "hoverformat": "%Y-%m-%d %H:%M UTC"},
+        yaxis={"domain": [0.42, 1]},
+        yaxis2={"domain": [0, 0.36], "title": label, "rangemode": "tozero", "automargin": True},
+        yaxis3={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},  # heads of the marks
+    )
+    scenarios = list(dict.fromkeys(point.scenario for point in points))
+    for number, scenario in enumerate(scenarios):
+        chosen = [point for point in points if point.scenario == scenario]
+        _add_line(made, chosen, column, scenario if len(scenarios) > 1 else "best compliant batch", number)
+    _add_failed(made, [point for point in points if point.best is None])
+    _add_changes(made, points)
+    return made
+
+
+def _is_guessed(judged: pd.DataFrame) -> bool:
+    return bool(judged["time_source"].eq("file_mtime").any())
+
+
+def _points(judged: pd.DataFrame, runs: Mapping[str, Mapping[Any, Any]]) -> list[_Point]:
+    """The runs whose time is known, the oldest first."""
+    found: dict[tuple[str, str], _Point] = {}
+    began = judged.groupby("run_folder", dropna=False)["started_at"].min().to_dict()
+    for row in judged[~judged["superseded"].eq(True)].to_dict("records"):
+        folder, scenario = row["run_folder"], str(row["scenario"])
+        facts = runs.get(folder, {})
+        if (folder, scenario) not in found:
+            at = began.get(folder, pd.NaT)
+            at = facts.get("started_at", pd.NaT) if pd.isna(at) else at
+            found[folder, scenario] = _Point(str(row["experiment"]), scenario, at, _made_with(row, facts))
+        found[folder, scenario].batches.append(row)
+    return sorted((point for point in found.values() if pd.notna(point.at)), key=lambda point: point.at)
+
+
+def _made_with(row: Mapping[Any, Any], facts: Mapping[Any, Any]) -> dict[str, str]:
+    known = {"engine": row["engine"], "model": row["model"]} | dict(facts)
+    return {str(name): str(value) for name, value in known.items() if name not in _NO_FACTS and _is_there(value)}
+
+
+def _is_there(value: Any) -> bool:
+    return value is not None and value == value and value != ""  # noqa: PLR0124 - NaN is not itself
+
+
+def _add_line(figure: go.Figure, points: list[_Point], column: str, name: str, number: int) -> None:
+    """The maxima above, the latency of the same batches below; no line leads over a run without one."""
+    best = [point.best or {} for point in points]
+    weak = [row.get("evidence") == "weak" for row in best]
+    symbol = _MARKERS[number % len(_MARKERS)]
+    symbols = [f"{symbol}-open" if is_weak else symbol for is_weak in weak]
+    for panel, values in (("y", "output_throughput"), ("y2", column)):
+        figure.add_scatter(
+            x=_utc(points),
+            y=[row.get(values) for row in best],
+            name=escape(name),
+            mode="lines+markers",
+            line=look.line(number),
+            marker={"symbol": symbols, "size": 7 if len(points) > look.LABELLED else 10},
+            hovertext=[_hover(point, row) for point, row in zip(points, best, strict=True)],
+            hoverinfo="text",
+            legendgroup=str(number),
+            showlegend=panel == "y",
+            yaxis=panel,
+        )
+
+
+def _add_failed(figure: go.Figure, points: list[_Point]) -> None:
+    """Runs without a compliant batch, on the zero line: they must be seen."""
+    if points:
+        figure.add_scatter(
+            x=_utc(points),
+            y=[0.0] * len(points),
+            name="no compliant batch",
+            mode="markers",
+            marker={"symbol": "x-thin", "size": 11, "color": "#000", "line": {"width": 2.5, "color": "#000"}},
+            cliponaxis=False,
+            hovertext=[f"{_head(point)}<br>{look.wrapped(point.failure)}" for point in points],
+            hoverinfo="text",
+        )
+
+
+def _add_changes(figure: go.Figure, points: list[_Point]) -> None:
+    """A line between two runs that were made with something else, its text or a head to hover over."""
+    marks = list(_changes(points))
+    figure.update_layout(
+        shapes=[_LINE | {"x0": at, "x1": at} for at, _ in marks],
+        annotations=[_NAME | {"x": at, "text": _short(lines)} for at, lines in marks if len(marks) <= _NAMED],
+    )
+    if marks:
+        figure.add_scatter(
+            x=[at for at, _ in marks],
+            y=[1.0] * len(marks),
+            yaxis="y3",
+            name="changed",
+            mode="markers",
+            marker={"symbol": "triangle-down", "size": 9, "color": "#333"},
+            cliponaxis=False,
+            hovertext=["<br>".join(["<b>changed</b>", *map(look.wrapped, lines)]) for _, lines in marks],
+            hoverinfo="text",
+        )
+
+
+def _short(lines: list[str]) -> str:
+    """What changed first, and how much else."""
+    text = shorten(lines[0], _LONGEST, placeholder=" …")
+    return escape(f"{text} +{len(lines) - 1}" if lines[1:] else text)
+
+
+def _changes(points: list[_Point]) -> Iterable[tuple[str, list[str]]]:
+    """(an instant between two runs, what is different after it) wherever anything is."""
+    runs = list({point.run: point for point in points}.values())
+    for before, after in pairwise(runs):
+        names = dict.fromkeys([*before.made_with, *after.made_with])
+        values = [(name, before.made_with.get(name, "–"), after.made_with.get(name, "–")) for name in names]
+        if lines := [f"{name} {old} → {new}" for name, old, new in values if old != new]:
+            yield _text(before.at + (after.at - before.at) / 2), lines
+
+
+def _hover(point: _Point, best: Mapping[Any, Any]) -> str:
+    if not best:
+        return _head(point)
+    latencies = (
+        f"{look.LABELS[name]} p50 {best[f'{name}_p50']:.3g} s, p90 {best[f'{name}_p90']:.3g} s" for name in look.METRICS
+    )
+    most = f"{best['output_throughput']:.1f} output tokens/s at concurrency {best['concurrency']}"
+    last = best["concurrency"] == max(row["concurrency"] for row in point.batches if pd.notna(row["concurrency"]))
+    bound = ["the highest level measured: at least this much"] if last else []
+    return "<br>".join([_head(point), most, *bound, *latencies, f"{best['evidence']} evidence"])
+
+
+def _head(point: _Point) -> str:
+    return f"<b>{look.wrapped(point.run)}</b><br>{escape(point.scenario)}<br>{point.at:%Y-%m-%d %H:%M} UTC"
+
+
+def _utc(points: list[_Point]) -> list[str]:
+    return [_text(point.at) for point in points]
+
+
+def _text(at: pd.Timestamp) -> str:
+    """Wall time in UTC: plotly.js ignores offsets and draws what is written."""
+    return f"{at:%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,1 @@
+"""Batches → verdicts → what they amount to."""

@@ -1,0 +1,250 @@
+"""Two sets of judged batches → whether they differ, by how much, and how sure that is.
+
+Significance comes before size: what chance explains is no difference, whatever its size. `same` means that no
+difference was shown, not that there is none; how large a one could have hidden is what the interval says.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from tuner.batches.audit import requests_needed
+from tuner.batches.batch import records
+from tuner.batches.measure import PERCENTILES
+from tuner.core.run_directory import COMPLETED
+from tuner.judging import comparison_words as words
+from tuner.judging.effects import Difference, Estimate, Family, difference
+from tuner.judging.estimates import LEVEL, NOT_RUN, Key, Side
+from tuner.judging.verdicts import judge
+
+__all__ = ["METRICS", "Comparison", "compare"]
+
+BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "same", "unknown"
+_LATENCIES = ("ttft_mean", "ttft_p50", "ttft_p90", "ttft_p99", "tpot_mean", "tpot_p50", "tpot_p99")
+_WHOLE = ("e2e_latency_mean", "e2e_latency_p50", "e2e_latency_p90", "e2e_latency_p99")
+#: What is compared at each level: its unit.
+METRICS: dict[str, str] = {
+    "output_throughput": "tokens/s",
+    "request_throughput": "requests/s",
+    **dict.fromkeys((*_LATENCIES, *_WHOLE), "s"),
+    **dict.fromkeys(("error_rate", "attainment"), "share"),
+}
+#: Where more is better; elsewhere less is.
+MORE_IS_BETTER = ("output_throughput", "request_throughput", "attainment", "max_throughput")
+COLUMNS = (
+    *("scenario", "concurrency", "metric", "unit", "baseline", "candidate", "change", "low", "high"),
+    *("p_value", "p_adjusted", "verdict", "over"),
+    *("baseline_runs", "candidate_runs", "baseline_requests", "candidate_requests", "note"),
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What differs between two sides.
+
+    Args:
+        differences: one row a scenario, level and metric, the compliant maximum (`max_throughput`, no level) too:
+            scenario, concurrency, metric, unit, baseline, candidate (their means over the runs), change (relative, for
+            shares the difference; of the candidate where the baseline is 0), low and high (its interval), p_value (of a
+            change within the tolerance), p_adjusted (Holm, over all rows), verdict (`better`, `worse`, `same`: none
+            shown, `unknown`), over (`runs`, `requests`), baseline_runs, candidate_runs, baseline_requests,
+            candidate_requests, note.
+        unmatched: what has no counterpart: scenario, concurrency, side (where it is missing or failed), outcome,
+            reason, lost (it completed in the baseline and fails in the candidate).
+        tolerance: relative change that does not matter.
+        confidence: that not one of all rows is called different by chance.
+    """
+
+    differences: pd.DataFrame
+    unmatched: pd.DataFrame
+    tolerance: float
+    confidence: float
+
+    @property
+    def lost(self) -> pd.DataFrame:
+        """The rows of `unmatched` that completed in the baseline and fail in the candidate."""
+        return self.unmatched[self.unmatched["lost"]].drop(columns="lost")
+
+    @property
+    def regressions(self) -> pd.DataFrame:
+        """What got worse beyond the tolerance: lost levels first (metric `outcome`), then the rows called worse."""
+        lost = [words.lost_row(row) for row in self.lost.to_dict("records")]
+        worse = self.differences[self.differences["verdict"] == WORSE]
+        return _typed(pd.DataFrame([*lost, *worse.to_dict("records")], columns=list(COLUMNS)))
+
+    @property
+    def text(self) -> list[str]:
+        """The answer in words, most important line first."""
+        return words.told(self.differences, self.unmatched, self.tolerance, self.confidence)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: plain values, None for what is unknown."""
+        return {
+            "tolerance": self.tolerance,
+            "confidence": self.confidence,
+            "text": self.text,
+            "regressions": len(self.regressions),
+            "differences": records(self.differences),
+            "unmatched": records(self.unmatched),
+        }
+
+
+def compare(
+    baseline: pd.DataFrame, candidate: pd.DataFrame, tolerance: float = 0.0, confidence: float = 0.95
+) -> Comparison:
+    """Say what differs between two sets of batches, and whether it is more than chance.
+
+    Levels are matched by scenario, iteration type and concurrency; all experiments, trials and repeats of a side are
+    its runs. With several runs on both sides runs are compared (Welch's t), which includes drift between them; else
+    the requests, by the variance that the intervals of both tell (`intervals`), which does not. Relative changes
+    are compared as logarithms, shares and the maximum as they are; how the maximum varies, with the level that it is
+    reached at, is drawn (`resampling`).
+
+    Args:
+        baseline: judged batches; those that nobody judged are judged without limits.
+        candidate: likewise.
+        tolerance: a change of this size or less does not matter: relative, for shares the difference.
+        confidence: between 0 and 1.
+    """
+    sides = Side(_judged(baseline)), Side(_judged(candidate))
+    found = [*_maxima(*sides), *_levels(*sides)]
+    rows = pd.DataFrame([row for row, _ in found], columns=list(COLUMNS))
+    return Comparison(
+        _decided(rows, [each for _, each in found], tolerance, confidence), _unmatched(*sides), tolerance, confidence
+    )
+
+
+def _judged(batches: pd.DataFrame) -> pd.DataFrame:
+    return batches if "verdict" in batches else judge(batches, {})
+
+
+Found = tuple[dict[str, Any], Difference | None]
+
+
+def _levels(baseline: Side, candidate: Side) -> Iterator[Found]:
+    for key in sorted(baseline.runs.keys() & candidate.runs.keys()):
+        for metric, unit in METRICS.items():
+            sides = baseline.estimate(key, metric), candidate.estimate(key, metric)
+            yield _row((key[0], key[2], metric, unit), sides, _doubt(metric, sides))
+
+
+def _maxima(baseline: Side, candidate: Side) -> Iterator[Found]:
+    for scenario in sorted({key[0] for key in baseline.runs.keys() & candidate.runs.keys()}):
+        levels = _levels_of_maximum(scenario, baseline, candidate)
+        maxima = baseline.maximum(levels), candidate.maximum(levels)
+        where = [f"at concurrency {one.level}" if one.level else "nothing complies" for one in maxima]
+        note = f"{where[0]}, then {where[1]}" if where[0] != where[1] else where[0]
+        sides = maxima[0].estimate(), maxima[1].estimate()
+        row, found = _row((scenario, None, "max_throughput", "tokens/s"), sides, "")
+        yield row | {"note": "; ".join(filter(None, [note, row["note"]]))}, found
+
+
+def _levels_of_maximum(scenario: str, baseline: Side, candidate: Side) -> set[Key]:
+    """Where to look for the maxima: everywhere if both sides know their limit, else where both were measured."""
+    tried = [{key for key in side.tried if key[0] == scenario} for side in (baseline, candidate)]
+    bounded = all(side.is_bounded(scenario) for side in (baseline, candidate))
+    return tried[0] | tried[1] if bounded else tried[0] & tried[1]
+
+
+def _row(place: tuple[str, int | None, str, str], sides: tuple[Estimate, Estimate], doubt: str) -> Found:
+    """A row of `differences`, still without its verdict."""
+    before, after = sides
+    scale = 1.0 if place[-1] == "share" else 1 / (before.value or after.value or 1.0)
+    found = difference(before, after, scale)
+    known = found.p_value(0.0) == found.p_value(0.0)
+    names = ("scenario", "concurrency", "metric", "unit", "baseline", "candidate", "change", "over", "note")
+    values = (*place, before.value, after.value, found.change(found.shift), found.over)
+    note = doubt or ("" if known else _why_unknown(place[2], sides))
+    counts = {
+        f"{side}_{what}": count
+        for side, one in (("baseline", before), ("candidate", after))
+        for what, count in (("runs", len(one.values)), ("requests", one.requests))
+    }
+    return dict(zip(names, (*values, note), strict=True)) | counts, None if note else found
+
+
+def _doubt(metric: str, sides: tuple[Estimate, Estimate]) -> str:
+    """Why a percentile cannot be compared: each run must have enough requests for it."""
+    statistic = metric.rpartition("_")[2]
+    if statistic not in PERCENTILES:
+        return ""
+    needed = requests_needed(PERCENTILES[statistic] / 100)
+    fewest = min((side.requests // max(len(side.values), 1) for side in sides), default=0)
+    if fewest < needed:
+        return f"{statistic} needs {needed} completed requests a run, there are {fewest}"
+    lacking = any(side.lacking for side in sides)
+    return "requests in flight together tell little more than one, so that they are too few" if lacking else ""
+
+
+def _why_unknown(metric: str, sides: tuple[Estimate, Estimate]) -> str:
+    if not all(len(side.values) for side in sides):
+        return "not known on both sides"
+    if not all(side.values.all() for side in sides) and metric != "max_throughput":
+        return "0 has no relative change"
+    return "there are too few requests, or they are gone, to say how much chance does"
+
+
+def _decided(rows: pd.DataFrame, found: list[Difference | None], tolerance: float, confidence: float) -> pd.DataFrame:
+    """The rows with what is left of each difference among so many."""
+    p_values = pd.Series([one.p_value(tolerance) if one else None for one in found], rows.index, "float64")
+    family = Family(p_values.to_numpy(), confidence)
+    intervals = [one.interval(family.level) if one else (math.nan, math.nan) for one in found]
+    rows = rows.assign(
+        p_value=p_values,
+        p_adjusted=family.adjusted,
+        low=[low for low, _ in intervals],
+        high=[high for _, high in intervals],
+    )
+    verdicts = [_verdict(row, 1 - confidence) for row in rows.to_dict("records")]
+    return _typed(rows.assign(verdict=verdicts))
+
+
+def _verdict(row: dict[Any, Any], alpha: float) -> str:
+    if pd.isna(row["p_adjusted"]):
+        return UNKNOWN
+    if row["p_adjusted"] >= alpha:
+        return SAME
+    return BETTER if (row["candidate"] > row["baseline"]) == (row["metric"] in MORE_IS_BETTER) else WORSE
+
+
+def _typed(rows: pd.DataFrame) -> pd.DataFrame:
+    numbers = dict.fromkeys(("baseline", "candidate", "change", "low", "high", "p_value", "p_adjusted"), "float64")
+    counts = [name for name in COLUMNS if name.endswith(("_runs", "_requests"))]
+    texts = ("scenario", "metric", "unit", "verdict", "over", "note")
+    return rows.astype(numbers | dict.fromkeys(["concurrency", *counts], "Int64") | dict.fromkeys(texts, "str"))
+
+
+def _unmatched(baseline: Side, candidate: Side) -> pd.DataFrame:
+    """Every level that one side lacks, and every batch that failed."""
+    keys = baseline.runs.keys() | candidate.runs.keys()
+    rows = [
+        row
+        for name, side, other in (("baseline", baseline, candidate), ("candidate", candidate, baseline))
+        for row in _gaps(name, side, other, keys)
+    ]
+    columns = ["scenario", "concurrency", "side", "outcome", "reason", "lost"]
+    return pd.DataFrame(rows, columns=columns).astype({"concurrency": "Int64", "lost": "bool"})
+
+
+def _gaps(name: str, side: Side, other: Side, keys: set[Key]) -> Iterator[dict[str, Any]]:
+    failed = side.batches[side.batches["outcome"] != COMPLETED]
+    for row in failed.to_dict("records"):
+        key = tuple(row[part] for part in LEVEL)
+        lost = name == "candidate" and key in other.runs and key not in side.runs and row["outcome"] not in NOT_RUN
+        yield {part: row[part] for part in ("scenario", "concurrency", "outcome", "reason")} | {
+            "side": name,
+            "lost": lost,
+        }
+    told = {tuple(row[part] for part in LEVEL) for row in failed.to_dict("records")}
+    for key in sorted(keys - side.runs.keys() - told):
+        yield {
+            "scenario": key[0],
+            "concurrency": key[2],
+            "side": name,
+            "outcome": "missing",
+            "reason": "it was not measured",
+            "lost": False,
+        }

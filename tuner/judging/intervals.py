@@ -1,0 +1,232 @@
+"""How far each number of a batch may lie from what a longer measurement would say: confidence intervals.
+
+Requests that were in flight together share the engine's steps, so that they tell less than as many independent ones:
+all variances are those of the means of blocks of neighbours (batch means; Law, Simulation Modeling and Analysis, 9.5),
+and never less than independent requests would have.
+
+- mean: Student's t over the blocks' means.
+- percentile: between two of the values, whose ranks are Clopper and Pearson's limits of the share of requests below it,
+  for the effective number of requests (Woodruff, 1952; Korn and Graubard, 1998).
+- output throughput: Student's t of the ratio Σ tokens / Σ e2e latency, linearised (Cochran, Sampling Techniques, 6.4).
+- error rate: Wilson's (1927), as of independent requests.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tuner.batches.audit import requests_needed
+from tuner.batches.cache import Reading, readings_of
+from tuner.batches.measure import LATENCY_COLUMNS, PERCENTILES, Floats
+from tuner.core.run_directory import COMPLETED
+from tuner.judging.resampling import block_length
+
+CONFIDENCE = 0.95
+#: Columns that have an interval.
+BOUNDED = (*LATENCY_COLUMNS, "output_throughput", "error_rate")
+#: Runs of one level from which their spread tells more than that of the requests: of two, t is 12.7.
+RUNS_LEAST = 3
+_GROUP = ["experiment", "trial", "scenario", "iteration_type", "concurrency"]
+#: Percentiles whose requests show how they hang together where those beyond a higher one are too few to.
+_STEADY = (0.5, 0.9)
+Bounds = tuple[float, float]
+_UNKNOWN: Bounds = (math.nan, math.nan)
+
+
+def intervals(
+    batches: pd.DataFrame,
+    columns: Collection[str] = BOUNDED,
+    confidence: float = CONFIDENCE,
+    known: Iterable[Reading | None] | None = None,
+) -> pd.DataFrame:
+    """The confidence intervals of each batch's numbers.
+
+    Where a level was run three times or more, they are those of the runs' mean (Student's t over the runs' values),
+    which include what drifts from run to run; else those of the batch itself, over its requests. That of the error
+    rate is always the batch's own.
+
+    Args:
+        batches: as from `load_batches`.
+        columns: which of `BOUNDED`.
+        confidence: between 0 and 1.
+        known: what is kept of each batch's file, where it has been read already.
+
+    Returns:
+        With the index of `batches`, for each column `<column>_low` and `<column>_high` in its own unit, and
+        `interval_over`: `requests`, `runs`, or empty where there is no interval. NaN where nobody knows: the requests
+        are gone, or are too few for the percentile (`audit.requests_needed`, of independent ones).
+    """
+    read = readings_of(batches) if known is None else known
+    rows = [_row(reading, level, columns, confidence) for reading, level in zip(read, _in_flight(batches), strict=True)]
+    bounds = np.array(rows, np.float64).reshape(len(batches), len(columns), 2)
+    over = np.where(np.isfinite(bounds).any(axis=(1, 2)), "requests", "").astype("object")
+    for places in _repeated(batches):
+        over[places] = "runs"
+        bounds[places] = _over_runs(batches, columns, places, bounds[places], confidence)
+    names = [f"{column}_{side}" for column in columns for side in ("low", "high")]
+    found = pd.DataFrame(bounds.reshape(len(batches), len(names)), batches.index, names)
+    return found.assign(interval_over=pd.Series(over, batches.index, dtype="str"))
+
+
+def of_requests(reading: Reading, concurrency: int, column: str, confidence: float = CONFIDENCE) -> Bounds:
+    """The interval of one number of a batch, over its requests.
+
+    Args:
+        reading: what is kept of its file.
+        concurrency: how many requests were in flight at once.
+        column: one of `BOUNDED`.
+        confidence: between 0 and 1.
+    """
+    if column == "error_rate":
+        return wilson(reading.batch.errors or 0, reading.batch.requests or 0, confidence)
+    if column == "output_throughput":
+        return _of_throughput(reading, concurrency, confidence)
+    latency, _, statistic = column.rpartition("_")
+    values = reading.latencies[latency]
+    values = values[~np.isnan(values)]
+    if 2 * len(values) < len(reading.output_tokens) or len(values) < 2:
+        return _UNKNOWN
+    if statistic == "mean":
+        return _of_mean(values, concurrency, confidence)
+    return of_percentile(values, PERCENTILES[statistic] / 100, concurrency, confidence)
+
+
+def of_percentile(values: Floats, share: float, concurrency: int, confidence: float = CONFIDENCE) -> Bounds:
+    """The interval of a percentile of correlated values, such as `share` 0.9 for p90; NaN where they are too few."""
+    from scipy import special
+
+    count = len(values)
+    if count < requests_needed(share, confidence):
+        return _UNKNOWN
+    ordered = np.sort(values)
+    parts = {share, *(steady for steady in _STEADY if steady < share)}
+    effective, freedom = min(_effective(values, ordered, part, concurrency) for part in parts)
+    if effective < requests_needed(share, confidence):
+        return _UNKNOWN
+    effective *= (special.ndtri((1 + confidence) / 2) / _student(confidence, freedom)) ** 2
+    low, high = _clopper_pearson(share * effective, effective, confidence)
+    return float(ordered[max(math.ceil(low * count) - 1, 0)]), float(ordered[min(math.floor(high * count), count - 1)])
+
+
+def _effective(values: Floats, ordered: Floats, share: float, concurrency: int) -> tuple[float, int]:
+    """(how many independent values would tell as much about a percentile, degrees of freedom of that)."""
+    below = (values <= ordered[math.ceil(len(values) * share) - 1]).astype(np.float64)
+    return len(values) / correlated(below, concurrency), _variance(below, concurrency)[1]
+
+
+def correlated(values: Floats, concurrency: int) -> float:
+    """How many of the values tell as much as a single independent one (their design effect), 1 or more."""
+    independent = float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
+    return _variance(values, concurrency)[0] / independent if independent > 0 else 1.0
+
+
+def wilson(found: int, of: int, confidence: float = CONFIDENCE) -> Bounds:
+    """The interval of a share of independent trials; NaN without any."""
+    from scipy import special
+
+    if not of:
+        return _UNKNOWN
+    z2 = float(special.ndtri((1 + confidence) / 2)) ** 2
+    middle = (found + z2 / 2) / (of + z2)
+    reach = math.sqrt(z2 * (found * (of - found) / of + z2 / 4)) / (of + z2)
+    return max(middle - reach, 0.0), min(middle + reach, 1.0)
+
+
+def _row(reading: Reading | None, level: int, columns: Iterable[str], confidence: float) -> list[float]:
+    usable = reading is not None and reading.recomputed
+    bounds = (of_requests(reading, level, column, confidence) if usable and reading else _UNKNOWN for column in columns)
+    return [bound for pair in bounds for bound in pair]
+
+
+def _in_flight(batches: pd.DataFrame) -> list[int]:
+    """How many requests each batch kept in flight."""
+    missing = pd.Series(None, batches.index, dtype="object")
+    levels = pd.to_numeric(batches.get("concurrency", missing), errors="coerce").fillna(1)
+    return levels.where(batches.get("iteration_type", missing).ne("batch_size"), 1).astype(int).tolist()
+
+
+def _of_mean(values: Floats, concurrency: int, confidence: float) -> Bounds:
+    variance, freedom = _variance(values, concurrency)
+    reach = _student(confidence, freedom) * math.sqrt(variance)
+    return max(float(values.mean()) - reach, 0.0), float(values.mean()) + reach
+
+
+def _of_throughput(reading: Reading, concurrency: int, confidence: float) -> Bounds:
+    """Relative to Σ tokens / Σ e2e latency, which it is proportional to in a closed loop, but for the level's ends."""
+    seconds, tokens = reading.latencies["e2e_latency"], reading.output_tokens
+    known = ~np.isnan(seconds) & ~np.isnan(tokens)
+    seconds, tokens = seconds[known], tokens[known]
+    if len(tokens) < 2 or not tokens.sum() > 0 or not seconds.sum() > 0:
+        return _UNKNOWN
+    left = tokens - seconds * (tokens.sum() / seconds.sum())
+    variance, freedom = _variance(left, concurrency)
+    reach = _student(confidence, freedom) * math.sqrt(variance) / tokens.mean()
+    measured = reading.batch.output_throughput
+    return measured * max(1 - reach, 0.0), measured * (1 + reach)
+
+
+def _variance(values: Floats, concurrency: int) -> tuple[float, int]:
+    """(variance of the mean of correlated values, its degrees of freedom), from the means of blocks."""
+    length = block_length(len(values), concurrency)
+    blocks = len(values) // length
+    independent = float(values.var(ddof=1)) / len(values)
+    if blocks < 2:
+        return independent, len(values) - 1
+    means = values[: blocks * length].reshape(blocks, length).mean(axis=1)
+    beyond = float(means.var(ddof=1)) * length / len(values) - independent
+    return independent + max(beyond, 0.0) / _seen(length, concurrency), blocks - 1
+
+
+def _seen(length: int, concurrency: int) -> float:
+    """Which share of what requests in flight together have in common shows in the means of blocks of this length.
+
+    Where all that were in flight share a part and no others do, blocks that cut through them miss some of it: with
+    c in flight and blocks of L, the mean of min(L, c) draws' overlap is 1 − c/3L of it for L ≥ c, else L/c − L²/3c².
+    """
+    ratio = length / concurrency
+    return 1 - 1 / (3 * ratio) if ratio >= 1 else ratio - ratio**2 / 3
+
+
+def _student(confidence: float, freedom: float) -> float:
+    from scipy import special
+
+    return float(special.stdtrit(freedom, (1 + confidence) / 2))
+
+
+def _clopper_pearson(found: float, of: float, confidence: float) -> Bounds:
+    from scipy import special
+
+    outside = (1 - confidence) / 2
+    low = special.betaincinv(found, of - found + 1, outside)
+    return float(low), float(special.betaincinv(found + 1, of - found, 1 - outside))
+
+
+def _over_runs(
+    batches: pd.DataFrame, columns: Collection[str], places: list[int], own: Floats, confidence: float
+) -> Floats:
+    """The intervals over the runs at `places`, (runs, columns, 2); `own` where too few runs know the value."""
+    found = own.copy()
+    for number, column in enumerate(columns):
+        values = pd.to_numeric(batches[column].iloc[places], errors="coerce").to_numpy("float64", na_value=np.nan)
+        values = values[~np.isnan(values)]
+        if column != "error_rate" and len(values) >= RUNS_LEAST:
+            reach = _student(confidence, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
+            found[:, number] = max(values.mean() - reach, 0.0), values.mean() + reach
+    return found
+
+
+def _repeated(batches: pd.DataFrame) -> Iterator[list[int]]:
+    """The places of the batches of each level that was run often enough."""
+    if not {*_GROUP, "outcome"} <= set(batches):
+        return
+    counted = batches["outcome"].eq(COMPLETED) & ~batches.get("superseded", pd.Series(False, batches.index)).eq(True)
+    groups: Mapping[Any, Any] = (
+        batches.assign(place=np.arange(len(batches)))[counted.to_numpy()].groupby(_GROUP).indices
+    )
+    places = np.flatnonzero(counted.to_numpy())
+    for chosen in groups.values():
+        if len(chosen) >= RUNS_LEAST:
+            yield [int(place) for place in places[chosen]]

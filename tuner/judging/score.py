@@ -1,0 +1,129 @@
+"""The judged batches of one trial → what it is worth for what is wanted."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from tuner.batches.load import load_batches
+from tuner.batches.run_folder import is_trial
+from tuner.core.run_directory import COMPLETED
+from tuner.core.trial_record import COMPLETE, FAILED, INFEASIBLE
+from tuner.judging.summary import NONE, Summary, summarize
+from tuner.judging.verdicts import COMPLIANT, SLO, judge
+
+Objective = Literal["max_throughput", "min_ttft", "min_tpot", "min_latency"]
+#: objective → column of the batches, without its statistic
+LATENCIES = {"min_ttft": "ttft", "min_tpot": "tpot", "min_latency": "e2e_latency"}
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one trial is worth.
+
+    Args:
+        state: `complete` where it counts, `infeasible` where no batch complies, `failed` where none has a result.
+        values: one for each objective, in its own unit; NaN where there is none.
+        penalty: of the least penalised batch; 0 where one complies, NaN where none can be judged.
+        cause: why it is worth nothing; empty where it counts.
+        summary: of its judged batches.
+    """
+
+    state: str
+    values: tuple[float, ...]
+    penalty: float = math.nan
+    cause: str = ""
+    summary: Summary = field(default_factory=lambda: Summary(None, None, NONE, 0, 0))
+
+
+def maximised(objective: str) -> bool:
+    """Whether more is better."""
+    return objective.startswith("max_")
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What trials are scored by.
+
+    Args:
+        objectives: what is wanted.
+        level: where latencies are read; None where no objective is one.
+        slo: judges the batches, and says which statistic of a latency counts: the strictest it limits, else p50.
+    """
+
+    objectives: tuple[str, ...]
+    level: int | None
+    slo: SLO
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any], slo: SLO | None = None) -> "Scoring":
+        """From the plain spec of a search; `slo` instead of its own where given."""
+        objectives = tuple(spec.get("objective") or ["max_throughput"])
+        levels = spec.get("levels")
+        level = spec.get("objective_level") or (levels[0] if isinstance(levels, list) and levels else None)
+        needed = any(one in LATENCIES for one in objectives)
+        return cls(objectives, level if needed else None, slo or SLO.parse(spec.get("slo") or {}))
+
+    def judged(self, trial: Path) -> pd.DataFrame:
+        """The judged batches of the trial in this folder; none where nothing was asked of it yet."""
+        return judge(load_batches(trial), self.slo) if is_trial(trial) else pd.DataFrame()
+
+    def score(self, judged: pd.DataFrame, gpus: int = 1) -> Score:
+        """What the judged batches of one trial are worth; throughput is that of one GPU where there are more."""
+        nothing = (math.nan,) * len(self.objectives)
+        if judged.empty:
+            return Score(FAILED, nothing, cause="nothing was measured")
+        summary = summarize(judged)
+        if not judged["outcome"].eq(COMPLETED).any():
+            return Score(FAILED, nothing, cause=_how_it_ended(judged), summary=summary)
+        values = tuple(self._value(judged, summary, one, gpus) for one in self.objectives)
+        if any(math.isnan(value) for value in values):
+            return Score(INFEASIBLE, nothing, _least_penalty(summary), self._why_not(judged), summary)
+        return Score(COMPLETE, values, 0.0, summary=summary)
+
+    def _value(self, judged: pd.DataFrame, summary: Summary, objective: str, gpus: int) -> float:
+        """One objective's value, over several scenarios their geometric mean; NaN where a scenario has none."""
+        if objective in LATENCIES:
+            column = f"{LATENCIES[objective]}_{statistic_of(objective, self.slo)}"
+            at_level = judged[(judged["concurrency"] == self.level) & judged["verdict"].isin(COMPLIANT)]
+            values = [at_level.loc[at_level["scenario"] == name, column].median() for name in summary.scenarios]
+        else:
+            found = [part.max_throughput for part in summary.scenarios.values()]
+            values = [math.nan if value is None else value / max(gpus, 1) for value in found]
+        known = [float(value) if 0 < value < math.inf else math.nan for value in values]
+        return math.exp(sum(map(math.log, known)) / len(known)) if known else math.nan
+
+    def _why_not(self, judged: pd.DataFrame) -> str:
+        """Why a trial with results does not count."""
+        asked = judged if self.level is None else judged[judged["concurrency"] == self.level]
+        away = asked[asked["outcome"].eq(COMPLETED) & ~asked["verdict"].isin(COMPLIANT)]
+        if away.empty:
+            return f"level {self.level} has no result" if self.level else "its throughput is not known"
+        first = away.sort_values("penalty", kind="stable").iloc[0]
+        return f"does not meet the SLO at concurrency {first['concurrency']}: {first['verdict_reason']}"
+
+
+def statistic_of(objective: str, slo: SLO) -> str:
+    """The statistic of a latency that is minimised: the strictest that the SLO limits, else p50."""
+    limited = [one.statistic for one in slo.constraints if one.metric == LATENCIES[objective]]
+    return max(limited, key=_strictness, default="p50")
+
+
+def _strictness(statistic: str) -> int:
+    return int(statistic[1:]) if statistic[1:].isdecimal() else 50
+
+
+def _least_penalty(summary: Summary) -> float:
+    """The penalty of the least penalised batch, of the scenario that is farthest from complying; NaN where unknown."""
+    found = [part.fallback["penalty"] for part in summary.scenarios.values() if part.best is None]
+    return max((float(penalties.iloc[0]) for penalties in found if len(penalties)), default=math.nan)
+
+
+def _how_it_ended(judged: pd.DataFrame) -> str:
+    """The first batch's end that tells something."""
+    told = judged[~judged["outcome"].isin(("skipped", "missing"))]
+    row = (judged if told.empty else told).iloc[0]
+    return ": ".join(str(row[name]) for name in ("outcome", "reason") if row[name])

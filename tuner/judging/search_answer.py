@@ -1,0 +1,208 @@
+"""What a search found: its trials beside the baseline, as a table and in words."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import pandas as pd
+
+from tuner.core.trial_record import COMPLETE, FAILED, INFEASIBLE, PRUNED, RUNNING, WAITING
+from tuner.judging.goals import THROUGHPUT, Goal
+from tuner.judging.tried import (
+    BASELINE,
+    asked_for,
+    first,
+    gains,
+    name_of,
+    percent,
+    plural,
+    short,
+    told,
+    value_text,
+    varied,
+)
+
+#: how a state is said of several trials, in the order in which they are counted
+STATES = {
+    COMPLETE: "completed",
+    INFEASIBLE: "without a level that meets the SLO",
+    PRUNED: "ended early",
+    FAILED: "failed",
+    RUNNING: "running",
+}
+#: verdicts of a confirmation that bear the gain out, and what is said of the others
+CONFIRMED = ("gain", "only_winner")
+DOUBTS = {
+    "noise": "within the noise of the baseline",
+    "loss": "but the baseline was better when both were measured again",
+    "neither": "but it did not meet the SLO when it was measured again",
+}
+_CAUSE = 120  # characters in a table
+
+
+class Confirmed(msgspec.Struct, frozen=True):
+    """What measuring baseline and winner again showed: the verdict, the same in words, the relative gain."""
+
+    verdict: str = ""
+    text: str = ""
+    gain: float | None = None
+
+
+class Winner(msgspec.Struct, frozen=True):
+    """The best trial, and the command that its server was started with."""
+
+    trial: int = 0
+    command: str = ""
+
+
+class Noted(msgspec.Struct, frozen=True):
+    """What a search notes of itself in `experiment.json`: why it ended, what is best, and whether it is better."""
+
+    reason: str = ""
+    winner: Winner = Winner()
+    confirmation: Confirmed | None = None
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The trials of one search.
+
+    Args:
+        trials: one row a trial, as from `load_trials`; perhaps empty.
+        goals: what was looked for, in the order of `values`.
+        facts: what `experiment.json` says.
+    """
+
+    trials: pd.DataFrame
+    goals: tuple[Goal, ...] = (THROUGHPUT,)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def goal(self) -> Goal:
+        """The first one: what the trials are ranked by."""
+        return self.goals[0]
+
+    @cached_property
+    def tried(self) -> pd.DataFrame:
+        """The trials that were asked for: neither confirmations nor those that wait."""
+        return asked_for(self.trials)
+
+    @cached_property
+    def varied(self) -> list[str]:
+        """The parameters that not all trials have the same of, in the order in which they first appear."""
+        return varied(self.tried["parameters"])
+
+    @cached_property
+    def baseline(self) -> "pd.Series[Any] | None":
+        """The trial of the configuration that was there before."""
+        return first(self.trials[self.trials["role"] == BASELINE])
+
+    @cached_property
+    def best(self) -> "pd.Series[Any] | None":
+        """The best trial; None where none met the SLO."""
+        return first(self.tried[self.tried["is_best"].eq(True)])
+
+    def gain(self, row: "pd.Series[Any]") -> float:
+        """What a trial's value is more than the baseline's, relative to it; NaN where one of them has none."""
+        return float(gains(self.trials)[self.trials["trial"] == row["trial"]].iloc[0])
+
+    def line(self, row: "pd.Series[Any]") -> str:
+        """One trial that has ended, in one line: what it was, and what came of it."""
+        what = f"{name_of(row)} {told(row['parameters'], self.varied or None)}"
+        if row["state"] != COMPLETE:
+            why = ": ".join(filter(None, [row["kind"], short(row["cause"], _CAUSE)]))
+            return f"{what}: {STATES.get(row['state'], row['state'])}{f': {why}' if why else ''}"
+        gain = self.gain(row)
+        more = "" if pd.isna(gain) or row["role"] == BASELINE else f" ({percent(gain)} against the baseline)"
+        return f"{what}: {self.goal.of(row['value'])}{more}"
+
+    @property
+    def answer(self) -> list[str]:
+        """The result in words: the best configuration, whether it is better, and why the search ended."""
+        why = self.noted.reason
+        ended = f"The search ended: {why}." if why else ""
+        return list(filter(None, [self._best(), self._confirmed(), ended, self.counted]))
+
+    @cached_property
+    def noted(self) -> "Noted":
+        """What the search noted of itself; without its winner where another trial is the best under another SLO."""
+        try:
+            noted = msgspec.convert(self.facts.get("search") or {}, Noted)
+        except msgspec.ValidationError:
+            return Noted()
+        is_best = self.best is not None and noted.winner.trial in (0, self.best["trial"])
+        return noted if is_best else Noted(reason=noted.reason)
+
+    def _best(self) -> str:
+        if self.best is None:
+            failed = (self.tried["state"] == FAILED).all()
+            return "No trial has a usable result" if failed else "No trial meets the SLO, so there is no best one"
+        level = "" if pd.isna(self.best["best_level"]) else f" at concurrency {self.best['best_level']}"
+        value = f"{self.goal.of(self.best['value'])}{level}"
+        if self.best["role"] == BASELINE:
+            return f"Nothing that was tried is better than the baseline: {value}"
+        return f"{told(self.best['parameters'], self.varied)}: {value}{self._gained(self.best)}"
+
+    def _gained(self, best: "pd.Series[Any]") -> str:
+        """What the best is more than the baseline, never more surely than it was confirmed."""
+        found = self.noted.confirmation or Confirmed()
+        verdict, gain = found.verdict, found.gain
+        if verdict in DOUBTS:
+            return f", {DOUBTS[verdict]}"
+        sure = "confirmed" if verdict in CONFIRMED else "not confirmed yet"
+        if gain is None:  # the trials' own is no confirmed one
+            gain = math.nan if verdict in CONFIRMED else self.gain(best)
+        return f", {sure}" if pd.isna(gain) else f", {percent(gain)} against the baseline ({sure})"
+
+    def _confirmed(self) -> str:
+        """What confirms the gain, or says that nothing does yet."""
+        said = self.noted.confirmation.text if self.noted.confirmation else ""
+        if self.best is None or self.best["role"] == BASELINE:
+            return ""
+        if not said:
+            return "The gain is not confirmed: the best of many noisy trials looks better than it is."
+        return f"{said[0].upper()}{said[1:]}."
+
+    @property
+    def counted(self) -> str:
+        """How many trials ended in which state, with what the failed ones failed of."""
+        states, kinds = self.tried["state"].value_counts(), self.tried.loc[self.tried["state"] == FAILED, "kind"]
+        parts = [f"{states[state]} {says}" for state, says in STATES.items() if state in states]
+        told = ", ".join(f"{count} {kind}" for kind, count in kinds[kinds.ne("")].value_counts().items())
+        return f"{plural(len(self.tried), 'trial')}: {', '.join(parts)}{f' ({told})' if told else ''}."
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a trial: its parameters, how it ended, its value, the gain, the level, and why where it failed."""
+        rows = self.trials[self.trials["state"] != WAITING]
+        columns = {
+            "trial": [name_of(row) for row in rows.to_dict("records")],
+            **{goal.title: _nth(rows, place, goal.decimals) for place, goal in enumerate(self.goals)},
+            "gain (%)": list((100 * gains(self.trials).loc[rows.index]).round(1)),
+            "level": list(rows["best_level"]),
+            "state": list(rows["state"]),
+            **{self._header(name): self._cells(rows, name) for name in self.varied},
+            "cause": [short(str(cause or ""), _CAUSE) for cause in rows["cause"]],
+        }
+        return pd.DataFrame(columns, index=rows.index)
+
+    def _header(self, name: str) -> str:
+        """A parameter's name, told apart where it is one of our own columns'."""
+        own = ("trial", "state", "gain (%)", "level", "cause", *(goal.title for goal in self.goals))
+        return f"{name} (parameter)" if name in own else name
+
+    @staticmethod
+    def _cells(rows: pd.DataFrame, name: str) -> list[str]:
+        as_before = rows["role"].eq(BASELINE) | rows["of"].eq(BASELINE)
+        unset = ["default" if before else "–" for before in as_before]
+        given = zip(rows["parameters"], unset, strict=True)
+        return [value_text(one[name]) if name in one else otherwise for one, otherwise in given]
+
+
+def _nth(rows: pd.DataFrame, place: int, decimals: int) -> list[float]:
+    """The trials' values of one objective."""
+    found = [values[place] if place < len(values) else float("nan") for values in rows["values"]]
+    return [round(float(value), decimals) for value in found]

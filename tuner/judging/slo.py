@@ -1,0 +1,250 @@
+"""The SLO: a file or dict, read strictly, → a table of constraints.
+
+```yaml
+latency: {p50: {threshold: 2.0, hard_fail: false}, p90: {threshold: 5.0, fail_ratio: 0.2}, p99: {threshold: 10.0}}
+ttft: {threshold: 500 ms, weight: 2.0}      # the mean; or percentiles as above
+tpot: {p95: {threshold: 0.05}}
+error_rate: {threshold: 0.01}
+min_throughput: {threshold: 100}            # output tokens/s
+confidence: 0.95
+steepness: 0.1
+```
+
+Or for several kinds of users at once, the first of which gives the verdicts: `tiers: {chat: {ttft: …}, batch: {…}}`.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tuner.batches.measure import PERCENTILES, STATISTICS
+from tuner.judging.slo_document import Place, load, not_negative, number_and_unit, number_at, positive, share
+
+#: What a section of the file is about: the metric of the batch columns.
+LATENCY_SECTIONS = {"latency": "e2e_latency", "ttft": "ttft", "tpot": "tpot"}
+PLAIN_SECTIONS = {"error_rate": "error_rate", "min_throughput": "output_throughput"}
+#: What the metrics are called in texts.
+NAMES = {
+    "e2e_latency": "e2e latency",
+    "ttft": "TTFT",
+    "tpot": "TPOT",
+    "error_rate": "error rate",
+    "output_throughput": "output throughput",
+}
+#: Seconds in each unit that a threshold may name.
+UNITS = {"s": 1.0, "ms": 0.001}
+#: Most errors that an SLO without `error_rate` lets pass.
+MOST_ERRORS = 0.1
+STEEPNESS = 0.1
+TIERS, LONGEST_NAME = "tiers", 40
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """One metric, one statistic, one threshold.
+
+    Args:
+        metric: `e2e_latency`, `ttft`, `tpot`, `error_rate` or `output_throughput`.
+        statistic: `mean` or a percentile; empty for the metrics that have none.
+        threshold: seconds, a share, or output tokens/s; what lies exactly at it passes.
+        hard_fail: whether a violation can be hard at all.
+        fail_ratio: the violation ratio above which it is.
+        weight: of its penalty.
+        implied: nobody wrote it; see `SLO.implied_error_rate`.
+    """
+
+    metric: str
+    statistic: str
+    threshold: float
+    hard_fail: bool = True
+    fail_ratio: float = 0.0
+    weight: float = 1.0
+    implied: bool = False
+
+    @property
+    def column(self) -> str:
+        """The column of `load_batches` that it limits."""
+        return f"{self.metric}_{self.statistic}" if self.statistic else self.metric
+
+    @property
+    def is_latency(self) -> bool:
+        """Whether single requests can meet it."""
+        return bool(self.statistic)
+
+    @property
+    def sign(self) -> int:
+        """-1 where the threshold is the least allowed and not the most."""
+        return -1 if self.metric == "output_throughput" else 1
+
+    @property
+    def label(self) -> str:
+        """What it limits, as texts call it: `TTFT p90`."""
+        return " ".join(filter(None, (NAMES[self.metric], self.statistic)))
+
+    def __str__(self) -> str:
+        return f"{self.label} {'≥' if self.sign < 0 else '≤'} {self.threshold:g}{self.unit}"
+
+    @property
+    def unit(self) -> str:
+        """The unit of threshold and actual value, for texts."""
+        return {"error_rate": "", "output_throughput": " tokens/s"}.get(self.metric, " s")
+
+
+@dataclass(frozen=True)
+class SLO:
+    """What a batch must meet to count.
+
+    Args:
+        constraints: all of them must hold.
+        confidence: where set, a percentile of too few requests makes the verdict unknown.
+        steepness: how fast the penalty of a violation grows; smaller is faster.
+        tiers: where the document has several SLOs, all of them by name; this one is the same as the first.
+    """
+
+    constraints: tuple[Constraint, ...] = ()
+    confidence: float | None = None
+    steepness: float = STEEPNESS
+    tiers: "tuple[tuple[str, SLO], ...]" = ()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "SLO":
+        """Read an SLO from a YAML or JSON file.
+
+        Raises:
+            PathError: the file cannot be read.
+            SLOError: it is wrong; the message names the place.
+        """
+        file = Path(path).expanduser()
+        return cls.parse(load(file), str(file))
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any], name: str = "SLO") -> "SLO":
+        """Read an SLO from a dict of the same form as the file; `name` is for messages.
+
+        Raises:
+            SLOError: it is wrong; the message names the place.
+        """
+        read = _tiered if isinstance(document, Mapping) and TIERS in document else _slo
+        return read(document, Place(name))
+
+    @property
+    def error_rate(self) -> Constraint:
+        """The limit on failed requests: the one written, or else the implied one."""
+        written = [constraint for constraint in self.constraints if constraint.metric == "error_rate"]
+        return written[0] if written else self.implied_error_rate
+
+    @property
+    def implied_error_rate(self) -> Constraint:
+        """The limit of an SLO that names none, since a failed request met no latency whatever the survivors did.
+
+        A percentile q over all requests, failed ones counted as endless, leaves room for 1 − q of them: the strictest
+        percentile named sets the limit, and it is never above `MOST_ERRORS`.
+        """
+        percentiles = [PERCENTILES[c.statistic] / 100 for c in self.constraints if c.statistic in PERCENTILES]
+        room = min([round(1 - q, 6) for q in percentiles] + [MOST_ERRORS])
+        return Constraint("error_rate", "", room, implied=True)
+
+    @property
+    def all_constraints(self) -> tuple[Constraint, ...]:
+        """What is judged: the constraints written, and a limit on errors in any case."""
+        written = tuple(constraint for constraint in self.constraints if constraint.metric != "error_rate")
+        return (*written, self.error_rate)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `parse` reads back as this SLO."""
+        if self.tiers:
+            return {TIERS: {name: slo.to_dict() for name, slo in self.tiers}}
+        document: dict[str, Any] = {}
+        for constraint in self.constraints:
+            sections = {metric: section for section, metric in (LATENCY_SECTIONS | PLAIN_SECTIONS).items()}
+            section = document.setdefault(sections[constraint.metric], {})
+            target = section.setdefault(constraint.statistic, {}) if constraint.statistic else section
+            target.update(
+                {name: getattr(constraint, name) for name in ("threshold", "hard_fail", "fail_ratio", "weight")}
+            )
+        extras = {"confidence": self.confidence} if self.confidence is not None else {}
+        return document | extras | {"steepness": self.steepness}
+
+
+def _slo(document: Mapping[str, Any], place: Place) -> SLO:
+    """The SLO in a document without tiers."""
+    place.must_be_mapping(document, "an SLO is a mapping such as {ttft: {threshold: 0.5}}")
+    place.must_know(document, [*LATENCY_SECTIONS, *PLAIN_SECTIONS, "confidence", "steepness"])
+    latencies = [c for section in LATENCY_SECTIONS if section in document for c in _latency(document, section, place)]
+    plain = [_plain(document, section, place) for section in PLAIN_SECTIONS if section in document]
+    return SLO(
+        (*latencies, *plain),
+        number_at(document, "confidence", place, None, share),
+        number_at(document, "steepness", place, STEEPNESS, positive),
+    )
+
+
+def _tiered(document: Mapping[str, Any], place: Place) -> SLO:
+    """The first of several SLOs, which knows them all."""
+    if beside := [key for key in document if key != TIERS]:
+        raise place.error(f"{beside[0]!r} stands beside {TIERS}: write it into each tier that it is meant for")
+    here, value = place.below(TIERS), document[TIERS] or {}
+    here.must_be_mapping(value, "expected {name of the tier: its SLO}")
+    if not value:
+        raise here.error("names no tier")
+    found = tuple((_name(name, here), _slo(content, here.below(str(name)))) for name, content in value.items())
+    return replace(found[0][1], tiers=found)
+
+
+def _name(name: Any, place: Place) -> str:
+    if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+        raise place.error(f"a tier has a name of at most {LONGEST_NAME} characters, not {name!r}")
+    return name
+
+
+def _latency(document: Mapping[str, Any], section: str, place: Place) -> list[Constraint]:
+    """The constraints of `latency`, `ttft` or `tpot`: one on the mean, or one a statistic."""
+    here, value = place.below(section), document[section]
+    here.must_be_mapping(value, "expected {threshold: …} or {p90: {threshold: …}}")
+    metric = LATENCY_SECTIONS[section]
+    if "threshold" in value:
+        return [_constraint(value, metric, "mean", here)]
+    here.must_know(value, [*STATISTICS, "threshold"])
+    if not value:
+        raise here.error("has no threshold")
+    return [_constraint(entry, metric, statistic, here.below(statistic)) for statistic, entry in value.items()]
+
+
+def _plain(document: Mapping[str, Any], section: str, place: Place) -> Constraint:
+    constraint = _constraint(document[section], PLAIN_SECTIONS[section], "", place.below(section))
+    if section == "error_rate" and constraint.threshold > 1:
+        raise place.below(section).error(f"threshold is a share of requests, at most 1, not {constraint.threshold:g}")
+    return constraint
+
+
+def _constraint(value: Any, metric: str, statistic: str, place: Place) -> Constraint:
+    place.must_be_mapping(value, "expected {threshold: …}")
+    place.must_know(value, ["threshold", "hard_fail", "fail_ratio", "weight"])
+    if "threshold" not in value:
+        raise place.error("has no threshold")
+    hard_fail = value.get("hard_fail", True)
+    if not isinstance(hard_fail, bool):
+        raise place.below("hard_fail").error(f"must be true or false, not {hard_fail!r}")
+    return Constraint(
+        metric,
+        statistic,
+        _threshold(value["threshold"], place.below("threshold"), timed=bool(statistic)),
+        hard_fail,
+        number_at(value, "fail_ratio", place, 0.0, not_negative),
+        number_at(value, "weight", place, 1.0, not_negative),
+    )
+
+
+def _threshold(value: Any, place: Place, *, timed: bool) -> float:
+    """A threshold in seconds (or as it stands, where it is no time): above 0 and finite."""
+    number, unit = number_and_unit(value)
+    allowed = list(UNITS) if timed else []
+    if unit and unit not in allowed:
+        what = f"is none of {', '.join(allowed)}" if allowed else "has no place here, the threshold is a bare number"
+        raise place.error(f"the unit {unit!r} {what}")
+    if not (math.isfinite(number) and number > 0):
+        raise place.error(f"must be a number above 0{', in seconds or such as 500 ms' if timed else ''}, not {value!r}")
+    return number / 1000 if unit == "ms" else number

@@ -1,0 +1,247 @@
+"""Verdicts → what a person wants to know: the most throughput among compliant batches, and at which level."""
+
+import logging
+import math
+from dataclasses import dataclass, field
+from textwrap import shorten
+from typing import Any
+
+import pandas as pd
+
+from tuner.batches.batch import level_name, plain
+from tuner.judging.slo import SLO
+from tuner.judging.verdicts import COMPLIANT, FAIL, PASS, SOFT
+
+logger = logging.getLogger(__name__)
+
+BRACKETED, OPEN, NONE, NON_MONOTONE = "bracketed", "open", "none", "non_monotone"
+#: Outcomes which say that the level is too much for the server; others say nothing about it.
+TOO_MUCH = ("out_of_memory", "server_died", "timeout", "all_errors")
+#: What makes the batches of one curve: levels are compared only within it.
+CURVE = ["experiment", "trial", "scenario", "iteration_type"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What judged batches amount to; over several scenarios, the best one's numbers and `scenarios` for each.
+
+    Args:
+        max_throughput: output tokens/s, the highest among compliant batches; None where no batch is compliant.
+        best_level: the level it was reached at; None too where no concurrency was held.
+        bracket: `bracketed` (a higher level fails), `open` (the highest level still passes: at least this much),
+            `non_monotone` (a level at or below a compliant one fails), `none` (no compliant batch).
+        compliant: how many batches count (verdict pass or soft).
+        total: how many batches there are, failed ones too, without those that were run again later.
+        best: the row of the best batch; None where no batch is compliant.
+        fallback: where none is compliant, all judged batches, the least penalised first; otherwise empty.
+        scenarios: the same for each scenario alone; scenarios are never mixed in one figure.
+    """
+
+    max_throughput: float | None
+    best_level: int | None
+    bracket: str
+    compliant: int
+    total: int
+    best: "pd.Series[Any] | None" = None
+    fallback: pd.DataFrame = field(default_factory=pd.DataFrame)
+    scenarios: "dict[str, Summary]" = field(default_factory=dict)
+
+    @property
+    def scenario(self) -> str | None:
+        """The scenario of the best batch."""
+        return None if self.best is None else str(self.best.get("scenario", ""))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is suspicious about the best batch."""
+        return [] if self.best is None else list(self.best.get("warnings", []))
+
+    @property
+    def text(self) -> str:
+        """The result in one line, with its unit."""
+        if self.best is None and self.compliant:
+            return f"{self.compliant}/{self.total} batches comply, but none of them has a known throughput"
+        if self.best is None:
+            return f"No SLO-compliant batch: all {self.total} are kept with their penalties, and there is no maximum"
+        bound = "≥ " if self.bracket == OPEN else ""
+        batches = f"{self.compliant} SLO-compliant batch{'' if self.compliant == 1 else 'es'}"
+        return f"Max throughput: {bound}{self.max_throughput:.1f} tokens/s at {_level(self.best)} (from {batches})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: numbers, texts and the best row; NaN is None, times end in `Z`."""
+        names = ("max_throughput", "best_level", "bracket", "compliant", "total", "text", "warnings")
+        return {
+            **{name: getattr(self, name) for name in names},
+            "best": None if self.best is None else {str(key): plain(value) for key, value in self.best.items()},
+            "scenarios": {name: part.to_dict() for name, part in self.scenarios.items()},
+        }
+
+
+def summarize(judged: pd.DataFrame) -> Summary:
+    """Find the most throughput among the compliant batches, and log how it came about.
+
+    Args:
+        judged: batches with verdicts, as from `judge`.
+
+    Returns:
+        The summary over all of them, with one for each scenario.
+    """
+    counted = _counted(judged)
+    _log_batches(counted)
+    names = counted["scenario"].unique() if "scenario" in counted else [""]
+    parts = {str(name): _of_scenario(counted[_column(counted, "scenario") == name]) for name in names}
+    summary = _overall(list(parts.values()), counted, parts)
+    logger.info("%s %d/%d batches passed SLO", "✓" if summary.compliant else "✗", summary.compliant, summary.total)
+    for name, part in parts.items():
+        logger.info("%s%s", f"{name}: " if len(parts) > 1 else "", part.text)
+    return summary
+
+
+def _counted(judged: pd.DataFrame) -> pd.DataFrame:
+    """The batches that are asked about: not those whose level was run again later."""
+    return judged[~judged["superseded"].eq(True)] if "superseded" in judged else judged
+
+
+def _column(frame: pd.DataFrame, name: str) -> "pd.Series[Any]":
+    """A column, or empty texts where a frame that others made lacks it."""
+    return frame[name] if name in frame else pd.Series("", index=frame.index)
+
+
+def _overall(parts: list[Summary], counted: pd.DataFrame, scenarios: dict[str, Summary]) -> Summary:
+    best = max(parts, key=lambda part: -math.inf if part.max_throughput is None else part.max_throughput, default=None)
+    return Summary(
+        max_throughput=best.max_throughput if best else None,
+        best_level=best.best_level if best else None,
+        bracket=best.bracket if best else NONE,
+        compliant=sum(part.compliant for part in parts),
+        total=len(counted),
+        best=best.best if best else None,
+        fallback=pd.DataFrame() if best and best.best is not None else _by_penalty(counted),
+        scenarios=scenarios,
+    )
+
+
+def _of_scenario(batches: pd.DataFrame) -> Summary:
+    compliant = batches[batches["verdict"].isin(COMPLIANT)]
+    ranked = compliant[compliant["output_throughput"].notna()].sort_values("output_throughput", kind="stable")
+    best = None if ranked.empty else ranked.iloc[-1]
+    return Summary(
+        max_throughput=None if best is None else float(best["output_throughput"]),
+        best_level=None if best is None or pd.isna(best["concurrency"]) else int(best["concurrency"]),
+        bracket=NONE if best is None else bracket(_curve_of(best, batches)),
+        compliant=len(compliant),
+        total=len(batches),
+        best=best,
+        fallback=_by_penalty(batches) if best is None else pd.DataFrame(),
+    )
+
+
+def _by_penalty(batches: pd.DataFrame) -> pd.DataFrame:
+    return batches[batches["penalty"].notna()].sort_values("penalty", kind="stable")
+
+
+def _curve_of(best: "pd.Series[Any]", batches: pd.DataFrame) -> pd.DataFrame:
+    """The batches of the trial and scenario that `best` belongs to."""
+    same = pd.Series(True, index=batches.index)
+    for name in (name for name in CURVE if name in batches):
+        same &= batches[name] == best[name]
+    return batches[same]
+
+
+def bracket(curve: pd.DataFrame) -> str:
+    """How far the compliant levels of one curve are confined by levels that fail."""
+    fails = (curve["verdict"] == FAIL) | _column(curve, "outcome").isin(TOO_MUCH)
+    highest = curve.loc[curve["verdict"].isin(COMPLIANT), "concurrency"].max()
+    if (curve.loc[fails, "concurrency"] <= highest).any():
+        return NON_MONOTONE
+    return BRACKETED if (curve.loc[fails, "concurrency"] > highest).any() else OPEN
+
+
+def _log_batches(batches: pd.DataFrame) -> None:
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    logger.info("Filtering %d batches by SLO compliance", len(batches))
+    several = "scenario" in batches and batches["scenario"].nunique() > 1
+    for _, row in batches.iterrows():
+        name = f"{row['scenario']} {_level(row, '=')}" if several else _level(row, "=")
+        sign, text = _verdict_line(row)
+        logger.info("%s Batch %s %s", sign, name, text)
+
+
+def _verdict_line(row: "pd.Series[Any]") -> tuple[str, str]:
+    reason = row.get("verdict_reason", "")
+    lines = {
+        PASS: ("✓", "met SLO"),
+        SOFT: ("✓", f"met SLO with soft violations: {{{reason}}}"),
+        FAIL: ("✗", f"violated SLO: {{{reason}}}"),
+    }
+    return lines.get(row["verdict"], ("?", f"cannot be judged, so it does not count: {reason}"))
+
+
+def _level(row: "pd.Series[Any]", between: str = " ") -> str:
+    kind = "batch_size" if row.get("iteration_type") == "batch_size" else "concurrency"
+    return f"{kind}{between}{level_name(row['concurrency'])}"
+
+
+#: The columns a person wants: (header, column of the batches, factor to the header's unit, decimals or None).
+TABLE: tuple[tuple[str, str, float, int | None], ...] = (
+    ("experiment", "experiment", 1, None),
+    ("trial", "trial", 1, None),
+    ("scenario", "scenario", 1, None),
+    ("level", "concurrency", 1, None),
+    ("repeat", "repeat", 1, None),
+    ("verdict", "verdict", 1, None),
+    ("output (tokens/s)", "output_throughput", 1, 1),
+    ("TTFT p50 (s)", "ttft_p50", 1, 3),
+    ("TTFT p99 (s)", "ttft_p99", 1, 3),
+    ("TPOT p50 (ms)", "tpot_p50", 1000, 1),
+    ("latency p50 (s)", "e2e_latency_p50", 1, 3),
+    ("latency p99 (s)", "e2e_latency_p99", 1, 3),
+    ("requests", "requests", 1, None),
+    ("errors (%)", "error_rate", 100, 1),
+    ("met SLO (%)", "attainment", 100, 1),
+    ("goodput (requests/s)", "goodput", 1, 2),
+    ("outcome", "outcome", 1, None),
+    ("start (UTC)", "started_at", 1, None),
+)
+#: What the columns with the verdicts of further tiers begin with.
+TIER = "verdict_of_"
+#: Characters of the last column.
+WIDEST = 120
+#: Columns that say nothing where all rows have the same.
+ONLY_IF_DIFFERENT = ("experiment", "trial", "repeat")
+
+
+def table(judged: pd.DataFrame) -> pd.DataFrame:
+    """The handful of columns a person wants, rounded and with units in the headers; one row a batch.
+
+    Args:
+        judged: batches, as from `load_batches` or `judge`.
+
+    Returns:
+        The last column, `why`, says why the verdict is what it is or how the batch ended, else what is suspicious
+        about it. Columns that say nothing here are left out: one experiment, one trial, one repeat, no SLO.
+    """
+    tiers = [str(name) for name in judged if str(name).startswith(TIER)]
+    shown = [entry for entry in TABLE if entry[1] in judged and not _says_nothing(judged, entry[1])]
+    place = [entry[1] for entry in shown].index("verdict") + 1 if tiers else 0
+    shown[place:place] = [(f"verdict, {name.removeprefix(TIER)}", name, 1, None) for name in tiers]
+    columns = {header: _cells(judged[name], factor, decimals) for header, name, factor, decimals in shown}
+    return pd.DataFrame(columns, index=judged.index).assign(why=[_why(row) for row in judged.to_dict("records")])
+
+
+def _says_nothing(judged: pd.DataFrame, name: str) -> bool:
+    if name == "goodput":  # without a limit it is the throughput in other words
+        return not SLO.parse(judged.attrs.get("slo", {})).constraints
+    return name in ONLY_IF_DIFFERENT and judged[name].nunique() < 2
+
+
+def _cells(values: "pd.Series[Any]", factor: float, decimals: int | None) -> "pd.Series[Any]":
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
+        return pd.Series(values.dt.strftime("%Y-%m-%d %H:%M:%S"))
+    return values if decimals is None else (values * factor).round(decimals)
+
+
+def _why(row: dict[Any, Any]) -> str:
+    reasons = (row.get("verdict_reason"), row.get("reason"), "; ".join(row.get("warnings") or []))
+    return shorten(next((text for text in reasons if isinstance(text, str) and text), ""), WIDEST, placeholder=" …")

@@ -1,0 +1,79 @@
+"""Several SLOs over the same batches: what each tier of users can have at best, in one table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from tuner.judging.answer import answer
+from tuner.judging.slo import SLO
+from tuner.judging.summary import Summary, summarize
+from tuner.judging.verdicts import judge
+
+#: What a plain SLO's only tier is called.
+ONLY = "SLO"
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One kind of users: its SLO, the batches judged by it, and their summary."""
+
+    slo: SLO
+    judged: pd.DataFrame
+    summary: Summary
+
+    @property
+    def answer(self) -> list[str]:
+        """The result in words, most important line first."""
+        return answer(self.judged, self.summary, self.slo)
+
+
+@dataclass(frozen=True)
+class Tiers:
+    """The tiers by name, in the order of the document."""
+
+    tiers: dict[str, Tier]
+
+    @property
+    def summaries(self) -> dict[str, Summary]:
+        """The summary of each tier."""
+        return {name: tier.summary for name, tier in self.tiers.items()}
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a tier: `tier`, `scenario`, `best_level`, `max_throughput` (output tokens/s), `goodput` (requests/s),
+        `bracket`, `compliant` and `total` (batches), `slo`; missing where no batch complies.
+        """
+        rows = [_row(name, tier) for name, tier in self.tiers.items()]
+        kinds = {"best_level": "Int64", "max_throughput": "float64", "goodput": "float64", "scenario": "str"}
+        return pd.DataFrame(rows).astype(kinds)
+
+
+def tiers(batches: pd.DataFrame, document: SLO | Mapping[str, Any]) -> Tiers:
+    """Judge every batch by each of several SLOs.
+
+    Args:
+        batches: one row a batch, as from `load_batches`.
+        document: the SLO with tiers, or its document: `{tiers: {chat: {ttft: …}, batch: {…}}}`; a plain one is the
+            only tier, `SLO`.
+
+    Raises:
+        SLOError: the document is wrong; the message names the place.
+    """
+    slo = document if isinstance(document, SLO) else SLO.parse(document)
+    judged = {name: (each, judge(batches, each)) for name, each in dict(slo.tiers or {ONLY: slo}).items()}
+    return Tiers({name: Tier(each, rows, summarize(rows)) for name, (each, rows) in judged.items()})
+
+
+def _row(name: str, tier: Tier) -> dict[str, Any]:
+    summary, best = tier.summary, tier.summary.best
+    return {
+        "tier": name,
+        "scenario": summary.scenario,
+        "best_level": summary.best_level,
+        "max_throughput": summary.max_throughput,
+        "goodput": None if best is None else best["goodput"],
+        **{part: getattr(summary, part) for part in ("bracket", "compliant", "total")},
+        "slo": ", ".join(map(str, tier.slo.constraints)),
+    }

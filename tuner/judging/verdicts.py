@@ -1,0 +1,255 @@
+"""Batches → verdicts: each batch against each constraint of the SLO, in one table and one loop."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tuner.batches import results
+from tuner.batches.cache import Reading, readings_of
+from tuner.batches.measure import Columns, Floats, measure
+from tuner.core.run_directory import COMPLETED
+from tuner.errors import SLOError
+from tuner.judging.attainment import attainments, goodput
+from tuner.judging.evidence import (
+    TOO_FEW,
+    TOO_NEAR,
+    distance,
+    is_bounded,
+    latency_limits,
+    requests_needed_for,
+    straddling,
+)
+from tuner.judging.intervals import CONFIDENCE, intervals
+from tuner.judging.slo import SLO, Constraint
+
+__all__ = ["SLO", "check_batch_slo_compliance", "judge"]
+
+PASS, SOFT, FAIL, UNKNOWN = "pass", "soft", "fail", "unknown"
+Flags = NDArray[np.bool_]
+#: Verdicts of batches that count.
+COMPLIANT = (PASS, SOFT)
+HARD_FAIL, SOFT_VIOLATION = "HARD_FAIL", "SOFT_VIOLATION"
+#: Relative difference that rounding makes, such as by a file in milliseconds: it violates nothing.
+ROUNDING = 1e-9
+#: Largest exponent of a penalty, so that it stays finite: e^20 is 5 · 10⁸.
+STEEPEST = 20.0
+#: Where the load generator's own share of a metric is found; of the whole latency it is at least that of its TTFT.
+CLIENT_SHARES = {"ttft": "client_ttft", "tpot": "client_tpot", "e2e_latency": "client_ttft"}
+
+
+def judge(batches: pd.DataFrame, slo: SLO | Mapping[str, Any]) -> pd.DataFrame:
+    """Judge every batch against the SLO.
+
+    Args:
+        batches: one row a batch, as from `load_batches`.
+        slo: the SLO, or its document.
+
+    Returns:
+        A copy with `verdict` (pass, soft, fail, unknown), `violations` (a list of dicts: metric, threshold, actual,
+        violation_ratio, type), `verdict_reason`, `penalty` (0 where nothing is violated, NaN where unknown),
+        `evidence` (strong, weak; weak too where a value lies nearer to its threshold than the load generator's own
+        share of it, or its interval on both sides of it), `evidence_reason` (why it is weak), `attainment` (the share
+        of all requests, failed ones included, that met every latency threshold; NaN where the file is gone or has no
+        requests) and `goodput` (such requests/s). A batch that did not complete, or that was run again later, is
+        unknown. The intervals are those of `intervals` where the batches have them already; else they are computed
+        for what is limited.
+
+    Raises:
+        SLOError: `slo` is a document and is wrong.
+    """
+    return _Judgement(batches, _as_slo(slo)).frame()
+
+
+def check_batch_slo_compliance(
+    batch_metrics: Mapping[str, Any], slo_config: SLO | Mapping[str, Any]
+) -> tuple[bool, dict[str, dict[str, Any]]]:
+    """Judge one batch by what genai-bench wrote of it.
+
+    Args:
+        batch_metrics: an `aggregated_metrics` dict (in seconds, unless it holds `_time_unit`), or the whole file's.
+        slo_config: the SLO, or its document.
+
+    Returns:
+        Whether the batch counts (soft violations do), and for each violated metric (named as the columns are, such as
+        `ttft_p90`): threshold, actual, violation_ratio and type (HARD_FAIL or SOFT_VIOLATION). A metric that is
+        missing or too weak to judge makes the batch not count and is listed too, with a `reason` and without a ratio.
+
+    Raises:
+        SLOError: the SLO is wrong.
+    """
+    file = results.mend(_as_file(batch_metrics))
+    numbers = measure(Columns(file))
+    row = {name: getattr(numbers, name) for name in ("completed", "error_rate", "output_throughput")}
+    judgement = _Judgement(pd.DataFrame([row | numbers.latencies]), _as_slo(slo_config))
+    return judgement.verdicts[0] in COMPLIANT, judgement.details(0)
+
+
+def _as_slo(slo: SLO | Mapping[str, Any]) -> SLO:
+    return slo if isinstance(slo, SLO) else SLO.parse(slo)
+
+
+def _as_file(metrics: Any) -> dict[str, Any]:
+    if not isinstance(metrics, Mapping):
+        raise SLOError(f"batch_metrics must be the aggregated_metrics of one batch, not {type(metrics).__name__}")
+    if isinstance(metrics.get("aggregated_metrics"), Mapping):
+        return dict(metrics)
+    return {"aggregated_metrics": dict(metrics), "_time_unit": metrics.get("_time_unit")}
+
+
+class _Judgement:
+    """The table of all constraints against all batches."""
+
+    def __init__(self, batches: pd.DataFrame, slo: SLO) -> None:
+        self.batches = batches
+        self.slo = slo
+        superseded = self._column("superseded", False).eq(True)
+        self.judged = (self._column("outcome", COMPLETED).eq(COMPLETED) & ~superseded).to_numpy(bool)
+        self.findings = [_Finding(self, constraint) for constraint in slo.all_constraints]
+        self.verdicts = self._verdicts()
+
+    def _column(self, name: str, default: Any) -> "pd.Series[Any]":
+        return self.batches[name] if name in self.batches else pd.Series(default, index=self.batches.index)
+
+    def numbers(self, name: str) -> Floats:
+        values = pd.to_numeric(self._column(name, np.nan), errors="coerce").to_numpy("float64", na_value=np.nan)
+        return np.where(np.isfinite(values), values, np.nan)
+
+    def frame(self) -> pd.DataFrame:
+        rows, shares = range(len(self.batches)), self.attainments()
+        judged = self.batches.assign(
+            verdict=pd.Series(self.verdicts, self.batches.index, dtype="str"),
+            verdict_reason=pd.Series([self.reason(row) for row in rows], self.batches.index, dtype="str"),
+            violations=pd.Series([self.violations(row) for row in rows], self.batches.index, dtype="object"),
+            penalty=self.penalties(),
+            evidence=pd.Series(np.where(self.strong(), "strong", "weak"), self.batches.index, dtype="str"),
+            evidence_reason=pd.Series(self.doubts, self.batches.index, dtype="str"),
+            attainment=shares,
+            goodput=goodput(shares, self.numbers("requests"), self.numbers("duration")),
+        )
+        judged.attrs["slo"] = self.slo.to_dict()  # so that a figure of it can draw the thresholds
+        return judged
+
+    def _verdicts(self) -> list[str]:
+        hard, unknown, soft = (self._any(mask) for mask in ("hard", "unknown", "soft"))
+        chosen = np.select([~self.judged, hard, unknown, soft], [UNKNOWN, FAIL, UNKNOWN, SOFT], PASS)
+        return [str(verdict) for verdict in chosen]
+
+    def _any(self, mask: str) -> Flags:
+        """Where any constraint's `mask` is set."""
+        return np.asarray(np.any([getattr(finding, mask) for finding in self.findings], axis=0))
+
+    def violations(self, row: int) -> list[dict[str, Any]]:
+        return [finding.violation(row) for finding in self.findings if self.judged[row] and finding.violated[row]]
+
+    def details(self, row: int) -> dict[str, dict[str, Any]]:
+        """The violations of a row by metric, and what could not be judged."""
+        shown = [finding for finding in self.findings if finding.violated[row] or finding.unknown[row]]
+        return {finding.constraint.column: finding.detail(row) for finding in shown}
+
+    def reason(self, row: int) -> str:
+        """Why the verdict is what it is, as a sentence; empty for a pass."""
+        if not self.judged[row]:
+            said = [str(self._column(name, "").iloc[row]) for name in ("outcome", "reason")]
+            return ": ".join(part for part in said if part not in ("", COMPLETED))
+        return "; ".join(text for finding in self.findings if (text := finding.text(row)))
+
+    def penalties(self) -> Floats:
+        total = sum((finding.penalty for finding in self.findings), start=np.zeros(len(self.batches)))
+        return np.where(np.array(self.verdicts, "str") == UNKNOWN, np.nan, total)
+
+    def attainments(self) -> Floats:
+        """The share of all requests, failed ones included, that met every latency threshold; NaN where unknown."""
+        return attainments(self.readings, latency_limits(self.slo))
+
+    @cached_property
+    def readings(self) -> list[Reading | None]:
+        """What is kept of each batch's file, read once for all that needs single requests."""
+        return readings_of(self.batches)
+
+    @cached_property
+    def bounds(self) -> pd.DataFrame:
+        """The intervals of what is limited: those that the batches have already, or else from their requests."""
+        columns = [finding.constraint.column for finding in self.findings if is_bounded(finding.constraint)]
+        if all(f"{column}_low" in self.batches for column in columns):
+            return self.batches
+        return intervals(self.batches, columns, self.confidence, self.readings)
+
+    @property
+    def confidence(self) -> float:
+        return self.slo.confidence or CONFIDENCE
+
+    @cached_property
+    def doubts(self) -> list[str]:
+        """Why the evidence is weak; empty where it is strong, or nothing was judged."""
+        few, near = (self._any(mask) for mask in ("weak", "near"))
+        actuals = {finding.constraint: finding.actual for finding in self.findings}
+        across = np.array(straddling(actuals, self.bounds, self.confidence), "object")
+        found = np.where(few, TOO_FEW, np.where(near, TOO_NEAR, across))
+        return [str(doubt) for doubt in np.where(self.judged, found, "")]
+
+    def strong(self) -> Flags:
+        return np.asarray(self.judged & np.array([not doubt for doubt in self.doubts], bool))
+
+
+class _Finding:
+    """One constraint against all batches; every field is an array with one element a batch."""
+
+    def __init__(self, judgement: _Judgement, constraint: Constraint) -> None:
+        self.constraint = constraint
+        slo = judgement.slo
+        self.actual = judgement.numbers(constraint.column)
+        self.ratio = constraint.sign * (self.actual - constraint.threshold) / constraint.threshold
+        self.needed = requests_needed_for(constraint, judgement.confidence)
+        self.completed = judgement.numbers("completed")
+        self.weak = (self.needed > 0) & ~(self.completed >= self.needed)
+        self.missing = np.isnan(self.actual) & (not constraint.implied)
+        self.unknown = self.missing | (self.weak & (slo.confidence is not None))
+        self.share = judgement.numbers(CLIENT_SHARES.get(constraint.metric, ""))
+        self.near = distance(constraint, self.actual) < self.share
+        self.violated = self.ratio > ROUNDING
+        self.over = self.violated & constraint.hard_fail & (self.ratio > constraint.fail_ratio + ROUNDING)
+        self.hard = self.over & ~self.unknown
+        self.soft = self.violated & ~self.over & ~self.unknown
+        exponent = np.clip(np.nan_to_num(self.ratio) / slo.steepness, 0, STEEPEST)
+        self.penalty = constraint.weight * np.expm1(np.where(self.violated, exponent, 0.0))
+
+    def violation(self, row: int) -> dict[str, Any]:
+        return {
+            "metric": self.constraint.column,
+            "threshold": self.constraint.threshold,
+            "actual": float(self.actual[row]),
+            "violation_ratio": float(self.ratio[row]),
+            "type": HARD_FAIL if self.over[row] else SOFT_VIOLATION,
+        }
+
+    def detail(self, row: int) -> dict[str, Any]:
+        if self.violated[row]:
+            known = {key: value for key, value in self.violation(row).items() if key != "metric"}
+        else:
+            actual = None if self.missing[row] else float(self.actual[row])
+            known = {
+                "threshold": self.constraint.threshold,
+                "actual": actual,
+                "violation_ratio": None,
+                "type": HARD_FAIL,
+            }
+        return known | ({"reason": self.text(row)} if self.unknown[row] or self.constraint.implied else {})
+
+    def text(self, row: int) -> str:
+        """What is to be said of this constraint; nothing where it is met."""
+        name, limit = self.constraint.label, f"{self.constraint.threshold:.4g}{self.constraint.unit}"
+        if self.missing[row]:
+            return f"{name} is not known"
+        if self.unknown[row]:
+            there = "nobody knows how many" if np.isnan(self.completed[row]) else f"{self.completed[row]:.0f}"
+            return f"{name} needs {self.needed} completed requests, there are {there}"
+        if not self.violated[row]:
+            return ""
+        against = f"{self.actual[row]:.4g}{self.constraint.unit} {'<' if self.constraint.sign < 0 else '>'} {limit}"
+        implied = ", implied as the SLO names no error_rate" if self.constraint.implied else ""
+        own = f", of which {self.share[row]:.2g} s may be the load generator's own" if self.near[row] else ""
+        return f"{name} {against} ({self.ratio[row]:+.0%}{implied}{own})"

@@ -1,0 +1,206 @@
+"""What the notebooks call: the same cell shows a panel to a person and runs at once for papermill."""
+
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.core.run_directory import Experiment
+from tuner.engines.parameters import suggest
+from tuner.errors import SpecError
+from tuner.judging.verdicts import SLO
+from tuner.report.page import table_html
+from tuner.report.write import Asked, Results, read_results, run_comparison, save_report, write_report
+from tuner.search.kinds import SEARCH, SWEEP, Kind
+from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec
+
+if TYPE_CHECKING:
+    from tuner.notebook.panels import ServerPanel, SweepPanel, TunePanel
+    from tuner.report.compared import Compared
+
+    Panel = SweepPanel | TunePanel
+
+#: what a notebook's parameters cell may hold besides the spec's own parameters
+RUN_NOW, RUN_FOLDER = "run_now", "run_folder"
+_COMPARES = {"baseline", "candidate", "tolerance", "junit", "fail_on_regression"}
+#: a row of a table stays one line, which JupyterLab would wrap
+_ONE_LINE = "<style>.tuner-rows {overflow-x: auto} .tuner-rows td {white-space: nowrap !important}</style>"
+_PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
+_JUPYTERS_OWN = {"In", "Out"}
+
+
+def sweep(namespace: dict[str, Any]) -> "Panel | Results":
+    """Show the sweep panel, or with `run_now` run the sweep and show its results.
+
+    Args:
+        namespace: the notebook's `globals()`; its plain values are the parameters.
+
+    Returns:
+        The panel, or the results of the finished sweep.
+
+    Raises:
+        SpecError: a parameter is unknown or has a wrong value.
+    """
+    return _shown_or_run(namespace, SWEEP)
+
+
+def tune(namespace: dict[str, Any]) -> "Panel | Results":
+    """Show the search panel, or with `run_now` run the search and show its results.
+
+    Args:
+        namespace: the notebook's `globals()`; its plain values are the parameters.
+
+    Returns:
+        The panel, or the results of the finished search.
+
+    Raises:
+        SpecError: a parameter is unknown or has a wrong value.
+    """
+    return _shown_or_run(namespace, SEARCH)
+
+
+def _shown_or_run(namespace: dict[str, Any], kind: Kind) -> "Panel | Results":
+    """The panel of a kind of run, shown; or with `run_now` the results of such a run."""
+    parameters = parameters_in(namespace, {*kind.asks.model_fields, RUN_NOW, RUN_FOLDER})
+    run_now = _yes_or_no(RUN_NOW, parameters.pop(RUN_NOW, False))
+    folder = parameters.pop(RUN_FOLDER, None)
+    if run_now:
+        return run_here(kind, make_spec(parameters, kind.asks), folder)
+    from tuner.notebook.panels import PANELS
+
+    panel = PANELS[kind.name](parameters)
+    panel.show()
+    return panel
+
+
+def launch_server(namespace: dict[str, Any]) -> "ServerPanel":
+    """Show the panel that launches a server.
+
+    Args:
+        namespace: the notebook's `globals()`; its plain values are the parameters.
+
+    Raises:
+        SpecError: a parameter is unknown or has a wrong value.
+    """
+    from tuner.notebook.panels import ServerPanel
+
+    panel = ServerPanel(parameters_in(namespace, set(ServeSpec.model_fields)))
+    panel.show()
+    return panel
+
+
+def compare(namespace: dict[str, Any]) -> "Compared | Results":
+    """Show what changed from baseline to candidate, or several runs side by side.
+
+    Args:
+        namespace: the notebook's `globals()`. `baseline` and `candidate` are run directories, genai-bench folders or
+            reports, one or a list of each; where neither is given, `paths` are shown side by side. `slo` is a file or
+            its content, `tolerance` a share such as `5%`, `report` an HTML file and `junit` an XML file to write;
+            `fail_on_regression` ends with an error where the candidate is worse.
+
+    Raises:
+        SpecError: a parameter is unknown or has a wrong value.
+        PathError: a path holds no batch.
+        Regressed: the candidate is worse, and that was to fail.
+    """
+    parameters = parameters_in(namespace, {"paths", *_COMPARES, "slo", "report"})
+    asked = make_spec({"slo": parameters.get("slo") or None}, SweepSpec).slo
+    slo = SLO.parse(asked) if asked else None
+    if parameters.get("baseline") or parameters.get("candidate"):
+        return _compare(parameters, slo)
+    paths = _paths(parameters.get("paths"))
+    if not paths:
+        raise SpecError("baseline and candidate: missing; name runs, such as baseline = 'runs/…' (or paths, a list)")
+    results = read_results(*paths, slo=slo)
+    show(results)
+    if target := parameters.get("report"):
+        save_report(results, Path(target))
+    return results
+
+
+def _compare(parameters: dict[str, Any], slo: SLO | None) -> "Compared":
+    fails = _yes_or_no("fail_on_regression", parameters.get("fail_on_regression", False))
+    report, junit = (Path(parameters[name]) if parameters.get(name) else None for name in ("report", "junit"))
+    sides = [_paths(parameters.get(name)) for name in ("baseline", "candidate")]
+    asked = Asked(sides[0], sides[1], slo, parameters.get("tolerance", "5%"), report, junit, fails)
+    return run_comparison(asked, show_comparison)
+
+
+def _paths(value: Any) -> list[Path]:
+    """One path, or a list of them."""
+    if value is not None and not isinstance(value, (str, list, tuple)):
+        raise SpecError(f"{value!r} is no path; write one as text, or a list of them")
+    return [Path(path) for path in ([value] if isinstance(value, str) else value or [])]
+
+
+def run_here(kind: Kind, spec: SweepSpec, folder: str | None) -> Results:
+    """Run a sweep or a search in this process, write its report whatever happens, and show figures and table."""
+    experiment = Experiment.at(Path(folder)) if folder else Experiment.create(spec.runs, kind.name, spec.name)
+    try:
+        kind.run(spec, experiment, None)
+    finally:
+        if experiment.trial(1).facts_file.exists():
+            write_report(experiment.folder)
+    results = read_results(experiment.folder)
+    show(results)
+    results.must_have_survivors()
+    return results
+
+
+def show(results: Results) -> None:
+    """Display a run's answer, figures and table in the notebook; of a search, the trials' and how to run the best."""
+    from IPython.display import HTML, Markdown, display
+
+    from tuner.figures import notebook_bundle
+    from tuner.judging.summary import table
+
+    display(Markdown("\n\n".join(escape(line, quote=False) for line in results.answer)))
+    if results.command:
+        display(HTML(f"The best configuration again:<pre>{escape(results.command)}</pre>"))
+    for figure in results.figures:
+        display(notebook_bundle(figure), raw=True)
+    display(HTML(table_html(results.searched.table if results.searched else table(results.judged))))
+
+
+def show_comparison(compared: "Compared") -> None:
+    """Display in the notebook in what two sides differ: configuration, answer, figures and tables."""
+    from html import escape
+
+    from IPython.display import HTML, display
+
+    from tuner.figures import notebook_bundle
+    from tuner.judging.comparison_tables import LEGEND
+    from tuner.report.compared import SAME_CONFIGURATION
+
+    first, *rest = map(escape, compared.answer)
+    same = compared.configuration.empty
+    display(HTML(f"<h3>{escape(compared.title)}</h3>"))
+    display(HTML(SAME_CONFIGURATION if same else table_html(compared.configuration)))
+    display(HTML("<br>".join([f"<b>{first}</b>", *rest])))
+    for figure in compared.figures:
+        display(notebook_bundle(figure), raw=True)
+    for title, rows in compared.tables.items():
+        display(HTML(f'<h4>{title}</h4>{_ONE_LINE}<div class="tuner-rows">{table_html(rows)}</div>'))
+    display(HTML(f"<small>{LEGEND}</small>"))
+
+
+def parameters_in(namespace: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    """The parameters among a notebook's variables, which must be among the `known` ones.
+
+    Raises:
+        SpecError: a variable is no parameter; papermill itself takes a misspelt name for a new variable.
+    """
+    plain = {name: value for name, value in namespace.items() if _is_parameter(name, value)}
+    for name in plain:
+        if name not in known:
+            raise SpecError(f"unknown parameter {name!r}; {suggest(name, known)}")
+    return plain
+
+
+def _is_parameter(name: str, value: Any) -> bool:
+    return isinstance(value, _PLAIN) and not name.startswith("_") and name not in _JUPYTERS_OWN
+
+
+def _yes_or_no(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise SpecError(f"{name} must be True or False, got {value!r} (papermill: -p {name} True)")

@@ -1,0 +1,91 @@
+"""A form made from a spec: one field a parameter, with its help, and what is wrong with it, beside it."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Generic
+
+import ipywidgets as widgets
+
+from tuner.engines import registry
+from tuner.errors import TunerError
+from tuner.notebook.parts import LABEL, WIDE, text
+from tuner.sweep.asked import as_lines, as_text
+from tuner.sweep.spec import Spec, make_spec
+
+#: the fields that hold several lines of YAML
+AREAS = ("space", "constraints")
+_HELP = '<div style="color:#566575;line-height:1.3;padding:.35em .5em">{}</div>'
+
+
+class Form(Generic[Spec]):
+    """Fields for some of a spec's parameters; the others keep the values that they were given.
+
+    Args:
+        kind: the spec.
+        names: of the parameters that have a field.
+        given: initial values, of any parameter.
+    """
+
+    def __init__(self, kind: type[Spec], names: Sequence[str], given: dict[str, Any]) -> None:
+        self._kind, self._given = kind, given
+        self._fields = {name: self._field(name) for name in names}
+        self._notes = {name: widgets.HTML(self._help(name)) for name in names}
+        self._listeners: list[Callable[[], None]] = []
+        for field in self._fields.values():
+            field.observe(lambda _: self._changed(), "value")
+        rows = [widgets.HBox([self._fields[name], self._notes[name]]) for name in names]
+        self.widget = widgets.VBox(rows)
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each change, and now."""
+        self._listeners.append(listener)
+        listener()
+
+    def values(self) -> dict[str, Any]:
+        """What is filled in, and what was given besides."""
+        filled = {name: field.value for name, field in self._fields.items() if str(field.value).strip()}
+        return {**{name: value for name, value in self._given.items() if name not in self._fields}, **filled}
+
+    def spec(self) -> Spec:
+        """The spec that is filled in; what is wrong stands beside its field from now on.
+
+        Raises:
+            SpecError: something is wrong.
+        """
+        for name, note in self._notes.items():
+            note.value = self._help(name)
+        try:
+            return make_spec(self.values(), self._kind)
+        except TunerError as error:
+            self.blame(error)
+            raise
+
+    def blame(self, error: TunerError) -> bool:
+        """Show `error` beside the field that it names; False where it names none."""
+        word = next(iter(re.findall(r"\w+", str(error))), "")
+        name = word if word in self._notes else f"{word}s"  # of several, one may be named
+        if name in self._notes:
+            self._notes[name].value = text(str(error), error=True)
+        return name in self._notes
+
+    def fill(self, values: dict[str, Any]) -> None:
+        """Put `values` into their fields."""
+        for name, value in values.items():
+            self._fields[name].value = as_lines(value) if name in AREAS else as_text(value)
+
+    def _field(self, name: str) -> widgets.Widget:
+        field = self._kind.model_fields[name]
+        value = self._given.get(name, field.get_default(call_default_factory=True))
+        same = {"description": name.replace("_", " "), "layout": WIDE, "style": LABEL}
+        if name == "engine":
+            return widgets.Dropdown(options=registry.names(), value=value, **same)
+        if name in AREAS:
+            return widgets.Textarea(as_lines(value), rows=5, continuous_update=False, **same)
+        return widgets.Text(as_text(value), tooltip=field.description or "", continuous_update=False, **same)
+
+    def _help(self, name: str) -> str:
+        return _HELP.format(self._kind.model_fields[name].description or "")
+
+    def _changed(self) -> None:
+        for listener in self._listeners:
+            listener()

@@ -1,0 +1,203 @@
+"""What the panels of a sweep and of a search share: form, start and stop, progress, without blocking the kernel."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import ipywidgets as widgets
+from IPython.display import display
+
+from tuner.core.run_directory import Experiment
+from tuner.errors import TunerError
+from tuner.notebook.form import Form
+from tuner.notebook.parts import copyable, log_tail, text
+from tuner.report.results import Results, read_results
+from tuner.report.write import REPORT_FILE, write_report
+from tuner.search.kinds import Kind
+from tuner.sweep.asked import command_line, unlike_default
+from tuner.sweep.books import is_running
+from tuner.sweep.sweep import Stop
+
+_POLL_SECONDS = 0.5
+#: what a stop file says that is to end the level that runs, too
+_AT_ONCE = "at once"
+
+
+class Advance(NamedTuple):
+    """How far a run is.
+
+    Args:
+        ended: parts that have ended.
+        asked: parts that were asked for.
+        total: what has ended, in words.
+        doing: what is going on, in a few words.
+        log: the log of the server that runs.
+    """
+
+    ended: int
+    asked: int
+    total: str
+    doing: str
+    log: Path
+
+
+class RunPanel:
+    """A form, Run and Stop, progress, and results that grow.
+
+    The run directory is all that it knows of a run. So a panel that is shown anew finds the run that another one, or
+    the command line, has started, follows it, and can stop it.
+
+    Args:
+        parameters: initial values, as in the notebook's parameters cell.
+        view: shows results: `show(results)`, and its `widget`.
+    """
+
+    #: what it runs
+    kind: ClassVar[Kind]
+    #: what the form asks for; everything else of the spec can be set in the parameters cell
+    fields: ClassVar[Sequence[str]]
+
+    def __init__(self, parameters: dict[str, Any], view: Any) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.experiment: Experiment | None = None
+        self._stop = Stop()
+        self._form = Form(self.kind.asks, self.fields, parameters)
+        self._run = widgets.Button(description=f"Run {self.kind.noun}", button_style="primary", icon="play")
+        self._halt = widgets.Button(description="Stop", icon="stop", disabled=True)
+        self._bar = widgets.IntProgress(max=1)
+        self._status, self._command, self._log = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self._view = view
+        self._run.on_click(lambda _: self.start())
+        self._halt.on_click(lambda _: self.stop())
+        self._form.on_change(self._preview)
+
+    def advance(self, experiment: Experiment) -> Advance:
+        """How far the run is, read from its directory."""
+        raise NotImplementedError
+
+    def show(self) -> None:
+        """Display the panel, and the run that is going on or was the last."""
+        logs = widgets.Accordion([self._log], titles=["server log"])
+        buttons = widgets.HBox([self._run, self._halt, self._bar])
+        display(widgets.VBox([self._form.widget, self._command, buttons, self._status, logs, self._view.widget]))
+        self._spawn(self._find())
+
+    def start(self) -> None:
+        """Start the run; while one goes on this does nothing."""
+        if self.task is None or self.task.done():
+            self._spawn(self._begin())
+
+    def stop(self) -> None:
+        """End after the level that runs; pressed again, at once."""
+        if self.experiment is None:
+            return
+        file = self.experiment.stop_file
+        again = file.exists()
+        file.write_text(_AT_ONCE if again else "after this level")
+        self._say("stopping now" if again else "stopping after this level; press Stop again to stop at once")
+
+    def _spawn(self, work: Any) -> None:
+        self.task = asyncio.get_running_loop().create_task(self._shown(work))
+
+    async def _shown(self, work: Any) -> None:
+        """Do `work`; whatever goes wrong is shown here, since a task's traceback would only reach Lab's log console."""
+        try:
+            await work
+        except asyncio.CancelledError:
+            self._stop.at_once.set()
+            raise
+        except TunerError as error:
+            told = self._form.blame(error)
+            self._say("mend the field that is marked" if told else str(error), error=True)
+        except Exception as error:
+            self._say(f"{type(error).__name__}: {error}", error=True)
+        finally:
+            self._run.disabled, self._halt.disabled = False, True
+
+    def _preview(self) -> None:
+        """The command that does the same; and what is wrong, beside its field."""
+        try:
+            spec = self._form.spec()
+        except TunerError:
+            return
+        words = command_line(self.kind.name, unlike_default(spec))
+        self._command.value = "<b>the same from a shell:</b>" + copyable(words)
+
+    async def _find(self) -> None:
+        """Show the run that is going on, or else the last one of this name."""
+        spec, name = self._form.spec(), self.kind.name
+        files = sorted(spec.runs.glob(f"*Z-{name}-*/experiment.json"), reverse=True)
+        found = [Experiment(path.parent) for path in files]
+        going_on = next(filter(is_running, found), None)
+        if going_on:
+            self._say(f"following {going_on.folder}")
+            await self._follow(going_on)
+        last = going_on or next((one for one in found if one.folder.name.endswith(f"Z-{name}-{spec.name}")), None)
+        if last:
+            await self._conclude(last)
+
+    async def _begin(self) -> None:
+        self._stop = Stop()
+        spec = self._form.spec()
+        running = [path for path in spec.runs.glob("*/experiment.json") if is_running(Experiment(path.parent))]
+        if running:
+            await self._join(Experiment(running[0].parent))
+            return
+        experiment = Experiment.create(spec.runs, self.kind.name, spec.name)
+        work = asyncio.create_task(asyncio.to_thread(self.kind.run, spec, experiment, self._stop))
+        await self._follow(experiment, work)
+        await work
+        self._say("writing the report")
+        await asyncio.to_thread(write_report, experiment.folder)
+        await self._conclude(experiment)
+
+    async def _join(self, experiment: Experiment) -> None:
+        """Follow what goes on already: two runs at once would measure each other."""
+        if f"Z-{self.kind.name}-" in experiment.folder.name:
+            await self._follow(experiment)
+        else:
+            self._say(f"{experiment.folder} is running: wait for its end, or stop it", error=True)
+
+    async def _follow(self, experiment: Experiment, work: "asyncio.Task[None] | None" = None) -> None:
+        """Show what the run directory says until the run has ended."""
+        self.experiment = experiment
+        self._run.disabled, self._halt.disabled = True, False
+        ended = 0
+        while is_running(experiment) if work is None else not work.done():
+            if work is None:
+                await asyncio.sleep(_POLL_SECONDS)
+            else:
+                await asyncio.wait({work}, timeout=_POLL_SECONDS)
+            self._heed_stop_file(experiment)
+            now = self.advance(experiment)
+            self._bar.max, self._bar.value = max(1, now.asked), now.ended
+            self._log.value = log_tail(now.log)
+            if not experiment.stop_file.exists():
+                self._say(now.doing)
+            if now.ended > ended:
+                ended = now.ended
+                self._view.show(await self._results(experiment))
+
+    def _heed_stop_file(self, experiment: Experiment) -> None:
+        """A stop that another panel, perhaps in another tab, has asked for."""
+        if experiment.stop_file.exists():
+            self._stop.after_level.set()
+            if experiment.stop_file.read_text() == _AT_ONCE:
+                self._stop.at_once.set()
+
+    async def _conclude(self, experiment: Experiment) -> None:
+        """Say how a run ended, and show its results."""
+        state = experiment.facts.get("state", "")
+        now = self.advance(experiment)
+        if now.ended:
+            self._view.show(await self._results(experiment))
+        report = experiment.folder / REPORT_FILE
+        self._say(f"{state}: {now.total}; report: {report if report.exists() else 'none'}")
+
+    @staticmethod
+    async def _results(experiment: Experiment) -> Results:
+        return await asyncio.to_thread(read_results, experiment.folder)
+
+    def _say(self, words: str, *, error: bool = False) -> None:
+        self._status.value = text(words, error=error)

@@ -1,0 +1,221 @@
+"""The launch panel: a server chosen, its exact command seen before it runs, started, watched, stopped or handed on."""
+
+import asyncio
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+import yaml
+from IPython.display import display
+
+from tuner import figures
+from tuner.batches.batch import to_frame
+from tuner.core import claims, files, timestamps
+from tuner.core.run_directory import SERVER_FILE, Trial
+from tuner.core.server_record import READY, STARTING
+from tuner.engines import registry, tokenizer
+from tuner.engines.base import Place
+from tuner.errors import PathError, TunerError
+from tuner.notebook.form import Form
+from tuner.notebook.parts import copyable, draw, log_tail, text
+from tuner.servers import gpus, telemetry
+from tuner.servers.server import Server, launch
+from tuner.sweep.prepare import with_model
+from tuner.sweep.spec import ServeSpec
+
+FORM = ("engine", "model", "parameters", "gpus", "port", "command", "base_url", "api_key_env")
+#: where the server's record and log go, a folder a start
+SERVERS = Path("servers")
+#: what the sweep notebook, or `tuner sweep`, takes a server over from
+HANDOVER = "handover.yaml"
+_STOP = "stop"
+_POLL_SECONDS = 0.5
+
+
+class ServerPanel:
+    """A form, the exact command, Start and Stop, the log's end, and what the server uses.
+
+    A server belongs to the kernel that started it and ends with it. A panel that is shown anew finds it by its folder.
+
+    Args:
+        parameters: initial values, as in the notebook's parameters cell.
+    """
+
+    def __init__(self, parameters: dict[str, Any]) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self._folder: Path | None = None
+        self._port = _free_port()
+        self._form = Form(ServeSpec, FORM, parameters)
+        self._start = widgets.Button(description="Start server", button_style="primary", icon="play")
+        self._halt = widgets.Button(description="Stop", icon="stop", disabled=True)
+        self._hand_on = widgets.Button(
+            description="Hand over to sweep", icon="share", disabled=True, layout=widgets.Layout(width="auto")
+        )
+        self._gpus, self._command, self._status, self._log = (widgets.HTML() for _ in range(4))
+        self._use = widgets.Output()
+        self._start.on_click(lambda _: self.start())
+        self._halt.on_click(lambda _: self.stop())
+        self._hand_on.on_click(lambda _: self.hand_over())
+        self._form.on_change(self._preview)
+
+    def show(self) -> None:
+        """Display the panel, and the server that runs already."""
+        self._gpus.value = text(_gpus_here())
+        buttons = widgets.HBox([self._start, self._halt, self._hand_on])
+        log = widgets.Accordion([self._log], titles=["server log"], selected_index=0)
+        display(widgets.VBox([self._form.widget, self._gpus, self._command, buttons, self._status, log, self._use]))
+        self._spawn(self._find())
+
+    def start(self) -> None:
+        """Start the server; while one runs this does nothing."""
+        if self.task is None or self.task.done():
+            self._spawn(self._serve())
+
+    def stop(self) -> None:
+        """End the server, whichever panel of this kernel started it."""
+        if self._folder:
+            (self._folder / _STOP).touch()
+            self._say("stopping")
+
+    def hand_over(self) -> None:
+        """Write down where the server is, for the sweep notebook and for `tuner sweep`."""
+        if self._folder:
+            record = files.read_json(self._folder / SERVER_FILE)
+            files.write_atomically(Path(HANDOVER), yaml.safe_dump(handover(record, self._form.values())))
+            self._say(f"handed over: open sweep.ipynb, its form is filled in; or run: tuner sweep {HANDOVER}")
+
+    def _spec(self) -> ServeSpec:
+        spec = self._form.spec()
+        owned = registry.find(spec.engine).owned
+        return spec if spec.port or not owned else spec.model_copy(update={"port": self._port})
+
+    def _preview(self) -> None:
+        """The exact command, before anything runs."""
+        self._command.value = ""
+        try:
+            spec = self._spec()
+            engine = registry.find(spec.engine)
+            if not engine.owned:
+                self._command.value = text(f"attaches to {spec.base_url or 'base_url'}; nothing is started")
+                return
+            if spec.engine == "llamacpp" and not spec.model:
+                spec = spec.model_copy(update={"model": "the demo's model, fetched at the start"})
+            command = engine.command(spec, Place(spec.port or self._port))
+            self._command.value = "<b>will run:</b>" + copyable(" ".join(command))
+        except TunerError as error:
+            self._command.value = "" if self._form.blame(error) else text(str(error), error=True)
+
+    def _spawn(self, work: Any) -> None:
+        self.task = asyncio.get_running_loop().create_task(self._shown(work))
+
+    async def _shown(self, work: Any) -> None:
+        try:
+            await work
+        except TunerError as error:
+            told = self._form.blame(error)
+            self._say("mend the field that is marked" if told else str(error), error=True)
+        except Exception as error:  # a task's traceback would only reach Lab's log console
+            self._say(f"{type(error).__name__}: {error}", error=True)
+        finally:
+            self._start.disabled, self._halt.disabled, self._hand_on.disabled = False, True, True
+
+    async def _find(self) -> None:
+        """Follow the server that an earlier panel of this kernel has started, if it still runs."""
+        for folder in sorted(SERVERS.glob(f"*/{SERVER_FILE}"), reverse=True):
+            record = files.read_json(folder)
+            if record.get("state") in (STARTING, READY) and _is_ours(record.get("pid")):
+                self._folder = folder.parent
+                await self._follow(None)
+                return
+
+    async def _serve(self) -> None:
+        spec = self._spec()
+        self._start.disabled = True
+        self._say("starting")
+        spec = await asyncio.to_thread(with_model, spec)
+        folder = SERVERS / f"{timestamps.to_stamp(timestamps.now())}-{spec.engine}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        with ExitStack() as running:
+            launching = asyncio.create_task(asyncio.to_thread(launch, spec, Trial(folder)))
+            while not launching.done():
+                await asyncio.wait({launching}, timeout=_POLL_SECONDS)
+                self._log.value = log_tail(Trial(folder).server_log)
+            server = await launching
+            running.callback(server.stop)
+            running.enter_context(telemetry.Recorder(server))
+            await self._follow(server)
+            await asyncio.to_thread(running.close)
+        self._port = _free_port()
+        self._preview()
+        self._say("stopped")
+
+    async def _follow(self, server: Server | None) -> None:
+        """Show what the server does until it ends, or somebody wants it to."""
+        folder = self._folder or Path()
+        self._start.disabled, self._halt.disabled = True, False
+        while server is not None or (folder / SERVER_FILE).exists():
+            record = files.read_json(folder / SERVER_FILE)
+            ready = record.get("state") == READY
+            self._hand_on.disabled = not ready
+            self._log.value = log_tail(folder / "server.log")
+            self._draw_use(folder)
+            if server is not None and (failure := await asyncio.to_thread(server.failure)):
+                raise failure
+            stopping = (folder / _STOP).exists()
+            if (server is not None and stopping) or (server is None and record.get("state") not in (STARTING, READY)):
+                return
+            if ready and not stopping and not self._status.value.count("handed over"):
+                self._say(f"ready: {record['served_name']} at {record['base_url']}/v1; it ends with this kernel")
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _draw_use(self, folder: Path) -> None:
+        try:
+            samples = telemetry.load(folder)
+        except (PathError, ValueError):
+            return
+        if len(samples) > 1:
+            draw(self._use, figures.timeline(to_frame([]), pd.DataFrame(samples.tail(300))))
+
+    def _say(self, words: str, *, error: bool = False) -> None:
+        self._status.value = text(words, error=error)
+
+
+def handover(record: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a sweep that attaches to a server which runs.
+
+    Args:
+        record: its `server.json`.
+        asked: the form's values; of them only the name of the key's variable is passed on.
+    """
+    local = record["engine"] == "llamacpp"
+    folder = str(tokenizer.tokenizer_folder(Path(record["model"]))) if local else record["model"]
+    values = {"engine": "attach", "model": record["served_name"], "base_url": record["base_url"], "tokenizer": folder}
+    return values | {name: value for name, value in asked.items() if name == "api_key_env" and value}
+
+
+def _free_port() -> int:
+    holders = claims.reserve_port(None)
+    port = claims.port_of(holders[0])
+    for holder in holders:
+        holder.close()
+    return port
+
+
+def _is_ours(pid: Any) -> bool:
+    """Whether the process runs, and was started by this kernel's user."""
+    try:
+        os.kill(int(pid), 0)
+    except (OSError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _gpus_here() -> str:
+    found = gpus.gpus()
+    if not found:
+        return f"no GPU here: {gpus.why_none()[0]}"
+    return "\n".join(f"GPU {gpu.index} {gpu.name}: {'free' if gpu.is_free else gpu.use}" for gpu in found)

@@ -1,0 +1,211 @@
+"""What stands beside the batches: what was asked, the servers and what they used, how requests were spread, code."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pandas as pd
+
+from tuner.batches import report_data as carried
+from tuner.batches.cache import readings_of
+from tuner.batches.genai_bench_folder import asked_of_genai_bench
+from tuner.batches.load import load_batches
+from tuner.core import files
+from tuner.core.run_directory import EXPERIMENT_FILE, SEARCH, SERVER_FILE, SERVER_LOG
+from tuner.core.secrets import Guard
+from tuner.core.timestamps import to_utc
+from tuner.judging import tried
+from tuner.judging.intervals import CONFIDENCE, intervals
+from tuner.judging.trials import load_trials
+from tuner.judging.verdicts import SLO
+from tuner.report import run_files
+from tuner.report.spreads import Spreads, spreads
+
+NOTEBOOK = "report.ipynb"
+#: so many batches are not looked at one by one
+_MANY = 200
+_TEXTS = ("experiment", "engine", "model", "scenario", "reason", "warnings")
+
+
+@dataclass(frozen=True)
+class Background:
+    """All of a run that is shown and is no batch.
+
+    Args:
+        facts: `experiment.json`, empty where there is none.
+        servers: each trial's `server.json`, with its `run_folder` and `trial`.
+        runs: what each run was made with, as `figures.trend` takes it.
+        read_telemetry: gives `telemetry`.
+        read_spreads: gives `spreads`.
+        intervals: confidence intervals of each batch's numbers, as `judging.intervals` gives; perhaps without columns.
+        code: the cells of the notebook that ran.
+        trials: of a search, as from `load_trials`; empty where the run is none.
+        slo: the SLO document that was asked for, of several runs if it is the same; or that a report judged by.
+        known_attainment: of each batch under the run's own SLO, where a report carries it.
+        folders: the run directories; empty where all this comes from a report.
+    """
+
+    facts: dict[str, Any]
+    servers: list[dict[str, Any]]
+    runs: list[dict[str, Any]]
+    read_telemetry: Callable[[], pd.DataFrame]
+    read_spreads: Callable[[], Spreads]
+    intervals: pd.DataFrame
+    code: list[str]
+    trials: pd.DataFrame
+    slo: dict[str, Any] | None = None
+    known_attainment: list[float | None] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+
+    @cached_property
+    def telemetry(self) -> pd.DataFrame:
+        """`at` (UTC) and what was sampled, of all trials; perhaps empty."""
+        return self.read_telemetry()
+
+    @cached_property
+    def spreads(self) -> Spreads:
+        """Quantiles of each batch's requests, by latency, in the order of the batches."""
+        return self.read_spreads()
+
+    def must_hold_no_secret(self, batches: pd.DataFrame) -> None:
+        """Search everything that a report shows, and the logs that lie beside it.
+
+        Raises:
+            SecretFound: a key stands somewhere; the message names the place.
+        """
+        asked = self.facts.get("spec", {})
+        guard = Guard(filter(None, [asked.get("api_key_env")]) if isinstance(asked, dict) else ())
+        guard.check_values(self.facts, EXPERIMENT_FILE)
+        guard.check_values(self.servers, SERVER_FILE)
+        guard.check_values(self.code, NOTEBOOK)
+        for trial in tried.to_records(self.trials):
+            guard.check_values(trial, f"trial {trial['trial']}")
+        for row in batches[list(_TEXTS)].assign(level=batches["concurrency"].astype(str)).to_dict("records"):
+            level = row.pop("level")
+            guard.check_values({str(name): text for name, text in row.items()}, f"the batch at concurrency {level}")
+        for folder in self.folders:
+            for log in [*sorted(folder.glob(f"trials/*/{SERVER_LOG}")), *sorted(folder.glob("*.log"))]:
+                guard.check_file(log, str(log.relative_to(folder)))
+
+
+#: a run, and the batches that are looked at of it
+Run = tuple[Background, pd.DataFrame]
+
+
+def background(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None = None) -> Background:
+    """What stands beside the batches of `paths`; the first one's facts are those of all.
+
+    Args:
+        paths: run directories, genai-bench folders, files or reports.
+        batches: theirs.
+        slo: judges them: its confidence is that of the intervals, and it scores the trials of a search; by default
+            their own. What a report says of trials stays as it is.
+
+    Raises:
+        PathError: a report is damaged.
+    """
+    if len(paths) == 1 and carried.is_page(paths[0]):
+        return _of_report(carried.unpack(paths[0]), batches.index, slo.to_dict() if slo else None)
+    folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
+    asked, document = _asked(paths[0]), slo.to_dict() if slo else None
+    servers = [list(run_files.servers(folder)) for folder in folders]
+    documents = [run_files.read(folder / EXPERIMENT_FILE) for folder in folders]
+    is_search = asked.facts.get("kind") == SEARCH
+    return replace(
+        asked,
+        servers=[server for own in servers for server in own],
+        runs=[run_files.made_with(*run) for run in zip(folders, documents, servers, strict=True)],
+        read_telemetry=lambda: run_files.telemetry([] if is_search else folders),  # no figure of a search shows it
+        read_spreads=lambda: spreads(readings_of(batches)),
+        intervals=_intervals(batches, document or asked.slo),
+        trials=_trials(paths, asked.facts, slo),
+        slo=run_files.slo_of(documents),
+        folders=folders,
+    )
+
+
+def runs_at(path: Path) -> list[Run]:
+    """Each run at `path` with its batches, without what only figures show.
+
+    Raises:
+        PathError: there is no batch, or a report is damaged.
+    """
+    batches = load_batches(path)
+    if carried.is_page(path):
+        return [(_of_report(carried.unpack(path), batches.index, None), batches)]
+    return [(_of_run(Path(str(folder))), own) for folder, own in batches.groupby("run_folder", sort=False)]
+
+
+def _of_run(folder: Path) -> Background:
+    return replace(_asked(folder), servers=list(run_files.servers(folder)), folders=[folder])
+
+
+def _asked(folder: Path) -> Background:
+    """What was asked of a run, or of a plain genai-bench folder, and the code that ran."""
+    facts_file = folder / EXPERIMENT_FILE
+    facts = files.read_json(facts_file) if facts_file.exists() else asked_of_genai_bench(folder)
+    return Background(
+        facts=facts | run_files.state(facts, folder),
+        servers=[],
+        runs=[],
+        read_telemetry=_no_telemetry,
+        read_spreads=dict,
+        intervals=pd.DataFrame(),
+        code=run_files.code(folder / NOTEBOOK),
+        trials=tried.from_records([]),
+        slo=facts.get("spec", {}).get("slo"),
+    )
+
+
+def _no_telemetry() -> pd.DataFrame:
+    return pd.DataFrame({"at": []})
+
+
+def _intervals(batches: pd.DataFrame, slo: Any) -> pd.DataFrame:
+    """Those of every number; of very many batches only what the verdicts need, which `judge` finds by itself."""
+    if len(batches) > _MANY:
+        return pd.DataFrame(index=batches.index)
+    return intervals(batches, confidence=_confidence(slo))
+
+
+def _confidence(slo: Any) -> float:
+    """The SLO's own confidence, where its document names one."""
+    asked = slo.get("confidence") if isinstance(slo, dict) else None
+    return asked if isinstance(asked, float) and 0 < asked < 1 else CONFIDENCE
+
+
+def _of_report(content: carried.Carried, index: "pd.Index[Any]", slo: dict[str, Any] | None) -> Background:
+    """Its intervals are those of its own confidence, and of no use for another."""
+    same = slo is None or _confidence(slo) == _confidence(content.slo)
+    samples = pd.DataFrame(content.telemetry)
+    if len(samples):
+        samples = samples.assign(at=to_utc(samples["at"]))
+    return Background(
+        facts=content.facts,
+        servers=content.servers,
+        runs=content.runs,
+        read_telemetry=lambda: samples,
+        read_spreads=lambda: content.spreads,
+        intervals=_carried_intervals(content.intervals, index) if same else pd.DataFrame(index=index),
+        code=content.code,
+        trials=tried.from_records(msgspec.to_builtins(content.trials)),
+        slo=content.slo,
+        known_attainment=content.attainment,
+    )
+
+
+def _carried_intervals(content: dict[str, list[Any]], index: "pd.Index[Any]") -> pd.DataFrame:
+    """The intervals of a report, with the index of its batches; without columns where it carries none."""
+    if not content or any(len(values) != len(index) for values in content.values()):
+        return pd.DataFrame(index=index)
+    found = pd.DataFrame(content, index)
+    return found.astype({name: "str" if name == "interval_over" else "float64" for name in found})
+
+
+def _trials(paths: Sequence[Path], facts: dict[str, Any], slo: SLO | None) -> pd.DataFrame:
+    """The trials of the one search that is shown; none where it is no search, or one of several runs."""
+    is_search = len(paths) == 1 and facts.get("kind") == SEARCH
+    return load_trials(paths[0], slo) if is_search else tried.from_records([])

@@ -1,0 +1,179 @@
+"""Two sides and what they differ in: what the terminal, notebooks, JUnit and the HTML file show of a comparison."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tuner import figures
+from tuner.batches.batch import records
+from tuner.errors import NothingSurvived, Regressed, SpecError
+from tuner.judging import comparison_tables as changes
+from tuner.judging import comparison_words as words
+from tuner.judging.comparison import Comparison, compare
+from tuner.judging.verdicts import SLO
+from tuner.report.configuration import differences
+from tuner.report.results import axis
+from tuner.report.sides import Side, agreed_slo, read_side, runs_of
+
+#: raised when a reader of today could not read the JSON any more
+FORMAT = 1
+SAME_CONFIGURATION = "Everything that was recorded of server, machine, load and versions is the same on both sides."
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison with all that is shown beside it.
+
+    Args:
+        baseline: what the candidate is held against.
+        candidate: what is asked about.
+        slo: judged both sides; None for none.
+        slo_note: why it was this one.
+        configuration: in what the sides differ besides numbers: `what`, `baseline`, `candidate`.
+        comparison: the numbers.
+    """
+
+    baseline: Side
+    candidate: Side
+    slo: SLO | None
+    slo_note: str
+    configuration: pd.DataFrame
+    comparison: Comparison
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What baseline and candidate are called: the names of their runs, or their paths where those are the same."""
+        sides = (self.baseline, self.candidate)
+        first, second = (side.title for side in sides)
+        return (first, second) if first != second else (", ".join(sides[0].paths), ", ".join(sides[1].paths))
+
+    @property
+    def title(self) -> str:
+        """What is compared with what."""
+        return f"{self.names[1]} against {self.names[0]}"
+
+    @property
+    def answer(self) -> list[str]:
+        """The result in words, most important line first."""
+        return list(dict.fromkeys([*self.comparison.text, self.slo_note]))  # repeats fail in the same words
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """What terminal and notebook show, by title: one row a level, then what the answer has no room to list."""
+        unmatched = changes.unmatched(self.comparison)
+        tables = {
+            "Levels": changes.overview(self.comparison),
+            "Levels without a result": unmatched if len(unmatched) > words.LISTED else unmatched.head(0),
+        }
+        return {title: table for title, table in tables.items() if len(table)}
+
+    @cached_property
+    def both(self) -> pd.DataFrame:
+        """The judged batches of both sides; their experiments are called `baseline` and `candidate`."""
+        return pd.concat([self.baseline.named("baseline"), self.candidate.named("candidate")], ignore_index=True)
+
+    @cached_property
+    def figures(self) -> list[Any]:
+        """The changes with their intervals, then both curves."""
+        made = [figures.changes(self.comparison.differences, self.comparison.tolerance)]
+        return [*made, figures.throughput_vs_latency(self.both, self.slo or SLO(), **axis(self.slo))]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON: `format`, both sides, the SLO, `configuration`, and what the comparison says."""
+        return {
+            "format": FORMAT,
+            "baseline": self.baseline.to_dict(),
+            "candidate": self.candidate.to_dict(),
+            "regressed": self.regressed,
+            "slo": self.slo.to_dict() if self.slo else None,
+            "slo_note": self.slo_note,
+            "configuration": records(self.configuration),
+            **self.comparison.to_dict(),
+        }
+
+    @property
+    def regressed(self) -> bool:
+        """Whether anything got worse beyond the tolerance, or a level no longer works."""
+        return len(self.comparison.regressions) > 0
+
+    def must_be_comparable(self) -> None:
+        """Accept everything but two sides without one level in common.
+
+        Raises:
+            NothingSurvived: no level has a result on both sides.
+        """
+        if self.comparison.differences.empty:
+            first = next(iter(records(self.comparison.unmatched)), dict.fromkeys(("side", "outcome", "reason"), ""))
+            why = f"{first['side']}, concurrency {first.get('concurrency')}: {first['outcome']}: {first['reason']}"
+            raise NothingSurvived(
+                f"no level has a result on both sides, so nothing could be compared; the first: {why}"
+            )
+
+    def must_not_have_regressed(self) -> None:
+        """Accept everything but a regression.
+
+        Raises:
+            Regressed: something got worse beyond the tolerance, or a level no longer works.
+        """
+        if self.regressed:
+            raise Regressed(f"{self.names[1]} is worse than {self.names[0]}: {self.answer[0]}")
+
+    def must_hold_no_secret(self) -> None:
+        """Search what both sides show, and the logs beside it.
+
+        Raises:
+            SecretFound: a key stands somewhere; the message names the place.
+        """
+        for beside, batches in (*self.baseline.runs, *self.candidate.runs):
+            beside.must_hold_no_secret(batches)
+
+
+def read_comparison(
+    baseline: Sequence[Path], candidate: Sequence[Path], *, slo: SLO | None = None, tolerance: float
+) -> Compared:
+    """Load, judge and compare two sides.
+
+    Args:
+        baseline: run directories, genai-bench folders, files or reports.
+        candidate: likewise.
+        slo: judges both; by default the one that all runs were asked to meet, where it is the same.
+        tolerance: as a share; a smaller change is no regression.
+
+    Raises:
+        PathError: there is nothing to be read.
+        SpecError: a side is missing.
+    """
+    for name, paths in {"baseline": baseline, "candidate": candidate}.items():
+        if not paths:
+            raise SpecError(f"{name}: missing; name two sides, as in: tuner compare runs/BASELINE runs/CANDIDATE")
+    runs = runs_of(baseline), runs_of(candidate)
+    judge_by, note = (slo, "") if slo else agreed_slo([*runs[0], *runs[1]])
+    sides = read_side(baseline, runs[0], judge_by), read_side(candidate, runs[1], judge_by)
+    return Compared(
+        *sides,
+        slo=judge_by,
+        slo_note=note or f"Both sides are judged by: {', '.join(map(str, judge_by.constraints)) if judge_by else ''}.",
+        configuration=differences(sides[0].runs, sides[1].runs),
+        comparison=compare(sides[0].judged, sides[1].judged, tolerance=tolerance),
+    )
+
+
+def tolerance_of(value: Any) -> float:
+    """A tolerance as a share: `"5%"`, `"0.05"` and `0.05` are the same.
+
+    Raises:
+        SpecError: it is none; a number of 1 or more without `%` is more likely meant as percent.
+    """
+    text = str(value).strip()
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = math.nan
+    if isinstance(value, bool) or not 0 <= share < (math.inf if text.endswith("%") else 1):
+        raise SpecError(f"tolerance: {value!r} is none; write a share of the baseline such as 5% or 0.05")
+    return share

@@ -1,0 +1,150 @@
+"""In what two sides differ besides their numbers: server, machine, load and versions; no secret is in it."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import pandas as pd
+
+from tuner.core.secrets import Guard
+from tuner.errors import SecretFound
+from tuner.report.background import Run
+
+#: what a value is called that a side does not have or did not record
+NONE = "–"
+#: where a run lies and how its server is reached and kept alive changes no number
+_TELLS_NOTHING = ("name", "runs", "port", "ready_timeout", "max_restarts", "api_key_env")
+#: most telling first; a name stands for all that begin with it
+_ORDER = (
+    *("state", "engine", "server version", "vllm version", "sglang version", "xllamacpp version", "model"),
+    *("served_name", "parameters", "environment", "command", "executable", "base_url", "gpus", "GPU", "host"),
+    *("scenarios", "levels", "iteration_type", "max_seconds", "max_requests", "request_parameters", "tokenizer"),
+    *("tuner version", "genai-bench version", "python version"),
+)
+#: genai-bench's words for what tuner calls otherwise
+_GENAI_BENCH = {
+    "server_engine": "engine",
+    "api_backend": "backend",
+    "server_version": "server version",
+    "server_gpu_type": "GPU",
+    "server_gpu_count": "gpus",
+    "server_model_tokenizer": "tokenizer",
+    "max_time_per_run_s": "max_seconds",
+    "max_requests_per_run": "max_requests",
+    "additional_request_params": "request_parameters",
+    "benchmark_version": "genai-bench version",
+}
+
+
+def differences(baseline: Sequence[Run], candidate: Sequence[Run]) -> pd.DataFrame:
+    """Name every recorded fact of server, machine, load and versions that is not the same on both sides.
+
+    Args:
+        baseline: each run with its batches.
+        candidate: likewise.
+
+    Returns:
+        Columns `what`, `baseline`, `candidate` (texts; the values of several runs joined by ` | `), most telling
+        first; `–` where a side does not have or did not record it.
+    """
+    sides = [_merged(map(_facts, runs)) for runs in (baseline, candidate)]
+    names = sorted(dict.fromkeys(chain(*sides)), key=_rank)
+    rows = [[name, *(side.get(name, NONE) for side in sides)] for name in names]
+    return pd.DataFrame([row for row in rows if row[1] != row[2]], columns=["what", "baseline", "candidate"])
+
+
+def _rank(name: str) -> int:
+    return next((place for place, first in enumerate(_ORDER) if name.startswith(first)), len(_ORDER))
+
+
+def _merged(runs: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """What all runs of a side say, each value once."""
+    told = list(runs)
+    values = {name: dict.fromkeys(run.get(name, NONE) for run in told) for name in dict.fromkeys(chain(*told))}
+    return {name: " | ".join(found) for name, found in values.items()}
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """All that is recorded of one run, by name, as text."""
+    beside, batches = run
+    facts = beside.facts
+    found = chain(
+        [("state", facts.get("state"))],
+        _of_batches(batches),
+        _flat(_mapping(facts, "genai_bench"), _GENAI_BENCH),
+        _flat(_mapping(facts, "spec")),
+        ((f"{name} version", value) for name, value in _mapping(facts, "versions").items()),
+        [("GPU", ", ".join(_counted(facts.get("gpus"))))],
+        ((f"host {name}", value) for name, value in _mapping(facts, "host").items()),
+        _of_servers(beside.servers),
+    )
+    guard = Guard()
+    telling = (
+        (_whole(name), _shown(value, guard)) for name, value in found if name.split(".")[0] not in _TELLS_NOTHING
+    )
+    return {name: text for name, text in telling if text != NONE}
+
+
+def _mapping(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = facts.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _counted(names: Any) -> Iterator[str]:
+    """`2 × NVIDIA L4` for two of one name."""
+    for name, count in Counter(names if isinstance(names, list) else []).items():
+        yield f"{count} × {name}"
+
+
+def _of_batches(batches: pd.DataFrame) -> Iterator[tuple[str, Any]]:
+    names = {"engine": "engine", "model": "model", "scenario": "scenarios", "concurrency": "levels"}
+    for column, name in names.items():
+        yield name, [value for value in dict.fromkeys(batches[column].dropna().tolist()) if value != ""]
+
+
+def _of_servers(servers: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """What the servers of a run were; of a search, those of all its trials."""
+    for server in servers[:1]:
+        yield "server version", server.get("version") or None
+    if len({len(server.get("gpus") or []) for server in servers}) == 1:
+        yield "gpus", len(servers[0].get("gpus") or [])
+    parameters = [_mapping(server, "parameters") for server in servers]
+    for name in dict.fromkeys(chain(*parameters)):
+        yield f"parameters.{name}", list(dict.fromkeys(_text(each.get(name)) for each in parameters))
+
+
+def _flat(
+    values: Mapping[str, Any], names: Mapping[str, str] | None = None, above: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Every value by its dotted name."""
+    for key, value in values.items():
+        name = (names or {}).get(key, f"{above}{key}")
+        if isinstance(value, dict):
+            yield from _flat(value, None, f"{name}.")
+        else:
+            yield name, value
+
+
+def _shown(value: Any, guard: Guard) -> str:
+    """A value as text; one that holds a secret is not shown."""
+    text = _whole(_text(value))
+    try:
+        guard.check(text, "")
+    except SecretFound:
+        return "(hidden: it holds a secret)"
+    return text
+
+
+def _whole(text: str) -> str:
+    """`text` without half characters, which JSON can hold and no file."""
+    return text.encode(errors="replace").decode()
+
+
+def _text(value: Any) -> str:
+    if value is None or value in ([], ""):
+        return NONE
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(part) for part in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,202 @@
+"""Results → the HTML text of the report, and what every page of ours has; everything from outside is escaped."""
+
+import base64
+import gzip
+import hashlib
+import html
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+
+from tuner import __version__, figures
+from tuner.batches import report_data as carried
+from tuner.batches.batch import level_name
+from tuner.core import timestamps
+from tuner.core.run_directory import COMPLETED
+from tuner.figures.style import VERDICTS
+from tuner.judging import comparison_tables as changes
+from tuner.judging.evidence import requests_needed_for
+from tuner.judging.intervals import CONFIDENCE
+from tuner.judging.slo import SLO, Constraint
+from tuner.judging.summary import TABLE, table
+from tuner.report.results import Results
+
+_TEMPLATES = Path(__file__).parent / "templates"
+#: the scripts of each page, the last one starts it
+SCRIPTS = {"report": ("page.js", "judge.js", "report.js"), "comparison": ("page.js", "comparison.js")}
+#: what a reader can limit with a slider where the SLO does not
+SUGGESTED = (("ttft", "p90"), ("tpot", "p90"), ("e2e_latency", "p90"))
+_START = next(header for header, column, _, _ in TABLE if column == "started_at")
+
+
+def render(results: Results) -> str:
+    """The report as HTML text."""
+    return document(
+        "report",
+        results.figures,
+        _sliders(results),
+        results.carried(),
+        title=results.title,
+        results=results,
+        summary=results.summary,
+        answer=results.batches_answer,
+        search=_search(results),
+        slo=results.slo,
+        table=_table(results.judged),
+        warnings=_warnings(results.judged),
+        facts=results.facts,
+        servers=results.beside.servers,
+        code=results.beside.code,
+    )
+
+
+def document(name: str, shown: list[Any], live: dict[str, Any], data: carried.Carried, **content: Any) -> str:
+    """One offline page as HTML text: its template and script are called `name`, and it carries `data`.
+
+    Args:
+        name: of the template, which extends `page.html`, and of its scripts.
+        shown: the figures.
+        live: what the script needs besides the figures and the data.
+        data: what the page carries for `load_batches`.
+        content: for the template.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["verdict"] = changes.verdict_of
+    environment.filters["pretty"] = lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    drawn = [json.loads(figure.to_json()) for figure in shown]
+    captions = [_caption(figure["layout"].pop("title", {})) for figure in drawn]
+    script = _script(name)
+    return environment.get_template(f"{name}.html").render(
+        captions=captions,
+        page=_packed(json.dumps({"figures": drawn, "config": figures.CONFIG, **live})),
+        plotly=_packed_plotly(),
+        script=script,
+        hashes=[_hash(script), _plotly_hash()],
+        data=carried.pack(data),
+        data_opening=carried.OPENING,
+        made_at=timestamps.to_text(timestamps.now()),
+        version=__version__,
+        **content,
+    )
+
+
+def _sliders(results: Results) -> dict[str, Any]:
+    """What the report's script needs to judge again: the SLO with all that its sliders could limit."""
+    slo = results.slo or SLO()
+    limited = {constraint.column for constraint in slo.constraints}
+    offered = [Constraint(metric, statistic, 1.0) for metric, statistic in SUGGESTED]
+    further = [constraint for constraint in offered if constraint.column not in limited]
+    return {
+        "looks": {name: look.says for name, look in VERDICTS.items()},
+        "constraints": [
+            *(_constraint(constraint, slo) for constraint in slo.constraints),
+            *(_constraint(constraint, slo) | {"threshold": None} for constraint in further),
+        ],
+        "confidence": slo.confidence,
+    }
+
+
+def _constraint(constraint: Constraint, slo: SLO) -> dict[str, Any]:
+    names = ("metric", "statistic", "threshold", "hard_fail", "fail_ratio", "column", "sign", "label", "unit")
+    needed = requests_needed_for(constraint, slo.confidence or CONFIDENCE)
+    return {name: getattr(constraint, name) for name in names} | {"needed": needed}
+
+
+def _caption(title: dict[str, Any]) -> tuple[str, str]:
+    """A figure's title and subtitle as plain text; the page shows them itself, so that they wrap on a phone."""
+    texts = (title.get("text", ""), title.get("subtitle", {}).get("text", ""))
+    first, second = (html.unescape(re.sub(r"<[^>]*>", "", text or "")) for text in texts)
+    return first, second
+
+
+@cache
+def _script(page: str) -> str:
+    return "\n" + "\n".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS[page])
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _packed(text: str) -> str:
+    """base64 of gzip: plotly.js is 1.9 MB instead of 4.8."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+@cache
+def _packed_plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return _packed(get_plotlyjs())
+
+
+@cache
+def _plotly_hash() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return _hash(get_plotlyjs())
+
+
+def _table(judged: pd.DataFrame) -> dict[str, Any]:
+    """The table as text: its header, and for each batch its verdict, its cells (– for what is missing) and a note."""
+    shown = table(judged)
+    boring = ["outcome"] if (judged["outcome"] == COMPLETED).all() else []
+    scenarios = judged["scenario"].unique()
+    boring += ["scenario"] if len(scenarios) == 1 else []
+    cells = shown.drop(columns=["why", *boring]).astype("object").where(shown.notna(), "–").astype(str)
+    rows = zip(judged["verdict"], cells.to_numpy().tolist(), judged["verdict_reason"], strict=True)
+    return {
+        "header": list(cells.columns),
+        "rows": list(rows),
+        "time": _START,
+        "scenario": scenarios[0] if len(scenarios) == 1 else "",
+    }
+
+
+def _search(results: Results) -> dict[str, Any] | None:
+    """What the page says of a search: the answer, the winner to copy, and a row a trial with why it failed."""
+    if results.searched is None:
+        return None
+    searched = results.searched
+    shown = searched.table
+    cells = shown.drop(columns="cause").astype("object").where(shown.notna(), "–").astype(str)
+    states = searched.trials.loc[shown.index, "state"]
+    best = searched.trials.loc[shown.index, "is_best"]
+    return {
+        "answer": searched.answer,
+        "found": searched.best is not None,
+        "command": results.command,
+        "server": searched.noted.winner.command,
+        "winner": results.winner,
+        "header": list(cells.columns),
+        "rows": list(zip(states, best, cells.to_numpy().tolist(), shown["cause"], strict=True)),
+    }
+
+
+def _warnings(judged: pd.DataFrame) -> list[tuple[str, str]]:
+    """(batch, warning) of every batch that has any."""
+    rows = judged.to_dict("records")
+    several = judged["trial"].nunique() > 1
+    return [
+        (f"{_place(row, several)}, concurrency {level_name(row['concurrency'])}", text)
+        for row in rows
+        for text in row["warnings"]
+    ]
+
+
+def _place(row: dict[Any, Any], several: bool) -> str:
+    return f"trial {row['trial']}, {row['scenario']}" if several else str(row["scenario"])
+
+
+def table_html(shown: pd.DataFrame) -> str:
+    """A table for a notebook, escaped, with – for what is missing."""
+    cells = shown.astype("object").where(shown.notna(), "–")
+    return str(cells.to_html(index=False, escape=True, border=0, justify="left"))

@@ -1,0 +1,248 @@
+"""What was measured, judged, with all that stands beside it: what notebooks, the terminal and the report show."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from tuner import figures
+from tuner.batches import report_data as carried
+from tuner.batches.batch import plain
+from tuner.batches.load import load_batches
+from tuner.core.run_directory import COMPLETED
+from tuner.core.timestamps import to_utc
+from tuner.errors import NothingSurvived, RequestError
+from tuner.figures.style import TRIAL_NAMES
+from tuner.judging.answer import answer
+from tuner.judging.attainment import goodput
+from tuner.judging.costs import Price, cost
+from tuner.judging.goals import goals_of
+from tuner.judging.importances import importances
+from tuner.judging.search_answer import Searched
+from tuner.judging.summary import CURVE, TIER, Summary, summarize
+from tuner.judging.tiers import Tiers, tiers
+from tuner.judging.tried import name_of, to_records
+from tuner.judging.verdicts import SLO, judge
+from tuner.report.background import Background, background
+
+#: from so many times on there is a trend
+_HISTORY = 3
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run directory or a report says: its judged batches, their summary, and what stands beside them.
+
+    Where the SLO has tiers, the batches are judged by the first; of each other one they have `verdict_of_NAME`.
+    """
+
+    title: str
+    slo: SLO | None
+    judged: pd.DataFrame
+    summary: Summary
+    beside: Background
+    tiers: Tiers | None = None
+    price: Price | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `experiment.json` says."""
+        return self.beside.facts
+
+    @cached_property
+    def searched(self) -> Searched | None:
+        """The search that the run was; None where it was none."""
+        trials = self.beside.trials
+        if trials.empty:
+            return None
+        goals = goals_of(self.facts.get("spec", {}), self.slo or SLO(), per_gpu=bool(trials["gpus"].gt(1).any()))
+        return Searched(trials, goals, self.facts)
+
+    @cached_property
+    def winner(self) -> dict[str, Any]:
+        """The sweep that measures a search's best configuration, as plain parameters; empty where there is none."""
+        best = self.searched.best if self.searched else None
+        from tuner.sweep.asked import sweep_of
+
+        return {} if best is None else sweep_of(self.facts.get("spec", {}), best["parameters"])
+
+    @property
+    def command(self) -> str:
+        """The command that measures a search's best configuration again; empty where there is none."""
+        from tuner.sweep.asked import command_line
+
+        return command_line("sweep", self.winner) if self.winner else ""
+
+    @cached_property
+    def figures(self) -> list[Any]:
+        """The figures that the report and the notebook show, the most telling first."""
+        return self._of_sweep() if self.searched is None else self._of_search(self.searched)
+
+    def _of_search(self, searched: Searched) -> list[Any]:
+        """How the search went, and then the curves of the baseline and of the winner alone: twenty are unreadable."""
+        shares, why_not = importances(searched.trials, maximize=searched.goal.maximize)
+        made = [
+            figures.best_so_far(searched.trials, searched.goal),
+            figures.parallel_coordinates(searched.trials, searched.goal),
+            figures.importance(shares, why_not),
+        ]
+        if len(searched.goals) > 1:
+            made.insert(1, figures.pareto_front(searched.trials, (searched.goals[0], searched.goals[1])))
+        shown = (("winner: {}", searched.best), ("{}", searched.baseline))  # the later name counts, if they are one
+        names = {int(one["trial"]): how.format(name_of(one)) for how, one in shown if one is not None}
+        judged = self.judged[self.judged["trial"].isin(names)]
+        judged.attrs = judged.attrs | {TRIAL_NAMES: names}
+        return [*made, figures.throughput_vs_latency(judged, self.slo, **axis(self.slo))]
+
+    def _of_sweep(self) -> list[Any]:
+        made = [figures.throughput_vs_latency(self.judged, self.slo, **axis(self.slo))]
+        if self.has_trend:
+            made.append(figures.trend(self.judged, self.runs, **axis(self.slo)))
+        if self.judged["tpot_p50"].notna().any():
+            made.append(figures.trade_off(self.judged, self._gpus()))
+        return made if self.is_many else [*made, *self._of_each_curve()]
+
+    def _of_each_curve(self) -> Iterator[Any]:
+        """The figures that show every curve by itself."""
+        for metric in figures.METRICS:
+            if self.judged[f"{metric}_p90"].notna().any():
+                yield figures.latency_vs_concurrency(self.judged, self.slo, metric=metric)
+        for metric in ("ttft", "tpot"):
+            if any(self.beside.spreads.get(metric, [])):
+                yield figures.distribution(self.judged, self.beside.spreads[metric], self.slo, metric=metric)
+        if self.judged["started_at"].notna().any():
+            yield figures.timeline(self.judged, self.beside.telemetry)
+
+    @property
+    def is_many(self) -> bool:
+        """Whether there are more curves than can be told apart, so that only figures of the whole are shown."""
+        return len(self.judged[list(CURVE)].drop_duplicates()) > figures.MOST_CURVES
+
+    @property
+    def has_trend(self) -> bool:
+        """Whether runs were made at so many different times that they have a trend."""
+        return bool(self.runs["started_at"].nunique() >= _HISTORY)
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """One row a run, as `figures.trend` takes it; `started_at` is that of its first batch, or else its own."""
+        began = self.judged.groupby("run_folder")["started_at"].min()
+        known = pd.DataFrame(self.beside.runs, columns=None if self.beside.runs else ["run_folder", "started_at"])
+        recorded = to_utc(known.set_index("run_folder")["started_at"])
+        return known.drop(columns="started_at").merge(
+            began.combine_first(recorded).rename("started_at"), how="outer", left_on="run_folder", right_index=True
+        )
+
+    def _gpus(self) -> dict[int, int]:
+        """How many GPUs each trial's server had, where one run is shown."""
+        if self.judged["run_folder"].nunique() > 1:
+            return {}
+        return {number: len(server.get("gpus") or []) for number, server in enumerate(self.beside.servers, start=1)}
+
+    @property
+    def answer(self) -> list[str]:
+        """The result in words: what, how sure, under which SLO, and what it costs."""
+        return [*self.searched.answer, *self._cost(self.summary)] if self.searched else self.batches_answer
+
+    @property
+    def batches_answer(self) -> list[str]:
+        """What the batches alone say, of whichever trial they are; of tiers first each one's best.
+
+        Raises:
+            RequestError: a price was given, and nobody knows for how many GPUs.
+        """
+        if self.tiers is None:
+            return [*answer(self.judged, self.summary, self.slo), *self._cost(self.summary)]
+        said = {name: [*tier.answer, *self._cost(tier.summary)] for name, tier in self.tiers.tiers.items()}
+        firsts = [f"{name}: {lines[0]}" for name, lines in said.items()]
+        others = [f"{name}: {' '.join(lines[1:])}" for name, lines in said.items()]
+        return [*firsts, *others, f"Verdicts and figures are those of {next(iter(said))}, the first tier."]
+
+    def _cost(self, summary: Summary) -> list[str]:
+        """What the best batch costs, where somebody asked and there is one."""
+        if self.price is None or summary.best is None:
+            return []
+        found = cost(summary.best.to_dict(), self.price.per_gpu_hour, self.price.gpus or self._gpus_of(summary.best))
+        return [found.text] if found else []
+
+    def _gpus_of(self, batch: "pd.Series[Any]") -> int:
+        """How many GPUs the server of a batch had.
+
+        Raises:
+            RequestError: nobody recorded any.
+        """
+        place = (batch["run_folder"], batch["trial"])
+        known = {(server.get("run_folder"), server.get("trial")): server.get("gpus") for server in self.beside.servers}
+        if not known.get(place):
+            raise RequestError(f"{batch['experiment']} records no GPUs, so a price needs their number: give --gpus")
+        return len(known[place] or [])
+
+    def must_have_survivors(self) -> None:
+        """Accept everything but an experiment in which no batch at all survived.
+
+        Raises:
+            NothingSurvived: there is no completed batch; the message says how the levels ended.
+        """
+        if not (self.judged["outcome"] == COMPLETED).any():
+            ends = self.judged["outcome"].value_counts()
+            told = ", ".join(f"{count} {outcome}" for outcome, count in ends.items())
+            first = next(filter(None, self.judged["reason"]), "")
+            raise NothingSurvived(f"no batch has a usable result ({told}); the first: {first}")
+
+    def carried(self) -> carried.Carried:
+        """What the report takes along of all this; of very many runs no spreads and no telemetry."""
+        columns, rows = carried.columns_and_rows(self.judged)
+        samples = pd.DataFrame() if self.is_many else self.beside.telemetry
+        exact = samples.assign(at=samples["at"].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")) if len(samples) else samples
+        return carried.Carried(
+            slo=self.slo.to_dict() if self.slo else None,
+            columns=columns,
+            rows=rows,
+            attainment=[None if pd.isna(share) else float(share) for share in self.judged["attainment"]],
+            spreads={} if self.is_many else self.beside.spreads,
+            intervals={str(name): list(map(plain, values)) for name, values in self.beside.intervals.items()},
+            facts=self.facts,
+            servers=self.beside.servers,
+            runs=self.beside.runs,
+            telemetry={str(name): exact[name].tolist() for name in exact},
+            code=self.beside.code,
+            trials=msgspec.convert(to_records(self.beside.trials), list[carried.CarriedTrial]),
+        )
+
+
+def axis(slo: SLO | None) -> dict[str, str]:
+    """The latency that the SLO limits, so that its threshold is in the figure of throughput versus latency."""
+    latencies = [constraint for constraint in slo.constraints if constraint.is_latency] if slo else []
+    return {"metric": latencies[0].metric, "statistic": latencies[0].statistic} if latencies else {}
+
+
+def read_results(*paths: Path, slo: SLO | None = None, price: Price | None = None) -> Results:
+    """Load and judge what is in `paths`.
+
+    Args:
+        paths: run directories, genai-bench folders, files or reports; the first one's facts are the results'.
+        slo: judges the batches; by default the SLO that all of the runs were asked to meet.
+        price: of a GPU-hour, so that the answer says what the best level costs.
+
+    Raises:
+        PathError: there is nothing to be read.
+    """
+    batches = load_batches(*paths)
+    beside = background(paths, batches, slo)
+    asked = SLO.parse(beside.slo, str(paths[0])) if beside.slo else None
+    by, batches = slo or asked, batches.join(beside.intervals)
+    judged = judge(batches, by or SLO())
+    if beside.known_attainment and (slo is None or slo == asked):
+        known = judged["attainment"].fillna(pd.Series(beside.known_attainment, judged.index, "float64"))
+        numbers = (judged[name].to_numpy("float64", na_value=np.nan) for name in ("requests", "duration"))
+        judged = judged.assign(attainment=known, goodput=goodput(known.to_numpy(), *numbers))
+    title = str(beside.facts.get("name", "") or paths[0].resolve().name)
+    found = tiers(batches, by) if by and by.tiers else None
+    for name, tier in list(found.tiers.items())[1:] if found else []:
+        judged[f"{TIER}{name}"] = tier.judged["verdict"]
+    return Results(title, by, judged, summarize(judged), beside, found, price)

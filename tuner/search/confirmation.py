@@ -1,0 +1,150 @@
+"""Is the winner really better? Baseline and winner, measured again in turn, and what to copy.
+
+The best of many noisy trials looks better than it is, so that the trials themselves prove nothing. Fresh servers of
+both are measured in turn (ABAB…), at the same levels; only these runs count.
+"""
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tuner.judging.score import maximised
+from tuner.judging.tried import percent
+from tuner.search.spec import TuneSpec
+from tuner.sweep.asked import sweep_of
+
+CONFIDENCE = 0.95
+BASELINE, WINNER = "baseline", "winner"
+GAIN, NOISE, LOSS, ONLY_WINNER, NEITHER, UNKNOWN = "gain", "noise", "loss", "only_winner", "neither", "unknown"
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What the runs of a confirmation show.
+
+    Args:
+        verdict: `gain` or `loss` (the interval leaves 0 out), `noise`, `only_winner` (the baseline complies so
+            seldom that it is no chance), `neither` (the winner does not comply each time), `unknown` (too few runs).
+        text: the same in words.
+        levels: at which both were measured.
+        baseline: the objective's value of each of its runs; only those that comply.
+        winner: the same of the winner.
+        gain: relative, positive where the winner is better; None where it cannot be computed.
+        low: the lower end of its 95 % interval.
+        high: the upper end.
+        confidence: of the interval.
+        trials: which trials these are.
+    """
+
+    verdict: str
+    text: str
+    levels: list[int]
+    baseline: list[float]
+    winner: list[float]
+    gain: float | None = None
+    low: float | None = None
+    high: float | None = None
+    confidence: float = CONFIDENCE
+    trials: list[int] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def levels_of(*best_levels: int | None) -> list[int]:
+    """The levels at which both are measured: the best level of each."""
+    return sorted({int(level) for level in best_levels if level is not None})
+
+
+def conclude(
+    objective: str, baseline: Sequence[float], winner: Sequence[float], levels: list[int], trials: list[int]
+) -> Confirmation:
+    """What runs of both show.
+
+    Args:
+        objective: what is compared.
+        baseline: its value of each run of the baseline; NaN where that run has no compliant batch.
+        winner: the same of the winner.
+        levels: at which they were measured.
+        trials: which trials these are.
+    """
+    sides = [[float(value) for value in side if value > 0] for side in (baseline, winner)]
+    verdict, text, interval = _found(objective, sides, (len(baseline), len(winner)))
+    gain, low, high = interval or (None, None, None)
+    return Confirmation(verdict, text, levels, sides[0], sides[1], gain, low, high, trials=trials)
+
+
+Interval = tuple[float, float, float]
+
+
+def _found(objective: str, sides: list[list[float]], runs: tuple[int, int]) -> tuple[str, str, Interval | None]:
+    """The verdict on the values of both, of so many runs each, in words, and the interval where there is one."""
+    (default, winner), (defaults, winners) = sides, runs
+    if len(winner) < winners:
+        return NEITHER, f"not confirmed: the winner met the SLO in only {len(winner)} of {winners} further runs", None
+    if len(default) < defaults:
+        met = f"the winner met the SLO in all of {winners} further runs, the defaults in {len(default)} of {defaults}"
+        if _may_be_chance(len(default), defaults, winners):
+            return UNKNOWN, f"not confirmed: {met}, which may be chance", None
+        return ONLY_WINNER, f"confirmed: {met}", None
+    if min(len(default), len(winner)) < 2:
+        return UNKNOWN, "too few further runs to tell a gain from noise: confirm at least 2 times", None
+    goods = [side if maximised(objective) else [1 / value for value in side] for side in sides]
+    gain, low, high = _interval(*goods)
+    verdict = GAIN if low > 0 else LOSS if high < 0 else NOISE
+    return verdict, _words(verdict, gain, low, high), (gain, low, high)
+
+
+def _may_be_chance(met: int, defaults: int, winners: int) -> bool:
+    """Whether runs of one configuration could part so too, by Fisher's exact test; 0 of 3 against 3 of 3 cannot."""
+    from scipy import stats
+
+    table = [[winners, 0], [met, defaults - met]]
+    return float(stats.fisher_exact(table, alternative="greater").pvalue) > 1 - CONFIDENCE + 1e-9
+
+
+def _interval(baseline: Sequence[float], winner: Sequence[float]) -> Interval:
+    """The relative gain and its interval: Welch's t (1947) on logarithms, since noise of a rate is relative."""
+    from scipy import stats
+
+    logs = [np.log(side) for side in (winner, baseline)]
+    if all(np.ptp(side) == 0 for side in logs):
+        change = math.expm1(float(logs[0].mean() - logs[1].mean()))
+        return change, change, change
+    interval = stats.ttest_ind(*logs, equal_var=False).confidence_interval(CONFIDENCE)
+    center = float(logs[0].mean() - logs[1].mean())
+    return math.expm1(center), math.expm1(float(interval.low)), math.expm1(float(interval.high))
+
+
+def _words(verdict: str, gain: float, low: float, high: float) -> str:
+    interval = f"{percent(gain)} ({percent(low)} to {percent(high)} at {CONFIDENCE * 100:g} %)"
+    return {
+        GAIN: f"confirmed gain {interval}",
+        LOSS: f"the defaults are better: the winner's change is {interval}",
+        NOISE: f"within the noise: {interval}; the defaults are as good as can be told",
+    }[verdict]
+
+
+def to_copy(spec: TuneSpec, parameters: dict[str, Any], command: Sequence[str]) -> dict[str, Any]:
+    """What a person copies of a winner.
+
+    Args:
+        spec: the search.
+        parameters: of the winner.
+        command: that its server was started with.
+
+    Returns:
+        `parameters`, `command` (the server's, one line for a shell) and `yaml` (a document for `tuner sweep`).
+    """
+    document = sweep_of(spec.model_dump(mode="json", exclude_none=True), parameters)
+    return {
+        "parameters": parameters,
+        "command": shlex.join(command),
+        "yaml": yaml.safe_dump(document, sort_keys=False),
+    }

@@ -1,0 +1,139 @@
+"""The driver's side of one trial on one node: find room, start it, fetch what is new, tell it what is wanted."""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tuner.core.run_directory import Trial
+from tuner.errors import ClusterError
+from tuner.search.ray.node import AFTER_LEVEL, AT_ONCE, GO_ON, News, Node, versions
+from tuner.search.ray.sync import apply, results
+from tuner.sweep.books import Stopped
+from tuner.sweep.sweep import Wish
+
+_log = logging.getLogger(__name__)
+
+_ASK = 0.5  # seconds between two questions to a node
+_PATIENCE = 45.0  # seconds in which a trial that shall end at once has ended, or is killed
+_NOTICED = 40.0  # seconds in which Ray notices that a node is gone
+
+
+class Lost(Exception):
+    """The node, or Ray's worker on it, has gone away in the middle of a trial."""
+
+
+class Run:
+    """One try of a trial on one node."""
+
+    def __init__(self, trial: Trial, wish: Wish, closing: threading.Event) -> None:
+        self._trial, self._wish, self._closing = trial, wish, closing
+        self._deadline = math.inf
+        self._id, self.name = "", "?"
+
+    def on_a_node(self, spec: Mapping[str, Any], takes: Mapping[str, float]) -> None:
+        """Run it to its end.
+
+        Raises:
+            Lost: somebody else must.
+        """
+        import ray
+
+        node = _actor(takes)
+        try:
+            self._meet(node)
+            _log.info("trial %d runs on node %s", self._trial.number, self.name)
+            self._answer(node.start.remote(spec, self._trial.number, results(self._trial.folder)))
+            self._follow(node)
+        finally:
+            ray.kill(node)
+
+    def await_loss(self) -> None:
+        """Wait until Ray has noticed too that the node is gone, or it would give us the same one again."""
+        deadline = time.monotonic() + _NOTICED
+        while self._id in _living():
+            if self._wanted() != GO_ON or time.monotonic() > deadline:
+                return
+            self._closing.wait(_ASK)
+
+    def _meet(self, node: Any) -> None:
+        """Learn the node's name, once Ray has found room.
+
+        Raises:
+            ClusterError: it has other versions than we.
+        """
+        self._id, self.name, there = self._answer(node.introduce.remote())
+        for what, here in versions().items():
+            if there.get(what) != here:
+                raise ClusterError(
+                    f"node {self.name} has {what} {there.get(what)}, here is {here}: install the same there"
+                )
+
+    def _follow(self, node: Any) -> None:
+        """Fetch what is new until the trial has ended."""
+        while True:
+            news: News = self._answer(node.news.remote(self._wanted()))
+            apply(news.changes, self._trial.folder)
+            for line in news.said.splitlines():
+                _log.warning("trial %d on node %s: %s", self._trial.number, self.name, line)
+            if news.error:
+                raise news.error
+            if news.ended:
+                return
+            if time.monotonic() > self._deadline:
+                raise Stopped
+            self._closing.wait(0.1 if self._closing.is_set() else _ASK)
+
+    def _wanted(self) -> str:
+        if not (self._closing.is_set() or self._wish):
+            return GO_ON
+        if not (self._closing.is_set() or self._wish.stop.at_once.is_set()):
+            return AFTER_LEVEL
+        self._deadline = min(self._deadline, time.monotonic() + _PATIENCE)
+        return AT_ONCE
+
+    def _answer(self, question: Any) -> Any:
+        """What the node answers; as long as we have none, Ray looks for one.
+
+        Raises:
+            Lost: it is gone, or another one that Ray may have meant to give us.
+            Stopped: nobody wants to know any more.
+        """
+        import ray
+
+        around = {self._id} if self._id else _living()
+        while not ray.wait([question], timeout=_ASK)[0]:
+            if (not self._id and self._wanted() != GO_ON) or time.monotonic() > self._deadline:
+                raise Stopped
+            if not around <= _living():
+                raise Lost("Ray has lost a node meanwhile")
+        try:
+            return ray.get(question)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise _lost(error) from None
+
+
+def _living() -> set[str]:
+    """Ray's ids of the nodes that it believes to be there."""
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _lost(error: Exception) -> Exception:
+    said = str(error)
+    if "No module named 'tuner" in said:
+        return ClusterError(f"tuner is not installed on every node: pip install 'tuner[ray]=={versions()['tuner']}'")
+    return Lost(said.strip().splitlines()[0])
+
+
+def _actor(takes: Mapping[str, float]) -> Any:
+    import ray
+
+    more = {name: amount for name, amount in takes.items() if name not in ("CPU", "GPU")}
+    options = {"num_cpus": takes.get("CPU", 0), "num_gpus": takes.get("GPU", 0), "resources": more}
+    return ray.remote(Node).options(**options, max_restarts=0, scheduling_strategy="SPREAD").remote()

@@ -1,0 +1,126 @@
+"""What Ray runs on a node for a trial: it starts the trial's process, and hands out what is new when it is asked.
+
+The driver asks again and again, and says with it what it wants; so files and wishes take one way, which a lost node, a
+lost driver and Ray's client (`ray://`) leave in a state that is easy to tell.
+"""
+
+import contextlib
+import json
+import os
+import pickle
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tuner import __version__
+from tuner.core.run_directory import Experiment
+from tuner.core.server_record import NODE_VARIABLE
+from tuner.errors import ClusterError
+from tuner.search.ray.sync import Change, Watch, apply
+
+TRIAL_PROCESS = "tuner.search.ray.worker"
+#: where that process leaves the exception that ended it
+ERROR_FILE = "error.pickle"
+#: what the driver may want of a trial
+GO_ON, AFTER_LEVEL, AT_ONCE = "go on", "after level", "at once"
+
+
+class News(NamedTuple):
+    """What has happened to a trial since the driver asked last."""
+
+    changes: list[Change]
+    said: str  # what its process has logged
+    ended: bool
+    error: Exception | None = None
+
+
+def versions() -> dict[str, str]:
+    """What must be the same on all nodes."""
+    return {"tuner": __version__, "Python": ".".join(platform.python_version_tuple()[:2])}
+
+
+class Node:
+    """One trial on the node where Ray has found room for it; an actor."""
+
+    def introduce(self) -> tuple[str, str, dict[str, str]]:
+        """Ray's id of this node, what it is called, and its versions."""
+        import ray
+
+        id_ = ray.get_runtime_context().get_node_id()
+        self._name = f"{platform.node()} ({ray.util.get_node_ip_address()}, Ray node {id_[:8]})"
+        return id_, self._name, versions()
+
+    def start(self, spec: Mapping[str, Any], number: int, results: Sequence[Change]) -> None:
+        """Start the trial's process.
+
+        Args:
+            spec: a SweepSpec as plain values.
+            number: the trial's.
+            results: what it has to show already.
+        """
+        self._folder = Path(tempfile.mkdtemp(prefix="tuner-trial-"))
+        self._log, self._said = self._folder / "process.log", 0
+        folder = Experiment.at(self._folder).trial(number).folder
+        apply(results, folder)
+        self._watch = Watch(folder)
+        self._watch.changes()  # the driver knows these
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", TRIAL_PROCESS, str(self._folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log.open("wb"),
+            env=_environment() | {NODE_VARIABLE: self._name},
+            start_new_session=True,
+            text=True,
+        )
+        self._write(json.dumps({"spec": spec, "trial": number}))
+
+    def news(self, wish: str) -> News:
+        """What is new; where the trial has ended, for the last time: nothing of it is left here then."""
+        if wish == AFTER_LEVEL:
+            self._write("end after the level that runs")
+        elif wish == AT_ONCE and self._process.stdin:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        ended = self._process.poll() is not None  # before the files are read, so that none comes after
+        news = News(self._watch.changes(), self._new_words(), ended, self._error() if ended else None)
+        if ended:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        return news
+
+    def _write(self, line: str) -> None:
+        stdin = self._process.stdin
+        if stdin and not stdin.closed:
+            with contextlib.suppress(OSError):  # it has ended
+                stdin.write(line + "\n")
+                stdin.flush()
+
+    def _new_words(self) -> str:
+        with open(self._log, "rb") as log:
+            log.seek(self._said)
+            new = log.read()
+        self._said += len(new)
+        return new.decode(errors="replace")
+
+    def _error(self) -> Exception | None:
+        """Why the trial failed, or None where it did not."""
+        kept = self._folder / ERROR_FILE
+        if kept.exists():
+            error = pickle.loads(kept.read_bytes())  # noqa: S301 - our own process wrote it
+            return error if isinstance(error, Exception) else None
+        code = self._process.returncode
+        last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
+        said = "".join(f": {line}" for line in last)
+        return ClusterError(f"the trial's process on node {self._name} ended with {code}{said}") if code else None
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without the number of threads that Ray sets for what it runs itself: it would slow a server down."""
+    at_first = Path("/proc/self/environ").read_bytes().split(b"\0")
+    asked = any(entry.startswith(b"OMP_NUM_THREADS=") for entry in at_first)
+    return {name: value for name, value in os.environ.items() if asked or name != "OMP_NUM_THREADS"}

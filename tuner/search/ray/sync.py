@@ -1,0 +1,140 @@
+"""A trial's files on their way between a node and the driver: what is new in a folder, and the same done in another.
+
+A change is plain data, so that nodes and driver need no disk in common:
+
+    write    a file as it is now                                {"": content}
+    append   what a log has gained                              {"": content}
+    level    a level's folder, whole, once it is in place       {name: content, …}
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tuner.batches.run_folder import subfolders
+from tuner.core import files
+from tuner.core.run_directory import PARTIAL, SERVER_LOG, SIDECAR_FILE
+from tuner.errors import PathError
+from tuner.servers.telemetry import TELEMETRY_FILE
+from tuner.sweep import level as levels
+
+WRITE, APPEND, LEVEL = "write", "append", "level"
+_LOGS = (SERVER_LOG, TELEMETRY_FILE)
+_NAME = r"[^/\\\0.][^/\\\0]*"  # one component: neither hidden nor a way up
+#: where each kind of change may go; whatever else a node names is refused
+_PLACES = {
+    WRITE: re.compile(rf"{_NAME}\.json|batches/{_NAME}/{_NAME}{re.escape(PARTIAL)}/{re.escape(SIDECAR_FILE)}"),
+    APPEND: re.compile("|".join(map(re.escape, _LOGS))),
+    LEVEL: re.compile(rf"batches/{_NAME}/concurrency-[0-9]+(-repeat-[0-9]+)?"),
+}
+
+Content = dict[str, bytes]
+
+
+class Change(NamedTuple):
+    """One thing that is new below a trial's folder."""
+
+    kind: str
+    path: str  # below the trial's folder, with slashes
+    content: Content
+
+
+class Watch:
+    """Tells what has changed in a trial's folder since it was asked last."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[Path, tuple[int, ...]] = {}  # what a file or folder was when it was told
+        self._told: dict[str, int] = {}  # bytes of a log
+
+    def changes(self) -> list[Change]:
+        """What is new, in the order in which it came about; what is just being replaced comes next time."""
+        return [*self._files(), *self._levels(), *self._logs()]
+
+    def _files(self) -> Iterator[Change]:
+        """The trial's own small files, and the sidecar of the level that runs."""
+        running = self._folder.glob(f"batches/*/*{PARTIAL}/{SIDECAR_FILE}")
+        for path in [*sorted(self._folder.glob("*.json")), *running]:
+            yield from self._news(WRITE, path, _read_file)
+
+    def _levels(self) -> Iterator[Change]:
+        for scenario in subfolders(self._folder / "batches"):
+            for folder in subfolders(scenario):
+                if not folder.name.endswith(PARTIAL):
+                    yield from self._news(LEVEL, folder, _read_level)
+
+    def _news(self, kind: str, path: Path, read: Callable[[Path], Content]) -> Iterator[Change]:
+        with contextlib.suppress(FileNotFoundError):
+            stat = path.stat()
+            now = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            if self._known.get(path) != now:
+                content = read(path)
+                self._known[path] = now
+                yield Change(kind, path.relative_to(self._folder).as_posix(), content)
+
+    def _logs(self) -> Iterator[Change]:
+        for name in _LOGS:
+            told = self._told.get(name, 0)
+            with contextlib.suppress(FileNotFoundError), open(self._folder / name, "rb") as log:
+                log.seek(told)
+                if gained := log.read():
+                    self._told[name] = told + len(gained)
+                    yield Change(APPEND, name, {"": gained})
+
+
+def results(folder: Path) -> list[Change]:
+    """What a trial has to show already: all but its logs and the level that was cut off."""
+    return [found for found in Watch(folder).changes() if found.kind != APPEND and PARTIAL not in found.path]
+
+
+def apply(changes: Iterable[Change], folder: Path) -> None:
+    """Do the same in `folder`; each file appears whole, each level with all its files.
+
+    Raises:
+        PathError: a change leads to where no file of a trial belongs, or the folder cannot be written.
+    """
+    for change in changes:
+        place = _place(change, folder)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _DO[change.kind](place, change.content)
+        except OSError as error:
+            raise PathError(f"cannot write {place}: {error.strerror}") from error
+
+
+def _place(change: Change, folder: Path) -> Path:
+    place = folder / change.path
+    allowed = change.kind in _PLACES and _PLACES[change.kind].fullmatch(change.path)
+    names = all(re.fullmatch(_NAME, name) for name in change.content if change.kind == LEVEL)
+    if not allowed or not names or not place.resolve().is_relative_to(folder.resolve()):
+        raise PathError(f"a node sent {change.kind} {change.path!r}, which is no file of a trial; nothing was written")
+    return place
+
+
+def _write(place: Path, content: Content) -> None:
+    files.write_atomically(place, content[""])
+
+
+def _append(place: Path, content: Content) -> None:
+    with open(place, "ab") as log:
+        log.write(content[""])
+
+
+def _put_level(place: Path, content: Content) -> None:
+    part = levels.fresh_part(place)
+    for name, data in content.items():
+        (part / name).write_bytes(data)
+    levels.put_in_place(part, place)
+
+
+_DO: dict[str, Callable[[Path, Content], None]] = {WRITE: _write, APPEND: _append, LEVEL: _put_level}
+
+
+def _read_file(path: Path) -> Content:
+    return {"": path.read_bytes()}
+
+
+def _read_level(folder: Path) -> Content:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if files.is_regular(path)}

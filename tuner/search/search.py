@@ -1,0 +1,249 @@
+"""The search: ask for a configuration, run its trial, score it, and go on until enough was tried.
+
+What is known is on disk: each trial's folder holds its result and the search's own note of it (`search.json`). So the
+same call goes on with a search that was cut off: what has ended is scored from its files, what had not is run again.
+"""
+
+import logging
+import math
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+from tuner.core import files
+from tuner.core.run_directory import SEARCH, Experiment
+from tuner.core.trial_record import FAILED, PRUNED, TrialRecord
+from tuner.errors import NothingSurvived, PathError
+from tuner.search import executors, samplers
+from tuner.search.confirmation import BASELINE, WINNER, Confirmation, conclude, levels_of, to_copy
+from tuner.search.early import TrialWish
+from tuner.search.executors import LOCAL, Executor
+from tuner.search.journal import Journal
+from tuner.search.limits import Limits
+from tuner.search.samplers import Sampler, Seen
+from tuner.search.spec import TuneSpec
+from tuner.search.state import Known, Trials
+from tuner.sweep.books import Stopped, check_same, only_writer, recorded
+from tuner.sweep.prepare import prepare
+from tuner.sweep.sweep import Stop, Wish
+
+__all__ = ["run_search"]
+
+_log = logging.getLogger(__name__)
+
+WINNER_FILE = "winner.yaml"
+#: Failures that say nothing about a configuration.
+NOT_ITS_DOING = ("port_in_use", "gpu_unavailable", "unreachable", "unauthorized", "model_not_found")
+_TICK = 1.0  # seconds between two looks at limits while trials run
+Running = dict["Future[None]", tuple[Known, TrialWish]]
+
+
+def run_search(spec: TuneSpec, experiment: Experiment, stop: Stop | None = None) -> None:
+    """Search for the best configuration, the defaults first, and confirm it.
+
+    Args:
+        spec: what to search.
+        experiment: a new run directory, or one of the same spec, which is then resumed.
+        stop: set from another thread to end early; the run directory's `stop_file` does the same.
+
+    Raises:
+        NothingSurvived: no trial has a usable result.
+        RequestError: `spec` asks for what cannot be done here, or not in this run directory.
+        ClusterError: the cluster does not answer.
+    """
+    stop = Stop() if stop is None else stop  # an unset one is false
+    with only_writer(experiment):
+        asked = spec
+        spec = prepare(spec) if spec.on == LOCAL else spec  # elsewhere it is prepared where the server runs
+        check_same(spec, experiment)
+        name, sampler = _sampler(spec, experiment)
+        with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, SEARCH):
+            experiment.describe(spec=spec.model_dump(mode="json", exclude_none=True))  # with limits that have changed
+            _Search(asked, spec, experiment, name, sampler, executor, Wish(stop, experiment)).run()
+
+
+def _sampler(spec: TuneSpec, experiment: Experiment) -> tuple[str, Sampler]:
+    """The sampler that was asked for; of `auto` the one that the search began with."""
+    before = {} if experiment.is_new else experiment.facts.get("search", {})
+    space = spec.search_space
+    name = before.get("sampler") or samplers.choose(spec.sampler, space, spec.objective, spec.trials)
+    return name, samplers.make(name, space, spec.objective, spec.seed)
+
+
+@dataclass
+class _Search:
+    """One call of `run_search`, of what was asked for and what that was prepared to."""
+
+    asked: TuneSpec
+    spec: TuneSpec
+    experiment: Experiment
+    sampler_name: str
+    sampler: Sampler
+    executor: Executor
+    wish: Wish
+    trials: Trials = field(init=False)
+    limits: Limits = field(init=False)
+    journal: Journal = field(init=False)
+
+    def __post_init__(self) -> None:
+        spent = self.experiment.facts.get("search", {}).get("seconds", 0.0)
+        self.space = self.spec.search_space
+        self.trials = Trials(self.experiment, self.spec)
+        self.limits = Limits(self.spec, self.trials, spent)
+        self.journal = Journal(self.experiment.folder, self.space, self.trials.scoring)
+
+    def run(self) -> None:
+        """Search, then confirm."""
+        for known in self.trials.searched:
+            self._tell(known)
+        reason = self._search()
+        self._describe(state="confirming", reason=reason)
+        if self.wish:
+            self._describe(state="stopped")
+            raise Stopped
+        self._confirm()
+        if self.wish:
+            self._describe(state="stopped")
+            raise Stopped
+        self._describe(state="done")
+        if all(known.state == FAILED for known in self.trials.searched):
+            raise NothingSurvived(f"no trial has a usable result: {self._first_cause()}")
+
+    def _search(self) -> str:
+        """Run trials until there is a reason not to, which is returned."""
+        running: Running = {}
+        waiting = [known for known in self.trials.searched if not known.is_settled]
+        self._describe(state="searching")
+        while True:
+            reason = "stopped" if self.wish else ""
+            while not reason and len(running) < self.executor.slots:
+                known = waiting.pop(0) if waiting else None
+                reason = "" if known else self.limits.reached()
+                if not reason and (known := known or self._next()) is None:
+                    reason = "every configuration of the space was tried"
+                if known and not reason:
+                    running |= self._begun(known)
+            if not running:
+                return reason
+            for future in wait(running, _TICK, FIRST_COMPLETED).done:
+                self._settle(future, *running.pop(future))
+
+    def _next(self) -> Known | None:
+        """The next trial: the defaults, then what the sampler asks for."""
+        if not self.trials.searched:
+            return self.trials.add(TrialRecord(role="baseline", parameters=dict(self.spec.parameters)))
+        point = self.sampler.next(list(self._seen()))
+        if point is None:
+            return None
+        return self.trials.add(TrialRecord(role="candidate", parameters=self.space.parameters(point)))
+
+    def _seen(self) -> Iterator[Seen]:
+        """The trials as a sampler sees them."""
+        for known in self.trials.searched:
+            point = self.space.point_of(known.record.parameters)
+            if not known.is_settled or known.score is None or known.record.kind in NOT_ITS_DOING:
+                yield Seen(point, "running")  # nobody knows
+            else:  # one that was ended early has what its first levels are worth, which is less than the best
+                values = known.score.values if known.counts or known.state == PRUNED else ()
+                valued = () if any(map(math.isnan, values)) else values
+                yield Seen(point, known.state, valued, known.score.penalty)
+
+    def _begun(self, known: Known, spec: TuneSpec | None = None) -> Running:
+        """Submit a trial."""
+        self.trials.begin(known)
+        wish = self._wish_for(known, early=spec is None)
+        spec = spec or self.trials.spec_of(known.record.parameters)
+        return {self.executor.submit(spec, known.trial, wish): (known, wish)}
+
+    def _wish_for(self, known: Known, *, early: bool) -> TrialWish:
+        best = self.trials.best if early else None
+        factor = max(known.record.gpus, 1) / max(best.record.gpus, 1) if best else 1.0
+        judged = best.judged if best else known.judged
+        deadline = self.limits.deadline(confirming=not early)
+        return TrialWish(self.wish.stop, self.experiment, known.trial, self.spec, judged, factor, deadline)
+
+    def _settle(self, future: "Future[None]", known: Known, wish: TrialWish) -> None:
+        self.trials.settle(known, future.exception(), wish)
+        _log.info("trial %d: %s %s", known.trial.number, known.state, known.record.cause)
+        self._tell(known)
+        self._describe()
+
+    def _tell(self, known: Known) -> None:
+        """Add a trial of the search that has ended to the journal."""
+        if known.is_settled and known.is_searched and known.score:
+            self.journal.add(known.trial.number, known.record, known.score)
+
+    def _confirm(self) -> None:
+        """Measure baseline and winner again in turn, and note what that shows, and what to copy."""
+        best, baseline = self.trials.best, self.trials.baseline
+        if best is None or best.score is None:
+            return
+        copied = to_copy(self.asked, best.record.parameters, self._command_of(best))
+        files.write_atomically(self.experiment.folder / WINNER_FILE, copied["yaml"])
+        self._describe(winner={"trial": best.trial.number} | copied)
+        if best is baseline or baseline is None:
+            self._describe(confirmation={"verdict": "same", "text": "the defaults are as good: no trial beat them"})
+        elif self.spec.confirm:
+            found = self._measured_again(baseline, best)
+            self._describe(confirmation=found.to_dict() if found else None)
+
+    def _measured_again(self, baseline: Known, best: Known) -> Confirmation | None:
+        """What runs in turn show; None where there was no time for one of each."""
+        scores = [known.score.summary for known in (baseline, best) if known.score]
+        levels = [self.spec.at_level()] if self.spec.at_level() else levels_of(*(one.best_level for one in scores))
+        kept = [level for level in levels if level]
+        runs: dict[str, list[Known]] = {BASELINE: [], WINNER: []}
+        for turn in range(2 * self.spec.confirm):
+            of, known = ((BASELINE, baseline), (WINNER, best))[turn % 2]
+            if (done := self._once_more(of, known, len(runs[of]), kept)) is None:
+                break
+            runs[of].append(done)
+        values = {
+            of: [one.score.values[0] for one in some if one.score and one.record.kind not in NOT_ITS_DOING]
+            for of, some in runs.items()
+        }
+        numbers = sorted(one.trial.number for some in runs.values() for one in some)
+        both = min(map(len, values.values()))
+        return conclude(self.spec.objective[0], values[BASELINE], values[WINNER], kept, numbers) if both else None
+
+    def _once_more(self, of: str, known: Known, turn: int, levels: list[int]) -> Known | None:
+        """A further run of a trial, at these levels; the one that is there already where the search was cut off."""
+        before = [
+            one
+            for one in self.trials.all
+            if one.record.of == of and one.record.parameters == known.record.parameters and not one.is_searched
+        ]
+        if turn < len(before) and before[turn].is_settled:
+            return before[turn]
+        if self.wish or self.limits.is_over(confirming=True):
+            return None
+        record = TrialRecord(role="confirmation", of=of, parameters=known.record.parameters)
+        again = before[turn] if turn < len(before) else self.trials.add(record)
+        spec = self.trials.spec_of(known.record.parameters, levels=levels, stop_when_saturated=False)
+        ((future, (again, wish)),) = self._begun(again, spec).items()
+        wait([future])
+        self._settle(future, again, wish)
+        return again if again.is_settled else None
+
+    def _command_of(self, known: Known) -> list[str]:
+        try:
+            return list(files.read_json(known.trial.server_file).get("command", []))
+        except (PathError, AttributeError):
+            return []
+
+    def _first_cause(self) -> str:
+        return next((one.record.cause or one.score.cause for one in self.trials.searched if one.score), "none was run")
+
+    def _describe(self, **facts: Any) -> None:
+        """Keep the search's own facts in `experiment.json`."""
+        best = self.trials.best
+        known = self.experiment.facts.get("search", {}) | {
+            "sampler": self.sampler_name,
+            "configurations": None if self.space.size == float("inf") else int(self.space.size),
+            "trials": len(self.trials.searched),
+            "seconds": round(self.limits.seconds, 1),
+            "cost": self.limits.cost,
+            "best": best.trial.number if best else None,
+        }
+        self.experiment.describe(search=known | facts)

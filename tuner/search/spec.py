@@ -1,0 +1,131 @@
+"""What a search is asked to do: a sweep's spec, and what may be tried, for what, how long and where."""
+
+import re
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from tuner.engines import registry
+from tuner.judging.score import Objective
+from tuner.search.search_space import DEFAULT, SearchSpace
+from tuner.sweep.spec import SweepSpec, split
+
+_ON = re.compile(r"local|ray(://\S+:\d+)?|[^\s:/]+:\d+")
+
+
+def _objectives(value: Any) -> Any:
+    """`"max_throughput"` or `"max_throughput, min_ttft"` as a list."""
+    return split(value)
+
+
+def _space(value: Any) -> Any:
+    """A mapping as text (`"{n_parallel: [1, 2]}"`, or YAML lines) as what it is; a preset's name stays a name."""
+    if not isinstance(value, str) or ":" not in value:
+        return value
+    return _yaml(value)
+
+
+def _lines(value: Any) -> Any:
+    """`"a <= b; c < d"`, a line each, or a YAML list, as a list of constraints."""
+    if not isinstance(value, str):
+        return value
+    if value.strip().startswith("["):
+        return _yaml(value)
+    return [part.strip() for part in re.split(r"[;\n]", value) if part.strip()]
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"{text!r} is not valid YAML") from None
+
+
+class TuneSpec(SweepSpec):
+    """A search for the best server configuration under a load; `parameters` is its baseline."""
+
+    space: dict[str, Any] | str = Field(DEFAULT, description="parameters with their values, or a preset's name")
+    constraints: list[str] = Field([], description="between parameters, such as n_ubatch <= n_batch; several with ;")
+    objective: Annotated[list[Objective], BeforeValidator(_objectives), Field(min_length=1, max_length=2)] = Field(
+        ["max_throughput"], description=f"{', '.join(get_args(Objective))}, or two of them"
+    )
+    objective_level: PositiveInt | None = Field(
+        None, description="the level at which min_… objectives are read; by default the only one"
+    )
+    sampler: Literal["auto", "grid", "random", "tpe", "gp", "climb"] = Field(
+        "auto", description="what chooses the next configuration: auto, grid, random, tpe, gp or climb"
+    )
+    seed: NonNegativeInt = Field(0, description="of the sampler: the same seed and results, the same choices")
+    trials: PositiveInt = Field(20, description="configurations tried at most, the baseline included")
+    patience: NonNegativeInt = Field(0, description="end after so many trials without gain; 0: never")
+    max_minutes: PositiveFloat | None = Field(None, description="end after this many minutes")
+    max_cost: PositiveFloat | None = Field(None, description="end before this much money is spent on GPUs")
+    price_per_gpu_hour: PositiveFloat | None = Field(None, description="what one GPU costs an hour, for max_cost")
+    early_stop: bool = Field(True, description="end a trial whose first levels show that it cannot win")
+    margin: NonNegativeFloat = Field(0.2, description="by how much it must lag behind the best for that", lt=1)
+    parallel: NonNegativeInt = Field(1, description="trials at once; 0: as many as there are GPUs for")
+    on: str = Field("local", description="where trials run: local, ray or ray://ADDRESS")
+    confirm: NonNegativeInt = Field(
+        3, description="times that baseline and winner are measured again in turn; 0: not at all"
+    )
+    name: str = Field("tune", description="a word in the run directory's name", min_length=1)
+
+    _space_text = field_validator("space", mode="before")(_space)
+    _constraint_lines = field_validator("constraints", mode="before")(_lines)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_is_a_word(cls, values: Any) -> Any:
+        """YAML reads the key `on` as true."""
+        if isinstance(values, dict) and True in values:
+            return {("on" if name is True else name): value for name, value in values.items()}
+        return values
+
+    @field_validator("on")
+    @classmethod
+    def _known_place(cls, value: str) -> str:
+        if not _ON.fullmatch(value):
+            raise ValueError(f"must be local, ray or ray://ADDRESS, got {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _can_be_searched(self) -> Self:
+        if len({*self.objective}) < len(self.objective):
+            raise ValueError(f"objective: {self.objective[0]} stands twice")
+        if self.max_cost is not None and self.price_per_gpu_hour is None:
+            raise ValueError("max_cost needs price_per_gpu_hour")
+        if any(one.startswith("min_") for one in self.objective):
+            self._must_have_level()
+        _ = self.search_space
+        return self
+
+    def _must_have_level(self) -> None:
+        levels = self.fixed_levels
+        if self.objective_level is None and len(levels) != 1:
+            raise ValueError(f"objective_level: {self.objective[0]} is read at one level; say which")
+        if self.objective_level is not None and levels and self.objective_level not in levels:
+            raise ValueError(f"objective_level: {self.objective_level} is none of the levels {levels}")
+        if not levels:
+            raise ValueError("objective_level: levels: auto may never measure it; give levels")
+
+    @property
+    def search_space(self) -> SearchSpace:
+        """What may be tried, checked against what the engine knows."""
+        gpus = len(self.gpus) if isinstance(self.gpus, list) else self.gpus
+        return SearchSpace.parse(self.space, registry.find(self.engine), self.parameters, self.constraints, gpus)
+
+    def at_level(self) -> int | None:
+        """The level at which latencies are read; None where no objective needs one."""
+        if not any(one.startswith("min_") for one in self.objective):
+            return None
+        return self.objective_level or self.fixed_levels[0]

@@ -1,0 +1,1 @@
+"""Processes of ours: servers, their GPUs, what they use."""

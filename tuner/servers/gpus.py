@@ -1,0 +1,193 @@
+"""The NVIDIA GPUs of this host through NVML (`nvidia-ml-py`, optional): what they are, which are free, who has them.
+
+Written against NVML's documentation and tested with answers of that form; not run on a GPU yet.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from socket import socket
+from typing import Any, NamedTuple
+
+from tuner.core import claims
+from tuner.errors import ServerFailed
+
+log = logging.getLogger(__name__)
+
+#: a GPU with less in use than this, in bytes, and no process is free: the driver itself takes some hundred MiB
+FREE_BELOW = 1 << 30
+_SLACK = 256 << 20  # bytes more than before that need no warning
+GIVE_BACK = 5.0  # seconds that the driver has to take memory back
+
+
+@dataclass(frozen=True)
+class GPU:
+    """One GPU at one instant; memory in bytes, utilization as a share, power in watts, temperature in °C."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_total: int
+    memory_used: int
+    utilization: float | None
+    power: float | None
+    temperature: float | None
+    processes: tuple[int, ...]
+
+    @property
+    def is_free(self) -> bool:
+        """Nobody computes on it, as far as one can see (a container hides its processes, not its memory)."""
+        return not self.processes and self.memory_used < FREE_BELOW
+
+    @property
+    def use(self) -> str:
+        """Who has how much of it, in words."""
+        used = f"{self.memory_used / (1 << 30):.1f} GiB in use"
+        return f"{used} by processes {', '.join(map(str, self.processes))}" if self.processes else used
+
+
+def gpus() -> list[GPU]:
+    """Every GPU of this host; none where there is no driver or no `nvidia-ml-py`."""
+    with suppress(ImportError, _NoDriver), _nvml() as nvml:
+        return [_read(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
+    return []
+
+
+def why_none() -> tuple[str, str]:
+    """Where there is no GPU: what is the matter, and what to do about it."""
+    try:
+        with _nvml():
+            return "the driver knows no GPU", ""
+    except ImportError:
+        return "nvidia-ml-py is not installed, so that no GPU can be seen", "pip install nvidia-ml-py"
+    except _NoDriver as error:
+        return f"no NVIDIA driver answers ({error}); engine llamacpp and attach need none", ""
+
+
+class _NoDriver(Exception):
+    """NVML is there and has nobody to talk to."""
+
+
+@contextmanager
+def _nvml() -> Iterator[Any]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise _NoDriver(str(error)) from None
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _read(nvml: Any, index: int) -> GPU:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+
+    def maybe(question: str, scale: float, *more: Any) -> float | None:
+        """A sensor's answer, or None where this GPU has no such sensor."""
+        with suppress(nvml.NVMLError):
+            answer = getattr(nvml, question)(handle, *more)
+            return float(getattr(answer, "gpu", answer)) * scale
+        return None
+
+    return GPU(
+        index=index,
+        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+        name=_text(nvml.nvmlDeviceGetName(handle)),
+        memory_total=int(memory.total),
+        memory_used=int(memory.used),
+        utilization=maybe("nvmlDeviceGetUtilizationRates", 0.01),
+        power=maybe("nvmlDeviceGetPowerUsage", 0.001),
+        temperature=maybe("nvmlDeviceGetTemperature", 1, nvml.NVML_TEMPERATURE_GPU),
+        processes=_processes(nvml, handle),
+    )
+
+
+def _processes(nvml: Any, handle: Any) -> tuple[int, ...]:
+    with suppress(nvml.NVMLError):
+        return tuple(process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    return ()
+
+
+def _text(answer: str | bytes) -> str:
+    return answer.decode() if isinstance(answer, bytes) else answer
+
+
+def visible(found: Sequence[GPU]) -> list[GPU]:
+    """Those that CUDA_VISIBLE_DEVICES leaves to us (a job scheduler sets it), in its order."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None:
+        return list(found)
+    by_name = {name: gpu for gpu in found for name in (str(gpu.index), gpu.uuid)}
+    return [by_name[name.strip()] for name in allowed.split(",") if name.strip() in by_name]
+
+
+class Claim(NamedTuple):
+    """GPUs that are ours for as long as the sockets are open."""
+
+    gpus: tuple[GPU, ...]
+    holders: tuple[socket, ...]
+
+
+def claim(asked: int | Sequence[int | str]) -> Claim:
+    """Take GPUs so that no other process of tuner on this host takes them.
+
+    Args:
+        asked: how many free ones, or which ones, by index (as nvidia-smi numbers them) or UUID.
+
+    Raises:
+        ServerFailed: (gpu_unavailable) there are not so many, or one that was named is not there or taken.
+    """
+    candidates = visible(gpus()) if asked else []
+    wanted = [gpu for gpu in candidates if gpu.is_free] if isinstance(asked, int) else _named(asked, candidates)
+    number = asked if isinstance(asked, int) else len(asked)
+    taken: list[tuple[GPU, socket]] = []
+    for gpu in wanted:
+        if len(taken) < number:
+            with suppress(claims.Taken):
+                taken.append((gpu, claims.claim(f"gpu-{gpu.uuid}")))
+    if len(taken) < number:
+        for _, holder in taken:
+            holder.close()
+        raise ServerFailed(_not_enough(asked, candidates), kind="gpu_unavailable")
+    return Claim(tuple(gpu for gpu, _ in taken), tuple(holder for _, holder in taken))
+
+
+def _named(names: Sequence[int | str], candidates: Sequence[GPU]) -> list[GPU]:
+    by_name = {name: gpu for gpu in candidates for name in (str(gpu.index), gpu.uuid)}
+    for name in map(str, names):
+        if name not in by_name:
+            known = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in candidates) or "none"
+            raise ServerFailed(f"there is no GPU {name} here; there are: {known}", kind="gpu_unavailable")
+        if not by_name[name].is_free:
+            log.warning("GPU %s was named and is in use: %s", name, by_name[name].use)
+    return [by_name[name] for name in map(str, names)]
+
+
+def _not_enough(asked: int | Sequence[int | str], candidates: Sequence[GPU]) -> str:
+    if not candidates:
+        return f"GPUs were asked for ({asked}), and NVML finds none; `tuner doctor` says what is missing"
+    states = "; ".join(f"{gpu.index}: {gpu.use}" for gpu in candidates)
+    return f"GPUs were asked for ({asked}), and not so many are free or unclaimed: {states}"
+
+
+def not_given_back(before: Mapping[str, int]) -> dict[str, int]:
+    """Bytes that GPUs hold beyond what they held before, after the driver had GIVE_BACK seconds to take them back."""
+    deadline = time.monotonic() + GIVE_BACK
+    while True:
+        now = memory_used(tuple(before))
+        kept = {uuid: now[uuid] - then for uuid, then in before.items() if now.get(uuid, 0) - then > _SLACK}
+        if not kept or time.monotonic() > deadline:
+            return kept
+        time.sleep(0.2)
+
+
+def memory_used(uuids: Sequence[str]) -> dict[str, int]:
+    """Bytes in use on these GPUs."""
+    return {gpu.uuid: gpu.memory_used for gpu in gpus() if gpu.uuid in uuids} if uuids else {}

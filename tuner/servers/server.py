@@ -1,0 +1,204 @@
+"""A server of ours: started, waited for until it is ready, watched, and gone when we are."""
+
+import logging
+import os
+import secrets
+import threading
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from tuner.core import claims
+from tuner.core.run_directory import Trial
+from tuner.core.server_log import Failure, diagnose
+from tuner.engines import registry
+from tuner.engines.base import LOOPBACK, Engine, Place, ServerSpec
+from tuner.errors import ServerFailed, TunerError
+from tuner.servers import gpus
+from tuner.servers import http as probe
+from tuner.servers.attached_server import POLL, Server
+from tuner.servers.supervised import Supervised
+
+__all__ = ["Server", "gpus_wanted", "launch"]
+
+log = logging.getLogger(__name__)
+
+_LOG_READ = 200_000  # bytes of log, at most, that are searched for the reason of a failure
+
+
+def launch(spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) -> Server:
+    """Start what `spec` asks for, or attach to it, and wait until it is ready.
+
+    A second launch in the same trial appends to `server.log` and keeps the record of the first in `server.json`.
+
+    Args:
+        spec: the configuration.
+        trial: where the server's record and log go.
+        stop: ends the waiting when somebody sets it.
+
+    Returns:
+        The server, ready; a context manager that stops it.
+
+    Raises:
+        SpecError: the configuration is wrong, found before anything was started.
+        EngineError: there is no such engine, or it is not installed.
+        ServerFailed: it did not get ready (`stopped`: somebody set `stop`); nothing of it is left.
+    """
+    engine = registry.find(spec.engine)
+    engine.check(spec)
+    spec.api_key()
+    server = (OwnServer if engine.owned else Server)(engine, spec, trial, stop)
+    try:
+        server.start()
+    except BaseException:
+        server.stop()
+        raise
+    return server
+
+
+class OwnServer(Server):
+    """A server that we start and that ends with us."""
+
+    def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) -> None:
+        super().__init__(engine, spec, trial, stop)
+        self._process: Supervised | None = None
+        self._stopping = False
+        self._log_start = trial.server_log.stat().st_size if trial.server_log.exists() else 0
+        self._oom_kills = _oom_kills()
+
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        with ExitStack() as claimed:  # once it runs, its supervisor holds the claims on
+            try:
+                self._spawn(claimed)
+            except TunerError as error:
+                raise self._give_up(Failure(getattr(error, "kind", "crashed"), str(error))) from error
+            super().start()
+        self._note_gpu_memory("ready")
+
+    def processes(self) -> set[int]:
+        """All its living processes."""
+        return self._process.processes() if self._process else set()
+
+    def is_alive(self) -> bool:
+        """Whether its process runs."""
+        return self._process is not None and self._process.is_alive()
+
+    def failure(self) -> ServerFailed | None:
+        """Why it died, or None while it lives or where we ended it ourselves."""
+        if self._failure is None and self._process and not self._stopping and not self.is_alive():
+            self._failure = self._diagnosis(self._process.exit_code)
+        return self._error(self._failure) if self._failure else None
+
+    def stop(self) -> None:
+        """End it, and wait until nothing of it is left; a second call does nothing."""
+        self.failure()  # it may have died before we came to stop it
+        self._stopping = True
+        if self._process:
+            self._process.stop()
+        super().stop()
+
+    def log_text(self) -> str:
+        """What it printed since it was started, of a long log the end, without the API key."""
+        with suppress(OSError), open(self.trial.server_log, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(self._log_start, size - _LOG_READ))
+            return self._scrub(file.read().decode(errors="replace"))
+        return ""
+
+    def _spawn(self, claimed: ExitStack) -> None:
+        place, held = self._claim(claimed)
+        command = self.engine.command(self.spec, place)
+        self.record.base_url = f"http://{LOOPBACK}:{place.port}"
+        self.record.command = [self._scrub(part) for part in command]
+        log.info("starting %s: %s", self, " ".join(self.record.command))
+        self._process = Supervised(
+            command,
+            self.trial.server_log,
+            env=os.environ | self._environment(place),
+            grace=self.engine.grace,
+            held=held,
+            afterwards=self.engine.stop_command(self.spec, place),
+            on_end=self._ended,
+        )
+        self.record.pid = self._process.start().pid
+
+    def _claim(self, claimed: ExitStack) -> tuple[Place, list[int]]:
+        """A port, GPUs and a name for it, and the descriptors that hold them."""
+        port = claims.reserve_port(self.spec.port)
+        held = [claimed.enter_context(holder).fileno() for holder in port]
+        wanted = gpus_wanted(self.spec)
+        taken, holders = gpus.claim(wanted) if wanted else ((), ())
+        held += [claimed.enter_context(holder).fileno() for holder in holders]
+        self.record.gpus = [gpu.uuid for gpu in taken]
+        self._note_gpu_memory("before")
+        return Place(claims.port_of(port[0]), tuple(self.record.gpus), f"tuner-{secrets.token_hex(4)}"), held
+
+    def _environment(self, place: Place) -> dict[str, str]:
+        names_gpus = place.gpus or self.spec.gpus == 0
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus)} if names_gpus else {}
+        return self.engine.environment(self.spec) | visible | self.spec.environment
+
+    def _ready_models(self) -> list[str]:
+        if failure := self.failure():
+            raise failure
+        with probe.client(self.base_url) as http:
+            return super()._ready_models() if probe.is_healthy(http) else []
+
+    def _not_ready(self, timeout: float) -> Failure:
+        last = self.log_text().splitlines()[-12:]
+        return Failure("timeout", f"not ready within {timeout:g} s", None, tuple(last))
+
+    def _pause(self) -> None:
+        if self._process:
+            self._process.wait(POLL)  # its end is seen at once
+
+    def _diagnosis(self, exit_code: int | None) -> Failure:
+        found = diagnose(self.log_text(), exit_code, self.engine.patterns())
+        if found.kind == "crashed" and _oom_kills() > self._oom_kills:
+            return found._replace(kind="out_of_memory", detail="the kernel killed a process as memory ran out")
+        return found
+
+    def _ended(self, exit_code: int | None) -> None:
+        """Called by the process's own thread when all of it is gone, whoever ended it."""
+        self.failure()
+        if self._process:
+            self.record.pid = self._process.pid  # it may have ended before its start was noted
+        self.record.exit_code = exit_code
+        self._note_gpu_memory("after")
+        self._warn_of_kept_memory()
+        try:
+            self._record_end()
+        except TunerError as error:  # the trial's folder is gone: there is nothing to record in
+            log.warning("%s", error)
+
+    def _scrub(self, text: str) -> str:
+        """`text` without the API key, should the server or its command repeat it."""
+        key = os.environ.get(self.spec.api_key_env or "")
+        return text.replace(key, "***") if key else text
+
+    def _note_gpu_memory(self, when: str) -> None:
+        if self.record.gpus:
+            self._write(gpu_memory={**self.record.gpu_memory, when: gpus.memory_used(self.record.gpus)})
+
+    def _warn_of_kept_memory(self) -> None:
+        for uuid, size in gpus.not_given_back(self.record.gpu_memory.get("before", {})).items():
+            message = f"GPU {uuid} did not get {size / (1 << 30):.1f} GiB back after {self}"
+            log.warning("%s", message)
+            self.record.warnings.append(message)
+
+
+def gpus_wanted(spec: ServerSpec) -> int | list[int | str]:
+    """The GPUs asked for; where nothing is said, as many as the engine takes, if there are any at all."""
+    if spec.gpus is not None:
+        return spec.gpus
+    needed = registry.find(spec.engine).gpus(spec)
+    return needed if needed and gpus.visible(gpus.gpus()) else 0
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory since it booted (Linux)."""
+    try:
+        fields = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    except OSError:
+        return 0
+    return int(fields.get("oom_kill", 0))

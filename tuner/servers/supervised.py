@@ -1,0 +1,191 @@
+"""The owner's side of a supervised command: start it, hear of its end, stop it, and see that nothing is left."""
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from tuner.errors import TunerError
+from tuner.servers import supervisor
+
+log = logging.getLogger(__name__)
+
+GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+_START_TIMEOUT = 60.0
+_MARGIN = 6.0  # seconds beyond the grace in which a supervisor has ended all, or is stuck
+
+
+@dataclass(eq=False)
+class Supervised:
+    """One command under a supervisor of its own; it ends when it is stopped, when we end, and when we are killed.
+
+    What this does not cover: a process that is no descendant any more *and* has dropped our environment, after
+    the supervisor was killed; a container, whose processes belong to its daemon (see `afterwards`).
+    A process forked from ours (multiprocessing's fork) holds the pipe too: our end is then noticed within a second
+    instead of at once.
+
+    Args:
+        command: program and arguments; nothing goes through a shell.
+        log_path: where its output is appended.
+        env: its whole environment; ours where not given.
+        grace: seconds between SIGTERM and SIGKILL.
+        pipe_stdin: give it a pipe to write to, `stdin`; else it reads nothing.
+        pipe_stdout: give it a pipe to read from, `stdout`; else its output goes to the log.
+        held: file descriptors that the supervisor keeps open as long as anything of the command lives (locks).
+        afterwards: a command to run when all of it has ended, for what is no process of ours (a container).
+        on_end: called once, in a thread, with the exit code when all of the command has ended, whoever ended it;
+            `stop` waits for it.
+    """
+
+    command: Sequence[str]
+    log_path: Path
+    env: Mapping[str, str] | None = field(default=None, repr=False)  # it may hold secrets
+    grace: float = GRACE
+    pipe_stdin: bool = False
+    pipe_stdout: bool = False
+    held: Sequence[int] = ()
+    afterwards: Sequence[str] = ()
+    on_end: Callable[[int | None], None] = lambda _: None
+
+    pid: int = field(default=0, init=False)  # of the command, once it was started
+    exit_code: int | None = field(default=None, init=False)  # negative for a signal; None where nobody learnt it
+    stdin: IO[bytes] | None = field(default=None, init=False)
+    stdout: IO[bytes] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._marker = secrets.token_hex(8)
+        self._refusal = ""
+        self._ours = contextlib.ExitStack()  # our ends of the pipes
+        self._started, self._ended, self._gone = threading.Event(), threading.Event(), threading.Event()
+        self._gone.set()
+
+    def start(self) -> Self:
+        """Start the command.
+
+        Raises:
+            TunerError: it cannot be started.
+        """
+        with contextlib.ExitStack() as theirs:
+            self._start_guard(theirs)
+        self._gone.clear()
+        threading.Thread(target=self._listen, name=f"supervised-{self._marker}", daemon=True).start()
+        self._started.wait(_START_TIMEOUT)
+        if not self.pid:
+            self.stop()
+            raise TunerError(f"cannot start {self.command[0]}: {self._refusal or 'its supervisor was killed'}")
+        return self
+
+    def is_alive(self) -> bool:
+        """Whether the command runs; false from the instant its end was reported."""
+        return bool(self.pid) and not self._ended.is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait `timeout` seconds for the command to end by itself; whether it did."""
+        return self._ended.wait(timeout)
+
+    def stop(self) -> int | None:
+        """End the command and its family, and wait until they are gone; a second call does nothing.
+
+        Returns:
+            The command's exit code.
+        """
+        if self._gone.is_set():
+            return self.exit_code
+        with contextlib.suppress(OSError, ValueError):
+            # a word, and not only the end of the pipe, which a process forked from ours may hold too
+            self._leash.write(b"stop\n")
+        self._ours.close()
+        if not self._gone.wait(2 * self.grace + _MARGIN):
+            self._guard.kill()  # stuck: `_listen` takes over
+            self._gone.wait(self.grace + _MARGIN)
+        return self.exit_code
+
+    def processes(self) -> set[int]:
+        """All living processes of the command, found as the supervisor finds them."""
+        return supervisor.descendants_of(self._guard.pid) if self.is_alive() else set()
+
+    def _start_guard(self, theirs: contextlib.ExitStack) -> None:
+        leash, self._leash = self._pipe_to(theirs)
+        report, self._report = self._pipe_from(theirs)
+        passed: dict[str, int] = {}
+        if self.pipe_stdin:
+            passed["stdin"], self.stdin = self._pipe_to(theirs)
+        if self.pipe_stdout:
+            passed["stdout"], self.stdout = self._pipe_from(theirs)
+        order = {"command": self.command, "afterwards": self.afterwards, "marker": self._marker, "grace": self.grace}
+        order |= {"owner": os.getpid(), **passed}
+        self._guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", supervisor.__file__, json.dumps(order)],
+            stdin=leash,
+            stdout=report,
+            stderr=theirs.enter_context(self.log_path.open("ab")),
+            env=self.env,
+            pass_fds=[*self.held, *passed.values()],
+            start_new_session=True,
+        )
+
+    def _pipe_to(self, theirs: contextlib.ExitStack) -> tuple[int, IO[bytes]]:
+        reader, writer = os.pipe()
+        theirs.callback(os.close, reader)
+        return reader, self._ours.enter_context(open(writer, "wb", buffering=0))
+
+    def _pipe_from(self, theirs: contextlib.ExitStack) -> tuple[int, IO[bytes]]:
+        reader, writer = os.pipe()
+        theirs.callback(os.close, writer)
+        return writer, open(reader, "rb")
+
+    def _listen(self) -> None:
+        """Follow the supervisor's report to its end; where it was killed, do its work."""
+        for word, value in self._reports():
+            self._hear(word, value)
+        self._started.set()
+        if self._guard.wait() != 0:
+            self._end_family()
+        self._ended.set()
+        try:
+            if self.pid:
+                self.on_end(self.exit_code)
+        finally:
+            self._gone.set()
+
+    def _reports(self) -> Iterator[tuple[str, str]]:
+        with self._report:
+            for line in self._report:
+                word, _, value = line.decode().rstrip("\n").partition(" ")
+                yield word, value
+
+    def _hear(self, word: str, value: str) -> None:
+        match word:
+            case "started":
+                self.pid = int(value)
+                self._started.set()
+            case "refused":
+                self._refusal = value
+            case "ended":
+                self.exit_code = int(value)
+                self._ended.set()
+
+    def _end_family(self) -> None:
+        log.warning("the supervisor of %s was killed; ending what it watched", self.command[0])
+        if not supervisor.end_family(lambda: supervisor.marked_with(self._marker), self.grace):
+            log.error("processes of %s are still alive", self.command[0])
+        supervisor.run_afterwards(self.afterwards)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if self.stdout:
+            self.stdout.close()

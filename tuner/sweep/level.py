@@ -1,0 +1,178 @@
+"""One level from beginning to end: run it aside, tell how it ended, scrub it, and put it in place whole."""
+
+import logging
+import shutil
+import tempfile
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from tuner.core import files
+from tuner.core.run_directory import COMPLETED, PARTIAL, RUNNING, SIDECAR_FILE, Sidecar
+from tuner.core.timestamps import now, to_text
+from tuner.errors import PathError, ServerFailed
+from tuner.servers.server import Server
+from tuner.traffic import calibration
+from tuner.traffic.genai_bench import CLIENT_LOG, Bench, Ended, Load
+
+_log = logging.getLogger(__name__)
+
+_REDACTED = b"[redacted]"
+_LONGEST_REASON = 300
+_WARMUP_SECONDS = 30.0
+#: outcomes that say nothing about the level: a resumed sweep measures it again
+UNSETTLED = (RUNNING, "interrupted", "client_failed")
+
+
+def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.Event) -> Sidecar:
+    """Measure one level; `folder` appears, whole, when it has ended.
+
+    Args:
+        bench: the load generator.
+        server: the server that is measured.
+        load: the level.
+        folder: where its files shall be.
+        stop: ends the level at once when set.
+
+    Returns:
+        What the sidecar says.
+    """
+    part = fresh_part(folder)
+    instrument = _instrument(load.concurrency) | {"prefix_cache_emptied": server.forget_prompts()}
+    asked = Sidecar(
+        scenario=load.scenario,
+        concurrency=load.concurrency,
+        repeat=load.repeat,
+        started_at=to_text(now()),
+        client=instrument,
+    )
+    _write(part, asked)
+    ended = bench.run(load, part, stop)
+    outcome, reason = outcome_of(part, ended, server.failure(), interrupted=stop.is_set())
+    sidecar = msgspec.structs.replace(asked, outcome=outcome, reason=reason[:_LONGEST_REASON], **_how(ended, asked))
+    _scrub(part, server.api_key())
+    _write(part, sidecar)
+    put_in_place(part, folder)
+    _log.info("%s, concurrency %d: %s %s", load.scenario, load.concurrency, outcome, reason)
+    return sidecar
+
+
+def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> None:
+    """Put real load on the server that is not counted, so that the first level does not pay for cold caches."""
+    if requests:
+        warm = replace(load, max_requests=requests, max_seconds=_WARMUP_SECONDS, extend_to=None, enough_requests=0)
+        with tempfile.TemporaryDirectory(prefix="tuner-warmup-") as folder:
+            bench.run(warm, Path(folder), stop)
+
+
+def record_unrun(folder: Path, sidecar: Sidecar) -> None:
+    """Write down why a level was not run."""
+    part = fresh_part(folder)
+    _write(part, msgspec.structs.replace(sidecar, reason=sidecar.reason[:_LONGEST_REASON]))
+    put_in_place(part, folder)
+
+
+def settled(folder: Path) -> Sidecar | None:
+    """What is known of a level that needs no measuring again; None where it does.
+
+    A level that was cut off between its end and its renaming is put in place here.
+    """
+    part = folder.with_name(folder.name + PARTIAL)
+    if not folder.exists() and _is_settled(part):
+        put_in_place(part, folder)
+    return _read(folder) if _is_settled(folder) else None
+
+
+def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interrupted: bool) -> tuple[str, str]:
+    """How a level ended, and why: the first that fits, the cause before its consequences.
+
+    Args:
+        part: the level's files.
+        ended: how the load generator ended.
+        failure: why the server died, where it did.
+        interrupted: whether the user stopped the level.
+
+    Returns:
+        An outcome of `tuner.core.run_directory.OUTCOMES` and one line for people, empty where it completed.
+    """
+    memory = failure is not None and failure.kind == "out_of_memory"
+    cases = (
+        (memory, "out_of_memory", str(failure)),
+        (failure is not None, "server_died", str(failure)),
+        (interrupted, "interrupted", "stopped by the user"),
+        (ended.timed_out, "timeout", f"genai-bench had not ended after {ended.duration:.0f} s"),
+        (any(part.glob("*_time_*s.json")), COMPLETED, ""),
+        (any(part.glob("debug_for_run_*.json")), "all_errors", "every request failed"),
+        (ended.exit_code == 0, "timeout", "no request finished in the level's time"),
+        (True, "client_failed", f"genai-bench ended with {ended.exit_code}: {_last_line(part / CLIENT_LOG)}"),
+    )
+    return next((outcome, reason) for fits, outcome, reason in cases if fits)
+
+
+def _instrument(level: int) -> dict[str, object]:
+    """The load generator's own share of what it reads at this level, where this machine was calibrated."""
+    own = calibration.known(level)
+    return {"ttft": own.ttft, "tpot": own.tpot, "throughput": own.throughput} if own else {}
+
+
+def _how(ended: Ended, asked: Sidecar) -> dict[str, object]:
+    cpu = {} if ended.cpu_seconds is None else {"cpu_share": round(ended.cpu_seconds / ended.duration, 3)}
+    return {
+        "started_at": to_text(ended.started_at),
+        "finished_at": to_text(ended.finished_at),
+        "duration": round(ended.duration, 3),
+        "exit_code": ended.exit_code,
+        "client": asked.client | cpu,
+    }
+
+
+def fresh_part(folder: Path) -> Path:
+    """The empty folder in which a level's files gather until they can be put in place."""
+    part = folder.with_name(folder.name + PARTIAL)
+    try:
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was cut off
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise PathError(f"cannot write {part}: {error.strerror}") from error
+    return part
+
+
+def _write(part: Path, sidecar: Sidecar) -> None:
+    files.write_json(part / SIDECAR_FILE, msgspec.to_builtins(sidecar))
+
+
+def _read(folder: Path) -> Sidecar | None:
+    try:
+        return msgspec.convert(files.read_json(folder / SIDECAR_FILE), Sidecar)
+    except (PathError, msgspec.ValidationError):
+        return None
+
+
+def _is_settled(folder: Path) -> bool:
+    sidecar = _read(folder)
+    return sidecar is not None and sidecar.outcome not in UNSETTLED
+
+
+def _scrub(part: Path, key: str | None) -> None:
+    """Take the key out of everything; genai-bench never had it, but a server can echo it in an error."""
+    for path in part.iterdir() if key else ():
+        content = path.read_bytes()
+        if str(key).encode() in content:
+            files.write_atomically(path, content.replace(str(key).encode(), _REDACTED))
+
+
+def put_in_place(part: Path, folder: Path) -> None:
+    """The rename that makes the batch count, after its files are safe on disk."""
+    for path in (*part.iterdir(), part):
+        files.sync(path)
+    if folder.exists():  # an earlier try that settled nothing
+        shutil.rmtree(folder)
+    part.rename(folder)
+    files.sync(folder.parent)
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+    return lines[-1] if lines else "it left no message"

@@ -1,0 +1,236 @@
+"""The search for the limit: which level to measure next, so that few batches find the highest that meets the SLO.
+
+Pure: nothing is run here, and what comes next follows from what was told, so that a resumed search goes on.
+"""
+
+import math
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from tuner.core.run_directory import COMPLETED
+from tuner.judging.summary import TOO_MUCH
+from tuner.judging.verdicts import FAIL, ROUNDING, UNKNOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+
+    from tuner.judging.slo import SLO, Constraint
+
+#: By how much levels grow while none fails, at least and at most.
+STEP_LEAST, STEP_MOST = 1.1, 8.0
+#: How near an end of the bracket a level is chosen, in brackets that count as closed: less closes it with more room
+#: for noise, more narrows it faster. Found by simulation (`benchmarks/limit_search.py`), as are the next three.
+AIM = 0.7
+#: How far the interpolated crossing is moved to the middle, so that it comes to lie between two levels measured.
+NUDGE = 0.3
+#: Batches kept back for repeats while the bracket is open.
+RESERVE = 1
+#: A level this near to the threshold is measured twice at once; standard errors.
+AT_THE_EDGE = 0.5
+#: A level that decides is repeated until it lies so many standard errors from the threshold.
+CERTAIN = 2.0
+#: The least excess that is told apart, 0.7 % of the threshold: that of no errors at all would be −∞.
+LEAST = -5.0
+#: Growth of throughput that is more than noise.
+GROWTH = 1.02
+
+
+@dataclass
+class LimitSearch:
+    """Finds the highest level that meets the SLO: `next_level` asks for a batch, `tell` learns from it.
+
+    Levels grow by up to eight times, guided by the excess, until one fails. The crossing is then interpolated between
+    the highest passing and the lowest failing level, but never so far from the middle that bisection could not end
+    with the batches that are left (as the ITP method projects: Oliveira & Takahashi, 2020). What lies within the
+    noise is repeated before it decides, and counts by its mean.
+
+    Args:
+        highest: the highest level to try.
+        tolerance: how far apart the ends of the bracket may lie, relative to the lower.
+        most: batches asked for at most.
+        noise: relative noise of what one batch measures, one standard deviation.
+        repeats: how often the level that decides is measured at most.
+    """
+
+    highest: int = 1024
+    tolerance: float = 0.1
+    most: int = 12
+    noise: float = 0.03
+    repeats: int = 3
+    asked: int = field(default=0, init=False)
+    told: dict[int, list[float | None]] = field(default_factory=dict, init=False)
+
+    def tell(self, level: int, excess: float | None) -> None:
+        """Learn from a batch that was asked for, or measured earlier.
+
+        Args:
+            level: its concurrency level.
+            excess: as from `excess`: at most 0 passes; infinite where the level broke the server; None where nobody
+                can judge it, which is tried once more and then fails.
+        """
+        self.asked += level == self.next_level()
+        self.told.setdefault(level, []).append(excess)
+
+    def next_level(self) -> int | None:
+        """The level to measure next, perhaps once more; None where the search has ended."""
+        if self.asked >= self.most:
+            return None
+        doubtful = self._doubtful()
+        if doubtful is not None:
+            return doubtful
+        return self._undecided() if self._is_closed() else self._new_level()
+
+    @property
+    def passing(self) -> int | None:
+        """The limit: the highest level that passes while none at or below it fails; None where there is none."""
+        below = self.failing or math.inf
+        return max((level for level in self.told if self._excess(level) <= 0 and level < below), default=None)
+
+    @property
+    def failing(self) -> int | None:
+        """The lowest level that fails; None where none does."""
+        return min((level for level in self.told if self._excess(level) > 0), default=None)
+
+    def __str__(self) -> str:
+        low, high = self.passing, self.failing
+        if low is None:
+            return "no level meets the SLO" if high == 1 else "no level was found that meets the SLO"
+        if high is None:
+            return f"level {low} still meets the SLO"
+        return f"level {low} meets the SLO, level {high} does not"
+
+    def _excess(self, level: int) -> float:
+        """The mean of what was told of a level; infinite where nobody could judge it."""
+        known = [excess for excess in self.told[level] if excess is not None]
+        return fmean(known) if known else math.inf
+
+    def _errors(self, level: int) -> float:
+        """How many standard errors a level lies from the threshold."""
+        return abs(self._excess(level)) * math.sqrt(len(self.told[level])) / self.noise
+
+    def _doubtful(self) -> int | None:
+        """A level that was measured once and says too little."""
+        once = [level for level, told in self.told.items() if len(told) == 1 < self.repeats]
+        ends = (self.passing, self.failing)
+        edge = (level for level in once if level in ends and self._errors(level) < AT_THE_EDGE)
+        return next((level for level in once if self.told[level] == [None]), next(edge, None))
+
+    def _undecided(self) -> int | None:
+        """An end of the closed bracket that is nearer to the threshold than is certain.
+
+        The failing one, since it decides that higher levels aren't tried; and the passing one where a single level
+        is more than the tolerance.
+        """
+        ends = [self.failing, self.passing if (self.passing or 0) * self.tolerance < 1 else None]
+        known = [level for level in ends if level is not None and len(self.told[level]) < self.repeats]
+        return next((level for level in known if self._errors(level) < CERTAIN), None)
+
+    def _is_closed(self) -> bool:
+        """Whether no new level is worth a batch."""
+        low, high = self.passing, self.failing
+        if low is None:
+            return high == 1
+        if high is None or low >= self.highest:
+            return low >= self.highest
+        return high <= max(low + 1, low * (1 + self.tolerance))
+
+    def _new_level(self) -> int:
+        low, high = self.passing, self.failing
+        if low is None:
+            return 1
+        level = self._above(low) if high is None else self._between(low, high)
+        return min(level, self.highest)
+
+    def _above(self, low: int) -> int:
+        """A level above all that pass: just beyond where the excess should reach 0."""
+        rise = -self._excess(low) / self._slope(low) + math.log1p(self.tolerance) / 2
+        step = math.exp(_clamped(rise, math.log(STEP_LEAST), math.log(STEP_MOST)))
+        return math.ceil(low * step)
+
+    def _slope(self, low: int) -> float:
+        """How the excess grows with ln(level) below `low`; at first as if latency were proportional to the level."""
+        below = max((level for level in self.told if level < low), default=None)
+        if below is None:
+            return 1.0
+        return max((self._excess(low) - self._excess(below)) / math.log(low / below), 0.01)
+
+    def _between(self, low: int, high: int) -> int:
+        """A level within the bracket: where the excess should reach 0, as far from the ends as the budget demands."""
+        width, close = math.log(high / low), math.log1p(self.tolerance)
+        left = max(self.most - self.asked - RESERVE, 1)
+        margin = max(AIM * close, width - close * 2.0 ** (left - 1))
+        at = self._crossing(low, high)
+        at += math.copysign(NUDGE * close, width / 2 - at)
+        at = _clamped(at, min(margin, width / 2), max(width - margin, width / 2))
+        level = low * math.exp(at)
+        rounded = math.floor(level) if at < width / 2 else math.ceil(level)  # to the nearer end, so that it closes
+        return int(_clamped(rounded, low + 1, high - 1))
+
+    def _crossing(self, low: int, high: int) -> float:
+        """Where the excess should be 0, as ln(level / low): by a parabola through three levels, else by a line."""
+        width, below, above = math.log(high / low), self._excess(low), self._excess(high)
+        if math.isinf(above):
+            return width / 2
+        line = width * -below / (above - below)
+        others = [level for level in self.told if level not in (low, high) and math.isfinite(self._excess(level))]
+        if not others:
+            return line
+        third = min(others, key=lambda level: max(low / level, level / high))
+        at = math.log(third / low)
+        bend = (self._excess(third) - below - at * (above - below) / width) / (at * (at - width))
+        return _root(bend, (above - below) / width - bend * width, below, width) or line
+
+
+def _clamped(value: float, least: float, most: float) -> float:
+    return min(max(value, least), most)
+
+
+def _root(square: float, linear: float, constant: float, width: float) -> float | None:
+    """The only root of a parabola between 0 and `width`; None where it is no parabola, or has none or two there."""
+    discriminant = linear * linear - 4 * square * constant
+    if abs(square) < 1e-9 or discriminant < 0:
+        return None
+    roots = [(-linear + sign * math.sqrt(discriminant)) / (2 * square) for sign in (1, -1)]
+    inside = [root for root in roots if 0 < root < width]
+    return inside[0] if len(inside) == 1 else None
+
+
+def excess(row: "Mapping[str, Any] | pd.Series[Any]", slo: "SLO") -> float | None:
+    """How far a judged batch lies from the limits that more load makes worse.
+
+    Args:
+        row: one row of `judge`.
+        slo: what it was judged against. Only what can fail hard counts, beyond its `fail_ratio`, and never
+            `min_throughput`, which more load helps to reach.
+
+    Returns:
+        The largest ln(actual / limit), at most 0 where none is exceeded; infinite where the level was too much for the
+        server (`summary.TOO_MUCH`); None where the batch cannot be judged.
+    """
+    if row["outcome"] != COMPLETED:
+        return math.inf if row["outcome"] in TOO_MUCH else None
+    if row["verdict"] == UNKNOWN:
+        return None
+    limits = [limit for limit in slo.all_constraints if limit.hard_fail and limit.sign > 0]
+    return max((_excess_over(limit, row.get(limit.column, math.nan)) for limit in limits), default=LEAST)
+
+
+def _excess_over(constraint: "Constraint", actual: float) -> float:
+    """ln(actual / limit), by the limit that verdicts go by; what is implied and not known exceeds nothing."""
+    limit = constraint.threshold * (1 + constraint.fail_ratio + ROUNDING)
+    return max(math.log(actual / limit), LEAST) if actual > 0 else LEAST
+
+
+def saturated(judged: "pd.DataFrame") -> bool:
+    """Whether higher levels can be left out: the two highest fail, and the last gives no more throughput.
+
+    Args:
+        judged: the batches of one scenario so far, as from `judge`.
+    """
+    levels = judged.assign(fails=judged["verdict"].eq(FAIL) | judged["outcome"].isin(TOO_MUCH)).groupby("concurrency")
+    fails, throughput = levels["fails"].all(), levels["output_throughput"].max().fillna(0.0)
+    grown = throughput.iloc[-1:].max() > throughput.iloc[:-1].max() * GROWTH
+    return len(fails) > 1 and bool(fails.iloc[-2:].all()) and not grown

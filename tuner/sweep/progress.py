@@ -1,0 +1,170 @@
+"""How far a run is, read from its directory; so the terminal, a notebook and a second notebook see the same."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tuner.batches.run_folder import subfolders
+from tuner.core import files, timestamps
+from tuner.core.run_directory import EXPERIMENT_FILE, PARTIAL, RUNNING, SIDECAR_FILE, Experiment, Sidecar, Trial
+from tuner.core.trial_record import RECORD_FILE, TrialRecord, read_record
+from tuner.errors import PathError
+
+WAITING = "waiting"
+_BETWEEN_LEVELS = 1.0  # seconds
+
+
+@dataclass(frozen=True)
+class LevelState:
+    """One asked-for level: `waiting`, `running`, or its outcome."""
+
+    scenario: str
+    concurrency: int
+    state: str = WAITING
+    reason: str = ""
+    started_at: datetime | None = None
+    folder: Path = Path()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the level has an outcome."""
+        return self.state not in (WAITING, RUNNING)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The server's state (`starting`, `ready`, … as in server.json; empty before) and that of every level."""
+
+    server: str = ""
+    levels: tuple[LevelState, ...] = ()
+
+    @property
+    def ended(self) -> tuple[LevelState, ...]:
+        """The levels that have an outcome."""
+        return tuple(level for level in self.levels if level.ended)
+
+    def seconds_left(self, seconds_a_level: float) -> float:
+        """How long the levels that have not ended will take, where each takes `seconds_a_level`; 0 for none."""
+        open_levels = [level for level in self.levels if not level.ended]
+        begun = [level.started_at for level in open_levels if level.started_at]
+        spent = sum((timestamps.now() - started).total_seconds() for started in begun)
+        return max(0.0, len(open_levels) * (seconds_a_level + _BETWEEN_LEVELS) - spent)
+
+    def describe(self) -> str:
+        """What is going on now, in a few words."""
+        running = [level for level in self.levels if level.state == RUNNING]
+        if running:
+            return f"{running[0].scenario} at concurrency {running[0].concurrency}"
+        if self.server == "ready":
+            return "between levels"
+        return "starting the server" if len(self.ended) < len(self.levels) else "writing the report"
+
+
+@dataclass(frozen=True)
+class SearchProgress:
+    """The trials of a search that began, in that order, how many runs are asked for, and what runs now.
+
+    Args:
+        records: what the search noted of each of its trials, those that confirm too.
+        trials: how many it may take.
+        confirm: how many runs confirm.
+        minutes: how long it may take; None where nobody said.
+        state: of the search: `searching`, `confirming`, `stopped` or `done`; empty before.
+        now: the levels of the trial that began last.
+    """
+
+    records: tuple[TrialRecord, ...] = ()
+    trials: int = 0
+    confirm: int = 0
+    minutes: float | None = None
+    state: str = ""
+    now: Progress = field(default_factory=Progress)
+
+    @property
+    def ended(self) -> tuple[TrialRecord, ...]:
+        """The runs that are not to be run any more."""
+        return tuple(record for record in self.records if record.state not in (RUNNING, WAITING))
+
+    @property
+    def tried(self) -> tuple[TrialRecord, ...]:
+        """Those that confirm nothing."""
+        return tuple(record for record in self.records if record.role != "confirmation")
+
+    @property
+    def asked(self) -> int:
+        """How many runs there will be, if nothing ends the search before."""
+        return (self.trials if self.state in ("", "searching") else len(self.tried)) + self.confirm
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the runs that have not ended will take, as those took that have; 0 for nobody knows."""
+        took = [record.seconds for record in self.ended if record.seconds]
+        if not took:
+            return 0.0
+        left = max(0, self.asked - len(self.ended)) * sum(took) / len(took)
+        return left if self.minutes is None else min(left, max(0.0, 60 * self.minutes - sum(took)))
+
+    def describe(self) -> str:
+        """What is going on now, in a few words."""
+        running = [record for record in self.records if record.state == RUNNING]
+        if not running:
+            return "choosing the next configuration"
+        if len(running) > 1:
+            return f"{len(running)} trials at once"
+        number = len(self.tried)
+        again = f"confirming, run {len(self.records) - number} of {self.confirm}"
+        what = again if running[0].role == "confirmation" else f"trial {number} of {self.trials}"
+        return f"{what}: {self.now.describe()}"
+
+
+def read_search(experiment: Experiment) -> SearchProgress:
+    """How far a search is; what is not there yet, or just being replaced, counts as not there."""
+    known = _read(experiment.folder / EXPERIMENT_FILE)
+    asked = known.get("spec", {})
+    folders = [folder for folder in subfolders(experiment.folder / "trials") if (folder / RECORD_FILE).exists()]
+    return SearchProgress(
+        records=tuple(map(read_record, folders)),
+        trials=asked.get("trials", 0),
+        confirm=2 * asked.get("confirm", 0),
+        minutes=asked.get("max_minutes"),
+        state=known.get("search", {}).get("state", ""),
+        now=read_progress(Trial(folders[-1])) if folders else Progress(),
+    )
+
+
+def read_progress(trial: Trial) -> Progress:
+    """How far a trial is; a file that is not there yet, or just being replaced, counts as not there."""
+    facts = trial.facts
+    if facts is None:
+        return Progress()
+    server = _read(trial.server_file).get("state", "")
+    repeats = range(1, facts.repeats + 1)
+    loads = [(scenario, level, repeat) for scenario in facts.scenarios for repeat in repeats for level in facts.levels]
+    return Progress(server, tuple(_level(trial, *load) for load in loads))
+
+
+def _level(trial: Trial, scenario: str, concurrency: int, repeat: int) -> LevelState:
+    folder = trial.batch_folder(scenario, concurrency, repeat)
+    sidecar, is_whole = _sidecar(folder), True
+    if sidecar is None:  # what is not in place yet goes on, whatever it says of its end
+        sidecar, is_whole = _sidecar(folder.with_name(folder.name + PARTIAL)), False
+    if sidecar is None:
+        return LevelState(scenario, concurrency, folder=folder)
+    started_at = timestamps.from_text(sidecar.started_at) if sidecar.started_at else None
+    state = sidecar.outcome if is_whole else RUNNING
+    return LevelState(scenario, concurrency, state, sidecar.reason, started_at, folder)
+
+
+def _sidecar(folder: Path) -> Sidecar | None:
+    known = _read(folder / SIDECAR_FILE)
+    return msgspec.convert(known, Sidecar) if known else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(files.read_json(path))
+    except PathError:
+        return {}

@@ -1,0 +1,225 @@
+"""What a sweep is asked to do: the one typed model behind CLI flags, YAML files, papermill parameters and the form.
+
+Every field takes its value as it is or as text (`levels: [1, 2]` or `"1,2"`), since flags, form fields and papermill's
+`-p` hand over text.
+"""
+
+import random
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from tuner.engines.base import ServerSpec, explain
+from tuner.errors import PathError, SpecError
+from tuner.judging.evidence import requests_needed_for
+from tuner.judging.intervals import CONFIDENCE
+from tuner.judging.verdicts import SLO
+
+#: `D(100,32)`, `N(480,240)/(300,150)`, `U(50,100)/(200,250)`, `dataset`: genai-bench's notation
+_SCENARIO = re.compile(r"(dataset|D\(\d+,\d+\)|N\(\d+,\d+\)/\(\d+,\d+\)|U\(\d+,\d+\)(/\(\d+,\d+\))?)")
+AUTO = "auto"
+_BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
+
+
+def split(value: Any) -> Any:
+    """`"1,2 4"` as `["1", "2", "4"]`; a comma inside parentheses does not separate."""
+    if not isinstance(value, str):
+        return [value] if isinstance(value, int) else value
+    return [part for part in _BETWEEN.split(value.strip().strip("[]")) if part]
+
+
+def _mapping(value: Any) -> Any:
+    """`"{n_parallel: 8}"` or `"n_parallel: 8"` as a dict."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    try:
+        return yaml.safe_load(text if text.startswith("{") else f"{{{text}}}")
+    except yaml.YAMLError:
+        raise ValueError(f"{value!r} is no mapping; write it as {{name: value}}") from None
+
+
+def _command(value: Any) -> Any:
+    """`"vllm serve {model}"` as its words; they are never given to a shell."""
+    return shlex.split(value) if isinstance(value, str) else value
+
+
+def _some_gpus(value: Any) -> Any:
+    """`"2"` is how many, `"0,1"` is which."""
+    return value if not isinstance(value, str) or value.isdigit() else split(value)
+
+
+def _scenario(value: str) -> str:
+    if not _SCENARIO.fullmatch(value):
+        raise ValueError(f"{value!r} is no traffic scenario; write one such as D(100,32): 100 tokens in, 32 out")
+    return value
+
+
+def _levels(value: Any) -> Any:
+    """`"auto"`, or whole numbers from 1, each once."""
+    parts = split(value)
+    if parts in (AUTO, [AUTO]):
+        return AUTO
+    if not isinstance(parts, list) or not parts:
+        raise ValueError(f"{value!r} are no levels; give at least 1, such as 1,2,4, or {AUTO}")
+    return list(dict.fromkeys(_level(part) for part in parts))
+
+
+def _level(part: Any) -> int:
+    number = int(part) if isinstance(part, str) and part.isdecimal() else part
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"{part!r} is no concurrency level: it must be a whole number greater than 0, or {AUTO}")
+    return number
+
+
+Levels = Annotated[list[int] | Literal["auto"], BeforeValidator(_levels)]
+Scenarios = Annotated[list[Annotated[str, BeforeValidator(_scenario)]], BeforeValidator(split), Field(min_length=1)]
+
+
+class ServeSpec(ServerSpec):
+    """A server, asked for by a person: with defaults, and every field as text too."""
+
+    engine: str = Field("llamacpp", description="llamacpp, vllm, sglang, command or attach")
+    model: str = Field("", description="a .gguf file, a model folder or a hub id; empty: a small one for llamacpp")
+
+    _mappings = field_validator("parameters", "environment", mode="before")(_mapping)
+    _words = field_validator("command", "stop_command", mode="before")(_command)
+    _gpus = field_validator("gpus", mode="before")(_some_gpus)
+
+
+class SweepSpec(ServeSpec):
+    """A server and the load that it is measured under."""
+
+    levels: Levels = Field(
+        [1, 2, 4, 8], description="concurrency levels, such as 1,2,4,8; auto finds the highest that meets the SLO"
+    )
+    highest: PositiveInt = Field(256, description="the highest level that levels: auto tries")
+    stop_when_saturated: bool = Field(False, description="skip levels after throughput stops growing and the SLO fails")
+    scenarios: Scenarios = Field(
+        ["D(100,32)"], description="traffic scenarios in genai-bench's notation, such as D(100,32)"
+    )
+    max_seconds: PositiveFloat = Field(20, description="seconds that a level lasts at most")
+    max_requests: PositiveInt = Field(1000, description="requests after which a level ends, if that comes first")
+    extend_to: PositiveFloat | None = Field(
+        None, description="seconds up to which a level with too few requests for the SLO's percentiles goes on"
+    )
+    min_requests: NonNegativeInt | None = Field(
+        None, description="requests that are enough; by default what the SLO's percentiles need"
+    )
+    repeats: PositiveInt = Field(1, description="how often each level is measured")
+    order: Literal["given", "ascending", "random"] = Field("given", description="given, ascending or random")
+    sentinel: bool = Field(False, description="measure the first level again at the end, to show drift")
+    warmup_requests: NonNegativeInt = Field(4, description="requests before the first level that are not counted")
+    warmup_each: bool = Field(False, description="warm up before each level")
+    on_oom: Literal["skip_higher", "continue"] = Field(
+        "skip_higher", description="after a level that ran out of memory: skip_higher or continue"
+    )
+    client_workers: NonNegativeInt = Field(0, description="genai-bench's worker processes, where one is too slow")
+    slo: dict[str, Any] | None = Field(None, description="the SLO: a YAML or JSON file, or its content")
+    tokenizer: str | None = Field(
+        None, description="tokenizer folder or hub id, to size prompts; by default the model's"
+    )
+    request_parameters: dict[str, Any] = Field(
+        {}, description="put into every request's body, such as {temperature: 0.7}"
+    )
+    max_restarts: int = Field(2, ge=0, description="how often a server that died is started again")
+    name: str = Field("sweep", description="a word in the run directory's name", min_length=1)
+    runs: Path = Field(Path("runs"), description="the folder that run directories are made in")
+
+    _request_mapping = field_validator("request_parameters", mode="before")(_mapping)
+
+    @field_validator("slo", mode="before")
+    @classmethod
+    def _read_slo(cls, value: Any) -> Any:
+        """The SLO's content, checked; a path is read, so that the run directory holds what was asked."""
+        if isinstance(value, Path) or (isinstance(value, str) and "{" not in value):
+            SLO.load(value)
+            return yaml.safe_load(Path(value).read_text())
+        content = _mapping(value)
+        if content is not None:
+            SLO.parse(content, "slo")
+        return content
+
+    @model_validator(mode="after")
+    def _extends(self) -> Self:
+        if self.extend_to is not None and self.extend_to < self.max_seconds:
+            raise ValueError(f"extend_to: must be at least max_seconds ({self.max_seconds:g}), got {self.extend_to:g}")
+        if self.levels == AUTO and not self.slo:
+            raise ValueError("levels: auto looks for the highest level that meets the SLO; give one with slo")
+        return self
+
+    @property
+    def fixed_levels(self) -> list[int]:
+        """The levels that are known before anything is measured."""
+        return self.levels if isinstance(self.levels, list) else []
+
+    def loads(self) -> list[tuple[str, int, int]]:
+        """Every (scenario, level, repeat) to be measured, in the order of running."""
+        return [load for scenario in self.scenarios for load in self._loads_of(scenario)]
+
+    def _loads_of(self, scenario: str) -> list[tuple[str, int, int]]:
+        levels = sorted(self.fixed_levels) if self.order == "ascending" else self.fixed_levels
+        loads = [(scenario, level, repeat) for repeat in range(1, self.repeats + 1) for level in levels]
+        if self.order == "random":
+            random.Random(scenario).shuffle(loads)  # noqa: S311 - an order, no secret; the same when resumed
+        return loads + [(scenario, level, self.repeats + 1) for level in levels[: self.sentinel]]
+
+    @property
+    def enough_requests(self) -> int:
+        """Completed requests that a level needs: as asked, or for the strictest percentile of the SLO."""
+        if self.min_requests is not None:
+            return self.min_requests
+        slo = SLO.parse(self.slo or {})
+        needs = [requests_needed_for(constraint, slo.confidence or CONFIDENCE) for constraint in slo.constraints]
+        return max(needs, default=0)
+
+
+Spec = TypeVar("Spec", bound=ServeSpec)
+
+
+def make_spec(values: dict[str, Any], kind: type[Spec] = SweepSpec) -> Spec:  # type: ignore[assignment]
+    """A checked spec from plain values.
+
+    Args:
+        values: parameters by name; None means "not given".
+        kind: the spec to make.
+
+    Raises:
+        SpecError: one line that names the parameter, what is wrong with it and what would be right.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise SpecError(explain(error, kind)) from None
+
+
+def read_spec(path: Path) -> dict[str, Any]:
+    """The plain values of a YAML file, for `make_spec`.
+
+    Raises:
+        PathError: it cannot be read.
+        SpecError: it is no YAML mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise PathError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise SpecError(f"{path} must hold parameters, such as `levels: [1, 2, 4]`")
+    return values

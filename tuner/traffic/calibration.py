@@ -1,0 +1,202 @@
+"""Know the instrument: how much of what genai-bench measures is its own, at each level, on this machine.
+
+The real load generator is run against a server with exactly known times (`traffic.stub`). What it reads beyond them is
+its own share; it is kept per machine in the user's cache, and batches carry it.
+"""
+
+import json
+import math
+import platform
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from tuner.batches import results
+from tuner.batches.measure import Columns, Measured, measure
+from tuner.core import files
+from tuner.core.run_directory import safe_name
+from tuner.core.timestamps import now, to_text
+from tuner.engines.weights import cache_folder
+from tuner.errors import PathError, TunerError
+from tuner.servers.supervised import Supervised
+from tuner.traffic.genai_bench import Bench, Load
+from tuner.traffic.stub import MODEL
+
+#: The stub's times, in seconds, and its output tokens a request: an answer takes 0.59 s.
+TTFT, ITL, OUTPUTS = 0.1, 0.01, 50
+#: Requests that each of a level's users sends: a level takes some 6 s, the first one among many.
+ROUNDS = 10
+_MAX_SECONDS = 60.0
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """The client's own share of what it measures at one level.
+
+    Args:
+        level: the concurrency level.
+        ttft: seconds that the median TTFT is read too long.
+        tpot: seconds that the median TPOT is read too long.
+        throughput: output tokens/s as measured, as a share of what the server's times allow.
+        measured_at: UTC, with a `Z`.
+    """
+
+    level: int
+    ttft: float
+    tpot: float
+    throughput: float
+    measured_at: str = ""
+
+
+def calibrate(
+    levels: Sequence[int], progress: Callable[[Calibration], None] = lambda calibration: None
+) -> list[Calibration]:
+    """Measure the client's own share at `levels`, and keep it for this machine.
+
+    Args:
+        levels: concurrency levels; each takes some seconds.
+        progress: told of each level when it has been measured.
+
+    Returns:
+        One calibration a level, in the order asked; a level that is named twice is measured once.
+
+    Raises:
+        TunerError: a level gave no result.
+        PathError: the user's cache cannot be written.
+    """
+    found = []
+    with tempfile.TemporaryDirectory(prefix="tuner-calibration-") as name, _stub(Path(name)) as url, Bench() as bench:
+        for level in dict.fromkeys(levels):
+            found.append(_calibrated(bench, url, level, Path(name)))
+            _keep(found[-1])
+            progress(found[-1])
+    return found
+
+
+def known(level: int) -> Calibration | None:
+    """The client's share at `level` on this machine.
+
+    Returns:
+        As measured, or interpolated over ln(level) between the levels measured; None outside of them.
+    """
+    kept = sorted(_kept(), key=lambda calibration: calibration.level)
+    below = [calibration for calibration in kept if calibration.level <= level]
+    above = [calibration for calibration in kept if calibration.level >= level]
+    return _between(below[-1], above[0], level) if below and above else None
+
+
+def table(calibrations: Iterable[Calibration]) -> str:
+    """The calibrations as text for a person, one line a level, under a line of headers."""
+    lines = [f"{'level':>5}  {'TTFT (ms)':>10}  {'TPOT (ms)':>10}  {'throughput (%)':>14}"]
+    for each in calibrations:
+        shares = f"{each.ttft * 1000:>+10.1f}  {each.tpot * 1000:>+10.2f}  {each.throughput * 100:>14.1f}"
+        lines.append(f"{each.level:>5}  {shares}")
+    return "\n".join(lines)
+
+
+@contextmanager
+def _stub(folder: Path) -> Iterator[str]:
+    """The stub's base URL, while it runs."""
+    command = [sys.executable, "-m", "tuner.traffic.stub", "--ttft", str(TTFT), "--itl", str(ITL)]
+    with Supervised(command, folder / "stub.log", pipe_stdout=True) as stub:
+        said = stub.stdout.readline().decode() if stub.stdout else ""
+        if not said:
+            raise TunerError(f"the stub server did not start: {(folder / 'stub.log').read_text().strip()[-200:]}")
+        yield said.split()[-1]
+
+
+def _calibrated(bench: Bench, url: str, level: int, folder: Path) -> Calibration:
+    import httpx
+
+    place = folder / f"level-{level}"
+    place.mkdir()
+    bench.run(_load(url, level, _tokenizer(folder)), place, threading.Event())
+    measured = _measured(place, level)
+    sent = httpx.get(f"{url}/served", trust_env=False).json()
+    ideal = level * OUTPUTS / (sent["ttft"] + sent["tpot"] * (OUTPUTS - 1))
+    return Calibration(
+        level=level,
+        ttft=max(measured.latencies["ttft_p50"] - sent["ttft"], 0.0),
+        tpot=max(measured.latencies["tpot_p50"] - sent["tpot"], 0.0),
+        throughput=measured.output_throughput / ideal,
+        measured_at=to_text(now()),
+    )
+
+
+def _load(url: str, level: int, tokenizer: Path) -> Load:
+    return Load(
+        base_url=url,
+        model_name=MODEL,
+        tokenizer=str(tokenizer),
+        scenario=f"D(100,{OUTPUTS})",
+        concurrency=level,
+        max_seconds=_MAX_SECONDS,
+        max_requests=level * ROUNDS,
+    )
+
+
+def _measured(place: Path, level: int) -> Measured:
+    """The numbers of the one batch in `place`."""
+    path = next(place.glob("*_time_*s.json"), None)
+    file = results.read(path) if path else results.Damage("missing", "genai-bench left no result")
+    if isinstance(file, results.Damage):
+        raise TunerError(
+            f"calibration at level {level}: {file.reason}; `tuner doctor` says whether it is there as it should be"
+        )
+    return measure(Columns(file))
+
+
+def _tokenizer(folder: Path) -> Path:
+    """A tokenizer folder in which each byte is a token: it sizes the prompts, and the stub doesn't mind them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    place = folder / "tokenizer"
+    if not place.exists():
+        place.mkdir()
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer.save(str(place / "tokenizer.json"))
+        (place / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    return place
+
+
+def _between(low: Calibration, high: Calibration, level: int) -> Calibration:
+    if low.level == high.level:
+        return low
+    share = math.log(level / low.level) / math.log(high.level / low.level)
+    mixed = {
+        name: (1 - share) * getattr(low, name) + share * getattr(high, name) for name in ("ttft", "tpot", "throughput")
+    }
+    return Calibration(level, **mixed, measured_at=min(low.measured_at, high.measured_at))
+
+
+def _file() -> Path:
+    """Where this machine's calibrations are kept: another machine, or another genai-bench, has its own."""
+    machine = f"{platform.node()}-{psutil.cpu_count()}-cpus-genai-bench-{version('genai-bench')}"
+    return cache_folder("calibration") / f"{safe_name(machine)}.json"
+
+
+def _kept() -> list[Calibration]:
+    """What is kept for this machine; nothing where the file is missing or damaged, or there is no cache."""
+    try:
+        return msgspec.convert(files.read_json(_file()), list[Calibration])
+    except (OSError, PathError, msgspec.ValidationError):
+        return []
+
+
+def _keep(calibration: Calibration) -> None:
+    others = [kept for kept in _kept() if kept.level != calibration.level]
+    try:
+        path = _file()
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PathError(f"cannot keep the calibration in {error.filename}: {error.strerror}") from error
+    files.write_json(path, msgspec.to_builtins(sorted([*others, calibration], key=lambda each: each.level)))
