@@ -50,7 +50,7 @@ def engine_runs(folder, repeats):
     from tiny_gguf import write_tiny_gguf
 
     from tuner.core.run_directory import Experiment
-    from tuner.engines.tokenizer import tokenizer_folder
+    from tuner.engines.gguf import tokenizer_folder
     from tuner.sweep.spec import make_spec
     from tuner.sweep.sweep import run_sweep
 

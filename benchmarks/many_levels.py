@@ -9,8 +9,7 @@ from pathlib import Path
 import psutil
 
 from tuner.core.run_directory import Experiment
-from tuner.engines.tokenizer import tokenizer_folder
-from tuner.engines.weights import demo_model
+from tuner.engines.gguf import demo_model, tokenizer_folder
 from tuner.sweep.spec import make_spec
 from tuner.sweep.sweep import run_sweep
 

@@ -16,7 +16,7 @@ from nbconvert import HTMLExporter
 
 from tuner import figures
 from tuner.judging.summary import table
-from tuner.report.page import render, table_html
+from tuner.report.page import render_report, table_html
 from tuner.report.results import Results
 from tuner.report.write import read_results
 
@@ -75,7 +75,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = ten_figures(hundred_batches(Path(folder)))
         notebook = as_notebook(results)
-        ours = timed(lambda: render(results))
+        ours = timed(lambda: render_report(results))
         theirs = timed(lambda: HTMLExporter().from_notebook_node(notebook)[0])
     print(f"{len(results.figures)} figures, {len(results.judged)} batches, best of {ROUNDS}")
     for name, (first, best, text) in (("tuner", ours), ("nbconvert", theirs)):

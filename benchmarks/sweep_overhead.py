@@ -77,8 +77,7 @@ def ours(url, tokenizer, folder):
 
 def main(pairs):
     """Run `pairs` pairs and print each one's ratio and the median."""
-    from tuner.engines.tokenizer import tokenizer_folder
-    from tuner.engines.weights import demo_model
+    from tuner.engines.gguf import demo_model, tokenizer_folder
 
     tokenizer, ratios = str(tokenizer_folder(demo_model())), []
     server = [sys.executable, str(FAULTY), f"ttft={TTFT}", f"itl={ITL}"]

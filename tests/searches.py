@@ -8,8 +8,7 @@ from typing import Any
 import made
 import pandas as pd
 
-from tuner.core.run_directory import Experiment, TrialFacts
-from tuner.core.trial_record import Role, TrialRecord
+from tuner.core.run_directory import Experiment, Role, TrialFacts, TrialRecord
 
 START = datetime(2026, 11, 24, 4, 0, tzinfo=UTC)
 

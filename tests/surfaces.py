@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tuner.engines.base import Engine
-from tuner.search.search_space import SearchSpace
+from tuner.search.space import SearchSpace
 
 LEVELS = (4, 8, 16, 32, 64, 128, 256, 512)
 NAN = math.nan

@@ -5,13 +5,13 @@ import json
 import pytest
 from made import failure, request, result
 
-from tuner.batches import results
+from tuner.batches import result_file
 from tuner.batches.audit import audit, output_tokens_asked, requests_needed
-from tuner.batches.measure import Columns, measure
+from tuner.batches.result_file import Columns, measure
 
 
 def warnings_of(content):
-    file = results.parse(json.dumps(content).encode(), "file.json")
+    file = result_file.parse(json.dumps(content).encode(), "file.json")
     columns = Columns(file)
     return audit(columns, measure(columns))
 

@@ -10,7 +10,7 @@ import pytest
 from made import name, plain_folder, request, result, write
 
 import tuner
-from tuner.batches import cache, index
+from tuner.batches import cache
 from tuner.core import files
 from tuner.errors import PathError
 
@@ -36,7 +36,7 @@ def put(folder, content):
 
 def wait_until_settled(file):
     """The time of change of the inode cannot be set, so let a tenth of a second pass."""
-    while not index._settled(file.stat()):
+    while not cache._settled(file.stat()):
         threading.Event().wait(0.02)
 
 
@@ -97,7 +97,7 @@ def test_a_changed_file_is_read_again(folder, change):
 def test_a_file_changed_within_this_clock_tick_is_not_kept(folder, monkeypatch):
     """Another change within the tick would leave its times as they are."""
     changed = (folder / name(1)).stat().st_ctime_ns
-    monkeypatch.setattr(index.time, "time_ns", lambda: changed + 10**6)
+    monkeypatch.setattr(cache.time, "time_ns", lambda: changed + 10**6)
     assert ttft(folder) == 0.1
     assert not (folder / cache.NAME).exists()
 
@@ -123,7 +123,7 @@ def test_a_damaged_cache_is_no_harm(folder, content):
 
 def test_a_cache_of_another_version_is_not_used(folder, monkeypatch):
     assert ttft(folder) == 0.1
-    monkeypatch.setattr(index, "SCHEMA", index.SCHEMA + 1)
+    monkeypatch.setattr(cache, "SCHEMA", cache.SCHEMA + 1)
     with pytest.raises(AssertionError, match="was read"), monkeypatch.context() as patch:
         forbid_reading(patch)
         ttft(folder)

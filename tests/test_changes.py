@@ -124,6 +124,6 @@ def test_nothing_is_ever_written_outside(tmp_path_factory, kind, path, name):
 
 
 def test_an_interval_claims_no_impossible_fall_and_no_number_that_nobody_can_read():
-    from tuner.judging import comparison_tables as changes
+    from tuner.judging import comparison_text
 
-    assert changes.between({"metric": "ttft_p50", "low": -1.14, "high": 3.5e17}) == "−100 to over +1000 %"
+    assert comparison_text.between({"metric": "ttft_p50", "low": -1.14, "high": 3.5e17}) == "−100 to over +1000 %"

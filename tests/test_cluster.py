@@ -20,8 +20,8 @@ import tuner
 from tuner.core.run_directory import Experiment
 from tuner.errors import ClusterError, ServerFailed, SpecError
 from tuner.search.ray import RayExecutor, node
-from tuner.sweep.books import Stopped
 from tuner.sweep.spec import make_spec
+from tuner.sweep.sweep import Stopped
 
 pytestmark = [
     pytest.mark.real,

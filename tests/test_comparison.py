@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tuner
-from tuner.batches.measure import statistics
+from tuner.batches.result_file import statistics
 from tuner.judging.comparison import METRICS, compare
-from tuner.judging.effects import Difference, Estimate, Family, difference, holm
+from tuner.judging.estimates import Difference, Estimate, Family, difference, holm
 
 DIFFERENT = ["better", "worse"]
 

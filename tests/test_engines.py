@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tuner import engines
 from tuner.core.server_log import FAILURE_KINDS, diagnose
-from tuner.engines import llamacpp, registry
+from tuner.engines import llamacpp
 from tuner.engines.base import Engine, Place, ServerSpec
 from tuner.errors import EngineError, SpecError
 
@@ -24,7 +25,7 @@ def program(folder, name="vllm"):
 
 def command(tmp_path, place=PLACE, **asked):
     spec = ServerSpec.parse({"executable": program(tmp_path), "model": "org/model", **asked})
-    engine = registry.find(spec.engine)
+    engine = engines.find(spec.engine)
     engine.check(spec)
     return engine.command(spec, place)
 
@@ -65,7 +66,7 @@ def test_vllm_serves_the_model_on_loopback_on_its_gpus(tmp_path):
 def test_a_key_goes_through_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("MY_KEY", "sk-canary")
     spec = ServerSpec(engine="vllm", model="m", executable=program(tmp_path), api_key_env="MY_KEY")
-    vllm = registry.find("vllm")
+    vllm = engines.find("vllm")
     assert vllm.environment(spec)["VLLM_API_KEY"] == "sk-canary"
     assert "sk-canary" not in " ".join(vllm.command(spec, PLACE)) + repr(spec)
 
@@ -73,7 +74,7 @@ def test_a_key_goes_through_the_environment(monkeypatch, tmp_path):
 def test_any_command_is_filled_in():
     asked = ["sh", "-c", "serve {model} on {port}", "--gpus", "device={gpus}", "--name={name}", "--seqs={seqs}", "{}"]
     spec = ServerSpec(engine="command", model="m; rm -rf /", command=asked, parameters={"seqs": [1, 2]})
-    filled = registry.find("command").command(spec, PLACE)
+    filled = engines.find("command").command(spec, PLACE)
     assert filled[2:] == [
         "serve m; rm -rf / on 8123",
         "--gpus",
@@ -123,7 +124,7 @@ def test_what_is_wrong_is_said_before_the_launch(tmp_path, asked, message):
     executable = {"executable": program(tmp_path)} if asked["engine"] in ("vllm", "sglang") else {}
     with pytest.raises((SpecError, EngineError)) as refused:
         spec = ServerSpec.parse(asked | executable)
-        registry.find(spec.engine).check(spec)
+        engines.find(spec.engine).check(spec)
     assert refused.value.exit_code == 2 and "\n" not in str(refused.value)
     refused.match(message.replace("{", r"\{").replace("?", r"\?"))
 
@@ -140,7 +141,7 @@ def test_what_is_wrong_is_said_before_the_launch(tmp_path, asked, message):
 def test_llamacpp_refuses_what_it_does_not_know(tiny_gguf, parameters, message):
     spec = ServerSpec(engine="llamacpp", model=str(tiny_gguf), parameters=parameters)
     with pytest.raises(SpecError, match=message):
-        registry.find("llamacpp").check(spec)
+        engines.find("llamacpp").check(spec)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_llamacpp_wants_a_gguf(tmp_path, content, message):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(SpecError, match=message):
-        registry.find("llamacpp").check(ServerSpec(engine="llamacpp", model=str(path)))
+        engines.find("llamacpp").check(ServerSpec(engine="llamacpp", model=str(path)))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_llamacpp_wants_a_gguf(tmp_path, content, message):
     ],
 )
 def test_the_room_for_one_request_is_known(engine, parameters, tokens):
-    assert registry.find(engine).context(ServerSpec(engine=engine, parameters=parameters)) == tokens
+    assert engines.find(engine).context(ServerSpec(engine=engine, parameters=parameters)) == tokens
 
 
 @pytest.mark.parametrize("name", ["vllm", "sglang"])
@@ -174,7 +175,7 @@ def test_an_engine_that_is_not_installed_says_how_to(monkeypatch, name):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(EngineError, match=f"engine {name} is not installed here; install it: .*pip install {name}"):
-        registry.find(name).check(ServerSpec(engine=name, model="m"))
+        engines.find(name).check(ServerSpec(engine=name, model="m"))
 
 
 # registered by others
@@ -189,14 +190,14 @@ class Other(Engine):
     [("test_engines:Other", "other"), ("test_engines:PLACE", None), ("no_such_module:Thing", None)],
 )
 def test_another_package_registers_an_engine(monkeypatch, value, outcome):
-    point = EntryPoint("other", value, registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda **_: [point])
-    assert "other" in registry.names()
+    point = EntryPoint("other", value, engines.GROUP)
+    monkeypatch.setattr(engines, "entry_points", lambda **_: [point])
+    assert "other" in engines.names()
     if outcome:
-        assert registry.find("other").name == outcome
+        assert engines.find("other").name == outcome
     else:
         with pytest.raises(EngineError, match="engine 'other'"):
-            registry.find("other")
+            engines.find("other")
 
 
 # why it failed: lines that real servers printed
@@ -237,7 +238,7 @@ LOGS = [
 def test_a_log_tells_the_kind_of_failure(engine, line, kind, prefix):
     noise = "INFO 11-24 06:00:00 [a.py:1] memory profiling took 3 s\n\x1b[32mINFO\x1b[0m Error budget: none\n"
     after = "\nTraceback (most recent call last):\nRuntimeError: Engine core initialization failed."
-    found = diagnose(noise + prefix + line + after, 1, registry.find(engine).patterns())
+    found = diagnose(noise + prefix + line + after, 1, engines.find(engine).patterns())
     assert found.kind == kind and kind in FAILURE_KINDS
     if kind != "crashed":
         assert found.detail == line.strip() and line in found.log_tail and "\x1b" not in "".join(found.log_tail)
@@ -260,13 +261,13 @@ def test_without_a_telling_line_the_way_it_ended_is_told(exit_code, words):
 
 @given(log=st.text(), exit_code=st.one_of(st.none(), st.integers(-64, 255)))
 def test_any_log_gives_one_line_and_a_known_kind(log, exit_code):
-    found = diagnose(log, exit_code, registry.find("vllm").patterns())
+    found = diagnose(log, exit_code, engines.find("vllm").patterns())
     assert found.kind in FAILURE_KINDS and len(found.detail.splitlines()) == 1
 
 
 def test_every_engine_names_only_known_kinds():
-    for name in registry.names():
-        assert {pattern.kind for pattern in registry.find(name).patterns()} <= set(FAILURE_KINDS)
+    for name in engines.names():
+        assert {pattern.kind for pattern in engines.find(name).patterns()} <= set(FAILURE_KINDS)
 
 
 def test_every_flag_of_the_embedded_server_is_taken_by_it(tiny_gguf):
@@ -275,6 +276,6 @@ def test_every_flag_of_the_embedded_server_is_taken_by_it(tiny_gguf):
     tried = {"n_ctx": 512, "n_threads_batch": 2}
     parameters = {name: tried.get(name, known.default) for name, known in llamacpp.LlamaCpp.tunables.items()}
     spec = ServerSpec(engine="llamacpp", model=str(tiny_gguf), parameters=parameters)
-    arguments = registry.find("llamacpp").command(spec, PLACE)[3:]
+    arguments = engines.find("llamacpp").command(spec, PLACE)[3:]
     params = configure(parse(arguments))
     assert (params.n_ctx, params.n_parallel, params.cpuparams_batch.n_threads) == (512, 4, 2)

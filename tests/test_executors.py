@@ -14,16 +14,14 @@ from recorded_nvml import RecordedNVML
 from side_by_side import faulty, record, started, wish
 
 import tuner
-from tuner.core.run_directory import Experiment
-from tuner.core.server_record import READY
+from tuner.core.run_directory import READY, Experiment
 from tuner.engines.command import Command
-from tuner.engines.tokenizer import tokenizer_folder
+from tuner.engines.gguf import tokenizer_folder
 from tuner.errors import ServerFailed, SpecError
 from tuner.search import executors
 from tuner.search.executors import LocalExecutor
-from tuner.sweep.books import Stopped
 from tuner.sweep.spec import make_spec
-from tuner.sweep.sweep import Stop, Wish
+from tuner.sweep.sweep import Stop, Stopped, Wish
 
 HERE = Path(__file__).parent
 

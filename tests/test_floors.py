@@ -68,3 +68,34 @@ def test_import_is_light():
     heavy = ["pandas", "plotly", "pydantic", "httpx", "IPython", "ipywidgets", "genai_bench"]
     code = f"import sys, tuner; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_within_a_folder_go_one_way(path):
+    """Whatever module is imported first, it finds what it needs."""
+    assert not (ring := _ring(path)), " -> ".join(step.stem for step in ring)
+
+
+def _ring(start):
+    """The way from the module at `start` back to itself through its own folder; empty where there is none."""
+    ways = [[start]]
+    seen = set()
+    while ways:
+        way = ways.pop()
+        for module in _top_imports(way[-1]):
+            if module == start:
+                return [*way, start]
+            if module not in seen:
+                seen.add(module)
+                ways.append([*way, module])
+    return []
+
+
+def _top_imports(path):
+    """The modules of its own folder that the file at `path` imports when it is imported."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for name in [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]:
+                found = PACKAGE.parent / f"{name.replace('.', '/')}.py"
+                if found.parent == path.parent and found.exists():
+                    yield found

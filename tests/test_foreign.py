@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from made import plain_folder, write
 
 import tuner
-from tuner.batches import cache, index, requests
+from tuner.batches import cache, requests
 from tuner.batches import other_tools as foreign
 from tuner.batches.batch import COLUMNS
 from tuner.core.run_directory import OUTCOMES
@@ -378,7 +378,7 @@ def test_large_files_are_kept_by_part_and_read_once(folder, monkeypatch):
     file = enlarged(folder)
     first = tuner.judge(tuner.load_batches(file), SLO)
     assert first["attainment"].notna().all()
-    monkeypatch.setattr(index, "_settled", lambda status: True)
+    monkeypatch.setattr(cache, "_settled", lambda status: True)
     tuner.load_batches(file)
     monkeypatch.setattr(foreign, "read_all", lambda path: pytest.fail(f"{path} was read again"))
     pd.testing.assert_frame_equal(tuner.judge(tuner.load_batches(file), SLO), first)
@@ -388,7 +388,7 @@ def test_a_summary_that_comes_later_is_seen(folder, monkeypatch):
     """The requests alone are kept as they were; with the summary beside them they are another batch."""
     run_folder = folder / "aiperf" / "concurrency-4"
     monkeypatch.setattr(cache, "WORTH_KEEPING", 0)
-    monkeypatch.setattr(index, "_settled", lambda status: True)
+    monkeypatch.setattr(cache, "_settled", lambda status: True)
     summary = (run_folder / "profile_export_aiperf.json").rename(folder / "later")
     assert levels(tuner.load_batches(run_folder)) == [None]
     shutil.copy(summary, run_folder / "profile_export_aiperf.json")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
 import tuner
-from tuner.batches import cache, index
+from tuner.batches import cache
 from tuner.core import files
 from tuner.core.run_directory import Trial, TrialFacts
 from tuner.errors import PathError
@@ -32,7 +32,7 @@ real_read_bytes = Path.read_bytes
 def soon(monkeypatch):
     """A second trial is reason enough for an index, and what was written a moment ago counts as settled."""
     monkeypatch.setattr(cache, "WORTH_INDEXING", 5000)
-    monkeypatch.setattr(index.time, "time_ns", lambda: int((time.time() + 5) * 10**9))
+    monkeypatch.setattr(cache.time, "time_ns", lambda: int((time.time() + 5) * 10**9))
 
 
 def content(ttft=0.1):
@@ -188,12 +188,12 @@ def test_nothing_is_read_twice(tmp_path, monkeypatch):
 def test_what_changed_alone_is_read_again_and_what_is_gone_is_dropped(tmp_path):
     folder = history(tmp_path / "runs")
     loaded(folder)
-    before = index.Index(folder, cache.INDEX_NAME).entries
+    before = cache.Index(folder, cache.INDEX_NAME).entries
     gone, changed = sorted(before)[-2:]
     (folder / gone).unlink()
     (folder / changed).write_text(content(0.3))
     loaded(folder)
-    after = index.Index(folder, cache.INDEX_NAME).entries
+    after = cache.Index(folder, cache.INDEX_NAME).entries
     assert set(before) - set(after) == {gone}
     assert [key for key in after if after[key].identity != before[key].identity] == [changed]
 
@@ -232,9 +232,9 @@ def test_a_search_of_many_trials_has_an_index_beside_it(tmp_path):
 def test_an_index_of_another_version_is_not_believed(tmp_path, monkeypatch):
     folder = history(tmp_path / "runs")
     with monkeypatch.context() as patch:
-        patch.setattr(index, "SCHEMA", index.SCHEMA + 1)
+        patch.setattr(cache, "SCHEMA", cache.SCHEMA + 1)
         loaded(folder)
-    assert index.Index(folder, cache.INDEX_NAME).entries == {}
+    assert cache.Index(folder, cache.INDEX_NAME).entries == {}
     assert_frame_equal(loaded(folder), without_index(folder))
 
 
@@ -242,7 +242,7 @@ def test_an_index_of_another_version_is_not_believed(tmp_path, monkeypatch):
 def test_an_entry_whose_samples_do_not_fit_is_not_believed(samples, tmp_path):
     runs = history(tmp_path / "runs")
     expected = loaded(runs)
-    kept = index.Index(runs, cache.INDEX_NAME)
+    kept = cache.Index(runs, cache.INDEX_NAME)
     assert kept.entries
     for entry in kept.entries.values():
         entry.reading.samples = samples
@@ -302,5 +302,5 @@ def test_a_read_only_folder_has_its_index_in_the_users_cache(tmp_path, monkeypat
     monkeypatch.setattr(files, "write_atomically", refuse)
     expected = loaded(folder)
     assert not (folder / cache.INDEX_NAME).exists()
-    assert index.Index(folder, cache.INDEX_NAME).entries
+    assert cache.Index(folder, cache.INDEX_NAME).entries
     assert_frame_equal(loaded(folder), expected)

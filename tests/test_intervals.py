@@ -11,9 +11,17 @@ from hypothesis import strategies as st
 
 import tuner
 from tuner.batches.cache import readings_of
-from tuner.batches.measure import LATENCY_COLUMNS
-from tuner.judging.intervals import BOUNDED, intervals, of_percentile, of_requests, wilson
-from tuner.judging.resampling import block_count, block_length, replicates
+from tuner.batches.result_file import LATENCY_COLUMNS
+from tuner.judging.intervals import (
+    BOUNDED,
+    block_count,
+    block_length,
+    intervals,
+    of_percentile,
+    of_requests,
+    replicates,
+    wilson,
+)
 
 
 def waves(dice, count, concurrency, share):

@@ -14,8 +14,8 @@ from pandas.testing import assert_frame_equal
 import tuner
 from tuner.core import files
 from tuner.errors import PathError, SecretFound
-from tuner.judging.answer import answer
 from tuner.judging.intervals import intervals
+from tuner.judging.summary import answer
 from tuner.report.write import read_results, write_report
 
 SAMPLES = Path(__file__).parent / "data" / "samples"

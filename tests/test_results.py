@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import failure, request, result
 
-from tuner.batches import results
-from tuner.batches.measure import Columns, measure
-from tuner.batches.results import Damage
+from tuner.batches import result_file
+from tuner.batches.result_file import Columns, Damage, measure
 
 GOOD = json.dumps(result())
 
@@ -32,14 +31,14 @@ BROKEN = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_file_is_an_outcome_with_a_reason(case):
     content, outcome = BROKEN[case]
-    damage = results.parse(content if isinstance(content, bytes) else content.encode(), "file.json")
+    damage = result_file.parse(content if isinstance(content, bytes) else content.encode(), "file.json")
     assert isinstance(damage, Damage)
     assert damage.outcome == outcome
     assert damage.reason.startswith("file.json")
 
 
 def numbers_of(content):
-    file = results.parse(json.dumps(content).encode(), "file.json")
+    file = result_file.parse(json.dumps(content).encode(), "file.json")
     assert not isinstance(file, Damage)
     return measure(Columns(file))
 
@@ -137,7 +136,9 @@ def spoilt(draw):
 @settings(max_examples=150, deadline=None)
 @given(spoilt() | st.binary(max_size=50) | st.text(max_size=50) | json_values.map(json.dumps))
 def test_nothing_in_a_file_raises(content):
-    file = results.parse(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"), "x.json")
+    file = result_file.parse(
+        content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"), "x.json"
+    )
     if isinstance(file, Damage):
         return
     found = measure(Columns(file))
@@ -152,6 +153,6 @@ def test_nothing_in_a_file_raises(content):
 def test_aggregates_can_be_read_alone(tmp_path, content):
     file = tmp_path / "file.json"
     file.write_text(content)
-    whole, quick = results.read(file), results.read_aggregates(file)
+    whole, quick = result_file.read(file), result_file.read_aggregates(file)
     assert quick.individual_request_metrics is None
     assert (quick.aggregated_metrics, quick.time_unit) == (whole.aggregated_metrics, whole.time_unit)

@@ -11,7 +11,7 @@ from surfaces import SURFACES, Modelled
 
 from tuner.errors import SpecError
 from tuner.search.samplers import Seen, choose, make
-from tuner.search.search_space import SearchSpace, key_of
+from tuner.search.space import SearchSpace, key_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from search_efficiency import trials_needed

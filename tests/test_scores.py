@@ -6,8 +6,7 @@ from itertools import pairwise
 import made
 import pytest
 
-from tuner.core.run_directory import Experiment, TrialFacts
-from tuner.core.trial_record import TrialRecord
+from tuner.core.run_directory import Experiment, TrialFacts, TrialRecord
 from tuner.judging.trials import COLUMNS, load_trials
 
 SLO = {"ttft": {"p50": {"threshold": 0.5}}}

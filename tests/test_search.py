@@ -20,18 +20,16 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from processes import processes_of, wait_until
 
-from tuner.core.run_directory import Experiment, TrialFacts
-from tuner.core.trial_record import TrialRecord
-from tuner.engines.tokenizer import tokenizer_folder
+from tuner.core.run_directory import Experiment, TrialFacts, TrialRecord
+from tuner.engines.gguf import tokenizer_folder
 from tuner.errors import NothingSurvived, SpecError
 from tuner.judging.search_answer import CONFIRMED
 from tuner.judging.trials import load_trials
 from tuner.search.confirmation import conclude
 from tuner.search.early import cannot_win
-from tuner.search.limits import Limits
 from tuner.search.search import run_search
 from tuner.search.spec import TuneSpec
-from tuner.search.state import Trials
+from tuner.search.state import Limits, Trials
 from tuner.sweep.spec import make_spec
 from tuner.sweep.sweep import Stop
 

@@ -15,9 +15,9 @@ from pandas.testing import assert_frame_equal
 
 from tuner import figures
 from tuner.errors import PathError, SecretFound
-from tuner.judging.goals import THROUGHPUT, Goal
-from tuner.judging.importances import LEAST_TRIALS, importances
+from tuner.judging.scores import THROUGHPUT, Goal
 from tuner.judging.search_answer import Searched
+from tuner.judging.trials import LEAST_TRIALS, importances
 from tuner.report.write import read_results, write_report
 from tuner.sweep.spec import make_spec
 

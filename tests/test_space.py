@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuner.engines import registry
+from tuner import engines
 from tuner.errors import SpecError
 from tuner.search.expressions import Constraint
-from tuner.search.search_space import SearchSpace
+from tuner.search.space import SearchSpace
 from tuner.search.spec import TuneSpec
 from tuner.sweep.spec import make_spec
 
-LLAMACPP = registry.find("llamacpp")
+LLAMACPP = engines.find("llamacpp")
 
 
 def space(document, constraints=(), engine="llamacpp", gpus=None, **fixed):
-    return SearchSpace.parse(document, registry.find(engine), fixed, list(constraints), gpus)
+    return SearchSpace.parse(document, engines.find(engine), fixed, list(constraints), gpus)
 
 
 def test_choices_ranges_and_conditions():
@@ -63,7 +63,7 @@ def test_the_baseline_is_what_the_defaults_are():
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "llamacpp"])
 def test_presets_are_what_the_engine_takes(engine):
-    for name in registry.find(engine).spaces:
+    for name in engines.find(engine).spaces:
         assert space(name, engine=engine).size >= 20
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 from processes import alive, wait_until
 
-from tuner.core import claims
+from tuner.core import locks
 from tuner.errors import ServerFailed, TunerError
 from tuner.servers.supervised import Supervised
 
@@ -62,13 +62,13 @@ def test_the_command_inherits_nothing_but_its_three_streams(log):
 
 def test_what_it_holds_is_held_until_all_of_it_is_gone(log):
     child = "import time, signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
-    with claims.claim("test-held") as holder:
+    with locks.claim("test-held") as holder:
         command = Supervised(python(child), log, held=[holder.fileno()], grace=0.5).start()
     wait_until(lambda: "up" in log.read_text())
-    with pytest.raises(claims.Taken):
-        claims.claim("test-held")
+    with pytest.raises(locks.Taken):
+        locks.claim("test-held")
     command.stop()
-    claims.claim("test-held").close()
+    locks.claim("test-held").close()
 
 
 @pytest.mark.parametrize("command", ["no-such-program", "/etc/passwd"])
@@ -86,11 +86,11 @@ def test_its_end_is_told_once_with_the_exit_code(log):
 
 
 def test_a_free_port_is_reserved_and_given_back():
-    port, claim = claims.reserve_port(None)
-    number = claims.port_of(port)
+    port, claim = locks.reserve_port(None)
+    number = locks.port_of(port)
     with pytest.raises(ServerFailed, match=f"port {number} is in use"):
-        claims.reserve_port(number)
+        locks.reserve_port(number)
     port.close()
     claim.close()
-    for holder in claims.reserve_port(number):
+    for holder in locks.reserve_port(number):
         holder.close()

@@ -16,7 +16,7 @@ from processes import processes_of, wait_until
 
 import tuner
 from tuner.core.run_directory import Experiment
-from tuner.engines.tokenizer import tokenizer_folder
+from tuner.engines.gguf import tokenizer_folder
 from tuner.errors import PathError, SpecError
 from tuner.sweep.spec import make_spec
 from tuner.sweep.sweep import Stop, run_sweep

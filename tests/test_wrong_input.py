@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from tuner import cli
+from tuner.cli import commands as cli
 from tuner.core.run_directory import Experiment
 from tuner.search.spec import TuneSpec
-from tuner.sweep.prepare import prepare
 from tuner.sweep.spec import make_spec
+from tuner.sweep.sweep import prepare
 
 WRONG = {
     "unknown engine": (["--engine", "vlm"], ["'vlm'", "did you mean vllm"]),

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tuner.batches.measure import PERCENTILES, Columns, Measured, claimed, statistics, unit_of
-from tuner.batches.results import UNITS, Aggregates
+from tuner.batches.result_file import PERCENTILES, UNITS, Aggregates, Columns, Measured, claimed, statistics, unit_of
 
 #: How far two numbers that should be equal may lie apart: 1 %.
 TOLERANCE = 0.01

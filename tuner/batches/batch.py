@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from tuner.batches.measure import LATENCY_COLUMNS, Measured
+from tuner.batches.result_file import LATENCY_COLUMNS, Measured
 from tuner.core import timestamps
 from tuner.core.run_directory import COMPLETED, Sidecar
 

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tuner.batches.cache import WORTH_KEEPING
-from tuner.batches.index import Identity, identity, kept, save
+from tuner.batches.cache import WORTH_KEEPING, Identity, identity, kept, save
 from tuner.batches.load import is_part, is_run, load_batches
-from tuner.batches.measure import Columns
 from tuner.batches.other_tools import Reader, statuses
-from tuner.batches.results import Damage, Request
+from tuner.batches.result_file import Columns, Damage, Request
 
 if TYPE_CHECKING:
     import pyarrow as pa

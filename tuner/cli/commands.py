@@ -1,22 +1,81 @@
-"""The commands. Results go to stdout, progress and logs to stderr; exit codes are in CONTRACT terms:
+"""Flags of the command line that come from a spec's fields."""
 
-0 done · 1 nothing survived, or a check that was asked for failed · 2 the request was wrong · 130 interrupted
-"""
-
+import functools
+import inspect
 import logging
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from pydantic import BaseModel
 
 from tuner import __version__
-from tuner.cli.flags import takes
+from tuner.cli.progress import download_bar
+from tuner.cli.tables import print_lines
+from tuner.core.run_directory import Trial
 from tuner.errors import TunerError
 from tuner.search.spec import TuneSpec
+from tuner.servers.server import launch
 from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec
+from tuner.sweep.sweep import with_model
+
+
+def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command a flag for each field of `spec`; they reach it, as text, in `flags`."""
+
+    def with_flags(command: Callable[..., None]) -> Callable[..., None]:
+        own = [part for name, part in inspect.signature(command).parameters.items() if name != "flags"]
+        made = [_flag(name, field) for name, field in spec.model_fields.items()]
+
+        @functools.wraps(command)
+        def wrapped(**given: Any) -> None:
+            flags = {part.name: given.pop(part.name) for part in made}
+            command(**given, flags={name: text for name, text in flags.items() if text is not None})
+
+        wrapped.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {part.name: part.annotation for part in [*own, *made]}
+        return wrapped
+
+    return with_flags
+
+
+def _flag(name: str, field: Any) -> inspect.Parameter:
+    default = field.get_default(call_default_factory=True)
+    shown = (
+        None if default in (None, "", {}, []) else " ".join(map(str, default)) if isinstance(default, list) else default
+    )
+    text = (field.description or "") + (f" [default: {shown}]" if shown is not None else "")
+    option = typer.Option(f"--{name.replace('_', '-')}", metavar="VALUE", help=text, show_default=False)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])
+
+
+_POLL_SECONDS = 0.2
+
+
+def serve_until_ended(spec: ServeSpec, folder: Path) -> None:
+    """Serve until somebody ends us.
+
+    Args:
+        spec: the server.
+        folder: an existing folder for its log and record.
+
+    Raises:
+        ServerFailed: it did not get ready, or died.
+    """
+    bar, move = download_bar("fetching the demo's model")
+    with bar:
+        spec = with_model(spec, move)
+    with launch(spec, Trial(folder)) as server:
+        print_lines(f"{server} is ready at {server.base_url}/v1 (log: {server.trial.server_log}); Ctrl-C ends it")
+        while not (failure := server.failure()):
+            time.sleep(_POLL_SECONDS)
+        raise failure
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -135,13 +194,12 @@ def _run(name: str, values: dict[str, Any], resume: Path | None = None) -> None:
     """Run the notebook `name` on `values`, or go on with `resume`, and say what came out."""
     from tuner.cli.headless import run_experiment_notebook
     from tuner.cli.progress import FOLLOWERS, download_bar, ended_softly
-    from tuner.cli.terminal import print_lines
+    from tuner.cli.tables import print_lines
     from tuner.core.run_directory import Experiment
     from tuner.report.write import read_results
     from tuner.search.executors import LOCAL
-    from tuner.search.kinds import KINDS
-    from tuner.sweep.books import check_kind, check_same
-    from tuner.sweep.prepare import prepare
+    from tuner.search.search import KINDS
+    from tuner.sweep.sweep import check_kind, check_same, prepare
 
     bar, move = download_bar("fetching the demo's model")
     with bar:
@@ -170,9 +228,8 @@ def load(
     ] = "table",
 ) -> None:
     """Print one row a batch, also of other tools; with an SLO or a price the answer too (on stderr beside JSON)."""
-    from tuner.cli.tables import print_batches
-    from tuner.cli.terminal import print_lines
-    from tuner.judging.costs import Price
+    from tuner.cli.tables import print_batches, print_lines
+    from tuner.judging.tiers import Price
     from tuner.judging.verdicts import SLO
     from tuner.report.write import read_results
 
@@ -193,8 +250,8 @@ def report(
     gpus: Gpus = None,
 ) -> None:
     """Write the offline report of what is there."""
-    from tuner.cli.terminal import print_lines
-    from tuner.judging.costs import Price
+    from tuner.cli.tables import print_lines
+    from tuner.judging.tiers import Price
     from tuner.judging.verdicts import SLO
     from tuner.report.write import write_report
 
@@ -238,7 +295,7 @@ def serve(
     folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="for server.log and server.json")] = Path(),
 ) -> None:
     """Run a server in the foreground, until Ctrl-C; it is gone when this is."""
-    from tuner.cli.serve import serve_until_ended
+    pass
 
     serve_until_ended(make_spec(flags, ServeSpec), folder)
 
@@ -252,7 +309,7 @@ def doctor(
 ) -> None:
     """Say what this machine has (engines, GPUs, genai-bench, a browser) and how to install what is missing."""
     from tuner.cli.doctor import examine
-    from tuner.cli.terminal import print_calibration, print_findings
+    from tuner.cli.tables import print_calibration, print_findings
 
     if calibrate:
         print_calibration(make_spec({"levels": calibrate}, SweepSpec).fixed_levels)

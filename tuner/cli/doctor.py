@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import psutil
 
-from tuner.engines import registry
+from tuner import engines
 from tuner.engines.base import Engine, ServerSpec
 from tuner.errors import EngineError
 from tuner.servers import gpus, supervisor
@@ -57,9 +57,9 @@ def _genai_bench() -> Iterator[Finding]:
 
 
 def _engines() -> Iterator[Finding]:
-    for name in registry.names():
+    for name in engines.names():
         try:
-            engine = registry.find(name)
+            engine = engines.find(name)
         except EngineError as error:  # another package's
             yield Finding(f"engine {name}", False, str(error))
             continue

@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from tuner.batches.load import load_batches
-from tuner.core.run_directory import COMPLETED, SEARCH, SWEEP, Experiment
-from tuner.core.trial_record import COMPLETE, FAILED, RUNNING, WAITING
-from tuner.judging.goals import goals_of
+from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, RUNNING, SEARCH, SWEEP, WAITING, Experiment
+from tuner.judging.scores import goals_of
 from tuner.judging.search_answer import Searched
 from tuner.judging.trials import load_trials
 from tuner.judging.verdicts import SLO

@@ -1,9 +1,10 @@
-"""Tables on stdout: judged batches, and comparisons."""
+"""Tables and lines in a terminal."""
 
 import json
 import sys
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -12,9 +13,13 @@ from rich.table import Table
 
 from tuner.batches.batch import level_name, records
 from tuner.errors import RequestError
-from tuner.judging import comparison_tables as changes
+from tuner.judging import comparison_text
 from tuner.judging.summary import table
 from tuner.report.compared import SAME_CONFIGURATION, Compared
+
+if TYPE_CHECKING:
+    from tuner.cli.doctor import Finding
+
 
 _WIDE_ENOUGH = 2000  # characters: in a file or a pipe, a row is one line
 
@@ -85,7 +90,7 @@ def _drawn(rows: pd.DataFrame, verdicts: Iterable[str]) -> Table:
 
 
 def _coloured(cell: str) -> str:
-    colour = _COLOURS.get(changes.verdict_of(cell), "")
+    colour = _COLOURS.get(comparison_text.verdict_of(cell), "")
     return f"[{colour}]{escape(cell)}[/]" if colour else escape(cell)
 
 
@@ -97,7 +102,9 @@ def _comparison(compared: Compared) -> bytes:
     parts += ["", f"[bold]{next(answer)}[/]", *answer]
     for title, rows in compared.tables.items():
         parts += ["", f"[bold]{title}[/]", _drawn(rows, rows.get("verdict", ["plain"] * len(rows)))]
-    return _printed(console, *parts, *([f"[dim]{changes.LEGEND}[/]"] if len(compared.comparison.differences) else []))
+    return _printed(
+        console, *parts, *([f"[dim]{comparison_text.LEGEND}[/]"] if len(compared.comparison.differences) else [])
+    )
 
 
 def _configuration(compared: Compared) -> list[Any]:
@@ -131,3 +138,28 @@ def _as_parquet(judged: pd.DataFrame) -> bytes:
 
 _COLOURS = {"pass": "green", "soft": "yellow", "fail": "red", "better": "green", "worse": "red", "plain": ""}
 _FORMS = {"table": _as_table, "json": _as_json, "csv": _as_csv, "parquet": _as_parquet}
+
+
+def print_lines(*lines: str | Path, on_stderr: bool = False) -> None:
+    """Print results as they are, on stdout unless a script reads that."""
+    console = Console(highlight=False, soft_wrap=True, stderr=on_stderr)
+    for line in lines:
+        console.print(escape(str(line)))
+
+
+def print_findings(findings: "Iterable[Finding]") -> None:
+    """Print what `tuner doctor` found, with the command that would mend it."""
+    console = Console(highlight=False, soft_wrap=True)
+    for finding in findings:
+        mark = "[green]✓[/]" if finding.ok else "[red]✗[/]" if finding.needed else "[yellow]–[/]"
+        console.print(f"{mark} [bold]{escape(finding.name)}[/]: {escape(finding.detail)}")
+        if finding.remedy:
+            console.print(f"    → {escape(finding.remedy)}")
+
+
+def print_calibration(levels: list[int]) -> None:
+    """Calibrate the load generator at `levels`, a line each on stderr, and print its own shares."""
+    from tuner.traffic.calibration import calibrate, table
+
+    errors = Console(stderr=True, highlight=False)
+    print_lines(table(calibrate(levels, lambda done: errors.print(f"✓ concurrency {done.level}"))))

@@ -1,26 +1,17 @@
-"""The run directory, which is the database: where everything of an experiment lies.
+"""The run directory: its layout, the schema of every file in it, and what it was written on."""
 
-```
-runs/20261124T041530Z-sweep-<name>/          Experiment
-  experiment.json                            what was asked, versions, host, started_at, finished_at
-  trials/0001/                               Trial
-    trial.json                               engine, model, parameters; the levels and scenarios asked for
-    server.json  server.log                  the command, when it was ready, how it ended
-    batches/D(100,100)/concurrency-4/        one level: genai-bench's own files and
-      batch.json                             our sidecar (Sidecar)
-  report.ipynb  report.html
-```
-While a level runs its folder ends in `.part`; the rename that takes it away is what makes the batch count.
-"""
-
+import os
+import platform
 import re
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from tuner.core import files, timestamps
+from tuner.core.files import decoded
 from tuner.errors import PathError
 
 EXPERIMENT_FILE = "experiment.json"
@@ -200,3 +191,119 @@ def _first_free(runs: Path, stem: str) -> Path:
     """`runs/stem`, or with a number behind where that second is taken."""
     candidates = [runs / stem, *(runs / f"{stem}-{n}" for n in range(2, 100))]
     return next(path for path in candidates if not path.exists())
+
+
+_PACKAGES = ("tuner", "genai-bench", "xllamacpp", "vllm", "sglang", "pandas", "plotly")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and the machine, as plain JSON values for `experiment.json`."""
+    return {"versions": _versions(), "host": _host()}
+
+
+def _versions() -> dict[str, str]:
+    """Versions of Python and of what is installed of the packages that shape a result."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _host() -> dict[str, Any]:
+    import psutil
+
+    return {
+        "name": platform.node(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpus": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+    }
+
+
+#: how a cluster's node is called, where it is known by more than its host name
+NODE_VARIABLE = "TUNER_NODE"
+STARTING, READY, STOPPED, SERVER_FAILED = "starting", "ready", "stopped", "failed"
+
+
+class ServerRecord(msgspec.Struct, kw_only=True):
+    """One start of a server; instants are UTC with a `Z`, durations seconds. No secret is in it."""
+
+    state: str = STARTING
+    engine: str
+    model: str
+    served_name: str
+    version: str = ""  # as the server itself says
+    parameters: dict[str, Any] = {}
+    command: list[str] = []
+    base_url: str
+    host: str = msgspec.field(default_factory=lambda: os.environ.get(NODE_VARIABLE) or platform.node())
+    gpus: list[str] = []  # UUIDs
+    gpu_memory: dict[str, dict[str, int]] = {}  # bytes in use before, ready and after, by UUID
+    pid: int | None = None
+    started_at: str = msgspec.field(default_factory=lambda: timestamps.to_text(timestamps.now()))
+    ready_at: str = ""
+    finished_at: str = ""
+    ready_seconds: float | None = None
+    exit_code: int | None = None
+    failure: dict[str, Any] | None = None  # kind, detail, log_tail
+    warnings: list[str] = []
+    previous: list[dict[str, Any]] = []  # earlier starts in the same trial, the oldest first
+
+    def write(self, trial: Trial) -> None:
+        """Replace the trial's `server.json`."""
+        files.write_json(trial.server_file, msgspec.to_builtins(self))
+
+
+def earlier_starts(trial: Trial) -> list[dict[str, Any]]:
+    """The records of servers that were started in this trial before, the oldest first."""
+    if not trial.server_file.exists():
+        return []
+    last = dict(files.read_json(trial.server_file))
+    return [*last.pop("previous", []), last]
+
+
+RECORD_FILE = "search.json"
+Role = Literal["baseline", "candidate", "confirmation"]
+#: How a trial stands; `ended` becomes `complete`, `infeasible` or `failed` by what is on disk, whenever it is read.
+COMPLETE, INFEASIBLE, FAILED, PRUNED, WAITING = "complete", "infeasible", "failed", "pruned", "waiting"
+ENDED = "ended"
+
+
+class TrialRecord(msgspec.Struct, kw_only=True):
+    """A search's own note of one trial (`search.json`); instants are UTC with a `Z`."""
+
+    role: Role
+    parameters: dict[str, Any]
+    state: str = RUNNING  # running, waiting (to be run again), ended, pruned, failed
+    of: str = ""  # of a confirmation: baseline or winner
+    cause: str = ""
+    kind: str = ""  # of a failure, such as out_of_memory
+    started_at: str = ""
+    finished_at: str = ""
+    seconds: float = 0.0  # that its runs took, also those that were cut off
+    gpus: int = 0
+
+    def write(self, folder: Path) -> None:
+        """Keep it in a trial's folder."""
+        files.write_json(folder / RECORD_FILE, msgspec.to_builtins(self))
+
+
+def read_record(trial: Path) -> TrialRecord:
+    """What a search noted of a trial; made from the trial itself where it noted nothing."""
+    noted: TrialRecord | None = decoded(trial / RECORD_FILE, TrialRecord)
+    if noted:
+        return noted
+    facts: TrialFacts | None = decoded(trial / TRIAL_FILE, TrialFacts)
+    role: Role = "baseline" if trial.name == "0001" else "candidate"
+    return TrialRecord(role=role, parameters=facts.parameters if facts else {}, state=ENDED if facts else WAITING)
+
+
+def gpus_of(trial: Path) -> int:
+    """How many GPUs the server of a trial had, as its record says."""
+    try:
+        return len(files.read_json(trial / SERVER_FILE).get("gpus", []))
+    except (PathError, AttributeError, TypeError):
+        return 0

@@ -1,9 +1,10 @@
-"""Any command line that serves an OpenAI-compatible API: docker, apptainer, ssh, a script of one's own."""
+"""Servers that are not software we know: any command, and an endpoint that already runs."""
 
 import json
 import re
 import shutil
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from tuner.engines.base import Engine, Place, ServerSpec
 from tuner.errors import EngineError, SpecError
@@ -62,3 +63,31 @@ def _value(values: Mapping[str, str], name: str) -> str:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+class Attach(Engine):
+    """The engine `attach`; `base_url` says where, `model` which of its models (the first where not given)."""
+
+    name = "attach"
+    owned = False
+    ready_timeout = 10.0
+
+    def check(self, spec: ServerSpec) -> None:
+        """Refuse a URL that cannot be one, and parameters, which nobody could apply."""
+        url = urlsplit(spec.base_url or "")
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise SpecError(
+                f"engine attach needs base_url, as in http://127.0.0.1:8000; got {_without_secrets(spec)!r}"
+            )
+        if url.username or url.password:
+            raise SpecError("base_url holds a user or password; name the key's environment variable in api_key_env")
+        if spec.parameters:
+            raise SpecError("engine attach takes no parameters: the server already runs")
+
+    def served_name(self, spec: ServerSpec) -> str:
+        """The model asked for, or nothing: then the server's first."""
+        return spec.served_name or spec.model
+
+
+def _without_secrets(spec: ServerSpec) -> str:
+    return (spec.base_url or "").rpartition("@")[2]

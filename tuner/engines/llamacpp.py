@@ -7,7 +7,7 @@ from pathlib import Path
 from tuner.core.server_log import Pattern
 from tuner.engines import llamacpp_server, parameters
 from tuner.engines.base import LOOPBACK, Engine, Place, ServerSpec
-from tuner.engines.weights import check_gguf
+from tuner.engines.gguf import check_gguf
 from tuner.errors import SpecError
 
 _LEAST_CONTEXT = 64  # tokens a slot: below, no chat template and answer fit

@@ -5,8 +5,7 @@ import sys
 
 from tuner.core.server_log import Pattern
 from tuner.engines import parameters
-from tuner.engines.base import LOOPBACK, Place, ServerSpec
-from tuner.engines.gpu_engine import GPUEngine
+from tuner.engines.base import LOOPBACK, GPUEngine, Place, ServerSpec
 from tuner.engines.parameters import Parameter
 from tuner.errors import SpecError
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tuner.core.server_log import Pattern
 from tuner.engines import parameters
-from tuner.engines.base import LOOPBACK, Place, ServerSpec
-from tuner.engines.gpu_engine import GPUEngine
+from tuner.engines.base import LOOPBACK, GPUEngine, Place, ServerSpec
 from tuner.engines.parameters import Parameter
 
 

@@ -5,10 +5,8 @@ that a print in black and white says the same. Times are UTC and say so.
 """
 
 from tuner.figures.comparison import changes
-from tuner.figures.levels import latency_vs_concurrency, throughput_vs_latency, trade_off
-from tuner.figures.parallel import parallel_coordinates
-from tuner.figures.search import best_so_far, importance, pareto_front
-from tuner.figures.spread import distribution
+from tuner.figures.levels import distribution, latency_vs_concurrency, throughput_vs_latency, trade_off
+from tuner.figures.search import best_so_far, importance, parallel_coordinates, pareto_front
 from tuner.figures.style import CONFIG, METRICS, MOST_CURVES, VERDICTS, notebook_bundle
 from tuner.figures.timeline import timeline
 from tuner.figures.trend import trend

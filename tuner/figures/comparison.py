@@ -8,9 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner.figures import style as look
-from tuner.judging import comparison_tables as texts
-from tuner.judging import comparison_words as words
-from tuner.judging.comparison import BETTER, SAME, UNKNOWN, WORSE
+from tuner.judging import comparison_text
+from tuner.judging.estimates import BETTER, SAME, UNKNOWN, WORSE
 
 #: what differs for sure is filled and thick; shapes tell the verdicts apart without colour
 _LOOKS = {
@@ -71,12 +70,12 @@ def _about(tolerance: float) -> str:
 
 def _lines(differences: pd.DataFrame) -> list[dict[Any, Any]]:
     """What the figure shows from top to bottom: each metric's name, and below it its levels."""
-    known = texts.told(differences)
+    known = comparison_text.telling_rows(differences)
     known = known[known["change"].notna()]
     lines: list[dict[Any, Any]] = []
-    for metric in texts.metrics(known):
+    for metric in comparison_text.metrics(known):
         rows = known[known["metric"] == metric].sort_values(["scenario", "concurrency"], kind="stable")
-        lines += [{"name": words.name(metric)}, *rows.to_dict("records")]
+        lines += [{"name": comparison_text.metric_name(metric)}, *rows.to_dict("records")]
     return lines
 
 
@@ -109,15 +108,16 @@ def _add(figure: go.Figure, rows: pd.DataFrame, style: look.Look, width: float) 
 
 def _level(row: dict[Any, Any], *, several: bool) -> str:
     where = f"{shorten(str(row['scenario']), 24, placeholder='…')} " if several else ""
-    return escape(f"{where}{texts.level(row)}")
+    return escape(f"{where}{comparison_text.level(row)}")
 
 
 def _hover(row: dict[Any, Any]) -> str:
     lines = [
-        f"<b>{escape(words.name(row['metric']))}</b>, concurrency {texts.level(row)}, {escape(row['scenario'])}",
-        f"<b>{escape(texts.cell(row))}</b>",
+        f"<b>{escape(comparison_text.metric_name(row['metric']))}</b>, concurrency {comparison_text.level(row)}, "
+        f"{escape(row['scenario'])}",
+        f"<b>{escape(comparison_text.cell(row))}</b>",
         f"{row['baseline']:.4g} → {row['candidate']:.4g} {escape(row['unit'])}",
-        f"between {texts.between(row)}" if texts.between(row) else "",
+        f"between {comparison_text.between(row)}" if comparison_text.between(row) else "",
         look.wrapped(row["note"]) if isinstance(row["note"], str) else "",
     ]
     return "<br>".join(filter(None, lines))

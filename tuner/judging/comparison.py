@@ -13,16 +13,27 @@ import pandas as pd
 
 from tuner.batches.audit import requests_needed
 from tuner.batches.batch import records
-from tuner.batches.measure import PERCENTILES
+from tuner.batches.result_file import PERCENTILES
 from tuner.core.run_directory import COMPLETED
-from tuner.judging import comparison_words as words
-from tuner.judging.effects import Difference, Estimate, Family, difference
-from tuner.judging.estimates import LEVEL, NOT_RUN, Key, Side
+from tuner.judging import comparison_text
+from tuner.judging.estimates import (
+    BETTER,
+    LEVEL,
+    NOT_RUN,
+    SAME,
+    UNKNOWN,
+    WORSE,
+    Difference,
+    Estimate,
+    Family,
+    Key,
+    Side,
+    difference,
+)
 from tuner.judging.verdicts import judge
 
 __all__ = ["METRICS", "Comparison", "compare"]
 
-BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "same", "unknown"
 _LATENCIES = ("ttft_mean", "ttft_p50", "ttft_p90", "ttft_p99", "tpot_mean", "tpot_p50", "tpot_p99")
 _WHOLE = ("e2e_latency_mean", "e2e_latency_p50", "e2e_latency_p90", "e2e_latency_p99")
 #: What is compared at each level: its unit.
@@ -71,14 +82,14 @@ class Comparison:
     @property
     def regressions(self) -> pd.DataFrame:
         """What got worse beyond the tolerance: lost levels first (metric `outcome`), then the rows called worse."""
-        lost = [words.lost_row(row) for row in self.lost.to_dict("records")]
+        lost = [comparison_text.lost_row(row) for row in self.lost.to_dict("records")]
         worse = self.differences[self.differences["verdict"] == WORSE]
         return _typed(pd.DataFrame([*lost, *worse.to_dict("records")], columns=list(COLUMNS)))
 
     @property
     def text(self) -> list[str]:
         """The answer in words, most important line first."""
-        return words.told(self.differences, self.unmatched, self.tolerance, self.confidence)
+        return comparison_text.conclusions(self.differences, self.unmatched, self.tolerance, self.confidence)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: plain values, None for what is unknown."""

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pandas as pd
 
-from tuner.core.trial_record import COMPLETE, FAILED, INFEASIBLE, PRUNED, RUNNING, WAITING
-from tuner.judging.goals import THROUGHPUT, Goal
-from tuner.judging.tried import (
+from tuner.core.run_directory import COMPLETE, FAILED, INFEASIBLE, PRUNED, RUNNING, WAITING
+from tuner.judging.scores import THROUGHPUT, Goal
+from tuner.judging.trials import (
     BASELINE,
     asked_for,
     first,

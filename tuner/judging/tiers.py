@@ -1,15 +1,16 @@
-"""Several SLOs over the same batches: what each tier of users can have at best, in one table."""
+"""The best level for each tier of an SLO, and what it costs."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from tuner.judging.answer import answer
+from tuner.errors import RequestError
 from tuner.judging.slo import SLO
-from tuner.judging.summary import Summary, summarize
-from tuner.judging.verdicts import judge
+from tuner.judging.summary import Summary, answer, summarize
+from tuner.judging.verdicts import COMPLIANT, judge
 
 #: What a plain SLO's only tier is called.
 ONLY = "SLO"
@@ -77,3 +78,101 @@ def _row(name: str, tier: Tier) -> dict[str, Any]:
         **{part: getattr(summary, part) for part in ("bracket", "compliant", "total")},
         "slo": ", ".join(map(str, tier.slo.constraints)),
     }
+
+
+_MILLION = 1e6
+_HOUR = 3600.0  # seconds
+
+
+@dataclass(frozen=True)
+class Price:
+    """What one GPU costs, in whatever currency.
+
+    Args:
+        per_gpu_hour: above 0.
+        gpus: how many; None for as many as the server had.
+
+    Raises:
+        RequestError: one of them is no such number.
+    """
+
+    per_gpu_hour: float
+    gpus: int | None = None
+
+    def __post_init__(self) -> None:
+        price, gpus = self.per_gpu_hour, self.gpus
+        if isinstance(price, bool) or not isinstance(price, int | float) or not 0 < price < math.inf:
+            raise RequestError(f"price_per_gpu_hour must be a number above 0, not {price!r}")
+        if gpus is not None and (isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 1):
+            raise RequestError(f"gpus must be a whole number from 1, not {gpus!r}")
+
+    @classmethod
+    def asked(cls, per_gpu_hour: float | None, gpus: int | None) -> "Price | None":
+        """The price that somebody asked for; None where nobody did.
+
+        Raises:
+            RequestError: a number is wrong, or there are only GPUs.
+        """
+        if per_gpu_hour is None and gpus is not None:
+            raise RequestError("gpus are for a price: give price_per_gpu_hour too")
+        return None if per_gpu_hour is None else cls(per_gpu_hour, gpus)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a million tokens, in the price's currency; None where the throughput is not known or 0.
+
+    Args:
+        per_million_output: as if the output tokens alone bore the whole cost.
+        per_million_input: as if the input tokens alone did.
+        per_million_total: spread evenly over both; this one and no other may be multiplied with all tokens of a bill.
+        price_per_gpu_hour: what it was computed from.
+        gpus: as well.
+    """
+
+    per_million_output: float | None
+    per_million_input: float | None
+    per_million_total: float | None
+    price_per_gpu_hour: float
+    gpus: int
+
+    @property
+    def text(self) -> str:
+        """The same as a sentence."""
+        each = {"output": self.per_million_output, "input": self.per_million_input}
+        told = " or ".join(
+            f"{value:.4g} per million {kind} tokens" for kind, value in each.items() if value is not None
+        )
+        total = "" if self.per_million_total is None else f"; {self.per_million_total:.4g} per million of both together"
+        gpus = f"{self.gpus} GPU{'' if self.gpus == 1 else 's'} at {self.price_per_gpu_hour:g} an hour"
+        return f"Cost with {gpus}: {told or 'not known'}{' (each bears all of it)' if told else ''}{total}."
+
+
+def cost(batch: Mapping[Any, Any], price_per_gpu_hour: float, gpus: int) -> Cost | None:
+    """What a million tokens cost at the level of a batch, if the server were kept as busy as in it.
+
+    price_per_gpu_hour · gpus · 10⁶ / (throughput in tokens/s · 3600). The whole cost is attributed to the output tokens
+    in the one number, to the input tokens in the other: they are two views of one bill, and do not add up.
+
+    Args:
+        batch: a row of judged batches.
+        price_per_gpu_hour: in any currency.
+        gpus: how many the server had.
+
+    Returns:
+        None where the batch doesn't comply with the SLO (verdict neither pass nor soft): nobody could sell that.
+
+    Raises:
+        RequestError: the price or the number of GPUs is none.
+    """
+    price = Price(price_per_gpu_hour, gpus)
+    if batch.get("verdict") not in COMPLIANT:
+        return None
+    hourly = price.per_gpu_hour * gpus
+    per_million = {kind: _per_million(hourly, batch.get(f"{kind}_throughput")) for kind in ("output", "input", "total")}
+    return Cost(per_million["output"], per_million["input"], per_million["total"], price_per_gpu_hour, gpus)
+
+
+def _per_million(hourly: float, throughput: Any) -> float | None:
+    known = isinstance(throughput, int | float) and 0 < throughput < math.inf
+    return hourly * _MILLION / (throughput * _HOUR) if known else None

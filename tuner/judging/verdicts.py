@@ -1,6 +1,6 @@
-"""Batches → verdicts: each batch against each constraint of the SLO, in one table and one loop."""
+"""Every batch judged against every constraint, and how sure the verdict is."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -8,21 +8,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tuner.batches import results
+from tuner.batches import result_file
+from tuner.batches.audit import requests_needed
 from tuner.batches.cache import Reading, readings_of
-from tuner.batches.measure import Columns, Floats, measure
+from tuner.batches.result_file import PERCENTILES, Columns, Floats, measure
 from tuner.core.run_directory import COMPLETED
 from tuner.errors import SLOError
-from tuner.judging.attainment import attainments, goodput
-from tuner.judging.evidence import (
-    TOO_FEW,
-    TOO_NEAR,
-    distance,
-    is_bounded,
-    latency_limits,
-    requests_needed_for,
-    straddling,
-)
 from tuner.judging.intervals import CONFIDENCE, intervals
 from tuner.judging.slo import SLO, Constraint
 
@@ -81,7 +72,7 @@ def check_batch_slo_compliance(
     Raises:
         SLOError: the SLO is wrong.
     """
-    file = results.mend(_as_file(batch_metrics))
+    file = result_file.mend(_as_file(batch_metrics))
     numbers = measure(Columns(file))
     row = {name: getattr(numbers, name) for name in ("completed", "error_rate", "output_throughput")}
     judgement = _Judgement(pd.DataFrame([row | numbers.latencies]), _as_slo(slo_config))
@@ -253,3 +244,111 @@ class _Finding:
         implied = ", implied as the SLO names no error_rate" if self.constraint.implied else ""
         own = f", of which {self.share[row]:.2g} s may be the load generator's own" if self.near[row] else ""
         return f"{name} {against} ({self.ratio[row]:+.0%}{implied}{own})"
+
+
+def attainments(known: Iterable[Reading | None], limits: Mapping[str, float]) -> Floats:
+    """The share of all requests of each batch, failed ones included, that met every limit.
+
+    Args:
+        known: what is kept of each batch's result file; None where there is none.
+        limits: seconds, by `ttft`, `tpot`, `e2e_latency`.
+
+    Returns:
+        Between 0 and 1; NaN where the file is gone or holds no individual requests.
+    """
+    return np.array([_share(reading, limits) for reading in known], np.float64)
+
+
+def goodput(attainment: Floats, requests: Floats, duration: Floats) -> Floats:
+    """Requests per second that met every latency threshold, of each batch: attainment · requests / duration.
+
+    As `vllm bench serve` counts its request goodput. DistServe (Zhong et al., OSDI '24), which gave the word its
+    meaning, calls so the highest rate at which a share that was agreed on meets the SLO.
+
+    Args:
+        attainment: as from `attainments`.
+        requests: how many each batch had, failed ones too.
+        duration: seconds.
+
+    Returns:
+        NaN where one of the three is not known.
+    """
+    return np.asarray(attainment * requests / np.where(duration > 0, duration, np.nan))
+
+
+def met(reading: Reading, limits: Mapping[str, float]) -> NDArray[np.bool_]:
+    """Whether each completed request met every limit."""
+    kept = np.ones(reading.batch.completed or 0, bool)
+    for latency, limit in limits.items():
+        kept &= reading.latencies[latency] <= limit * (1 + 1e-9)  # a file in milliseconds rounds
+    return kept
+
+
+def _share(reading: Reading | None, limits: Mapping[str, float]) -> float:
+    if reading is None or not reading.batch.requests or not reading.recomputed:
+        return np.nan
+    return float(met(reading, limits).sum() / reading.batch.requests)
+
+
+#: Why evidence is weak: there are too few requests, or the verdict may be the load generator's own doing.
+TOO_FEW = "too few for the percentiles that the SLO limits; measure longer"
+TOO_NEAR = "the verdict turns on less than the load generator's own share of the latency"
+
+
+def requests_needed_for(constraint: Constraint, confidence: float) -> int:
+    """How many requests a constraint needs to be judged; the mean as many as the median, what is no latency none."""
+    if not constraint.is_latency:
+        return 0
+    return requests_needed(PERCENTILES.get(constraint.statistic, 50.0) / 100, confidence)
+
+
+def latency_limits(slo: SLO) -> dict[str, float]:
+    """What a single request must meet: the strictest threshold of each latency."""
+    latencies = sorted((one for one in slo.constraints if one.is_latency), key=lambda one: -one.threshold)
+    return {constraint.metric: constraint.threshold for constraint in latencies}
+
+
+def turns_of(constraint: Constraint) -> tuple[float, ...]:
+    """The values at which the verdict turns: to soft, and to hard where that is elsewhere."""
+    hard = constraint.threshold * (1 + constraint.sign * constraint.fail_ratio)
+    return (constraint.threshold, hard) if constraint.hard_fail and constraint.fail_ratio else (constraint.threshold,)
+
+
+def is_bounded(constraint: Constraint) -> bool:
+    """Whether its metric's interval may make a verdict doubtful: not errors, which few requests never exclude."""
+    return constraint.metric != "error_rate"
+
+
+def distance(constraint: Constraint, actual: Floats) -> Floats:
+    """How far the actual values lie from where the verdict turns."""
+    return np.asarray(np.min([np.abs(actual - turn) for turn in turns_of(constraint)], axis=0))
+
+
+def straddling(actuals: Mapping[Constraint, Floats], bounds: pd.DataFrame, confidence: float) -> list[str]:
+    """For each batch that an interval leaves its verdict open, in words; empty where none does.
+
+    Args:
+        actuals: the metric of each constraint, one value a batch.
+        bounds: their `<column>_low` and `<column>_high`.
+        confidence: of the intervals.
+    """
+    told = [""] * len(bounds)
+    for constraint in reversed([one for one in actuals if is_bounded(one)]):
+        low, high = (bounds[f"{constraint.column}_{side}"].to_numpy("float64") for side in ("low", "high"))
+        actual = actuals[constraint]
+        for turn in reversed(turns_of(constraint)):
+            # over several runs a batch's own value may lie outside: then they disagree, which is doubt as well
+            across = (np.fmin(low, actual) <= turn) & (turn < np.fmax(high, actual)) & ~np.isnan(low)
+            for row in np.flatnonzero(across):
+                told[row] = " ".join(_words(constraint, actual[row], (low[row], high[row]), turn, confidence))
+    return told
+
+
+def _words(
+    constraint: Constraint, actual: float, bounds: tuple[float, float], turn: float, confidence: float
+) -> Iterator[str]:
+    unit, (low, high) = constraint.unit, bounds
+    lies = "lies" if low <= actual <= high else "is one of runs whose mean lies"
+    yield f"{constraint.label} {actual:.3g}{unit} {lies} between {low:.3g} and {high:.3g}{unit}"
+    yield f"at {confidence * 100:.4g} %, on both sides of"
+    yield f"the {'threshold' if turn == constraint.threshold else 'hard limit'} {turn:.4g}{unit}"

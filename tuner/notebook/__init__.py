@@ -10,11 +10,11 @@ from tuner.errors import SpecError
 from tuner.judging.verdicts import SLO
 from tuner.report.page import table_html
 from tuner.report.write import Asked, Results, read_results, run_comparison, save_report, write_report
-from tuner.search.kinds import SEARCH, SWEEP, Kind
+from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
 from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec
 
 if TYPE_CHECKING:
-    from tuner.notebook.panels import ServerPanel, SweepPanel, TunePanel
+    from tuner.notebook.run_panel import ServerPanel, SweepPanel, TunePanel
     from tuner.report.compared import Compared
 
     Panel = SweepPanel | TunePanel
@@ -40,7 +40,7 @@ def sweep(namespace: dict[str, Any]) -> "Panel | Results":
     Raises:
         SpecError: a parameter is unknown or has a wrong value.
     """
-    return _shown_or_run(namespace, SWEEP)
+    return _shown_or_run(namespace, SWEEP_KIND)
 
 
 def tune(namespace: dict[str, Any]) -> "Panel | Results":
@@ -55,7 +55,7 @@ def tune(namespace: dict[str, Any]) -> "Panel | Results":
     Raises:
         SpecError: a parameter is unknown or has a wrong value.
     """
-    return _shown_or_run(namespace, SEARCH)
+    return _shown_or_run(namespace, SEARCH_KIND)
 
 
 def _shown_or_run(namespace: dict[str, Any], kind: Kind) -> "Panel | Results":
@@ -65,7 +65,7 @@ def _shown_or_run(namespace: dict[str, Any], kind: Kind) -> "Panel | Results":
     folder = parameters.pop(RUN_FOLDER, None)
     if run_now:
         return run_here(kind, make_spec(parameters, kind.asks), folder)
-    from tuner.notebook.panels import PANELS
+    from tuner.notebook.run_panel import PANELS
 
     panel = PANELS[kind.name](parameters)
     panel.show()
@@ -81,7 +81,7 @@ def launch_server(namespace: dict[str, Any]) -> "ServerPanel":
     Raises:
         SpecError: a parameter is unknown or has a wrong value.
     """
-    from tuner.notebook.panels import ServerPanel
+    from tuner.notebook.run_panel import ServerPanel
 
     panel = ServerPanel(parameters_in(namespace, set(ServeSpec.model_fields)))
     panel.show()
@@ -168,7 +168,7 @@ def show_comparison(compared: "Compared") -> None:
     from IPython.display import HTML, display
 
     from tuner.figures import notebook_bundle
-    from tuner.judging.comparison_tables import LEGEND
+    from tuner.judging.comparison_text import LEGEND
     from tuner.report.compared import SAME_CONFIGURATION
 
     first, *rest = map(escape, compared.answer)

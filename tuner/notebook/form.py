@@ -1,16 +1,50 @@
-"""A form made from a spec: one field a parameter, with its help, and what is wrong with it, beside it."""
+"""Forms made from specs: a field for each parameter."""
 
+import html
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Generic
 
 import ipywidgets as widgets
 
-from tuner.engines import registry
+from tuner import engines, figures
+from tuner.batches.result_file import SECRET
 from tuner.errors import TunerError
-from tuner.notebook.parts import LABEL, WIDE, text
-from tuner.sweep.asked import as_lines, as_text
-from tuner.sweep.spec import Spec, make_spec
+from tuner.sweep.spec import Spec, as_lines, as_text, make_spec
+
+WIDE = widgets.Layout(flex="0 0 32em", width="32em")
+LABEL = {"description_width": "9em"}
+_LOG_READ = 20_000  # bytes
+
+
+def text(words: str, *, error: bool = False) -> str:
+    """Words of anybody as HTML."""
+    colour = "#b03a00" if error else "inherit"
+    return f'<pre style="color:{colour};white-space:pre-wrap;margin:0">{html.escape(words)}</pre>'
+
+
+def copyable(words: str) -> str:
+    """A command as HTML; one click selects all of it."""
+    style = "user-select:all;white-space:pre-wrap;background:#f6f8fa;color:#1c2733;padding:.4em .7em;margin:.3em 0"
+    return f'<pre title="a click selects it all" style="{style}">{html.escape(words)}</pre>'
+
+
+def log_tail(path: Path, lines: int = 15) -> str:
+    """The last lines of a log as HTML, without what looks like a key; empty where there is none."""
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, 2) - _LOG_READ))
+        last = file.read().decode(errors="replace").splitlines()[-lines:]
+    return text(SECRET.sub("***", "\n".join(last)))
+
+
+def draw(output: widgets.Output, figure: Any) -> None:
+    """Show a figure in place of the last one; a display handle's update would not redraw it in JupyterLab."""
+    data = figures.notebook_bundle(figure)
+    output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
+
 
 #: the fields that hold several lines of YAML
 AREAS = ("space", "constraints")
@@ -78,7 +112,7 @@ class Form(Generic[Spec]):
         value = self._given.get(name, field.get_default(call_default_factory=True))
         same = {"description": name.replace("_", " "), "layout": WIDE, "style": LABEL}
         if name == "engine":
-            return widgets.Dropdown(options=registry.names(), value=value, **same)
+            return widgets.Dropdown(options=engines.names(), value=value, **same)
         if name in AREAS:
             return widgets.Textarea(as_lines(value), rows=5, continuous_update=False, **same)
         return widgets.Text(as_text(value), tooltip=field.description or "", continuous_update=False, **same)

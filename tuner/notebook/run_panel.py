@@ -1,4 +1,4 @@
-"""What the panels of a sweep and of a search share: form, start and stop, progress, without blocking the kernel."""
+"""The panels of a sweep and of a search."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,18 +6,24 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import ipywidgets as widgets
+import yaml
 from IPython.display import display
 
-from tuner.core.run_directory import Experiment
+from tuner import figures
+from tuner.batches.run_folder import subfolders
+from tuner.core.run_directory import SEARCH, SWEEP, Experiment, Trial
 from tuner.errors import TunerError
-from tuner.notebook.form import Form
-from tuner.notebook.parts import copyable, log_tail, text
+from tuner.judging.trials import plural
+from tuner.notebook.form import Form, copyable, draw, log_tail, text
+from tuner.notebook.server_panel import HANDOVER, ServerPanel
+from tuner.notebook.views import ResultsView
+from tuner.report.page import table_html
 from tuner.report.results import Results, read_results
 from tuner.report.write import REPORT_FILE, write_report
-from tuner.search.kinds import Kind
-from tuner.sweep.asked import command_line, unlike_default
-from tuner.sweep.books import is_running
-from tuner.sweep.sweep import Stop
+from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
+from tuner.sweep.progress import read_progress, read_search
+from tuner.sweep.spec import command_line, unlike_default
+from tuner.sweep.sweep import Stop, is_running
 
 _POLL_SECONDS = 0.5
 #: what a stop file says that is to end the level that runs, too
@@ -201,3 +207,101 @@ class RunPanel:
 
     def _say(self, words: str, *, error: bool = False) -> None:
         self._status.value = text(words, error=error)
+
+
+class SweepPanel(RunPanel):
+    """A form, Run and Stop, progress, and the figure and table that grow with each level.
+
+    Args:
+        parameters: initial values, as in the notebook's parameters cell.
+    """
+
+    kind = SWEEP_KIND
+    fields = (
+        *("engine", "model", "parameters", "gpus", "base_url", "tokenizer"),
+        *("levels", "scenarios", "max_seconds", "max_requests", "slo", "name"),
+    )
+
+    def __init__(self, parameters: dict[str, Any]) -> None:
+        self._taken_over = _handed_over()
+        super().__init__(parameters | self._taken_over, ResultsView())
+
+    def show(self) -> None:
+        """Display the panel, and the run that is going on or was the last."""
+        super().show()
+        if self._taken_over:
+            self._say(f"the form is filled in for the server that was handed over, {self._taken_over['base_url']}")
+
+    def advance(self, experiment: Experiment) -> Advance:
+        """How many levels have ended."""
+        trial = experiment.trial(1)
+        progress = read_progress(trial)
+        ended = len(progress.ended)
+        return Advance(ended, len(progress.levels), f"{ended} levels", progress.describe(), trial.server_log)
+
+
+def _handed_over() -> dict[str, Any]:
+    """The server that the launch notebook has handed on, as long as it answers."""
+    from tuner.servers import http as probe
+
+    try:
+        values = dict(yaml.safe_load(Path(HANDOVER).read_text()))
+        with probe.client(values["base_url"], timeout=1) as http:
+            return values if probe.models(http) else {}
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, probe.Refused):
+        return {}
+
+
+class TunePanel(RunPanel):
+    """A form, Run and Stop, progress, and the best so far and the table that grow with each trial.
+
+    Args:
+        parameters: initial values, as in the notebook's parameters cell.
+    """
+
+    kind = SEARCH_KIND
+    fields = (
+        *("engine", "model", "parameters", "gpus", "tokenizer", "space", "constraints", "objective", "objective_level"),
+        *("sampler", "trials", "patience", "max_minutes", "confirm"),
+        *("levels", "scenarios", "max_seconds", "slo", "name"),
+    )
+
+    def __init__(self, parameters: dict[str, Any]) -> None:
+        super().__init__(parameters, SearchView())
+
+    def advance(self, experiment: Experiment) -> Advance:
+        """How many trials have ended."""
+        progress = read_search(experiment)
+        last = Trial(next(reversed(subfolders(experiment.folder / "trials")), experiment.folder))
+        total = plural(sum(one in progress.ended for one in progress.tried), "trial")
+        return Advance(len(progress.ended), progress.asked, total, progress.describe(), last.server_log)
+
+
+class SearchView:
+    """The answer, the best so far, what the parameters did, and a row a trial."""
+
+    def __init__(self) -> None:
+        self._answer, self._command, self._table = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self._best, self._parameters = widgets.Output(), widgets.Output()
+        parts = [self._answer, self._command, self._best, self._table, self._parameters]
+        self.widget = widgets.VBox(parts)
+        self.widget.layout.display = "none"
+
+    def show(self, results: Results) -> None:
+        """Show the trials that there are."""
+        searched = results.searched
+        if searched is None:
+            return
+        self.widget.layout.display = ""
+        self._answer.value = text("\n".join(searched.answer))
+        again = f"<b>the best configuration again:</b>{copyable(results.command)}"
+        self._command.value = again if results.command else ""
+        draw(self._best, figures.best_so_far(searched.trials, searched.goal))
+        draw(self._parameters, figures.parallel_coordinates(searched.trials, searched.goal))
+        self._table.value = table_html(searched.table)
+
+
+#: the panel of each kind of run
+PANELS: dict[str, type[SweepPanel] | type[TunePanel]] = {SWEEP: SweepPanel, SEARCH: TunePanel}
+
+__all__ = ["PANELS", "ServerPanel", "SweepPanel", "TunePanel"]

@@ -11,20 +11,18 @@ import pandas as pd
 import yaml
 from IPython.display import display
 
-from tuner import figures
+from tuner import engines, figures
 from tuner.batches.batch import to_frame
-from tuner.core import claims, files, timestamps
-from tuner.core.run_directory import SERVER_FILE, Trial
-from tuner.core.server_record import READY, STARTING
-from tuner.engines import registry, tokenizer
+from tuner.core import files, locks, timestamps
+from tuner.core.run_directory import READY, SERVER_FILE, STARTING, Trial
+from tuner.engines import gguf
 from tuner.engines.base import Place
 from tuner.errors import PathError, TunerError
-from tuner.notebook.form import Form
-from tuner.notebook.parts import copyable, draw, log_tail, text
+from tuner.notebook.form import Form, copyable, draw, log_tail, text
 from tuner.servers import gpus, telemetry
 from tuner.servers.server import Server, launch
-from tuner.sweep.prepare import with_model
 from tuner.sweep.spec import ServeSpec
+from tuner.sweep.sweep import with_model
 
 FORM = ("engine", "model", "parameters", "gpus", "port", "command", "base_url", "api_key_env")
 #: where the server's record and log go, a folder a start
@@ -89,7 +87,7 @@ class ServerPanel:
 
     def _spec(self) -> ServeSpec:
         spec = self._form.spec()
-        owned = registry.find(spec.engine).owned
+        owned = engines.find(spec.engine).owned
         return spec if spec.port or not owned else spec.model_copy(update={"port": self._port})
 
     def _preview(self) -> None:
@@ -97,7 +95,7 @@ class ServerPanel:
         self._command.value = ""
         try:
             spec = self._spec()
-            engine = registry.find(spec.engine)
+            engine = engines.find(spec.engine)
             if not engine.owned:
                 self._command.value = text(f"attaches to {spec.base_url or 'base_url'}; nothing is started")
                 return
@@ -192,14 +190,14 @@ def handover(record: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
         asked: the form's values; of them only the name of the key's variable is passed on.
     """
     local = record["engine"] == "llamacpp"
-    folder = str(tokenizer.tokenizer_folder(Path(record["model"]))) if local else record["model"]
+    folder = str(gguf.tokenizer_folder(Path(record["model"]))) if local else record["model"]
     values = {"engine": "attach", "model": record["served_name"], "base_url": record["base_url"], "tokenizer": folder}
     return values | {name: value for name, value in asked.items() if name == "api_key_env" and value}
 
 
 def _free_port() -> int:
-    holders = claims.reserve_port(None)
-    port = claims.port_of(holders[0])
+    holders = locks.reserve_port(None)
+    port = locks.port_of(holders[0])
     for holder in holders:
         holder.close()
     return port

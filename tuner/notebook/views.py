@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 
 from tuner import figures
-from tuner.judging.answer import answer
 from tuner.judging.slo import SLO, Constraint
-from tuner.judging.summary import summarize, table
+from tuner.judging.summary import answer, summarize, table
 from tuner.judging.verdicts import judge
-from tuner.notebook.parts import LABEL, WIDE, draw, text
+from tuner.notebook.form import LABEL, WIDE, draw, text
 from tuner.report.page import SUGGESTED, table_html
 from tuner.report.results import Results
 

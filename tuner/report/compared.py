@@ -1,4 +1,4 @@
-"""Two sides and what they differ in: what the terminal, notebooks, JUnit and the HTML file show of a comparison."""
+"""Two sides, and what is shown of their comparison."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,106 @@ import pandas as pd
 
 from tuner import figures
 from tuner.batches.batch import records
+from tuner.batches.load import load_batches
 from tuner.errors import NothingSurvived, Regressed, SpecError
-from tuner.judging import comparison_tables as changes
-from tuner.judging import comparison_words as words
+from tuner.judging import comparison_text
 from tuner.judging.comparison import Comparison, compare
-from tuner.judging.verdicts import SLO
+from tuner.judging.verdicts import SLO, judge
 from tuner.report.configuration import differences
 from tuner.report.results import axis
-from tuner.report.sides import Side, agreed_slo, read_side, runs_of
+from tuner.report.run_facts import Run, runs_at
+
+#: the kind of an HTML file that carries both sides
+COMPARISON = "comparison"
+#: what tells one batch from another, also after a report has carried it
+_KEY = ["run_folder", "trial", "scenario", "iteration_type", "concurrency", "repeat", "source"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side: its judged batches, and each run's background with its own batches."""
+
+    paths: list[str]
+    judged: pd.DataFrame
+    runs: list[Run]
+
+    @property
+    def title(self) -> str:
+        """The names of its runs."""
+        return ", ".join(dict.fromkeys(self.judged["experiment"]))
+
+    @property
+    def measured(self) -> str:
+        """When its measurement began, UTC with a `Z`; empty where nobody knows."""
+        began = self.judged["started_at"].min()
+        return "" if pd.isna(began) else f"{began:%Y-%m-%dT%H:%M:%SZ}"
+
+    def named(self, name: str) -> pd.DataFrame:
+        """Its batches, whose experiments are called `name`, and also by the run where it has several."""
+        several = self.judged["experiment"].nunique() > 1
+        return self.judged.assign(experiment=name + (": " + self.judged["experiment"] if several else ""))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: where it lies and when it was measured (UTC)."""
+        times = {"started_at": self.judged["started_at"].min(), "finished_at": self.judged["finished_at"].max()}
+        return {"paths": self.paths, "experiments": self.title.split(", "), **records(pd.DataFrame([times]))[0]}
+
+
+def read_side(paths: Sequence[Path], runs: list[Run], slo: SLO | None) -> Side:
+    """Load and judge the batches at `paths`, which are those of `runs`.
+
+    Args:
+        paths: as for `load_batches`.
+        runs: theirs, as from `runs_of`.
+        slo: judges them; None for no limit.
+    """
+    judged = judge(load_batches(*paths), slo or SLO())
+    carried = _carried_attainment(runs, slo)
+    known = [carried.get(key) for key in _keys(judged)]
+    judged["attainment"] = judged["attainment"].fillna(pd.Series(known, judged.index, "float64"))
+    return Side([str(path) for path in paths], judged, runs)
+
+
+def agreed_slo(runs: Sequence[Run]) -> tuple[SLO | None, str]:
+    """The SLO that all runs were asked to meet; else none, and why."""
+    known = [SLO.parse(beside.slo) for beside, _ in runs if beside.slo]
+    if not known:
+        return None, "No SLO was given, and the runs were asked to meet none."
+    if len(known) < len(runs) or any(other.to_dict() != known[0].to_dict() for other in known):
+        return None, "The runs were not all asked to meet the same SLO, so none judges here; give one to judge both."
+    return known[0], ""
+
+
+def runs_of(paths: Sequence[Path]) -> list[Run]:
+    """Each run at `paths`, with its batches.
+
+    Raises:
+        PathError: there is nothing to be read.
+        SpecError: a path is a comparison.
+    """
+    return [run for path in paths for run in _runs_at(path)]
+
+
+def _runs_at(path: Path) -> list[Run]:
+    runs = runs_at(path)
+    if runs[0][0].facts.get("kind") == COMPARISON:
+        raise SpecError(f"{path} is a comparison itself; name the runs or reports that it compares")
+    return runs
+
+
+def _carried_attainment(runs: list[Run], slo: SLO | None) -> dict[tuple[Any, ...], float | None]:
+    """What reports know of their batches under this very SLO; it needs the single requests, which they lack."""
+    same = [run for run in runs if slo and run[0].slo and SLO.parse(run[0].slo).to_dict() == slo.to_dict()]
+    return {
+        key: share
+        for beside, batches in same
+        for key, share in zip(_keys(batches), beside.known_attainment, strict=False)
+    }
+
+
+def _keys(batches: pd.DataFrame) -> list[tuple[Any, ...]]:
+    return list(batches[_KEY].astype(str).itertuples(index=False, name=None))
+
 
 #: raised when a reader of today could not read the JSON any more
 FORMAT = 1
@@ -65,10 +157,10 @@ class Compared:
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """What terminal and notebook show, by title: one row a level, then what the answer has no room to list."""
-        unmatched = changes.unmatched(self.comparison)
+        unmatched = comparison_text.unmatched(self.comparison)
         tables = {
-            "Levels": changes.overview(self.comparison),
-            "Levels without a result": unmatched if len(unmatched) > words.LISTED else unmatched.head(0),
+            "Levels": comparison_text.overview(self.comparison),
+            "Levels without a result": unmatched if len(unmatched) > comparison_text.LISTED else unmatched.head(0),
         }
         return {title: table for title, table in tables.items() if len(table)}
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from tuner.core.secrets import Guard
 from tuner.errors import SecretFound
-from tuner.report.background import Run
+from tuner.report.run_facts import Run
 
 #: what a value is called that a side does not have or did not record
 NONE = "–"

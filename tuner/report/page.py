@@ -1,4 +1,4 @@
-"""Results → the HTML text of the report, and what every page of ours has; everything from outside is escaped."""
+"""The HTML text of both pages: a report's and a comparison's."""
 
 import base64
 import gzip
@@ -20,11 +20,12 @@ from tuner.batches.batch import level_name
 from tuner.core import timestamps
 from tuner.core.run_directory import COMPLETED
 from tuner.figures.style import VERDICTS
-from tuner.judging import comparison_tables as changes
-from tuner.judging.evidence import requests_needed_for
+from tuner.judging import comparison_text
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.slo import SLO, Constraint
 from tuner.judging.summary import TABLE, table
+from tuner.judging.verdicts import requests_needed_for
+from tuner.report.compared import COMPARISON, SAME_CONFIGURATION, Compared
 from tuner.report.results import Results
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -35,7 +36,7 @@ SUGGESTED = (("ttft", "p90"), ("tpot", "p90"), ("e2e_latency", "p90"))
 _START = next(header for header, column, _, _ in TABLE if column == "started_at")
 
 
-def render(results: Results) -> str:
+def render_report(results: Results) -> str:
     """The report as HTML text."""
     return document(
         "report",
@@ -69,7 +70,7 @@ def document(name: str, shown: list[Any], live: dict[str, Any], data: carried.Ca
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["verdict"] = changes.verdict_of
+    environment.filters["verdict"] = comparison_text.verdict_of
     environment.filters["pretty"] = lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
     drawn = [json.loads(figure.to_json()) for figure in shown]
     captions = [_caption(figure["layout"].pop("title", {})) for figure in drawn]
@@ -200,3 +201,36 @@ def table_html(shown: pd.DataFrame) -> str:
     """A table for a notebook, escaped, with – for what is missing."""
     cells = shown.astype("object").where(shown.notna(), "–")
     return str(cells.to_html(index=False, escape=True, border=0, justify="left"))
+
+
+def render_comparison(compared: Compared) -> str:
+    """The comparison as HTML text."""
+    return document(
+        "comparison",
+        compared.figures,
+        {},
+        _carried(compared),
+        title=compared.title,
+        compared=compared,
+        configuration=_rows(compared.configuration),
+        overview=_plain_table(comparison_text.overview(compared.comparison)),
+        unmatched=_plain_table(comparison_text.unmatched(compared.comparison)),
+        details=_plain_table(comparison_text.details(compared.comparison)),
+        legend=comparison_text.LEGEND,
+        same_configuration=SAME_CONFIGURATION,
+    )
+
+
+def _plain_table(frame: pd.DataFrame) -> dict[str, Any]:
+    return {"header": list(frame.columns), "rows": _rows(frame)}
+
+
+def _rows(frame: pd.DataFrame) -> list[list[str]]:
+    return frame.astype(str).to_numpy().tolist()
+
+
+def _carried(compared: Compared) -> carried.Carried:
+    """The batches of both sides, each called by its side."""
+    columns, rows = carried.columns_and_rows(compared.both)
+    slo = compared.slo.to_dict() if compared.slo else None
+    return carried.Carried(slo=slo, columns=columns, rows=rows, facts={"kind": COMPARISON, "name": compared.title})

@@ -18,17 +18,13 @@ from tuner.core.run_directory import COMPLETED
 from tuner.core.timestamps import to_utc
 from tuner.errors import NothingSurvived, RequestError
 from tuner.figures.style import TRIAL_NAMES
-from tuner.judging.answer import answer
-from tuner.judging.attainment import goodput
-from tuner.judging.costs import Price, cost
-from tuner.judging.goals import goals_of
-from tuner.judging.importances import importances
+from tuner.judging.scores import goals_of
 from tuner.judging.search_answer import Searched
-from tuner.judging.summary import CURVE, TIER, Summary, summarize
-from tuner.judging.tiers import Tiers, tiers
-from tuner.judging.tried import name_of, to_records
-from tuner.judging.verdicts import SLO, judge
-from tuner.report.background import Background, background
+from tuner.judging.summary import CURVE, TIER, Summary, answer, summarize
+from tuner.judging.tiers import Price, Tiers, cost, tiers
+from tuner.judging.trials import importances, name_of, trials_to_records
+from tuner.judging.verdicts import SLO, goodput, judge
+from tuner.report.run_facts import Background, background
 
 #: from so many times on there is a trend
 _HISTORY = 3
@@ -67,14 +63,14 @@ class Results:
     def winner(self) -> dict[str, Any]:
         """The sweep that measures a search's best configuration, as plain parameters; empty where there is none."""
         best = self.searched.best if self.searched else None
-        from tuner.sweep.asked import sweep_of
+        from tuner.sweep.spec import sweep_of
 
         return {} if best is None else sweep_of(self.facts.get("spec", {}), best["parameters"])
 
     @property
     def command(self) -> str:
         """The command that measures a search's best configuration again; empty where there is none."""
-        from tuner.sweep.asked import command_line
+        from tuner.sweep.spec import command_line
 
         return command_line("sweep", self.winner) if self.winner else ""
 
@@ -211,7 +207,7 @@ class Results:
             runs=self.beside.runs,
             telemetry={str(name): exact[name].tolist() for name in exact},
             code=self.beside.code,
-            trials=msgspec.convert(to_records(self.beside.trials), list[carried.CarriedTrial]),
+            trials=msgspec.convert(trials_to_records(self.beside.trials), list[carried.CarriedTrial]),
         )
 
 

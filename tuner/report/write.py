@@ -1,20 +1,96 @@
-"""The report: one HTML file made from a run directory, which opens with the network off.
+"""Reports and comparisons as files: HTML and JUnit."""
 
-plotly.js goes in once, compressed, and is unpacked by the browser. A Content-Security-Policy forbids every request, and
-every script but the two whose hashes it names: ours and plotly.js.
-"""
-
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree  # writes only; nothing from outside is parsed
 
-from tuner.core import files
+from tuner.batches.batch import records
+from tuner.core import files, timestamps
 from tuner.errors import PathError
-from tuner.judging.costs import Price
+from tuner.judging import comparison_text
+from tuner.judging.estimates import UNKNOWN, WORSE
+from tuner.judging.tiers import Price
 from tuner.judging.verdicts import SLO
-from tuner.report import comparison_page, junit, page
+from tuner.report import page
 from tuner.report.compared import Compared, read_comparison, tolerance_of
 from tuner.report.results import Results, read_results
+
+#: what no XML 1.0 document may hold, escaped or not
+_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_SUITE = "tuner compare"
+
+
+def write_junit(compared: Compared, target: Path) -> Path:
+    """Write a comparison as JUnit XML: regressions are failures, what cannot be told is skipped.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        PathError: it cannot be written.
+    """
+    root = ElementTree.Element("testsuites", name=_SUITE)
+    suite = ElementTree.SubElement(root, "testsuite", name=_clean(compared.title), timestamp=_now())
+    _add_configuration(suite, compared)
+    for row in records(compared.comparison.differences):
+        _add_difference(suite, row)
+    for row in records(compared.comparison.unmatched):
+        _add_unmatched(suite, row)
+    for element in (root, suite):
+        _count(element, suite)
+    ElementTree.indent(root)
+    files.write_atomically(target, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
+    return target
+
+
+def _now() -> str:
+    return timestamps.now().strftime("%Y-%m-%dT%H:%M:%S")  # the schema knows no zone; UTC as everywhere
+
+
+def _add_configuration(suite: ElementTree.Element, compared: Compared) -> None:
+    """In what the sides differ, as properties of the suite."""
+    properties = ElementTree.SubElement(suite, "properties")
+    for row in records(compared.configuration):
+        said = f"{row['baseline']} → {row['candidate']}"
+        ElementTree.SubElement(properties, "property", name=_clean(row["what"]), value=_clean(said))
+
+
+def _add_difference(suite: ElementTree.Element, row: dict[str, Any]) -> None:
+    case = _case(suite, row, comparison_text.metric_name(row["metric"]))
+    said = _clean(", ".join(filter(None, [comparison_text.cell(row), comparison_text.between(row), row["note"] or ""])))
+    if row["verdict"] == WORSE:
+        failure = ElementTree.SubElement(case, "failure", type="regression", message=said)
+        failure.text = _clean(f"baseline {row['baseline']}, candidate {row['candidate']} {row['unit']}")
+    elif row["verdict"] == UNKNOWN:
+        ElementTree.SubElement(case, "skipped", message=said)
+    else:
+        ElementTree.SubElement(case, "system-out").text = said
+
+
+def _add_unmatched(suite: ElementTree.Element, row: dict[str, Any]) -> None:
+    case = _case(suite, row, "has a result on both sides")
+    said = _clean(f"{row['side']} has no result: {row['outcome']}: {row['reason']}")
+    ElementTree.SubElement(case, "failure" if row["lost"] else "skipped", type=str(row["outcome"]), message=said)
+
+
+def _case(suite: ElementTree.Element, row: dict[str, Any], name: str) -> ElementTree.Element:
+    where = f"{row['scenario']}.concurrency {comparison_text.level(row)}"
+    return ElementTree.SubElement(suite, "testcase", classname=_clean(where), name=_clean(name), time="0")
+
+
+def _count(element: ElementTree.Element, suite: ElementTree.Element) -> None:
+    counts = {"tests": "testcase", "failures": "testcase/failure", "skipped": "testcase/skipped"}
+    for name, path in counts.items():
+        element.set(name, str(len(suite.findall(path))))
+    element.set("errors", "0")
+
+
+def _clean(text: str) -> str:
+    return _FORBIDDEN.sub("\ufffd", text)
+
 
 __all__ = [
     "REPORT_FILE",
@@ -60,7 +136,7 @@ def save_report(results: Results, target: Path) -> Path:
         SecretFound: a key stands in the run; nothing was written.
     """
     results.beside.must_hold_no_secret(results.judged)
-    files.write_atomically(target, page.render(results))
+    files.write_atomically(target, page.render_report(results))
     return target
 
 
@@ -74,9 +150,9 @@ def save_comparison(compared: Compared, target: Path | None, junit_file: Path | 
     if target or junit_file:
         compared.must_hold_no_secret()
     if target:
-        files.write_atomically(target, comparison_page.render(compared))
+        files.write_atomically(target, page.render_comparison(compared))
     if junit_file:
-        junit.write_junit(compared, junit_file)
+        write_junit(compared, junit_file)
 
 
 @dataclass(frozen=True)

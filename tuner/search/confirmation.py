@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tuner.judging.score import maximised
-from tuner.judging.tried import percent
+from tuner.judging.scores import maximised
+from tuner.judging.trials import percent
 from tuner.search.spec import TuneSpec
-from tuner.sweep.asked import sweep_of
+from tuner.sweep.spec import sweep_of
 
 CONFIDENCE = 0.95
 BASELINE, WINNER = "baseline", "winner"

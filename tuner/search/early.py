@@ -9,7 +9,7 @@ import pandas as pd
 
 from tuner.core.run_directory import COMPLETED, SIDECAR_FILE, Trial
 from tuner.core.timestamps import now
-from tuner.judging.score import Scoring
+from tuner.judging.scores import Scoring
 from tuner.judging.verdicts import COMPLIANT, FAIL
 from tuner.search.spec import TuneSpec
 from tuner.sweep.sweep import Wish

@@ -16,10 +16,8 @@ from tuner.errors import SpecError
 from tuner.search.ray import RayExecutor, is_address
 from tuner.servers import gpus
 from tuner.servers.server import gpus_wanted
-from tuner.sweep.books import Stopped
-from tuner.sweep.prepare import prepare
 from tuner.sweep.spec import SweepSpec
-from tuner.sweep.sweep import Wish, run_trial
+from tuner.sweep.sweep import Stopped, Wish, prepare, run_trial
 
 LOCAL = "local"
 _POLL = 0.2  # seconds between two questions whether a waiting trial is still wanted

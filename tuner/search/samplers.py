@@ -1,17 +1,354 @@
-"""Which configuration to try next: decided by what is known of the earlier ones, and by nothing else.
+"""Which configuration comes next: grid, random, Optuna's TPE, and climb."""
 
-A sampler keeps nothing between two questions, so that a search that was cut off goes on as if it had not been.
-"""
+import itertools
+import math
+import random
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tuner.judging.scores import maximised
+from tuner.search.space import Dimension, Point, Scalar, SearchSpace, key_of
+
+if TYPE_CHECKING:
+    import optuna
 
 import importlib.util
-from collections.abc import Sequence
+from collections import defaultdict
+from itertools import permutations
 
 from tuner.errors import SpecError
-from tuner.search.sampler_base import Sampler, Seen
-from tuner.search.sampler_climb import Climb
-from tuner.search.sampler_model import GP, TPE
-from tuner.search.sampler_plain import Grid, Random
-from tuner.search.search_space import SearchSpace
+
+#: draws until what is left is gone through
+_DRAWS = 300
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A trial as a sampler sees it.
+
+    Args:
+        point: its place in the space.
+        state: `complete`, `infeasible`, `failed`, `pruned`, or `running` where nobody knows yet.
+        values: of the objectives; empty where there are none.
+        penalty: of an infeasible trial: how far it is from being feasible; NaN where nobody knows.
+    """
+
+    point: Point
+    state: str
+    values: tuple[float, ...] = ()
+    penalty: float = math.nan
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Chooses configurations.
+
+    Args:
+        space: what may be tried.
+        objectives: what is wanted.
+        seed: the same seed and the same trials give the same choice.
+    """
+
+    space: SearchSpace
+    objectives: tuple[str, ...]
+    seed: int
+
+    def next(self, seen: Sequence[Seen]) -> Point | None:
+        """A configuration that none of the trials seen has; None where there is none left.
+
+        Args:
+            seen: every trial so far, in the order they were asked for.
+        """
+        tried = {key_of(one.point) for one in seen}
+        return next(self._new(itertools.chain(self._proposals(seen), self._any(seen)), tried), None)
+
+    def _proposals(self, seen: Sequence[Seen]) -> Iterable[Point]:
+        """Configurations to try, the best first; some may have been tried, or not be allowed."""
+        raise NotImplementedError
+
+    def _any(self, seen: Sequence[Seen]) -> Iterable[Point]:
+        dice = self._dice(seen, "any")
+        return itertools.chain((self._drawn(dice) for _ in range(_DRAWS)), self.space.grid())
+
+    def _new(self, points: Iterable[Point], tried: set[tuple[tuple[str, str], ...]]) -> Iterator[Point]:
+        return (point for point in points if key_of(point) not in tried and self.space.allows(point))
+
+    def _drawn(self, dice: random.Random) -> Point:
+        return self.space.at([dice.random() for _ in self.space.dimensions])
+
+    def _dice(self, seen: Sequence[Seen], use: str) -> random.Random:
+        """Chance that follows from the seed and the number of trials."""
+        return random.Random(f"{self.seed} {len(seen)} {use}")  # noqa: S311 - no secret
+
+    def _spread(self, seen: Sequence[Seen]) -> Iterable[Point]:
+        """The next points of a sequence that fills the space evenly, from a start that the seed gives.
+
+        The additive recurrence on powers of the generalised golden ratio (Roberts 2018, "The unreasonable
+        effectiveness of quasirandom sequences").
+        """
+        count = len(self.space.dimensions)
+        ratio = 2.0
+        for _ in range(40):
+            ratio = (1 + ratio) ** (1 / (count + 1))
+        dice = self._dice([], "start")
+        starts = [dice.random() for _ in range(count)]
+        for number in range(len(seen), len(seen) + _DRAWS):
+            yield self.space.at([(start + (number + 1) * ratio ** -(n + 1)) % 1 for n, start in enumerate(starts)])
+
+
+def gain(one: Seen, objectives: Sequence[str]) -> float:
+    """The logarithm of the first objective, so that more is better and shares count; NaN where it has no value."""
+    if not one.values or not one.values[0] > 0:
+        return math.nan
+    return math.log(one.values[0]) * (1 if maximised(objectives[0]) else -1)
+
+
+class Grid(Sampler):
+    """Every configuration in turn; wide ranges by a few values each."""
+
+    def _proposals(self, seen: Sequence[Seen]) -> Iterable[Point]:
+        return self.space.grid()
+
+    def _any(self, seen: Sequence[Seen]) -> Iterable[Point]:
+        return ()
+
+
+class Random(Sampler):
+    """Any configuration, all as likely."""
+
+    def _proposals(self, seen: Sequence[Seen]) -> Iterable[Point]:
+        return ()
+
+
+#: By how much a failed trial breaks the constraint; the worst penalty of an SLO comes to 20.
+FAILED_BY = 25.0
+#: The same for a trial that nobody could judge.
+UNKNOWN_BY = 10.0
+#: Trials before the model has something to learn from.
+STARTUP = 6
+_ASKED = 30
+
+
+class _Model(Sampler):
+    """A sampler of Optuna's, asked for one configuration."""
+
+    def _made(self, seed: int) -> "optuna.samplers.BaseSampler":
+        raise NotImplementedError
+
+    def _proposals(self, seen: Sequence[Seen]) -> Iterable[Point]:
+        if len(seen) < STARTUP or not any(one.values for one in seen):
+            yield from self._spread(seen)
+        study = self._study(seen)
+        for _ in range(_ASKED):
+            asked = study.ask()
+            chosen = {d.name: decoded(d, _suggested(asked, d)) for d in self.space.dimensions}
+            study.tell(asked, state=_states().FAIL)  # only asked: it tells the study nothing
+            yield self.space.active(chosen)
+
+    def _study(self, seen: Sequence[Seen]) -> "optuna.Study":
+        """All that is known, as a study."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.create_study(
+            directions=["maximize" if maximised(one) else "minimize" for one in self.objectives],
+            sampler=self._made(self._dice(seen, "model").getrandbits(31)),
+        )
+        worst = self._worst(seen)
+        for one in seen:
+            study.add_trial(self._trial(one, worst))
+        return study
+
+    def _worst(self, seen: Sequence[Seen]) -> list[float]:
+        """The worst value of each objective: what a trial without one is told to have."""
+        known = [one.values for one in seen if one.values] or [(1.0,) * len(self.objectives)]
+        worst = (min if maximised(one) else max for one in self.objectives)
+        return [choose(values) for choose, values in zip(worst, zip(*known, strict=True), strict=True)]
+
+    def _trial(self, one: Seen, worst: list[float]) -> "optuna.trial.FrozenTrial":
+        from optuna.trial import create_trial
+
+        running = one.state == "running"
+        inside = [d for d in self.space.dimensions if d.name in one.point and d.contains(one.point[d.name])]
+        return create_trial(
+            state=_states().RUNNING if running else _states().COMPLETE,
+            params={d.name: encoded(d, one.point[d.name]) for d in inside},
+            distributions={d.name: distribution(d) for d in inside},
+            values=None if running else list(one.values or worst),
+            constraints=None if running else {"slo": violation(one)},
+        )
+
+
+class TPE(_Model):
+    """The tree-structured Parzen estimator, over all parameters together, by groups where some are conditional."""
+
+    def _made(self, seed: int) -> "optuna.samplers.BaseSampler":
+        import optuna
+
+        with warnings.catch_warnings():  # `group` calls itself experimental
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            conditional = any(dimension.when for dimension in self.space.dimensions)
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, group=conditional)
+
+
+class GP(_Model):
+    """A Gaussian process with constraints; needs torch."""
+
+    def _made(self, seed: int) -> "optuna.samplers.BaseSampler":
+        import optuna
+
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=0, warn_independent_sampling=False)
+
+
+def violation(one: Seen) -> float:
+    """By how much a trial breaks the constraint that it must be feasible; at most 0 where it is."""
+    if one.values:
+        return 0.0
+    if one.state == "failed":
+        return FAILED_BY
+    return UNKNOWN_BY if math.isnan(one.penalty) else max(math.log1p(one.penalty), 1e-3)
+
+
+def distribution(dimension: Dimension) -> "optuna.distributions.BaseDistribution":
+    """A dimension as Optuna has it; choices that are numbers as their place, so that near ones are near."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if dimension.choices and dimension.is_ordered:
+        return IntDistribution(0, len(dimension.choices) - 1)
+    if dimension.choices:
+        return CategoricalDistribution(dimension.choices)
+    if dimension.integer:
+        step = int(dimension.step or 1)
+        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log, step=step)
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
+
+
+def encoded(dimension: Dimension, value: Scalar) -> Scalar:
+    """A value as `distribution` has it."""
+    return dimension.choices.index(value) if dimension.choices and dimension.is_ordered else value
+
+
+def decoded(dimension: Dimension, value: Scalar) -> Scalar:
+    """The value that `encoded` made this of."""
+    if not dimension.choices:
+        return dimension.nearest(float(value))
+    return dimension.choices[int(value)] if dimension.is_ordered else value
+
+
+def _suggested(asked: "optuna.Trial", dimension: Dimension) -> Scalar:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    match distribution(dimension):
+        case CategoricalDistribution(choices=choices):
+            return asked.suggest_categorical(dimension.name, choices)  # type: ignore[return-value]
+        case IntDistribution(low=low, high=high, step=step, log=log):
+            return asked.suggest_int(dimension.name, low, high, step=step, log=log)
+        case FloatDistribution(low=low, high=high, step=step, log=log):
+            return asked.suggest_float(dimension.name, low, high, step=step, log=log)
+    raise TypeError(f"{dimension.name} has no distribution")
+
+
+def _states() -> "type[optuna.trial.TrialState]":
+    from optuna.trial import TrialState
+
+    return TrialState
+
+
+#: Trials without gain after which every second one is TPE's; found with `benchmarks/search_efficiency.py`.
+STALLED = 4
+#: What a step is thought to gain that nobody has tried, and the chance that decides between equals.
+UNTRIED, CHANCE = 0.1, 0.02
+#: The share of a range that one step takes.
+STEP = 0.15
+#: How much worse than the worst that counts a trial is that does not, and by how much more for each unit that it
+#: breaks the constraint by.
+BELOW, BELOW_EACH = 0.2, 0.02
+#: (parameter, up or down, or the value that it is set to)
+Step = tuple[str, object]
+
+
+class Climb(TPE):
+    """Local steps from the best configuration so far, and TPE where they gain nothing."""
+
+    def _proposals(self, seen: Sequence[Seen]) -> Iterable[Point]:
+        known = [one for one in seen if one.state != "running"]
+        bases = [one for one in known if one.values or one.state == "infeasible"]
+        if not bases:
+            return self._spread(seen)
+        worth = self._worth(known)
+        best = max(bases, key=lambda one: worth[id(one)])
+        since = len(known) - 1 - known.index(best)
+        if since >= STALLED and since % 2 == 0:
+            return super()._proposals(seen)
+        return self._then_model(self._steps(known, best, worth), seen)
+
+    def _then_model(self, steps: Iterable[Point], seen: Sequence[Seen]) -> Iterator[Point]:
+        yield from steps
+        yield from super()._proposals(seen)
+
+    def _worth(self, known: Sequence[Seen]) -> dict[int, float]:
+        """What each trial is worth on a logarithmic scale; what does not count lies below all that does."""
+        gains = {id(one): gain(one, self.objectives) for one in known}
+        worst = min((value for value in gains.values() if not math.isnan(value)), default=0.0)
+        below = {id(one): worst - BELOW - BELOW_EACH * violation(one) for one in known}
+        return {key: below[key] if math.isnan(value) else value for key, value in gains.items()}
+
+    def _steps(self, known: Sequence[Seen], best: Seen, worth: dict[int, float]) -> list[Point]:
+        """The neighbours of the best, most promising first."""
+        gained: dict[Step, list[float]] = defaultdict(list)
+        for one, other in permutations(known, 2):
+            steps = self._between(one.point, other.point)
+            if len(steps) == 1:
+                gained[steps[0]].append(worth[id(other)] - worth[id(one)])
+        dice = self._dice(known, "steps")
+        hopes = [
+            (sum(_hope(gained.get(step)) for step in self._between(best.point, point)) + CHANCE * dice.random(), point)
+            for point in self._neighbours(best.point)
+        ]
+        return [point for _, point in sorted(hopes, key=lambda hope: -hope[0])]
+
+    def _between(self, one: Point, other: Point) -> list[Step]:
+        """The steps that lead from one point to another, where both have the parameter."""
+        both = [d for d in self.space.dimensions if d.name in one and d.name in other]
+        return [(d.name, _direction(d, one[d.name], other[d.name])) for d in both if one[d.name] != other[d.name]]
+
+    def _neighbours(self, point: Point) -> Iterator[Point]:
+        """The points that differ in one parameter, by one step where it is ordered."""
+        for dimension in self.space.dimensions:
+            if dimension.name in point:
+                for value in _next_values(dimension, point[dimension.name]):
+                    yield self._completed({**point, dimension.name: value})
+
+    def _completed(self, point: Point) -> Point:
+        """`point` with parameters that its change has made active, each with its middle value."""
+        middle = {d.name: d.at(0.5) for d in self.space.dimensions}
+        return self.space.active({**middle, **point})
+
+
+def _hope(gained: list[float] | None) -> float:
+    """What a step may gain: the mean of what it gained before, less where that was seldom."""
+    return sum(gained) / (len(gained) + 1) if gained else UNTRIED
+
+
+def _direction(dimension: Dimension, one: Scalar, other: Scalar) -> object:
+    if not dimension.is_ordered:
+        return other
+    return "up" if dimension.place(other) > dimension.place(one) else "down"
+
+
+def _next_values(dimension: Dimension, value: Scalar) -> list[Scalar]:
+    if not dimension.is_ordered:
+        return [other for other in dimension.choices if other != value]
+    step = max(STEP, 1 / (dimension.size - 1)) if not dimension.choices and dimension.size > 1 else 0
+    if not step:
+        place = dimension.choices.index(value)
+        return list(dimension.choices[max(place - 1, 0) : place]) + list(dimension.choices[place + 1 : place + 2])
+    place_in_range = dimension.place(value)
+    near = [dimension.at(min(max(place_in_range + change, 0.0), 1.0)) for change in (-step, step)]
+    return [other for other in near if other != value]
+
 
 __all__ = ["Sampler", "Seen", "choose", "make"]
 

@@ -1,32 +1,26 @@
-"""The search: ask for a configuration, run its trial, score it, and go on until enough was tried.
-
-What is known is on disk: each trial's folder holds its result and the search's own note of it (`search.json`). So the
-same call goes on with a search that was cut off: what has ended is scored from its files, what had not is run again.
-"""
+"""A search: ask, run, score, confirm; and the two kinds of run."""
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.core import files
-from tuner.core.run_directory import SEARCH, Experiment
-from tuner.core.trial_record import FAILED, PRUNED, TrialRecord
+from tuner.core import run_directory as experiment
+from tuner.core.run_directory import FAILED, PRUNED, SEARCH, Experiment, TrialRecord
 from tuner.errors import NothingSurvived, PathError
 from tuner.search import executors, samplers
 from tuner.search.confirmation import BASELINE, WINNER, Confirmation, conclude, levels_of, to_copy
 from tuner.search.early import TrialWish
 from tuner.search.executors import LOCAL, Executor
-from tuner.search.journal import Journal
-from tuner.search.limits import Limits
+from tuner.search.optuna_study import Journal
 from tuner.search.samplers import Sampler, Seen
 from tuner.search.spec import TuneSpec
-from tuner.search.state import Known, Trials
-from tuner.sweep.books import Stopped, check_same, only_writer, recorded
-from tuner.sweep.prepare import prepare
-from tuner.sweep.sweep import Stop, Wish
+from tuner.search.state import Known, Limits, Trials
+from tuner.sweep.spec import SweepSpec
+from tuner.sweep.sweep import Stop, Stopped, Wish, check_same, only_writer, prepare, recorded, run_sweep
 
 __all__ = ["run_search"]
 
@@ -247,3 +241,25 @@ class _Search:
             "best": best.trial.number if best else None,
         }
         self.experiment.describe(search=known | facts)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of run.
+
+    Args:
+        name: of its command, its notebook, and in its run directories' names.
+        asks: what it is asked with.
+        run: carries it out in a run directory, resuming what is there, until it is done or the stop is set.
+        noun: what it is called.
+    """
+
+    name: str
+    asks: type[SweepSpec]
+    run: Callable[[Any, Experiment, Stop | None], None]
+    noun: str
+
+
+SWEEP_KIND = Kind(experiment.SWEEP, SweepSpec, run_sweep, "sweep")
+SEARCH_KIND = Kind(experiment.SEARCH, TuneSpec, run_search, "search")
+KINDS = {kind.name: kind for kind in (SWEEP_KIND, SEARCH_KIND)}

@@ -15,9 +15,9 @@ from pydantic import (
     model_validator,
 )
 
-from tuner.engines import registry
-from tuner.judging.score import Objective
-from tuner.search.search_space import DEFAULT, SearchSpace
+from tuner import engines
+from tuner.judging.scores import Objective
+from tuner.search.space import DEFAULT, SearchSpace
 from tuner.sweep.spec import SweepSpec, split
 
 _ON = re.compile(r"local|ray(://\S+:\d+)?|[^\s:/]+:\d+")
@@ -122,7 +122,7 @@ class TuneSpec(SweepSpec):
     def search_space(self) -> SearchSpace:
         """What may be tried, checked against what the engine knows."""
         gpus = len(self.gpus) if isinstance(self.gpus, list) else self.gpus
-        return SearchSpace.parse(self.space, registry.find(self.engine), self.parameters, self.constraints, gpus)
+        return SearchSpace.parse(self.space, engines.find(self.engine), self.parameters, self.constraints, gpus)
 
     def at_level(self) -> int | None:
         """The level at which latencies are read; None where no objective needs one."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from socket import socket
 from typing import Any, NamedTuple
 
-from tuner.core import claims
+from tuner.core import locks
 from tuner.errors import ServerFailed
 
 log = logging.getLogger(__name__)
@@ -150,8 +150,8 @@ def claim(asked: int | Sequence[int | str]) -> Claim:
     taken: list[tuple[GPU, socket]] = []
     for gpu in wanted:
         if len(taken) < number:
-            with suppress(claims.Taken):
-                taken.append((gpu, claims.claim(f"gpu-{gpu.uuid}")))
+            with suppress(locks.Taken):
+                taken.append((gpu, locks.claim(f"gpu-{gpu.uuid}")))
     if len(taken) < number:
         for _, holder in taken:
             holder.close()

@@ -1,22 +1,165 @@
-"""A server of ours: started, waited for until it is ready, watched, and gone when we are."""
+"""A server: ours or attached, ready, watched, gone."""
 
 import logging
 import os
 import secrets
 import threading
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
-from tuner.core import claims
-from tuner.core.run_directory import Trial
+from tuner import engines
+from tuner.core import locks, timestamps
+from tuner.core.run_directory import READY, SERVER_FAILED, STOPPED, ServerRecord, Trial, earlier_starts
 from tuner.core.server_log import Failure, diagnose
-from tuner.engines import registry
 from tuner.engines.base import LOOPBACK, Engine, Place, ServerSpec
 from tuner.errors import ServerFailed, TunerError
 from tuner.servers import gpus
 from tuner.servers import http as probe
-from tuner.servers.attached_server import POLL, Server
 from tuner.servers.supervised import Supervised
+
+log = logging.getLogger(__name__)
+
+POLL = 0.1  # seconds between two questions whether it is ready
+
+
+class Server:
+    """A server that answers at `base_url`; this one is never started, stopped or signalled."""
+
+    def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) -> None:
+        self.engine = engine
+        self.spec = spec
+        self.trial = trial
+        self.model_name = engine.served_name(spec)
+        self.record = ServerRecord(
+            engine=spec.engine,
+            model=spec.model,
+            served_name=self.model_name,
+            parameters=dict(spec.parameters),
+            base_url=(spec.base_url or "").rstrip("/").removesuffix("/v1"),
+            previous=earlier_starts(trial),
+        )
+        self._failure: Failure | None = None
+        self._stop_wanted = stop or threading.Event()
+
+    @property
+    def base_url(self) -> str:
+        """`http://host:port`, without `/v1`."""
+        return self.record.base_url
+
+    @property
+    def pid(self) -> int | None:
+        """The main process of a server of ours."""
+        return self.record.pid
+
+    def processes(self) -> set[int]:
+        """All processes of a server of ours."""
+        return set()
+
+    def api_key(self) -> str | None:
+        """The API key, read from its environment variable now and kept nowhere."""
+        return self.spec.api_key()
+
+    def is_alive(self) -> bool:
+        """Whether anybody serves there."""
+        with probe.client(self.base_url, self.api_key()) as http:
+            return probe.is_there(http)
+
+    def failure(self) -> ServerFailed | None:
+        """Why it died, or None while it lives or where we ended it ourselves."""
+        if self._failure:
+            return self._error(self._failure)
+        if self.record.state == READY and not self.is_alive():
+            return self._error(Failure("unreachable", f"{self.base_url} does not answer any more"))
+        return None
+
+    def forget_prompts(self) -> bool:
+        """Empty the prefix cache, so that a level finds no answer of the one before; whether the engine could."""
+        if not self.engine.forget_path:
+            return False
+        with probe.client(self.base_url, self.api_key()) as http:
+            return probe.post(http, self.engine.forget_path)
+
+    def start(self) -> None:
+        """Wait until it is ready.
+
+        Raises:
+            ServerFailed: it is not.
+        """
+        self.record.write(self.trial)
+        self._await_ready()
+        if not self.record.finished_at:
+            self._write(state=READY, ready_at=timestamps.to_text(timestamps.now()))
+        log.info("%s is ready at %s", self, self.base_url)
+
+    def stop(self) -> None:
+        """Leave it alone from now on; a second call does nothing."""
+        if not self.record.finished_at:
+            self._record_end()
+
+    def __str__(self) -> str:
+        return f"server {self.spec.engine} ({self.model_name or self.base_url})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _await_ready(self) -> None:
+        began = time.monotonic()
+        timeout = self.spec.ready_timeout or self.engine.ready_timeout
+        while not (names := self._ready_models()):
+            if self._stop_wanted.is_set():
+                raise self._error(Failure("stopped", "it was wanted no more before it was ready"))
+            if time.monotonic() - began > timeout:
+                raise self._give_up(self._not_ready(timeout))
+            self._pause()
+        self.model_name = self.model_name if self.model_name in names else names[0]
+        self.record.served_name = self.model_name
+        with probe.client(self.base_url, self.api_key()) as http:
+            self.record.version = probe.version(http)
+        self.record.ready_seconds = round(time.monotonic() - began, 3)
+
+    def _ready_models(self) -> list[str]:
+        """The models it serves, once it is ready; before, none."""
+        try:
+            with probe.client(self.base_url, self.api_key()) as http:
+                return probe.models(http)
+        except probe.Refused as answer:
+            variable = self.spec.api_key_env
+            remedy = f"the key in {variable} is not accepted" if variable else "name the key's variable in api_key_env"
+            raise self._give_up(Failure("unauthorized", f"{self.base_url} answers {answer}; {remedy}")) from None
+
+    def _not_ready(self, timeout: float) -> Failure:
+        return Failure("unreachable", f"no server answers at {self.base_url} within {timeout:g} s")
+
+    def _pause(self) -> None:
+        time.sleep(POLL)
+
+    def _give_up(self, failure: Failure) -> ServerFailed:
+        self._failure = failure
+        return self._error(failure)
+
+    def _error(self, failure: Failure) -> ServerFailed:
+        kind, detail, exit_code, tail = failure
+        return ServerFailed(f"{self}: {kind}: {detail}", kind=kind, exit_code_of_server=exit_code, log_tail=tail)
+
+    def _record_end(self) -> None:
+        failure = self._failure
+        told = {"kind": failure.kind, "detail": failure.detail, "log_tail": list(failure.log_tail)} if failure else None
+        ended = timestamps.to_text(timestamps.now())
+        self._write(state=SERVER_FAILED if failure else STOPPED, finished_at=ended, failure=told)
+
+    def _write(self, **facts: object) -> None:
+        for name, value in facts.items():
+            setattr(self.record, name, value)
+        self.record.write(self.trial)
+
 
 __all__ = ["Server", "gpus_wanted", "launch"]
 
@@ -43,7 +186,7 @@ def launch(spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) 
         EngineError: there is no such engine, or it is not installed.
         ServerFailed: it did not get ready (`stopped`: somebody set `stop`); nothing of it is left.
     """
-    engine = registry.find(spec.engine)
+    engine = engines.find(spec.engine)
     engine.check(spec)
     spec.api_key()
     server = (OwnServer if engine.owned else Server)(engine, spec, trial, stop)
@@ -124,14 +267,14 @@ class OwnServer(Server):
 
     def _claim(self, claimed: ExitStack) -> tuple[Place, list[int]]:
         """A port, GPUs and a name for it, and the descriptors that hold them."""
-        port = claims.reserve_port(self.spec.port)
+        port = locks.reserve_port(self.spec.port)
         held = [claimed.enter_context(holder).fileno() for holder in port]
         wanted = gpus_wanted(self.spec)
         taken, holders = gpus.claim(wanted) if wanted else ((), ())
         held += [claimed.enter_context(holder).fileno() for holder in holders]
         self.record.gpus = [gpu.uuid for gpu in taken]
         self._note_gpu_memory("before")
-        return Place(claims.port_of(port[0]), tuple(self.record.gpus), f"tuner-{secrets.token_hex(4)}"), held
+        return Place(locks.port_of(port[0]), tuple(self.record.gpus), f"tuner-{secrets.token_hex(4)}"), held
 
     def _environment(self, place: Place) -> dict[str, str]:
         names_gpus = place.gpus or self.spec.gpus == 0
@@ -191,7 +334,7 @@ def gpus_wanted(spec: ServerSpec) -> int | list[int | str]:
     """The GPUs asked for; where nothing is said, as many as the engine takes, if there are any at all."""
     if spec.gpus is not None:
         return spec.gpus
-    needed = registry.find(spec.engine).gpus(spec)
+    needed = engines.find(spec.engine).gpus(spec)
     return needed if needed and gpus.visible(gpus.gpus()) else 0
 
 

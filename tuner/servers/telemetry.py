@@ -18,7 +18,7 @@ from tuner.core import timestamps
 from tuner.errors import PathError
 from tuner.servers import gpus
 from tuner.servers import http as probe
-from tuner.servers.attached_server import Server
+from tuner.servers.server import Server
 
 if TYPE_CHECKING:
     import pandas as pd

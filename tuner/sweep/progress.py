@@ -9,8 +9,18 @@ import msgspec
 
 from tuner.batches.run_folder import subfolders
 from tuner.core import files, timestamps
-from tuner.core.run_directory import EXPERIMENT_FILE, PARTIAL, RUNNING, SIDECAR_FILE, Experiment, Sidecar, Trial
-from tuner.core.trial_record import RECORD_FILE, TrialRecord, read_record
+from tuner.core.run_directory import (
+    EXPERIMENT_FILE,
+    PARTIAL,
+    RECORD_FILE,
+    RUNNING,
+    SIDECAR_FILE,
+    Experiment,
+    Sidecar,
+    Trial,
+    TrialRecord,
+    read_record,
+)
 from tuner.errors import PathError
 
 WAITING = "waiting"

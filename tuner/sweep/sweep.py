@@ -1,25 +1,199 @@
-"""Run the levels of a sweep against one server: launch, measure, record how each level ended, go on.
-
-A level that fails costs that level: its outcome is written down, a dead server is started again, and the sweep goes on.
-What has a result is not measured again, so that the same call resumes a run that was cut off.
-"""
+"""A sweep: launch, level after level, restart, resume; and the one writer of its run directory."""
 
 import contextlib
+import hashlib
 import logging
+import socket
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
-from tuner.core.run_directory import Experiment, Sidecar, Trial, TrialFacts
-from tuner.errors import ServerFailed
+from tuner import engines
+from tuner.batches.load import load_batches
+from tuner.core import locks
+from tuner.core.run_directory import SWEEP, Experiment, Sidecar, Trial, TrialFacts, environment
+from tuner.core.timestamps import now, to_text
+from tuner.engines import gguf
+from tuner.errors import PathError, ServerFailed, SpecError
+from tuner.judging.slo import SLO
+from tuner.judging.verdicts import judge
+from tuner.servers import gpus
 from tuner.servers.server import Server, launch
 from tuner.servers.telemetry import Recorder
 from tuner.sweep import level as levels
-from tuner.sweep.books import Stopped, check_same, only_writer, recorded
-from tuner.sweep.plan import Measurement, is_saturated, planned
-from tuner.sweep.prepare import prepare
-from tuner.sweep.spec import SweepSpec
+from tuner.sweep.limit import LimitSearch, excess, saturated
+from tuner.sweep.spec import AUTO, Spec, SweepSpec
 from tuner.traffic.genai_bench import Bench, Load
+
+#: what may differ when a run is resumed: where it lies, and how a server is reached
+_MAY_DIFFER = (
+    *("runs", "name", "port", "ready_timeout", "max_restarts"),
+    *("trials", "patience", "max_minutes", "max_cost", "price_per_gpu_hour", "parallel", "on", "confirm"),
+)
+
+
+class Stopped(Exception):
+    """Somebody asked the sweep to end before its last level."""
+
+
+def check_kind(kind: str, experiment: Experiment) -> Experiment:
+    """Refuse to go on with a run that another command made; returns the run.
+
+    Raises:
+        SpecError: it is a sweep and a search is asked for, or the other way round.
+    """
+    made_by = experiment.facts.get("kind", kind)
+    if made_by != kind:
+        raise SpecError(f"{experiment.folder} is no run of tuner {kind}: tuner {made_by} --resume goes on with it")
+    return experiment
+
+
+def check_same(spec: SweepSpec, experiment: Experiment) -> None:
+    """Refuse to go on with a run that was made with another configuration.
+
+    Raises:
+        SpecError: the first difference, with both values.
+    """
+    if experiment.is_new:
+        return
+    before, asked = (experiment.facts.get("spec", {}), _plain(spec))
+    for name in sorted({*before, *asked} - {*_MAY_DIFFER}):
+        if before.get(name) != asked.get(name):
+            raise SpecError(
+                f"{experiment.folder} was made with {name} {before.get(name)!r}, now {asked.get(name)!r} is asked: "
+                "start a new run, or leave that out"
+            )
+
+
+@contextlib.contextmanager
+def only_writer(experiment: Experiment) -> Iterator[None]:
+    """Hold the run directory, so that two sweeps on this host never write into one; the kernel lets go with us."""
+    try:
+        claim = _claim(experiment)
+    except locks.Taken:
+        raise PathError(f"{experiment.folder} is being written by another sweep; wait for its end") from None
+    with claim:
+        yield
+
+
+def _claim(experiment: Experiment) -> socket.socket:
+    name = hashlib.sha256(str(experiment.folder.resolve()).encode()).hexdigest()[:32]
+    return locks.claim(f"run-{name}")
+
+
+def is_running(experiment: Experiment) -> bool:
+    """Whether a sweep, of this process or another one of this host, writes into the run directory."""
+    try:
+        _claim(experiment).close()
+    except locks.Taken:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP) -> Iterator[None]:
+    """Keep in `experiment.json` what was asked, and how it ended whatever happens; `kind` is sweep or tune."""
+    experiment.stop_file.unlink(missing_ok=True)
+    started = "started_at" if experiment.is_new else "resumed_at"
+    asked = {"kind": kind, "name": spec.name, "spec": _plain(spec)} if experiment.is_new else {}
+    hardware = {"gpus": [gpu.name for gpu in gpus.gpus()]}
+    experiment.describe(**asked, **environment(), **hardware, **{started: to_text(now())}, state="running")
+    state = "failed"
+    try:
+        yield
+        state = "done"
+    except (KeyboardInterrupt, Stopped) as end:
+        state = "interrupted"
+        if not isinstance(end, Stopped):
+            raise
+    finally:
+        experiment.describe(state=state, finished_at=to_text(now()))
+
+
+def _plain(spec: SweepSpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json", exclude_none=True)
+
+
+#: (scenario, concurrency level, repeat)
+Measurement = tuple[str, int, int]
+
+
+def planned(spec: SweepSpec, trial: Trial) -> Iterator[Measurement]:
+    """What is to be measured, one after the other; each is on disk before the next is asked for.
+
+    Args:
+        spec: what is asked for.
+        trial: where results lie; those that are there already are taken into account, not planned again.
+    """
+    if spec.levels == AUTO:
+        for scenario in spec.scenarios:
+            yield from _searched(spec, trial, scenario)
+    else:
+        yield from (load for load in spec.loads() if not levels.settled(trial.batch_folder(*load)))
+
+
+def _searched(spec: SweepSpec, trial: Trial, scenario: str) -> Iterator[Measurement]:
+    search, slo, times = LimitSearch(highest=spec.highest), SLO.parse(spec.slo or {}), dict[int, int]()
+    while (level := search.next_level()) is not None:
+        times[level] = times.get(level, 0) + 1
+        load = (scenario, level, times[level])
+        if not levels.settled(trial.batch_folder(*load)):
+            yield load
+        search.tell(level, excess(_judged(trial, load, slo), slo))
+
+
+def _judged(trial: Trial, load: Measurement, slo: SLO) -> dict[str, Any]:
+    """The row of one batch."""
+    (row,) = judge(load_batches(trial.batch_folder(*load)), slo).to_dict("records")
+    return {str(name): value for name, value in row.items()}
+
+
+def is_saturated(spec: SweepSpec, trial: Trial, scenario: str) -> bool:
+    """Whether the rest of a fixed sweep's levels can be spared: throughput does not grow, and the SLO failed twice."""
+    if not (spec.stop_when_saturated and spec.slo and spec.levels != AUTO):
+        return False
+    known = [load for load in spec.loads() if load[0] == scenario and levels.settled(trial.batch_folder(*load))]
+    return bool(known) and saturated(judge(load_batches(*(trial.batch_folder(*load) for load in known)), spec.slo))
+
+
+AnySweep = TypeVar("AnySweep", bound=SweepSpec)
+
+
+def with_model(spec: Spec, progress: gguf.Progress = lambda share: None) -> Spec:
+    """`spec` with the demo's weights where llamacpp is asked to serve nothing in particular, checked by its engine.
+
+    Args:
+        spec: what is asked for.
+        progress: told how much of the weights has arrived, 0 to 1.
+
+    Raises:
+        RequestError: the engine cannot do what is asked, or something that is needed is missing.
+        ModelUnavailable: the demo's weights cannot be fetched.
+    """
+    engine = engines.find(spec.engine)
+    if spec.engine == "llamacpp" and not spec.model:
+        spec = spec.model_copy(update={"model": str(gguf.demo_model(progress))})
+    spec.api_key()
+    engine.check(spec)
+    return spec
+
+
+def prepare(spec: AnySweep, progress: gguf.Progress = lambda share: None) -> AnySweep:
+    """`spec` with everything resolved that can be before a server starts: `with_model`, and the tokenizer."""
+    spec = with_model(spec, progress)
+    return spec if spec.tokenizer else spec.model_copy(update={"tokenizer": _tokenizer_of(spec)})
+
+
+def _tokenizer_of(spec: SweepSpec) -> str:
+    """The tokenizer that sizes the prompts: made from a GGUF, or the one that the model's folder or hub id has."""
+    if spec.engine == "llamacpp":
+        return str(gguf.tokenizer_folder(Path(spec.model)))
+    if not spec.model:
+        raise SpecError("tokenizer: missing; give a tokenizer folder or a hub id, so that prompts can be sized")
+    return spec.model
+
 
 _log = logging.getLogger(__name__)
 

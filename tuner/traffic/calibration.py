@@ -18,12 +18,12 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from tuner.batches import results
-from tuner.batches.measure import Columns, Measured, measure
+from tuner.batches import result_file
+from tuner.batches.result_file import Columns, Measured, measure
 from tuner.core import files
 from tuner.core.run_directory import safe_name
 from tuner.core.timestamps import now, to_text
-from tuner.engines.weights import cache_folder
+from tuner.engines.gguf import cache_folder
 from tuner.errors import PathError, TunerError
 from tuner.servers.supervised import Supervised
 from tuner.traffic.genai_bench import Bench, Load
@@ -144,8 +144,8 @@ def _load(url: str, level: int, tokenizer: Path) -> Load:
 def _measured(place: Path, level: int) -> Measured:
     """The numbers of the one batch in `place`."""
     path = next(place.glob("*_time_*s.json"), None)
-    file = results.read(path) if path else results.Damage("missing", "genai-bench left no result")
-    if isinstance(file, results.Damage):
+    file = result_file.read(path) if path else result_file.Damage("missing", "genai-bench left no result")
+    if isinstance(file, result_file.Damage):
         raise TunerError(
             f"calibration at level {level}: {file.reason}; `tuner doctor` says whether it is there as it should be"
         )

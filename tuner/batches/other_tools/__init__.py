@@ -12,9 +12,8 @@ from typing import Any
 
 from tuner.batches.other_tools import aiperf, guidellm, serving
 from tuner.batches.other_tools import csv_tables as tables
-from tuner.batches.other_tools.decode import documents
-from tuner.batches.other_tools.found import Found
-from tuner.batches.results import Damage, ResultFile, parse, unread
+from tuner.batches.other_tools.values import Found, documents
+from tuner.batches.result_file import Damage, ResultFile, parse, unread
 from tuner.core.files import is_regular, split_part
 
 #: Where a format's marks stand: within this many bytes from the start.

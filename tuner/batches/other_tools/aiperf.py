@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuner.batches.other_tools.decode import documents
-from tuner.batches.other_tools.found import (
+from tuner.batches.other_tools.values import (
     DATASET,
     Found,
     at,
     completed,
     count,
+    documents,
     drawn,
     entries,
     failed,
@@ -20,7 +20,7 @@ from tuner.batches.other_tools.found import (
     rate_note,
     text,
 )
-from tuner.batches.results import Damage, Origin, Request
+from tuner.batches.result_file import Damage, Origin, Request
 
 TOOL = "AIPerf"
 #: How the two files are named: `--profile-export-prefix NAME` makes them `NAME.jsonl` and `NAME.json`.

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from tuner.batches.other_tools import aiperf, guidellm
-from tuner.batches.other_tools.found import Found, at, count, number, text
-from tuner.batches.results import Origin
+from tuner.batches.other_tools.values import Found, at, count, number, text
+from tuner.batches.result_file import Origin
 
 #: GuideLLM's names of latencies: the first row and the second, and how many of its unit are a second.
 GUIDELLM_LATENCIES = {

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tuner.batches.other_tools.found import (
+from tuner.batches.other_tools.values import (
     DATASET,
     Found,
     at,
@@ -18,7 +18,7 @@ from tuner.batches.other_tools.found import (
     rate_note,
     text,
 )
-from tuner.batches.results import Origin, Request
+from tuner.batches.result_file import Origin, Request
 
 TOOL = "GuideLLM"
 #: Its names of our latencies, and how many of its unit are a second.

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tuner.batches.measure import statistics
-from tuner.batches.other_tools.found import (
+from tuner.batches.other_tools.values import (
     DATASET,
     Found,
     at,
@@ -21,7 +20,7 @@ from tuner.batches.other_tools.found import (
     rate_note,
     text,
 )
-from tuner.batches.results import Origin, Request
+from tuner.batches.result_file import Origin, Request, statistics
 
 #: What must be there of each request.
 LISTS = ["ttfts", "input_lens", "output_lens", "errors", "itls"]

@@ -11,8 +11,7 @@ from tuner.core.run_directory import Trial
 from tuner.errors import ClusterError
 from tuner.search.ray.node import AFTER_LEVEL, AT_ONCE, GO_ON, News, Node, versions
 from tuner.search.ray.sync import apply, results
-from tuner.sweep.books import Stopped
-from tuner.sweep.sweep import Wish
+from tuner.sweep.sweep import Stopped, Wish
 
 _log = logging.getLogger(__name__)
 

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuner import __version__
-from tuner.core.run_directory import Experiment
-from tuner.core.server_record import NODE_VARIABLE
+from tuner.core.run_directory import NODE_VARIABLE, Experiment
 from tuner.errors import ClusterError
 from tuner.search.ray.sync import Change, Watch, apply
 

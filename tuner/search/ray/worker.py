@@ -17,13 +17,11 @@ from pathlib import Path
 from typing import IO
 
 from tuner.core import files
-from tuner.core.run_directory import Experiment
-from tuner.core.server_record import NODE_VARIABLE
+from tuner.core.run_directory import NODE_VARIABLE, Experiment
 from tuner.errors import RequestError, SpecError
 from tuner.search.ray.node import ERROR_FILE
-from tuner.sweep.prepare import prepare
 from tuner.sweep.spec import SweepSpec, make_spec
-from tuner.sweep.sweep import Stop, Wish, run_trial
+from tuner.sweep.sweep import Stop, Wish, prepare, run_trial
 
 
 def main(folder: Path, leash: IO[str]) -> None:

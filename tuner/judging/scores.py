@@ -1,19 +1,21 @@
-"""The judged batches of one trial → what it is worth for what is wanted."""
+"""What a trial of a search is worth, and how that is shown."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
 from tuner.batches.load import load_batches
 from tuner.batches.run_folder import is_trial
-from tuner.core.run_directory import COMPLETED
-from tuner.core.trial_record import COMPLETE, FAILED, INFEASIBLE
+from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, INFEASIBLE
+from tuner.judging.slo import NAMES
 from tuner.judging.summary import NONE, Summary, summarize
 from tuner.judging.verdicts import COMPLIANT, SLO, judge
+
+THROUGHPUT_UNIT, PER_GPU_UNIT = "tokens/s", "tokens/s per GPU"
 
 Objective = Literal["max_throughput", "min_ttft", "min_tpot", "min_latency"]
 #: objective → column of the batches, without its statistic
@@ -127,3 +129,48 @@ def _how_it_ended(judged: pd.DataFrame) -> str:
     told = judged[~judged["outcome"].isin(("skipped", "missing"))]
     row = (judged if told.empty else told).iloc[0]
     return ": ".join(str(row[name]) for name in ("outcome", "reason") if row[name])
+
+
+class Goal(NamedTuple):
+    """One objective of a search as it is shown.
+
+    Args:
+        label: what it is called.
+        unit: of its values.
+        maximize: whether more is better.
+    """
+
+    label: str = "max throughput"
+    unit: str = THROUGHPUT_UNIT
+    maximize: bool = True
+
+    @property
+    def title(self) -> str:
+        """For an axis or a header."""
+        return f"{self.label} ({self.unit})"
+
+    @property
+    def decimals(self) -> int:
+        """So many are worth being read."""
+        return 1 if self.maximize else 4
+
+    def of(self, value: float) -> str:
+        """A value with its unit, and its name where the unit does not tell."""
+        return f"{value:.1f} output {self.unit}" if self.maximize else f"{self.label} {value:.3g} {self.unit}"
+
+
+#: what a search looks for where nothing else is asked
+THROUGHPUT = Goal()
+
+
+def goals_of(spec: Mapping[str, Any], slo: SLO, per_gpu: bool = False) -> tuple[Goal, ...]:
+    """The objectives of a search's plain spec as they are shown."""
+    wanted = spec.get("objective") or ["max_throughput"]
+    return tuple(_goal(str(one), slo, per_gpu) for one in ([wanted] if isinstance(wanted, str) else wanted))
+
+
+def _goal(objective: str, slo: SLO, per_gpu: bool) -> Goal:
+    if objective in LATENCIES:
+        metric = LATENCIES[objective]
+        return Goal(f"{NAMES[metric]} {statistic_of(objective, slo)}", "s", maximised(objective))
+    return Goal(unit=PER_GPU_UNIT) if per_gpu else THROUGHPUT

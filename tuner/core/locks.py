@@ -1,8 +1,4 @@
-"""What only one process of a host may have: a port, a GPU. A claim is a socket, so the kernel ends it with its holder.
-
-A name is claimed by binding an abstract Unix socket (Linux): no file is left behind, another user's claim counts too,
-and a child that inherits the socket holds the claim on. Elsewhere names are not claimed.
-"""
+"""What only one process of a host may have: a port, a GPU, a run directory."""
 
 import socket
 import sys

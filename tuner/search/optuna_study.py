@@ -1,8 +1,4 @@
-"""The search as a plain Optuna study, for optuna-dashboard and whoever else reads one.
-
-The trials' folders are what a search goes by. This is their image: written anew when a search starts or goes on, so
-that no trial is missing or told twice, and added to with each trial that ends.
-"""
+"""A search as an Optuna study, for Optuna's own tools."""
 
 import json
 import math
@@ -10,13 +6,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.core.trial_record import COMPLETE, FAILED, INFEASIBLE, PRUNED, TrialRecord
-from tuner.judging.score import LATENCIES, Score, Scoring, maximised, statistic_of
-from tuner.search.dimensions import Dimension
-from tuner.search.search_space import SearchSpace
+from tuner.core.run_directory import COMPLETE, FAILED, INFEASIBLE, PRUNED, TrialRecord
+from tuner.judging.scores import LATENCIES, Score, Scoring, maximised, statistic_of
+from tuner.search.space import Dimension, SearchSpace
 
 if TYPE_CHECKING:
     import optuna
+
 
 JOURNAL_FILE = "optuna.journal"
 

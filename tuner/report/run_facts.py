@@ -1,28 +1,134 @@
-"""What stands beside the batches: what was asked, the servers and what they used, how requests were spread, code."""
+"""What stands beside the batches of a run: what was asked, servers, telemetry, logs."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pandas as pd
 
 from tuner.batches import report_data as carried
-from tuner.batches.cache import readings_of
+from tuner.batches.batch import printable
+from tuner.batches.cache import Reading, readings_of
 from tuner.batches.genai_bench_folder import asked_of_genai_bench
 from tuner.batches.load import load_batches
+from tuner.batches.result_file import LATENCIES, Floats
+from tuner.batches.run_folder import subfolders
 from tuner.core import files
-from tuner.core.run_directory import EXPERIMENT_FILE, SEARCH, SERVER_FILE, SERVER_LOG
+from tuner.core.run_directory import EXPERIMENT_FILE, SEARCH, SERVER_FILE, SERVER_LOG, Experiment
 from tuner.core.secrets import Guard
 from tuner.core.timestamps import to_utc
-from tuner.judging import tried
+from tuner.errors import PathError
 from tuner.judging.intervals import CONFIDENCE, intervals
-from tuner.judging.trials import load_trials
+from tuner.judging.trials import load_trials, trials_from_records, trials_to_records
 from tuner.judging.verdicts import SLO
-from tuner.report import run_files
-from tuner.report.spreads import Spreads, spreads
+
+logger = logging.getLogger(__name__)
+
+#: versions that shape the page, and not what was measured
+_OF_THE_PAGE = ("python", "pandas", "plotly")
+
+
+def server_records(folder: Path) -> Iterator[dict[str, Any]]:
+    """What each trial's `server.json` says, with its `run_folder` and `trial`."""
+    for number, trial in enumerate(subfolders(folder / "trials"), start=1):
+        if server := read(trial / SERVER_FILE):
+            place = {"run_folder": printable(folder), "trial": int(trial.name) if trial.name.isdecimal() else number}
+            yield server | place
+
+
+def made_with(folder: Path, facts: dict[str, Any], servers: list[dict[str, Any]]) -> dict[str, Any]:
+    """The versions, the machine, the server's parameters and GPUs, where the run had one server."""
+    server = servers[0] if len(servers) == 1 else {}
+    versions, host, parameters = (
+        _mapping(part) for part in (facts.get("versions"), facts.get("host"), server.get("parameters"))
+    )
+    return {
+        **{"run_folder": printable(folder), "started_at": facts.get("started_at"), "host": host.get("name")},
+        **{name: str(value) for name, value in parameters.items()},
+        **{name: version for name, version in versions.items() if name not in _OF_THE_PAGE},
+        **({"GPUs": len(server["gpus"])} if server.get("gpus") else {}),
+    }
+
+
+def slo_of(asked: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The SLO that all of the runs were asked to meet; None where they differ or nobody asked."""
+    documents = [_mapping(facts.get("spec")).get("slo") for facts in asked]
+    same = bool(documents) and all(document == documents[0] for document in documents)
+    return documents[0] if same and documents[0] else None
+
+
+def state(facts: dict[str, Any], folder: Path) -> dict[str, str]:
+    """A run that nobody writes any more is not running, whatever its file says: it was cut off."""
+    if facts.get("state") != "running":
+        return {}
+    from tuner.sweep.sweep import is_running
+
+    return {} if is_running(Experiment(folder)) else {"state": "interrupted"}
+
+
+def telemetry(folders: list[Path]) -> pd.DataFrame:
+    """The samples of all trials; nothing where nothing was recorded."""
+    from tuner.servers.telemetry import load
+
+    found = []
+    for trial in (trial for folder in folders for trial in subfolders(folder / "trials")):
+        try:
+            found.append(load(trial))
+        except (PathError, ValueError):  # none, or damaged: a report of the batches is worth having all the same
+            continue
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame({"at": []})
+
+
+def notebook_code(notebook: Path) -> list[str]:
+    """The code of the notebook that ran, a cell each."""
+    try:
+        cells = files.read_json(notebook)["cells"] if notebook.exists() else []
+        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except (PathError, KeyError, TypeError):
+        return []
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What a JSON file says; nothing where it is missing, damaged or no mapping."""
+    try:
+        found = files.read_json(file) if file.exists() else {}
+    except PathError as error:
+        logger.warning("%s", error)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+#: per cent; the quartiles make a box, the outer ones its whiskers and its mark
+QUANTILES = (5, 25, 50, 75, 95, 99)
+Spreads = dict[str, list[list[float] | None]]
+
+
+def spreads(known: Sequence[Reading | None]) -> Spreads:
+    """The quantiles of each latency over the completed requests of each batch.
+
+    Args:
+        known: what is kept of each batch's result file; None where there is none.
+
+    Returns:
+        By `ttft`, `tpot`, `e2e_latency`: for each batch `QUANTILES` in seconds, linear interpolation between ranks;
+        None where the file is gone or holds no requests.
+    """
+    return {name: [_quantiles(one.latencies[name]) if one else None for one in known] for name in LATENCIES}
+
+
+def _quantiles(values: Floats) -> list[float] | None:
+    known = values[np.isfinite(values)]
+    return [float(value) for value in np.percentile(known, QUANTILES)] if len(known) else None
+
 
 NOTEBOOK = "report.ipynb"
 #: so many batches are not looked at one by one
@@ -81,7 +187,7 @@ class Background:
         guard.check_values(self.facts, EXPERIMENT_FILE)
         guard.check_values(self.servers, SERVER_FILE)
         guard.check_values(self.code, NOTEBOOK)
-        for trial in tried.to_records(self.trials):
+        for trial in trials_to_records(self.trials):
             guard.check_values(trial, f"trial {trial['trial']}")
         for row in batches[list(_TEXTS)].assign(level=batches["concurrency"].astype(str)).to_dict("records"):
             level = row.pop("level")
@@ -111,18 +217,18 @@ def background(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None = N
         return _of_report(carried.unpack(paths[0]), batches.index, slo.to_dict() if slo else None)
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
     asked, document = _asked(paths[0]), slo.to_dict() if slo else None
-    servers = [list(run_files.servers(folder)) for folder in folders]
-    documents = [run_files.read(folder / EXPERIMENT_FILE) for folder in folders]
+    servers = [list(server_records(folder)) for folder in folders]
+    documents = [read(folder / EXPERIMENT_FILE) for folder in folders]
     is_search = asked.facts.get("kind") == SEARCH
     return replace(
         asked,
         servers=[server for own in servers for server in own],
-        runs=[run_files.made_with(*run) for run in zip(folders, documents, servers, strict=True)],
-        read_telemetry=lambda: run_files.telemetry([] if is_search else folders),  # no figure of a search shows it
+        runs=[made_with(*run) for run in zip(folders, documents, servers, strict=True)],
+        read_telemetry=lambda: telemetry([] if is_search else folders),  # no figure of a search shows it
         read_spreads=lambda: spreads(readings_of(batches)),
         intervals=_intervals(batches, document or asked.slo),
         trials=_trials(paths, asked.facts, slo),
-        slo=run_files.slo_of(documents),
+        slo=slo_of(documents),
         folders=folders,
     )
 
@@ -140,7 +246,7 @@ def runs_at(path: Path) -> list[Run]:
 
 
 def _of_run(folder: Path) -> Background:
-    return replace(_asked(folder), servers=list(run_files.servers(folder)), folders=[folder])
+    return replace(_asked(folder), servers=list(server_records(folder)), folders=[folder])
 
 
 def _asked(folder: Path) -> Background:
@@ -148,14 +254,14 @@ def _asked(folder: Path) -> Background:
     facts_file = folder / EXPERIMENT_FILE
     facts = files.read_json(facts_file) if facts_file.exists() else asked_of_genai_bench(folder)
     return Background(
-        facts=facts | run_files.state(facts, folder),
+        facts=facts | state(facts, folder),
         servers=[],
         runs=[],
         read_telemetry=_no_telemetry,
         read_spreads=dict,
         intervals=pd.DataFrame(),
-        code=run_files.code(folder / NOTEBOOK),
-        trials=tried.from_records([]),
+        code=notebook_code(folder / NOTEBOOK),
+        trials=trials_from_records([]),
         slo=facts.get("spec", {}).get("slo"),
     )
 
@@ -191,7 +297,7 @@ def _of_report(content: carried.Carried, index: "pd.Index[Any]", slo: dict[str, 
         read_spreads=lambda: content.spreads,
         intervals=_carried_intervals(content.intervals, index) if same else pd.DataFrame(index=index),
         code=content.code,
-        trials=tried.from_records(msgspec.to_builtins(content.trials)),
+        trials=trials_from_records(msgspec.to_builtins(content.trials)),
         slo=content.slo,
         known_attainment=content.attainment,
     )
@@ -208,4 +314,4 @@ def _carried_intervals(content: dict[str, list[Any]], index: "pd.Index[Any]") ->
 def _trials(paths: Sequence[Path], facts: dict[str, Any], slo: SLO | None) -> pd.DataFrame:
     """The trials of the one search that is shown; none where it is no search, or one of several runs."""
     is_search = len(paths) == 1 and facts.get("kind") == SEARCH
-    return load_trials(paths[0], slo) if is_search else tried.from_records([])
+    return load_trials(paths[0], slo) if is_search else trials_from_records([])
