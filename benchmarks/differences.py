@@ -20,7 +20,7 @@ import tuner
 from tuner.judging.comparison import compare
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from drawn import SERVERS, real, side
+from support.resampled import SERVERS, real, side
 
 REQUESTS = 300
 FASTEST = ("e2e_latency_mean", "output_throughput")
@@ -47,7 +47,7 @@ def drawn(name, comparisons, factor, folder):
 
 def engine_runs(folder, repeats):
     """The same level of the embedded engine, again and again, judged."""
-    from tiny_gguf import write_tiny_gguf
+    from support.tiny_gguf import write_tiny_gguf
 
     from tuner.core.run_directory import Experiment
     from tuner.engines.gguf import tokenizer_folder

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from simulated import CURVES, find
+from support.simulated_levels import CURVES, find
 
 from tuner.sweep.limit import LimitSearch
 

@@ -13,7 +13,7 @@ from tuner.engines.gguf import demo_model, tokenizer_folder
 from tuner.sweep.spec import make_spec
 from tuner.sweep.sweep import run_sweep
 
-FAULTY = Path(__file__).parents[1] / "tests" / "faulty_server.py"
+FAULTY = Path(__file__).parents[1] / "tests" / "support" / "faulty_server.py"
 
 
 def holdings():

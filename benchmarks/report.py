@@ -21,7 +21,7 @@ from tuner.report.results import Results
 from tuner.report.write import read_results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-import made
+from support import result_files
 
 ROUNDS = 3
 
@@ -29,11 +29,13 @@ ROUNDS = 3
 def hundred_batches(folder: Path) -> Results:
     """Ten runs of ten levels, 60 requests each."""
     for number in range(10):
-        run = made.plain_folder(folder / f"run-{number}", [])
-        made.write(run / "experiment_metadata.json", made.metadata(list(range(1, 11))))
+        run = result_files.plain_folder(folder / f"run-{number}", [])
+        result_files.write(run / "experiment_metadata.json", result_files.metadata(list(range(1, 11))))
         for level in range(1, 11):
-            requests = [made.request(ttft=0.02 * level + 0.0001 * n, tpot=0.01 + 0.001 * level) for n in range(60)]
-            made.write(run / made.name(level), made.result(requests, level=level))
+            requests = [
+                result_files.request(ttft=0.02 * level + 0.0001 * n, tpot=0.01 + 0.001 * level) for n in range(60)
+            ]
+            result_files.write(run / result_files.name(level), result_files.result(requests, level=level))
     return read_results(folder)
 
 

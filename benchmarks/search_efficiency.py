@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from surfaces import SURFACES, Surface
+from support.simulated_servers import SURFACES, Surface
 
 from tuner.search.samplers import Sampler, Seen, make
 

@@ -17,7 +17,7 @@ from pathlib import Path
 LEVELS = (1, 2, 4, 8)
 TTFT, ITL, TOKENS = 0.1, 0.01, 20
 SECONDS = 5.0
-FAULTY = Path(__file__).parents[1] / "tests" / "faulty_server.py"
+FAULTY = Path(__file__).parents[1] / "tests" / "support" / "faulty_server.py"
 OURS = """
 import json, pathlib, sys
 from tuner.core.run_directory import Experiment

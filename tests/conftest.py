@@ -1,7 +1,7 @@
 """What several test files share."""
 
 import pytest
-from tiny_gguf import write_tiny_gguf
+from support.tiny_gguf import write_tiny_gguf
 
 
 @pytest.fixture(scope="session")

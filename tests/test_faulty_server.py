@@ -2,12 +2,12 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import httpx
 import pytest
+from support import FAULTY_SERVER
 
-SERVER = Path(__file__).with_name("faulty_server.py")
+SERVER = FAULTY_SERVER
 ASKED = {"model": "faulty", "stream": True, "max_tokens": 6, "messages": [{"role": "user", "content": "hello"}]}
 
 

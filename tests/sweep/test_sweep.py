@@ -1,0 +1,234 @@
+"""Sweeps that survive: each fault costs its level, the table says what is true, and a resumed run completes it."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+
+import httpx
+import psutil
+import pytest
+from support import FAULTY_SERVER
+from support.processes import processes_of, wait_until
+
+import tuner
+from tuner.core.run_directory import Experiment
+from tuner.engines.gguf import tokenizer_folder
+from tuner.errors import PathError, SpecError
+from tuner.sweep.spec import make_spec
+from tuner.sweep.sweep import Stop, run_sweep
+
+pytestmark = pytest.mark.real
+
+FAULTY = FAULTY_SERVER
+
+
+@pytest.fixture
+def swept(tiny_gguf, tmp_path):
+    """Sweep a faulty server of our own; returns the run's batches. `knobs` are the server's, the rest the spec's."""
+
+    def sweep(*knobs, folder=tmp_path / "run", stop=None, **asked):
+        command = [sys.executable, str(FAULTY), "--port", "{port}", *knobs]
+        spec = make_spec(
+            {
+                "engine": "command",
+                "command": command,
+                "model": "faulty",
+                "tokenizer": str(tokenizer_folder(tiny_gguf)),
+                "scenarios": ["D(20,8)"],
+                "levels": [1, 2, 4],
+                "max_seconds": 1,
+                "warmup_requests": 0,
+                **asked,
+            }
+        )
+        run_sweep(spec, Experiment.at(folder), stop)
+        return tuner.load_batches(folder)
+
+    return sweep
+
+
+def outcomes(batches):
+    return dict(zip(batches["concurrency"], batches["outcome"], strict=True))
+
+
+FAULTS = {
+    "refused above 2 in flight": (["error_above=2"], {1: "completed", 2: "completed", 4: "completed"}),
+    "every request fails": (["error_every=1"], dict.fromkeys((1, 2, 4), "all_errors")),
+    "accepts and never answers": (["hang_every=1"], dict.fromkeys((1, 2, 4), "timeout")),
+    "streams cut in their middle": (["close_every=3"], dict.fromkeys((1, 2, 4), "completed")),
+    "errors inside a 200 stream": (["inband_every=3"], dict.fromkeys((1, 2, 4), "completed")),
+}
+
+
+@pytest.mark.parametrize(("knobs", "expected"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_gives_the_table_that_is_true(swept, knobs, expected):
+    batches = swept(*knobs)
+    assert outcomes(batches) == expected
+    judged = tuner.judge(batches, {"error_rate": {"threshold": 0.01}})
+    failing = {row.concurrency for row in judged.itertuples() if row.error_rate > 0.01}
+    passing = set(judged.loc[judged["verdict"] == "pass", "concurrency"])
+    assert passing.isdisjoint(failing) and passing | failing == {1, 2, 4} - {
+        level for level, outcome in expected.items() if outcome == "timeout"
+    }
+
+
+def test_a_server_that_dies_in_a_level_costs_that_level(swept, tmp_path):
+    batches = swept("die_after=25", "ttft=0.05", levels=[1, 2, 4], max_requests=20)
+    assert outcomes(batches)[1] == "completed"
+    died = batches[batches["outcome"] == "server_died"]
+    assert len(died) >= 1 and died["reason"].str.contains("exit").all()
+    record = json.loads((tmp_path / "run/trials/0001/server.json").read_text())
+    assert len(record["previous"]) >= 1
+
+
+def test_levels_above_one_that_ran_out_of_memory_are_skipped(swept):
+    last_words = "last_words=torch.OutOfMemoryError: CUDA out of memory"
+    batches = swept("die_after=25", "ttft=0.05", last_words, max_requests=20, levels=[1, 2, 4, 8])
+    ends = list(outcomes(batches).values())
+    first = ends.index("out_of_memory")
+    assert ends[:first] == ["completed"] * first and set(ends[first + 1 :]) == {"skipped"}
+    assert batches["reason"].iloc[-1].endswith("ran out of memory")
+
+
+def test_repeats_a_random_order_and_a_sentinel(swept):
+    batches = swept(levels=[1, 2], repeats=2, order="random", sentinel=True)
+    assert len(batches) == 5 and set(batches["outcome"]) == {"completed"}
+    assert sorted(zip(batches["concurrency"], batches["repeat"], strict=True)) == [
+        (1, 1),
+        (1, 2),
+        (1, 3),
+        (2, 1),
+        (2, 2),
+    ]
+
+
+def test_a_level_goes_on_until_it_has_enough_requests(swept):
+    (short,) = swept("ttft=0.2", levels=[1]).to_dict("records")
+    assert short["duration"] < 2 and short["completed"] < 8
+
+
+def test_a_level_is_extended_for_the_percentile_that_the_slo_limits(swept):
+    slo = {"ttft": {"p90": {"threshold": 1}}}
+    (long,) = swept("ttft=0.1", levels=[1], slo=slo, extend_to=20).to_dict("records")
+    assert 29 <= long["completed"] < 40 and long["duration"] < 10
+
+
+def test_stopping_keeps_what_ended_and_resuming_measures_the_rest(swept, tmp_path):
+    stop, run = Stop(), tmp_path / "run"
+    work = threading.Thread(target=lambda: swept(stop=stop, max_seconds=2))
+    work.start()
+    wait_until(lambda: list(run.glob("trials/0001/batches/*/concurrency-2.part/*.log")), 60)
+    stop.at_once.set()
+    work.join(30)
+    assert json.loads((run / "experiment.json").read_text())["state"] == "interrupted"
+    first = tuner.load_batches(run).set_index("concurrency")
+    assert first["outcome"].to_dict() == {1: "completed", 2: "interrupted", 4: "missing"}
+    with pytest.raises(SpecError, match=r"made with max_seconds 2\.0, now 1\.0 is asked"):
+        swept()
+    second = swept(max_seconds=2).set_index("concurrency")
+    assert set(second["outcome"]) == {"completed"}
+    assert second.loc[1, "started_at"] == first.loc[1, "started_at"]
+    assert json.loads((run / "experiment.json").read_text())["state"] == "done"
+
+
+def test_two_sweeps_never_write_into_one_folder(swept, tmp_path):
+    work = threading.Thread(target=lambda: swept(levels=[1]))
+    work.start()
+    wait_until((tmp_path / "run/experiment.json").exists, 60)
+    with pytest.raises(PathError, match="being written by another sweep"):
+        swept(levels=[1])
+    work.join(60)
+    assert outcomes(tuner.load_batches(tmp_path / "run")) == {1: "completed"}
+
+
+def test_genai_bench_killed_costs_its_level(swept, tmp_path):
+    def kill():
+        wait_until(lambda: list((tmp_path / "run").glob("trials/0001/batches/*/concurrency-2.part/*.log")), 60)
+        for process in psutil.Process().children(recursive=True):
+            if "tuner.traffic.genai_bench_host" in process.cmdline():
+                process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    batches = swept(max_seconds=2)
+    killer.join()
+    assert outcomes(batches) == {1: "completed", 2: "client_failed", 4: "completed"}
+
+
+#: how often our process is killed; more by hand: TUNER_TEST_KILLS=20
+KILLS = int(os.environ.get("TUNER_TEST_KILLS", "4"))
+RUNNER = """
+import sys
+from tuner.core.run_directory import Experiment
+from tuner.sweep.spec import make_spec
+from tuner.sweep.sweep import run_sweep
+import json, pathlib
+run_sweep(make_spec(json.loads(sys.argv[1])), Experiment.at(pathlib.Path(sys.argv[2])))
+"""
+
+
+@pytest.mark.timeout(600)
+def test_killed_at_random_instants_and_resumed_no_level_is_lost_or_run_twice(tiny_gguf, tmp_path):
+    run = tmp_path / "run"
+    asked = {
+        "engine": "command",
+        "command": [sys.executable, str(FAULTY), "--port", "{port}"],
+        "model": "faulty",
+        "tokenizer": str(tokenizer_folder(tiny_gguf)),
+        "scenarios": ["D(20,8)"],
+        "levels": list(range(1, 5 * KILLS + 1)),  # so many that there is something left to be killed
+        "max_seconds": 1,
+        "warmup_requests": 0,
+    }
+    dice, seen, killed = random.Random(7), {}, 0
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    for _ in range(KILLS):
+        command = [sys.executable, "-c", RUNNER, json.dumps(asked), str(run)]
+        with subprocess.Popen(command, env=environment, start_new_session=True) as process:
+            try:
+                process.wait(dice.uniform(3, 9))
+            except subprocess.TimeoutExpired:
+                os.kill(process.pid, signal.SIGKILL)
+                killed += 1
+        wait_until(lambda: not processes_of(tmp_path), 10)
+        for path in run.glob("trials/0001/batches/*/concurrency-*[0-9]/batch.json"):
+            sidecar = json.loads(path.read_text())
+            assert seen.setdefault(path, sidecar) == sidecar, "a level was measured twice"
+    assert killed > KILLS // 2
+    subprocess.run(
+        [sys.executable, "-c", RUNNER, json.dumps(asked), str(run)], env=environment, check=True, timeout=120
+    )
+    assert outcomes(tuner.load_batches(run)) == dict.fromkeys(asked["levels"], "completed")
+
+
+def test_the_client_was_told_nothing_of_our_environment(swept, tmp_path, monkeypatch):
+    monkeypatch.setenv("GITHUB_TOKEN", "ghp_canary0123456789")
+    swept(levels=[1])
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"ghp_canary" in path.read_bytes()]
+
+
+def test_the_faulty_server_is_gone(swept, tmp_path):
+    swept(levels=[1])
+    url = json.loads((tmp_path / "run/trials/0001/server.json").read_text())["base_url"]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health")
+
+
+def test_auto_finds_the_highest_level_within_the_slo(swept, tmp_path):
+    slo = {"error_rate": {"threshold": 0.05}}
+    batches = swept("error_above=3", levels="auto", highest=16, slo=slo)
+    judged = tuner.judge(batches, slo)
+    assert tuner.summarize(judged).best_level == 3
+    assert len(batches) <= 9
+    assert set(batches["concurrency"]) >= {1, 3, 4}
+
+
+def test_levels_beyond_saturation_are_skipped(swept):
+    slo = {"error_rate": {"threshold": 0.01}}
+    batches = swept("error_above=1", levels=[1, 2, 3, 4], slo=slo, stop_when_saturated=True)
+    assert list(batches["outcome"]) == ["completed", "completed", "completed", "skipped"]
+    assert batches["reason"].iloc[-1].startswith("saturated")

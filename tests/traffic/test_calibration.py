@@ -1,0 +1,88 @@
+"""The load generator's own share, measured for real, kept for this machine, and found again."""
+
+import pytest
+from support.processes import processes_of
+
+from tuner.errors import PathError, TunerError
+from tuner.traffic import calibration
+from tuner.traffic.calibration import Calibration, calibrate, known, table
+
+LEVELS = (2, 8)
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """What was found at two levels, what was told meanwhile, and the cache it is kept in."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(cache))
+        patched.setattr(calibration, "ROUNDS", 3)
+        told = []
+        found = calibrate(LEVELS, told.append)
+        assert processes_of(cache) == []
+    return found, told, cache
+
+
+@pytest.fixture
+def kept(calibrated, monkeypatch):
+    """What was found, where `known` looks for it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(calibrated[2]))
+    return calibrated[0]
+
+
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("calibration")]
+
+
+def test_every_level_is_measured_and_told(calibrated):
+    found, told, _ = calibrated
+    assert [each.level for each in found] == list(LEVELS)
+    assert told == found
+    for each in found:
+        assert 0 < each.ttft < 0.5
+        assert 0 <= each.tpot < 0.05
+        assert 0.1 < each.throughput < 1.05
+        assert each.measured_at.endswith("Z")
+
+
+def test_what_was_measured_is_known_and_interpolated_between(kept):
+    low, high = kept
+    assert (known(2), known(8)) == (low, high)
+    assert known(4).ttft == pytest.approx((low.ttft + high.ttft) / 2)  # half-way in ln(level)
+    assert known(4).throughput == pytest.approx((low.throughput + high.throughput) / 2)
+    assert (known(1), known(9)) == (None, None)
+
+
+def test_another_machine_or_version_is_not_known(kept, monkeypatch):
+    monkeypatch.setattr(calibration, "version", lambda package: "99")
+    assert known(2) is None
+
+
+@pytest.mark.parametrize("content", ["", "[", '{"level": 1}', '[{"level": "two"}]'])
+def test_a_damaged_file_is_as_none(content, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "tuner" / "calibration").mkdir(parents=True)
+    calibration._file().write_text(content)
+    assert known(2) is None
+
+
+def test_without_a_cache_nothing_is_known_and_keeping_is_refused(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    assert known(2) is None
+    with pytest.raises(PathError, match="cannot keep the calibration in /proc/none"):
+        calibration._keep(Calibration(1, 0.0, 0.0, 1.0))
+
+
+def test_a_level_without_a_result_says_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(calibration, "_tokenizer", lambda folder: folder / "none")
+    with pytest.raises(TunerError, match=r"calibration at level 1: genai-bench left no result"):
+        calibrate([1])
+    assert known(1) is None
+
+
+def test_the_table():
+    text = table([Calibration(1, 0.006, 0.00011, 0.941), Calibration(64, 0.0633, 0.00046, 0.713)])
+    assert [line.split() for line in text.splitlines()[1:]] == [
+        ["1", "+6.0", "+0.11", "94.1"],
+        ["64", "+63.3", "+0.46", "71.3"],
+    ]
