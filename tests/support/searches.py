@@ -49,7 +49,7 @@ def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     done = made[(made["state"] == "complete") & made["value"].notna() & (made["role"] != "confirmation")]
     if len(done) and not made["is_best"].any():
         made.loc[done["value"].idxmax(), "is_best"] = True
-    return result_files.astype({"value": "float64", "best_level": "Int64"})
+    return made.astype({"value": "float64", "best_level": "Int64"})
 
 
 def searched(count: int = 20, seed: int = 0) -> pd.DataFrame:
