@@ -85,7 +85,11 @@ def test_every_trial_is_in_the_figure_by_its_state(count):
     states = found["state"].value_counts()
     assert sum(points.values()) == count
     assert points.get("failed", 0) == states.get("failed", 0)
-    assert len([trace for trace in figures.parallel_coordinates(found).data if trace.text]) == count
+    (lines,) = figures.parallel_coordinates(found).data
+    trial, *parameters, value = lines.dimensions
+    assert sorted(trial["values"]) == sorted(trial["tickvals"]) and len(trial["values"]) == count
+    assert all(len(axis["values"]) == count for axis in parameters)
+    assert sum(place < 0 for place in value["values"]) == found["value"].isna().sum()  # those stand below, by state
 
 
 def test_best_so_far_rises_and_takes_only_trials_that_count():
@@ -237,7 +241,17 @@ def test_the_page_of_a_search_runs_nothing_from_outside(width, tmp_path):
         assert page.locator("pre.copy").first.inner_text().startswith("tuner sweep ")
         page.locator("#trials").get_by_role("button", name="max throughput").click()
         assert page.locator("#trials tbody tr:first-child td:first-child").all_inner_texts()[0] == "baseline"
-        at = page.locator("#plot-2 .scatterlayer .point").first
+        assert page.locator("#plot-2 .axis-title").all_text_contents()[1] == "n_parallel"
+        bar = page.locator("#plot-2 .y-axis").nth(1).locator(".axis-brush .background")
+        bar.scroll_into_view_if_needed()
+        axis = bar.bounding_box()
+        page.mouse.move(axis["x"] + axis["width"] / 2, axis["y"] + axis["height"] * 0.1)
+        page.mouse.down()
+        page.mouse.move(axis["x"] + axis["width"] / 2, axis["y"] + axis["height"] * 0.6, steps=5)
+        page.mouse.up()
+        picked = "document.getElementById('plot-2').data[0].dimensions.map(axis => Boolean(axis.constraintrange))"
+        assert page.evaluate(picked) == [False, True, False, False, False]
+        at = page.locator("#plot-1 .scatterlayer .point").first
         at.scroll_into_view_if_needed()
         box = at.bounding_box()
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -250,3 +264,9 @@ def test_times_in_the_figures_say_utc():
     texts = json.dumps([json.loads(figures.best_so_far(found).to_json())])
     assert "started 2026-11-24 04:01:00 UTC" in texts and "04:01:00 to 04:03:40 UTC" in texts
     assert isinstance(found["started_at"].dtype, pd.DatetimeTZDtype)
+
+
+def test_only_a_page_whose_figures_need_it_lets_plotly_compile_code(tmp_path):
+    assert "script-src 'unsafe-eval' 'sha256-" in write_report(searches.run(tmp_path / "run", 3)).read_text()
+    folder = result_files.plain_folder(tmp_path / "plain", [1])
+    assert "script-src 'sha256-" in write_report(folder, tmp_path / "r.html").read_text()

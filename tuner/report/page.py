@@ -35,6 +35,9 @@ SCRIPTS = {"report": ("page.js", "judge.js", "report.js"), "comparison": ("page.
 SUGGESTED = (("ttft", "p90"), ("tpot", "p90"), ("e2e_latency", "p90"))
 _START = next(header for header, column, _, _ in TABLE if column == "started_at")
 
+#: traces for which plotly.js compiles code of its own; only pages that have one allow that (still no other script)
+COMPILED = ("parcoords",)
+
 
 def render_report(results: Results) -> str:
     """The report as HTML text."""
@@ -81,6 +84,7 @@ def document(name: str, shown: list[Any], live: dict[str, Any], data: carried.Ca
         plotly=_packed_plotly(),
         script=script,
         hashes=[_hash(script), _plotly_hash()],
+        evaluates=any(trace["type"] in COMPILED for figure in drawn for trace in figure["data"]),
         data=carried.pack(data),
         data_opening=carried.OPENING,
         made_at=timestamps.to_text(timestamps.now()),
