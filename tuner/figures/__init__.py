@@ -5,11 +5,10 @@ that a print in black and white says the same. Times are UTC and say so.
 """
 
 from tuner.figures.comparison import changes
+from tuner.figures.history import timeline, trend
 from tuner.figures.levels import distribution, latency_vs_concurrency, throughput_vs_latency, trade_off
 from tuner.figures.search import best_so_far, importance, parallel_coordinates, pareto_front
 from tuner.figures.style import CONFIG, METRICS, MOST_CURVES, VERDICTS, notebook_bundle
-from tuner.figures.timeline import timeline
-from tuner.figures.trend import trend
 
 __all__ = [
     "CONFIG",

@@ -1,4 +1,4 @@
-"""How the result of many runs went over weeks: one point a run, and a mark where what was run had changed."""
+"""Over time: a run's own timeline in UTC, and its result from run to run."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,9 +9,107 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
+from tuner.batches.batch import level_name
+from tuner.core.run_directory import COMPLETED
 from tuner.figures import style as look
 from tuner.judging.verdicts import COMPLIANT
+
+#: the curves below the batches: (axis title, what their columns end in, factor to the unit of the title)
+PANELS: tuple[tuple[str, tuple[str, ...], float], ...] = (
+    ("GPU use (%)", ("_utilization",), 100),
+    ("CPU (cores)", ("cpu_cores",), 1),
+    ("requests", ("running", "waiting"), 1),
+    ("KV cache (%)", ("kv_cache_use",), 100),
+)
+_MOST_SAMPLES = 300
+
+
+def timeline(judged: pd.DataFrame, telemetry: pd.DataFrame | None = None) -> go.Figure:
+    """The batches as bars over time (UTC), telemetry below them on the same axis.
+
+    Args:
+        judged: batches with verdicts; those without times are left out.
+        telemetry: as from `tuner.servers.telemetry.load`, of one or more trials; None or empty for none.
+    """
+    samples = _thinned(telemetry) if telemetry is not None and len(telemetry) else pd.DataFrame({"at": []})
+    panels = [panel for panel in PANELS if _columns(samples, panel[1])]
+    figure = look.figure("Timeline", look.measured_when(judged), "time (UTC)", "concurrency")
+    heights = [2.0 if len(judged) else 0.01, *[1.0] * len(panels)]
+    made = make_subplots(rows=len(heights), shared_xaxes=True, vertical_spacing=0.06, row_heights=heights)
+    made.update_layout(figure.layout)
+    made.update_layout(height=320 + 130 * len(panels), legend={"y": -0.1 if panels else -0.3})
+    _add_batches(made, judged[judged["started_at"].notna() & judged["finished_at"].notna()])
+    for row, (title, endings, factor) in enumerate(panels, start=2):
+        _add_panel(made, samples, _columns(samples, endings), row, factor)
+        made.update_yaxes(title=title, rangemode="tozero", row=row, col=1)
+    made.update_xaxes(title="", type="date", automargin=True, hoverformat="%Y-%m-%d %H:%M:%S UTC")
+    made.update_xaxes(title="time (UTC)", row=len(heights), col=1)
+    made.update_yaxes(title="concurrency", type="category", row=1, col=1)
+    return made
+
+
+def _add_batches(figure: go.Figure, rows: pd.DataFrame) -> None:
+    for done, colour, shape in ((True, "#56B4E9", ""), (False, "#FFFFFF", "x")):
+        chosen = rows[(rows["outcome"] == COMPLETED) == done].sort_values("started_at")
+        records = chosen.to_dict("records")
+        lasted = (chosen["finished_at"] - chosen["started_at"]).dt.total_seconds() * 1000
+        figure.add_bar(
+            x=lasted,
+            base=_instants(chosen["started_at"]),
+            y=[level_name(row["concurrency"]) for row in records],
+            orientation="h",
+            name="completed" if done else "no result",
+            marker={"color": colour, "line": {"color": "#333", "width": 1}, "pattern": {"shape": shape}},
+            hovertext=[_batch_hover(row) for row in records],
+            hoverinfo="text",
+            showlegend=not chosen.empty,
+        )
+    figure.update_layout(barmode="overlay")
+
+
+def _batch_hover(row: dict[Any, Any]) -> str:
+    lines = [
+        f"<b>concurrency {level_name(row['concurrency'])}</b> {escape(str(row['scenario']))}",
+        f"{row['started_at']:%Y-%m-%d %H:%M:%S} to {row['finished_at']:%H:%M:%S} UTC",
+        look.wrapped(row["outcome"]),
+        look.wrapped(row["reason"]) if isinstance(row["reason"], str) else "",
+    ]
+    return "<br>".join(filter(None, lines))
+
+
+def _add_panel(figure: go.Figure, samples: pd.DataFrame, columns: list[str], row: int, factor: float) -> None:
+    for number, column in enumerate(columns):
+        figure.add_scatter(
+            x=_instants(samples["at"]),
+            y=(samples[column] * factor).round(3),
+            name=column.replace("_", " "),
+            showlegend=len(columns) > 1,
+            mode="lines",
+            line=look.line(number),
+            row=row,
+            col=1,
+        )
+
+
+def _columns(samples: pd.DataFrame, endings: tuple[str, ...]) -> list[str]:
+    return [name for name in samples.columns if name.endswith(endings) and samples[name].notna().any()]
+
+
+def _thinned(telemetry: pd.DataFrame) -> pd.DataFrame:
+    """At most some hundred samples, each the mean of its neighbours; a chart has no more pixels to show them."""
+    size = -(-len(telemetry) // _MOST_SAMPLES)
+    numbers = telemetry.select_dtypes("number").columns
+    ordered = telemetry.sort_values("at").reset_index(drop=True)
+    groups = ordered.groupby(ordered.index // size)
+    return groups[list(numbers)].mean().assign(at=groups["at"].min())
+
+
+def _instants(times: Iterable[pd.Timestamp]) -> list[str]:
+    """Wall times in UTC: plotly.js ignores offsets and draws what is written."""
+    return [f"{time:%Y-%m-%d %H:%M:%S.%f}" for time in times]
+
 
 #: so many marks have room for their text; of more only the line and its head are drawn, and hovering tells the rest
 _NAMED = 8
@@ -119,13 +217,13 @@ def _add_line(figure: go.Figure, points: list[_Point], column: str, name: str, n
     symbols = [f"{symbol}-open" if is_weak else symbol for is_weak in weak]
     for panel, values in (("y", "output_throughput"), ("y2", column)):
         figure.add_scatter(
-            x=_utc(points),
+            x=_instants(point.at for point in points),
             y=[row.get(values) for row in best],
             name=escape(name),
             mode="lines+markers",
             line=look.line(number),
             marker={"symbol": symbols, "size": 7 if len(points) > look.LABELLED else 10},
-            hovertext=[_hover(point, row) for point, row in zip(points, best, strict=True)],
+            hovertext=[_run_hover(point, row) for point, row in zip(points, best, strict=True)],
             hoverinfo="text",
             legendgroup=str(number),
             showlegend=panel == "y",
@@ -137,7 +235,7 @@ def _add_failed(figure: go.Figure, points: list[_Point]) -> None:
     """Runs without a compliant batch, on the zero line: they must be seen."""
     if points:
         figure.add_scatter(
-            x=_utc(points),
+            x=_instants(point.at for point in points),
             y=[0.0] * len(points),
             name="no compliant batch",
             mode="markers",
@@ -182,10 +280,10 @@ def _changes(points: list[_Point]) -> Iterable[tuple[str, list[str]]]:
         names = dict.fromkeys([*before.made_with, *after.made_with])
         values = [(name, before.made_with.get(name, "–"), after.made_with.get(name, "–")) for name in names]
         if lines := [f"{name} {old} → {new}" for name, old, new in values if old != new]:
-            yield _text(before.at + (after.at - before.at) / 2), lines
+            yield _instants([before.at + (after.at - before.at) / 2])[0], lines
 
 
-def _hover(point: _Point, best: Mapping[Any, Any]) -> str:
+def _run_hover(point: _Point, best: Mapping[Any, Any]) -> str:
     if not best:
         return _head(point)
     latencies = (
@@ -199,12 +297,3 @@ def _hover(point: _Point, best: Mapping[Any, Any]) -> str:
 
 def _head(point: _Point) -> str:
     return f"<b>{look.wrapped(point.run)}</b><br>{escape(point.scenario)}<br>{point.at:%Y-%m-%d %H:%M} UTC"
-
-
-def _utc(points: list[_Point]) -> list[str]:
-    return [_text(point.at) for point in points]
-
-
-def _text(at: pd.Timestamp) -> str:
-    """Wall time in UTC: plotly.js ignores offsets and draws what is written."""
-    return f"{at:%Y-%m-%d %H:%M:%S}"
