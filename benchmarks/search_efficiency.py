@@ -1,7 +1,8 @@
 """How many trials a search needs to come within 5 % of the best that is known, by sampler, on modelled servers.
 
 Run it by hand: `python benchmarks/search_efficiency.py [--seeds 50] [--samplers random,climb,…]`; a few minutes. No
-server is started: `tests/surfaces.py` models five, each trial with 3 % noise; grid visits the space in a random order.
+server is started: `tests/support/simulated_servers.py` models five, each trial with 3 % noise; grid visits the space in
+a random order.
 A search has come near when the configuration that it would name, by its noisy trials, truly is within 5 %.
 """
 
@@ -58,7 +59,7 @@ def row(name: str, surface: Surface, seeds: int, most: int) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=50)
-    parser.add_argument("--samplers", default="random,grid,tpe,climb", help="also gp, which needs torch")
+    parser.add_argument("--samplers", default="random,grid,tpe,climb")
     parser.add_argument("--most", type=int, default=100, help="trials of the samplers that learn")
     asked = parser.parse_args()
     names = asked.samplers.split(",")

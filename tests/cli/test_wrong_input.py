@@ -39,6 +39,7 @@ WRONG_SEARCH = {
     "objective that is none": (["--objective", "max_latency"], ["objective", "max_throughput"]),
     "objective without its level": (["--objective", "min_ttft"], ["objective_level", "min_ttft"]),
     "sampler that is none": (["--sampler", "magic"], ["sampler", "tpe"]),
+    "sampler that is gone": (["--sampler", "gp"], ["sampler", "tpe"]),
     "no trial": (["--trials", "0"], ["trials", "greater than 0"]),
     "negative time": (["--max-minutes", "-1"], ["max_minutes", "greater than 0"]),
     "misspelt baseline": (["--parameters", "n_paralel: 4"], ["'n_paralel'", "did you mean n_parallel"]),

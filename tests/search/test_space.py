@@ -201,6 +201,7 @@ def test_every_field_takes_text_too():
         ({"max_cost": 3}, "price_per_gpu_hour"),
         ({"on": "cloud"}, "local, ray"),
         ({"sampler": "tpo"}, "sampler"),
+        ({"sampler": "gp"}, "'grid', 'random', 'tpe' or 'climb'"),
         ({"space": "{n_batch: [1"}, "not valid YAML"),
         ({"trials": 0}, "trials"),
     ],

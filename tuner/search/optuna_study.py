@@ -1,20 +1,98 @@
-"""A search as an Optuna study, for Optuna's own tools."""
+"""The one bridge to Optuna: a space's distributions, a study of trials, and the journal for Optuna's own tools."""
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.core.run_directory import COMPLETE, FAILED, INFEASIBLE, PRUNED, TrialRecord
 from tuner.judging.scores import LATENCIES, Score, Scoring, maximised, statistic_of
-from tuner.search.space import Dimension, SearchSpace
+from tuner.search.space import Dimension, Point, Scalar, SearchSpace
 
 if TYPE_CHECKING:
     import optuna
 
-
 JOURNAL_FILE = "optuna.journal"
+
+
+def new_study(objectives: Sequence[str], **options: Any) -> "optuna.Study":
+    """A study without trials.
+
+    Args:
+        objectives: what is wanted.
+        options: for `optuna.create_study`, such as `sampler` or `storage`.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    ways = optuna.study.StudyDirection
+    directions = [ways.MAXIMIZE if maximised(one) else ways.MINIMIZE for one in objectives]
+    return optuna.create_study(directions=directions, **options)
+
+
+def ask(study: "optuna.Study", space: SearchSpace) -> Point:
+    """The configuration that the study's sampler proposes; the study learns nothing by being asked."""
+    import optuna
+
+    asked = study.ask({one.name: distribution(one, by_place=True) for one in space.dimensions})
+    study.tell(asked, state=optuna.trial.TrialState.FAIL)
+    return {one.name: _value(one, asked.params[one.name]) for one in space.dimensions}
+
+
+def as_trial(
+    space: SearchSpace, point: Point, state: str, *, by_place: bool = False, **facts: Any
+) -> "optuna.trial.FrozenTrial":
+    """A trial at a point of the space, for `Study.add_trial`.
+
+    Args:
+        space: what may be tried.
+        point: the trial's configuration.
+        state: as Optuna names it, such as `COMPLETE`.
+        by_place: as `distribution` has it.
+        facts: for `optuna.trial.create_trial`, such as `values` or `constraints`.
+    """
+    from optuna.trial import TrialState, create_trial
+
+    inside = [one for one in space.dimensions if one.name in point and one.contains(point[one.name])]
+    return create_trial(
+        state=TrialState[state],
+        params={one.name: _place(one, point[one.name]) if by_place else point[one.name] for one in inside},
+        distributions={one.name: distribution(one, by_place=by_place) for one in inside},
+        **facts,
+    )
+
+
+def distribution(dimension: Dimension, *, by_place: bool = False) -> "optuna.distributions.BaseDistribution":
+    """A dimension as Optuna has it.
+
+    Args:
+        dimension: a parameter with its values.
+        by_place: choices that are numbers as their place in the list, so that near ones are near.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if dimension.choices and dimension.is_ordered and by_place:
+        return IntDistribution(0, len(dimension.choices) - 1)
+    if dimension.choices:
+        return CategoricalDistribution(dimension.choices)
+    if dimension.integer:
+        low, high, step = int(dimension.low), int(dimension.high), int(dimension.step or 1)
+        return IntDistribution(low, high, log=dimension.log, step=step)
+    return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
+
+
+def _place(dimension: Dimension, value: Scalar) -> Scalar:
+    """A value as the distribution by place has it."""
+    return dimension.choices.index(value) if dimension.choices and dimension.is_ordered else value
+
+
+def _value(dimension: Dimension, place: Scalar) -> Scalar:
+    """The value that `_place` made this of."""
+    if not dimension.choices:
+        return dimension.nearest(float(place))
+    return dimension.choices[int(place)] if dimension.is_ordered else place
 
 
 class Journal:
@@ -27,36 +105,27 @@ class Journal:
     """
 
     def __init__(self, folder: Path, space: SearchSpace, scoring: Scoring) -> None:
-        import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._space, self._scoring = space, scoring
         path = folder / JOURNAL_FILE
         for old in (path, path.with_name(f"{path.name}.lock")):  # a lock that a killed search left
             old.unlink(missing_ok=True)
-        self._study = optuna.create_study(
-            study_name=folder.name,
-            storage=JournalStorage(JournalFileBackend(str(path))),
-            directions=["maximize" if maximised(one) else "minimize" for one in scoring.objectives],
-        )
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        self._study = new_study(scoring.objectives, study_name=folder.name, storage=storage)
 
     def add(self, number: int, record: TrialRecord, score: Score) -> None:
         """Add a trial that has ended."""
-        from optuna.trial import TrialState, create_trial
-
         state = score.state if record.state == "ended" else record.state
         values = self._values(state, score)
-        states = {COMPLETE: TrialState.COMPLETE, INFEASIBLE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED}
-        ended = states.get(state, TrialState.FAIL) if values or state != INFEASIBLE else TrialState.FAIL
-        point = self._space.point_of(record.parameters)
-        trial = create_trial(
-            state=ended,
-            values=values if ended is TrialState.COMPLETE else None,
-            params=point,
-            distributions={d.name: distribution(d) for d in self._space.dimensions if d.name in point},
-            user_attrs=self._told(number, record, score, state),
+        ended = "PRUNED" if state == PRUNED else "COMPLETE" if values else "FAIL"
+        trial = as_trial(
+            self._space,
+            self._space.point_of(record.parameters),
+            ended,
+            values=values,
+            user_attrs=_attributes(number, record, score, state),
             constraints=None if state in (FAILED, PRUNED) else {"slo": _violation(score)},
         )
         trial.number = number
@@ -78,31 +147,21 @@ class Journal:
         values = [float(nearest[column]) for column in columns]
         return None if any(math.isnan(value) for value in values) else values
 
-    def _told(self, number: int, record: TrialRecord, score: Score, state: str) -> dict[str, Any]:
-        known = {
-            "trial": number,
-            "role": record.role,
-            "state": state,
-            "cause": record.cause or score.cause,
-            "kind": record.kind,
-            "parameters": json.dumps(record.parameters),
-            "best_level": score.summary.best_level,
-            "max_throughput": score.summary.max_throughput,
-            "seconds": record.seconds,
-        }
-        return {name: value for name, value in known.items() if value not in (None, "")}
 
-
-def distribution(dimension: Dimension) -> "optuna.distributions.BaseDistribution":
-    """A dimension with its values as they are."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if dimension.choices:
-        return CategoricalDistribution(dimension.choices)
-    if dimension.integer:
-        low, high, step = int(dimension.low), int(dimension.high), int(dimension.step or 1)
-        return IntDistribution(low, high, log=dimension.log, step=step)
-    return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
+def _attributes(number: int, record: TrialRecord, score: Score, state: str) -> Mapping[str, Any]:
+    """What Optuna has no place for."""
+    known = {
+        "trial": number,
+        "role": record.role,
+        "state": state,
+        "cause": record.cause or score.cause,
+        "kind": record.kind,
+        "parameters": json.dumps(record.parameters),
+        "best_level": score.summary.best_level,
+        "max_throughput": score.summary.max_throughput,
+        "seconds": record.seconds,
+    }
+    return {name: value for name, value in known.items() if value not in (None, "")}
 
 
 def _violation(score: Score) -> float:

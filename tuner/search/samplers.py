@@ -4,21 +4,19 @@ import itertools
 import math
 import random
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tuner.engines.parameters import suggest
+from tuner.errors import SpecError
 from tuner.judging.scores import maximised
+from tuner.search import optuna_study
 from tuner.search.space import Dimension, Point, Scalar, SearchSpace, key_of
 
 if TYPE_CHECKING:
     import optuna
-
-import importlib.util
-from collections import defaultdict
-from itertools import permutations
-
-from tuner.errors import SpecError
 
 #: draws until what is left is gone through
 _DRAWS = 300
@@ -131,35 +129,33 @@ STARTUP = 6
 _ASKED = 30
 
 
-class _Model(Sampler):
-    """A sampler of Optuna's, asked for one configuration."""
-
-    def _made(self, seed: int) -> "optuna.samplers.BaseSampler":
-        raise NotImplementedError
+class TPE(Sampler):
+    """The tree-structured Parzen estimator, over all parameters together, by groups where some are conditional."""
 
     def _proposals(self, seen: Sequence[Seen]) -> Iterable[Point]:
         if len(seen) < STARTUP or not any(one.values for one in seen):
             yield from self._spread(seen)
         study = self._study(seen)
         for _ in range(_ASKED):
-            asked = study.ask()
-            chosen = {d.name: decoded(d, _suggested(asked, d)) for d in self.space.dimensions}
-            study.tell(asked, state=_states().FAIL)  # only asked: it tells the study nothing
-            yield self.space.active(chosen)
+            yield self.space.active(optuna_study.ask(study, self.space))
 
     def _study(self, seen: Sequence[Seen]) -> "optuna.Study":
         """All that is known, as a study."""
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(
-            directions=["maximize" if maximised(one) else "minimize" for one in self.objectives],
-            sampler=self._made(self._dice(seen, "model").getrandbits(31)),
+        study = optuna_study.new_study(
+            self.objectives, sampler=self._estimator(self._dice(seen, "model").getrandbits(31))
         )
         worst = self._worst(seen)
         for one in seen:
             study.add_trial(self._trial(one, worst))
         return study
+
+    def _estimator(self, seed: int) -> "optuna.samplers.BaseSampler":
+        import optuna
+
+        with warnings.catch_warnings():  # `group` calls itself experimental
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            conditional = any(dimension.when for dimension in self.space.dimensions)
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, group=conditional)
 
     def _worst(self, seen: Sequence[Seen]) -> list[float]:
         """The worst value of each objective: what a trial without one is told to have."""
@@ -168,38 +164,12 @@ class _Model(Sampler):
         return [choose(values) for choose, values in zip(worst, zip(*known, strict=True), strict=True)]
 
     def _trial(self, one: Seen, worst: list[float]) -> "optuna.trial.FrozenTrial":
-        from optuna.trial import create_trial
-
-        running = one.state == "running"
-        inside = [d for d in self.space.dimensions if d.name in one.point and d.contains(one.point[d.name])]
-        return create_trial(
-            state=_states().RUNNING if running else _states().COMPLETE,
-            params={d.name: encoded(d, one.point[d.name]) for d in inside},
-            distributions={d.name: distribution(d) for d in inside},
-            values=None if running else list(one.values or worst),
-            constraints=None if running else {"slo": violation(one)},
+        if one.state == "running":
+            return optuna_study.as_trial(self.space, one.point, "RUNNING", by_place=True)
+        values = list(one.values or worst)
+        return optuna_study.as_trial(
+            self.space, one.point, "COMPLETE", by_place=True, values=values, constraints={"slo": violation(one)}
         )
-
-
-class TPE(_Model):
-    """The tree-structured Parzen estimator, over all parameters together, by groups where some are conditional."""
-
-    def _made(self, seed: int) -> "optuna.samplers.BaseSampler":
-        import optuna
-
-        with warnings.catch_warnings():  # `group` calls itself experimental
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            conditional = any(dimension.when for dimension in self.space.dimensions)
-            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, group=conditional)
-
-
-class GP(_Model):
-    """A Gaussian process with constraints; needs torch."""
-
-    def _made(self, seed: int) -> "optuna.samplers.BaseSampler":
-        import optuna
-
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=0, warn_independent_sampling=False)
 
 
 def violation(one: Seen) -> float:
@@ -209,51 +179,6 @@ def violation(one: Seen) -> float:
     if one.state == "failed":
         return FAILED_BY
     return UNKNOWN_BY if math.isnan(one.penalty) else max(math.log1p(one.penalty), 1e-3)
-
-
-def distribution(dimension: Dimension) -> "optuna.distributions.BaseDistribution":
-    """A dimension as Optuna has it; choices that are numbers as their place, so that near ones are near."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if dimension.choices and dimension.is_ordered:
-        return IntDistribution(0, len(dimension.choices) - 1)
-    if dimension.choices:
-        return CategoricalDistribution(dimension.choices)
-    if dimension.integer:
-        step = int(dimension.step or 1)
-        return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log, step=step)
-    return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
-
-
-def encoded(dimension: Dimension, value: Scalar) -> Scalar:
-    """A value as `distribution` has it."""
-    return dimension.choices.index(value) if dimension.choices and dimension.is_ordered else value
-
-
-def decoded(dimension: Dimension, value: Scalar) -> Scalar:
-    """The value that `encoded` made this of."""
-    if not dimension.choices:
-        return dimension.nearest(float(value))
-    return dimension.choices[int(value)] if dimension.is_ordered else value
-
-
-def _suggested(asked: "optuna.Trial", dimension: Dimension) -> Scalar:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    match distribution(dimension):
-        case CategoricalDistribution(choices=choices):
-            return asked.suggest_categorical(dimension.name, choices)  # type: ignore[return-value]
-        case IntDistribution(low=low, high=high, step=step, log=log):
-            return asked.suggest_int(dimension.name, low, high, step=step, log=log)
-        case FloatDistribution(low=low, high=high, step=step, log=log):
-            return asked.suggest_float(dimension.name, low, high, step=step, log=log)
-    raise TypeError(f"{dimension.name} has no distribution")
-
-
-def _states() -> "type[optuna.trial.TrialState]":
-    from optuna.trial import TrialState
-
-    return TrialState
 
 
 #: Trials without gain after which every second one is TPE's; found with `benchmarks/search_efficiency.py`.
@@ -298,7 +223,7 @@ class Climb(TPE):
     def _steps(self, known: Sequence[Seen], best: Seen, worth: dict[int, float]) -> list[Point]:
         """The neighbours of the best, most promising first."""
         gained: dict[Step, list[float]] = defaultdict(list)
-        for one, other in permutations(known, 2):
+        for one, other in itertools.permutations(known, 2):
             steps = self._between(one.point, other.point)
             if len(steps) == 1:
                 gained[steps[0]].append(worth[id(other)] - worth[id(one)])
@@ -350,9 +275,7 @@ def _next_values(dimension: Dimension, value: Scalar) -> list[Scalar]:
     return [other for other in near if other != value]
 
 
-__all__ = ["Sampler", "Seen", "choose", "make"]
-
-SAMPLERS: dict[str, type[Sampler]] = {"grid": Grid, "random": Random, "tpe": TPE, "gp": GP, "climb": Climb}
+SAMPLERS: dict[str, type[Sampler]] = {"grid": Grid, "random": Random, "tpe": TPE, "climb": Climb}
 
 
 def choose(name: str, space: SearchSpace, objectives: Sequence[str], trials: int) -> str:
@@ -375,10 +298,10 @@ def make(name: str, space: SearchSpace, objectives: Sequence[str], seed: int = 0
     """A sampler by name.
 
     Raises:
-        SpecError: it cannot be used here.
+        SpecError: there is none of that name, or it cannot be used here.
     """
-    if name == "gp" and not all(importlib.util.find_spec(needed) for needed in ("torch", "scipy")):
-        raise SpecError("sampler gp needs torch and scipy; install them with pip install 'tuner[gp]', or use tpe")
+    if name not in SAMPLERS:
+        raise SpecError(f"there is no sampler {name!r}; {suggest(name, SAMPLERS)}")
     if name == "climb" and len(objectives) > 1:
         raise SpecError("sampler climb has one objective; use tpe for two")
     return SAMPLERS[name](space, tuple(objectives), seed)

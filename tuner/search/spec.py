@@ -62,8 +62,8 @@ class TuneSpec(SweepSpec):
     objective_level: PositiveInt | None = Field(
         None, description="the level at which min_… objectives are read; by default the only one"
     )
-    sampler: Literal["auto", "grid", "random", "tpe", "gp", "climb"] = Field(
-        "auto", description="what chooses the next configuration: auto, grid, random, tpe, gp or climb"
+    sampler: Literal["auto", "grid", "random", "tpe", "climb"] = Field(
+        "auto", description="what chooses the next configuration: auto, grid, random, tpe or climb"
     )
     seed: NonNegativeInt = Field(0, description="of the sampler: the same seed and results, the same choices")
     trials: PositiveInt = Field(20, description="configurations tried at most, the baseline included")
