@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.simulated_servers import SURFACES, Surface
 
-from tuner.search.samplers import Sampler, Seen, make
+from tuner.search.samplers import Observation, Sampler, make
 
 WITHIN = 0.05
 
@@ -29,7 +29,7 @@ class ShuffledGrid:
         self.points = list(surface.space.grid())
         random.Random(seed).shuffle(self.points)
 
-    def next(self, seen: list[Seen]) -> dict:
+    def next(self, seen: list[Observation]) -> dict:
         return self.points[len(seen) % len(self.points)]
 
 
@@ -40,7 +40,7 @@ def trials_needed(surface: Surface, sampler: Sampler | ShuffledGrid, seed: int, 
     while len(seen) < most:
         outcome = surface.measure(point, dice)
         values = (outcome.value,) if outcome.state == "complete" else ()
-        seen.append(Seen(point, outcome.state, values, outcome.penalty))
+        seen.append(Observation(point, outcome.state, values, outcome.penalty))
         if values and values[0] > best:
             best = values[0]
             if surface.true(point) >= (1 - WITHIN) * surface.best:

@@ -9,7 +9,7 @@ from support import CHECKOUT
 from support.simulated_servers import SURFACES, Modelled
 
 from tuner.errors import SpecError
-from tuner.search.samplers import Seen, choose, make
+from tuner.search.samplers import Observation, choose, make
 from tuner.search.space import SearchSpace, key_of
 
 sys.path.insert(0, str(CHECKOUT / "benchmarks"))
@@ -28,7 +28,7 @@ def searched(name, where, measure, trials, first=None, objectives=("max_throughp
     sampler = make(name, where, objectives, seed)
     seen, point = [], first or sampler.next([])
     while point is not None and len(seen) < trials:
-        seen.append(Seen(point, *measure(point)))
+        seen.append(Observation(point, *measure(point)))
         point = sampler.next(seen)
     return seen
 
@@ -80,7 +80,7 @@ def test_trials_that_run_are_not_asked_for_again():
     for name in ("grid", "random", "tpe", "climb"):
         sampler, seen = make(name, where, ["max_throughput"], 0), []
         while point := sampler.next(seen):
-            seen.append(Seen(point, "running"))
+            seen.append(Observation(point, "running"))
         assert len({key_of(one.point) for one in seen}) == len(seen) == 4
 
 

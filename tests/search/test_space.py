@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tuner import engines
 from tuner.errors import SpecError
-from tuner.search.expressions import Constraint
+from tuner.search.expressions import Relation
 from tuner.search.space import SearchSpace
 from tuner.search.spec import TuneSpec
 from tuner.sweep.spec import make_spec
@@ -132,20 +132,20 @@ def test_what_is_wrong_is_refused_in_one_line(document, constraints, message):
 )
 def test_a_constraint_runs_nothing(text):
     with pytest.raises(SpecError):
-        Constraint.parse(text).holds({"n_batch": 1})
+        Relation.parse(text).holds({"n_batch": 1})
 
 
 @given(st.text(max_size=60))
 def test_any_text_is_a_constraint_or_refused(text):
     with contextlib.suppress(SpecError):
-        Constraint.parse(text).holds(dict.fromkeys(("a", "b", "n_batch"), 3))
+        Relation.parse(text).holds(dict.fromkeys(("a", "b", "n_batch"), 3))
 
 
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 9))
 def test_a_constraint_means_what_python_means(a, b, c):
     values = {"a": a, "b": b, "c": c}
     for text in ("a * b <= 40 + c", "a // c == b % c", "1 < a <= b", "not a > b or c != 3", "-a / c > b - 60"):
-        assert Constraint.parse(text).holds(values) == eval(text, {}, dict(values))
+        assert Relation.parse(text).holds(values) == eval(text, {}, dict(values))
 
 
 @given(st.floats(0, 1), st.integers(1, 60), st.integers(61, 5000), st.booleans())

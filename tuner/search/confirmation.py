@@ -75,7 +75,7 @@ def conclude(
         trials: which trials these are.
     """
     sides = [[float(value) for value in side if value > 0] for side in (baseline, winner)]
-    verdict, text, interval = _found(objective, sides, (len(baseline), len(winner)))
+    verdict, text, interval = _verdict(objective, sides, (len(baseline), len(winner)))
     gain, low, high = interval or (None, None, None)
     return Confirmation(verdict, text, levels, sides[0], sides[1], gain, low, high, trials=trials)
 
@@ -83,7 +83,7 @@ def conclude(
 Interval = tuple[float, float, float]
 
 
-def _found(objective: str, sides: list[list[float]], runs: tuple[int, int]) -> tuple[str, str, Interval | None]:
+def _verdict(objective: str, sides: list[list[float]], runs: tuple[int, int]) -> tuple[str, str, Interval | None]:
     """The verdict on the values of both, of so many runs each, in words, and the interval where there is one."""
     (default, winner), (defaults, winners) = sides, runs
     if len(winner) < winners:

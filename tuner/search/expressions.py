@@ -34,7 +34,7 @@ _LONGEST = 500
 
 
 @dataclass(frozen=True)
-class Constraint:
+class Relation:
     """One constraint between parameters.
 
     Args:
@@ -46,7 +46,7 @@ class Constraint:
     tree: ast.expr
 
     @classmethod
-    def parse(cls, text: Any) -> "Constraint":
+    def parse(cls, text: Any) -> "Relation":
         """Read a constraint.
 
         Raises:

@@ -36,7 +36,7 @@ def ask(study: "optuna.Study", space: SearchSpace) -> Point:
     """The configuration that the study's sampler proposes; the study learns nothing by being asked."""
     import optuna
 
-    asked = study.ask({one.name: distribution(one, by_place=True) for one in space.dimensions})
+    asked = study.ask({one.name: optuna_distribution(one, by_place=True) for one in space.dimensions})
     study.tell(asked, state=optuna.trial.TrialState.FAIL)
     return {one.name: _value(one, asked.params[one.name]) for one in space.dimensions}
 
@@ -50,7 +50,7 @@ def as_trial(
         space: what may be tried.
         point: the trial's configuration.
         state: as Optuna names it, such as `COMPLETE`.
-        by_place: as `distribution` has it.
+        by_place: as `optuna_distribution` has it.
         facts: for `optuna.trial.create_trial`, such as `values` or `constraints`.
     """
     from optuna.trial import TrialState, create_trial
@@ -59,12 +59,12 @@ def as_trial(
     return create_trial(
         state=TrialState[state],
         params={one.name: _place(one, point[one.name]) if by_place else point[one.name] for one in inside},
-        distributions={one.name: distribution(one, by_place=by_place) for one in inside},
+        distributions={one.name: optuna_distribution(one, by_place=by_place) for one in inside},
         **facts,
     )
 
 
-def distribution(dimension: Dimension, *, by_place: bool = False) -> "optuna.distributions.BaseDistribution":
+def optuna_distribution(dimension: Dimension, *, by_place: bool = False) -> "optuna.distributions.BaseDistribution":
     """A dimension as Optuna has it.
 
     Args:

@@ -23,7 +23,7 @@ _DRAWS = 300
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """A trial as a sampler sees it.
 
     Args:
@@ -53,7 +53,7 @@ class Sampler:
     objectives: tuple[str, ...]
     seed: int
 
-    def next(self, seen: Sequence[Seen]) -> Point | None:
+    def next(self, seen: Sequence[Observation]) -> Point | None:
         """A configuration that none of the trials seen has; None where there is none left.
 
         Args:
@@ -62,11 +62,11 @@ class Sampler:
         tried = {key_of(one.point) for one in seen}
         return next(self._new(itertools.chain(self._proposals(seen), self._any(seen)), tried), None)
 
-    def _proposals(self, seen: Sequence[Seen]) -> Iterable[Point]:
+    def _proposals(self, seen: Sequence[Observation]) -> Iterable[Point]:
         """Configurations to try, the best first; some may have been tried, or not be allowed."""
         raise NotImplementedError
 
-    def _any(self, seen: Sequence[Seen]) -> Iterable[Point]:
+    def _any(self, seen: Sequence[Observation]) -> Iterable[Point]:
         dice = self._dice(seen, "any")
         return itertools.chain((self._drawn(dice) for _ in range(_DRAWS)), self.space.grid())
 
@@ -76,11 +76,11 @@ class Sampler:
     def _drawn(self, dice: random.Random) -> Point:
         return self.space.at([dice.random() for _ in self.space.dimensions])
 
-    def _dice(self, seen: Sequence[Seen], use: str) -> random.Random:
+    def _dice(self, seen: Sequence[Observation], use: str) -> random.Random:
         """Chance that follows from the seed and the number of trials."""
         return random.Random(f"{self.seed} {len(seen)} {use}")  # noqa: S311 - no secret
 
-    def _spread(self, seen: Sequence[Seen]) -> Iterable[Point]:
+    def _spread(self, seen: Sequence[Observation]) -> Iterable[Point]:
         """The next points of a sequence that fills the space evenly, from a start that the seed gives.
 
         The additive recurrence on powers of the generalised golden ratio (Roberts 2018, "The unreasonable
@@ -96,7 +96,7 @@ class Sampler:
             yield self.space.at([(start + (number + 1) * ratio ** -(n + 1)) % 1 for n, start in enumerate(starts)])
 
 
-def gain(one: Seen, objectives: Sequence[str]) -> float:
+def gain(one: Observation, objectives: Sequence[str]) -> float:
     """The logarithm of the first objective, so that more is better and shares count; NaN where it has no value."""
     if not one.values or not one.values[0] > 0:
         return math.nan
@@ -106,17 +106,17 @@ def gain(one: Seen, objectives: Sequence[str]) -> float:
 class Grid(Sampler):
     """Every configuration in turn; wide ranges by a few values each."""
 
-    def _proposals(self, seen: Sequence[Seen]) -> Iterable[Point]:
+    def _proposals(self, seen: Sequence[Observation]) -> Iterable[Point]:
         return self.space.grid()
 
-    def _any(self, seen: Sequence[Seen]) -> Iterable[Point]:
+    def _any(self, seen: Sequence[Observation]) -> Iterable[Point]:
         return ()
 
 
 class Random(Sampler):
     """Any configuration, all as likely."""
 
-    def _proposals(self, seen: Sequence[Seen]) -> Iterable[Point]:
+    def _proposals(self, seen: Sequence[Observation]) -> Iterable[Point]:
         return ()
 
 
@@ -132,14 +132,14 @@ _ASKED = 30
 class TPE(Sampler):
     """The tree-structured Parzen estimator, over all parameters together, by groups where some are conditional."""
 
-    def _proposals(self, seen: Sequence[Seen]) -> Iterable[Point]:
+    def _proposals(self, seen: Sequence[Observation]) -> Iterable[Point]:
         if len(seen) < STARTUP or not any(one.values for one in seen):
             yield from self._spread(seen)
         study = self._study(seen)
         for _ in range(_ASKED):
             yield self.space.active(optuna_study.ask(study, self.space))
 
-    def _study(self, seen: Sequence[Seen]) -> "optuna.Study":
+    def _study(self, seen: Sequence[Observation]) -> "optuna.Study":
         """All that is known, as a study."""
         study = optuna_study.new_study(
             self.objectives, sampler=self._estimator(self._dice(seen, "model").getrandbits(31))
@@ -157,13 +157,13 @@ class TPE(Sampler):
             conditional = any(dimension.when for dimension in self.space.dimensions)
             return optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, group=conditional)
 
-    def _worst(self, seen: Sequence[Seen]) -> list[float]:
+    def _worst(self, seen: Sequence[Observation]) -> list[float]:
         """The worst value of each objective: what a trial without one is told to have."""
         known = [one.values for one in seen if one.values] or [(1.0,) * len(self.objectives)]
         worst = (min if maximised(one) else max for one in self.objectives)
         return [choose(values) for choose, values in zip(worst, zip(*known, strict=True), strict=True)]
 
-    def _trial(self, one: Seen, worst: list[float]) -> "optuna.trial.FrozenTrial":
+    def _trial(self, one: Observation, worst: list[float]) -> "optuna.trial.FrozenTrial":
         if one.state == "running":
             return optuna_study.as_trial(self.space, one.point, "RUNNING", by_place=True)
         values = list(one.values or worst)
@@ -172,7 +172,7 @@ class TPE(Sampler):
         )
 
 
-def violation(one: Seen) -> float:
+def violation(one: Observation) -> float:
     """By how much a trial breaks the constraint that it must be feasible; at most 0 where it is."""
     if one.values:
         return 0.0
@@ -197,7 +197,7 @@ Step = tuple[str, object]
 class Climb(TPE):
     """Local steps from the best configuration so far, and TPE where they gain nothing."""
 
-    def _proposals(self, seen: Sequence[Seen]) -> Iterable[Point]:
+    def _proposals(self, seen: Sequence[Observation]) -> Iterable[Point]:
         known = [one for one in seen if one.state != "running"]
         bases = [one for one in known if one.values or one.state == "infeasible"]
         if not bases:
@@ -209,18 +209,18 @@ class Climb(TPE):
             return super()._proposals(seen)
         return self._then_model(self._steps(known, best, worth), seen)
 
-    def _then_model(self, steps: Iterable[Point], seen: Sequence[Seen]) -> Iterator[Point]:
+    def _then_model(self, steps: Iterable[Point], seen: Sequence[Observation]) -> Iterator[Point]:
         yield from steps
         yield from super()._proposals(seen)
 
-    def _worth(self, known: Sequence[Seen]) -> dict[int, float]:
+    def _worth(self, known: Sequence[Observation]) -> dict[int, float]:
         """What each trial is worth on a logarithmic scale; what does not count lies below all that does."""
         gains = {id(one): gain(one, self.objectives) for one in known}
         worst = min((value for value in gains.values() if not math.isnan(value)), default=0.0)
         below = {id(one): worst - BELOW - BELOW_EACH * violation(one) for one in known}
         return {key: below[key] if math.isnan(value) else value for key, value in gains.items()}
 
-    def _steps(self, known: Sequence[Seen], best: Seen, worth: dict[int, float]) -> list[Point]:
+    def _steps(self, known: Sequence[Observation], best: Observation, worth: dict[int, float]) -> list[Point]:
         """The neighbours of the best, most promising first."""
         gained: dict[Step, list[float]] = defaultdict(list)
         for one, other in itertools.permutations(known, 2):

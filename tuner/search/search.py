@@ -16,9 +16,9 @@ from tuner.search.confirmation import BASELINE, WINNER, Confirmation, conclude, 
 from tuner.search.early import TrialWish
 from tuner.search.executors import LOCAL, Executor
 from tuner.search.optuna_study import Journal
-from tuner.search.samplers import Sampler, Seen
+from tuner.search.samplers import Observation, Sampler
 from tuner.search.spec import TuneSpec
-from tuner.search.state import Known, Limits, Trials
+from tuner.search.state import Limits, SearchTrial, Trials
 from tuner.sweep.spec import SweepSpec
 from tuner.sweep.sweep import Stop, Stopped, Wish, check_same, only_writer, prepare, recorded, run_sweep
 
@@ -30,7 +30,7 @@ WINNER_FILE = "winner.yaml"
 #: Failures that say nothing about a configuration.
 NOT_ITS_DOING = ("port_in_use", "gpu_unavailable", "unreachable", "unauthorized", "model_not_found")
 _TICK = 1.0  # seconds between two looks at limits while trials run
-Running = dict["Future[None]", tuple[Known, TrialWish]]
+Running = dict["Future[None]", tuple[SearchTrial, TrialWish]]
 
 
 def run_search(spec: TuneSpec, experiment: Experiment, stop: Stop | None = None) -> None:
@@ -48,13 +48,13 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: Stop | None = None)
     """
     stop = Stop() if stop is None else stop  # an unset one is false
     with only_writer(experiment):
-        asked = spec
+        request = spec
         spec = prepare(spec) if spec.on == LOCAL else spec  # elsewhere it is prepared where the server runs
         check_same(spec, experiment)
         name, sampler = _sampler(spec, experiment)
         with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, SEARCH):
             experiment.describe(spec=spec.model_dump(mode="json", exclude_none=True))  # with limits that have changed
-            _Search(asked, spec, experiment, name, sampler, executor, Wish(stop, experiment)).run()
+            _Search(request, spec, experiment, name, sampler, executor, Wish(stop, experiment)).run()
 
 
 def _sampler(spec: TuneSpec, experiment: Experiment) -> tuple[str, Sampler]:
@@ -67,9 +67,9 @@ def _sampler(spec: TuneSpec, experiment: Experiment) -> tuple[str, Sampler]:
 
 @dataclass
 class _Search:
-    """One call of `run_search`, of what was asked for and what that was prepared to."""
+    """One call of `run_search`, of a request and the spec that it was prepared to."""
 
-    asked: TuneSpec
+    request: TuneSpec
     spec: TuneSpec
     experiment: Experiment
     sampler_name: str
@@ -89,8 +89,8 @@ class _Search:
 
     def run(self) -> None:
         """Search, then confirm."""
-        for known in self.trials.searched:
-            self._tell(known)
+        for trial in self.trials.searched:
+            self._add_to_journal(trial)
         reason = self._search()
         self._describe(state="confirming", reason=reason)
         if self.wish:
@@ -101,128 +101,128 @@ class _Search:
             self._describe(state="stopped")
             raise Stopped
         self._describe(state="done")
-        if all(known.state == FAILED for known in self.trials.searched):
+        if all(trial.state == FAILED for trial in self.trials.searched):
             raise NothingSurvived(f"no trial has a usable result: {self._first_cause()}")
 
     def _search(self) -> str:
         """Run trials until there is a reason not to, which is returned."""
         running: Running = {}
-        waiting = [known for known in self.trials.searched if not known.is_settled]
+        waiting = [trial for trial in self.trials.searched if not trial.is_settled]
         self._describe(state="searching")
         while True:
             reason = "stopped" if self.wish else ""
             while not reason and len(running) < self.executor.slots:
-                known = waiting.pop(0) if waiting else None
-                reason = "" if known else self.limits.reached()
-                if not reason and (known := known or self._next()) is None:
+                trial = waiting.pop(0) if waiting else None
+                reason = "" if trial else self.limits.reached()
+                if not reason and (trial := trial or self._next()) is None:
                     reason = "every configuration of the space was tried"
-                if known and not reason:
-                    running |= self._begun(known)
+                if trial and not reason:
+                    running |= self._submit(trial)
             if not running:
                 return reason
             for future in wait(running, _TICK, FIRST_COMPLETED).done:
                 self._settle(future, *running.pop(future))
 
-    def _next(self) -> Known | None:
+    def _next(self) -> SearchTrial | None:
         """The next trial: the defaults, then what the sampler asks for."""
         if not self.trials.searched:
             return self.trials.add(TrialRecord(role="baseline", parameters=dict(self.spec.parameters)))
-        point = self.sampler.next(list(self._seen()))
+        point = self.sampler.next(list(self._observations()))
         if point is None:
             return None
         return self.trials.add(TrialRecord(role="candidate", parameters=self.space.parameters(point)))
 
-    def _seen(self) -> Iterator[Seen]:
+    def _observations(self) -> Iterator[Observation]:
         """The trials as a sampler sees them."""
-        for known in self.trials.searched:
-            point = self.space.point_of(known.record.parameters)
-            if not known.is_settled or known.score is None or known.record.kind in NOT_ITS_DOING:
-                yield Seen(point, "running")  # nobody knows
+        for trial in self.trials.searched:
+            point = self.space.point_of(trial.record.parameters)
+            if not trial.is_settled or trial.score is None or trial.record.kind in NOT_ITS_DOING:
+                yield Observation(point, "running")  # nobody knows
             else:  # one that was ended early has what its first levels are worth, which is less than the best
-                values = known.score.values if known.counts or known.state == PRUNED else ()
+                values = trial.score.values if trial.counts or trial.state == PRUNED else ()
                 valued = () if any(map(math.isnan, values)) else values
-                yield Seen(point, known.state, valued, known.score.penalty)
+                yield Observation(point, trial.state, valued, trial.score.penalty)
 
-    def _begun(self, known: Known, spec: TuneSpec | None = None) -> Running:
+    def _submit(self, trial: SearchTrial, spec: TuneSpec | None = None) -> Running:
         """Submit a trial."""
-        self.trials.begin(known)
-        wish = self._wish_for(known, early=spec is None)
-        spec = spec or self.trials.spec_of(known.record.parameters)
-        return {self.executor.submit(spec, known.trial, wish): (known, wish)}
+        self.trials.begin(trial)
+        wish = self._wish_for(trial, early=spec is None)
+        spec = spec or self.trials.spec_of(trial.record.parameters)
+        return {self.executor.submit(spec, trial.files, wish): (trial, wish)}
 
-    def _wish_for(self, known: Known, *, early: bool) -> TrialWish:
+    def _wish_for(self, trial: SearchTrial, *, early: bool) -> TrialWish:
         best = self.trials.best if early else None
-        factor = max(known.record.gpus, 1) / max(best.record.gpus, 1) if best else 1.0
-        judged = best.judged if best else known.judged
+        factor = max(trial.record.gpus, 1) / max(best.record.gpus, 1) if best else 1.0
+        judged = best.judged if best else trial.judged
         deadline = self.limits.deadline(confirming=not early)
-        return TrialWish(self.wish.stop, self.experiment, known.trial, self.spec, judged, factor, deadline)
+        return TrialWish(self.wish.stop, self.experiment, trial.files, self.spec, judged, factor, deadline)
 
-    def _settle(self, future: "Future[None]", known: Known, wish: TrialWish) -> None:
-        self.trials.settle(known, future.exception(), wish)
-        _log.info("trial %d: %s %s", known.trial.number, known.state, known.record.cause)
-        self._tell(known)
+    def _settle(self, future: "Future[None]", trial: SearchTrial, wish: TrialWish) -> None:
+        self.trials.settle(trial, future.exception(), wish)
+        _log.info("trial %d: %s %s", trial.files.number, trial.state, trial.record.cause)
+        self._add_to_journal(trial)
         self._describe()
 
-    def _tell(self, known: Known) -> None:
+    def _add_to_journal(self, trial: SearchTrial) -> None:
         """Add a trial of the search that has ended to the journal."""
-        if known.is_settled and known.is_searched and known.score:
-            self.journal.add(known.trial.number, known.record, known.score)
+        if trial.is_settled and trial.is_searched and trial.score:
+            self.journal.add(trial.files.number, trial.record, trial.score)
 
     def _confirm(self) -> None:
         """Measure baseline and winner again in turn, and note what that shows, and what to copy."""
         best, baseline = self.trials.best, self.trials.baseline
         if best is None or best.score is None:
             return
-        copied = to_copy(self.asked, best.record.parameters, self._command_of(best))
+        copied = to_copy(self.request, best.record.parameters, self._command_of(best))
         files.write_atomically(self.experiment.folder / WINNER_FILE, copied["yaml"])
-        self._describe(winner={"trial": best.trial.number} | copied)
+        self._describe(winner={"trial": best.files.number} | copied)
         if best is baseline or baseline is None:
             self._describe(confirmation={"verdict": "same", "text": "the defaults are as good: no trial beat them"})
         elif self.spec.confirm:
-            found = self._measured_again(baseline, best)
-            self._describe(confirmation=found.to_dict() if found else None)
+            confirmation = self._measured_again(baseline, best)
+            self._describe(confirmation=confirmation.to_dict() if confirmation else None)
 
-    def _measured_again(self, baseline: Known, best: Known) -> Confirmation | None:
+    def _measured_again(self, baseline: SearchTrial, best: SearchTrial) -> Confirmation | None:
         """What runs in turn show; None where there was no time for one of each."""
-        scores = [known.score.summary for known in (baseline, best) if known.score]
+        scores = [trial.score.summary for trial in (baseline, best) if trial.score]
         levels = [self.spec.at_level()] if self.spec.at_level() else levels_of(*(one.best_level for one in scores))
         kept = [level for level in levels if level]
-        runs: dict[str, list[Known]] = {BASELINE: [], WINNER: []}
+        runs: dict[str, list[SearchTrial]] = {BASELINE: [], WINNER: []}
         for turn in range(2 * self.spec.confirm):
-            of, known = ((BASELINE, baseline), (WINNER, best))[turn % 2]
-            if (done := self._once_more(of, known, len(runs[of]), kept)) is None:
+            of, trial = ((BASELINE, baseline), (WINNER, best))[turn % 2]
+            if (done := self._once_more(of, trial, len(runs[of]), kept)) is None:
                 break
             runs[of].append(done)
         values = {
             of: [one.score.values[0] for one in some if one.score and one.record.kind not in NOT_ITS_DOING]
             for of, some in runs.items()
         }
-        numbers = sorted(one.trial.number for some in runs.values() for one in some)
+        numbers = sorted(one.files.number for some in runs.values() for one in some)
         both = min(map(len, values.values()))
         return conclude(self.spec.objective[0], values[BASELINE], values[WINNER], kept, numbers) if both else None
 
-    def _once_more(self, of: str, known: Known, turn: int, levels: list[int]) -> Known | None:
+    def _once_more(self, of: str, trial: SearchTrial, turn: int, levels: list[int]) -> SearchTrial | None:
         """A further run of a trial, at these levels; the one that is there already where the search was cut off."""
         before = [
             one
             for one in self.trials.all
-            if one.record.of == of and one.record.parameters == known.record.parameters and not one.is_searched
+            if one.record.of == of and one.record.parameters == trial.record.parameters and not one.is_searched
         ]
         if turn < len(before) and before[turn].is_settled:
             return before[turn]
         if self.wish or self.limits.is_over(confirming=True):
             return None
-        record = TrialRecord(role="confirmation", of=of, parameters=known.record.parameters)
+        record = TrialRecord(role="confirmation", of=of, parameters=trial.record.parameters)
         again = before[turn] if turn < len(before) else self.trials.add(record)
-        spec = self.trials.spec_of(known.record.parameters, levels=levels, stop_when_saturated=False)
-        ((future, (again, wish)),) = self._begun(again, spec).items()
+        spec = self.trials.spec_of(trial.record.parameters, levels=levels, stop_when_saturated=False)
+        ((future, (again, wish)),) = self._submit(again, spec).items()
         wait([future])
         self._settle(future, again, wish)
         return again if again.is_settled else None
 
-    def _command_of(self, known: Known) -> list[str]:
+    def _command_of(self, trial: SearchTrial) -> list[str]:
         try:
-            return list(files.read_json(known.trial.server_file).get("command", []))
+            return list(files.read_json(trial.files.server_file).get("command", []))
         except (PathError, AttributeError):
             return []
 
@@ -232,15 +232,15 @@ class _Search:
     def _describe(self, **facts: Any) -> None:
         """Keep the search's own facts in `experiment.json`."""
         best = self.trials.best
-        known = self.experiment.facts.get("search", {}) | {
+        before = self.experiment.facts.get("search", {}) | {
             "sampler": self.sampler_name,
             "configurations": None if self.space.size == float("inf") else int(self.space.size),
             "trials": len(self.trials.searched),
             "seconds": round(self.limits.seconds, 1),
             "cost": self.limits.cost,
-            "best": best.trial.number if best else None,
+            "best": best.files.number if best else None,
         }
-        self.experiment.describe(search=known | facts)
+        self.experiment.describe(search=before | facts)
 
 
 @dataclass(frozen=True)

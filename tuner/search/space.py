@@ -10,7 +10,7 @@ from typing import Any
 from tuner.engines.base import Engine
 from tuner.engines.parameters import Parameter, suggest
 from tuner.errors import SpecError
-from tuner.search.expressions import Constraint
+from tuner.search.expressions import Relation
 
 Scalar = bool | int | float | str
 #: values of a range that are all gone through by a grid, and into how many a longer one is divided
@@ -44,29 +44,29 @@ class Dimension:
     when: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, name: str, document: Any, known: Parameter | None) -> "Dimension":
+    def parse(cls, name: str, document: Any, parameter: Parameter | None) -> "Dimension":
         """Read what a search's `space` says of one parameter.
 
         Args:
             name: the parameter.
             document: a list of choices, or a mapping with `choices`, or with `low`, `high` and perhaps `step`, `log`;
                 with `when` in both.
-            known: what the engine knows of it; None where it is a name that we do not know.
+            parameter: what the engine knows of it; None where it is a name that we do not know.
 
         Raises:
             SpecError: it is none of these, or holds a value that the engine would refuse.
         """
-        asked = {"choices": document} if isinstance(document, list) else document
-        if not isinstance(asked, Mapping) or not asked:
+        fields = {"choices": document} if isinstance(document, list) else document
+        if not isinstance(fields, Mapping) or not fields:
             raise _wrong(name, f"give choices as [1, 2, 4] or a range as {{low: 1, high: 8}}, not {document!r}")
-        for key in asked:
+        for key in fields:
             if key not in _KEYS:
                 raise _wrong(name, f"unknown key {key!r}; {suggest(str(key), _KEYS)}")
-        made = _of_choices(name, asked, known) if "choices" in asked else _of_range(name, asked, known)
-        for value in made.choices or (made.low, made.high):
-            if known and (problem := known.problem(value)):
+        dimension = _of_choices(name, fields, parameter) if "choices" in fields else _of_range(name, fields, parameter)
+        for value in dimension.choices or (dimension.low, dimension.high):
+            if parameter and (problem := parameter.problem(value)):
                 raise _wrong(name, f"{value!r} {problem}")
-        return made
+        return dimension
 
     @property
     def is_ordered(self) -> bool:
@@ -135,9 +135,9 @@ def _wrong(name: str, message: str) -> SpecError:
     return SpecError(f"space: {name}: {message}")
 
 
-def _of_choices(name: str, asked: Mapping[str, Any], known: Parameter | None) -> Dimension:
-    choices = asked["choices"]
-    if wrong := [key for key in asked if key not in ("choices", "when")]:
+def _of_choices(name: str, fields: Mapping[str, Any], parameter: Parameter | None) -> Dimension:
+    choices = fields["choices"]
+    if wrong := [key for key in fields if key not in ("choices", "when")]:
         raise _wrong(name, f"choices have no {wrong[0]}")
     if not isinstance(choices, list) or not choices:
         raise _wrong(name, f"choices must be a list of values, not {choices!r}")
@@ -145,10 +145,12 @@ def _of_choices(name: str, asked: Mapping[str, Any], known: Parameter | None) ->
         raise _wrong(name, f"{strange[0]!r} is no number, text, true or false")
     if endless := [value for value in choices if not _is_finite(value)]:
         raise _wrong(name, f"{endless[0]!r} is not finite")
-    words = [spelt(value, known) for value in choices]
+    words = [spelt(value, parameter) for value in choices]
     distinct = {(type(value), value): value for value in words}
-    made = Dimension(name, tuple(distinct.values()), when=_conditions(name, asked))
-    return replace(made, choices=tuple(sorted(made.choices, key=float))) if made.is_ordered else made
+    dimension = Dimension(name, tuple(distinct.values()), when=_conditions(name, fields))
+    return (
+        replace(dimension, choices=tuple(sorted(dimension.choices, key=float))) if dimension.is_ordered else dimension
+    )
 
 
 def _is_finite(value: Scalar) -> bool:
@@ -159,15 +161,15 @@ def _is_finite(value: Scalar) -> bool:
         return False
 
 
-def spelt(value: Scalar, known: Parameter | None) -> Scalar:
+def spelt(value: Scalar, parameter: Parameter | None) -> Scalar:
     """`on` and `off` as the engine has them: YAML reads them as true and false."""
-    if isinstance(value, bool) and known and known.choices:
-        return next((word for word in _WORDS[value] if word in known.choices), value)
+    if isinstance(value, bool) and parameter and parameter.choices:
+        return next((word for word in _WORDS[value] if word in parameter.choices), value)
     return value
 
 
-def _of_range(name: str, asked: Mapping[str, Any], known: Parameter | None) -> Dimension:
-    low, high, step = (asked.get(key) for key in ("low", "high", "step"))
+def _of_range(name: str, fields: Mapping[str, Any], parameter: Parameter | None) -> Dimension:
+    low, high, step = (fields.get(key) for key in ("low", "high", "step"))
     if low is None or high is None:
         raise _wrong(name, "a range needs low and high, as in {low: 1, high: 8}")
     for key, value in (("low", low), ("high", high), ("step", step)):
@@ -175,7 +177,7 @@ def _of_range(name: str, asked: Mapping[str, Any], known: Parameter | None) -> D
             raise _wrong(name, f"{key} must be a number, not {value!r}")
         if value is not None and not _is_finite(value):
             raise _wrong(name, f"{key} must be finite")
-    log = asked.get("log", False)
+    log = fields.get("log", False)
     problems = (
         (not isinstance(log, bool), f"log must be true or false, not {log!r}"),
         (low >= high, f"low must be less than high, got {low} and {high}"),
@@ -186,13 +188,13 @@ def _of_range(name: str, asked: Mapping[str, Any], known: Parameter | None) -> D
     if problem := next((text for fits, text in problems if fits), None):
         raise _wrong(name, problem)
     integer = all(isinstance(value, int) for value in (low, high, step or 1))
-    if known and known.kind is int and not integer:
+    if parameter and parameter.kind is int and not integer:
         raise _wrong(name, "must be whole numbers")
-    return Dimension(name, low=low, high=high, step=step, log=log, integer=integer, when=_conditions(name, asked))
+    return Dimension(name, low=low, high=high, step=step, log=log, integer=integer, when=_conditions(name, fields))
 
 
-def _conditions(name: str, asked: Mapping[str, Any]) -> dict[str, tuple[Scalar, ...]]:
-    when = asked.get("when", {})
+def _conditions(name: str, fields: Mapping[str, Any]) -> dict[str, tuple[Scalar, ...]]:
+    when = fields.get("when", {})
     if not isinstance(when, Mapping):
         raise _wrong(name, f"when must name other parameters with their values, as {{flash_attn: 'on'}}, not {when!r}")
     return {str(other): tuple(values if isinstance(values, list) else [values]) for other, values in when.items()}
@@ -212,13 +214,13 @@ class SearchSpace:
         dimensions: the parameters that are searched, each after those that it is conditional on.
         constraints: what must hold between parameters.
         fixed: parameters that every trial has, unless they are searched.
-        known: values of parameters where a configuration says nothing: the engine's defaults, as far as we know them.
+        defaults: the engine's, as far as we know them, and `gpus`: for parameters that a configuration does not name.
     """
 
     dimensions: tuple[Dimension, ...]
-    constraints: tuple[Constraint, ...]
+    constraints: tuple[Relation, ...]
     fixed: Mapping[str, Any]
-    known: Mapping[str, Any]
+    defaults: Mapping[str, Any]
 
     @classmethod
     def parse(
@@ -247,16 +249,18 @@ class SearchSpace:
         named = {str(name).lstrip("-").replace("-", "_"): values for name, values in mapping.items()}
         if engine.complete:
             _must_be_known(named, engine.tunables, f"space: {engine.name} has no parameter")
-        found = {name: Dimension.parse(name, values, engine.tunables.get(name)) for name, values in named.items()}
-        defaults = {name: known.default for name, known in engine.tunables.items() if known.default is not None}
+        dimensions = {name: Dimension.parse(name, values, engine.tunables.get(name)) for name, values in named.items()}
+        defaults = {
+            name: parameter.default for name, parameter in engine.tunables.items() if parameter.default is not None
+        }
         space = cls(
-            _in_order(found, fixed, engine),
-            tuple(Constraint.parse(text) for text in constraints),
+            _in_order(dimensions, fixed, engine),
+            tuple(Relation.parse(text) for text in constraints),
             dict(fixed),
             defaults | ({GPUS: gpus} if gpus is not None else {}),
         )
         for constraint in space.constraints:
-            names = [*found, *fixed, *engine.tunables, GPUS]
+            names = [*dimensions, *fixed, *engine.tunables, GPUS]
             _must_be_known(constraint.names, names, f"constraint {constraint.text!r} has")
         space.must_have_some()
         return space
@@ -279,14 +283,14 @@ class SearchSpace:
             return False
 
     def _meets(self, point: Mapping[str, Any]) -> bool:
-        values = {**self.known, **self.fixed, **point}
+        values = {**self.defaults, **self.fixed, **point}
         return all(constraint.holds(values) for constraint in self.constraints)
 
     def active(self, point: Mapping[str, Any]) -> Point:
         """`point` without the parameters whose condition does not hold."""
         kept: Point = {}
         for dimension in self.dimensions:
-            if dimension.name in point and dimension.is_active({**self.known, **self.fixed, **kept}):
+            if dimension.name in point and dimension.is_active({**self.defaults, **self.fixed, **kept}):
                 kept[dimension.name] = point[dimension.name]
         return kept
 
@@ -303,7 +307,7 @@ class SearchSpace:
 
     def baseline(self) -> Point | None:
         """The point of the defaults; None where they lie outside of the space, or nobody knows them."""
-        values = {**self.known, **self.fixed}
+        values = {**self.defaults, **self.fixed}
         point = self.active({dimension.name: values.get(dimension.name) for dimension in self.dimensions})
         inside = all(d.contains(point[d.name]) for d in self.dimensions if d.name in point)
         return point if inside else None
@@ -350,10 +354,10 @@ def _preset(name: str, engine: Engine) -> Mapping[str, Any]:
     return presets[name]
 
 
-def _in_order(found: dict[str, Dimension], fixed: Mapping[str, Any], engine: Engine) -> tuple[Dimension, ...]:
+def _in_order(dimensions: dict[str, Dimension], fixed: Mapping[str, Any], engine: Engine) -> tuple[Dimension, ...]:
     """The dimensions, each after those that it is conditional on."""
     placed: dict[str, Dimension] = {}
-    waiting = {name: _with_conditions(dimension, found, fixed, engine) for name, dimension in found.items()}
+    waiting = {name: _with_conditions(dimension, dimensions, fixed, engine) for name, dimension in dimensions.items()}
     while waiting:
         ready = [name for name, one in waiting.items() if not {*one.when} & {*waiting}]
         if not ready:
@@ -363,15 +367,15 @@ def _in_order(found: dict[str, Dimension], fixed: Mapping[str, Any], engine: Eng
 
 
 def _with_conditions(
-    dimension: Dimension, found: Mapping[str, Dimension], fixed: Mapping[str, Any], engine: Engine
+    dimension: Dimension, dimensions: Mapping[str, Dimension], fixed: Mapping[str, Any], engine: Engine
 ) -> Dimension:
     """`dimension` with its condition checked and spelt as the engine has it."""
     place = f"space: {dimension.name}: when"
-    _must_be_known(dimension.when, [*found, *fixed], f"{place} names no searched or fixed parameter:")
+    _must_be_known(dimension.when, [*dimensions, *fixed], f"{place} names no searched or fixed parameter:")
     when = {}
     for other, values in dimension.when.items():
-        known: Parameter | None = engine.tunables.get(other)
-        when[other] = tuple(spelt(value, known) for value in values)
-        if other in found and (never := [value for value in when[other] if not found[other].contains(value)]):
+        parameter: Parameter | None = engine.tunables.get(other)
+        when[other] = tuple(spelt(value, parameter) for value in values)
+        if other in dimensions and (never := [value for value in when[other] if not dimensions[other].contains(value)]):
             raise SpecError(f"{place}: {other} never is {never[0]!r}")
     return replace(dimension, when=when)

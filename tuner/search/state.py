@@ -37,18 +37,18 @@ _LONGEST_CAUSE = 300
 
 
 @dataclass
-class Known:
-    """One trial.
+class SearchTrial:
+    """One trial of a search: what is on disk of it, and what it is worth.
 
     Args:
-        trial: its folder.
+        files: its folder.
         record: the search's note of it.
         judged: its judged batches, once it has settled.
         score: what it is worth, once it has settled.
         began: on the monotonic clock, when this process began to run it.
     """
 
-    trial: Trial
+    files: Trial
     record: TrialRecord
     judged: pd.DataFrame = field(default_factory=pd.DataFrame)
     score: Score | None = None
@@ -87,55 +87,55 @@ class Trials:
         self.experiment, self.spec = experiment, spec
         self.scoring = Scoring.of(spec.model_dump(mode="json"))
         folders = subfolders(experiment.folder / "trials")
-        self.all = [Known(Trial(path), read_record(path)) for path in folders if (path / RECORD_FILE).exists()]
-        for known in self.settled:
-            self._score(known)
+        self.all = [SearchTrial(Trial(path), read_record(path)) for path in folders if (path / RECORD_FILE).exists()]
+        for trial in self.settled:
+            self._score(trial)
 
     @property
-    def settled(self) -> list[Known]:
+    def settled(self) -> list[SearchTrial]:
         """Those that need not be run any more."""
-        return [known for known in self.all if known.is_settled]
+        return [trial for trial in self.all if trial.is_settled]
 
     @property
-    def searched(self) -> list[Known]:
+    def searched(self) -> list[SearchTrial]:
         """Those of the search itself, confirmations left out."""
-        return [known for known in self.all if known.is_searched]
+        return [trial for trial in self.all if trial.is_searched]
 
     @property
-    def baseline(self) -> Known | None:
+    def baseline(self) -> SearchTrial | None:
         """The trial of the defaults."""
-        return next((known for known in self.all if known.record.role == "baseline"), None)
+        return next((trial for trial in self.all if trial.record.role == "baseline"), None)
 
     @property
-    def best(self) -> Known | None:
+    def best(self) -> SearchTrial | None:
         """The best trial of the search by its first objective; the first one of equals."""
-        counting = [known for known in self.searched if known.counts and known.score]
+        counting = [trial for trial in self.searched if trial.counts and trial.score]
         return max(counting, key=self.gains, default=None)
 
-    def gains(self, known: Known) -> tuple[float, ...]:
+    def gains(self, trial: SearchTrial) -> tuple[float, ...]:
         """Its values, with the sign that makes more better."""
-        return gains_of(known.score.values, self.scoring.objectives) if known.score else ()
+        return gains_of(trial.score.values, self.scoring.objectives) if trial.score else ()
 
-    def add(self, record: TrialRecord) -> Known:
+    def add(self, record: TrialRecord) -> SearchTrial:
         """A new trial, noted on disk before anything of it runs."""
-        number = max((known.trial.number for known in self.all), default=0) + 1
-        known = Known(self.experiment.trial(number), record)
-        self.all.append(known)
-        self.begin(known)
-        return known
+        number = max((trial.files.number for trial in self.all), default=0) + 1
+        trial = SearchTrial(self.experiment.trial(number), record)
+        self.all.append(trial)
+        self.begin(trial)
+        return trial
 
-    def begin(self, known: Known) -> None:
+    def begin(self, trial: SearchTrial) -> None:
         """Note that a trial runs, for the first time or again."""
-        known.began = time.monotonic()
-        started = known.record.started_at or to_text(now())
-        gpus = _gpus_asked(self.spec_of(known.record.parameters))
-        self._note(known, state=RUNNING, cause="", started_at=started, gpus=gpus)
+        trial.began = time.monotonic()
+        started = trial.record.started_at or to_text(now())
+        gpus = _gpus_asked(self.spec_of(trial.record.parameters))
+        self._note(trial, state=RUNNING, cause="", started_at=started, gpus=gpus)
 
-    def settle(self, known: Known, error: BaseException | None, wish: TrialWish | None = None) -> None:
+    def settle(self, trial: SearchTrial, error: BaseException | None, wish: TrialWish | None = None) -> None:
         """Note how a trial ended.
 
         Args:
-            known: the trial.
+            trial: the trial.
             error: what its run raised; None where it ran to its end.
             wish: why it was stopped, where it was.
 
@@ -143,10 +143,10 @@ class Trials:
             BaseException: `error`, where it says nothing about the trial.
         """
         state, kind, cause = self._how(error, wish)
-        seconds = known.record.seconds + time.monotonic() - known.began
-        gpus = gpus_of(known.trial.folder)
+        seconds = trial.record.seconds + time.monotonic() - trial.began
+        gpus = gpus_of(trial.files.folder)
         self._note(
-            known,
+            trial,
             state=state,
             kind=kind,
             cause=" ".join(cause.split())[:_LONGEST_CAUSE],
@@ -154,7 +154,7 @@ class Trials:
             seconds=round(seconds, 3),
             gpus=gpus,
         )
-        self._score(known)
+        self._score(trial)
 
     def _how(self, error: BaseException | None, wish: TrialWish | None) -> tuple[str, str, str]:
         match error:
@@ -170,13 +170,13 @@ class Trials:
                 return FAILED, "refused", f"refused: {error}"
         raise error
 
-    def _note(self, known: Known, **changes: Any) -> None:
-        known.record = msgspec.structs.replace(known.record, **changes)
-        known.record.write(known.trial.folder)
+    def _note(self, trial: SearchTrial, **changes: Any) -> None:
+        trial.record = msgspec.structs.replace(trial.record, **changes)
+        trial.record.write(trial.files.folder)
 
-    def _score(self, known: Known) -> None:
-        known.judged = self.scoring.judged(known.trial.folder)
-        known.score = self.scoring.score(known.judged, gpus_of(known.trial.folder))
+    def _score(self, trial: SearchTrial) -> None:
+        trial.judged = self.scoring.judged(trial.files.folder)
+        trial.score = self.scoring.score(trial.judged, gpus_of(trial.files.folder))
 
     def spec_of(self, parameters: dict[str, Any], **changes: Any) -> TuneSpec:
         """What a trial with these parameters is asked to do; it takes as many GPUs as its parallel sizes come to."""
@@ -226,7 +226,7 @@ class Limits:
         """Money spent on GPUs by the trials that have ended; None where nobody said what one costs."""
         if self.spec.price_per_gpu_hour is None:
             return None
-        return sum(known.record.seconds * known.record.gpus for known in self.trials.all) * self._price
+        return sum(trial.record.seconds * trial.record.gpus for trial in self.trials.all) * self._price
 
     def deadline(self, *, confirming: bool = False) -> datetime | None:
         """When whatever runs must end after its level; None where it need not."""
@@ -242,7 +242,7 @@ class Limits:
         """The time there is; while it searches without what the confirmation will take, at most half of it."""
         whole = (self.spec.max_minutes or 0.0) * 60
         return (
-            whole if confirming else whole - min(self._again(known.record.seconds for known in self._ended), whole / 2)
+            whole if confirming else whole - min(self._again(trial.record.seconds for trial in self._ended), whole / 2)
         )
 
     def _again(self, each: Iterable[float]) -> float:
@@ -250,8 +250,8 @@ class Limits:
         return 2 * self.spec.confirm * min((one for one in each if one), default=0.0)
 
     @property
-    def _ended(self) -> list[Known]:
-        return [known for known in self.trials.searched if known.is_settled and known.state != FAILED]
+    def _ended(self) -> list[SearchTrial]:
+        return [trial for trial in self.trials.searched if trial.is_settled and trial.state != FAILED]
 
     def reached(self) -> str:
         """Why no further trial is to be begun; empty where one is."""
@@ -266,30 +266,30 @@ class Limits:
         return next((reason for reached, reason in reasons if reached), "")
 
     def _is_hopeless(self) -> bool:
-        settled = [known for known in self.trials.searched if known.is_settled]
-        return len(settled) >= HOPELESS and all(known.state == FAILED for known in settled)
+        settled = [trial for trial in self.trials.searched if trial.is_settled]
+        return len(settled) >= HOPELESS and all(trial.state == FAILED for trial in settled)
 
     def _gained_nothing(self) -> bool:
         """Whether none of the last trials is better than all before them."""
-        settled = [known for known in self.trials.searched if known.is_settled]
-        if not self.spec.patience or not any(known.state == COMPLETE for known in settled):
+        settled = [trial for trial in self.trials.searched if trial.is_settled]
+        if not self.spec.patience or not any(trial.state == COMPLETE for trial in settled):
             return False
-        last = max(place for place, known in enumerate(settled) if self._is_gain(known, settled[:place]))
+        last = max(place for place, trial in enumerate(settled) if self._is_gain(trial, settled[:place]))
         return len(settled) - 1 - last >= self.spec.patience
 
-    def _is_gain(self, known: Known, before: list[Known]) -> bool:
+    def _is_gain(self, trial: SearchTrial, before: list[SearchTrial]) -> bool:
         """Whether no trial before is at least as good in everything."""
-        if not known.counts:
+        if not trial.counts:
             return False
-        own, gains = self.trials.gains(known), self.trials.gains
+        own, gains = self.trials.gains(trial), self.trials.gains
         return not any(all(a >= b for a, b in zip(gains(one), own, strict=True)) for one in before if one.counts)
 
     def _is_out_of_money(self) -> bool:
         """Whether one more trial, as dear as the dearest so far, and the confirmation would cost too much."""
         if self.spec.max_cost is None or self.cost is None:
             return False
-        each = [known.record.seconds * known.record.gpus * self._price for known in self._ended]
-        running = max(each, default=0.0) * sum(not known.is_settled for known in self.trials.searched)
+        each = [trial.record.seconds * trial.record.gpus * self._price for trial in self._ended]
+        running = max(each, default=0.0) * sum(not trial.is_settled for trial in self.trials.searched)
         return self.cost + running + max(each, default=0.0) + self._again(each) > self.spec.max_cost
 
     @property

@@ -46,8 +46,8 @@ class Watch:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known: dict[Path, tuple[int, ...]] = {}  # what a file or folder was when it was told
-        self._told: dict[str, int] = {}  # bytes of a log
+        self._states: dict[Path, tuple[int, ...]] = {}  # what a file or folder was when it was sent
+        self._sent: dict[str, int] = {}  # bytes of a log
 
     def changes(self) -> list[Change]:
         """What is new, in the order in which it came about; what is just being replaced comes next time."""
@@ -69,24 +69,24 @@ class Watch:
         with contextlib.suppress(FileNotFoundError):
             stat = path.stat()
             now = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-            if self._known.get(path) != now:
+            if self._states.get(path) != now:
                 content = read(path)
-                self._known[path] = now
+                self._states[path] = now
                 yield Change(kind, path.relative_to(self._folder).as_posix(), content)
 
     def _logs(self) -> Iterator[Change]:
         for name in _LOGS:
-            told = self._told.get(name, 0)
+            sent = self._sent.get(name, 0)
             with contextlib.suppress(FileNotFoundError), open(self._folder / name, "rb") as log:
-                log.seek(told)
+                log.seek(sent)
                 if gained := log.read():
-                    self._told[name] = told + len(gained)
+                    self._sent[name] = sent + len(gained)
                     yield Change(APPEND, name, {"": gained})
 
 
 def results(folder: Path) -> list[Change]:
     """What a trial has to show already: all but its logs and the level that was cut off."""
-    return [found for found in Watch(folder).changes() if found.kind != APPEND and PARTIAL not in found.path]
+    return [change for change in Watch(folder).changes() if change.kind != APPEND and PARTIAL not in change.path]
 
 
 def apply(changes: Iterable[Change], folder: Path) -> None:
