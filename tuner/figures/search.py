@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -31,8 +32,7 @@ def best_so_far(trials: pd.DataFrame, goal: Goal = THROUGHPUT) -> go.Figure:
     about = " · ".join(filter(None, [f"{len(rows)} trial{'' if len(rows) == 1 else 's'}", look.measured_when(rows)]))
     figure = look.figure("The best configuration so far", about, "trial", goal.title)
     _add_best(figure, rows, goal)
-    _add_states(figure, rows, rows["trial"], rows["value"])
-    _add_without_value(figure, rows[rows["value"].isna()])
+    _add_states(figure, rows.assign(x=rows["trial"], y=rows["value"]))
     _add_baseline(figure, rows)
     span = (rows["trial"].min() - 0.5, rows["trial"].max() + 0.5) if len(rows) else (0, 1)
     figure.update_xaxes(range=span, rangemode="normal", tickformat="d", nticks=min(12, len(rows) + 1))
@@ -63,7 +63,7 @@ def pareto_front(trials: pd.DataFrame, goals: tuple[Goal, Goal]) -> go.Figure:
         cliponaxis=False,
         line=look.line(0),
         marker={"symbol": "circle", "size": 12, "color": look.LINES[0], "line": {"width": 1.5}},
-        hovertext=_hovers(front, gains(trials)),
+        hovertext=_hovers(front),
         hoverinfo="text",
         showlegend=len(front) > 0,
     )
@@ -126,45 +126,32 @@ def _add_best(figure: go.Figure, rows: pd.DataFrame, goal: Goal) -> None:
     )
 
 
-def _add_states(figure: go.Figure, rows: pd.DataFrame, x: "pd.Series[Any]", y: "pd.Series[Any]") -> None:
-    """One trace a state; those of failed trials are in the legend though they stand in the strip below."""
-    placed = rows.assign(x=x, y=y)
+def _add_states(figure: go.Figure, rows: pd.DataFrame) -> None:
+    """One trace a state; trials without a value stand in a strip below: they have no height, and must be seen."""
+    valued = rows["y"].notna()
+    _add_each_state(figure, rows[valued])
+    if not valued.all():
+        figure.update_layout(yaxis={"domain": [0.13, 1]}, yaxis2=_STRIP, xaxis={"anchor": "y2"})
+        _add_each_state(figure, rows[~valued].assign(y=0.5), " (no value)", yaxis="y2")
+
+
+def _add_each_state(figure: go.Figure, rows: pd.DataFrame, note: str = "", **more: Any) -> None:
     for state, style in look.STATES.items():
-        chosen = placed[(placed["state"] == state) & placed["y"].notna()]
-        _add_points(figure, chosen, style)
+        _add_points(figure, rows[rows["state"] == state], replace(style, says=style.says + note), **more)
 
 
-def _add_points(figure: go.Figure, rows: pd.DataFrame, style: look.Look, size: int = 11) -> None:
+def _add_points(figure: go.Figure, rows: pd.DataFrame, style: look.Look, size: int = 11, **more: Any) -> None:
     figure.add_scatter(
         x=rows["x"],
         y=rows["y"],
         name=style.says,
         mode="markers",
         marker={"symbol": style.symbol, "color": style.colour, "size": size, "line": {"width": 1.5}},
-        hovertext=_hovers(rows, rows["gain"]),
+        hovertext=_hovers(rows),
         hoverinfo="text",
         showlegend=not rows.empty,
+        **more,
     )
-
-
-def _add_without_value(figure: go.Figure, rows: pd.DataFrame) -> None:
-    """Trials without a value, in a strip below: they have no height, and must be seen."""
-    if rows.empty:
-        return
-    figure.update_layout(yaxis={"domain": [0.13, 1]}, yaxis2=_STRIP, xaxis={"anchor": "y2"})
-    for state, style in look.STATES.items():
-        chosen = rows[rows["state"] == state]
-        figure.add_scatter(
-            x=chosen["trial"],
-            y=[0.5] * len(chosen),
-            yaxis="y2",
-            name=f"{style.says} (no value)",
-            mode="markers",
-            marker={"symbol": style.symbol, "color": style.colour, "size": 11, "line": {"width": 1.5}},
-            hovertext=_hovers(chosen, chosen["gain"]),
-            hoverinfo="text",
-            showlegend=not chosen.empty,
-        )
 
 
 def _add_baseline(figure: go.Figure, rows: pd.DataFrame) -> None:
@@ -175,11 +162,11 @@ def _add_baseline(figure: go.Figure, rows: pd.DataFrame) -> None:
         figure.add_hline(y=value, line_dash="dash", line_color="#333", annotation=note)
 
 
-def _hovers(rows: pd.DataFrame, gained: "pd.Series[float]") -> list[str]:
-    return [hover(row, gained.get(place, float("nan"))) for place, row in rows.to_dict("index").items()]
+def _hovers(rows: pd.DataFrame) -> list[str]:
+    return [_hover(row) for row in rows.to_dict("records")]
 
 
-def hover(row: dict[Any, Any], gain: float) -> str:
+def _hover(row: dict[Any, Any]) -> str:
     """What is said of a trial under the pointer, escaped."""
     parameters = [f"{escape(str(name))} = {look.wrapped(value)}" for name, value in row["parameters"].items()]
     more = [f"… and {len(parameters) - _SHOWN} more parameters"] if len(parameters) > _SHOWN else []
@@ -188,19 +175,19 @@ def hover(row: dict[Any, Any], gain: float) -> str:
         f"<b>{escape(name_of(row))}</b> {looks.says if looks else escape(str(row['state']))}",
         *parameters[:_SHOWN],
         *more,
-        _numbers(row, gain),
+        _numbers(row),
         look.wrapped(row["cause"] or ""),
         "" if pd.isna(row["started_at"]) else f"started {row['started_at']:%Y-%m-%d %H:%M:%S} UTC",
     ]
     return "<br>".join(filter(None, lines))
 
 
-def _numbers(row: dict[Any, Any], gain: float) -> str:
+def _numbers(row: dict[Any, Any]) -> str:
     if pd.isna(row["value"]):
         return ""
     level = "" if pd.isna(row["best_level"]) else f" at concurrency {row['best_level']:.0f}"
-    against = "" if pd.isna(gain) or row["role"] == "baseline" else f" ({percent(gain)} against the baseline)"
-    return f"{row['value']:.4g}{level}{against}"
+    gain = "" if pd.isna(row["gain"]) else f" ({percent(row['gain'])} against the baseline)"
+    return f"{row['value']:.4g}{level}{gain if row['role'] != 'baseline' else ''}"
 
 
 _MOST_AXES = 10

@@ -207,11 +207,7 @@ class Climb(TPE):
         since = len(known) - 1 - known.index(best)
         if since >= STALLED and since % 2 == 0:
             return super()._proposals(seen)
-        return self._then_model(self._steps(known, best, worth), seen)
-
-    def _then_model(self, steps: Iterable[Point], seen: Sequence[Observation]) -> Iterator[Point]:
-        yield from steps
-        yield from super()._proposals(seen)
+        return itertools.chain(self._steps(known, best, worth), super()._proposals(seen))
 
     def _worth(self, known: Sequence[Observation]) -> dict[int, float]:
         """What each trial is worth on a logarithmic scale; what does not count lies below all that does."""
