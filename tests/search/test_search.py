@@ -107,10 +107,8 @@ def test_faults_cost_their_trial_and_the_winner_is_confirmed(asked, tmp_path):
 
 RUNNER = """
 import json, pathlib, sys
-from tuner.core.run_directory import Experiment, TrialFacts
+from tuner.core.run_directory import Experiment
 from tuner.search.search import run_search
-from tuner.search.state import Trials
-from tuner.search.search.limits import Limits
 from tuner.search.spec import TuneSpec
 from tuner.sweep.spec import make_spec
 run_search(make_spec(json.loads(sys.argv[1]), TuneSpec), Experiment.at(pathlib.Path(sys.argv[2])))

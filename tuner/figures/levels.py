@@ -117,7 +117,8 @@ def _points(
     curves = look.curves(drawn)
     names = {position: name for name, curve in curves for position in curve["position"]}
     _add_curves(figure, curves, bounded, labelled=len(drawn) <= look.LABELLED)
-    _add_verdicts(figure, drawn.assign(curve=drawn["position"].map(names)), bounded, size=_size(len(drawn)))
+    size = 12 if len(drawn) <= 5 * look.LABELLED else 5  # pixels
+    _add_verdicts(figure, drawn.assign(curve=drawn["position"].map(names)), bounded, size=size)
     _add_missing(figure, placed.drop(drawn.index))
     return figure
 
@@ -138,11 +139,6 @@ def _add_curves(
     name, line = f"{len(others)} earlier curves", {"color": "#AAA", "width": 0.5}
     figure.add_scatter(x=x, y=y, name=name, mode="lines", line=line, hoverinfo="skip")
     _add_curve(figure, latest[1], f"latest: {latest[0]}", 0, labelled=True)
-
-
-def _size(points: int) -> float:
-    """The markers' size in pixels: the more there are, the smaller they are."""
-    return 12 if points <= 5 * look.LABELLED else 5
 
 
 def _add_curve(figure: go.Figure, curve: pd.DataFrame, name: str, number: int, *, labelled: bool) -> None:
@@ -173,7 +169,7 @@ def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, bounded: Sequence[str],
             mode="markers",
             marker={"symbol": style.symbol, "color": style.colour, "size": size, "line": {"width": size / 8}},
             customdata=np.array([chosen["position"], facts], dtype="object").T,
-            hovertext=[f"{told}<br>{_judgement(row)}" for row, told in zip(records, facts, strict=True)],
+            hovertext=[f"{text}<br>{_judgement(row)}" for row, text in zip(records, facts, strict=True)],
             hoverinfo="text",
             showlegend=not chosen.empty,
             meta={"verdict": verdict},
@@ -204,8 +200,8 @@ def _interval(row: dict[Any, Any], column: str) -> str:
         return ""
     name, statistic = ("output tokens/s", "") if column == "output_throughput" else column.rsplit("_", 1)
     over = " over its runs" if row.get("interval_over") == "runs" else ""
-    told = " ".join(filter(None, [look.LABELS.get(name, name), statistic]))
-    return f"{told} lies between {low:.3g} and {high:.3g}{' s' * bool(statistic)}{over}"
+    label = " ".join(filter(None, [look.LABELS.get(name, name), statistic]))
+    return f"{label} lies between {low:.3g} and {high:.3g}{' s' * bool(statistic)}{over}"
 
 
 def _instrument(row: dict[Any, Any]) -> str:
@@ -277,7 +273,8 @@ def distribution(
         _add_boxes(figure, curve, curve_name, number)
     for constraint in look.constraints(slo or look.judge_of(judged), metric):
         figure.add_hline(y=constraint.threshold, **look.threshold(constraint))
-    figure.update_xaxes(type="category", categoryorder="array", categoryarray=_levels(rows))
+    levels = [str(level) for level in sorted(rows["concurrency"].unique())]
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=levels)
     figure.update_layout(boxmode="group")
     return figure
 
@@ -308,7 +305,3 @@ def _add_boxes(figure: go.Figure, curve: pd.DataFrame, name: str, number: int) -
         offsetgroup=str(number),
         legendgroup=str(number),
     )
-
-
-def _levels(rows: pd.DataFrame) -> list[str]:
-    return [str(level) for level in sorted(rows["concurrency"].unique())]

@@ -7,7 +7,7 @@ both are measured in turn (ABAB…), at the same levels; only these runs count.
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,15 +51,6 @@ class Confirmation:
     high: float | None = None
     confidence: float = CONFIDENCE
     trials: list[int] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-
-def levels_of(*best_levels: int | None) -> list[int]:
-    """The levels at which both are measured: the best level of each."""
-    return sorted({int(level) for level in best_levels if level is not None})
 
 
 def conclude(

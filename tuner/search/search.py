@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tuner.core import files
@@ -12,7 +12,7 @@ from tuner.core import run_directory as experiment
 from tuner.core.run_directory import FAILED, PRUNED, SEARCH, Experiment, TrialRecord
 from tuner.errors import NothingSurvived, PathError
 from tuner.search import executors, samplers
-from tuner.search.confirmation import BASELINE, WINNER, Confirmation, conclude, levels_of, to_copy
+from tuner.search.confirmation import BASELINE, WINNER, Confirmation, conclude, to_copy
 from tuner.search.early import TrialWish
 from tuner.search.executors import LOCAL, Executor
 from tuner.search.optuna_study import Journal
@@ -180,17 +180,16 @@ class _Search:
             self._describe(confirmation={"verdict": "same", "text": "the defaults are as good: no trial beat them"})
         elif self.spec.confirm:
             confirmation = self._measured_again(baseline, best)
-            self._describe(confirmation=confirmation.to_dict() if confirmation else None)
+            self._describe(confirmation=asdict(confirmation) if confirmation else None)
 
     def _measured_again(self, baseline: SearchTrial, best: SearchTrial) -> Confirmation | None:
         """What runs in turn show; None where there was no time for one of each."""
-        scores = [trial.score.summary for trial in (baseline, best) if trial.score]
-        levels = [self.spec.at_level()] if self.spec.at_level() else levels_of(*(one.best_level for one in scores))
-        kept = [level for level in levels if level]
+        bests = [trial.score.summary.best_level for trial in (baseline, best) if trial.score]
+        levels = sorted({int(level) for level in ([self.spec.at_level()] if self.spec.at_level() else bests) if level})
         runs: dict[str, list[SearchTrial]] = {BASELINE: [], WINNER: []}
         for turn in range(2 * self.spec.confirm):
             of, trial = ((BASELINE, baseline), (WINNER, best))[turn % 2]
-            if (done := self._once_more(of, trial, len(runs[of]), kept)) is None:
+            if (done := self._once_more(of, trial, len(runs[of]), levels)) is None:
                 break
             runs[of].append(done)
         values = {
@@ -199,7 +198,7 @@ class _Search:
         }
         numbers = sorted(one.files.number for some in runs.values() for one in some)
         both = min(map(len, values.values()))
-        return conclude(self.spec.objective[0], values[BASELINE], values[WINNER], kept, numbers) if both else None
+        return conclude(self.spec.objective[0], values[BASELINE], values[WINNER], levels, numbers) if both else None
 
     def _once_more(self, of: str, trial: SearchTrial, turn: int, levels: list[int]) -> SearchTrial | None:
         """A further run of a trial, at these levels; the one that is there already where the search was cut off."""

@@ -23,11 +23,6 @@ from tuner.sweep.spec import SweepSpec, split
 _ON = re.compile(r"local|ray(://\S+:\d+)?|[^\s:/]+:\d+")
 
 
-def _objectives(value: Any) -> Any:
-    """`"max_throughput"` or `"max_throughput, min_ttft"` as a list."""
-    return split(value)
-
-
 def _space(value: Any) -> Any:
     """A mapping as text (`"{n_parallel: [1, 2]}"`, or YAML lines) as what it is; a preset's name stays a name."""
     if not isinstance(value, str) or ":" not in value:
@@ -56,7 +51,7 @@ class TuneSpec(SweepSpec):
 
     space: dict[str, Any] | str = Field(DEFAULT, description="parameters with their values, or a preset's name")
     constraints: list[str] = Field([], description="between parameters, such as n_ubatch <= n_batch; several with ;")
-    objective: Annotated[list[Objective], BeforeValidator(_objectives), Field(min_length=1, max_length=2)] = Field(
+    objective: Annotated[list[Objective], BeforeValidator(split), Field(min_length=1, max_length=2)] = Field(
         ["max_throughput"], description=f"{', '.join(get_args(Objective))}, or two of them"
     )
     objective_level: PositiveInt | None = Field(

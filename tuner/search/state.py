@@ -88,13 +88,9 @@ class Trials:
         self.scoring = Scoring.of(spec.model_dump(mode="json"))
         folders = subfolders(experiment.folder / "trials")
         self.all = [SearchTrial(Trial(path), read_record(path)) for path in folders if (path / RECORD_FILE).exists()]
-        for trial in self.settled:
-            self._score(trial)
-
-    @property
-    def settled(self) -> list[SearchTrial]:
-        """Those that need not be run any more."""
-        return [trial for trial in self.all if trial.is_settled]
+        for trial in self.all:
+            if trial.is_settled:
+                self._score(trial)
 
     @property
     def searched(self) -> list[SearchTrial]:
@@ -250,8 +246,12 @@ class Limits:
         return 2 * self.spec.confirm * min((one for one in each if one), default=0.0)
 
     @property
+    def _settled(self) -> list[SearchTrial]:
+        return [trial for trial in self.trials.searched if trial.is_settled]
+
+    @property
     def _ended(self) -> list[SearchTrial]:
-        return [trial for trial in self.trials.searched if trial.is_settled and trial.state != FAILED]
+        return [trial for trial in self._settled if trial.state != FAILED]
 
     def reached(self) -> str:
         """Why no further trial is to be begun; empty where one is."""
@@ -266,12 +266,11 @@ class Limits:
         return next((reason for reached, reason in reasons if reached), "")
 
     def _is_hopeless(self) -> bool:
-        settled = [trial for trial in self.trials.searched if trial.is_settled]
-        return len(settled) >= HOPELESS and all(trial.state == FAILED for trial in settled)
+        return len(self._settled) >= HOPELESS and not self._ended
 
     def _gained_nothing(self) -> bool:
         """Whether none of the last trials is better than all before them."""
-        settled = [trial for trial in self.trials.searched if trial.is_settled]
+        settled = self._settled
         if not self.spec.patience or not any(trial.state == COMPLETE for trial in settled):
             return False
         last = max(place for place, trial in enumerate(settled) if self._is_gain(trial, settled[:place]))
