@@ -1,9 +1,9 @@
-"""How fast a history of many runs is loaded, judged and plotted, from its index and without it.
+"""How fast a history of many runs is loaded, judged and plotted.
 
 Run it by hand: `python benchmarks/history.py` (`--runs 20` for fewer, `--keep FOLDER` to write the runs there once and
 use them again). Weeks of runs as tuner makes them, ten levels each with 300 requests. Each figure is the best of
 several processes, from start to end, imports included: load, judge, summarize, throughput versus latency, the trend.
-Without the index means the first time, when it is made; both sides read the same files, which the page cache holds.
+The page cache holds the files.
 """
 
 import argparse
@@ -18,7 +18,6 @@ from pathlib import Path
 import msgspec
 from loading import LEVELS, write_level
 
-from tuner.batches.cache import INDEX_NAME
 from tuner.core import timestamps
 from tuner.core.run_directory import Experiment, Sidecar, TrialFacts
 
@@ -68,12 +67,10 @@ def put(path: Path, value: object) -> None:
     path.write_bytes(msgspec.json.format(msgspec.json.encode(value)))
 
 
-def measured(runs: Path, *, fresh: bool) -> tuple[float, float, str]:
+def measured(runs: Path) -> tuple[float, float, str]:
     """(wall seconds, processor seconds, what came out) of the best of several processes."""
     found = []
     for _ in range(ROUNDS):
-        if fresh:
-            (runs / INDEX_NAME).unlink(missing_ok=True)
         started = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-c", WORK, runs], check=True, capture_output=True, text=True, env=_environment()
@@ -97,15 +94,10 @@ def main() -> None:
             write_run(runs, number, asked.requests)
         megabytes = sum(path.stat().st_size for path in runs.rglob("*.json")) / 1e6
         imports = measured_imports()
-        without, kept = measured(runs, fresh=True), measured(runs, fresh=False)
-        index = (runs / INDEX_NAME).stat().st_size / 1e6
-    assert without[2] == kept[2], "the index gives something else"
-    print(f"{asked.runs} runs, {kept[2].split()[0]} batches, {megabytes:.0f} MB; the index {index:.1f} MB")
+        seconds, used, result = measured(runs)
+    print(f"{asked.runs} runs, {result.split()[0]} batches, {megabytes:.0f} MB")
     print(f"imports alone      {imports:5.2f} s")
-    for name, (seconds, used, _) in (("without the index", without), ("from the index", kept)):
-        print(f"{name:17} {seconds:6.2f} s ({used:.2f} s of one core)")
-    work = (without[0] - imports) / (kept[0] - imports)
-    print(f"without / with: {without[0] / kept[0]:.1f}; less the imports: {work:.1f}")
+    print(f"all of it          {seconds:5.2f} s ({used:.2f} s of one core)")
 
 
 def measured_imports() -> float:
@@ -113,7 +105,11 @@ def measured_imports() -> float:
     seconds = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "from tuner import figures, findings"], check=True, env=_environment())
+        subprocess.run(
+            [sys.executable, "-c", "from tuner import figures; from tuner.report import results"],
+            check=True,
+            env=_environment(),
+        )
         seconds.append(time.perf_counter() - started)
     return min(seconds)
 

@@ -30,11 +30,7 @@ print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 
 """
 GENAI = ("from genai_bench.analysis.experiment_loader import load_one_experiment", "load_one_experiment(sys.argv[1])")
 OURS = ("from tuner.batches.load import load_batches", "load_batches(sys.argv[1])")
-REQUESTS = ("import pyarrow.parquet; from tuner.batches.requests import load_requests", "load_requests(sys.argv[1])")
-AGGREGATES = (
-    "from pathlib import Path; from tuner import measure, results",
-    "[measure.measure(measure.Columns(results.read_aggregates(path))) for path in Path(sys.argv[1]).glob('D*.json')]",
-)
+REQUESTS = ("import pyarrow; from tuner.batches.requests import load_requests", "load_requests(sys.argv[1])")
 
 
 def requests_of(level: int, count: int, random: np.random.Generator) -> dict[str, np.ndarray]:
@@ -155,7 +151,6 @@ def compare_loaders(folder: Path, count: int) -> None:
     theirs, _, _ = measured(GENAI, folder, "len(found[1]['D(100,100)'])")
     report("genai-bench load_one_experiment (nothing recomputed)", theirs)
     report("tuner load_batches, first time (all recomputed)", first_load(folder)[0], theirs, 2.5)
-    report("tuner aggregates alone", measured(AGGREGATES, folder)[0], theirs, 6)
     report("tuner load_batches, again", measured(OURS, folder)[0], theirs, 20)
 
 
@@ -164,8 +159,8 @@ def load_a_million(folder: Path, count: int) -> None:
     for part in range(50):
         write_level(folder, part + 1, count // 50)
     time.sleep(3)
-    for name in (f"{count:,} requests into a DataFrame", "again, from the Parquet copy"):
-        seconds, peak, found = measured(REQUESTS, folder, times=1)
+    for name, way in ((f"{count:,} requests, as batches", OURS), (f"{count:,} requests into a DataFrame", REQUESTS)):
+        seconds, peak, found = measured(way, folder, times=1)
         print(f"{name:<58}{seconds:9.3f} s   peak {peak:,.0f} MB, {found:,} rows")
 
 

@@ -1,17 +1,27 @@
 """What is kept beside the files: faster, never stale, never in the way."""
 
 import json
+import multiprocessing
 import os
+import random
+import re
 import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pandas.testing import assert_frame_equal
+from support import result_files
 from support.result_files import name, plain_folder, request, result, write
 
 import tuner
-from tuner.batches import cache
+from tuner.batches import _cache as cache
 from tuner.core import files
+from tuner.core.run_directory import Trial
 from tuner.errors import PathError
 
 LARGE = json.dumps(result([request()] * 9000))
@@ -20,9 +30,8 @@ OLD = 10**9 + 0.5  # seconds since 1970; a file changed a moment ago is not kept
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A genai-bench folder with one large file that was last changed long ago, and a cache folder of its own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+def folder(tmp_path):
+    """A genai-bench folder with one large file that was last changed long ago."""
     put(tmp_path / "run", LARGE)
     return tmp_path / "run"
 
@@ -36,7 +45,7 @@ def put(folder, content):
 
 def wait_until_settled(file):
     """The time of change of the inode cannot be set, so let a tenth of a second pass."""
-    while not cache._settled(file.stat()):
+    while not cache._is_settled(file.stat()):
         threading.Event().wait(0.02)
 
 
@@ -108,9 +117,9 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(folder, monkeypatch):
         put(folder, SLOWER)
         return content
 
-    real_read = cache.Reader.read
+    real_read = cache.BatchReader.read
     with monkeypatch.context() as patch:
-        patch.setattr(cache.Reader, "read", read_and_change)
+        patch.setattr(cache.BatchReader, "read", read_and_change)
         assert ttft(folder) == 0.1
     assert ttft(folder) == 0.2
 
@@ -137,30 +146,13 @@ def test_a_cache_that_came_with_the_folder_is_not_believed(folder, tmp_path):
     assert ttft(tmp_path / "other") == 0.2
 
 
-def refuse(folder, monkeypatch, everywhere):
-    real = files.write_atomically
-
+def test_where_nothing_can_be_written_the_load_works_all_the_same(folder, monkeypatch):
     def write_atomically(path, content):
-        if everywhere or path.parent == folder:
-            raise PathError(f"cannot write {path}: read-only")
-        real(path, content)
+        raise PathError(f"cannot write {path}: read-only")
 
     monkeypatch.setattr(files, "write_atomically", write_atomically)
-
-
-def test_a_read_only_run_is_kept_in_the_users_cache_folder(folder, monkeypatch, tmp_path):
-    refuse(folder, monkeypatch, everywhere=False)
     assert ttft(folder) == 0.1
     assert not (folder / cache.NAME).exists()
-    assert [path for path in (tmp_path / "user-cache").rglob("*") if path.is_file()]
-    forbid_reading(monkeypatch)
-    assert ttft(folder) == 0.1
-
-
-def test_where_nothing_can_be_written_the_load_works_all_the_same(folder, monkeypatch, tmp_path):
-    refuse(folder, monkeypatch, everywhere=True)
-    assert ttft(folder) == 0.1
-    assert len(tuner.load_requests(folder)) == 9000
 
 
 def test_a_folder_in_the_place_of_the_cache(folder):
@@ -176,4 +168,172 @@ def test_loads_at_the_same_time(folder):
     for thread in threads:
         thread.join()
     assert found == [0.1] * 4
+    assert [path.name for path in sorted(folder.iterdir())] == [cache.NAME, name(1)]
+
+
+# ------------------------------------------------------- with it and without it, whatever happens to the files of a run
+LEVELS = (1, 2, 4)
+SLO = {"ttft": {"p90": {"threshold": 0.15}}, "latency": {"p50": {"threshold": 1.2}}}
+
+
+@pytest.fixture
+def keep_all(monkeypatch):
+    """Every file is worth keeping, and what was written a moment ago counts as settled."""
+    monkeypatch.setattr(cache, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(cache.time, "time_ns", lambda: int((time.time() + 5) * 10**9))
+
+
+def make_run(folder):
+    trial = result_files.run(folder, list(LEVELS))
+    for level in LEVELS:
+        result_files.add_level(trial, level, content())
+    return folder
+
+
+def content(ttft=0.1):
+    return json.dumps(result([request(ttft=ttft)] * 20))
+
+
+def loaded(folder):
+    return tuner.judge(tuner.load_batches(folder), SLO)
+
+
+def without_cache(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "WORTH_KEEPING", float("inf"))
+        return loaded(folder)
+
+
+def results(folder):
+    return sorted(path for path in folder.rglob("D100*.json") if path.is_file())
+
+
+def touch(folder, dice):
+    os.utime(dice.choice(results(folder)))
+
+
+def append(folder, dice):
+    with open(dice.choice(results(folder)), "a") as file:
+        file.write(dice.choice([" ", "x"]))
+
+
+def cut(folder, dice):
+    file = dice.choice(results(folder))
+    file.write_text(file.read_text()[:-30])
+
+
+def replace_by_the_same_size_and_time(folder, dice):
+    for file in results(folder):
+        before = file.stat()
+        file.write_text(re.sub(r'"ttft": 0\.\d,', f'"ttft": 0.{dice.randrange(2, 9)},', file.read_text()))
+        assert file.stat().st_size == before.st_size
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def delete(folder, dice):
+    if len(results(folder)) > 1:
+        dice.choice(results(folder)).unlink()
+
+
+def swap_two_levels(folder, dice):
+    levels = sorted({file.parent for file in results(folder) if file.parent.name.startswith("concurrency-")})
+    if len(levels) > 1:
+        one, other = dice.sample(levels, 2)
+        aside = folder / "aside"
+        for source, target in ((one, aside), (other, one), (aside, other)):
+            source.rename(target)
+
+
+def begin_a_level(folder, dice):
+    trial = Trial(folder / "trials" / "0001")
+    if not trial.batch_folder("D(100,100)", 8).exists() and not list(folder.rglob("*.part")):
+        result_files.add_level(trial, 8, content(0.3), partial=True, outcome="running")
+
+
+def end_a_level(folder, dice):
+    for partial in sorted(folder.rglob("*.part")):
+        sidecar = files.read_json(partial / "batch.json")
+        files.write_json(partial / "batch.json", sidecar | {"outcome": "completed"})
+        partial.rename(partial.with_name(partial.name.removesuffix(".part")))
+
+
+def change_a_sidecar(folder, dice):
+    file = dice.choice(sorted(folder.rglob("batch.json")))
+    files.write_json(file, files.read_json(file) | {"outcome": "timeout", "reason": "changed"})
+
+
+def damage_the_cache(folder, dice):
+    for file in folder.rglob(cache.NAME):
+        data = bytearray(file.read_bytes())
+        data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        file.write_bytes(data[: dice.choice([len(data), len(data) // 2, 3])])
+
+
+def lose_the_cache(folder, dice):
+    for file in folder.rglob(cache.NAME):
+        file.unlink()
+
+
+EVENTS = (touch, append, cut, replace_by_the_same_size_and_time, delete, swap_two_levels, begin_a_level, end_a_level)
+EVENTS += (change_a_sidecar, damage_the_cache, lose_the_cache)
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.__name__)
+def test_with_and_without_the_cache_after(event, tmp_path, keep_all):
+    folder = make_run(tmp_path / "run")
+    loaded(folder)
+    assert len(list(folder.rglob(cache.NAME))) == len(LEVELS)
+    event(folder, random.Random(event.__name__))
+    for _ in range(2):
+        assert_frame_equal(loaded(folder), without_cache(folder))
+
+
+@settings(max_examples=15, deadline=None)
+@given(events=st.lists(st.sampled_from(EVENTS), min_size=1, max_size=6), seed=st.integers(0, 10**6))
+def test_with_and_without_the_cache_after_anything(events, seed, tmp_path_factory):
+    folder, dice = make_run(tmp_path_factory.mktemp("any") / "run"), random.Random(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache, "WORTH_KEEPING", 0)
+        patch.setattr(cache.time, "time_ns", lambda: int((time.time() + 5) * 10**9))
+        for event in events:
+            loaded(folder)
+            event(folder, dice)
+            assert_frame_equal(loaded(folder), without_cache(folder))
+
+
+@pytest.mark.parametrize("samples", [b"123", bytes(8), b"", bytes(8 * 4 * 999)])
+def test_an_entry_whose_samples_do_not_fit_is_not_believed(samples, tmp_path, keep_all):
+    folder = plain_folder(tmp_path / "run", list(LEVELS))
+    expected = loaded(folder)
+    kept = cache.FolderCache(folder)
+    assert len(kept.entries) == len(LEVELS)
+    for entry in kept.entries.values():
+        entry.reading.samples = samples
+    kept.changed = True
+    kept.save()
+    assert_frame_equal(loaded(folder), expected)
+
+
+def test_what_is_gone_is_dropped(tmp_path, keep_all):
+    folder = plain_folder(tmp_path / "run", list(LEVELS))
+    loaded(folder)
+    (folder / name(1)).unlink()
+    write(folder / name(2), content(0.3))
+    loaded(folder)
+    assert set(cache.FolderCache(folder).entries) == {name(2), name(4)}
+
+
+def test_a_run_that_was_moved_keeps_its_cache(tmp_path, keep_all, monkeypatch):
+    expected = loaded(make_run(tmp_path / "run"))
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    forbid_reading(monkeypatch)
+    assert_frame_equal(loaded(moved)[["ttft_p90", "attainment"]], expected[["ttft_p90", "attainment"]])
+
+
+def test_loads_in_several_processes_at_once(folder):
+    expected = ttft(folder)
+    (folder / cache.NAME).unlink()
+    context = multiprocessing.get_context("spawn")  # a fork would share the locks of this process's threads
+    with ProcessPoolExecutor(4, mp_context=context) as pool:
+        assert list(pool.map(ttft, [folder] * 8)) == [expected] * 8
     assert [path.name for path in sorted(folder.iterdir())] == [cache.NAME, name(1)]

@@ -21,8 +21,9 @@ from support.commands import run
 from support.result_files import plain_folder, write
 
 import tuner
-from tuner.batches import cache, requests
+from tuner.batches import _cache as cache
 from tuner.batches import other_tools as foreign
+from tuner.batches import requests
 from tuner.batches.batch import COLUMNS
 from tuner.core.run_directory import OUTCOMES
 from tuner.errors import PathError
@@ -102,7 +103,7 @@ def test_judge_summarize_figures_and_requests_work_on_them(unpacked, tool):
     for draw in (tuner.figures.throughput_vs_latency, tuner.figures.latency_vs_concurrency, tuner.figures.trade_off):
         assert draw(judged).to_json()
     single = tuner.load_requests(unpacked / tool)
-    assert list(single.columns) == list(requests.COLUMNS)
+    assert list(single.columns) == list(requests.REQUEST_COLUMNS)
     whole = judged[judged["attainment"].notna()]
     assert len(single) == whole["requests"].sum()
     assert single["error_code"].notna().sum() == whole["errors"].sum()
@@ -308,7 +309,7 @@ def test_the_files_of_one_run_are_one_batch_whichever_is_named(folder):
     run_folder = folder / "aiperf" / "concurrency-4"
     rows = [tuner.load_batches(file) for file in sorted(run_folder.iterdir())]
     assert {str(rows[0]["source"].iloc[0])} == {source for row in rows for source in row["source"]}
-    assert [levels(row) for row in rows] == [[4]] * 3
+    assert [levels(row) for row in rows] == [[4]] * 2
     assert len(tuner.load_batches(*run_folder.iterdir(), run_folder)) == 1
 
 
@@ -326,16 +327,28 @@ def test_half_of_what_aiperf_wrote(folder, lost, level, recomputed):
     assert ("no individual requests" not in said(batches)[0]) == recomputed
 
 
-@pytest.mark.parametrize("file", ["guidellm/benchmarks.csv", "aiperf/concurrency-4/profile_export_aiperf.csv"])
-def test_a_table_alone(folder, file):
-    whole = tuner.load_batches((folder / file).parent / (folder / file).name)
-    for other in (folder / file).parent.glob("*.json*"):
-        other.unlink()
-    alone = tuner.load_batches(folder / file)
-    assert len(alone) == len(whole)
-    for name in ("completed", "duration", "ttft_mean", "e2e_latency_mean"):
-        assert alone[name].tolist() == pytest.approx(whole[name].tolist(), rel=0.01)
-    assert all("own aggregates" in text for text in said(alone))
+TABLES = {
+    "benchmarks.csv": "Run Info,Run Info,Benchmark\nModel,Backend,Strategy\n,,\nm,{},concurrent@4\n",
+    "profile_export_aiperf.csv": "Metric,avg,min,max,p50\nRequest Latency (ms),1,1,1,1\n",
+}
+
+
+@pytest.mark.parametrize("file", TABLES)
+def test_a_table_alone_says_which_file_to_give(tmp_path, file):
+    (tmp_path / file).write_text(TABLES[file])
+    batches = tuner.load_batches(tmp_path)
+    assert batches["outcome"].tolist() == ["unreadable"]
+    instead = "is a table of aggregates: give the .json, .jsonl or .yaml that the tool writes of the same run"
+    assert batches["reason"].tolist() == [f"{file} {instead}"]
+
+
+@pytest.mark.parametrize(("tool", "file"), [("guidellm", "benchmarks.csv"), ("aiperf", "profile_export_aiperf.csv")])
+def test_a_table_beside_its_run_is_left_alone(folder, tool, file):
+    place = folder / tool / ("concurrency-4" if tool == "aiperf" else "")
+    before = tuner.load_batches(place)
+    (place / file).write_text(TABLES[file])
+    pd.testing.assert_frame_equal(tuner.load_batches(place), before)
+    pd.testing.assert_frame_equal(tuner.load_batches(place / file)[["ttft_p50"]], before[["ttft_p50"]])
 
 
 def test_yaml_that_is_nested_too_deeply_does_not_end_the_process(tmp_path):
@@ -379,7 +392,7 @@ def test_large_files_are_kept_by_part_and_read_once(folder, monkeypatch):
     file = enlarged(folder)
     first = tuner.judge(tuner.load_batches(file), SLO)
     assert first["attainment"].notna().all()
-    monkeypatch.setattr(cache, "_settled", lambda status: True)
+    monkeypatch.setattr(cache, "_is_settled", lambda status: True)
     tuner.load_batches(file)
     monkeypatch.setattr(foreign, "read_all", lambda path: pytest.fail(f"{path} was read again"))
     pd.testing.assert_frame_equal(tuner.judge(tuner.load_batches(file), SLO), first)
@@ -389,7 +402,7 @@ def test_a_summary_that_comes_later_is_seen(folder, monkeypatch):
     """The requests alone are kept as they were; with the summary beside them they are another batch."""
     run_folder = folder / "aiperf" / "concurrency-4"
     monkeypatch.setattr(cache, "WORTH_KEEPING", 0)
-    monkeypatch.setattr(cache, "_settled", lambda status: True)
+    monkeypatch.setattr(cache, "_is_settled", lambda status: True)
     summary = (run_folder / "profile_export_aiperf.json").rename(folder / "later")
     assert levels(tuner.load_batches(run_folder)) == [None]
     shutil.copy(summary, run_folder / "profile_export_aiperf.json")
@@ -467,10 +480,8 @@ def test_other_tables_and_documents_are_none_of_theirs(tmp_path):
 
 FILES = [
     "guidellm/rate-errors.json",
-    "guidellm/benchmarks.csv",
     "aiperf/rate-errors/profile_export.jsonl",
     "aiperf/rate-errors/profile_export_aiperf.json",
-    "aiperf/concurrency-4/profile_export_aiperf.csv",
     "vllm/rate-errors.json",
     "vllm/appended.json",
     "sglang/rate-errors.jsonl",
@@ -528,7 +539,7 @@ def test_bytes_that_were_damaged_never_raise(unpacked, tmp_path_factory, file, d
     must_be_rows(path)
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if not file.endswith(".csv")])
+@pytest.mark.parametrize("file", FILES)
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(dice=st.randoms(use_true_random=False), odd=st.lists(ODD, min_size=1, max_size=5))
 def test_values_that_are_none_never_raise(unpacked, tmp_path_factory, file, dice, odd):

@@ -145,14 +145,3 @@ def test_nothing_in_a_file_raises(content):
     assert found.level is None or found.level > 0
     assert math.isnan(found.error_rate) or found.error_rate >= 0
     assert all(math.isnan(value) or value >= 0 for value in found.latencies.values())
-
-
-@pytest.mark.parametrize(
-    "content", [GOOD, json.dumps(result() | {"_time_unit": "ms"}), '{"aggregated_metrics": {"error_rate": NaN}}']
-)
-def test_aggregates_can_be_read_alone(tmp_path, content):
-    file = tmp_path / "file.json"
-    file.write_text(content)
-    whole, quick = result_file.read(file), result_file.read_aggregates(file)
-    assert quick.individual_request_metrics is None
-    assert (quick.aggregated_metrics, quick.time_unit) == (whole.aggregated_metrics, whole.time_unit)

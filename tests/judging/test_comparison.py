@@ -80,7 +80,7 @@ def test_p_values_of_correlated_requests_are_no_smaller_than_they_should_be(boun
 
 
 def _sampled(ttft):
-    from tuner.batches.cache import Reading
+    from tuner.batches.batch import Reading
     from tuner.judging.estimates import Run
 
     samples = np.concatenate([ttft, ttft, ttft, np.full(len(ttft), 9.0)])

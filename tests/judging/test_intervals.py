@@ -11,7 +11,7 @@ from support import result_files
 from support.resampled import waves
 
 import tuner
-from tuner.batches.cache import readings_of
+from tuner.batches.load import readings_of
 from tuner.batches.result_file import LATENCY_COLUMNS
 from tuner.judging.intervals import (
     BOUNDED,
@@ -189,7 +189,7 @@ def test_replicates_vary_as_the_intervals_say(tmp_path):
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(1e-6, 1e3) | st.just(math.nan), max_size=40), st.integers(1, 100))
 def test_replicates_of_any_requests_lie_within_them(values, concurrency):
-    from tuner.batches.cache import Reading
+    from tuner.batches.batch import Reading
 
     batch = type("Numbers", (), {"output_throughput": 1.0, "request_throughput": 1.0})()
     samples = np.array([*values] * 3 + [1.0] * len(values), np.float64)

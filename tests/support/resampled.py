@@ -7,7 +7,8 @@ import numpy as np
 
 import tuner
 from support import SAMPLES, result_files
-from tuner.batches.cache import Reading, readings_of
+from tuner.batches.batch import Reading
+from tuner.batches.load import readings_of
 
 #: real batches of one server each: a stub that answers evenly, and llama.cpp on a busy machine
 SERVERS = ("healthy", "llama-cpp-smollm2")

@@ -1,4 +1,4 @@
-"""One batch as a row: what is known of it, the DataFrame that many of them make, and that frame as plain values."""
+"""One batch: its numbers, its samples, its row; the DataFrame that many of them make, and that as plain values."""
 
 import math
 from collections.abc import Iterable
@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pandas as pd
 
-from tuner.batches.result_file import LATENCY_COLUMNS, Measured
+from tuner.batches.result_file import LATENCIES, LATENCY_COLUMNS, Floats, Measured
 from tuner.core import timestamps
 from tuner.core.run_directory import COMPLETED, Sidecar
 
@@ -31,6 +33,56 @@ KINDS: dict[str, str] = {
     **dict.fromkeys(("duration", "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS, *CLIENT), "float64"),
     **{"trial": "int64", "repeat": "int64", "superseded": "bool"},
 }
+
+
+#: Where `DataFrame.attrs` has the samples of its batches.
+SAMPLES = "samples"
+
+
+class Reading(msgspec.Struct, array_like=True):
+    """What was read of one batch's file: its audited numbers, and the samples of its completed requests."""
+
+    batch: Measured
+    samples: bytes
+    recomputed: bool  # from individual requests
+
+    @property
+    def latencies(self) -> dict[str, Floats]:
+        """One value a completed request of each latency, in seconds; NaN where unknown."""
+        return dict(zip(LATENCIES, self._rows[:-1], strict=True))
+
+    @property
+    def output_tokens(self) -> Floats:
+        """One value a completed request; NaN where unknown."""
+        return np.asarray(self._rows[-1])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds a sample of each latency, and of the tokens, for each completed request."""
+        requests = (self.batch.completed or 0) if self.recomputed else 0
+        return len(self.samples) == requests * (len(LATENCIES) + 1) * np.dtype(np.float64).itemsize
+
+    @property
+    def _rows(self) -> Floats:
+        return np.frombuffer(self.samples, np.float64).reshape(len(LATENCIES) + 1, -1)
+
+
+class Samples(dict[str, Any]):
+    """What was read of the batches of a frame, by `source`, so that nobody reads their files again.
+
+    pandas copies what is in `attrs` with every frame, wants it equal where frames are joined, and writes it as JSON: to
+    all of these it is an empty mapping, and copies share what it holds. It is not pickled.
+    """
+
+    def __init__(self, readings: dict[str, Reading | None]) -> None:
+        super().__init__()
+        self.readings = readings
+
+    def __deepcopy__(self, _: object) -> "Samples":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, ()
 
 
 @dataclass(frozen=True)
@@ -57,11 +109,16 @@ class Batch:
     reason: str = ""
     file: Path | None = None
     folder: Path | None = None  # the level's own, in a run directory
-    numbers: Measured | None = None
+    reading: Reading | None = None
     sidecar: Sidecar | None = None
     superseded: bool = False  # the same level was run again later
     notes: list[str] = field(default_factory=list)
-    known: dict[str, Any] | None = None  # the whole row, where a report carries it
+    carried: dict[str, Any] | None = None  # the whole row, where a report carries it
+
+    @property
+    def numbers(self) -> Measured | None:
+        """Those of its file; None without one that can be used."""
+        return self.reading.batch if self.reading else None
 
     @property
     def key(self) -> tuple[str, str, int | None, int]:
@@ -78,8 +135,12 @@ class Batch:
 
 
 def to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
-    """One row a batch, with the columns and types of `load_batches`."""
-    return typed(pd.DataFrame([_row(batch) for batch in batches], columns=list(COLUMNS)))
+    """One row a batch, with the columns and types of `load_batches`, and what was read of their files in `attrs`."""
+    every = list(batches)
+    frame = typed(pd.DataFrame([_row(batch) for batch in every], columns=list(COLUMNS)))
+    known = {printable(batch.file): batch.reading for batch in every if batch.file and batch.carried is None}
+    frame.attrs[SAMPLES] = Samples(known)
+    return frame
 
 
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -132,8 +193,8 @@ def printable(text: object) -> str:
 
 def _row(batch: Batch) -> dict[str, Any]:
     place = batch.place
-    if batch.known is not None:
-        return batch.known | {"experiment": place.experiment}
+    if batch.carried is not None:
+        return batch.carried | {"experiment": place.experiment}
     texts = {
         "experiment": place.experiment,
         "engine": place.engine,

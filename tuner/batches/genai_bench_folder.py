@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from tuner.batches.batch import Batch, Place
-from tuner.batches.cache import Cache, Reading
+from tuner.batches._cache import Cache
+from tuner.batches.batch import Batch, Place, Reading
 from tuner.batches.other_tools import aiperf, distinct, format_of
 from tuner.batches.other_tools.values import DATASET
 from tuner.batches.result_file import Damage, Measured, Origin, mended
@@ -46,7 +46,7 @@ def _batch_of_tool(path: Path, reading: Reading | Damage, place: Place, trials: 
     origin, numbers = reading.batch.origin or Origin(""), reading.batch
     trial = trials.setdefault((origin.tool, origin.model), max(trials.values(), default=0) + 1)
     place = replace(place, trial=trial, engine=origin.engine, model=origin.model)
-    return Batch(place, numbers.scenario, numbers.level, file=path, numbers=numbers, sidecar=_sidecar(origin, numbers))
+    return Batch(place, numbers.scenario, numbers.level, file=path, reading=reading, sidecar=_sidecar(origin, numbers))
 
 
 def _sidecar(origin: Origin, numbers: Measured) -> Sidecar:
@@ -209,7 +209,7 @@ def _batch(path: Path, reading: Reading | Damage, place: Place, metadata: Metada
         return replace(named, outcome=reading.outcome, reason=reading.reason)
     numbers = reading.batch
     batch = named or Batch(place, "", None)
-    batch = replace(batch, file=path, numbers=numbers)
+    batch = replace(batch, file=path, reading=reading)
     if numbers.level is not None:
         batch = replace(batch, level=numbers.level, iteration_type=numbers.iteration_type)
     batch = replace(batch, scenario=numbers.scenario or batch.scenario)

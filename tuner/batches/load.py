@@ -6,14 +6,14 @@
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-from tuner.batches.batch import Batch, Place, to_frame
-from tuner.batches.cache import Cache
+from tuner.batches._cache import Cache
+from tuner.batches.batch import SAMPLES, Batch, Place, Reading, Samples, to_frame
 from tuner.batches.genai_bench_folder import Metadata, is_plain, read_files, read_plain, result_files
 from tuner.batches.other_tools import format_of, holds_one_run
 from tuner.batches.report_data import is_page, read_report
@@ -41,16 +41,54 @@ def load_batches(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     Returns:
         One row a batch, also for those that were asked for and have no usable file (see `outcome` and `reason`).
         Latencies and durations in seconds, throughputs in tokens/s or requests/s, times in UTC; numbers recomputed
-        from the individual requests; `warnings` lists what is suspicious about a batch. Columns: `rows.COLUMNS`.
+        from the individual requests; `warnings` lists what is suspicious about a batch. Columns: `batch.COLUMNS`.
+        `attrs` holds the samples for whoever judges it.
 
     Raises:
         PathError: a path does not exist, cannot be read, or holds no batch.
     """
     if not paths:
         raise PathError("no path given: name a run directory, a genai-bench folder or a result file")
+    return load_together(paths)[0]
+
+
+def load_together(paths: Sequence[str | os.PathLike[str]]) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """Read the batches of all paths, as `load_batches` does, and those of each by itself, though each file once.
+
+    Raises:
+        PathError: a path does not exist, cannot be read, or holds no batch.
+    """
     with Cache() as cache:
-        batches = [batch for path in paths for batch in _read(Path(path).expanduser(), cache)]
+        each = [_read(Path(path).expanduser(), cache) for path in paths]
+    return _framed([batch for batches in each for batch in batches]), [_framed(batches) for batches in each]
+
+
+def _framed(batches: list[Batch]) -> pd.DataFrame:
     return to_frame(_with_distinct_names(_without_doubles(batches)))
+
+
+def readings_of(batches: pd.DataFrame) -> list[Reading | None]:
+    """What was read of each batch's result file, in their order; the file is read only where the frame lacks that.
+
+    Args:
+        batches: as from `load_batches`.
+
+    Returns:
+        None where there is no file, or none that can be used.
+    """
+    samples = batches.attrs.get(SAMPLES)
+    known = samples.readings if isinstance(samples, Samples) else {}
+    sources = batches["source"] if "source" in batches else [None] * len(batches)
+    with Cache() as cache:
+        return [_reading(source, known, cache) if isinstance(source, str) else None for source in sources]
+
+
+def _reading(source: str, known: dict[str, Reading | None], cache: Cache) -> Reading | None:
+    held = known.get(source)
+    if held.is_whole if held else source in known:
+        return held
+    reading = cache.reading(Path(source))
+    return reading if isinstance(reading, Reading) else None
 
 
 def _read(path: Path, cache: Cache) -> list[Batch]:

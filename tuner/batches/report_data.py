@@ -132,4 +132,4 @@ def _batch(row: dict[str, Any]) -> Batch:
     place = Place(Path(row["run_folder"] or ""), **{name: row[name] for name in names})
     keys = {name: row[name] for name in ("scenario", "iteration_type", "repeat", "outcome", "superseded")}
     file = Path(row["source"]) if row["source"] else None
-    return Batch(place, level=row["concurrency"], file=file, known=row, **keys)
+    return Batch(place, level=row["concurrency"], file=file, carried=row, **keys)

@@ -87,12 +87,6 @@ class Damage:
     tool: str = ""  # which other tool wrote it, where one is known
 
 
-class _AggregatesOnly(msgspec.Struct):
-    aggregated_metrics: Aggregates
-    _time_unit: str | None = msgspec.field(default=None, name="_time_unit")
-
-
-_decode_aggregates = msgspec.json.Decoder(_AggregatesOnly).decode
 _decode = msgspec.json.Decoder(ResultFile).decode
 
 
@@ -115,15 +109,6 @@ def read(path: Path) -> ResultFile | Damage:
 def unread(path: Path, error: OSError) -> Damage:
     """What is wrong with a file that cannot be read at all."""
     return Damage("unreadable", f"cannot read {path.name}: {error.strerror}")
-
-
-def read_aggregates(path: Path) -> ResultFile | Damage:
-    """As `read`, but the requests are skipped over: some ten times faster, and nothing can be recomputed."""
-    try:
-        file = _decode_aggregates(path.read_bytes())
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return read(path)
-    return ResultFile(file.aggregated_metrics, None, file._time_unit)
 
 
 def parse(data: bytes, name: str) -> ResultFile | Damage:

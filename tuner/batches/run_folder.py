@@ -11,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from tuner.batches._cache import Cache
 from tuner.batches.batch import Batch, Place, client
-from tuner.batches.cache import Cache
 from tuner.batches.genai_bench_folder import MOST, Metadata, read_files, result_files
 from tuner.batches.result_file import one_line
 from tuner.core import files

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tuner.batches.cache import Reading, readings_of
+from tuner.batches.batch import Reading
+from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
 from tuner.core.run_directory import COMPLETED
 from tuner.judging.intervals import CONFIDENCE, block_count, correlated, of_requests, replicates

@@ -22,7 +22,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tuner.batches.audit import requests_needed
-from tuner.batches.cache import Reading, readings_of
+from tuner.batches.batch import Reading
+from tuner.batches.load import readings_of
 from tuner.batches.result_file import LATENCIES, LATENCY_COLUMNS, PERCENTILES, Floats
 from tuner.core.run_directory import COMPLETED
 

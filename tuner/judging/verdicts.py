@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from tuner.batches import result_file
 from tuner.batches.audit import requests_needed
-from tuner.batches.cache import Reading, readings_of
+from tuner.batches.batch import Reading
+from tuner.batches.load import readings_of
 from tuner.batches.result_file import PERCENTILES, Columns, Floats, measure
 from tuner.core.run_directory import COMPLETED
 from tuner.errors import SLOError

@@ -11,7 +11,7 @@ import pandas as pd
 
 from tuner import figures
 from tuner.batches.batch import records
-from tuner.batches.load import load_batches
+from tuner.batches.load import load_together
 from tuner.errors import NothingSurvived, Regressed, SpecError
 from tuner.judging import comparison_text
 from tuner.judging.comparison import Comparison, compare
@@ -56,15 +56,16 @@ class Side:
         return {"paths": self.paths, "experiments": self.title.split(", "), **records(pd.DataFrame([times]))[0]}
 
 
-def read_side(paths: Sequence[Path], runs: list[Run], slo: SLO | None) -> Side:
-    """Load and judge the batches at `paths`, which are those of `runs`.
+def judge_side(paths: Sequence[Path], batches: pd.DataFrame, runs: list[Run], slo: SLO | None) -> Side:
+    """Judge the batches at `paths`.
 
     Args:
         paths: as for `load_batches`.
-        runs: theirs, as from `runs_of`.
+        batches: those there, as from `load_side`.
+        runs: theirs, likewise.
         slo: judges them; None for no limit.
     """
-    judged = judge(load_batches(*paths), slo or SLO())
+    judged = judge(batches, slo or SLO())
     carried = _carried_attainment(runs, slo)
     known = [carried.get(key) for key in _keys(judged)]
     judged["attainment"] = judged["attainment"].fillna(pd.Series(known, judged.index, "float64"))
@@ -81,18 +82,19 @@ def agreed_slo(runs: Sequence[Run]) -> tuple[SLO | None, str]:
     return known[0], ""
 
 
-def runs_of(paths: Sequence[Path]) -> list[Run]:
-    """Each run at `paths`, with its batches.
+def load_side(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
+    """The batches at `paths`, and each run there with its own.
 
     Raises:
         PathError: there is nothing to be read.
         SpecError: a path is a comparison.
     """
-    return [run for path in paths for run in _runs_at(path)]
+    batches, each = load_together(paths)
+    return batches, [run for path, own in zip(paths, each, strict=True) for run in _runs_at(path, own)]
 
 
-def _runs_at(path: Path) -> list[Run]:
-    runs = runs_at(path)
+def _runs_at(path: Path, batches: pd.DataFrame) -> list[Run]:
+    runs = runs_at(path, batches)
     if runs[0][0].facts.get("kind") == COMPARISON:
         raise SpecError(f"{path} is a comparison itself; name the runs or reports that it compares")
     return runs
@@ -243,9 +245,9 @@ def read_comparison(
     for name, paths in {"baseline": baseline, "candidate": candidate}.items():
         if not paths:
             raise SpecError(f"{name}: missing; name two sides, as in: tuner compare runs/BASELINE runs/CANDIDATE")
-    runs = runs_of(baseline), runs_of(candidate)
-    judge_by, note = (slo, "") if slo else agreed_slo([*runs[0], *runs[1]])
-    sides = read_side(baseline, runs[0], judge_by), read_side(candidate, runs[1], judge_by)
+    loaded = load_side(baseline), load_side(candidate)
+    judge_by, note = (slo, "") if slo else agreed_slo([run for _, runs in loaded for run in runs])
+    sides = judge_side(baseline, *loaded[0], judge_by), judge_side(candidate, *loaded[1], judge_by)
     return Compared(
         *sides,
         slo=judge_by,

@@ -231,7 +231,8 @@ def read_results(*paths: Path, slo: SLO | None = None, price: Price | None = Non
     batches = load_batches(*paths)
     beside = background(paths, batches, slo)
     asked = SLO.parse(beside.slo, str(paths[0])) if beside.slo else None
-    by, batches = slo or asked, batches.join(beside.intervals)
+    bounds = {str(name): values for name, values in beside.intervals.items()}
+    by, batches = slo or asked, batches.assign(**bounds)  # keeps the samples, as a join would not
     judged = judge(batches, by or SLO())
     if beside.known_attainment and (slo is None or slo == asked):
         known = judged["attainment"].fillna(pd.Series(beside.known_attainment, judged.index, "float64"))

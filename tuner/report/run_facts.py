@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 
 from tuner.batches import report_data as carried
-from tuner.batches.batch import printable
-from tuner.batches.cache import Reading, readings_of
+from tuner.batches.batch import Reading, printable
 from tuner.batches.genai_bench_folder import asked_of_genai_bench
-from tuner.batches.load import load_batches
+from tuner.batches.load import readings_of
 from tuner.batches.result_file import LATENCIES, Floats
 from tuner.batches.run_folder import subfolders
 from tuner.core import files
@@ -233,13 +232,12 @@ def background(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None = N
     )
 
 
-def runs_at(path: Path) -> list[Run]:
-    """Each run at `path` with its batches, without what only figures show.
+def runs_at(path: Path, batches: pd.DataFrame) -> list[Run]:
+    """Each run at `path` with its own of the `batches` there, without what only figures show.
 
     Raises:
-        PathError: there is no batch, or a report is damaged.
+        PathError: a report is damaged.
     """
-    batches = load_batches(path)
     if carried.is_page(path):
         return [(_of_report(carried.unpack(path), batches.index, None), batches)]
     return [(_of_run(Path(str(folder))), own) for folder, own in batches.groupby("run_folder", sort=False)]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from tuner.batches.other_tools import aiperf, guidellm, serving
-from tuner.batches.other_tools import csv_tables as tables
 from tuner.batches.other_tools.values import Found, documents
 from tuner.batches.result_file import Damage, ResultFile, parse, unread
 from tuner.core.files import is_regular, split_part
@@ -46,12 +45,12 @@ class Format:
 
 
 FORMATS = (
-    Format(guidellm.TOOL, CSV, (b"Run Info,Run Info,",), tables.guidellm_batches, guidellm.fullest),
+    Format(guidellm.TOOL, CSV, (b"Run Info,Run Info,",), guidellm.convert, guidellm.fullest),
     Format(guidellm.TOOL, JSON, (b'"guidellm_version"', b'"benchmarks"'), guidellm.convert, guidellm.fullest),
     Format(guidellm.TOOL, YAML, (b"benchmarks:\n- ", b"module: guidellm."), guidellm.convert, guidellm.fullest),
     Format(aiperf.TOOL, JSON, aiperf.RECORD_MARKS, aiperf.convert_run, joined=True),
     Format(aiperf.TOOL, JSON, (b'"aiperf_version"', b'"input_config"'), aiperf.convert, aiperf.fullest),
-    Format(aiperf.TOOL, CSV, (b"Metric,avg,min,max,",), tables.aiperf_batch, aiperf.fullest),
+    Format(aiperf.TOOL, CSV, (b"Metric,avg,min,max,",), aiperf.convert, aiperf.fullest),
     Format(serving.VLLM.tool, JSON, (b'"tokenizer_id"', b'"num_prompts"'), serving.VLLM.convert),
     Format(serving.SGLANG.tool, JSON, (b'"sharegpt_output_len"', b'"backend"'), serving.SGLANG.convert),
 )
@@ -112,17 +111,17 @@ def statuses(path: Path) -> list[os.stat_result]:
 
 
 @dataclass
-class Reader:
-    """Reads batches, and keeps those of the last file that held several, as they are asked for in turn."""
+class BatchReader:
+    """Reads batches, and keeps those of the last file that held several or none, as they are asked for in turn."""
 
     file: Path | None = None
-    kept: list[Part] = field(default_factory=list)
+    last: list[Part] = field(default_factory=list)
 
     def read(self, path: Path) -> Part:
         """The batch that `path` names: that of a file, or one of several, as in `file.json#2`."""
         file, part = split_part(path)
-        kept = self._of(file)
-        return kept[part - 1] if part <= len(kept) else Damage("unreadable", f"{file.name} has no batch {part}")
+        parts = self._of(file)
+        return parts[part - 1] if part <= len(parts) else Damage("unreadable", f"{file.name} has no batch {part}")
 
     def parts(self, path: Path) -> int:
         """How many batches the file `path` holds."""
@@ -130,11 +129,11 @@ class Reader:
 
     def _of(self, file: Path) -> list[Part]:
         if file == self.file:
-            return self.kept
-        found = read_all(file)
-        if len(found) > 1:
-            self.file, self.kept = file, found
-        return found
+            return self.last
+        parts = read_all(file)
+        if len(parts) > 1 or isinstance(parts[0], Damage):
+            self.file, self.last = file, parts
+        return parts
 
 
 def read_all(path: Path) -> list[Part]:

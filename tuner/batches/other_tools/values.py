@@ -140,6 +140,7 @@ def rate_note(rate: object, limit: int | None = None) -> str:
 NO_NUMBER = re.compile(rb"([:,\[]\s*)(?:-?Infinity|NaN)(?=\s*[],}])")
 #: Levels of nesting in YAML; files of the tools have a dozen.
 DEEPEST = 200
+INSTEAD_OF_TABLE = "give the .json, .jsonl or .yaml that the tool writes of the same run"
 #: Stands for a document that ends in its middle.
 CUT = object()
 
@@ -148,12 +149,12 @@ def documents(path: Path, data: bytes) -> list[Any]:
     """What the file `path` with the content `data` holds.
 
     Returns:
-        Objects of JSON or YAML, or the text of a CSV file; a Damage for each that cannot be read.
+        Objects of JSON or YAML; a Damage for each that cannot be read, and for a CSV file.
     """
     if path.suffix in (".yaml", ".yml"):
         return [_yaml(data, path.name)]
     if path.suffix == ".csv":
-        return [data.decode("utf-8", "replace")]
+        return [Damage("unreadable", f"{path.name} is a table of aggregates: {INSTEAD_OF_TABLE}")]
     whole = _json(data, path.name)
     lines = [line for line in data.splitlines() if line.strip()]
     if not isinstance(whole, Damage) or len(lines) < 2 or isinstance(_json(lines[0], ""), Damage):
