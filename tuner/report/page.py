@@ -20,10 +20,9 @@ from tuner.batches.batch import level_name
 from tuner.core import timestamps
 from tuner.core.run_directory import COMPLETED
 from tuner.figures.style import VERDICTS
-from tuner.judging import comparison_text
+from tuner.judging import comparison_text, summary
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.slo import SLO, Constraint
-from tuner.judging.summary import TABLE, table
 from tuner.judging.verdicts import requests_needed_for
 from tuner.report.compared import COMPARISON, SAME_CONFIGURATION, Compared
 from tuner.report.results import Results
@@ -33,7 +32,6 @@ _TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = {"report": ("page.js", "judge.js", "report.js"), "comparison": ("page.js", "comparison.js")}
 #: what a reader can limit with a slider where the SLO does not
 SUGGESTED = (("ttft", "p90"), ("tpot", "p90"), ("e2e_latency", "p90"))
-_START = next(header for header, column, _, _ in TABLE if column == "started_at")
 
 
 def render_report(results: Results) -> str:
@@ -147,19 +145,26 @@ def _plotly_hash() -> str:
 
 
 def _table(judged: pd.DataFrame) -> dict[str, Any]:
-    """The table as text: its header, and for each batch its verdict, its cells (– for what is missing) and a note."""
-    shown = table(judged)
-    boring = ["outcome"] if (judged["outcome"] == COMPLETED).all() else []
+    """The table as text: its header, the column behind each, and each batch's verdict, cells (– for none) and note."""
+    columns = {header: column for header, column, *_ in summary.TABLE}
+    headers = {column: header for header, column in columns.items()}
+    shown = summary.table(judged).drop(columns="why").rename(columns=columns)
     scenarios = judged["scenario"].unique()
-    boring += ["scenario"] if len(scenarios) == 1 else []
-    cells = shown.drop(columns=["why", *boring]).astype("object").where(shown.notna(), "–").astype(str)
-    rows = zip(judged["verdict"], cells.to_numpy().tolist(), judged["verdict_reason"], strict=True)
+    one_scenario = len(scenarios) == 1
+    boring = {"outcome": bool((judged["outcome"] == COMPLETED).all()), "scenario": one_scenario}
+    shown = shown.drop(columns=[column for column, is_boring in boring.items() if is_boring])
     return {
-        "header": list(cells.columns),
-        "rows": list(rows),
-        "time": _START,
-        "scenario": scenarios[0] if len(scenarios) == 1 else "",
+        "header": [headers.get(str(column), column) for column in shown],
+        "columns": list(shown),
+        "rows": list(zip(judged["verdict"], _cells(shown), judged["verdict_reason"], strict=True)),
+        "scenario": scenarios[0] if one_scenario else "",
     }
+
+
+def _cells(shown: pd.DataFrame) -> list[list[str]]:
+    """Each row as texts, – for what is missing."""
+    cells: list[list[str]] = shown.astype("object").where(shown.notna(), "–").astype(str).to_numpy().tolist()
+    return cells
 
 
 def _search(results: Results) -> dict[str, Any] | None:
@@ -168,7 +173,7 @@ def _search(results: Results) -> dict[str, Any] | None:
         return None
     searched = results.searched
     shown = searched.table
-    cells = shown.drop(columns="cause").astype("object").where(shown.notna(), "–").astype(str)
+    cells = shown.drop(columns="cause")
     states = searched.trials.loc[shown.index, "state"]
     best = searched.trials.loc[shown.index, "is_best"]
     return {
@@ -178,7 +183,7 @@ def _search(results: Results) -> dict[str, Any] | None:
         "server": searched.noted.winner.command,
         "winner": results.winner,
         "header": list(cells.columns),
-        "rows": list(zip(states, best, cells.to_numpy().tolist(), shown["cause"], strict=True)),
+        "rows": list(zip(states, best, _cells(cells), shown["cause"], strict=True)),
     }
 
 
