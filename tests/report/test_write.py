@@ -151,7 +151,7 @@ JUDGED = """([limits, confidence]) => {
 def limits_of(slo):
     from tuner.report.page import _constraint
 
-    return [_constraint(constraint, slo) for constraint in slo.constraints]
+    return [_constraint(limit, slo) | {"threshold": limit.threshold} for limit in slo.constraints]
 
 
 def some_slo(random):

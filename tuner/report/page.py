@@ -30,8 +30,6 @@ from tuner.report.results import Results
 _TEMPLATES = Path(__file__).parent / "templates"
 #: the scripts of each page, the last one starts it
 SCRIPTS = {"report": ("page.js", "judge.js", "report.js"), "comparison": ("page.js", "comparison.js")}
-#: what a reader can limit with a slider where the SLO does not
-SUGGESTED = (("ttft", "p90"), ("tpot", "p90"), ("e2e_latency", "p90"))
 
 
 def render_report(results: Results) -> str:
@@ -90,21 +88,15 @@ def document(name: str, shown: list[Any], live: dict[str, Any], data: carried.Ca
 def _sliders(results: Results) -> dict[str, Any]:
     """What the report's script needs to judge again: the SLO with all that its sliders could limit."""
     slo = results.slo or SLO()
-    limited = {constraint.column for constraint in slo.constraints}
-    offered = [Constraint(metric, statistic, 1.0) for metric, statistic in SUGGESTED]
-    further = [constraint for constraint in offered if constraint.column not in limited]
     return {
         "looks": {name: look.says for name, look in VERDICTS.items()},
-        "constraints": [
-            *(_constraint(constraint, slo) for constraint in slo.constraints),
-            *(_constraint(constraint, slo) | {"threshold": None} for constraint in further),
-        ],
+        "constraints": [_constraint(limit, slo) | {"threshold": threshold} for limit, threshold in results.sliders],
         "confidence": slo.confidence,
     }
 
 
 def _constraint(constraint: Constraint, slo: SLO) -> dict[str, Any]:
-    names = ("metric", "statistic", "threshold", "hard_fail", "fail_ratio", "column", "sign", "label", "unit")
+    names = ("metric", "statistic", "hard_fail", "fail_ratio", "column", "sign", "label", "unit")
     needed = requests_needed_for(constraint, slo.confidence or CONFIDENCE)
     return {name: getattr(constraint, name) for name in names} | {"needed": needed}
 
