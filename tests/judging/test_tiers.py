@@ -107,3 +107,16 @@ def test_names_of_tiers_are_no_markup(folder, tmp_path):
     code, out, _ = run(tmp_path, "load", folder, "--slo", slo)
     assert code == 0 and f"verdict, {name}" in out and f"{name}: " in out
     assert "<b>[red]" not in write_report(folder, tmp_path / "r.html", tuner.SLO.load(slo)).read_text()
+
+
+@pytest.mark.parametrize(("document", "times"), [(TIERS, 3), (CHAT, 1)], ids=["three tiers", "a plain SLO"])
+def test_each_tier_is_judged_once(document, times, folder, monkeypatch):
+    from tuner.judging import tiers
+    from tuner.report import results
+
+    judged = []
+    for module in (tiers, results):
+        once = module.judge
+        monkeypatch.setattr(module, "judge", lambda *given, once=once: judged.append(given) or once(*given))
+    assert read_results(folder, slo=tuner.SLO.parse(document)).judged["verdict"].tolist() == ["pass", "pass", "fail"]
+    assert len(judged) == times

@@ -13,8 +13,6 @@ from support.commands import run
 import tuner
 from tuner.core import files
 from tuner.errors import PathError, SecretFound
-from tuner.judging.intervals import intervals
-from tuner.judging.summary import answer
 from tuner.report.write import read_results, write_report
 
 SLO = {
@@ -145,15 +143,15 @@ def judged_page(tmp_path):
 
 
 JUDGED = """([limits, confidence]) => {
-  const judged = judge(rows, limits, confidence);
-  return [judged.map(row => [row.verdict, row.evidence, row.doubt, row.reason]), answer(judged, limits, confidence)];
+  const judged = judge(rows, limits, confidence), best = bestOf(judged);
+  return [judged.map(row => row.verdict), best && best.concurrency];
 }"""
 
 
 def limits_of(slo):
     from tuner.report.page import _constraint
 
-    return [_constraint(constraint, slo) for constraint in slo.constraints]
+    return [_constraint(limit, slo) | {"threshold": limit.threshold} for limit in slo.constraints]
 
 
 def some_slo(random):
@@ -177,12 +175,10 @@ def some_slo(random):
 def test_the_page_judges_as_python_does(judged_page):
     seen, report = judged_page
     chance, batches = random.Random(6), tuner.load_batches(report)
-    batches = batches.join(intervals(batches))
     for slo in [some_slo(chance) for _ in range(60)]:
         judged = tuner.judge(batches, slo)
-        words = answer(judged, tuner.summarize(judged), slo if slo.constraints else None)
-        rows = judged[["verdict", "evidence", "evidence_reason", "verdict_reason"]].to_numpy().tolist()
-        assert seen.page.evaluate(JUDGED, [limits_of(slo), slo.confidence]) == [rows, words], slo
+        expected = [judged["verdict"].tolist(), tuner.summarize(judged).best_level]
+        assert seen.page.evaluate(JUDGED, [limits_of(slo), slo.confidence]) == expected, slo
 
 
 @needs_chromium
@@ -209,6 +205,83 @@ def test_a_slider_judges_table_answer_and_figure_again(judged_page):
     assert page.locator("#answer").inner_text() == before
     assert ["fail", 4] in page.evaluate(marked)
     assert seen.requests == [] and seen.errors == []
+
+
+def what_if_page(tmp_path, levels, slo):
+    """A report of levels given as (concurrency, TTFT in s or the outcome of one without a result)."""
+    trial = result_files.run(tmp_path / "run", [level for level, _ in levels])
+    for level, ttft in levels:
+        if isinstance(ttft, str):
+            result_files.add_level(trial, level, outcome=ttft, reason="somebody stopped it")
+        else:
+            requests = [result_files.request(ttft=ttft)] * 60
+            result_files.add_level(trial, level, result_files.result(requests, level=level))
+    return write_report(tmp_path / "run", tmp_path / "r.html", tuner.SLO.parse(slo))
+
+
+def move(page, label, key="ArrowRight"):
+    page.get_by_label(label).focus()
+    page.keyboard.press(key)
+
+
+LIMITED = {"ttft": {"p90": {"threshold": 0.5}}}
+
+
+@needs_chromium
+@pytest.mark.browser
+def test_an_interrupted_level_above_a_passing_one_is_not_said_to_fail(tmp_path):
+    report = what_if_page(tmp_path, [(2, 0.1), (4, 0.2), (8, "interrupted")], LIMITED)
+    with opened_report(report) as seen:
+        answered = seen.page.locator("#answer")
+        asked = answered.inner_text()
+        move(seen.page, "TTFT p90 at most", "End")
+        assert "at concurrency 4" in answered.locator("strong").inner_text()
+        assert "does not meet" not in answered.inner_text()
+        move(seen.page, "TTFT p90 at most", "Home")
+        assert "there is no maximum" in answered.locator("strong").inner_text()
+        notes = seen.page.locator("tr.note:visible").all_inner_texts()
+        assert [note.strip() for note in notes] == ["interrupted: somebody stopped it"]
+        seen.page.get_by_role("button", name="Back to what was asked").click()
+        assert answered.inner_text() == asked
+        assert seen.errors == []
+
+
+@needs_chromium
+@pytest.mark.browser
+def test_a_batch_without_a_concurrency_has_no_concurrency_after_a_slider_moved(tmp_path):
+    folder = SAMPLES.parent / "foreign/vllm-0.32.0/rate-errors.json"
+    assert tuner.load_batches(folder)["concurrency"].isna().all()
+    lenient = LIMITED | {"error_rate": {"threshold": 1.0}}
+    report = write_report(folder, tmp_path / "r.html", tuner.SLO.parse(lenient))
+    with opened_report(report) as seen:
+        asked = seen.page.locator("#answer").inner_text()
+        move(seen.page, "TTFT p90 at most", "End")
+        told = seen.page.locator("#answer").inner_text()
+        assert "at an unknown concurrency" in told
+        assert "null" not in told and "highest" not in told
+        seen.page.get_by_role("button", name="Back to what was asked").click()
+        assert seen.page.locator("#answer").inner_text() == asked
+
+
+#: the markers that a reader sees, by figure, and the text over each
+DRAWN = "[...document.querySelectorAll('.plot')].map(plot => plot.querySelectorAll('.scatterlayer .point').length)"
+HOVERS = "[...document.querySelectorAll('.plot')].flatMap(plot => plot.data.flatMap(trace => trace.hovertext || []))"
+
+
+@needs_chromium
+@pytest.mark.browser
+def test_every_marker_stays_drawn_when_a_slider_moves(judged_page):
+    seen, _ = judged_page
+    page = seen.page
+    drawn, hovers = page.evaluate(DRAWN), page.evaluate(HOVERS)
+    assert drawn[0] >= 6
+    move(page, "TTFT p90 at most", "End")
+    assert page.evaluate(DRAWN) == drawn
+    move(page, "TPOT p95 at most", "Home")
+    assert page.evaluate(DRAWN) == drawn
+    page.get_by_role("button", name="Back to what was asked").click()
+    assert page.evaluate(DRAWN) == drawn
+    assert sorted(page.evaluate(HOVERS)) == sorted(hovers)
 
 
 @needs_chromium
@@ -245,6 +318,18 @@ def test_nothing_from_outside_is_markup(width, tmp_path):
         assert seen.page.locator("#plot-1 .scatterlayer .point").count() == 6
         assert seen.page.locator("script").count() == 5
     assert tuner.load_batches(folder / "report.html")["model"].iloc[0] == HOSTILE
+
+
+def test_a_header_of_the_table_can_be_called_otherwise(tmp_path, monkeypatch):
+    from tuner.judging import summary
+
+    folder = levels_run(tmp_path / "run")
+    otherwise = tuple((f"the {header}", *rest) for header, *rest in summary.TABLE)
+    monkeypatch.setattr(summary, "TABLE", otherwise)
+    page = write_report(folder, tmp_path / "r.html", tuner.SLO.parse(SLO)).read_text()
+    assert page.count('class="verdict"') == 6
+    assert page.count('class="attainment"') == 12
+    assert page.count('<time datetime="2026-11-24T04:') >= 5 and "the scenario" not in page
 
 
 def test_ten_figures_and_a_hundred_batches_stay_below_2_3_mb(tmp_path):

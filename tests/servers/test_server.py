@@ -302,3 +302,12 @@ def test_a_stop_command_ends_what_is_no_process_of_ours(trial, tmp_path):
         assert server.model_name.startswith("tuner-")
         assert not list(tmp_path.glob("*.stopped"))
     assert (tmp_path / f"{server.model_name}.stopped").exists()
+
+
+def test_the_command_is_known_before_anything_runs():
+    from tuner.servers.server import preview
+    from tuner.sweep.spec import ServeSpec
+
+    shown = preview(ServeSpec(engine="vllm", model="m"), 8123)
+    assert "m" in shown and "8123" in shown
+    assert preview(ServeSpec(engine="attach", base_url="http://127.0.0.1:1", model="m"), 8123) == []

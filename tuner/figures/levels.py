@@ -163,8 +163,8 @@ def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, bounded: Sequence[str],
         records = chosen.to_dict("records")
         facts = [_facts(row, bounded) for row in records]
         figure.add_scatter(
-            x=chosen["x"],
-            y=chosen["y"],
+            x=chosen["x"].tolist(),  # as numbers: the page moves them, and base64 is nothing to move
+            y=chosen["y"].tolist(),
             name=style.says,
             mode="markers",
             marker={"symbol": style.symbol, "color": style.colour, "size": size, "line": {"width": size / 8}},

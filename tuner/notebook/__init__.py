@@ -151,20 +151,17 @@ def show(results: Results) -> None:
     from IPython.display import HTML, Markdown, display
 
     from tuner.figures import notebook_bundle
-    from tuner.judging.summary import table
 
     display(Markdown("\n\n".join(escape(line, quote=False) for line in results.answer)))
     if results.command:
         display(HTML(f"The best configuration again:<pre>{escape(results.command)}</pre>"))
     for figure in results.figures:
         display(notebook_bundle(figure), raw=True)
-    display(HTML(table_html(results.searched.table if results.searched else table(results.judged))))
+    display(HTML(table_html(results.searched.table if results.searched else results.table)))
 
 
 def show_comparison(compared: "Compared") -> None:
     """Display in the notebook in what two sides differ: configuration, answer, figures and tables."""
-    from html import escape
-
     from IPython.display import HTML, display
 
     from tuner.figures import notebook_bundle

@@ -1,8 +1,9 @@
-"""Forms made from specs: a field for each parameter."""
+"""Forms made from specs, a field for each parameter; and what every panel with such a form has."""
 
+import asyncio
 import html
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Generic
 
@@ -123,3 +124,60 @@ class Form(Generic[Spec]):
     def _changed(self) -> None:
         for listener in self._listeners:
             listener()
+
+
+class Panel(Generic[Spec]):
+    """A form, a button that starts something and one that stops it, the command, a status, and a log's end.
+
+    Args:
+        form: what can be filled in.
+        starts: what the first button says.
+    """
+
+    def __init__(self, form: Form[Spec], starts: str) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self._form = form
+        self._go = widgets.Button(description=starts, button_style="primary", icon="play")
+        self._halt = widgets.Button(description="Stop", icon="stop", disabled=True)
+        self._command, self._status, self._log = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self._go.on_click(lambda _: self.start())
+        self._halt.on_click(lambda _: self.stop())
+        form.on_change(self._preview)
+
+    def start(self) -> None:
+        """Start what is filled in; while something goes on this does nothing."""
+        if self.task is None or self.task.done():
+            self._spawn(self._begin())
+
+    def stop(self) -> None:
+        """End what goes on."""
+        raise NotImplementedError
+
+    async def _begin(self) -> None:
+        """Carry out what is filled in."""
+        raise NotImplementedError
+
+    def _preview(self) -> None:
+        """Show the command."""
+        raise NotImplementedError
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self.task = asyncio.get_running_loop().create_task(self._shown(work))
+
+    async def _shown(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work`; whatever goes wrong is shown here, since a task's traceback would only reach Lab's log console."""
+        try:
+            await work
+        except TunerError as error:
+            marked = self._form.blame(error)
+            self._say("mend the field that is marked" if marked else str(error), error=True)
+        except Exception as error:
+            self._say(f"{type(error).__name__}: {error}", error=True)
+        finally:
+            self._set_busy(False)
+
+    def _set_busy(self, busy: bool) -> None:
+        self._go.disabled, self._halt.disabled = busy, not busy
+
+    def _say(self, words: str, *, error: bool = False) -> None:
+        self._status.value = text(words, error=error)

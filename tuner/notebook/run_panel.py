@@ -1,7 +1,7 @@
 """The panels of a sweep and of a search."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +14,7 @@ from tuner.batches.run_folder import subfolders
 from tuner.core.run_directory import SEARCH, SWEEP, Experiment, Trial
 from tuner.errors import TunerError
 from tuner.judging.trials import plural
-from tuner.notebook.form import Form, copyable, draw, log_tail, text
+from tuner.notebook.form import Form, Panel, copyable, draw, log_tail, text
 from tuner.notebook.server_panel import HANDOVER, ServerPanel
 from tuner.notebook.views import ResultsView
 from tuner.report.page import table_html
@@ -22,7 +22,7 @@ from tuner.report.results import Results, read_results
 from tuner.report.write import REPORT_FILE, write_report
 from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
 from tuner.sweep.progress import read_progress, read_search
-from tuner.sweep.spec import command_line, unlike_default
+from tuner.sweep.spec import SweepSpec, command_line, unlike_default
 from tuner.sweep.sweep import Stop, is_running
 
 _POLL_SECONDS = 0.5
@@ -48,7 +48,7 @@ class Advance(NamedTuple):
     log: Path
 
 
-class RunPanel:
+class RunPanel(Panel[SweepSpec]):
     """A form, Run and Stop, progress, and results that grow.
 
     The run directory is all that it knows of a run. So a panel that is shown anew finds the run that another one, or
@@ -65,18 +65,11 @@ class RunPanel:
     fields: ClassVar[Sequence[str]]
 
     def __init__(self, parameters: dict[str, Any], view: Any) -> None:
-        self.task: asyncio.Task[None] | None = None
         self.experiment: Experiment | None = None
         self._stop = Stop()
-        self._form = Form(self.kind.asks, self.fields, parameters)
-        self._run = widgets.Button(description=f"Run {self.kind.noun}", button_style="primary", icon="play")
-        self._halt = widgets.Button(description="Stop", icon="stop", disabled=True)
         self._bar = widgets.IntProgress(max=1)
-        self._status, self._command, self._log = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self._view = view
-        self._run.on_click(lambda _: self.start())
-        self._halt.on_click(lambda _: self.stop())
-        self._form.on_change(self._preview)
+        super().__init__(Form(self.kind.asks, self.fields, parameters), f"Run {self.kind.noun}")
 
     def advance(self, experiment: Experiment) -> Advance:
         """How far the run is, read from its directory."""
@@ -85,14 +78,9 @@ class RunPanel:
     def show(self) -> None:
         """Display the panel, and the run that is going on or was the last."""
         logs = widgets.Accordion([self._log], titles=["server log"])
-        buttons = widgets.HBox([self._run, self._halt, self._bar])
+        buttons = widgets.HBox([self._go, self._halt, self._bar])
         display(widgets.VBox([self._form.widget, self._command, buttons, self._status, logs, self._view.widget]))
         self._spawn(self._find())
-
-    def start(self) -> None:
-        """Start the run; while one goes on this does nothing."""
-        if self.task is None or self.task.done():
-            self._spawn(self._begin())
 
     def stop(self) -> None:
         """End after the level that runs; pressed again, at once."""
@@ -103,23 +91,12 @@ class RunPanel:
         file.write_text(_AT_ONCE if again else "after this level")
         self._say("stopping now" if again else "stopping after this level; press Stop again to stop at once")
 
-    def _spawn(self, work: Any) -> None:
-        self.task = asyncio.get_running_loop().create_task(self._shown(work))
-
-    async def _shown(self, work: Any) -> None:
-        """Do `work`; whatever goes wrong is shown here, since a task's traceback would only reach Lab's log console."""
+    async def _shown(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await work
+            await super()._shown(work)
         except asyncio.CancelledError:
             self._stop.at_once.set()
             raise
-        except TunerError as error:
-            told = self._form.blame(error)
-            self._say("mend the field that is marked" if told else str(error), error=True)
-        except Exception as error:
-            self._say(f"{type(error).__name__}: {error}", error=True)
-        finally:
-            self._run.disabled, self._halt.disabled = False, True
 
     def _preview(self) -> None:
         """The command that does the same; and what is wrong, beside its field."""
@@ -168,7 +145,7 @@ class RunPanel:
     async def _follow(self, experiment: Experiment, work: "asyncio.Task[None] | None" = None) -> None:
         """Show what the run directory says until the run has ended."""
         self.experiment = experiment
-        self._run.disabled, self._halt.disabled = True, False
+        self._set_busy(True)
         ended = 0
         while is_running(experiment) if work is None else not work.done():
             if work is None:
@@ -204,9 +181,6 @@ class RunPanel:
     @staticmethod
     async def _results(experiment: Experiment) -> Results:
         return await asyncio.to_thread(read_results, experiment.folder)
-
-    def _say(self, words: str, *, error: bool = False) -> None:
-        self._status.value = text(words, error=error)
 
 
 class SweepPanel(RunPanel):

@@ -11,16 +11,15 @@ import pandas as pd
 import yaml
 from IPython.display import display
 
-from tuner import engines, figures
+from tuner import figures
 from tuner.batches.batch import to_frame
 from tuner.core import files, locks, timestamps
 from tuner.core.run_directory import READY, SERVER_FILE, STARTING, Trial
 from tuner.engines import gguf
-from tuner.engines.base import Place
 from tuner.errors import PathError, TunerError
-from tuner.notebook.form import Form, copyable, draw, log_tail, text
+from tuner.notebook.form import Form, Panel, copyable, draw, log_tail, text
 from tuner.servers import gpus, telemetry
-from tuner.servers.server import Server, launch
+from tuner.servers.server import Server, launch, preview
 from tuner.sweep.spec import ServeSpec
 from tuner.sweep.sweep import with_model
 
@@ -33,7 +32,7 @@ _STOP = "stop"
 _POLL_SECONDS = 0.5
 
 
-class ServerPanel:
+class ServerPanel(Panel[ServeSpec]):
     """A form, the exact command, Start and Stop, the log's end, and what the server uses.
 
     A server belongs to the kernel that started it and ends with it. A panel that is shown anew finds it by its folder.
@@ -43,34 +42,22 @@ class ServerPanel:
     """
 
     def __init__(self, parameters: dict[str, Any]) -> None:
-        self.task: asyncio.Task[None] | None = None
         self._folder: Path | None = None
         self._port = _free_port()
-        self._form = Form(ServeSpec, FORM, parameters)
-        self._start = widgets.Button(description="Start server", button_style="primary", icon="play")
-        self._halt = widgets.Button(description="Stop", icon="stop", disabled=True)
         self._hand_on = widgets.Button(
             description="Hand over to sweep", icon="share", disabled=True, layout=widgets.Layout(width="auto")
         )
-        self._gpus, self._command, self._status, self._log = (widgets.HTML() for _ in range(4))
-        self._use = widgets.Output()
-        self._start.on_click(lambda _: self.start())
-        self._halt.on_click(lambda _: self.stop())
         self._hand_on.on_click(lambda _: self.hand_over())
-        self._form.on_change(self._preview)
+        self._gpus, self._use = widgets.HTML(), widgets.Output()
+        super().__init__(Form(ServeSpec, FORM, parameters), "Start server")
 
     def show(self) -> None:
         """Display the panel, and the server that runs already."""
         self._gpus.value = text(_gpus_here())
-        buttons = widgets.HBox([self._start, self._halt, self._hand_on])
+        buttons = widgets.HBox([self._go, self._halt, self._hand_on])
         log = widgets.Accordion([self._log], titles=["server log"], selected_index=0)
         display(widgets.VBox([self._form.widget, self._gpus, self._command, buttons, self._status, log, self._use]))
         self._spawn(self._find())
-
-    def start(self) -> None:
-        """Start the server; while one runs this does nothing."""
-        if self.task is None or self.task.done():
-            self._spawn(self._serve())
 
     def stop(self) -> None:
         """End the server, whichever panel of this kernel started it."""
@@ -87,38 +74,24 @@ class ServerPanel:
 
     def _spec(self) -> ServeSpec:
         spec = self._form.spec()
-        owned = engines.find(spec.engine).owned
-        return spec if spec.port or not owned else spec.model_copy(update={"port": self._port})
+        return spec if spec.port or not preview(spec, self._port) else spec.model_copy(update={"port": self._port})
 
     def _preview(self) -> None:
         """The exact command, before anything runs."""
         self._command.value = ""
         try:
             spec = self._spec()
-            engine = engines.find(spec.engine)
-            if not engine.owned:
-                self._command.value = text(f"attaches to {spec.base_url or 'base_url'}; nothing is started")
-                return
-            if spec.engine == "llamacpp" and not spec.model:
-                spec = spec.model_copy(update={"model": "the demo's model, fetched at the start"})
-            command = engine.command(spec, Place(spec.port or self._port))
-            self._command.value = "<b>will run:</b>" + copyable(" ".join(command))
+            command = preview(spec, self._port)
         except TunerError as error:
             self._command.value = "" if self._form.blame(error) else text(str(error), error=True)
+            return
+        attaches = f"attaches to {spec.base_url or 'base_url'}; nothing is started"
+        will_run = f"<b>will run:</b>{copyable(' '.join(command))}"
+        self._command.value = will_run if command else text(attaches)
 
-    def _spawn(self, work: Any) -> None:
-        self.task = asyncio.get_running_loop().create_task(self._shown(work))
-
-    async def _shown(self, work: Any) -> None:
-        try:
-            await work
-        except TunerError as error:
-            told = self._form.blame(error)
-            self._say("mend the field that is marked" if told else str(error), error=True)
-        except Exception as error:  # a task's traceback would only reach Lab's log console
-            self._say(f"{type(error).__name__}: {error}", error=True)
-        finally:
-            self._start.disabled, self._halt.disabled, self._hand_on.disabled = False, True, True
+    def _set_busy(self, busy: bool) -> None:
+        super()._set_busy(busy)
+        self._hand_on.disabled = True
 
     async def _find(self) -> None:
         """Follow the server that an earlier panel of this kernel has started, if it still runs."""
@@ -129,9 +102,9 @@ class ServerPanel:
                 await self._follow(None)
                 return
 
-    async def _serve(self) -> None:
+    async def _begin(self) -> None:
         spec = self._spec()
-        self._start.disabled = True
+        self._go.disabled = True
         self._say("starting")
         spec = await asyncio.to_thread(with_model, spec)
         folder = SERVERS / f"{timestamps.to_stamp(timestamps.now())}-{spec.engine}"
@@ -154,7 +127,7 @@ class ServerPanel:
     async def _follow(self, server: Server | None) -> None:
         """Show what the server does until it ends, or somebody wants it to."""
         folder = self._folder or Path()
-        self._start.disabled, self._halt.disabled = True, False
+        self._set_busy(True)
         while server is not None or (folder / SERVER_FILE).exists():
             record = files.read_json(folder / SERVER_FILE)
             ready = record.get("state") == READY
@@ -177,9 +150,6 @@ class ServerPanel:
             return
         if len(samples) > 1:
             draw(self._use, figures.timeline(to_frame([]), pd.DataFrame(samples.tail(300))))
-
-    def _say(self, words: str, *, error: bool = False) -> None:
-        self._status.value = text(words, error=error)
 
 
 def handover(record: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,9 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from tuner import figures
-from tuner.judging.slo import SLO, Constraint
-from tuner.judging.summary import answer, summarize, table
-from tuner.judging.verdicts import judge
 from tuner.notebook.form import LABEL, WIDE, draw, text
-from tuner.report.page import SUGGESTED, table_html
-from tuner.report.results import Results
+from tuner.report.page import table_html
+from tuner.report.results import Constraint, Results
 
 _AS_MEASURED = "as measured"
 _STEPS = 120
@@ -26,7 +22,8 @@ class ResultsView:
 
     def __init__(self) -> None:
         self._results: Results | None = None
-        self._constraints: list[tuple[Constraint, widgets.SelectionSlider]] = []
+        self._limits: list[tuple[Constraint, widgets.SelectionSlider]] = []
+        self._shown = pd.DataFrame()
         self._answer, self._table, self._figure = widgets.HTML(), widgets.HTML(), widgets.Output()
         self._sliders = widgets.VBox()
         self._sort = widgets.Dropdown(options=[_AS_MEASURED], description="sort by", style=LABEL)
@@ -48,44 +45,23 @@ class ResultsView:
         self._judge()
 
     def _make_sliders(self, results: Results) -> None:
-        asked = list(results.slo.constraints) if results.slo else []
-        limited = {constraint.column for constraint in asked}
-        offered = [Constraint(metric, statistic, 1.0) for metric, statistic in SUGGESTED]
-        free = [constraint for constraint in offered if constraint.column not in limited]
-        limits = [*((one, one.threshold) for one in asked), *((one, _NO_LIMIT) for one in free)]
-        self._constraints = [(one, _slider(one, threshold, results.judged)) for one, threshold in limits]
-        self._sliders.children = [slider for _, slider in self._constraints]
+        self._limits = [(limit, _slider(limit, threshold, results.judged)) for limit, threshold in results.sliders]
+        self._sliders.children = [slider for _, slider in self._limits]
         for slider in self._sliders.children:
             slider.observe(lambda _: self._judge(), "value")
-
-    @property
-    def _slo(self) -> SLO:
-        asked = self._results.slo if self._results and self._results.slo else SLO()
-        limits = [(constraint, slider.value) for constraint, slider in self._constraints]
-        set_now = [replace(constraint, threshold=value) for constraint, value in limits if value != _NO_LIMIT]
-        return asked if tuple(set_now) == asked.constraints else replace(asked, constraints=tuple(set_now), tiers=())
 
     def _judge(self) -> None:
         if self._results is None:
             return
-        slo, judged = self._slo, self._results.judged
-        changed = slo != (self._results.slo or SLO())
-        if changed:
-            # without their files: the share of single requests is too slow to be had at each step of a slider
-            judged = judge(judged.assign(source=None), slo).assign(source=judged["source"])
-        self._judged = judged
-        asked_for = slo if slo.constraints else None
-        words = answer(judged, summarize(judged), asked_for) if changed else self._results.answer
-        self._answer.value = text("\n".join(words))
-        limits = [one for one in slo.constraints if one.is_latency]
-        axis = {"metric": limits[0].metric, "statistic": limits[0].statistic} if limits else {}
-        draw(self._figure, figures.throughput_vs_latency(judged, slo, **axis))
+        limits = [replace(limit, threshold=slider.value) for limit, slider in self._limits if slider.value != _NO_LIMIT]
+        shown = self._results.limited_by(limits)
+        self._shown = shown.table
+        self._answer.value = text("\n".join(shown.answer))
+        draw(self._figure, shown.curves)
         self._tabulate()
 
     def _tabulate(self) -> None:
-        if self._results is None:
-            return
-        shown: Any = table(self._judged)
+        shown: Any = self._shown
         self._sort.options = [_AS_MEASURED, *shown.columns]
         if self._sort.value != _AS_MEASURED:
             shown = shown.sort_values(self._sort.value, ascending=not self._down.value, kind="stable")
@@ -95,17 +71,18 @@ class ResultsView:
         self._table.value = table_html(shown)
 
 
-def _slider(constraint: Constraint, threshold: float, judged: pd.DataFrame) -> widgets.SelectionSlider:
+def _slider(constraint: Constraint, threshold: float | None, judged: pd.DataFrame) -> widgets.SelectionSlider:
     """A slider over what could be asked: from half the smallest to twice the largest value measured, and no limit."""
     measured = [float(value) for value in judged[constraint.column].dropna() if value > 0]
-    values = measured + ([threshold] if threshold != _NO_LIMIT else []) or [1.0]
+    asked = [] if threshold is None else [threshold]
+    values = measured + asked or [1.0]
     steps = np.geomspace(min(values) / 2, max(values) * 2, _STEPS)
-    offered = sorted({float(f"{step:.3g}") for step in steps} | ({threshold} - {_NO_LIMIT}))
+    offered = sorted({float(f"{step:.3g}") for step in steps} | {*asked})
     options = [(f"{value:g}{constraint.unit}", value) for value in offered]
     none = [("no limit", _NO_LIMIT)]
     return widgets.SelectionSlider(
         options=none + options if constraint.sign < 0 else options + none,
-        value=threshold,
+        value=_NO_LIMIT if threshold is None else threshold,
         description=f"{constraint.label} {'≥' if constraint.sign < 0 else '≤'}",
         style={"description_width": "12em"},
         layout=WIDE,

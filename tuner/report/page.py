@@ -20,10 +20,9 @@ from tuner.batches.batch import level_name
 from tuner.core import timestamps
 from tuner.core.run_directory import COMPLETED
 from tuner.figures.style import VERDICTS
-from tuner.judging import comparison_text
+from tuner.judging import comparison_text, summary
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.slo import SLO, Constraint
-from tuner.judging.summary import TABLE, table
 from tuner.judging.verdicts import requests_needed_for
 from tuner.report.compared import COMPARISON, SAME_CONFIGURATION, Compared
 from tuner.report.results import Results
@@ -31,9 +30,6 @@ from tuner.report.results import Results
 _TEMPLATES = Path(__file__).parent / "templates"
 #: the scripts of each page, the last one starts it
 SCRIPTS = {"report": ("page.js", "judge.js", "report.js"), "comparison": ("page.js", "comparison.js")}
-#: what a reader can limit with a slider where the SLO does not
-SUGGESTED = (("ttft", "p90"), ("tpot", "p90"), ("e2e_latency", "p90"))
-_START = next(header for header, column, _, _ in TABLE if column == "started_at")
 
 #: traces for which plotly.js compiles code of its own; only pages that have one allow that (still no other script)
 COMPILED = ("parcoords",)
@@ -96,21 +92,15 @@ def document(name: str, shown: list[Any], live: dict[str, Any], data: carried.Ca
 def _sliders(results: Results) -> dict[str, Any]:
     """What the report's script needs to judge again: the SLO with all that its sliders could limit."""
     slo = results.slo or SLO()
-    limited = {constraint.column for constraint in slo.constraints}
-    offered = [Constraint(metric, statistic, 1.0) for metric, statistic in SUGGESTED]
-    further = [constraint for constraint in offered if constraint.column not in limited]
     return {
         "looks": {name: look.says for name, look in VERDICTS.items()},
-        "constraints": [
-            *(_constraint(constraint, slo) for constraint in slo.constraints),
-            *(_constraint(constraint, slo) | {"threshold": None} for constraint in further),
-        ],
+        "constraints": [_constraint(limit, slo) | {"threshold": threshold} for limit, threshold in results.sliders],
         "confidence": slo.confidence,
     }
 
 
 def _constraint(constraint: Constraint, slo: SLO) -> dict[str, Any]:
-    names = ("metric", "statistic", "threshold", "hard_fail", "fail_ratio", "column", "sign", "label", "unit")
+    names = ("metric", "statistic", "hard_fail", "fail_ratio", "column", "sign", "label", "unit")
     needed = requests_needed_for(constraint, slo.confidence or CONFIDENCE)
     return {name: getattr(constraint, name) for name in names} | {"needed": needed}
 
@@ -151,19 +141,26 @@ def _plotly_hash() -> str:
 
 
 def _table(judged: pd.DataFrame) -> dict[str, Any]:
-    """The table as text: its header, and for each batch its verdict, its cells (– for what is missing) and a note."""
-    shown = table(judged)
-    boring = ["outcome"] if (judged["outcome"] == COMPLETED).all() else []
+    """The table as text: its header, the column behind each, and each batch's verdict, cells (– for none) and note."""
+    columns = {header: column for header, column, *_ in summary.TABLE}
+    headers = {column: header for header, column in columns.items()}
+    shown = summary.table(judged).drop(columns="why").rename(columns=columns)
     scenarios = judged["scenario"].unique()
-    boring += ["scenario"] if len(scenarios) == 1 else []
-    cells = shown.drop(columns=["why", *boring]).astype("object").where(shown.notna(), "–").astype(str)
-    rows = zip(judged["verdict"], cells.to_numpy().tolist(), judged["verdict_reason"], strict=True)
+    one_scenario = len(scenarios) == 1
+    boring = {"outcome": bool((judged["outcome"] == COMPLETED).all()), "scenario": one_scenario}
+    shown = shown.drop(columns=[column for column, is_boring in boring.items() if is_boring])
     return {
-        "header": list(cells.columns),
-        "rows": list(rows),
-        "time": _START,
-        "scenario": scenarios[0] if len(scenarios) == 1 else "",
+        "header": [headers.get(str(column), column) for column in shown],
+        "columns": list(shown),
+        "rows": list(zip(judged["verdict"], _cells(shown), judged["verdict_reason"], strict=True)),
+        "scenario": scenarios[0] if one_scenario else "",
     }
+
+
+def _cells(shown: pd.DataFrame) -> list[list[str]]:
+    """Each row as texts, – for what is missing."""
+    cells: list[list[str]] = shown.astype("object").where(shown.notna(), "–").astype(str).to_numpy().tolist()
+    return cells
 
 
 def _search(results: Results) -> dict[str, Any] | None:
@@ -172,7 +169,7 @@ def _search(results: Results) -> dict[str, Any] | None:
         return None
     searched = results.searched
     shown = searched.table
-    cells = shown.drop(columns="cause").astype("object").where(shown.notna(), "–").astype(str)
+    cells = shown.drop(columns="cause")
     states = searched.trials.loc[shown.index, "state"]
     best = searched.trials.loc[shown.index, "is_best"]
     return {
@@ -182,7 +179,7 @@ def _search(results: Results) -> dict[str, Any] | None:
         "server": searched.noted.winner.command,
         "winner": results.winner,
         "header": list(cells.columns),
-        "rows": list(zip(states, best, cells.to_numpy().tolist(), shown["cause"], strict=True)),
+        "rows": list(zip(states, best, _cells(cells), shown["cause"], strict=True)),
     }
 
 

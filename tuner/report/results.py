@@ -1,7 +1,7 @@
 """What was measured, judged, with all that stands beside it: what notebooks, the terminal and the report show."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,19 @@ from tuner.errors import NothingSurvived, RequestError
 from tuner.figures.style import TRIAL_NAMES
 from tuner.judging.scores import goals_of
 from tuner.judging.search_answer import Searched
-from tuner.judging.summary import CURVE, TIER, Summary, answer, summarize
-from tuner.judging.tiers import Price, Tiers, cost, tiers
+from tuner.judging.slo import SLO, Constraint
+from tuner.judging.summary import CURVE, TIER, Summary, answer, summarize, table
+from tuner.judging.tiers import Price, Tier, Tiers, cost, tiers
 from tuner.judging.trials import importances, name_of, trials_to_records
-from tuner.judging.verdicts import SLO, goodput, judge
+from tuner.judging.verdicts import goodput, judge
 from tuner.report.run_facts import Background, background
+
+__all__ = ["Constraint", "Results", "axis", "read_results"]
 
 #: from so many times on there is a trend
 _HISTORY = 3
+#: what a reader can limit with a slider where the SLO does not
+_SUGGESTED = tuple(Constraint(metric, "p90", 1.0) for metric in ("ttft", "tpot", "e2e_latency"))
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,39 @@ class Results:
         judged.attrs = judged.attrs | {TRIAL_NAMES: names}
         return [*made, figures.throughput_vs_latency(judged, self.slo, **axis(self.slo))]
 
+    @property
+    def curves(self) -> Any:
+        """The figure of throughput versus latency."""
+        return figures.throughput_vs_latency(self.judged, self.slo, **axis(self.slo))
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a batch, for people."""
+        return table(self.judged)
+
+    @property
+    def sliders(self) -> list[tuple[Constraint, float | None]]:
+        """What a reader can limit, each with its threshold; None where the SLO has no such limit."""
+        limits = self.slo.constraints if self.slo else ()
+        limited = {limit.column for limit in limits}
+        further = [limit for limit in _SUGGESTED if limit.column not in limited]
+        return [*((limit, limit.threshold) for limit in limits), *((limit, None) for limit in further)]
+
+    def limited_by(self, limits: Sequence[Constraint]) -> "Results":
+        """The same batches under other limits; these results themselves where the limits are the SLO's own."""
+        slo = self.slo or SLO()
+        same = tuple(limits) == slo.constraints
+        return self if same else self.judged_by(replace(slo, constraints=tuple(limits), tiers=()))
+
+    def judged_by(self, slo: SLO) -> "Results":
+        """The same batches judged by another SLO, at once: without the share of single requests that met it."""
+        batches = self.judged.drop(columns=[name for name in self.judged if str(name).startswith(TIER)])
+        judged = judge(batches.assign(source=None), slo).assign(source=self.judged["source"])
+        by = slo if slo.constraints else None
+        return replace(self, slo=by, judged=judged, summary=summarize(judged), tiers=None)
+
     def _of_sweep(self) -> list[Any]:
-        made = [figures.throughput_vs_latency(self.judged, self.slo, **axis(self.slo))]
+        made = [self.curves]
         if self.has_trend:
             made.append(figures.trend(self.judged, self.runs, **axis(self.slo)))
         if self.judged["tpot_p50"].notna().any():
@@ -230,16 +266,25 @@ def read_results(*paths: Path, slo: SLO | None = None, price: Price | None = Non
     """
     batches = load_batches(*paths)
     beside = background(paths, batches, slo)
-    asked = SLO.parse(beside.slo, str(paths[0])) if beside.slo else None
-    bounds = {str(name): values for name, values in beside.intervals.items()}
-    by, batches = slo or asked, batches.assign(**bounds)  # keeps the samples, as a join would not
-    judged = judge(batches, by or SLO())
-    if beside.known_attainment and (slo is None or slo == asked):
-        known = judged["attainment"].fillna(pd.Series(beside.known_attainment, judged.index, "float64"))
-        numbers = (judged[name].to_numpy("float64", na_value=np.nan) for name in ("requests", "duration"))
-        judged = judged.assign(attainment=known, goodput=goodput(known.to_numpy(), *numbers))
+    own = SLO.parse(beside.slo, str(paths[0])) if beside.slo else None
+    by = slo or own
+    bounds = {str(column): values for column, values in beside.intervals.items()}
+    judged_tiers = tiers(batches.assign(**bounds), by or SLO())  # keeps the samples, as a join would not
+    (name, first), *others = judged_tiers.tiers.items()
+    if slo is None or slo == own:
+        first = _with_attainment(first, beside.known_attainment)
+    judged = first.judged.assign(**{f"{TIER}{other}": tier.judged["verdict"] for other, tier in others})
     title = str(beside.facts.get("name", "") or paths[0].resolve().name)
-    found = tiers(batches, by) if by and by.tiers else None
-    for name, tier in list(found.tiers.items())[1:] if found else []:
-        judged[f"{TIER}{name}"] = tier.judged["verdict"]
-    return Results(title, by, judged, summarize(judged), beside, found, price)
+    shown = Tiers({name: first, **dict(others)}) if by and by.tiers else None
+    return Results(title, by, judged, first.summary, beside, shown, price)
+
+
+def _with_attainment(tier: Tier, known: list[float | None]) -> Tier:
+    """A tier with the attainment that a report carries, which needs the single requests that it lacks."""
+    if not known:
+        return tier
+    judged = tier.judged
+    share = judged["attainment"].fillna(pd.Series(known, judged.index, "float64"))
+    numbers = (judged[name].to_numpy("float64", na_value=np.nan) for name in ("requests", "duration"))
+    judged = judged.assign(attainment=share, goodput=goodput(share.to_numpy(), *numbers))
+    return replace(tier, judged=judged, summary=summarize(judged))

@@ -330,6 +330,24 @@ class OwnServer(Server):
             self.record.warnings.append(message)
 
 
+def preview(spec: ServerSpec, port: int) -> list[str]:
+    """The command that `launch` would run; empty where it would attach to a server that runs already.
+
+    Args:
+        spec: what is to be served.
+        port: that the server is to listen on, where `spec` names none.
+
+    Raises:
+        RequestError: the engine cannot do what is asked.
+    """
+    engine = engines.find(spec.engine)
+    if not engine.owned:
+        return []
+    if spec.engine == "llamacpp" and not spec.model:
+        spec = spec.model_copy(update={"model": "the demo's model, fetched at the start"})
+    return engine.command(spec, Place(spec.port or port))
+
+
 def gpus_wanted(spec: ServerSpec) -> int | list[int | str]:
     """The GPUs asked for; where nothing is said, as many as the engine takes, if there are any at all."""
     if spec.gpus is not None:

@@ -4,28 +4,31 @@ const STEPS = 400;
 
 const data = JSON.parse(byId("tuner-data").textContent);
 const rows = data.rows.map(values => Object.fromEntries(data.columns.map((name, place) => [name, values[place]])));
-for (const [name, values] of Object.entries(data.intervals)) rows.forEach((row, place) => { row[name] = values[place]; });
-const escaped = text => text.replace(/[&<>"']/g, found => `&#${found.charCodeAt(0)};`);
-const wrapped = text => (text.match(/.{1,60}(\s|$)|\S{60}/g) || []).map(part => escaped(part.trim())).join("<br>");
+const batches = [...document.querySelectorAll("tbody.batch")].sort((one, other) => one.dataset.row - other.dataset.row);
+const judgedAsAsked = rows.map((row, place) => ({ ...row, verdict: batches[place].dataset.verdict }));
+
+// Each figure with markers of verdicts: which traces they are, and all of their points.
+function markedPlots() {
+  return [...document.querySelectorAll(".plot")].map(plot => {
+    const places = plot.data.flatMap((trace, place) => trace.meta && trace.meta.verdict ? [place] : []);
+    const points = places.flatMap(place => {
+      const { x, y, customdata, hovertext } = plot.data[place];
+      return Array.from(customdata, ([row, facts], index) => ({ x: x[index], y: y[index], row, facts, said: hovertext[index] }));
+    });
+    return { plot, places, points };
+  }).filter(({ places }) => places.length);
+}
 
 // Give each verdict's markers the batches that have it now.
-function moveMarkers(judged, looks) {
-  for (const plot of document.querySelectorAll(".plot")) {
-    const places = plot.data.flatMap((trace, place) => trace.meta && trace.meta.verdict ? [place] : []);
-    if (!places.length) continue;
-    const points = places.flatMap(place => {
-      const { x, y, customdata } = plot.data[place];
-      return Array.from(customdata, (custom, index) => ({ x: x[index], y: y[index], custom }));
-    });
-    const groups = places.map(place => points.filter(point => judged[point.custom[0]].verdict === plot.data[place].meta.verdict));
+function moveMarkers(marked, judged, looks, asAsked) {
+  for (const { plot, places, points } of marked) {
+    const groups = places.map(place => points.filter(({ row }) => judged[row].verdict === plot.data[place].meta.verdict));
+    const each = value => groups.map(group => group.map(value));
     Plotly.restyle(plot, {
-      x: groups.map(group => group.map(point => point.x)),
-      y: groups.map(group => group.map(point => point.y)),
-      customdata: groups.map(group => group.map(point => point.custom)),
-      hovertext: groups.map(group => group.map(({ custom }) => {
-        const { verdict, evidence, reason } = judged[custom[0]];
-        return [custom[1], `${looks[verdict]}, ${evidence} evidence`, wrapped(reason)].filter(Boolean).join("<br>");
-      })),
+      x: each(point => point.x),
+      y: each(point => point.y),
+      customdata: each(({ row, facts }) => [row, facts]),
+      hovertext: each(({ row, facts, said }) => asAsked ? said : `${facts}<br>${looks[judged[row].verdict]}`),
       showlegend: groups.map(group => group.length > 0),
     }, places);
   }
@@ -91,15 +94,14 @@ function slider(limit, changed) {
 }
 
 function showVerdicts(judged, asAsked) {
-  for (const batch of document.querySelectorAll("tbody.batch")) {
-    const { verdict, reason } = judged[batch.dataset.row], [line, note] = batch.rows;
-    line.className = verdict + (reason ? " noted" : "");
+  batches.forEach((batch, row) => {
+    const { verdict } = judged[row], [line, note] = batch.rows, cell = line.querySelector(".verdict");
+    note.hidden = !note.cells[1].textContent || (!asAsked && hasResult(rows[row]));
+    line.className = verdict + (note.hidden ? "" : " noted");
     note.className = `note ${verdict}`;
-    note.hidden = !reason;
-    note.cells[1].textContent = reason;
-    line.querySelector(".verdict").textContent = verdict;
+    if (cell) cell.textContent = verdict;
     for (const met of line.querySelectorAll(".attainment")) met.textContent = asAsked ? met.dataset.asked : "–";
-  }
+  });
 }
 
 function showAnswer(lines, judged) {
@@ -113,16 +115,16 @@ function showAnswer(lines, judged) {
 }
 
 function offerSliders(page) {
-  const asked = page.constraints.map(limit => limit.threshold);
+  const thresholds = page.constraints.map(limit => limit.threshold), marked = markedPlots();
   const askedAnswer = [...byId("answer").children].map(line => line.textContent);  // with tiers and costs, if any
   const again = () => {
     const limits = page.constraints.filter(limit => limit.threshold !== null);
-    const asAsked = page.constraints.every((limit, place) => limit.threshold === asked[place]);
-    const judged = judge(rows, limits, page.confidence);
+    const asAsked = page.constraints.every((limit, place) => limit.threshold === thresholds[place]);
+    const judged = asAsked ? judgedAsAsked : judge(rows, limits, page.confidence);
     showVerdicts(judged, asAsked);
-    showAnswer(asAsked ? askedAnswer : answer(judged, limits, page.confidence), judged);
+    showAnswer(asAsked ? askedAnswer : answer(judged, limits), judged);
     byId("changed").hidden = byId("reset").hidden = asAsked;
-    moveMarkers(judged, page.looks);
+    moveMarkers(marked, judged, page.looks, asAsked);
     moveThresholds(limits);
   };
   for (const limit of page.constraints) slider(limit, again);
