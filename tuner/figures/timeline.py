@@ -27,6 +27,10 @@ def timeline(judged: pd.DataFrame, telemetry: pd.DataFrame | None = None) -> go.
     Args:
         judged: batches with verdicts; those without times are left out.
         telemetry: as from `tuner.servers.telemetry.load`, of one or more trials; None or empty for none.
+
+    Example:
+        >>> judged = tuner.judge(tuner.load_batches("runs/monday"), {"ttft": {"p90": {"threshold": "500 ms"}}})
+        >>> figure = tuner.figures.timeline(judged)
     """
     samples = _thinned(telemetry) if telemetry is not None and len(telemetry) else pd.DataFrame({"at": []})
     panels = [panel for panel in PANELS if _columns(samples, panel[1])]

@@ -61,6 +61,10 @@ def trend(
             the engine or the model differs from the run before, a mark names it.
         metric: `e2e_latency`, `ttft` or `tpot`.
         statistic: `mean`, `p50`, `p90`, `p95` or `p99`.
+
+    Example:
+        >>> runs = tuner.load_batches("runs/monday", "runs/tuesday")
+        >>> figure = tuner.figures.trend(tuner.judge(runs, {"ttft": {"p90": {"threshold": "500 ms"}}}))
     """
     points = _points(judged, {} if runs is None else {row["run_folder"]: row for row in runs.to_dict("records")})
     column, label = f"{metric}_{statistic}", f"{look.LABELS[metric]} {statistic} there (s)"

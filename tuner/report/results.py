@@ -227,6 +227,11 @@ def read_results(*paths: Path, slo: SLO | None = None, price: Price | None = Non
 
     Raises:
         PathError: there is nothing to be read.
+
+    Example:
+        >>> results = tuner.read_results(Path("runs/monday"), slo=tuner.SLO.load("slo.yaml"))
+        >>> results.summary.best_level
+        4
     """
     batches = load_batches(*paths)
     beside = background(paths, batches, slo)
