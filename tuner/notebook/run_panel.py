@@ -78,6 +78,17 @@ class RunPanel:
         self._halt.on_click(lambda _: self.stop())
         self._form.on_change(self._preview)
 
+    @property
+    def folder(self) -> Path | None:
+        """The run directory of the run that is shown; None until one has begun."""
+        run = self.experiment
+        return run.folder if run and run.trial(1).facts_file.exists() else None
+
+    @property
+    def slo(self) -> dict[str, Any] | None:
+        """The SLO document of the run that is shown; None where it has none."""
+        return self.experiment.facts.get("spec", {}).get("slo") if self.experiment else None
+
     def advance(self, experiment: Experiment) -> Advance:
         """How far the run is, read from its directory."""
         raise NotImplementedError
@@ -194,6 +205,7 @@ class RunPanel:
 
     async def _conclude(self, experiment: Experiment) -> None:
         """Say how a run ended, and show its results."""
+        self.experiment = experiment
         state = experiment.facts.get("state", "")
         now = self.advance(experiment)
         if now.ended:

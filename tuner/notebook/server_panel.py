@@ -59,6 +59,13 @@ class ServerPanel:
         self._hand_on.on_click(lambda _: self.hand_over())
         self._form.on_change(self._preview)
 
+    @property
+    def base_url(self) -> str | None:
+        """Where the server that is shown answers; None while none is ready."""
+        file = self._folder / SERVER_FILE if self._folder else None
+        record = files.read_json(file) if file and file.exists() else {}
+        return str(record["base_url"]) if record.get("state") == READY else None
+
     def show(self) -> None:
         """Display the panel, and the server that runs already."""
         self._gpus.value = text(_gpus_here())

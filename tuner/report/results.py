@@ -46,6 +46,11 @@ class Results:
     price: Price | None = None
 
     @property
+    def folder(self) -> Path | None:
+        """The run directory, of several the first; None where all this comes from a report."""
+        return next(iter(self.beside.folders), None)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What `experiment.json` says."""
         return self.beside.facts
