@@ -1,6 +1,7 @@
 """The architecture: seven floors, two wings. A module imports only its own folder and lower floors."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,16 @@ def _top_imports(path):
                 found = PACKAGE.parent / f"{name.replace('.', '/')}.py"
                 if found.parent == path.parent and found.exists():
                     yield found
+
+
+README = (PACKAGE.parent / "README.md").read_text().partition("## Architecture")[2]
+
+
+def test_the_readme_draws_this_house():
+    named = set(re.findall(r"^ \d +(\w+)(?:/|\.py) ", README, re.MULTILINE)) | set(re.findall(r"[│|] +(\w+)/ ", README))
+    assert named == set(FLOOR)
+
+
+@pytest.mark.parametrize("path", sorted({*re.findall(r"`((?:tuner|tests)/[a-z_/]+\.py)`", README)}))
+def test_the_readme_names_files_that_there_are(path):
+    assert (PACKAGE.parent / path).exists()
