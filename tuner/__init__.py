@@ -1,6 +1,6 @@
 """Find the LLM server configuration with the most throughput within its latency SLO.
 
-Spec → server → batch files → DataFrame → verdicts → summary → figures → report; each module is one step of it.
+Engine → server → traffic → sweep → batch files → batches → verdicts → summary → figures → report: a folder is a step.
 Names are loaded when they are first used, so that `import tuner` stays instant.
 """
 
@@ -11,9 +11,13 @@ if TYPE_CHECKING:
     from tuner import errors, figures
     from tuner.batches.load import load_batches
     from tuner.batches.requests import load_requests
+    from tuner.judging.comparison import compare
     from tuner.judging.summary import summarize
     from tuner.judging.tiers import tiers
+    from tuner.judging.trials import load_trials
     from tuner.judging.verdicts import SLO, check_batch_slo_compliance, judge
+    from tuner.report.results import read_results
+    from tuner.report.write import write_report
 
 __version__ = "0.1.0"
 
@@ -21,13 +25,17 @@ __all__ = [
     "SLO",
     "__version__",
     "check_batch_slo_compliance",
+    "compare",
     "errors",
     "figures",
     "judge",
     "load_batches",
     "load_requests",
+    "load_trials",
+    "read_results",
     "summarize",
     "tiers",
+    "write_report",
 ]
 
 _HOMES = {
@@ -38,6 +46,10 @@ _HOMES = {
     "check_batch_slo_compliance": "tuner.judging.verdicts",
     "summarize": "tuner.judging.summary",
     "tiers": "tuner.judging.tiers",
+    "compare": "tuner.judging.comparison",
+    "load_trials": "tuner.judging.trials",
+    "read_results": "tuner.report.results",
+    "write_report": "tuner.report.write",
 }
 
 

@@ -46,6 +46,11 @@ def load_batches(*paths: str | os.PathLike[str]) -> pd.DataFrame:
 
     Raises:
         PathError: a path does not exist, cannot be read, or holds no batch.
+
+    Example:
+        >>> batches = tuner.load_batches("runs/monday")
+        >>> batches[["concurrency", "outcome"]].values.tolist()
+        [[1, 'completed'], [2, 'completed'], [4, 'completed'], [8, 'completed']]
     """
     if not paths:
         raise PathError("no path given: name a run directory, a genai-bench folder or a result file")

@@ -40,6 +40,11 @@ def load_requests(*paths: str | os.PathLike[str]) -> pd.DataFrame:
 
     Raises:
         PathError: a path does not exist, cannot be read, or holds no batch.
+
+    Example:
+        >>> requests = tuner.load_requests("runs/monday")
+        >>> float(requests["ttft"].quantile(0.5))
+        0.1
     """
     import pyarrow as pa
 

@@ -29,6 +29,10 @@ def changes(differences: pd.DataFrame, tolerance: float = 0.0) -> go.Figure:
     Args:
         differences: those of a `tuner.judging.comparison.Comparison`.
         tolerance: as a share; a change within the band is no regression.
+
+    Example:
+        >>> before, after = tuner.load_batches("runs/monday"), tuner.load_batches("runs/tuesday")
+        >>> figure = tuner.figures.changes(tuner.compare(before, after).differences, tolerance=0.05)
     """
     lines = _lines(differences)
     rows = pd.DataFrame(

@@ -32,6 +32,10 @@ def timeline(judged: pd.DataFrame, telemetry: pd.DataFrame | None = None) -> go.
     Args:
         judged: batches with verdicts; those without times are left out.
         telemetry: as from `tuner.servers.telemetry.load`, of one or more trials; None or empty for none.
+
+    Example:
+        >>> judged = tuner.judge(tuner.load_batches("runs/monday"), {"ttft": {"p90": {"threshold": "500 ms"}}})
+        >>> figure = tuner.figures.timeline(judged)
     """
     samples = _thinned(telemetry) if telemetry is not None and len(telemetry) else pd.DataFrame({"at": []})
     panels = [panel for panel in PANELS if _columns(samples, panel[1])]
@@ -159,6 +163,10 @@ def trend(
             the engine or the model differs from the run before, a mark names it.
         metric: `e2e_latency`, `ttft` or `tpot`.
         statistic: `mean`, `p50`, `p90`, `p95` or `p99`.
+
+    Example:
+        >>> runs = tuner.load_batches("runs/monday", "runs/tuesday")
+        >>> figure = tuner.figures.trend(tuner.judge(runs, {"ttft": {"p90": {"threshold": "500 ms"}}}))
     """
     points = _points(judged, {} if runs is None else {row["run_folder"]: row for row in runs.to_dict("records")})
     column, label = f"{metric}_{statistic}", f"{look.LABELS[metric]} {statistic} there (s)"

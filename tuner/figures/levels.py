@@ -26,6 +26,10 @@ def throughput_vs_latency(
         slo: whose thresholds on this metric and statistic are drawn; by default the one that judged.
         metric: `e2e_latency`, `ttft` or `tpot`.
         statistic: `mean`, `p50`, `p90`, `p95` or `p99`.
+
+    Example:
+        >>> judged = tuner.judge(tuner.load_batches("runs/monday"), {"ttft": {"p90": {"threshold": "500 ms"}}})
+        >>> tuner.figures.throughput_vs_latency(judged, metric="ttft").write_html("figure.html")
     """
     latency = judged[f"{metric}_{statistic}"]
     axis = f"{look.LABELS[metric]} {statistic} (s)"
@@ -47,6 +51,10 @@ def trade_off(judged: pd.DataFrame, gpus: Mapping[int, int] | None = None) -> go
     Args:
         judged: batches with verdicts.
         gpus: how many GPUs each trial used; where it is not known of every trial the machine's tokens/s are shown.
+
+    Example:
+        >>> judged = tuner.judge(tuner.load_batches("runs/monday"), {"ttft": {"p90": {"threshold": "500 ms"}}})
+        >>> figure = tuner.figures.trade_off(judged)
     """
     known = gpus or {}
     per_gpu = len(judged) > 0 and all(known.get(trial, 0) > 0 for trial in judged["trial"].unique())
@@ -65,6 +73,10 @@ def latency_vs_concurrency(judged: pd.DataFrame, slo: SLO | None = None, *, metr
         judged: batches with verdicts, best of one trial and scenario.
         slo: whose thresholds on this metric are drawn; by default the one that judged.
         metric: `e2e_latency`, `ttft` or `tpot`.
+
+    Example:
+        >>> judged = tuner.judge(tuner.load_batches("runs/monday"), {"ttft": {"p90": {"threshold": "500 ms"}}})
+        >>> figure = tuner.figures.latency_vs_concurrency(judged, metric="tpot")
     """
     name = look.LABELS[metric]
     when = look.measured_when(judged)
@@ -263,6 +275,11 @@ def distribution(
         spreads: for each of them its quantiles in seconds, as `report.run_facts` computes; None where it has none.
         slo: whose thresholds on this metric are drawn; by default the one that judged.
         metric: `e2e_latency`, `ttft` or `tpot`.
+
+    Example:
+        >>> judged = tuner.judge(tuner.load_batches("runs/monday"), {"ttft": {"p90": {"threshold": "500 ms"}}})
+        >>> spreads = tuner.read_results(Path("runs/monday")).beside.spreads["ttft"]
+        >>> figure = tuner.figures.distribution(judged, spreads)
     """
     name = look.LABELS[metric]
     about = " · ".join(filter(None, ["box: p25 to p75, whiskers: p5 and p95, mark: p99", look.measured_when(judged)]))

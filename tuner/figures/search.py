@@ -27,6 +27,9 @@ def best_so_far(trials: pd.DataFrame, goal: Goal = THROUGHPUT) -> go.Figure:
     Args:
         trials: one row a trial, as from `load_trials`.
         goal: what the trials' first value is.
+
+    Example:
+        >>> figure = tuner.figures.best_so_far(tuner.load_trials(Path("runs/search")))
     """
     rows = in_order(trials)
     about = " · ".join(filter(None, [f"{len(rows)} trial{'' if len(rows) == 1 else 's'}", look.measured_when(rows)]))
@@ -45,6 +48,10 @@ def pareto_front(trials: pd.DataFrame, goals: tuple[Goal, Goal]) -> go.Figure:
     Args:
         trials: one row a trial, as from `load_trials`.
         goals: what the first two of the trials' values are.
+
+    Example:
+        >>> goals = tuner.read_results(Path("runs/search")).searched.goals
+        >>> figure = tuner.figures.pareto_front(tuner.load_trials(Path("runs/search")), (goals[0], goals[0]))
     """
     values = [_pair(values) for values in trials["values"]]
     rows = in_order(trials.assign(x=[pair[1] for pair in values], y=[pair[0] for pair in values])).dropna(subset="x")
@@ -77,6 +84,9 @@ def importance(shares: Mapping[str, float], why_not: str = "") -> go.Figure:
     Args:
         shares: by parameter, as `tuner.judging.trials` computes them; empty where they cannot be told.
         why_not: said in place of the bars where there are none.
+
+    Example:
+        >>> figure = tuner.figures.importance({"max_num_seqs": 0.7, "kv_cache_dtype": 0.3})
     """
     about = "share of what tells the best quarter of the trials from the rest (PED-ANOVA)" if shares else ""
     figure = look.figure("Which parameters mattered", about, "importance (%)", "")
@@ -211,6 +221,9 @@ def parallel_coordinates(trials: pd.DataFrame, goal: Goal = THROUGHPUT) -> go.Fi
     Args:
         trials: one row a trial, as from `load_trials`.
         goal: what the trials' first value is.
+
+    Example:
+        >>> figure = tuner.figures.parallel_coordinates(tuner.load_trials(Path("runs/search")))
     """
     rows = in_order(trials).sort_values("value", ascending=goal.maximize, na_position="first")  # the best on top
     columns = {"trial": list(rows["trial"])}

@@ -145,7 +145,13 @@ def wrapped(text: object) -> str:
 
 
 def notebook_bundle(figure: go.Figure) -> dict[str, Any]:
-    """What a notebook keeps of `figure`: its data alone, without plotly.js."""
+    """What a notebook keeps of `figure`: its data alone, without plotly.js.
+
+    Example:
+        >>> from IPython.display import display
+        >>> bundle = tuner.figures.notebook_bundle(tuner.figures.importance({"max_num_seqs": 1.0}))
+        >>> display(bundle, raw=True)  # doctest: +SKIP
+    """
     import plotly.io as pio
 
     bundle: dict[str, Any] = pio.renderers["plotly_mimetype"].to_mimebundle(figure.to_dict())

@@ -119,6 +119,11 @@ def compare(
         candidate: likewise.
         tolerance: a change of this size or less does not matter: relative, for shares the difference.
         confidence: between 0 and 1.
+
+    Example:
+        >>> before, after = tuner.load_batches("runs/monday"), tuner.load_batches("runs/tuesday")
+        >>> tuner.compare(before, after, tolerance=0.05).regressions.empty
+        True
     """
     sides = Side(_judged(baseline)), Side(_judged(candidate))
     found = [*_maxima(*sides), *_levels(*sides)]

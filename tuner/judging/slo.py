@@ -234,6 +234,10 @@ class SLO:
         Raises:
             PathError: the file cannot be read.
             SLOError: it is wrong; the message names the place.
+
+        Example:
+            >>> tuner.SLO.load("slo.yaml").to_dict()["ttft"]["p90"]["threshold"]
+            0.5
         """
         file = Path(path).expanduser()
         return cls.parse(load(file), str(file))
@@ -244,6 +248,11 @@ class SLO:
 
         Raises:
             SLOError: it is wrong; the message names the place.
+
+        Example:
+            >>> slo = tuner.SLO.parse({"latency": {"p50": {"threshold": 2.0}}, "error_rate": {"threshold": 0.01}})
+            >>> [limit.column for limit in slo.constraints]
+            ['e2e_latency_p50', 'error_rate']
         """
         read = _tiered if isinstance(document, Mapping) and TIERS in document else _slo
         return read(document, Place(name))

@@ -86,6 +86,12 @@ def summarize(judged: pd.DataFrame) -> Summary:
 
     Returns:
         The summary over all of them, with one for each scenario.
+
+    Example:
+        >>> judged = tuner.judge(tuner.load_batches("runs/monday"), {"ttft": {"p90": {"threshold": "500 ms"}}})
+        >>> summary = tuner.summarize(judged)
+        >>> round(summary.max_throughput), summary.best_level, summary.bracket
+        (367, 4, 'bracketed')
     """
     counted = _counted(judged)
     _log_batches(counted)

@@ -61,6 +61,12 @@ def tiers(batches: pd.DataFrame, document: SLO | Mapping[str, Any]) -> Tiers:
 
     Raises:
         SLOError: the document is wrong; the message names the place.
+
+    Example:
+        >>> tiers = {"chat": {"ttft": {"p90": {"threshold": 0.5}}}, "batch": {"latency": {"p90": {"threshold": 60}}}}
+        >>> both = tuner.tiers(tuner.load_batches("runs/monday"), {"tiers": tiers})
+        >>> {name: tier.summary.best_level for name, tier in both.tiers.items()}
+        {'chat': 4, 'batch': 8}
     """
     slo = document if isinstance(document, SLO) else SLO.parse(document)
     judged = {name: (each, judge(batches, each)) for name, each in dict(slo.tiers or {ONLY: slo}).items()}

@@ -44,6 +44,11 @@ def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
 
     Raises:
         PathError: it is no run directory.
+
+    Example:
+        >>> trials = tuner.load_trials(Path("runs/search"))
+        >>> trials.loc[trials["is_best"], ["trial", "state"]].values.tolist()
+        [[6, 'complete']]
     """
     spec = files.read_json(folder / EXPERIMENT_FILE).get("spec", {})
     scoring = Scoring.of(spec, slo)

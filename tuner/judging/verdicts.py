@@ -52,6 +52,11 @@ def judge(batches: pd.DataFrame, slo: SLO | Mapping[str, Any]) -> pd.DataFrame:
 
     Raises:
         SLOError: `slo` is a document and is wrong.
+
+    Example:
+        >>> judged = tuner.judge(tuner.load_batches("runs/monday"), {"ttft": {"p90": {"threshold": "500 ms"}}})
+        >>> judged["verdict"].tolist()
+        ['pass', 'pass', 'pass', 'fail']
     """
     return _Judgement(batches, _as_slo(slo)).frame()
 
@@ -72,6 +77,11 @@ def check_batch_slo_compliance(
 
     Raises:
         SLOError: the SLO is wrong.
+
+    Example:
+        >>> aggregates = json.loads(Path("aggregates.json").read_text())
+        >>> tuner.check_batch_slo_compliance(aggregates, {"latency": {"p90": {"threshold": 5.0}}})
+        (True, {})
     """
     file = result_file.mend(_as_file(batch_metrics))
     numbers = measure(Columns(file))

@@ -71,6 +71,17 @@ class RunPanel(Panel[SweepSpec]):
         self._view = view
         super().__init__(Form(self.kind.asks, self.fields, parameters), f"Run {self.kind.noun}")
 
+    @property
+    def folder(self) -> Path | None:
+        """The run directory of the run that is shown; None until one has begun."""
+        run = self.experiment
+        return run.folder if run and run.trial(1).facts_file.exists() else None
+
+    @property
+    def slo(self) -> dict[str, Any] | None:
+        """The SLO document of the run that is shown; None where it has none."""
+        return self.experiment.facts.get("spec", {}).get("slo") if self.experiment else None
+
     def advance(self, experiment: Experiment) -> Advance:
         """How far the run is, read from its directory."""
         raise NotImplementedError
@@ -171,6 +182,7 @@ class RunPanel(Panel[SweepSpec]):
 
     async def _conclude(self, experiment: Experiment) -> None:
         """Say how a run ended, and show its results."""
+        self.experiment = experiment
         state = experiment.facts.get("state", "")
         now = self.advance(experiment)
         if now.ended:

@@ -51,6 +51,13 @@ class ServerPanel(Panel[ServeSpec]):
         self._gpus, self._use = widgets.HTML(), widgets.Output()
         super().__init__(Form(ServeSpec, FORM, parameters), "Start server")
 
+    @property
+    def base_url(self) -> str | None:
+        """Where the server that is shown answers; None while none is ready."""
+        file = self._folder / SERVER_FILE if self._folder else None
+        record = files.read_json(file) if file and file.exists() else {}
+        return str(record["base_url"]) if record.get("state") == READY else None
+
     def show(self) -> None:
         """Display the panel, and the server that runs already."""
         self._gpus.value = text(_gpus_here())

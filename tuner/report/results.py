@@ -51,6 +51,11 @@ class Results:
     price: Price | None = None
 
     @property
+    def folder(self) -> Path | None:
+        """The run directory, of several the first; None where all this comes from a report."""
+        return next(iter(self.beside.folders), None)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What `experiment.json` says."""
         return self.beside.facts
@@ -263,6 +268,11 @@ def read_results(*paths: Path, slo: SLO | None = None, price: Price | None = Non
 
     Raises:
         PathError: there is nothing to be read.
+
+    Example:
+        >>> results = tuner.read_results(Path("runs/monday"), slo=tuner.SLO.load("slo.yaml"))
+        >>> results.summary.best_level
+        4
     """
     batches = load_batches(*paths)
     beside = background(paths, batches, slo)

@@ -122,6 +122,10 @@ def write_report(path: Path, target: Path | None = None, slo: SLO | None = None,
         PathError: there is nothing to report on, or the file cannot be written.
         SecretFound: a key stands in the run; nothing was written.
         RequestError: a price was given, and nobody knows for how many GPUs.
+
+    Example:
+        >>> tuner.write_report(Path("runs/monday"), slo=tuner.SLO.load("slo.yaml")).name
+        'report.html'
     """
     target = target or path / REPORT_FILE
     _must_have_folder(target)
