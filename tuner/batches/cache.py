@@ -18,8 +18,9 @@ import platformdirs
 
 from tuner.batches.audit import audit
 from tuner.batches.other_tools import Reader, statuses
-from tuner.batches.result_file import LATENCIES, Columns, Damage, Floats, Measured, measure, unread
+from tuner.batches.result_file import Columns, Damage, Floats, Measured, measure, unread
 from tuner.core import files
+from tuner.core.metrics import LATENCIES
 from tuner.errors import PathError
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner.core.run_directory import COMPLETE
+from tuner.core.text import change
 from tuner.figures import style as look
 from tuner.judging.scores import THROUGHPUT, Goal
-from tuner.judging.trials import asked_for, gains, name_of, percent, varied
+from tuner.judging.trials import asked_for, gains, name_of, varied
 
 _STRIP = {"domain": [0, 0.09], "range": [0, 1], "visible": False, "fixedrange": True}
 _DOMINATED = look.Look("another is better in both", "circle-open", "#8a949e")
@@ -199,7 +200,7 @@ def _numbers(row: dict[Any, Any], gain: float) -> str:
     if pd.isna(row["value"]):
         return ""
     level = "" if pd.isna(row["best_level"]) else f" at concurrency {row['best_level']:.0f}"
-    against = "" if pd.isna(gain) or row["role"] == "baseline" else f" ({percent(gain)} against the baseline)"
+    against = "" if pd.isna(gain) or row["role"] == "baseline" else f" ({change(gain)} against the baseline)"
     return f"{row['value']:.4g}{level}{against}"
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tuner.batches.batch import level_name
 from tuner.core.run_directory import COMPLETED
+from tuner.core.text import level_name
 from tuner.figures import style as look
 
 #: the curves below the batches: (axis title, what their columns end in, divisor, factor to the title's unit)
