@@ -302,3 +302,16 @@ def test_runs_vary_at_least_as_their_requests():
 def test_blocks_are_drawn_whole():
     drawn = places(10, 6, 3, np.random.default_rng(0))
     assert len(drawn) == 6 and all((drawn[1:3] - drawn[:2]) % 10 == 1)
+
+
+def test_a_high_percentile_of_requests_that_hang_together_is_no_difference_by_chance(tmp_path):
+    """Two runs whose p99 is the same slow request: nothing varies, and nobody knows how much it might."""
+    sides = []
+    for name, slowest in (("a", 9.0), ("b", 9.1)):
+        waves_of_eight = np.repeat(np.random.default_rng(3).lognormal(-2, 0.2, 40), 8)
+        content = [result_files.request(float(ttft)) for ttft in waves_of_eight[:-8]]
+        content += [result_files.request(slowest)] * 8
+        sides.append(batches_of(tmp_path / name, {8: content}, runs=2))
+    row = row_of(compare(*sides), "ttft_p99")
+    assert (row["verdict"], row["over"]) == ("unknown", "runs")
+    assert "in flight together" in row["note"]

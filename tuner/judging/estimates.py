@@ -34,12 +34,14 @@ class Estimate:
         variance: of their mean on the scale that is compared, from the requests; NaN where nobody knows.
         log: whether the scale is that of logarithms, on which a relative change is a difference.
         requests: how many completed, in all runs.
+        is_lacking: whether a run has requests, but too few to tell its variance.
     """
 
     values: Floats
     variance: float = math.nan
     log: bool = True
     requests: int = 0
+    is_lacking: bool = False
 
     @property
     def value(self) -> float:
@@ -236,7 +238,8 @@ class Side:
         parts = [run.share_variance(metric, self.limits) if share else run.variance(metric) for run in runs]
         requests = sum(int(run.row["completed"]) for run in runs)
         values = np.array([run.row[metric] for run in runs], np.float64)
-        return Estimate(values, sum(parts) / max(len(runs), 1) ** 2, not share, requests)
+        is_lacking = any(math.isnan(part) and run.readable for run, part in zip(runs, parts, strict=True))
+        return Estimate(values, sum(parts) / max(len(runs), 1) ** 2, not share, requests, is_lacking)
 
     @cached_property
     def tried(self) -> set[Key]:
