@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.result_files import failure, name, request, result, write
+from support.result_files import add_level, failure, name, request, result, write
+from support.result_files import run as run_directory
 
 import tuner
 from tuner.errors import PathError, SLOError
@@ -364,17 +365,40 @@ class TestOneBatch:
         compliant, details = tuner.check_batch_slo_compliance(result()["aggregated_metrics"], slo)
         assert not compliant
         [(metric, violation)] = details.items()
-        assert metric == "e2e_latency_p90"
+        assert metric == "p90"
         assert violation["threshold"] == 0.5
         assert violation["actual"] == pytest.approx(1.09)
         assert violation["violation_ratio"] == pytest.approx(1.18)
         assert violation["type"] == "HARD_FAIL"
 
+    def test_without_an_slo_every_batch_counts(self):
+        assert tuner.check_batch_slo_compliance(result()["aggregated_metrics"]) == (True, {})
+
+    def test_details_are_called_as_a_log_calls_them(self):
+        """A percentile of the whole latency by itself, a mean by its section, all else by metric."""
+        slo = {
+            **{"latency": {"p50": {"threshold": 0.1}, "p99": {"threshold": 0.1}}, "ttft": {"threshold": 0.01}},
+            **{"tpot": {"p95": {"threshold": 0.001}}, "error_rate": {"threshold": 0.001}},
+            **{"min_throughput": {"threshold": 1e6}, "min_request_throughput": {"threshold": 1e6}},
+        }
+        metrics = result([request()] * 290 + [failure()] * 10)["aggregated_metrics"]
+        _, details = tuner.check_batch_slo_compliance(metrics, slo)
+        throughputs = ["output_throughput", "request_throughput"]
+        assert sorted(details) == sorted(["p50", "p99", "ttft", "tpot_p95", "error_rate", *throughputs])
+        _, means = tuner.check_batch_slo_compliance(metrics, {"latency": {"threshold": 0.1}})
+        assert list(means) == ["latency"]
+        assert details["p50"] == {
+            "threshold": 0.1,
+            "actual": pytest.approx(1.09),
+            "violation_ratio": pytest.approx(9.9),
+            "type": "HARD_FAIL",
+        }
+
     def test_a_soft_violation_still_counts(self):
         slo = {"ttft": {"threshold": 0.05, "hard_fail": False}}
         compliant, details = tuner.check_batch_slo_compliance(result()["aggregated_metrics"], slo)
         assert compliant
-        assert details["ttft_mean"]["type"] == "SOFT_VIOLATION"
+        assert details["ttft"]["type"] == "SOFT_VIOLATION"
 
     @pytest.mark.parametrize("where", ["file", "dict"])
     def test_milliseconds(self, where):
@@ -388,8 +412,8 @@ class TestOneBatch:
         metrics = result(stats={"ttft": {"mean": value}})["aggregated_metrics"]
         compliant, details = tuner.check_batch_slo_compliance(metrics, {"ttft": {"threshold": 1}})
         assert not compliant
-        assert details["ttft_mean"]["actual"] is None
-        assert "not known" in details["ttft_mean"]["reason"]
+        assert details["ttft"]["actual"] is None
+        assert "not known" in details["ttft"]["reason"]
 
     def test_the_error_rate_is_counted_and_not_believed(self):
         metrics = result([request()] * 50 + [failure()] * 50)["aggregated_metrics"]
@@ -437,3 +461,38 @@ def test_goodput_is_in_the_table_where_there_is_an_slo(tmp_path):
     batches, column = tuner.load_batches(tmp_path), "goodput (requests/s)"
     assert column in table(tuner.judge(batches, {"ttft": {"threshold": 1}}))
     assert column not in table(tuner.judge(batches, {}))
+
+
+@pytest.mark.parametrize("column", ["request_throughput", "total_throughput"])
+def test_a_limit_on_another_column_is_one_line_in_the_table_of_metrics(column, tmp_path, monkeypatch):
+    """Judged, bounded, summarised, said in words and shown in a report; `PLAIN_SECTIONS` once made a KeyError of it."""
+    from dataclasses import replace
+
+    from tuner.core.metrics import METRICS
+    from tuner.judging import slo as reader
+    from tuner.judging.intervals import intervals
+    from tuner.report.write import read_results, write_report
+
+    monkeypatch.setitem(METRICS, column, replace(METRICS[column], section="least"))  # the one line
+    monkeypatch.setattr(reader, "SECTIONS", reader.SECTIONS | {"least": column})
+    trial = run_directory(tmp_path / "run", [1, 2])
+    for level in (1, 2):
+        add_level(trial, level, result(level=level))
+    batches = tuner.load_batches(tmp_path / "run")
+    limit = float(batches[column].mean())
+    slo = SLO.parse({"least": {"threshold": limit}})
+    assert SLO.parse(slo.to_dict()) == slo
+    judged = tuner.judge(batches, slo)
+    assert judged["verdict"].tolist() == ["fail", "pass"]
+    unit = METRICS[column].unit
+    assert f"{METRICS[column].name} " in judged["verdict_reason"][0] and f" {unit} < " in judged["verdict_reason"][0]
+    assert list(intervals(batches, [column])) == [f"{column}_low", f"{column}_high", "interval_over"]
+    results = read_results(tmp_path / "run", slo=slo)
+    assert results.summary.best_level == 2 and f"{METRICS[column].name} ≥ {limit:g} {unit}" in " ".join(results.answer)
+    report = write_report(tmp_path / "run", tmp_path / "r.html", slo)
+    assert f"{METRICS[column].name} ≥ " in report.read_text()
+
+
+def test_the_least_requests_per_second_can_be_limited():
+    limit = SLO.parse({"min_request_throughput": {"threshold": 2}}).constraints[0]
+    assert (limit.column, limit.sign, str(limit)) == ("request_throughput", -1, "request throughput ≥ 2 requests/s")

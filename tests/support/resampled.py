@@ -41,13 +41,22 @@ def requests(reading: Reading, level: int, wanted: int, dice: np.random.Generato
     ]
 
 
-def side(folder: Path, real_levels: dict[int, Reading], wanted: int, dice: np.random.Generator, factor: float = 1.0):
-    """Judged batches drawn from real ones, through result files."""
-    result_files.write(folder / "experiment_metadata.json", result_files.metadata(list(real_levels)))
-    for level, reading in real_levels.items():
-        drawn = requests(reading, level, wanted, dice, factor)
-        result_files.write(folder / result_files.name(level), result_files.result(drawn, level=level))
-    return tuner.judge(tuner.load_batches(folder), {"latency": {"p90": {"threshold": 1e3}}})
+def side(
+    folder: Path,
+    real_levels: dict[int, Reading],
+    wanted: int,
+    dice: np.random.Generator,
+    factor: float = 1.0,
+    runs: int = 2,
+):
+    """Judged batches of several runs drawn from real ones, through result files."""
+    folders = [folder / f"run {number}" for number in range(runs)]
+    for one in folders:
+        result_files.write(one / "experiment_metadata.json", result_files.metadata(list(real_levels)))
+        for level, reading in real_levels.items():
+            drawn = requests(reading, level, wanted, dice, factor)
+            result_files.write(one / result_files.name(level), result_files.result(drawn, level=level))
+    return tuner.judge(tuner.load_batches(*folders), {"latency": {"p90": {"threshold": 1e3}}})
 
 
 def waves(dice, count, concurrency, share):

@@ -15,8 +15,9 @@ import numpy as np
 from tuner.batches.audit import audit
 from tuner.batches.batch import Reading
 from tuner.batches.other_tools import BatchReader, statuses
-from tuner.batches.result_file import LATENCIES, Columns, Damage, measure, unread
+from tuner.batches.result_file import Columns, Damage, measure, unread
 from tuner.core import files
+from tuner.core.metrics import LATENCIES
 from tuner.errors import PathError
 
 logger = logging.getLogger(__name__)

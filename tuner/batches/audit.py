@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tuner.batches.result_file import PERCENTILES, UNITS, Aggregates, Columns, Measured, claimed, statistics, unit_of
+from tuner.batches.result_file import UNITS, Aggregates, Columns, Measured, claimed, statistics, unit_of
+from tuner.core.metrics import PERCENTILES, requests_needed
 
 #: How far two numbers that should be equal may lie apart: 1 %.
 TOLERANCE = 0.01
@@ -44,20 +45,6 @@ def audit(columns: Columns, batch: Measured) -> list[str]:
     """
     evidence = Evidence(columns, batch)
     return [finding for check in CHECKS for finding in check(evidence)]
-
-
-def requests_needed(percentile: float, confidence: float = 0.95) -> int:
-    """How many requests a percentile needs, so that with this confidence at least one lies above it.
-
-    Args:
-        percentile: between 0 and 1, such as 0.99.
-        confidence: between 0 and 1.
-
-    Returns:
-        The least n with percentileⁿ ≤ 1 − confidence: ln(1−c)/ln(q), 29 for p90, 59 for p95, 299 for p99 at 0.95
-        (the one-sided non-parametric tolerance bound of Wilks, 1941).
-    """
-    return math.ceil(math.log(1 - confidence) / math.log(percentile))
 
 
 def output_tokens_asked(scenario: str) -> float | None:

@@ -11,9 +11,11 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from tuner.batches.result_file import LATENCIES, LATENCY_COLUMNS, Floats, Measured
+from tuner.batches.result_file import Floats, Measured
 from tuner.core import timestamps
+from tuner.core.metrics import LATENCIES, LATENCY_COLUMNS
 from tuner.core.run_directory import COMPLETED, Sidecar
+from tuner.core.text import printable
 
 TEXTS = ("experiment", "engine", "model", "scenario", "iteration_type", "outcome", "reason", "time_source")
 COUNTS = ("requests", "completed", "errors")
@@ -179,16 +181,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, pd.Timestamp):
         return timestamps.to_text(value.to_pydatetime(), "microseconds")
     return value.item() if hasattr(value, "item") else value
-
-
-def level_name(level: Any) -> str:
-    """A level for people: a dash where no concurrency was held."""
-    return "–" if pd.isna(level) else str(level)
-
-
-def printable(text: object) -> str:
-    """A name of others as valid Unicode: file names on Linux need not be."""
-    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def _row(batch: Batch) -> dict[str, Any]:

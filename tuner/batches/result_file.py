@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +12,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.core.metrics import LATENCY_COLUMNS, PERCENTILES, STATISTICS
+from tuner.core.text import one_line
+
 #: What one second is in the unit that a file names in `_time_unit`.
 UNITS = {"s": 1.0, "ms": 1000.0}
-
-#: Keys as OpenAI, Hugging Face and GitHub shape them, and whatever follows `Bearer`; servers quote them in errors.
-SECRET = re.compile(r"\b(?:sk-|hf_|ghp_|github_pat_)[\w-]{8,}|(?<=Bearer )\S+", re.ASCII)
 
 
 class Request(msgspec.Struct, gc=False):
@@ -121,11 +120,6 @@ def parse(data: bytes, name: str) -> ResultFile | Damage:
         return _parse_leniently(data, name)
 
 
-def one_line(text: str) -> str:
-    """A message of others as one line of at most 300 characters, without what looks like a key."""
-    return SECRET.sub("***", " ".join(text.split()))[:300]
-
-
 def _parse_leniently(data: bytes, name: str) -> ResultFile | Damage:
     """The slow way, for NaN, Infinity, wrong types and what is no batch at all."""
     try:
@@ -194,12 +188,6 @@ def _mend_numbers(value: Any, losses: list[str]) -> dict[str, float | None]:
     entries = value.items() if isinstance(value, dict) else ()
     return {str(key): _mend(number, float | None, str(key), losses) for key, number in entries}
 
-
-LATENCIES = ("ttft", "tpot", "e2e_latency")
-PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
-STATISTICS = ("mean", *PERCENTILES)
-#: The latency columns of a batch, `ttft_mean` … `e2e_latency_p99`.
-LATENCY_COLUMNS = tuple(f"{latency}_{statistic}" for latency in LATENCIES for statistic in STATISTICS)
 
 Floats = NDArray[np.float64]
 

@@ -14,7 +14,6 @@ import msgspec
 from tuner.batches._cache import Cache
 from tuner.batches.batch import Batch, Place, client
 from tuner.batches.genai_bench_folder import MOST, Metadata, read_files, result_files
-from tuner.batches.result_file import one_line
 from tuner.core import files
 from tuner.core.files import decoded, is_regular
 from tuner.core.run_directory import (
@@ -29,6 +28,7 @@ from tuner.core.run_directory import (
     TrialFacts,
     safe_name,
 )
+from tuner.core.text import one_line
 from tuner.core.timestamps import read as read_time
 
 LOG_TAIL = 64 * 1024

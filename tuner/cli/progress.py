@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from tuner.batches.load import load_batches
+from tuner.core.metrics import column_name
 from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, RUNNING, SEARCH, SWEEP, WAITING, Experiment
 from tuner.judging.scores import goals_of
 from tuner.judging.search_answer import Searched
@@ -23,7 +24,7 @@ from tuner.sweep.progress import LevelState, read_progress, read_search
 from tuner.sweep.spec import SweepSpec
 
 _MARKS = {COMPLETE: "[green]✓[/]", FAILED: "[red]✗[/]"}
-_TOLD = {"TTFT": "ttft_p90", "TPOT": "tpot_p90"}
+_SHOWN = ("ttft_p90", "tpot_p90")
 
 
 class RunProgress(AbstractContextManager["RunProgress"]):
@@ -118,7 +119,7 @@ def _numbers(level: LevelState) -> str:
     """What a level that completed came to."""
     row = load_batches(level.folder).iloc[0]
     told = [f"{row['output_throughput']:.1f} tokens/s"]
-    told += [f"{name} p90 {row[column]:.3g} s" for name, column in _TOLD.items() if pd.notna(row[column])]
+    told += [f"{column_name(column)} {row[column]:.3g} s" for column in _SHOWN if pd.notna(row[column])]
     told += [f"{row['errors']} of {row['requests']} requests failed"] if row["errors"] else []
     return ", ".join(told)
 

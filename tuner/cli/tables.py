@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tuner.batches.batch import level_name, records
+from tuner.batches.batch import records
+from tuner.core.text import level_name
 from tuner.errors import RequestError
 from tuner.judging import comparison_text
 from tuner.judging.summary import table

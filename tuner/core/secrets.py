@@ -22,6 +22,8 @@ PATTERNS = {
     "a Slack token": r"\bxox[abprs]-[\w-]{10,}",
     "a Google key (AIza…)": r"\bAIza[\w-]{30,}",
 }
+#: keys in messages of servers, which quote them: as OpenAI, Hugging Face and GitHub shape them, and after `Bearer`
+SECRET = re.compile(r"\b(?:sk-|hf_|ghp_|github_pat_)[\w-]{8,}|(?<=Bearer )\S+", re.ASCII)
 _SHAPES = re.compile("|".join(f"({pattern})" for pattern in PATTERNS.values()), re.ASCII)
 
 

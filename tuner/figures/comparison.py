@@ -7,6 +7,8 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from tuner.core import text
+from tuner.core.metrics import column_name
 from tuner.figures import style as look
 from tuner.judging import comparison_text
 from tuner.judging.estimates import BETTER, SAME, UNKNOWN, WORSE
@@ -68,7 +70,7 @@ def _range(rows: pd.DataFrame, tolerance: float) -> list[float]:
 
 
 def _about(tolerance: float) -> str:
-    band = f" · grey band: the tolerance, ±{tolerance * 100:g} %" if tolerance else ""
+    band = f" · grey band: the tolerance, ±{text.percent(tolerance)}" if tolerance else ""
     return f"bar: where the change may lie; shares in percentage points{band}"
 
 
@@ -79,7 +81,7 @@ def _lines(differences: pd.DataFrame) -> list[dict[Any, Any]]:
     lines: list[dict[Any, Any]] = []
     for metric in comparison_text.metrics(known):
         rows = known[known["metric"] == metric].sort_values(["scenario", "concurrency"], kind="stable")
-        lines += [{"name": comparison_text.metric_name(metric)}, *rows.to_dict("records")]
+        lines += [{"name": column_name(metric)}, *rows.to_dict("records")]
     return lines
 
 
@@ -117,10 +119,10 @@ def _level(row: dict[Any, Any], *, several: bool) -> str:
 
 def _hover(row: dict[Any, Any]) -> str:
     lines = [
-        f"<b>{escape(comparison_text.metric_name(row['metric']))}</b>, concurrency {comparison_text.level(row)}, "
+        f"<b>{escape(column_name(row['metric']))}</b>, concurrency {comparison_text.level(row)}, "
         f"{escape(row['scenario'])}",
         f"<b>{escape(comparison_text.cell(row))}</b>",
-        f"{row['baseline']:.4g} → {row['candidate']:.4g} {escape(row['unit'])}",
+        escape(" → ".join(text.value(row[side], row["unit"]) for side in ("baseline", "candidate"))),
         f"between {comparison_text.between(row)}" if comparison_text.between(row) else "",
         look.wrapped(row["note"]) if isinstance(row["note"], str) else "",
     ]

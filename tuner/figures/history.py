@@ -11,8 +11,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tuner.batches.batch import level_name
 from tuner.core.run_directory import COMPLETED
+from tuner.core.text import level_name
 from tuner.figures import style as look
 from tuner.judging.verdicts import COMPLIANT
 

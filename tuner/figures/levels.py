@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from tuner.batches.batch import level_name
+from tuner.core.text import level_name
 from tuner.figures import style as look
 from tuner.judging.verdicts import SLO
 

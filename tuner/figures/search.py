@@ -11,9 +11,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner.core.run_directory import COMPLETE
+from tuner.core.text import change, shorten
 from tuner.figures import style as look
 from tuner.judging.scores import THROUGHPUT, Goal
-from tuner.judging.trials import asked_for, gains, name_of, percent, short, value_text, varied
+from tuner.judging.trials import asked_for, gains, name_of, value_text, varied
 
 _STRIP = {"domain": [0, 0.09], "range": [0, 1], "visible": False, "fixedrange": True}
 _DOMINATED = look.Look("another is better in both", "circle-open", "#8a949e")
@@ -196,8 +197,10 @@ def _numbers(row: dict[Any, Any]) -> str:
     if pd.isna(row["value"]):
         return ""
     level = "" if pd.isna(row["best_level"]) else f" at concurrency {row['best_level']:.0f}"
-    gain = "" if pd.isna(row["gain"]) else f" ({percent(row['gain'])} against the baseline)"
-    return f"{row['value']:.4g}{level}{gain if row['role'] != 'baseline' else ''}"
+    against = (
+        "" if pd.isna(row["gain"]) or row["role"] == "baseline" else f" ({change(row['gain'])} against the baseline)"
+    )
+    return f"{row['value']:.4g}{level}{against}"
 
 
 _MOST_AXES = 10
@@ -247,7 +250,7 @@ def _axis(name: str, ticks: Mapping[str, _Tick], values: Sequence[Any]) -> dict[
     """One axis with a tick for each value, so that a drag snaps to them; only some have room for their label."""
     ordered = sorted(ticks.values())
     return {
-        "label": f"<b>{escape(short(name, _WIDTH))}</b>",
+        "label": f"<b>{escape(shorten(name, _WIDTH))}</b>",
         "range": [min([0.0, *(place for place, _ in ordered)]), 1.0],
         "values": [ticks[repr(value)][0] for value in values],
         "tickvals": [place for place, _ in ordered],
@@ -261,7 +264,7 @@ def _texts(ticks: Sequence[_Tick]) -> list[str]:
     for number, (place, label) in enumerate(ticks):
         has_room = place - last >= _APART
         last = place if has_room else last
-        shown = short(label, _WIDTH).translate(_NO_MARKUP) if has_room else ""
+        shown = shorten(label, _WIDTH).translate(_NO_MARKUP) if has_room else ""
         texts.append(shown + f"{number:b}".translate(_INVISIBLE))
     return texts
 

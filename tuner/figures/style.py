@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from tuner.core import metrics
 from tuner.judging.verdicts import SLO
 
 #: plotly.js's own settings: nothing is uploaded, nothing advertised
 CONFIG = {"showSendToCloud": False, "plotlyServerURL": "", "displaylogo": False, "responsive": True}
 
-LABELS = {"e2e_latency": "e2e latency", "ttft": "TTFT", "tpot": "TPOT"}
-STATISTICS = ("mean", "p50", "p90", "p95", "p99")
-METRICS = ("e2e_latency", "ttft", "tpot")
+METRICS, STATISTICS = metrics.WHOLE_FIRST, metrics.STATISTICS
+LABELS = {name: metrics.METRICS[name].name for name in METRICS}
 #: Okabe and Ito's palette, safe for the colour-blind
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES = ("solid", "dash", "dot", "dashdot")

@@ -11,15 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from tuner.batches.audit import requests_needed
 from tuner.batches.batch import records
-from tuner.batches.result_file import PERCENTILES
+from tuner.core.metrics import PERCENTILES, SHARE, metric_of, requests_needed, split
 from tuner.core.run_directory import COMPLETED
 from tuner.judging import comparison_text
 from tuner.judging.estimates import (
     BETTER,
     LEVEL,
     NOT_RUN,
+    RUNS,
     SAME,
     UNKNOWN,
     WORSE,
@@ -36,15 +36,11 @@ __all__ = ["METRICS", "Comparison", "compare"]
 
 _LATENCIES = ("ttft_mean", "ttft_p50", "ttft_p90", "ttft_p99", "tpot_mean", "tpot_p50", "tpot_p99")
 _WHOLE = ("e2e_latency_mean", "e2e_latency_p50", "e2e_latency_p90", "e2e_latency_p99")
-#: What is compared at each level: its unit.
-METRICS: dict[str, str] = {
-    "output_throughput": "tokens/s",
-    "request_throughput": "requests/s",
-    **dict.fromkeys((*_LATENCIES, *_WHOLE), "s"),
-    **dict.fromkeys(("error_rate", "attainment"), "share"),
-}
-#: Where more is better; elsewhere less is.
-MORE_IS_BETTER = ("output_throughput", "request_throughput", "attainment", "max_throughput")
+#: The columns that are compared at each level.
+METRICS = ("output_throughput", "request_throughput", *_LATENCIES, *_WHOLE, "error_rate", "attainment")
+MAXIMUM = "max_throughput"
+#: What is said of a difference whose sides have not both been run again.
+NOT_JUDGED = "one run a side: not judged"
 COLUMNS = (
     *("scenario", "concurrency", "metric", "unit", "baseline", "candidate", "change", "low", "high"),
     *("p_value", "p_adjusted", "verdict", "over"),
@@ -61,8 +57,8 @@ class Comparison:
             scenario, concurrency, metric, unit, baseline, candidate (their means over the runs), change (relative, for
             shares the difference; of the candidate where the baseline is 0), low and high (its interval), p_value (of a
             change within the tolerance), p_adjusted (Holm, over all rows), verdict (`better`, `worse`, `same`: none
-            shown, `unknown`), over (`runs`, `requests`), baseline_runs, candidate_runs, baseline_requests,
-            candidate_requests, note.
+            shown, `unknown`: also of one run a side), over (`runs`, `requests`), baseline_runs, candidate_runs,
+            baseline_requests, candidate_requests, note.
         unmatched: what has no counterpart: scenario, concurrency, side (where it is missing or failed), outcome,
             reason, lost (it completed in the baseline and fails in the candidate).
         tolerance: relative change that does not matter.
@@ -87,6 +83,11 @@ class Comparison:
         return _typed(pd.DataFrame([*lost, *worse.to_dict("records")], columns=list(COLUMNS)))
 
     @property
+    def is_judged(self) -> bool:
+        """Whether any difference is one between runs: both sides have several."""
+        return bool(self.differences["over"].eq(RUNS).any())
+
+    @property
     def text(self) -> list[str]:
         """The answer in words, most important line first."""
         return comparison_text.conclusions(self.differences, self.unmatched, self.tolerance, self.confidence)
@@ -109,10 +110,9 @@ def compare(
     """Say what differs between two sets of batches, and whether it is more than chance.
 
     Levels are matched by scenario, iteration type and concurrency; all experiments, trials and repeats of a side are
-    its runs. With several runs on both sides runs are compared (Welch's t), which includes drift between them; else
-    the requests, by the variance that the intervals of both tell (`intervals`), which does not. Relative changes
-    are compared as logarithms, shares and the maximum as they are; how the maximum varies, with the level that it is
-    reached at, is drawn (`resampling`).
+    its runs. With several runs on both sides runs are compared (Welch's t), which includes drift between them. One run
+    a side is not judged: its interval over the requests (`intervals`) does not include drift. Relative changes are
+    compared as logarithms, shares and the maximum as they are.
 
     Args:
         baseline: judged batches; those that nobody judged are judged without limits.
@@ -126,36 +126,34 @@ def compare(
         True
     """
     sides = Side(_judged(baseline)), Side(_judged(candidate))
-    found = [*_maxima(*sides), *_levels(*sides)]
-    rows = pd.DataFrame([row for row, _ in found], columns=list(COLUMNS))
-    return Comparison(
-        _decided(rows, [each for _, each in found], tolerance, confidence), _unmatched(*sides), tolerance, confidence
-    )
+    compared = [*_maxima(*sides), *_levels(*sides)]
+    rows = pd.DataFrame([row for row, _ in compared], columns=list(COLUMNS))
+    rows = _decided(rows, [each for _, each in compared], tolerance, confidence)
+    return Comparison(rows, _unmatched(*sides), tolerance, confidence)
 
 
 def _judged(batches: pd.DataFrame) -> pd.DataFrame:
     return batches if "verdict" in batches else judge(batches, {})
 
 
-Found = tuple[dict[str, Any], Difference | None]
+Compared = tuple[dict[str, Any], Difference | None]
 
 
-def _levels(baseline: Side, candidate: Side) -> Iterator[Found]:
+def _levels(baseline: Side, candidate: Side) -> Iterator[Compared]:
     for key in sorted(baseline.runs.keys() & candidate.runs.keys()):
-        for metric, unit in METRICS.items():
+        for metric in METRICS:
             sides = baseline.estimate(key, metric), candidate.estimate(key, metric)
-            yield _row((key[0], key[2], metric, unit), sides, _doubt(metric, sides))
+            yield _row((key[0], key[2], metric), sides)
 
 
-def _maxima(baseline: Side, candidate: Side) -> Iterator[Found]:
+def _maxima(baseline: Side, candidate: Side) -> Iterator[Compared]:
     for scenario in sorted({key[0] for key in baseline.runs.keys() & candidate.runs.keys()}):
         levels = _levels_of_maximum(scenario, baseline, candidate)
         maxima = baseline.maximum(levels), candidate.maximum(levels)
-        where = [f"at concurrency {one.level}" if one.level else "nothing complies" for one in maxima]
-        note = f"{where[0]}, then {where[1]}" if where[0] != where[1] else where[0]
-        sides = maxima[0].estimate(), maxima[1].estimate()
-        row, found = _row((scenario, None, "max_throughput", "tokens/s"), sides, "")
-        yield row | {"note": "; ".join(filter(None, [note, row["note"]]))}, found
+        where = [f"at concurrency {level}" if level else "nothing complies" for _, level in maxima]
+        note = ", then ".join(dict.fromkeys(where))
+        row, difference = _row((scenario, None, MAXIMUM), (maxima[0][0], maxima[1][0]))
+        yield row | {"note": "; ".join(filter(None, [note, row["note"]]))}, difference
 
 
 def _levels_of_maximum(scenario: str, baseline: Side, candidate: Side) -> set[Key]:
@@ -165,49 +163,48 @@ def _levels_of_maximum(scenario: str, baseline: Side, candidate: Side) -> set[Ke
     return tried[0] | tried[1] if bounded else tried[0] & tried[1]
 
 
-def _row(place: tuple[str, int | None, str, str], sides: tuple[Estimate, Estimate], doubt: str) -> Found:
+def _row(place: tuple[str, int | None, str], sides: tuple[Estimate, Estimate]) -> Compared:
     """A row of `differences`, still without its verdict."""
     before, after = sides
-    scale = 1.0 if place[-1] == "share" else 1 / (before.value or after.value or 1.0)
-    found = difference(before, after, scale)
-    known = found.p_value(0.0) == found.p_value(0.0)
+    unit = metric_of(place[-1]).unit
+    found = difference(before, after, 1.0 if unit == SHARE else 1 / (before.value or after.value or 1.0))
     names = ("scenario", "concurrency", "metric", "unit", "baseline", "candidate", "change", "over", "note")
-    values = (*place, before.value, after.value, found.change(found.shift), found.over)
-    note = doubt or ("" if known else _why_unknown(place[2], sides))
+    note = _why_unknown(place[-1], sides) or (NOT_JUDGED if found.over != RUNS else "")
+    values = (*place, unit, before.value, after.value, found.change(found.shift), found.over, note)
     counts = {
         f"{side}_{what}": count
         for side, one in (("baseline", before), ("candidate", after))
         for what, count in (("runs", len(one.values)), ("requests", one.requests))
     }
-    return dict(zip(names, (*values, note), strict=True)) | counts, None if note else found
-
-
-def _doubt(metric: str, sides: tuple[Estimate, Estimate]) -> str:
-    """Why a percentile cannot be compared: each run must have enough requests for it."""
-    statistic = metric.rpartition("_")[2]
-    if statistic not in PERCENTILES:
-        return ""
-    needed = requests_needed(PERCENTILES[statistic] / 100)
-    fewest = min((side.requests // max(len(side.values), 1) for side in sides), default=0)
-    if fewest < needed:
-        return f"{statistic} needs {needed} completed requests a run, there are {fewest}"
-    lacking = any(side.lacking for side in sides)
-    return "requests in flight together tell little more than one, so that they are too few" if lacking else ""
+    return dict(zip(names, values, strict=True)) | counts, None if note not in ("", NOT_JUDGED) else found
 
 
 def _why_unknown(metric: str, sides: tuple[Estimate, Estimate]) -> str:
+    """Why a metric cannot be compared: a percentile, because each run must have enough requests for it."""
     if not all(len(side.values) for side in sides):
         return "not known on both sides"
-    if not all(side.values.all() for side in sides) and metric != "max_throughput":
-        return "0 has no relative change"
-    return "there are too few requests, or they are gone, to say how much chance does"
+    share = PERCENTILES.get(split(metric)[1], 0.0) / 100
+    needed = requests_needed(share) if share else 0
+    fewest = min(side.requests // len(side.values) for side in sides)
+    if fewest < needed:
+        return f"{split(metric)[1]} needs {needed} completed requests a run, there are {fewest}"
+    if needed and any(side.is_lacking for side in sides):
+        return "requests in flight together tell little more than one, so that they are too few"
+    is_relative = metric_of(metric).unit != SHARE and metric != MAXIMUM
+    return "0 has no relative change" if is_relative and not all(side.values.all() for side in sides) else ""
 
 
-def _decided(rows: pd.DataFrame, found: list[Difference | None], tolerance: float, confidence: float) -> pd.DataFrame:
-    """The rows with what is left of each difference among so many."""
-    p_values = pd.Series([one.p_value(tolerance) if one else None for one in found], rows.index, "float64")
+def _decided(
+    rows: pd.DataFrame, differences: list[Difference | None], tolerance: float, confidence: float
+) -> pd.DataFrame:
+    """The rows with what is left of each difference among so many; those of one run a side are none of them."""
+    judged = [one if one and one.over == RUNS else None for one in differences]
+    p_values = pd.Series([one.p_value(tolerance) if one else None for one in judged], rows.index, "float64")
     family = Family(p_values.to_numpy(), confidence)
-    intervals = [one.interval(family.level) if one else (math.nan, math.nan) for one in found]
+    levels = [family.level if one else confidence for one in judged]
+    intervals = [
+        one.interval(level) if one else (math.nan, math.nan) for one, level in zip(differences, levels, strict=True)
+    ]
     rows = rows.assign(
         p_value=p_values,
         p_adjusted=family.adjusted,
@@ -223,7 +220,7 @@ def _verdict(row: dict[Any, Any], alpha: float) -> str:
         return UNKNOWN
     if row["p_adjusted"] >= alpha:
         return SAME
-    return BETTER if (row["candidate"] > row["baseline"]) == (row["metric"] in MORE_IS_BETTER) else WORSE
+    return BETTER if (row["candidate"] > row["baseline"]) == metric_of(row["metric"]).more_is_better else WORSE
 
 
 def _typed(rows: pd.DataFrame) -> pd.DataFrame:
@@ -241,26 +238,20 @@ def _unmatched(baseline: Side, candidate: Side) -> pd.DataFrame:
         for name, side, other in (("baseline", baseline, candidate), ("candidate", candidate, baseline))
         for row in _gaps(name, side, other, keys)
     ]
-    columns = ["scenario", "concurrency", "side", "outcome", "reason", "lost"]
-    return pd.DataFrame(rows, columns=columns).astype({"concurrency": "Int64", "lost": "bool"})
+    return pd.DataFrame(rows, columns=[*_GAP, "side", "lost"]).astype({"concurrency": "Int64", "lost": "bool"})
+
+
+#: What is said of a level without a result, beside the side.
+_GAP = ("scenario", "concurrency", "outcome", "reason")
 
 
 def _gaps(name: str, side: Side, other: Side, keys: set[Key]) -> Iterator[dict[str, Any]]:
-    failed = side.batches[side.batches["outcome"] != COMPLETED]
-    for row in failed.to_dict("records"):
+    failed = {}
+    for row in side.batches[side.batches["outcome"] != COMPLETED].to_dict("records"):
         key = tuple(row[part] for part in LEVEL)
+        failed[key] = row
         lost = name == "candidate" and key in other.runs and key not in side.runs and row["outcome"] not in NOT_RUN
-        yield {part: row[part] for part in ("scenario", "concurrency", "outcome", "reason")} | {
-            "side": name,
-            "lost": lost,
-        }
-    told = {tuple(row[part] for part in LEVEL) for row in failed.to_dict("records")}
-    for key in sorted(keys - side.runs.keys() - told):
-        yield {
-            "scenario": key[0],
-            "concurrency": key[2],
-            "side": name,
-            "outcome": "missing",
-            "reason": "it was not measured",
-            "lost": False,
-        }
+        yield {part: row[part] for part in _GAP} | {"side": name, "lost": lost}
+    for key in sorted(keys - side.runs.keys() - failed.keys()):
+        gap = (key[0], key[2], "missing", "it was not measured")
+        yield dict(zip(_GAP, gap, strict=True)) | {"side": name, "lost": False}

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from tuner.judging.estimates import BETTER, SAME, SHARES, UNKNOWN, WORSE
+from tuner.core import text
+from tuner.core.metrics import column_name
+from tuner.judging.estimates import BETTER, REQUESTS, SAME, UNKNOWN, WORSE
 
 if TYPE_CHECKING:
     from tuner.judging.comparison import Comparison
 
-#: How metrics are called in texts.
-_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "e2e", "max": "compliant maximum"}
-#: So many rows of one kind are told; the others are counted.
+#: So many rows of one kind are named; the others are counted.
 LISTED = 8
 
 
@@ -20,14 +20,14 @@ def lost_row(row: dict[Any, Any]) -> dict[str, Any]:
     """A level that completed before and fails now, as a row of `differences`."""
     note = f"it completed before and ends in {row['outcome']} now" + (f": {row['reason']}" if row["reason"] else "")
     same = {"scenario": row["scenario"], "concurrency": row["concurrency"]}
-    return same | {"metric": "outcome", "unit": "", "verdict": "worse", "over": "", "note": note}
+    return same | {"metric": "outcome", "unit": "", "verdict": WORSE, "over": "", "note": note}
 
 
 def conclusions(differences: pd.DataFrame, unmatched: pd.DataFrame, tolerance: float, confidence: float) -> list[str]:
     """Lost levels first, then the maximum, what is worse, what is better, and what is not known."""
     lost = unmatched[unmatched["lost"]].to_dict("records")
     lines = [f"WORSE: {_where(row)} {lost_row(row)['note']}" for row in lost]
-    for verdict in ("worse", "better"):
+    for verdict in (WORSE, BETTER):
         lines += _called(differences[differences["verdict"] == verdict], verdict)
     return [*lines, _rest(differences, bool(lines), tolerance, confidence), *_limits(differences, unmatched)]
 
@@ -41,17 +41,10 @@ def _called(rows: pd.DataFrame, verdict: str) -> list[str]:
 
 
 def difference_line(row: dict[Any, Any]) -> str:
-    """One difference: `TTFT p90 at concurrency 8: 0.42 s → 0.51 s, +21 % (+12 % to +31 %)`."""
-    parts = [_value_text(row["baseline"], row["unit"]), _value_text(row["candidate"], row["unit"])]
-    size, low, high = (_change(row[part], row["unit"]) for part in ("change", "low", "high"))
+    """One difference: `TTFT p90 at concurrency 8: 0.42 s → 0.51 s, +21.0 % (+12 to +31 %)`."""
+    values = " → ".join(text.value(row[side], row["unit"]) for side in ("baseline", "candidate"))
     note = f"; {row['note']}" if row["note"] else ""
-    return f"{metric_name(row['metric'])} {_where(row)}: {parts[0]} → {parts[1]}, {size} ({low} to {high}){note}"
-
-
-def metric_name(metric: str) -> str:
-    """A metric's name in texts: `TTFT p90`, `output throughput`."""
-    first, *rest = metric.split("_")
-    return _NAMES["max"] if first == "max" else " ".join([_NAMES.get(first, first), *rest])
+    return f"{column_name(row['metric'])} {_where(row)}: {values}, {change_with_interval(row)}{note}"
 
 
 def _where(row: dict[Any, Any]) -> str:
@@ -59,47 +52,36 @@ def _where(row: dict[Any, Any]) -> str:
     return " ".join(filter(None, [level, f"({row['scenario']})" if row["scenario"] else ""]))
 
 
-def _value_text(value: float, unit: str) -> str:
-    return f"{value:.1%}" if unit == "share" else f"{value:.4g} {unit}"
-
-
-def _change(change: float, unit: str) -> str:
-    if pd.isna(change):
-        return "unknown"
-    return f"{change * 100:+.1f} points" if unit == "share" else f"{change * 100:+.1f} %"
-
-
 def _rest(differences: pd.DataFrame, any_found: bool, tolerance: float, confidence: float) -> str:
-    same = int((differences["verdict"] == "same").sum())
-    beyond = f" beyond ±{tolerance:.0%}" if tolerance else ""
+    same = int((differences["verdict"] == SAME).sum())
+    beyond = f" beyond ±{text.percent(tolerance)}" if tolerance else ""
     if differences.empty:
         return "No level completed on both sides, so no numbers can be compared"
+    if differences["over"].eq(REQUESTS).all():
+        return f"One run a side: not judged; {_REPEAT}"
     start = "No difference" if not any_found else "No further difference"
-    return (
-        f"{start}{beyond} was shown in {same} of {len(differences)} comparisons, at {confidence:.0%} over all of them"
-    )
+    sure = f"at {text.percent(confidence)} over all of them"
+    return f"{start}{beyond} was shown in {same} of {len(differences)} comparisons, {sure}"
 
 
-def _without_drift(differences: pd.DataFrame) -> Iterator[str]:
-    """What rests on requests alone: everything, or metrics that too few of the runs have a value of."""
-    rows = differences[differences["over"] == "requests"]
-    if rows.empty:
-        return
-    several = len(rows) < len(differences)
-    which = (
-        f"{', '.join(map(metric_name, rows['metric'].unique()))}: known in one run of a side"
-        if several
-        else "A side has one run"
-    )
-    yield f"{which} only, so that only its requests vary: drift from run to run is not in it; repeat the runs"
+def _of_one_run(differences: pd.DataFrame) -> Iterator[str]:
+    """The metrics that too few of the runs have a value of."""
+    rows = differences[differences["over"] == REQUESTS]
+    if 0 < len(rows) < len(differences):
+        names = ", ".join(map(column_name, rows["metric"].unique()))
+        yield f"{names}: one run a side at a level: not judged; {_REPEAT}"
+
+
+#: Why one run a side is no verdict, and what helps.
+_REPEAT = "what a machine does from run to run is not in one, so repeat the runs"
 
 
 def _limits(differences: pd.DataFrame, unmatched: pd.DataFrame) -> Iterator[str]:
     """What the comparison cannot tell."""
-    unknown = int((differences["verdict"] == "unknown").sum())
-    if unknown:
+    unknown = int((differences["verdict"] == UNKNOWN).sum())
+    if unknown and not differences["over"].eq(REQUESTS).all():
         yield f"{unknown} of {len(differences)} comparisons cannot be judged; their notes say why"
-    yield from _without_drift(differences)
+    yield from _of_one_run(differences)
     others = unmatched[~unmatched["lost"]]
     for row in others.head(LISTED).to_dict("records"):
         reason = f": {row['reason']}" if row["reason"] else ""
@@ -112,15 +94,13 @@ def _limits(differences: pd.DataFrame, unmatched: pd.DataFrame) -> Iterator[str]
 MARKS = {WORSE: "✗ worse", BETTER: "✓ better", SAME: "≈", UNKNOWN: "?"}
 LEGEND = (
     "✗ worse, ✓ better: a difference beyond the tolerance that chance does not explain. "
-    "≈: none was shown, and the range says where it may lie. ?: cannot be told."
+    "≈: none was shown, and the range says where it may lie. ?: cannot be judged, as of one run a side."
 )
 #: the metrics that a line has room for; another one joins them where it differs for sure
 TELLING = (
     *("max_throughput", "output_throughput", "ttft_p50", "ttft_p90", "tpot_p50", "e2e_latency_p50", "e2e_latency_p90"),
     *("error_rate", "attainment"),
 )
-#: percent beyond which an interval says no more than that nobody knows
-_FAR = 1000
 #: the level of a row that is about all of them
 ALL_LEVELS = "maximum"
 
@@ -159,9 +139,9 @@ def overview(comparison: "Comparison") -> pd.DataFrame:
     for row in _each(rows):
         column = "output_throughput" if row["metric"] == "max_throughput" else row["metric"]
         cells.setdefault((row["scenario"], level(row)), {})[column] = cell(row)
-    columns = [name for name in metrics(rows) if any(name in found for found in cells.values())]
-    table = [[*key, *(found.get(name, "") for name in columns)] for key, found in cells.items()]
-    frame = pd.DataFrame(table, columns=["scenario", "level", *map(metric_name, columns)])
+    columns = [name for name in metrics(rows) if any(name in row for row in cells.values())]
+    table = [[*key, *(row.get(name, "") for name in columns)] for key, row in cells.items()]
+    frame = pd.DataFrame(table, columns=["scenario", "level", *map(column_name, columns)])
     return frame if frame["scenario"].nunique() > 1 else frame.drop(columns="scenario")
 
 
@@ -174,15 +154,15 @@ def details(comparison: "Comparison") -> pd.DataFrame:
     order = list(MARKS)
     rows = comparison.differences
     rows = rows.iloc[sorted(range(len(rows)), key=lambda place: order.index(rows["verdict"].iloc[place]))]
-    interval = f"{comparison.confidence * 100:g} % interval"
+    interval = f"{text.percent(comparison.confidence)} interval"
     names = ["verdict", "scenario", "level", "metric", "change", interval, "baseline", "candidate", "evidence"]
     frame = pd.DataFrame([_detail(row) for row in _each(rows)], columns=names, index=rows.index)
     return frame if rows["scenario"].nunique() > 1 else frame.drop(columns="scenario")
 
 
 def _detail(row: dict[Any, Any]) -> list[str]:
-    sides = [_value(row, side) for side in ("baseline", "candidate")]
-    where = [row["scenario"], level(row), metric_name(row["metric"])]
+    sides = [text.value(row[side], row["unit"]) for side in ("baseline", "candidate")]
+    where = [row["scenario"], level(row), column_name(row["metric"])]
     return [row["verdict"], *where, change(row), between(row), *sides, _evidence(row)]
 
 
@@ -190,8 +170,8 @@ def _evidence(row: dict[Any, Any]) -> str:
     """What the interval rests on, and what else is to be said."""
     over = row["over"] if isinstance(row["over"], str) else ""
     counts = [row[f"{side}_{over}"] for side in ("baseline", "candidate")] if over else []
-    telling_rows = f"{counts[0]} and {counts[1]} {over}" if counts and not any(map(pd.isna, counts)) else over
-    return "; ".join(filter(None, [telling_rows, row["note"] if isinstance(row["note"], str) else ""]))
+    basis = f"{counts[0]} and {counts[1]} {over}" if counts and not any(map(pd.isna, counts)) else over
+    return "; ".join(filter(None, [basis, row["note"] if isinstance(row["note"], str) else ""]))
 
 
 def unmatched(comparison: "Comparison") -> pd.DataFrame:
@@ -205,44 +185,28 @@ def unmatched(comparison: "Comparison") -> pd.DataFrame:
 
 def cell(row: dict[Any, Any]) -> str:
     """The verdict, then the size: of a difference that is none for sure, how large it may be."""
-    size = {UNKNOWN: "", SAME: between(row) or change(row)}.get(row["verdict"], change(row))
-    return f"{MARKS[row['verdict']]} {size}".strip()
+    size = {UNKNOWN: change_with_interval(row) if between(row) else "", SAME: between(row) or change(row)}
+    return f"{MARKS[row['verdict']]} {size.get(row['verdict'], change(row))}".strip()
 
 
-def verdict_of(text: str) -> str:
+def verdict_of(content: str) -> str:
     """The verdict that a cell begins with, in an overview; empty for others."""
-    return next((verdict for verdict, mark in MARKS.items() if f"{text} ".startswith(f"{mark} ")), "")
+    return next((verdict for verdict, mark in MARKS.items() if f"{content} ".startswith(f"{mark} ")), "")
 
 
 def change(row: dict[Any, Any]) -> str:
     """A relative change in percent; of a share, in percentage points."""
-    return "–" if pd.isna(row["change"]) else f"{_signed(row['change'], 100)} {_unit(row)}"
+    return text.change(row["change"], row["unit"])
 
 
 def between(row: dict[Any, Any]) -> str:
     """The interval of a change; empty where there is none."""
-    if pd.isna(row["low"]) or pd.isna(row["high"]):
-        return ""
-    return f"{_signed(row['low'], 10)} to {_signed(row['high'], 10)} {_unit(row)}"
+    return text.interval(row["low"], row["high"], row["unit"])
 
 
-def _unit(row: dict[Any, Any]) -> str:
-    return "pp" if row["metric"] in SHARES else "%"
-
-
-def _value(row: dict[Any, Any], side: str) -> str:
-    """A metric's value with its unit; a share in percent."""
-    if pd.isna(row[side]):
-        return "–"
-    return f"{row[side] * 100:.4g} %" if row["metric"] in SHARES else f"{row[side]:.4g} {row['unit']}".strip()
-
-
-def _signed(share: float, whole_from: float) -> str:
-    """A share in percent with its sign and one decimal, from `whole_from` percent on without."""
-    percent = max(share, -1.0) * 100  # nothing measured here falls below zero
-    if percent > _FAR:
-        return f"over +{_FAR}"
-    return f"{percent:+.{0 if abs(percent) >= whole_from else 1}f}".replace("-", "−")
+def change_with_interval(row: dict[Any, Any]) -> str:
+    """A change, and where it may lie: `+21.0 % (+12 to +31 %)`."""
+    return f"{change(row)} ({between(row)})" if between(row) else change(row)
 
 
 def _each(rows: pd.DataFrame) -> list[dict[Any, Any]]:

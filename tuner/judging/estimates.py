@@ -1,7 +1,7 @@
 """One metric of one side, and the difference of two."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,14 +12,16 @@ import pandas as pd
 from tuner.batches.batch import Reading
 from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
+from tuner.core.metrics import SHARE, metric_of
 from tuner.core.run_directory import COMPLETED
-from tuner.judging.intervals import CONFIDENCE, block_count, correlated, of_requests, replicates
-from tuner.judging.slo import SLO, Constraint
+from tuner.judging.intervals import CONFIDENCE, correlated, of_requests, satterthwaite, student, student_above
+from tuner.judging.slo import SLO
 from tuner.judging.summary import BRACKETED, bracket
-from tuner.judging.verdicts import COMPLIANT, FAIL, HARD_FAIL, ROUNDING, latency_limits, met
+from tuner.judging.verdicts import COMPLIANT, latency_limits, met
 
 #: What is said of a difference.
 BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "same", "unknown"
+RUNS, REQUESTS = "runs", "requests"
 #: Relative difference that rounding makes, such as by a file in milliseconds: it is no difference.
 _EQUAL = 1e-9
 
@@ -31,18 +33,16 @@ class Estimate:
     Args:
         values: one a run.
         variance: of their mean on the scale that is compared, from the requests; NaN where nobody knows.
-        freedom: the degrees of freedom of `variance`.
         log: whether the scale is that of logarithms, on which a relative change is a difference.
         requests: how many completed, in all runs.
-        lacking: whether a run has requests, but too few to tell its variance.
+        is_lacking: whether a run has requests, but too few to tell its variance.
     """
 
     values: Floats
     variance: float = math.nan
-    freedom: float = math.inf
     log: bool = True
     requests: int = 0
-    lacking: bool = False
+    is_lacking: bool = False
 
     @property
     def value(self) -> float:
@@ -61,9 +61,8 @@ class Estimate:
         Runs cannot vary less than the requests in them: where they seem to, that is chance, or their values are coarse.
         """
         variance = float(np.var(self.scaled, ddof=1)) / len(self.values)
-        return float(np.nanmax([variance, self.variance])) if not math.isnan(variance) else math.nan, len(
-            self.values
-        ) - 1
+        least = math.nan if math.isnan(variance) else float(np.nanmax([variance, self.variance]))
+        return least, len(self.values) - 1
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Difference:
             return math.nan
         if beyond <= _EQUAL:
             return 1.0
-        return 2 * _student_above(beyond / self.error, self.freedom) if self.error > 0 else 0.0
+        return 2 * student_above(beyond / self.error, self.freedom) if self.error > 0 else 0.0
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """The change's interval, of Student's t."""
@@ -106,37 +105,15 @@ def difference(baseline: Estimate, candidate: Estimate, scale: float = 1.0) -> D
     """How far the candidate lies from the baseline.
 
     Where both have several runs it is Welch's t over the runs' values, whose spread includes the drift between runs;
-    otherwise over the requests, by their variances. Degrees of freedom by Satterthwaite.
+    otherwise over the requests, by their variances, which is no verdict.
     """
     sides = (baseline, candidate)
-    runs = all(len(side.values) > 1 for side in sides)
-    parts = [side.over_runs if runs else (side.variance, side.freedom) for side in sides]
-    variance = sum(part for part, _ in parts)
-    shift = (
-        float(np.mean(candidate.scaled) - np.mean(baseline.scaled)) if all(len(s.values) for s in sides) else math.nan
-    )
-    over = "runs" if runs else "requests"
-    return Difference(shift, math.sqrt(variance), satterthwaite(parts), over, baseline.log, scale)
-
-
-def satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
-    """The degrees of freedom of a sum of variances, each with its own (Satterthwaite, 1946)."""
-    whole = sum(variance for variance, _ in parts)
-    below = sum(variance**2 / freedom for variance, freedom in parts if freedom > 0 and variance > 0)
-    return whole**2 / below if below > 0 else math.inf
-
-
-def student(confidence: float, freedom: float) -> float:
-    """The two-sided quantile of Student's t."""
-    from scipy import special
-
-    return float(special.stdtrit(min(max(freedom, 1e-3), 1e9), (1 + confidence) / 2))
-
-
-def _student_above(value: float, freedom: float) -> float:
-    from scipy import special
-
-    return float(special.stdtr(min(max(freedom, 1e-3), 1e9), -value))
+    over_runs = all(len(side.values) > 1 for side in sides)
+    parts = [side.over_runs if over_runs else (side.variance, math.inf) for side in sides]
+    known = all(len(side.values) for side in sides)
+    shift = float(np.mean(candidate.scaled) - np.mean(baseline.scaled)) if known else math.nan
+    error = math.sqrt(sum(part for part, _ in parts))
+    return Difference(shift, error, satterthwaite(parts), RUNS if over_runs else REQUESTS, baseline.log, scale)
 
 
 @dataclass(frozen=True)
@@ -181,9 +158,6 @@ LEVEL = ["scenario", "iteration_type", "concurrency"]
 RUN = ["experiment", "trial", "repeat"]
 #: These outcomes say nothing of the server.
 NOT_RUN = ("missing", "skipped")
-#: Besides the usual one: about where a comparison of some dozen rows decides.
-STRICT = 0.999
-SHARES = ("error_rate", "attainment")
 Key = tuple[Any, ...]
 
 
@@ -204,43 +178,25 @@ class Run:
         """Its single requests; None where they are gone, or the file never held any."""
         return self.reading if self.reading and self.reading.recomputed else None
 
-    def replicates(self, latencies: Collection[str]) -> dict[str, Floats]:
-        """Of these latencies and of throughput; empty where the requests are gone. Each batch has a seed of its own."""
-        if self.readable is None or not len(self.readable.output_tokens):
-            return {}
-        seed = hash((float(self.row["output_throughput"]), float(self.row["e2e_latency_mean"]))) % 2**32
-        return replicates(self.readable, self.concurrency, latencies, seed=seed)
-
     @property
-    def freedom(self) -> int:
-        """The degrees of freedom of a variance over the requests: one less than the blocks they make."""
-        return block_count(int(self.row["completed"]), self.concurrency) - 1
+    def throughput(self) -> float:
+        """Output tokens/s; 0 where it does not comply with the SLO."""
+        known = self.row["verdict"] in COMPLIANT and not pd.isna(self.row["output_throughput"])
+        return float(self.row["output_throughput"]) if known else 0.0
 
-    def bounds(self, column: str, confidence: float) -> tuple[float, float]:
+    def bounds(self, column: str) -> tuple[float, float]:
         """The interval of a number over the requests: the one that the batch has where they are gone."""
         if self.readable is not None:
-            return of_requests(self.readable, self.concurrency, column, confidence)
-        known = self.row.get("interval_over") == "requests" and confidence == CONFIDENCE
+            return of_requests(self.readable, self.concurrency, column)
+        known = self.row.get("interval_over") == REQUESTS and f"{column}_low" in self.row
         return (self.row[f"{column}_low"], self.row[f"{column}_high"]) if known else (math.nan, math.nan)
 
-    def variance(self, metric: str) -> tuple[float, int]:
-        """(variance of the logarithm of the metric, its degrees of freedom) over the requests.
-
-        From the wider half of the interval. Few values far from the others widen only a stricter one: where there is
-        such a one, the larger of both counts, since among many comparisons it is the strict ones that decide.
-        """
-        column = "e2e_latency_mean" if metric == "request_throughput" else metric
-        value, freedom = float(self.row[column]), self.freedom
-        if not value > 0 or freedom < 1:
-            return math.nan, freedom
-        errors = [self._error(column, value, freedom, confidence) for confidence in (CONFIDENCE, STRICT)]
-        return float(np.nanmax(errors)) ** 2 if not math.isnan(errors[0]) else math.nan, freedom
-
-    def _error(self, column: str, value: float, freedom: int, confidence: float) -> float:
-        low, high = self.bounds(column, confidence)
-        if not low > 0:
+    def variance(self, column: str) -> float:
+        """The variance of the number's logarithm over the requests, from the wider half of its interval."""
+        value, (low, high) = float(self.row[column]), self.bounds(column)
+        if not (value > 0 and low > 0):
             return math.nan
-        return max(math.log(high / value), math.log(value / low)) / student(confidence, freedom)
+        return float((max(math.log(high / value), math.log(value / low)) / student(CONFIDENCE, math.inf)) ** 2)
 
     def share_variance(self, metric: str, limits: Mapping[str, float]) -> float:
         """Of a share of requests, with one success and one failure added (Agresti and Caffo, 2000)."""
@@ -252,8 +208,7 @@ class Run:
         """How many completed requests meet the limits, or do not, as one."""
         if self.readable is None:
             return 1.0
-        kept = met(self.readable, limits).astype(np.float64)
-        return correlated(kept, self.concurrency)
+        return correlated(met(self.readable, limits).astype(np.float64), self.concurrency)
 
 
 class Side:
@@ -266,30 +221,26 @@ class Side:
     def __init__(self, judged: pd.DataFrame) -> None:
         again = judged["superseded"].eq(True) if "superseded" in judged else False
         self.batches = judged[~pd.Series(again, judged.index)]
-        self.slo = SLO.parse(judged.attrs["slo"]) if judged.attrs.get("slo") else None
+        self.limits = latency_limits(SLO.parse(judged.attrs.get("slo") or {}))
         self.done = self.batches[(self.batches["outcome"] == COMPLETED) & self.batches["concurrency"].notna()]
 
     @cached_property
     def runs(self) -> dict[Key, list[Run]]:
         """The completed batches of each level."""
-        found: dict[Key, list[Run]] = {}
+        levels: dict[Key, list[Run]] = {}
         for row, reading in zip(self.done.to_dict("records"), readings_of(self.done), strict=True):
-            found.setdefault(tuple(row[name] for name in LEVEL), []).append(Run(row, reading))
-        return found
+            levels.setdefault(tuple(row[name] for name in LEVEL), []).append(Run(row, reading))
+        return levels
 
     def estimate(self, key: Key, metric: str) -> Estimate:
         """One metric at one level."""
         runs = [run for run in self.runs[key] if not pd.isna(run.row[metric])]
+        share = metric_of(metric).unit == SHARE
+        parts = [run.share_variance(metric, self.limits) if share else run.variance(metric) for run in runs]
         requests = sum(int(run.row["completed"]) for run in runs)
         values = np.array([run.row[metric] for run in runs], np.float64)
-        if metric in SHARES:
-            limits = latency_limits(self.slo) if self.slo else {}
-            variance = sum(run.share_variance(metric, limits) for run in runs) / max(len(runs), 1) ** 2
-            return Estimate(values, variance, math.inf, False, requests)
-        parts = [run.variance(metric) for run in runs]
-        variance = sum(part for part, _ in parts) / max(len(runs), 1) ** 2
-        lacking = any(math.isnan(part) and run.readable for run, (part, _) in zip(runs, parts, strict=True))
-        return Estimate(values, variance, satterthwaite(parts), True, requests, lacking)
+        is_lacking = any(math.isnan(part) and run.readable for run, part in zip(runs, parts, strict=True))
+        return Estimate(values, sum(parts) / max(len(runs), 1) ** 2, not share, requests, is_lacking)
 
     @cached_property
     def tried(self) -> set[Key]:
@@ -301,78 +252,16 @@ class Side:
         """Whether a level that fails bounds the compliant ones from above, so that the maximum is no lower bound."""
         return bracket(self.batches[self.batches["scenario"] == scenario]) == BRACKETED
 
-    def maximum(self, levels: Collection[Key]) -> "Maximum":
-        """The compliant maximum over these levels."""
-        return Maximum([run for key, runs in self.runs.items() if key in levels for run in runs], self.slo)
-
-
-@dataclass(frozen=True)
-class Maximum:
-    """The most output tokens/s among compliant batches of one scenario.
-
-    Args:
-        batches: the completed ones of all levels and runs.
-        slo: what they were judged by; None where nobody knows, and then verdicts are taken as certain.
-    """
-
-    batches: list[Run]
-    slo: SLO | None
-
-    @property
-    def runs(self) -> list[list[Run]]:
-        """The batches of each run."""
-        found: dict[Key, list[Run]] = {}
-        for run in self.batches:
-            found.setdefault(tuple(run.row.get(name) for name in RUN), []).append(run)
-        return list(found.values())
-
-    @property
-    def best(self) -> Run | None:
-        """The batch it was reached in."""
-        return max(filter(_complies, self.batches), key=lambda run: float(run.row["output_throughput"]), default=None)
-
-    @property
-    def level(self) -> int | None:
-        """The level it was reached at."""
-        return int(self.best.row["concurrency"]) if self.best else None
-
-    def estimate(self) -> Estimate:
-        """Over the runs; 0 where a run has no compliant batch. Which level is best varies with its requests too."""
-        values = [
-            max((float(run.row["output_throughput"]) for run in runs if _complies(run)), default=0.0)
-            for runs in self.runs
-        ]
-        variance = sum(self._variance(runs) for runs in self.runs) / max(len(values), 1) ** 2
-        freedom = min((run.freedom for run in self.batches), default=1)
-        requests = int(self.best.row["completed"]) if self.best else 0
-        return Estimate(np.array(values), variance, max(freedom, 1), False, requests)
-
-    def _variance(self, runs: list[Run]) -> float:
-        known = [run for run in runs if not pd.isna(run.row["output_throughput"])]
-        freedom = min((run.freedom for run in known), default=0)
-        drawn = [self._compliant(run) for run in known]
-        if freedom < 1 or not all(map(len, drawn)):
-            return math.nan
-        return float(np.var(np.max(drawn, axis=0), ddof=1)) * (freedom + 1) / freedom
-
-    def _compliant(self, run: Run) -> Floats:
-        """The throughput of each draw, 0 where the batch does not comply in it; empty where the requests are gone."""
-        limits = [limit for limit in self.slo.all_constraints if limit.hard_fail] if self.slo else []
-        drawn = run.replicates({limit.metric for limit in limits if limit.is_latency})
-        drawable = [limit for limit in limits if limit.column in drawn]
-        met = np.array(True)
-        for limit in drawable:
-            met = met & (limit.sign * (drawn[limit.column] / limit.threshold - 1) <= limit.fail_ratio + ROUNDING)
-        throughput = np.nan_to_num(drawn.get("output_throughput", np.empty(0)))
-        return np.where(met & _certain(run, drawable), throughput, 0.0)
-
-
-def _certain(run: Run, drawable: list[Constraint]) -> bool:
-    """Whether everything that does not vary over the draws lets the batch comply."""
-    hard = {entry["metric"] for entry in run.row["violations"] if entry["type"] == HARD_FAIL}
-    others = hard - {limit.column for limit in drawable}
-    return _complies(run) or (run.row["verdict"] == FAIL and not others)
-
-
-def _complies(run: Run) -> bool:
-    return run.row["verdict"] in COMPLIANT and not pd.isna(run.row["output_throughput"])
+    def maximum(self, levels: Collection[Key]) -> tuple[Estimate, int | None]:
+        """The compliant maximum over these levels, 0 in a run where none complies, and the level it was reached at."""
+        best: dict[Key, Run] = {}
+        for run in (run for key, runs in self.runs.items() if key in levels for run in runs):
+            name = tuple(run.row.get(part) for part in RUN)
+            best[name] = max(best.get(name, run), run, key=lambda one: one.throughput)
+        values = np.array([run.throughput for run in best.values()], np.float64)
+        variance = sum(run.variance("output_throughput") * run.throughput**2 for run in best.values() if run.throughput)
+        first = max(best.values(), key=lambda run: run.throughput, default=None)
+        if not first or not first.throughput:
+            return Estimate(values, 0.0, log=False), None
+        estimate = Estimate(values, variance / len(values) ** 2, False, int(first.row["completed"]))
+        return estimate, int(first.row["concurrency"])

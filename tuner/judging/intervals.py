@@ -7,29 +7,27 @@ and never less than independent requests would have.
 - mean: Student's t over the blocks' means.
 - percentile: between two of the values, whose ranks are Clopper and Pearson's limits of the share of requests below it,
   for the effective number of requests (Woodruff, 1952; Korn and Graubard, 1998).
-- output throughput: Student's t of the ratio Σ tokens / Σ e2e latency, linearised (Cochran, Sampling Techniques, 6.4).
+- throughput: Student's t of the ratio Σ tokens / Σ e2e latency, linearised (Cochran, Sampling Techniques, 6.4); of
+  requests the same, each of which counts one.
 - error rate: Wilson's (1927), as of independent requests.
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from tuner.batches.audit import requests_needed
 from tuner.batches.batch import Reading
 from tuner.batches.load import readings_of
-from tuner.batches.result_file import LATENCIES, LATENCY_COLUMNS, PERCENTILES, Floats
+from tuner.batches.result_file import Floats
+from tuner.core.metrics import LATENCY_COLUMNS, PERCENTILES, requests_needed, split
 from tuner.core.run_directory import COMPLETED
 
 CONFIDENCE = 0.95
 #: Columns that have an interval.
-BOUNDED = (*LATENCY_COLUMNS, "output_throughput", "error_rate")
+BOUNDED = (*LATENCY_COLUMNS, "output_throughput", "request_throughput", "error_rate")
 #: Runs of one level from which their spread tells more than that of the requests: of two, t is 12.7.
 RUNS_LEAST = 3
 _GROUP = ["experiment", "trial", "scenario", "iteration_type", "concurrency"]
@@ -53,14 +51,14 @@ def intervals(
 
     Args:
         batches: as from `load_batches`.
-        columns: which of `BOUNDED`.
+        columns: which; what is none of `BOUNDED` has no interval over requests.
         confidence: between 0 and 1.
         known: what is kept of each batch's file, where it has been read already.
 
     Returns:
         With the index of `batches`, for each column `<column>_low` and `<column>_high` in its own unit, and
         `interval_over`: `requests`, `runs`, or empty where there is no interval. NaN where nobody knows: the requests
-        are gone, or are too few for the percentile (`audit.requests_needed`, of independent ones).
+        are gone, or are too few for the percentile (`core.metrics.requests_needed`, of independent ones).
     """
     read = readings_of(batches) if known is None else known
     rows = [_row(reading, level, columns, confidence) for reading, level in zip(read, _in_flight(batches), strict=True)]
@@ -80,14 +78,16 @@ def of_requests(reading: Reading, concurrency: int, column: str, confidence: flo
     Args:
         reading: what is kept of its file.
         concurrency: how many requests were in flight at once.
-        column: one of `BOUNDED`.
+        column: one of `BOUNDED`; another one has no interval.
         confidence: between 0 and 1.
     """
     if column == "error_rate":
         return wilson(reading.batch.errors or 0, reading.batch.requests or 0, confidence)
-    if column == "output_throughput":
-        return _of_throughput(reading, concurrency, confidence)
-    latency, _, statistic = column.rpartition("_")
+    if column not in BOUNDED:
+        return _UNKNOWN
+    latency, statistic = split(column)
+    if not statistic:
+        return _of_throughput(reading, column, concurrency, confidence)
     values = reading.latencies[latency]
     values = values[~np.isnan(values)]
     if 2 * len(values) < len(reading.output_tokens) or len(values) < 2:
@@ -109,7 +109,7 @@ def of_percentile(values: Floats, share: float, concurrency: int, confidence: fl
     effective, freedom = min(_effective(values, ordered, part, concurrency) for part in parts)
     if effective < requests_needed(share, confidence):
         return _UNKNOWN
-    effective *= (special.ndtri((1 + confidence) / 2) / _student(confidence, freedom)) ** 2
+    effective *= (special.ndtri((1 + confidence) / 2) / student(confidence, freedom)) ** 2
     low, high = _clopper_pearson(share * effective, effective, confidence)
     return float(ordered[max(math.ceil(low * count) - 1, 0)]), float(ordered[min(math.floor(high * count), count - 1)])
 
@@ -153,21 +153,22 @@ def _in_flight(batches: pd.DataFrame) -> list[int]:
 
 def _of_mean(values: Floats, concurrency: int, confidence: float) -> Bounds:
     variance, freedom = _variance(values, concurrency)
-    reach = _student(confidence, freedom) * math.sqrt(variance)
+    reach = student(confidence, freedom) * math.sqrt(variance)
     return max(float(values.mean()) - reach, 0.0), float(values.mean()) + reach
 
 
-def _of_throughput(reading: Reading, concurrency: int, confidence: float) -> Bounds:
+def _of_throughput(reading: Reading, column: str, concurrency: int, confidence: float) -> Bounds:
     """Relative to Σ tokens / Σ e2e latency, which it is proportional to in a closed loop, but for the level's ends."""
     seconds, tokens = reading.latencies["e2e_latency"], reading.output_tokens
+    tokens = tokens if column == "output_throughput" else np.ones(len(seconds))
     known = ~np.isnan(seconds) & ~np.isnan(tokens)
     seconds, tokens = seconds[known], tokens[known]
     if len(tokens) < 2 or not tokens.sum() > 0 or not seconds.sum() > 0:
         return _UNKNOWN
     left = tokens - seconds * (tokens.sum() / seconds.sum())
     variance, freedom = _variance(left, concurrency)
-    reach = _student(confidence, freedom) * math.sqrt(variance) / tokens.mean()
-    measured = reading.batch.output_throughput
+    reach = student(confidence, freedom) * math.sqrt(variance) / tokens.mean()
+    measured = float(getattr(reading.batch, column))
     return measured * max(1 - reach, 0.0), measured * (1 + reach)
 
 
@@ -193,10 +194,25 @@ def _seen(length: int, concurrency: int) -> float:
     return 1 - 1 / (3 * ratio) if ratio >= 1 else ratio - ratio**2 / 3
 
 
-def _student(confidence: float, freedom: float) -> float:
+def student(confidence: float, freedom: float) -> float:
+    """The two-sided quantile of Student's t."""
     from scipy import special
 
-    return float(special.stdtrit(freedom, (1 + confidence) / 2))
+    return float(special.stdtrit(min(max(freedom, 1e-3), 1e9), (1 + confidence) / 2))
+
+
+def student_above(value: float, freedom: float) -> float:
+    """How probable it is that Student's t lies above a value."""
+    from scipy import special
+
+    return float(special.stdtr(min(max(freedom, 1e-3), 1e9), -value))
+
+
+def satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
+    """The degrees of freedom of a sum of variances, each with its own (Satterthwaite, 1946), as for Welch's t."""
+    whole = sum(variance for variance, _ in parts)
+    below = sum(variance**2 / freedom for variance, freedom in parts if freedom > 0 and variance > 0)
+    return whole**2 / below if below > 0 else math.inf
 
 
 def _clopper_pearson(found: float, of: float, confidence: float) -> Bounds:
@@ -216,7 +232,7 @@ def _over_runs(
         values = pd.to_numeric(batches[column].iloc[places], errors="coerce").to_numpy("float64", na_value=np.nan)
         values = values[~np.isnan(values)]
         if column != "error_rate" and len(values) >= RUNS_LEAST:
-            reach = _student(confidence, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
+            reach = student(confidence, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
             found[:, number] = max(values.mean() - reach, 0.0), values.mean() + reach
     return found
 
@@ -235,14 +251,9 @@ def _repeated(batches: pd.DataFrame) -> Iterator[list[int]]:
             yield [int(place) for place in places[chosen]]
 
 
-DRAWS = 500
 #: Fewer blocks than these tell too little of how blocks vary; more tell hardly more and are the less independent
 #: (Schmeiser, Batch Size Effects, 1982).
 BLOCKS_LEAST, BLOCKS_MOST = 16, 30
-#: Places where a block may begin, at most.
-STARTS = 256
-#: Ranks that are told apart in a large batch; a smaller one has each request for itself.
-BINS = 512
 
 
 def block_length(requests: int, concurrency: int) -> int:
@@ -256,130 +267,3 @@ def block_length(requests: int, concurrency: int) -> int:
         concurrency: how many were in flight at once.
     """
     return max(1, min(max(2 * concurrency, requests // BLOCKS_MOST), requests // BLOCKS_LEAST))
-
-
-def block_count(requests: int, concurrency: int) -> int:
-    """How many blocks the requests make: one more than the degrees of freedom of their variance."""
-    return round(requests / block_length(requests, concurrency)) if requests else 0
-
-
-def replicates(
-    reading: Reading, concurrency: int, latencies: Collection[str] = LATENCIES, draws: int = DRAWS, seed: int = 0
-) -> dict[str, Floats]:
-    """What the batch would have said in `draws` other draws of its requests.
-
-    Args:
-        reading: what is kept of its result file.
-        concurrency: how many requests were in flight at once.
-        latencies: whose columns are wanted, of `ttft`, `tpot` and `e2e_latency`.
-        draws: how many.
-        seed: the same seed gives the same draws, of all columns alike: one element is one draw throughout.
-
-    Returns:
-        Seconds of each of their columns (as `LATENCY_COLUMNS`), tokens/s of `output_throughput` and requests/s of
-        `request_throughput`, each of shape (draws,); NaN where there is nothing to draw from. In a closed loop the
-        throughput is concurrency · Σ tokens / Σ e2e latency, but for the ends of the level: the measured one varies as
-        that does.
-    """
-    drawn = _Draws(len(reading.output_tokens), concurrency, draws, seed)
-    return dict(_latencies(reading, latencies, drawn)) | _throughputs(reading, drawn)
-
-
-@dataclass(frozen=True)
-class _Draws:
-    """How often each block was drawn, in each draw."""
-
-    requests: int
-    concurrency: int
-    draws: int
-    seed: int
-
-    @cached_property
-    def blocks(self) -> NDArray[np.int64]:
-        """The requests of each block that could be drawn, (blocks, length)."""
-        starts = np.unique(np.linspace(0, self.requests, min(self.requests, STARTS), endpoint=False).astype(int))
-        return (starts[:, None] + np.arange(block_length(self.requests, self.concurrency))) % self.requests
-
-    @cached_property
-    def counts(self) -> Floats:
-        """How often each block was drawn, (draws, blocks)."""
-        kinds, taken = len(self.blocks), block_count(self.requests, self.concurrency)
-        picks = np.random.default_rng(self.seed).integers(kinds, size=(self.draws, taken))
-        flat = np.bincount((picks + kinds * np.arange(self.draws)[:, None]).ravel(), minlength=self.draws * kinds)
-        return flat.reshape(self.draws, kinds).astype(np.float64)
-
-    def sums(self, values: Floats) -> Floats:
-        """The sum of one value a request over those drawn; NaN counts nothing."""
-        return np.asarray(self.counts @ np.nan_to_num(values)[self.blocks].sum(axis=1))
-
-    def histograms(self, bins: NDArray[np.int64], kinds: int) -> Floats:
-        """How many requests of each bin were drawn, (draws, kinds); those of bin `kinds` are left out."""
-        rows = np.arange(len(self.blocks))[:, None] * (kinds + 1)
-        of_blocks = np.bincount((rows + bins[self.blocks]).ravel(), minlength=len(self.blocks) * (kinds + 1))
-        return np.asarray(self.counts @ of_blocks.reshape(len(self.blocks), kinds + 1)[:, :kinds].astype(np.float64))
-
-
-def _latencies(reading: Reading, names: Collection[str], drawn: _Draws) -> Iterator[tuple[str, Floats]]:
-    for name in names:
-        values = reading.latencies[name]
-        known = ~np.isnan(values)
-        if not known.any():
-            yield from ((f"{name}_{statistic}", np.full(drawn.draws, np.nan)) for statistic in ("mean", *PERCENTILES))
-            continue
-        yield f"{name}_mean", _ratio(drawn.sums(values), drawn.sums(known.astype(np.float64)))
-        ranked = _Ranked(values, known, drawn)
-        yield from ((f"{name}_{key}", ranked.percentile(value / 100)) for key, value in PERCENTILES.items())
-
-
-class _Ranked:
-    """The values of one latency in order, and how often each was drawn."""
-
-    def __init__(self, values: Floats, known: NDArray[np.bool_], drawn: _Draws) -> None:
-        self.sorted = np.sort(values[known])
-        size = len(self.sorted)
-        kinds = min(size, BINS)
-        self.first = -(-np.arange(kinds + 1) * size // kinds)  # rank of the first value in each bin
-        bins = np.full(len(values), kinds)
-        bins[np.flatnonzero(known)[np.argsort(values[known], kind="stable")]] = np.arange(size) * kinds // size
-        self.weights = drawn.histograms(bins, kinds)
-        self.sums = self.weights.cumsum(axis=1)
-        self.totals = self.sums[:, -1]
-        self.before = np.arange(len(self.totals)) * (self.totals.max() + 1)
-        self.ladder = (self.sums + self.before[:, None]).ravel()  # rises from draw to draw, so that one search does
-
-    def percentile(self, share: float) -> Floats:
-        """One value a draw, linear interpolation between ranks."""
-        place = np.maximum(self.totals - 1, 0) * share
-        low, high = (self._at(np.minimum(whole, self.totals - 1)) for whole in (np.floor(place), np.floor(place) + 1))
-        found = low + (high - low) * (place - np.floor(place))
-        return np.where(self.totals > 0, found, np.nan)
-
-    def _at(self, ranks: Floats) -> Floats:
-        """The value at a rank among those drawn."""
-        rows, kinds = np.arange(len(ranks)), self.weights.shape[1]
-        ranks = np.maximum(ranks, 0)
-        bins = np.minimum(np.searchsorted(self.ladder, ranks + self.before, side="right") - rows * kinds, kinds - 1)
-        weights = np.maximum(self.weights[rows, bins], 1)
-        within = (ranks - self.sums[rows, bins] + weights) / weights
-        width = self.first[bins + 1] - self.first[bins]
-        return np.asarray(self.sorted[(self.first[bins] + np.clip(within * width, 0, width - 1)).astype(int)])
-
-
-def _throughputs(reading: Reading, drawn: _Draws) -> dict[str, Floats]:
-    e2e, tokens = reading.latencies["e2e_latency"], reading.output_tokens
-    known = ~np.isnan(e2e)
-    seconds = drawn.sums(e2e) if len(e2e) else np.full(drawn.draws, np.nan)
-    made = {"output_throughput": np.where(known, tokens, np.nan), "request_throughput": known.astype(np.float64)}
-    return {name: _varied(getattr(reading.batch, name), values, e2e, drawn, seconds) for name, values in made.items()}
-
-
-def _varied(measured: float, values: Floats, e2e: Floats, drawn: _Draws, seconds: Floats) -> Floats:
-    """`measured`, varied as the rate of `values` to the seconds that requests took varies over the draws."""
-    whole = np.nansum(e2e)
-    if not whole > 0 or not np.nansum(values) > 0:
-        return np.full(drawn.draws, np.nan)
-    return np.asarray(measured * _ratio(drawn.sums(values), seconds) * (whole / np.nansum(values)))
-
-
-def _ratio(above: Floats, below: Floats) -> Floats:
-    return np.asarray(np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0))

@@ -10,8 +10,8 @@ import pandas as pd
 
 from tuner.batches.load import load_batches
 from tuner.batches.run_folder import is_trial
+from tuner.core.metrics import METRICS
 from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, INFEASIBLE
-from tuner.judging.slo import NAMES
 from tuner.judging.summary import NONE, Summary, summarize
 from tuner.judging.verdicts import COMPLIANT, SLO, judge
 
@@ -172,5 +172,5 @@ def goals_of(spec: Mapping[str, Any], slo: SLO, per_gpu: bool = False) -> tuple[
 def _goal(objective: str, slo: SLO, per_gpu: bool) -> Goal:
     if objective in LATENCIES:
         metric = LATENCIES[objective]
-        return Goal(f"{NAMES[metric]} {statistic_of(objective, slo)}", "s", maximised(objective))
+        return Goal(f"{METRICS[metric].name} {statistic_of(objective, slo)}", "s", maximised(objective))
     return Goal(unit=PER_GPU_UNIT) if per_gpu else THROUGHPUT

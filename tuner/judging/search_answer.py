@@ -10,6 +10,7 @@ import msgspec
 import pandas as pd
 
 from tuner.core.run_directory import COMPLETE, FAILED, INFEASIBLE, PRUNED, RUNNING, WAITING
+from tuner.core.text import change, plural, shorten
 from tuner.judging.scores import THROUGHPUT, Goal
 from tuner.judging.trials import (
     BASELINE,
@@ -17,9 +18,6 @@ from tuner.judging.trials import (
     first,
     gains,
     name_of,
-    percent,
-    plural,
-    short,
     told,
     value_text,
     varied,
@@ -113,10 +111,10 @@ class Searched:
         """One trial that has ended, in one line: what it was, and what came of it."""
         what = f"{name_of(row)} {told(row['parameters'], self.varied or None)}"
         if row["state"] != COMPLETE:
-            why = ": ".join(filter(None, [row["kind"], short(row["cause"], _CAUSE)]))
+            why = ": ".join(filter(None, [row["kind"], shorten(row["cause"], _CAUSE)]))
             return f"{what}: {STATES.get(row['state'], row['state'])}{f': {why}' if why else ''}"
         gain = self.gain(row)
-        more = "" if pd.isna(gain) or row["role"] == BASELINE else f" ({percent(gain)} against the baseline)"
+        more = "" if pd.isna(gain) or row["role"] == BASELINE else f" ({change(gain)} against the baseline)"
         return f"{what}: {self.goal.of(row['value'])}{more}"
 
     @property
@@ -155,7 +153,7 @@ class Searched:
         sure = "confirmed" if verdict in CONFIRMED else "not confirmed yet"
         if gain is None:  # the trials' own is no confirmed one
             gain = math.nan if verdict in CONFIRMED else self.gain(best)
-        return f", {sure}" if pd.isna(gain) else f", {percent(gain)} against the baseline ({sure})"
+        return f", {sure}" if pd.isna(gain) else f", {change(gain)} against the baseline ({sure})"
 
     def _confirmed(self) -> str:
         """What confirms the gain, or says that nothing does yet."""
@@ -185,7 +183,7 @@ class Searched:
             "level": list(rows["best_level"]),
             "state": list(rows["state"]),
             **{self._header(name): self._cells(rows, name) for name in self.varied},
-            "cause": [short(str(cause or ""), _CAUSE) for cause in rows["cause"]],
+            "cause": [shorten(str(cause or ""), _CAUSE) for cause in rows["cause"]],
         }
         return pd.DataFrame(columns, index=rows.index)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tuner.batches.result_file import PERCENTILES, STATISTICS
+from tuner.core.metrics import LATENCIES, METRICS, PERCENTILES, SHARE, STATISTICS, WHOLE_FIRST, Metric, column_name
 from tuner.errors import PathError, SLOError
 
 
@@ -141,17 +141,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-#: What a section of the file is about: the metric of the batch columns.
-LATENCY_SECTIONS = {"latency": "e2e_latency", "ttft": "ttft", "tpot": "tpot"}
-PLAIN_SECTIONS = {"error_rate": "error_rate", "min_throughput": "output_throughput"}
-#: What the metrics are called in texts.
-NAMES = {
-    "e2e_latency": "e2e latency",
-    "ttft": "TTFT",
-    "tpot": "TPOT",
-    "error_rate": "error rate",
-    "output_throughput": "output throughput",
-}
+#: What each section of the file limits, latencies first: a column, without its statistic.
+SECTIONS = {METRICS[name].section: name for name in dict.fromkeys([*WHOLE_FIRST, *METRICS]) if METRICS[name].section}
 #: Seconds in each unit that a threshold may name.
 UNITS = {"s": 1.0, "ms": 0.001}
 #: Most errors that an SLO without `error_rate` lets pass.
@@ -165,9 +156,9 @@ class Constraint:
     """One metric, one statistic, one threshold.
 
     Args:
-        metric: `e2e_latency`, `ttft`, `tpot`, `error_rate` or `output_throughput`.
+        metric: one of `core.metrics.METRICS` that has a section.
         statistic: `mean` or a percentile; empty for the metrics that have none.
-        threshold: seconds, a share, or output tokens/s; what lies exactly at it passes.
+        threshold: in the metric's unit; what lies exactly at it passes.
         hard_fail: whether a violation can be hard at all.
         fail_ratio: the violation ratio above which it is.
         weight: of its penalty.
@@ -195,12 +186,12 @@ class Constraint:
     @property
     def sign(self) -> int:
         """-1 where the threshold is the least allowed and not the most."""
-        return -1 if self.metric == "output_throughput" else 1
+        return -1 if self._metric.more_is_better else 1
 
     @property
     def label(self) -> str:
         """What it limits, as texts call it: `TTFT p90`."""
-        return " ".join(filter(None, (NAMES[self.metric], self.statistic)))
+        return column_name(self.column)
 
     def __str__(self) -> str:
         return f"{self.label} {'≥' if self.sign < 0 else '≤'} {self.threshold:g}{self.unit}"
@@ -208,7 +199,18 @@ class Constraint:
     @property
     def unit(self) -> str:
         """The unit of threshold and actual value, for texts."""
-        return {"error_rate": "", "output_throughput": " tokens/s"}.get(self.metric, " s")
+        return self._metric.suffix
+
+    @property
+    def key(self) -> str:
+        """What a log calls it: a percentile of the whole latency by itself, a mean by its section: `p90`, `ttft`."""
+        if self.statistic == "mean":
+            return self._metric.section
+        return self.statistic if self.statistic and self.metric == "e2e_latency" else self.column
+
+    @property
+    def _metric(self) -> Metric:
+        return METRICS[self.metric]
 
 
 @dataclass(frozen=True)
@@ -286,8 +288,7 @@ class SLO:
             return {TIERS: {name: slo.to_dict() for name, slo in self.tiers}}
         document: dict[str, Any] = {}
         for constraint in self.constraints:
-            sections = {metric: section for section, metric in (LATENCY_SECTIONS | PLAIN_SECTIONS).items()}
-            section = document.setdefault(sections[constraint.metric], {})
+            section = document.setdefault(METRICS[constraint.metric].section, {})
             target = section.setdefault(constraint.statistic, {}) if constraint.statistic else section
             target.update(
                 {name: getattr(constraint, name) for name in ("threshold", "hard_fail", "fail_ratio", "weight")}
@@ -299,11 +300,9 @@ class SLO:
 def _slo(document: Mapping[str, Any], place: Place) -> SLO:
     """The SLO in a document without tiers."""
     place.must_be_mapping(document, "an SLO is a mapping such as {ttft: {threshold: 0.5}}")
-    place.must_know(document, [*LATENCY_SECTIONS, *PLAIN_SECTIONS, "confidence", "steepness"])
-    latencies = [c for section in LATENCY_SECTIONS if section in document for c in _latency(document, section, place)]
-    plain = [_plain(document, section, place) for section in PLAIN_SECTIONS if section in document]
+    place.must_know(document, [*SECTIONS, "confidence", "steepness"])
     return SLO(
-        (*latencies, *plain),
+        tuple(one for section in SECTIONS if section in document for one in _constraints(document, section, place)),
         number_at(document, "confidence", place, None, share),
         number_at(document, "steepness", place, STEEPNESS, positive),
     )
@@ -317,8 +316,8 @@ def _tiered(document: Mapping[str, Any], place: Place) -> SLO:
     here.must_be_mapping(value, "expected {name of the tier: its SLO}")
     if not value:
         raise here.error("names no tier")
-    found = tuple((_name(name, here), _slo(content, here.below(str(name)))) for name, content in value.items())
-    return replace(found[0][1], tiers=found)
+    tiers = tuple((_name(name, here), _slo(content, here.below(str(name)))) for name, content in value.items())
+    return replace(tiers[0][1], tiers=tiers)
 
 
 def _name(name: Any, place: Place) -> str:
@@ -327,11 +326,12 @@ def _name(name: Any, place: Place) -> str:
     return name
 
 
-def _latency(document: Mapping[str, Any], section: str, place: Place) -> list[Constraint]:
-    """The constraints of `latency`, `ttft` or `tpot`: one on the mean, or one a statistic."""
-    here, value = place.below(section), document[section]
+def _constraints(document: Mapping[str, Any], section: str, place: Place) -> list[Constraint]:
+    """The constraints of a section: of a latency one on the mean, or one a statistic."""
+    here, value, metric = place.below(section), document[section], SECTIONS[section]
+    if metric not in LATENCIES:
+        return [_plain(value, metric, here)]
     here.must_be_mapping(value, "expected {threshold: …} or {p90: {threshold: …}}")
-    metric = LATENCY_SECTIONS[section]
     if "threshold" in value:
         return [_constraint(value, metric, "mean", here)]
     here.must_know(value, [*STATISTICS, "threshold"])
@@ -340,10 +340,10 @@ def _latency(document: Mapping[str, Any], section: str, place: Place) -> list[Co
     return [_constraint(entry, metric, statistic, here.below(statistic)) for statistic, entry in value.items()]
 
 
-def _plain(document: Mapping[str, Any], section: str, place: Place) -> Constraint:
-    constraint = _constraint(document[section], PLAIN_SECTIONS[section], "", place.below(section))
-    if section == "error_rate" and constraint.threshold > 1:
-        raise place.below(section).error(f"threshold is a share of requests, at most 1, not {constraint.threshold:g}")
+def _plain(value: Any, metric: str, place: Place) -> Constraint:
+    constraint = _constraint(value, metric, "", place)
+    if METRICS[metric].unit == SHARE and constraint.threshold > 1:
+        raise place.error(f"threshold is a share of requests, at most 1, not {constraint.threshold:g}")
     return constraint
 
 

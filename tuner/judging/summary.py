@@ -3,14 +3,15 @@
 import logging
 import math
 from dataclasses import dataclass, field
-from textwrap import shorten
 from typing import Any
 
 import pandas as pd
 
-from tuner.batches.batch import level_name, plain
+from tuner.batches.batch import plain
+from tuner.core.metrics import column_name, metric_of, table_column
+from tuner.core.text import level_name, percent, plural, shorten
 from tuner.judging.intervals import CONFIDENCE
-from tuner.judging.slo import SLO, Constraint
+from tuner.judging.slo import SLO
 from tuner.judging.verdicts import COMPLIANT, FAIL, PASS, SOFT
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Summary:
         if self.best is None:
             return f"No SLO-compliant batch: all {self.total} are kept with their penalties, and there is no maximum"
         bound = "≥ " if self.bracket == OPEN else ""
-        batches = f"{self.compliant} SLO-compliant batch{'' if self.compliant == 1 else 'es'}"
+        batches = plural(self.compliant, "SLO-compliant batch")
         return f"Max throughput: {bound}{self.max_throughput:.1f} tokens/s at {_level(self.best)} (from {batches})"
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,10 +156,19 @@ def _curve_of(best: "pd.Series[Any]", batches: pd.DataFrame) -> pd.DataFrame:
     return batches[same]
 
 
+def fails_slo(batches: pd.DataFrame) -> "pd.Series[Any]":
+    """Which batches say that their level is too much: they violate the SLO, or the server broke under it."""
+    return (batches["verdict"] == FAIL) | _column(batches, "outcome").isin(TOO_MUCH)
+
+
+def highest_compliant(curve: pd.DataFrame) -> Any:
+    """The highest level of a curve that complies; NaN or NA without one."""
+    return curve.loc[curve["verdict"].isin(COMPLIANT), "concurrency"].max()
+
+
 def bracket(curve: pd.DataFrame) -> str:
     """How far the compliant levels of one curve are confined by levels that fail."""
-    fails = (curve["verdict"] == FAIL) | _column(curve, "outcome").isin(TOO_MUCH)
-    highest = curve.loc[curve["verdict"].isin(COMPLIANT), "concurrency"].max()
+    fails, highest = fails_slo(curve), highest_compliant(curve)
     if (curve.loc[fails, "concurrency"] <= highest).any():
         return NON_MONOTONE
     return BRACKETED if (curve.loc[fails, "concurrency"] > highest).any() else OPEN
@@ -192,22 +202,12 @@ def _level(row: "pd.Series[Any]", between: str = " ") -> str:
 
 #: The columns a person wants: (header, column of the batches, factor to the header's unit, decimals or None).
 TABLE: tuple[tuple[str, str, float, int | None], ...] = (
-    ("experiment", "experiment", 1, None),
-    ("trial", "trial", 1, None),
-    ("scenario", "scenario", 1, None),
+    *((name, name, 1, None) for name in ("experiment", "trial", "scenario")),
     ("level", "concurrency", 1, None),
-    ("repeat", "repeat", 1, None),
-    ("verdict", "verdict", 1, None),
-    ("output (tokens/s)", "output_throughput", 1, 1),
-    ("TTFT p50 (s)", "ttft_p50", 1, 3),
-    ("TTFT p99 (s)", "ttft_p99", 1, 3),
-    ("TPOT p50 (ms)", "tpot_p50", 1000, 1),
-    ("latency p50 (s)", "e2e_latency_p50", 1, 3),
-    ("latency p99 (s)", "e2e_latency_p99", 1, 3),
+    *((name, name, 1, None) for name in ("repeat", "verdict")),
+    *map(table_column, ("output_throughput", "ttft_p50", "ttft_p99", "tpot_p50", "e2e_latency_p50", "e2e_latency_p99")),
     ("requests", "requests", 1, None),
-    ("errors (%)", "error_rate", 100, 1),
-    ("met SLO (%)", "attainment", 100, 1),
-    ("goodput (requests/s)", "goodput", 1, 2),
+    *map(table_column, ("error_rate", "attainment", "goodput")),
     ("outcome", "outcome", 1, None),
     ("start (UTC)", "started_at", 1, None),
 )
@@ -251,7 +251,7 @@ def _cells(values: "pd.Series[Any]", factor: float, decimals: int | None) -> "pd
 
 def _why(row: dict[Any, Any]) -> str:
     reasons = (row.get("verdict_reason"), row.get("reason"), "; ".join(row.get("warnings") or []))
-    return shorten(next((text for text in reasons if isinstance(text, str) and text), ""), WIDEST, placeholder=" …")
+    return shorten(next((text for text in reasons if isinstance(text, str) and text), ""), WIDEST)
 
 
 def answer(judged: pd.DataFrame, summary: Summary, slo: SLO | None) -> list[str]:
@@ -294,8 +294,7 @@ def _best_level_text(summary: Summary) -> str:
 
 def _limit(curve: pd.DataFrame, summary: Summary) -> str:
     """How far the measured levels confine the maximum."""
-    fails = (curve["verdict"] == FAIL) | curve["outcome"].isin(TOO_MUCH)
-    highest = curve.loc[curve["verdict"].isin(COMPLIANT), "concurrency"].max()
+    fails, highest = fails_slo(curve), highest_compliant(curve)
     above = curve[fails & (curve["concurrency"] > highest)].head(1)
     below = curve[fails & (curve["concurrency"] < highest)].tail(1)
     if pd.isna(highest):
@@ -335,20 +334,19 @@ def _evidence(best: "pd.Series[Any]") -> str:
 
 def _intervals(best: "pd.Series[Any]", slo: SLO | None) -> list[str]:
     """How far the best batch's throughput, and what the SLO limits of it, may lie from what is said."""
-    throughput = Constraint("output_throughput", "", 1.0)
-    limited = [*(one for one in (slo.constraints if slo else ()) if one.metric != "error_rate"), throughput]
-    told = dict.fromkeys(text for one in limited if (text := _interval(best, one)))
+    limited = [one.column for one in (slo.constraints if slo else ()) if one.metric != "error_rate"]
+    texts = [text for column in dict.fromkeys([*limited, "output_throughput"]) if (text := _interval(best, column))]
     confidence = (slo.confidence if slo else None) or CONFIDENCE
     over = " over its runs" if best.get("interval_over") == "runs" else ""
-    return [f"At {confidence * 100:.4g} %{over}: {', '.join(told)}."] if told else []
+    return [f"At {percent(confidence)}{over}: {', '.join(texts)}."] if texts else []
 
 
-def _interval(best: "pd.Series[Any]", constraint: Constraint) -> str:
-    low, high = (best.get(f"{constraint.column}_{side}", math.nan) for side in ("low", "high"))
-    value, unit = best[constraint.column], constraint.unit
+def _interval(best: "pd.Series[Any]", column: str) -> str:
+    low, high = (best.get(f"{column}_{side}", math.nan) for side in ("low", "high"))
     if pd.isna(low) or pd.isna(high):
         return ""
-    return f"{constraint.label} {_short(value)}{unit} ({_short(low)} to {_short(high)})"
+    value = f"{_short(best[column])}{metric_of(column).suffix}"
+    return f"{column_name(column)} {value} ({_short(low)} to {_short(high)})"
 
 
 def _short(value: float) -> str:

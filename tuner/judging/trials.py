@@ -11,6 +11,7 @@ from tuner.batches.batch import records
 from tuner.batches.run_folder import subfolders
 from tuner.core import files
 from tuner.core.run_directory import COMPLETE, ENDED, EXPERIMENT_FILE, RUNNING, WAITING, gpus_of, read_record
+from tuner.core.text import shorten
 from tuner.core.timestamps import to_utc
 from tuner.judging.scores import PER_GPU_UNIT, THROUGHPUT_UNIT, Scoring, maximised
 from tuner.judging.verdicts import SLO
@@ -147,25 +148,9 @@ def told(parameters: Mapping[str, Any], names: Iterable[str] | None = None) -> s
     return " ".join(f"{value_text(name)}={value_text(parameters[name])}" for name in shown) or "the defaults"
 
 
-def percent(share: float) -> str:
-    """A relative change with its sign."""
-    return f"{100 * share:+.1f} %".replace("-", "−")
-
-
-def plural(count: int, word: str) -> str:
-    """`1 trial`, `2 trials`."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
-
-
 def value_text(value: Any) -> str:
     """A parameter's value in a table or a line."""
-    return f"{value:g}" if isinstance(value, float) else short(str(value), _LONGEST)
-
-
-def short(text: str, width: int) -> str:
-    """A text in one line of at most so many characters."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= width else flat[: width - 1] + "…"
+    return f"{value:g}" if isinstance(value, float) else shorten(str(value), _LONGEST)
 
 
 def trials_to_records(trials: pd.DataFrame) -> list[dict[str, Any]]:

@@ -9,14 +9,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tuner.batches import result_file
-from tuner.batches.audit import requests_needed
 from tuner.batches.batch import Reading
 from tuner.batches.load import readings_of
-from tuner.batches.result_file import PERCENTILES, Columns, Floats, measure
+from tuner.batches.result_file import Columns, Floats, measure
+from tuner.core.metrics import PERCENTILES, requests_needed
 from tuner.core.run_directory import COMPLETED
+from tuner.core.text import percent
 from tuner.errors import SLOError
 from tuner.judging.intervals import CONFIDENCE, intervals
-from tuner.judging.slo import SLO, Constraint
+from tuner.judging.slo import SECTIONS, SLO, Constraint
 
 __all__ = ["SLO", "check_batch_slo_compliance", "judge"]
 
@@ -62,18 +63,19 @@ def judge(batches: pd.DataFrame, slo: SLO | Mapping[str, Any]) -> pd.DataFrame:
 
 
 def check_batch_slo_compliance(
-    batch_metrics: Mapping[str, Any], slo_config: SLO | Mapping[str, Any]
+    batch_metrics: Mapping[str, Any], slo_config: SLO | Mapping[str, Any] | None = None
 ) -> tuple[bool, dict[str, dict[str, Any]]]:
     """Judge one batch by what genai-bench wrote of it.
 
     Args:
         batch_metrics: an `aggregated_metrics` dict (in seconds, unless it holds `_time_unit`), or the whole file's.
-        slo_config: the SLO, or its document.
+        slo_config: the SLO, or its document; without one every batch counts.
 
     Returns:
-        Whether the batch counts (soft violations do), and for each violated metric (named as the columns are, such as
-        `ttft_p90`): threshold, actual, violation_ratio and type (HARD_FAIL or SOFT_VIOLATION). A metric that is
-        missing or too weak to judge makes the batch not count and is listed too, with a `reason` and without a ratio.
+        Whether the batch counts (soft violations do), and for each violated limit (a percentile of `latency` by itself,
+        `p90`; else by metric: `ttft`, `tpot_p95`, `error_rate`): threshold, actual, violation_ratio and type (HARD_FAIL
+        or SOFT_VIOLATION). A metric that is missing or too weak to judge makes the batch not count and is listed too,
+        with a `reason` and without a ratio.
 
     Raises:
         SLOError: the SLO is wrong.
@@ -83,9 +85,11 @@ def check_batch_slo_compliance(
         >>> tuner.check_batch_slo_compliance(aggregates, {"latency": {"p90": {"threshold": 5.0}}})
         (True, {})
     """
+    if slo_config is None:
+        return True, {}
     file = result_file.mend(_as_file(batch_metrics))
     numbers = measure(Columns(file))
-    row = {name: getattr(numbers, name) for name in ("completed", "error_rate", "output_throughput")}
+    row = {name: getattr(numbers, name, None) for name in ("completed", *SECTIONS.values())}
     judgement = _Judgement(pd.DataFrame([row | numbers.latencies]), _as_slo(slo_config))
     return judgement.verdicts[0] in COMPLIANT, judgement.details(0)
 
@@ -148,9 +152,9 @@ class _Judgement:
         return [finding.violation(row) for finding in self.findings if self.judged[row] and finding.violated[row]]
 
     def details(self, row: int) -> dict[str, dict[str, Any]]:
-        """The violations of a row by metric, and what could not be judged."""
+        """The violations of a row as a log calls them, and what could not be judged."""
         shown = [finding for finding in self.findings if finding.violated[row] or finding.unknown[row]]
-        return {finding.constraint.column: finding.detail(row) for finding in shown}
+        return {finding.constraint.key: finding.detail(row) for finding in shown}
 
     def reason(self, row: int) -> str:
         """Why the verdict is what it is, as a sentence; empty for a pass."""
@@ -230,16 +234,13 @@ class _Finding:
 
     def detail(self, row: int) -> dict[str, Any]:
         if self.violated[row]:
-            known = {key: value for key, value in self.violation(row).items() if key != "metric"}
+            detail = self.violation(row)
         else:
             actual = None if self.missing[row] else float(self.actual[row])
-            known = {
-                "threshold": self.constraint.threshold,
-                "actual": actual,
-                "violation_ratio": None,
-                "type": HARD_FAIL,
-            }
-        return known | ({"reason": self.text(row)} if self.unknown[row] or self.constraint.implied else {})
+            detail = {"threshold": self.constraint.threshold, "actual": actual, "violation_ratio": None}
+            detail["type"] = HARD_FAIL
+        detail.pop("metric", None)
+        return detail | ({"reason": self.text(row)} if self.unknown[row] or self.constraint.implied else {})
 
     def text(self, row: int) -> str:
         """What is to be said of this constraint; nothing where it is met."""
@@ -361,5 +362,5 @@ def _words(
     unit, (low, high) = constraint.unit, bounds
     lies = "lies" if low <= actual <= high else "is one of runs whose mean lies"
     yield f"{constraint.label} {actual:.3g}{unit} {lies} between {low:.3g} and {high:.3g}{unit}"
-    yield f"at {confidence * 100:.4g} %, on both sides of"
+    yield f"at {percent(confidence)}, on both sides of"
     yield f"the {'threshold' if turn == constraint.threshold else 'hard limit'} {turn:.4g}{unit}"

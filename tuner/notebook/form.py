@@ -10,7 +10,7 @@ from typing import Any, Generic
 import ipywidgets as widgets
 
 from tuner import engines, figures
-from tuner.batches.result_file import SECRET
+from tuner.core.secrets import SECRET
 from tuner.errors import TunerError
 from tuner.sweep.spec import Spec, as_lines, as_text, make_spec
 

@@ -12,8 +12,8 @@ from IPython.display import display
 from tuner import figures
 from tuner.batches.run_folder import subfolders
 from tuner.core.run_directory import SEARCH, SWEEP, Experiment, Trial
+from tuner.core.text import plural
 from tuner.errors import TunerError
-from tuner.judging.trials import plural
 from tuner.notebook.form import Form, Panel, copyable, draw, log_tail, text
 from tuner.notebook.server_panel import HANDOVER, ServerPanel
 from tuner.notebook.views import ResultsView

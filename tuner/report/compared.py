@@ -208,6 +208,18 @@ class Compared:
                 f"no level has a result on both sides, so nothing could be compared; the first: {why}"
             )
 
+    def must_have_runs(self) -> None:
+        """Accept everything but one run a side, which is not judged: nothing in it could be called a regression.
+
+        Raises:
+            SpecError: no level has two runs or more on both sides.
+        """
+        if not self.comparison.differences.empty and not self.comparison.is_judged:
+            raise SpecError(
+                "fail-on-regression asks for two runs or more a side: repeats: 3, or name more runs of each with "
+                "--baseline and --candidate"
+            )
+
     def must_not_have_regressed(self) -> None:
         """Accept everything but a regression.
 

@@ -16,9 +16,9 @@ import yaml
 
 from tuner import __version__, figures
 from tuner.batches import report_data as carried
-from tuner.batches.batch import level_name
 from tuner.core import timestamps
 from tuner.core.run_directory import COMPLETED
+from tuner.core.text import level_name
 from tuner.figures.style import VERDICTS
 from tuner.judging import comparison_text, summary
 from tuner.judging.intervals import CONFIDENCE

@@ -12,14 +12,16 @@ import numpy as np
 import pandas as pd
 
 from tuner.batches import report_data as carried
-from tuner.batches.batch import Reading, printable
+from tuner.batches.batch import Reading
 from tuner.batches.genai_bench_folder import asked_of_genai_bench
 from tuner.batches.load import readings_of
-from tuner.batches.result_file import LATENCIES, Floats
+from tuner.batches.result_file import Floats
 from tuner.batches.run_folder import subfolders
 from tuner.core import files
+from tuner.core.metrics import LATENCIES
 from tuner.core.run_directory import EXPERIMENT_FILE, SEARCH, SERVER_FILE, SERVER_LOG, Experiment
 from tuner.core.secrets import Guard
+from tuner.core.text import printable
 from tuner.core.timestamps import to_utc
 from tuner.errors import PathError
 from tuner.judging.intervals import CONFIDENCE, intervals

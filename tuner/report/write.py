@@ -9,6 +9,7 @@ from xml.etree import ElementTree  # writes only; nothing from outside is parsed
 
 from tuner.batches.batch import records
 from tuner.core import files, timestamps
+from tuner.core.metrics import column_name
 from tuner.errors import PathError
 from tuner.judging import comparison_text
 from tuner.judging.estimates import UNKNOWN, WORSE
@@ -59,7 +60,7 @@ def _add_configuration(suite: ElementTree.Element, compared: Compared) -> None:
 
 
 def _add_difference(suite: ElementTree.Element, row: dict[str, Any]) -> None:
-    case = _case(suite, row, comparison_text.metric_name(row["metric"]))
+    case = _case(suite, row, column_name(row["metric"]))
     said = _clean(", ".join(filter(None, [comparison_text.cell(row), comparison_text.between(row), row["note"] or ""])))
     if row["verdict"] == WORSE:
         failure = ElementTree.SubElement(case, "failure", type="regression", message=said)
@@ -190,7 +191,7 @@ def run_comparison(asked: Asked, show: Callable[[Compared], None]) -> Compared:
         show: called before anything is written.
 
     Raises:
-        RequestError: what is asked for is wrong.
+        RequestError: what is asked for is wrong; a regression was to fail, and a side has only one run.
         NothingSurvived: no level has a result on both sides.
         Regressed: the candidate is worse, and that was to fail.
     """
@@ -198,6 +199,8 @@ def run_comparison(asked: Asked, show: Callable[[Compared], None]) -> Compared:
         _must_have_folder(target)
     tolerance = tolerance_of(asked.tolerance)
     compared = read_comparison(asked.baseline, asked.candidate, slo=asked.slo, tolerance=tolerance)
+    if asked.fails:
+        compared.must_have_runs()
     show(compared)
     save_comparison(compared, asked.report, asked.junit)
     compared.must_be_comparable()

@@ -4,7 +4,6 @@ The best of many noisy trials looks better than it is, so that the trials themse
 both are measured in turn (ABAB…), at the same levels; only these runs count.
 """
 
-import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from tuner.core import text
+from tuner.judging.estimates import Estimate, difference
 from tuner.judging.scores import maximised
-from tuner.judging.trials import percent
 from tuner.search.spec import TuneSpec
 from tuner.sweep.spec import sweep_of
 
@@ -102,19 +102,12 @@ def _may_be_chance(met: int, defaults: int, winners: int) -> bool:
 
 def _interval(baseline: Sequence[float], winner: Sequence[float]) -> Interval:
     """The relative gain and its interval: Welch's t (1947) on logarithms, since noise of a rate is relative."""
-    from scipy import stats
-
-    logs = [np.log(side) for side in (winner, baseline)]
-    if all(np.ptp(side) == 0 for side in logs):
-        change = math.expm1(float(logs[0].mean() - logs[1].mean()))
-        return change, change, change
-    interval = stats.ttest_ind(*logs, equal_var=False).confidence_interval(CONFIDENCE)
-    center = float(logs[0].mean() - logs[1].mean())
-    return math.expm1(center), math.expm1(float(interval.low)), math.expm1(float(interval.high))
+    found = difference(Estimate(np.array(baseline)), Estimate(np.array(winner)))
+    return found.change(found.shift), *found.interval(CONFIDENCE)
 
 
 def _words(verdict: str, gain: float, low: float, high: float) -> str:
-    interval = f"{percent(gain)} ({percent(low)} to {percent(high)} at {CONFIDENCE * 100:g} %)"
+    interval = f"{text.change(gain)} ({text.interval(low, high)} at {text.percent(CONFIDENCE)})"
     return {
         GAIN: f"confirmed gain {interval}",
         LOSS: f"the defaults are better: the winner's change is {interval}",

@@ -9,8 +9,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from tuner.core.run_directory import COMPLETED
-from tuner.judging.summary import TOO_MUCH
-from tuner.judging.verdicts import FAIL, ROUNDING, UNKNOWN
+from tuner.judging.summary import TOO_MUCH, fails_slo
+from tuner.judging.verdicts import ROUNDING, UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -230,7 +230,7 @@ def saturated(judged: "pd.DataFrame") -> bool:
     Args:
         judged: the batches of one scenario so far, as from `judge`.
     """
-    levels = judged.assign(fails=judged["verdict"].eq(FAIL) | judged["outcome"].isin(TOO_MUCH)).groupby("concurrency")
+    levels = judged.assign(fails=fails_slo(judged)).groupby("concurrency")
     fails, throughput = levels["fails"].all(), levels["output_throughput"].max().fillna(0.0)
     grown = throughput.iloc[-1:].max() > throughput.iloc[:-1].max() * GROWTH
     return len(fails) > 1 and bool(fails.iloc[-2:].all()) and not grown

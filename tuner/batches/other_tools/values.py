@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from tuner.batches.result_file import Aggregates, Damage, Origin, Request, ResultFile, one_line
+from tuner.batches.result_file import Aggregates, Damage, Origin, Request, ResultFile
+from tuner.core.text import one_line
 
 #: genai-bench's word for requests that come from a file; here for every workload that the file does not tell.
 DATASET = "dataset"

@@ -121,9 +121,3 @@ def test_nothing_is_ever_written_outside(tmp_path_factory, kind, path, name):
         apply([Change(kind, path, {"": b"x"} if kind != LEVEL else {name: b"x"})], folder)
     written = {path for path in outside.rglob("*") if path.is_file()}
     assert all(path.is_relative_to(folder) for path in written)
-
-
-def test_an_interval_claims_no_impossible_fall_and_no_number_that_nobody_can_read():
-    from tuner.judging import comparison_text
-
-    assert comparison_text.between({"metric": "ttft_p50", "low": -1.14, "high": 3.5e17}) == "−100 to over +1000 %"

@@ -1,0 +1,44 @@
+"""Numbers in words: one minus sign, one spelling of percent, `pp` for percentage points."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from tuner.core import text
+
+
+@pytest.mark.parametrize(
+    ("share", "unit", "expected"),
+    [
+        (-0.423, "s", "−42.3 %"),
+        (0.874, "share", "+87.4 pp"),
+        (1.5, "tokens/s", "+150 %"),
+        (0.0, "", "+0.0 %"),
+        (3.5e17, "s", "over +1000 %"),
+        (math.nan, "s", "–"),
+    ],
+)
+def test_a_change(share, unit, expected):
+    assert text.change(share, unit) == expected
+
+
+def test_an_interval_claims_no_impossible_fall_and_no_number_that_nobody_can_read():
+    assert text.interval(-1.14, 3.5e17) == "−100 to over +1000 %"
+    assert text.interval(-0.012, 0.2, "share") == "−1.2 to +20 pp"
+    assert text.interval(math.nan, 0.2) == ""
+
+
+def test_values_have_their_unit():
+    assert [text.value(0.5123, "s"), text.value(0.05, "share")] == ["0.5123 s", "5 %"]
+    assert [text.value(math.nan, "s"), text.level_name(pd.NA), text.level_name(4)] == ["–", "–", "4"]
+
+
+def test_words():
+    assert [text.plural(1, "trial"), text.plural(2, "batch"), text.plural(0, "run")] == [
+        "1 trial",
+        "2 batches",
+        "0 runs",
+    ]
+    assert text.shorten("a  long\nname", 6) == "a lon…"
+    assert text.one_line("Bearer abc123 \n sk-12345678") == "Bearer *** ***"

@@ -1,0 +1,102 @@
+"""The table of metrics: what each number of a batch is called, its unit, which way is better, and what limits it."""
+
+import math
+from dataclasses import dataclass
+
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
+STATISTICS = ("mean", *PERCENTILES)
+SECONDS, SHARE = "s", "share"
+#: Units as tables show them: (text, so many of them are one of the unit's own).
+_IN_TABLES = {SHARE: ("%", 100.0), "ms": ("ms", 1000.0)}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of a batch.
+
+    Args:
+        name: in texts.
+        unit: of its column; a metric in seconds has one column a statistic.
+        section: of the SLO file that limits it; empty where none does.
+        label: in headers of tables.
+        decimals: there.
+        more_is_better: so that a limit is the least allowed and not the most.
+        in_milliseconds: there.
+    """
+
+    name: str
+    unit: str = SECONDS
+    section: str = ""
+    label: str = ""
+    decimals: int = 3
+    more_is_better: bool = False
+    in_milliseconds: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """Its unit behind a bare number: ` s`; nothing for a share."""
+        return "" if self.unit == SHARE else f" {self.unit}"
+
+    @property
+    def in_tables(self) -> tuple[str, float]:
+        """Its unit in tables, and how many of that are one of its own."""
+        return _IN_TABLES.get("ms" if self.in_milliseconds else self.unit, (self.unit, 1.0))
+
+
+#: By column, without the statistic of a latency. A limit on one of them is its `section`.
+METRICS = {
+    "ttft": Metric("TTFT", section="ttft", label="TTFT"),
+    "tpot": Metric("TPOT", section="tpot", label="TPOT", decimals=1, in_milliseconds=True),
+    "e2e_latency": Metric("e2e latency", section="latency", label="latency"),
+    "error_rate": Metric("error rate", SHARE, "error_rate", "errors", 1),
+    "output_throughput": Metric("output throughput", "tokens/s", "min_throughput", "output", 1, True),
+    "request_throughput": Metric("request throughput", "requests/s", "min_request_throughput", "requests", 2, True),
+    "input_throughput": Metric("input throughput", "tokens/s", "", "input", 1, True),
+    "total_throughput": Metric("total throughput", "tokens/s", "", "total", 1, True),
+    "attainment": Metric("attainment", SHARE, "", "met SLO", 1, True),
+    "goodput": Metric("goodput", "requests/s", "", "goodput", 2, True),
+    "max_throughput": Metric("compliant maximum", "tokens/s", "", "maximum", 1, True),
+}
+LATENCIES = tuple(name for name, metric in METRICS.items() if metric.unit == SECONDS)
+#: The same as people read them: the whole first.
+WHOLE_FIRST = (LATENCIES[-1], *LATENCIES[:-1])
+#: The latency columns of a batch, `ttft_mean` … `e2e_latency_p99`.
+LATENCY_COLUMNS = tuple(f"{latency}_{statistic}" for latency in LATENCIES for statistic in STATISTICS)
+
+
+def split(column: str) -> tuple[str, str]:
+    """A column's metric and its statistic: (`ttft`, `p90`); one that is no latency has none."""
+    latency, _, statistic = column.rpartition("_")
+    return (latency, statistic) if latency in LATENCIES else (column, "")
+
+
+def metric_of(column: str) -> Metric:
+    """What the table says of a column's metric; one without a unit where it does not know it."""
+    name, _ = split(column)
+    return METRICS.get(name) or Metric(name.replace("_", " "), "")
+
+
+def column_name(column: str) -> str:
+    """A column in texts: `TTFT p90`, `output throughput`."""
+    return f"{metric_of(column).name} {split(column)[1]}".strip()
+
+
+def table_column(column: str) -> tuple[str, str, float, int]:
+    """A column in tables: (header with its unit, the column, factor to that unit, decimals)."""
+    metric = metric_of(column)
+    unit, factor = metric.in_tables
+    return f"{metric.label} {split(column)[1]}".strip() + f" ({unit})", column, factor, metric.decimals
+
+
+def requests_needed(percentile: float, confidence: float = 0.95) -> int:
+    """How many requests a percentile needs, so that with this confidence at least one lies above it.
+
+    Args:
+        percentile: between 0 and 1, such as 0.99.
+        confidence: between 0 and 1.
+
+    Returns:
+        The least n with percentileⁿ ≤ 1 − confidence: ln(1−c)/ln(q), 29 for p90, 59 for p95, 299 for p99 at 0.95
+        (the one-sided non-parametric tolerance bound of Wilks, 1941).
+    """
+    return math.ceil(math.log(1 - confidence) / math.log(percentile))

@@ -1,0 +1,79 @@
+"""Numbers and names in words: one minus sign, one spelling of percent, `pp` for percentage points."""
+
+from typing import Any
+
+from tuner.core.metrics import SHARE
+from tuner.core.secrets import SECRET
+
+UNKNOWN = "–"
+#: Percent beyond which a change says no more than that nobody knows.
+_FAR = 1000
+
+
+def percent(share: float) -> str:
+    """A share without a sign, four digits at most: `5 %`, `99.95 %`."""
+    return f"{share * 100:.4g} %"
+
+
+def change(share: float, unit: str = "") -> str:
+    """A relative change, `−42.3 %`; of a metric whose unit is a share in percentage points, `+87.4 pp`."""
+    return UNKNOWN if _is_missing(share) else f"{_signed(share, 100)} {_points(unit)}"
+
+
+def interval(low: float, high: float, unit: str = "") -> str:
+    """The interval of a change, `−3.0 to +14 %`; empty where there is none."""
+    if _is_missing(low) or _is_missing(high):
+        return ""
+    return f"{_signed(low, 10)} to {_signed(high, 10)} {_points(unit)}"
+
+
+def value(number: float, unit: str) -> str:
+    """A number of a metric with its unit: `0.51 s`; a share in percent."""
+    if _is_missing(number):
+        return UNKNOWN
+    return percent(number) if unit == SHARE else f"{number:.4g} {unit}".strip()
+
+
+def plural(count: int, word: str) -> str:
+    """`1 trial`, `2 trials`, `3 batches`."""
+    ending = "es" if word.endswith(("s", "ch", "x")) else "s"
+    return f"{count} {word}{'' if count == 1 else ending}"
+
+
+def shorten(text: str, width: int) -> str:
+    """A text in one line of at most so many characters."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else flat[: width - 1] + "…"
+
+
+def one_line(text: str) -> str:
+    """A message of others as one line of at most 300 characters, without what looks like a key."""
+    return SECRET.sub("***", " ".join(text.split()))[:300]
+
+
+def printable(text: object) -> str:
+    """A name of others as valid Unicode: file names on Linux need not be."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
+def level_name(level: Any) -> str:
+    """A level for people: a dash where no concurrency was held."""
+    return UNKNOWN if _is_missing(level) else str(level)
+
+
+def _is_missing(number: Any) -> bool:
+    import pandas as pd
+
+    return bool(pd.isna(number))
+
+
+def _points(unit: str) -> str:
+    return "pp" if unit == SHARE else "%"
+
+
+def _signed(share: float, whole_from: float) -> str:
+    """A share in percent with its sign and one decimal, from `whole_from` percent on without."""
+    number = max(share, -1.0) * 100  # nothing measured here falls below zero
+    if number > _FAR:
+        return f"over +{_FAR}"
+    return f"{number:+.{0 if abs(number) >= whole_from else 1}f}".replace("-", "−")
