@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +12,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.core.secrets import hide_secrets
+
 #: What one second is in the unit that a file names in `_time_unit`.
 UNITS = {"s": 1.0, "ms": 1000.0}
-
-#: Keys as OpenAI, Hugging Face and GitHub shape them, and whatever follows `Bearer`; servers quote them in errors.
-SECRET = re.compile(r"\b(?:sk-|hf_|ghp_|github_pat_)[\w-]{8,}|(?<=Bearer )\S+", re.ASCII)
 
 
 class Request(msgspec.Struct, gc=False):
@@ -138,7 +136,7 @@ def parse(data: bytes, name: str) -> ResultFile | Damage:
 
 def one_line(text: str) -> str:
     """A message of others as one line of at most 300 characters, without what looks like a key."""
-    return SECRET.sub("***", " ".join(text.split()))[:300]
+    return hide_secrets(" ".join(text.split()))[:300]
 
 
 def _parse_leniently(data: bytes, name: str) -> ResultFile | Damage:
