@@ -4,7 +4,7 @@
 TunerError                    exit code 1: the work was right to ask for and did not succeed
 ├── NothingSurvived           no batch of the experiment has a usable result
 ├── Regressed                 a comparison that was asked to fail on a regression found one
-├── ServerFailed              a server did not start, or died (carries a Failure)
+├── ServerFailed              a server did not start, or died (`kind` says of what)
 ├── ModelUnavailable          the demo's weights could not be fetched
 ├── ClusterError              a Ray cluster does not answer, or has no room for what was asked
 └── RequestError              exit code 2: what was asked for is wrong (also a ValueError)
@@ -16,6 +16,10 @@ TunerError                    exit code 1: the work was right to ask for and did
 ```
 A message is one line: what was wrong, where, and what to do instead.
 """
+
+
+class Stopped(Exception):
+    """Somebody asked a run to end before its last level; no error of a user's."""
 
 
 class TunerError(Exception):
@@ -42,22 +46,11 @@ class ServerFailed(TunerError):
     Args:
         message: one line for the user.
         kind: one of `tuner.core.server_log.FAILURE_KINDS`, such as `out_of_memory`.
-        exit_code_of_server: its exit status, None while it still ran.
-        log_tail: the last telling lines of its log.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        kind: str = "crashed",
-        exit_code_of_server: int | None = None,
-        log_tail: tuple[str, ...] = (),
-    ) -> None:
+    def __init__(self, message: str, *, kind: str = "crashed") -> None:
         super().__init__(message)
         self.kind = kind
-        self.exit_code_of_server = exit_code_of_server
-        self.log_tail = log_tail
 
 
 class ModelUnavailable(TunerError):

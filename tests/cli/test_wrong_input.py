@@ -99,6 +99,29 @@ def test_a_wrong_configuration_file(content, said, command, tmp_path, monkeypatc
     assert code == 2 and said in err and len(err.strip().splitlines()) == 1
 
 
+TWICE = {
+    "a key": ("sweep", "levels: [1]\nlevels: [2]\n", "'levels' stands twice", "c.yaml"),
+    "a key of the slo": ("sweep", "slo: {ttft: {threshold: 1, threshold: 2}}\n", "'threshold' stands twice", "c.yaml"),
+    "a key of a search": ("tune", "space: {n_batch: [1, 2]}\nspace: {}\n", "'space' stands twice", "c.yaml"),
+    "a key in JSON": ("sweep", '{"levels": [1], "levels": [2]}', "'levels' stands twice", "c.json"),
+    "nested too deeply": ("sweep", "a: " + "[" * 5000, "nested too deeply", "c.yaml"),
+}
+
+
+@pytest.mark.parametrize("case", TWICE)
+def test_a_configuration_file_of_which_a_part_would_be_lost(case, tmp_path, monkeypatch, capsys):
+    command, content, said, name = TWICE[case]
+    (tmp_path / name).write_text(content)
+    code, _, err = end_of([command, str(tmp_path / name)], monkeypatch, capsys)
+    assert code == 2 and said in err and str(tmp_path / name) in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["sweep", "tune", "serve"])
+def test_a_flag_of_which_a_part_would_be_lost(command, monkeypatch, capsys):
+    code, _, err = end_of([command, "--parameters", "{n_batch: 1, n_batch: 2}"], monkeypatch, capsys)
+    assert code == 2 and "parameters" in err and "'n_batch' stands twice" in err and len(err.strip().splitlines()) == 1
+
+
 def test_weights_that_cannot_be_fetched(tmp_path, monkeypatch, capsys):
     nowhere = {
         "PIP_INDEX_URL": "http://127.0.0.1:1/simple",

@@ -19,10 +19,9 @@ from support.side_by_side import faulty, record, started, wish
 
 import tuner
 from tuner.core.run_directory import Experiment
-from tuner.errors import ClusterError, ServerFailed, SpecError
+from tuner.errors import ClusterError, ServerFailed, SpecError, Stopped
 from tuner.search.ray import RayExecutor, node
 from tuner.sweep.spec import make_spec
-from tuner.sweep.sweep import Stopped
 
 pytestmark = [
     pytest.mark.real,

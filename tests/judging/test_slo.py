@@ -118,8 +118,8 @@ def test_a_wrong_slo_names_the_place(case):
 FILES = {
     "a key that stands twice": ("ttft: {threshold: 1}\nttft: {threshold: 2}", "'ttft' stands twice"),
     "a key twice within": ("ttft: {threshold: 1, threshold: 2}", "'threshold' stands twice"),
-    "no YAML": ("ttft: {threshold: 1", "no YAML"),
-    "a Python object": ("ttft: !!python/object/apply:os.getcwd []", "no YAML"),
+    "no YAML": ("ttft: {threshold: 1", "not valid YAML"),
+    "a Python object": ("ttft: !!python/object/apply:os.getcwd []", "not valid YAML"),
     "an alias bomb": ("a: &a [1]\nb: *a", "unknown key 'a'"),
     "nothing": ("", "an SLO is a mapping"),
     "nested too deeply": ("[" * 5000, ""),

@@ -17,11 +17,11 @@ import tuner
 from tuner.core.run_directory import READY, Experiment
 from tuner.engines.command import Command
 from tuner.engines.gguf import tokenizer_folder
-from tuner.errors import ServerFailed, SpecError
+from tuner.errors import ServerFailed, SpecError, Stopped
 from tuner.search import executors
 from tuner.search.executors import LocalExecutor
 from tuner.sweep.spec import make_spec
-from tuner.sweep.sweep import Stop, Stopped, Wish
+from tuner.sweep.sweep import Stop, Wish
 
 
 @pytest.fixture

@@ -62,13 +62,13 @@ def test_the_command_inherits_nothing_but_its_three_streams(log):
 
 def test_what_it_holds_is_held_until_all_of_it_is_gone(log):
     child = "import time, signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
-    with locks.claim("test-held") as holder:
+    with locks.take("test-held") as holder:
         command = Supervised(python(child), log, held=[holder.fileno()], grace=0.5).start()
     wait_until(lambda: "up" in log.read_text())
-    with pytest.raises(locks.Taken):
-        locks.claim("test-held")
+    with pytest.raises(locks.AlreadyTaken):
+        locks.take("test-held")
     command.stop()
-    locks.claim("test-held").close()
+    locks.take("test-held").close()
 
 
 @pytest.mark.parametrize("command", ["no-such-program", "/etc/passwd"])

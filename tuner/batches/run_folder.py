@@ -9,13 +9,10 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 
-import msgspec
-
 from tuner.batches._cache import Cache
 from tuner.batches.batch import Batch, Place, client
 from tuner.batches.genai_bench_folder import MOST, Metadata, read_files, result_files
-from tuner.core import files
-from tuner.core.files import decoded, is_regular
+from tuner.core.files import is_regular
 from tuner.core.run_directory import (
     COMPLETED,
     OUTCOMES,
@@ -26,54 +23,35 @@ from tuner.core.run_directory import (
     Sidecar,
     Trial,
     TrialFacts,
+    read_sidecar,
     safe_name,
 )
+from tuner.core.server_log import OUT_OF_MEMORY, diagnose
 from tuner.core.text import one_line
 from tuner.core.timestamps import read as read_time
 
 LOG_TAIL = 64 * 1024
-#: Lines of a server's log that say why it ended: PyTorch's (vLLM, SGLang), vLLM's, llama.cpp's and the kernel's.
-LOG_SIGNS = re.compile(
-    rb"[^\n]*(?:torch\.OutOfMemoryError|(?:CUDA|HIP) out of memory|cudaErrorMemoryAllocation"
-    rb"|No available memory for the cache blocks|failed to allocate buffer|Out of memory: Killed)[^\n]*"
-)
 #: Share of one core above which the load generator, and not the server, may be what was measured.
 CLIENT_BUSY = 0.9
 #: Seconds by which the wall clock and the monotonic clock may differ over one level.
 CLOCK_DRIFT = 2.0
 
 
-class ServerFailure(msgspec.Struct):
-    """What `server.json` says of a server that failed."""
+def failure_of(folder: Path) -> tuple[str, str] | None:
+    """What a server's failure makes of a batch that was not run for it, and why; None where nothing tells of one.
 
-    kind: str = ""
-    detail: str = ""
-
-    @property
-    def outcome(self) -> str:
-        """What it makes of a batch that was not run for it."""
-        return "out_of_memory" if self.kind == "out_of_memory" else "server_died"
-
-    @property
-    def reason(self) -> str:
-        """The same as a sentence."""
-        return f"the server failed ({self.kind}): {one_line(self.detail)}".removesuffix(": ")
-
-
-class ServerFacts(msgspec.Struct):
-    """The wanted key of `server.json`."""
-
-    failure: ServerFailure | None = None
-
-
-def failure_of(folder: Path) -> ServerFailure | None:
-    """Why the server of the trial in `folder` failed, by `server.json` or else its log; None where neither says."""
-    trial = Trial(folder)
-    facts: ServerFacts | None = files.decoded(trial.server_file, ServerFacts)
-    if facts and facts.failure:
-        return facts.failure
-    line = LOG_SIGNS.search(_tail(trial.server_log))
-    return ServerFailure("out_of_memory", line[0].decode(errors="replace")) if line else None
+    Args:
+        folder: the trial's; its `server.json` says it, or else the end of its log.
+    """
+    server = Trial(folder).server
+    if server and server.failure:
+        kind, detail = server.failure.kind, server.failure.detail
+    else:
+        kind, detail, *_ = diagnose(_tail(Trial(folder).server_log), None, [OUT_OF_MEMORY])
+        if kind != OUT_OF_MEMORY.kind:
+            return None
+    outcome = kind if kind == OUT_OF_MEMORY.kind else "server_died"
+    return outcome, f"the server failed ({kind}): {one_line(detail)}".removesuffix(": ")
 
 
 def doubts(sidecar: Sidecar | None) -> list[str]:
@@ -96,16 +74,16 @@ def _drift(sidecar: Sidecar | None) -> float:
     return (end - start).total_seconds() - sidecar.duration
 
 
-def _tail(path: Path) -> bytes:
+def _tail(path: Path) -> str:
     """The last `LOG_TAIL` bytes of a log; nothing where there is none."""
     if not is_regular(path):
-        return b""
+        return ""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - LOG_TAIL))
-            return file.read(LOG_TAIL)
+            return file.read(LOG_TAIL).decode(errors="replace")
     except OSError:
-        return b""
+        return ""
 
 
 logger = logging.getLogger(__name__)
@@ -171,7 +149,7 @@ class _TrialReader:
     @cached_property
     def facts(self) -> TrialFacts:
         """What was asked for; only what the folder's name tells where `trial.json` is missing or damaged."""
-        facts: TrialFacts | None = decoded(self.folder / TRIAL_FILE, TrialFacts)
+        facts = Trial(self.folder).facts
         if facts and 0 < facts.trial < MOST:
             return facts
         logger.warning("%s: missing or damaged, so nobody knows what was asked for", self.folder / TRIAL_FILE)
@@ -187,8 +165,8 @@ class _TrialReader:
         return "batch_size" if self.facts.iteration_type == "batch_size" else "num_concurrency"
 
     @cached_property
-    def failure(self) -> ServerFailure | None:
-        """Why the server failed, where it did."""
+    def failure(self) -> tuple[str, str] | None:
+        """What the server's failure makes of a batch, and why, where it failed."""
         return failure_of(self.folder)
 
     @property
@@ -250,22 +228,18 @@ class _TrialReader:
         return COMPLETED, ""
 
     def cut_short(self) -> tuple[str, str]:
-        if self.failure:
-            return self.failure.outcome, self.failure.reason
-        return "interrupted", "the level was running, or was cut short"
+        return self.failure or ("interrupted", "the level was running, or was cut short")
 
     def absent(self, key: Key) -> Batch:
         """The row of a level that was asked for and left nothing."""
         scenario, level, repeat = key
-        outcome, reason = "missing", "it was asked for, but not run"
-        if self.failure:
-            outcome, reason = self.failure.outcome, self.failure.reason
+        outcome, reason = self.failure or ("missing", "it was asked for, but not run")
         return Batch(self.place, scenario, level, self.iteration_type, repeat, outcome, reason)
 
 
 def _level_folder(path: Path, named: Key) -> LevelFolder:
     """A level's folder under what its sidecar says it is, or else its name."""
-    sidecar: Sidecar | None = decoded(path / SIDECAR_FILE, Sidecar)
+    sidecar = read_sidecar(path)
     if sidecar and sidecar.scenario and 0 < sidecar.concurrency < MOST and 0 < sidecar.repeat < MOST:
         named = (sidecar.scenario, sidecar.concurrency, sidecar.repeat)
     return LevelFolder(path, *named, sidecar)

@@ -1,5 +1,7 @@
-"""Files that are either whole or not there: written aside, synced, renamed."""
+"""Files: written whole or not at all; JSON and YAML read strictly, into plain values or a struct."""
 
+import contextlib
+import functools
 import json
 import logging
 import os
@@ -7,13 +9,18 @@ import re
 import secrets
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from tuner.errors import PathError
+from tuner.errors import PathError, RequestError
 
 logger = logging.getLogger(__name__)
+
+Struct = TypeVar("Struct", bound=msgspec.Struct)
+
+#: So many levels deep nothing is nested that a person wrote.
+_DEEPEST = 50
 
 #: How one batch of a file that holds several is named: `file.json#2`.
 PART = re.compile(r"(?P<name>.+\.\w+)#(?P<part>[1-9]\d{0,6})", re.DOTALL)
@@ -78,6 +85,34 @@ def read_json(path: Path) -> Any:
         raise PathError(f"{path} is not valid JSON: {error}") from error
 
 
+def read_struct(path: Path, kind: type[Struct]) -> Struct | None:
+    """The JSON file `path` as a `kind`; None where it is missing, a link, no JSON object, or lacks what `kind` needs.
+
+    A field that `kind` does not have is ignored, one of another type is as if it were not there.
+    """
+    if not is_regular(path):
+        return None
+    try:
+        data = path.read_bytes()
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except msgspec.ValidationError as error:
+            logger.warning("%s is damaged: %s", path, error)
+            return _fitting(json.loads(data), kind)
+    except (OSError, msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        logger.warning("%s is damaged: %s", path, error)
+        return None
+
+
+def _fitting(values: dict[str, Any], kind: type[Struct]) -> Struct:
+    """A `kind` of those `values` that are of its fields' types."""
+    fitting = {}
+    for field in msgspec.structs.fields(kind):
+        with contextlib.suppress(KeyError, msgspec.ValidationError):
+            fitting[field.name] = msgspec.convert(values[field.encode_name], field.type)
+    return kind(**fitting)
+
+
 def is_regular(path: Path) -> bool:
     """Whether `path` is a file itself: no folder, no pipe, and no link, which could lead anywhere."""
     try:
@@ -86,18 +121,98 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def decoded(path: Path, kind: Any) -> Any:
-    """The JSON file `path` as a `kind`; None where it is missing, a link, or damaged."""
-    if not is_regular(path):
-        return None
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
-        logger.warning("%s is damaged: %s", path, error)
-        return None
-
-
 def split_part(path: Path) -> tuple[Path, int]:
     """The file that `path` names and which of its batches, from 1: `file.json#2` is the second of `file.json`."""
     match = PART.fullmatch(path.name)
     return (path.with_name(match["name"]), int(match["part"])) if match else (path, 1)
+
+
+def read_document(path: Path, what: str, error: type[RequestError]) -> Any:
+    """Read strictly what a person wrote: JSON where the file's name ends so, else YAML.
+
+    Args:
+        path: the file.
+        what: what it is, for the message that it cannot be read: `the SLO`.
+        error: raised where it is no such document.
+
+    Returns:
+        Plain values: dicts, lists, texts, numbers, truth values, None.
+
+    Raises:
+        PathError: the file cannot be read.
+        RequestError: (an `error`) it is damaged, or a key stands twice, so that one of them would be lost.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return _parse_json(text) if path.suffix == ".json" else parse_yaml(text)
+    except OSError as failure:
+        raise PathError(f"cannot read {what} {path}: {failure.strerror}") from failure
+    except UnicodeDecodeError as failure:
+        raise error(f"{path} is no UTF-8 text") from failure
+    except (ValueError, RecursionError) as failure:
+        complaint = "it is nested too deeply" if isinstance(failure, RecursionError) else failure
+        raise error(f"{path}: {complaint}") from failure
+
+
+def parse_yaml(text: str) -> Any:
+    """The one YAML document that `text` holds, as plain values.
+
+    Raises:
+        ValueError: it is no YAML, is nested too deeply, or a key stands twice.
+    """
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=_strict_loader())  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+
+
+@functools.cache
+def _strict_loader() -> Any:
+    import yaml
+
+    safe: Any = yaml.SafeLoader
+
+    class StrictLoader(yaml.SafeLoader):
+        """SafeLoader that refuses a key given twice and what is nested too deeply; an instant stays text."""
+
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            """Count how deep it is."""
+            self.depth += 1
+            if self.depth > _DEEPEST:
+                raise RecursionError("nested too deeply")
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+        def compose_mapping_node(self, anchor: Any) -> Any:
+            """Compare the keys, before any of them can replace another."""
+            node = super().compose_mapping_node(anchor)
+            _must_be_unique([(key.tag, key.value) for key, _ in node.value], node.start_mark.line + 1)
+            return node
+
+    for name in ("timestamp", "binary", "set", "omap", "pairs"):
+        plain = safe.construct_yaml_str if name == "timestamp" else safe.construct_undefined
+        StrictLoader.add_constructor(f"tag:yaml.org,2002:{name}", plain)
+    return StrictLoader
+
+
+def _parse_json(text: str) -> Any:
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _must_be_unique([("", key) for key, _ in pairs])
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=mapping)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON: {error}") from None
+
+
+def _must_be_unique(keys: list[tuple[str, Any]], line: int = 0) -> None:
+    twice = [key for number, key in enumerate(keys) if key in keys[:number]]
+    if twice:
+        where = f" in the mapping that begins in line {line}" if line else ""
+        raise ValueError(f"the key {twice[0][1]!r} stands twice{where}")

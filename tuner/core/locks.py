@@ -8,15 +8,15 @@ from tuner.errors import ServerFailed
 LOOPBACK = "127.0.0.1"
 
 
-class Taken(Exception):
-    """Somebody else has it."""
+class AlreadyTaken(Exception):
+    """Another holder has the lock."""
 
 
-def claim(name: str) -> socket.socket:
-    """Claim `name` for as long as the socket, or a copy that a child inherited, is open.
+def take(name: str) -> socket.socket:
+    """Take the lock `name` for as long as the socket, or a copy that a child inherited, is open.
 
     Raises:
-        Taken: another process holds it.
+        AlreadyTaken: another holder has it.
     """
     holder = socket.socket(socket.AF_UNIX)
     try:
@@ -24,8 +24,17 @@ def claim(name: str) -> socket.socket:
             holder.bind(f"\0tuner-{name}")
     except OSError:
         holder.close()
-        raise Taken(name) from None
+        raise AlreadyTaken(name) from None
     return holder
+
+
+def is_taken(name: str) -> bool:
+    """Whether anybody has the lock `name`."""
+    try:
+        take(name).close()
+    except AlreadyTaken:
+        return True
+    return False
 
 
 def reserve_port(port: int | None) -> list[socket.socket]:
@@ -48,8 +57,8 @@ def reserve_port(port: int | None) -> list[socket.socket]:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger are no matter
         holder.bind((LOOPBACK, port or 0))
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        return [holder, claim(f"port-{port_of(holder)}")]
-    except (OSError, Taken):
+        return [holder, take(f"port-{port_of(holder)}")]
+    except (OSError, AlreadyTaken):
         holder.close()
         raise ServerFailed(
             f"port {port} is in use; choose another, or none for a free one", kind="port_in_use"

@@ -1,8 +1,11 @@
 """The run directory: its layout, the schema of every file in it, and what it was written on."""
 
+import contextlib
+import hashlib
 import os
 import platform
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -10,8 +13,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from tuner.core import files, timestamps
-from tuner.core.files import decoded
+from tuner.core import files, locks, timestamps
+from tuner.core.files import read_struct
 from tuner.errors import PathError
 
 EXPERIMENT_FILE = "experiment.json"
@@ -69,6 +72,30 @@ class Sidecar(msgspec.Struct, kw_only=True):
     exit_code: int | None = None
     client: dict[str, Any] = {}  # health of the load generator, such as cpu_share
 
+    def write(self, folder: Path) -> None:
+        """Put it into a level's folder."""
+        files.write_json(folder / SIDECAR_FILE, msgspec.to_builtins(self))
+
+
+def read_sidecar(folder: Path) -> Sidecar | None:
+    """The sidecar of a level's folder; None where there is none, or it is damaged."""
+    return read_struct(folder / SIDECAR_FILE, Sidecar)
+
+
+def part_of(folder: Path) -> Path:
+    """Where the files of a level lie that goes in `folder` when it has ended."""
+    return folder.with_name(folder.name + PARTIAL)
+
+
+class ExperimentRecord(msgspec.Struct, kw_only=True):
+    """What was asked of a run, and how it stands (`experiment.json`, in which there is more)."""
+
+    kind: str = ""
+    name: str = ""
+    state: str = ""
+    spec: dict[str, Any] = {}
+    search: dict[str, Any] = {}
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -96,6 +123,11 @@ class Trial:
         """What the server printed."""
         return self.folder / SERVER_LOG
 
+    @property
+    def server(self) -> "ServerRecord | None":
+        """What is recorded of its server; None where nothing is, or the file is damaged."""
+        return read_struct(self.server_file, ServerRecord)
+
     def batch_folder(self, scenario: str, concurrency: int, repeat: int = 1) -> Path:
         """Where one level's files lie once it has ended."""
         again = f"-repeat-{repeat}" if repeat > 1 else ""
@@ -104,10 +136,7 @@ class Trial:
     @property
     def facts(self) -> TrialFacts | None:
         """What was asked of this trial; None where nothing was yet, or the file is damaged."""
-        try:
-            return msgspec.convert(files.read_json(self.facts_file), TrialFacts)
-        except (PathError, msgspec.ValidationError):
-            return None
+        return read_struct(self.facts_file, TrialFacts)
 
     def write(self, facts: TrialFacts) -> None:
         """Record what is asked of this trial."""
@@ -129,6 +158,16 @@ class Experiment:
         """
         stem = f"{timestamps.to_stamp(timestamps.now())}-{kind}-{safe_name(name)}"
         return cls.at(_first_free(runs, stem))
+
+    @classmethod
+    def find(cls, runs: Path, kind: str = "", name: str = "") -> Iterator["Experiment"]:
+        """The run directories under `runs`, the newest first; those of a `kind` and a `name`, where they are given."""
+        for path in sorted(
+            runs.glob(f"*Z-{kind}-*/{EXPERIMENT_FILE}" if kind else f"*/{EXPERIMENT_FILE}"), reverse=True
+        ):
+            experiment = cls(path.parent)
+            if not name or experiment.record.name == name:
+                yield experiment
 
     @classmethod
     def at(cls, folder: Path) -> "Experiment":
@@ -174,6 +213,34 @@ class Experiment:
     def facts(self) -> dict[str, Any]:
         """What `experiment.json` says."""
         return dict(files.read_json(self.folder / EXPERIMENT_FILE))
+
+    @property
+    def record(self) -> "ExperimentRecord":
+        """The part of `experiment.json` that has a schema; empty where the file is missing or damaged."""
+        return read_struct(self.folder / EXPERIMENT_FILE, ExperimentRecord) or ExperimentRecord()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a process of this host writes into it."""
+        return locks.is_taken(self._lock)
+
+    @contextlib.contextmanager
+    def only_writer(self) -> Iterator[None]:
+        """Hold it, so that two runs on this host never write into one; the kernel lets go with us.
+
+        Raises:
+            PathError: another process, or another thread of this one, holds it.
+        """
+        try:
+            holder = locks.take(self._lock)
+        except locks.AlreadyTaken:
+            raise PathError(f"{self.folder} is being written by another sweep; wait for its end") from None
+        with holder:
+            yield
+
+    @property
+    def _lock(self) -> str:
+        return f"run-{hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:32]}"
 
     def trial(self, number: int) -> Trial:
         """The folder of trial `number` (from 1), made if it is not there."""
@@ -225,30 +292,45 @@ def _host() -> dict[str, Any]:
 
 #: how a cluster's node is called, where it is known by more than its host name
 NODE_VARIABLE = "TUNER_NODE"
+
+
+def node_name() -> str:
+    """What this machine is called in records."""
+    return os.environ.get(NODE_VARIABLE) or platform.node()
+
+
 STARTING, READY, STOPPED, SERVER_FAILED = "starting", "ready", "stopped", "failed"
 
 
+class FailureRecord(msgspec.Struct, kw_only=True):
+    """Why a server failed."""
+
+    kind: str = ""
+    detail: str = ""
+    log_tail: list[str] = []
+
+
 class ServerRecord(msgspec.Struct, kw_only=True):
-    """One start of a server; instants are UTC with a `Z`, durations seconds. No secret is in it."""
+    """One start of a server (`server.json`); instants are UTC with a `Z`, durations seconds. No secret is in it."""
 
     state: str = STARTING
-    engine: str
-    model: str
-    served_name: str
+    engine: str = ""
+    model: str = ""
+    served_name: str = ""
     version: str = ""  # as the server itself says
     parameters: dict[str, Any] = {}
     command: list[str] = []
-    base_url: str
-    host: str = msgspec.field(default_factory=lambda: os.environ.get(NODE_VARIABLE) or platform.node())
+    base_url: str = ""
+    host: str = ""
     gpus: list[str] = []  # UUIDs
     gpu_memory: dict[str, dict[str, int]] = {}  # bytes in use before, ready and after, by UUID
     pid: int | None = None
-    started_at: str = msgspec.field(default_factory=lambda: timestamps.to_text(timestamps.now()))
+    started_at: str = ""
     ready_at: str = ""
     finished_at: str = ""
     ready_seconds: float | None = None
     exit_code: int | None = None
-    failure: dict[str, Any] | None = None  # kind, detail, log_tail
+    failure: FailureRecord | None = None
     warnings: list[str] = []
     previous: list[dict[str, Any]] = []  # earlier starts in the same trial, the oldest first
 
@@ -293,17 +375,14 @@ class TrialRecord(msgspec.Struct, kw_only=True):
 
 def read_record(trial: Path) -> TrialRecord:
     """What a search noted of a trial; made from the trial itself where it noted nothing."""
-    noted: TrialRecord | None = decoded(trial / RECORD_FILE, TrialRecord)
-    if noted:
+    if noted := read_struct(trial / RECORD_FILE, TrialRecord):
         return noted
-    facts: TrialFacts | None = decoded(trial / TRIAL_FILE, TrialFacts)
+    facts = Trial(trial).facts
     role: Role = "baseline" if trial.name == "0001" else "candidate"
     return TrialRecord(role=role, parameters=facts.parameters if facts else {}, state=ENDED if facts else WAITING)
 
 
 def gpus_of(trial: Path) -> int:
     """How many GPUs the server of a trial had, as its record says."""
-    try:
-        return len(files.read_json(trial / SERVER_FILE).get("gpus", []))
-    except (PathError, AttributeError, TypeError):
-        return 0
+    server = Trial(trial).server
+    return len(server.gpus) if server else 0

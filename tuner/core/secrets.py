@@ -9,15 +9,17 @@ from typing import Any
 from tuner.errors import SecretFound
 
 #: what names of environment variables tell secrets by; `TOKENIZERS_…` is none
-_SECRET_NAME = re.compile(r"key$|key_|token(?!iz)|secret|passw|credential", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"keys?$|keys?_|token(?!iz)|secret|passw|credential", re.IGNORECASE)
 _SHORTEST = 8  # characters; shorter values stand in texts by chance
-#: shapes of keys; a digit is asked for where words could have the shape too
+#: asked for where words could have the shape of a key, too
+_DIGIT = r"(?=[\w.~+/=-]*\d)"
+#: shapes of keys
 PATTERNS = {
-    "an OpenAI-style key (sk-…)": r"\bsk-(?=[\w-]*\d)[\w-]{8,}",
+    "an OpenAI-style key (sk-…)": rf"\bsk-{_DIGIT}[\w-]{{8,}}",
     "a Hugging Face token (hf_…)": r"\bhf_[A-Za-z0-9]{16,}",
     "a GitHub token (ghp_…)": r"\b(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,})",
     "an AWS key (AKIA…)": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    "a bearer token": r"\bBearer\s+(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}",
+    "a bearer token": rf"\bBearer\s+{_DIGIT}[\w.~+/=-]{{8,}}",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "a Slack token": r"\bxox[abprs]-[\w-]{10,}",
     "a Google key (AIza…)": r"\bAIza[\w-]{30,}",
@@ -25,6 +27,18 @@ PATTERNS = {
 #: keys in messages of servers, which quote them: as OpenAI, Hugging Face and GitHub shape them, and after `Bearer`
 SECRET = re.compile(r"\b(?:sk-|hf_|ghp_|github_pat_)[\w-]{8,}|(?<=Bearer )\S+", re.ASCII)
 _SHAPES = re.compile("|".join(f"({pattern})" for pattern in PATTERNS.values()), re.ASCII)
+
+_PERHAPS = re.compile(_SHAPES.pattern.replace(_DIGIT, ""), re.ASCII)
+
+
+def names_secret(name: str) -> bool:
+    """Whether an environment variable of this name holds a secret."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def hide_secrets(text: str) -> str:
+    """`text` with `***` for everything that could be a key."""
+    return _PERHAPS.sub(lambda key: "Bearer ***" if key[0].startswith("Bearer") else "***", text)
 
 
 class Guard:
@@ -82,7 +96,7 @@ class Guard:
 
 
 def _looks_secret(name: str, value: str) -> bool:
-    return bool(_SECRET_NAME.search(name)) and len(value) >= _SHORTEST and not value.startswith(("/", "~", "./"))
+    return names_secret(name) and len(value) >= _SHORTEST and not value.startswith(("/", "~", "./"))
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:

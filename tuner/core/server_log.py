@@ -27,9 +27,15 @@ class Pattern(NamedTuple):
     regex: str
 
 
+#: what PyTorch (vLLM, SGLang), vLLM, llama.cpp and the kernel print when memory ran out
+OUT_OF_MEMORY = Pattern(
+    "out_of_memory",
+    r"torch\.OutOfMemoryError|(CUDA|HIP) out of memory|CUDA error: out of memory|cudaErrorMemoryAllocation"
+    r"|No available memory for the cache blocks|failed to allocate buffer|Out of memory: Killed",
+)
 #: what any engine may print, the most telling first; healthy logs hold "error" and "memory" too, so never those alone
 COMMON = (
-    Pattern("out_of_memory", r"torch\.OutOfMemoryError|(CUDA|HIP) out of memory|CUDA error: out of memory"),
+    OUT_OF_MEMORY,
     Pattern("out_of_memory", r"Cannot allocate memory|^MemoryError\b|std::bad_alloc"),
     Pattern("port_in_use", r"Address already in use|Errno 98\b|EADDRINUSE"),
     Pattern("gpu_unavailable", r"No CUDA GPUs are available|no CUDA-capable device|invalid device ordinal"),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tuner.core.metrics import SHARE
-from tuner.core.secrets import SECRET
+from tuner.core.secrets import hide_secrets
 
 UNKNOWN = "–"
 #: Percent beyond which a change says no more than that nobody knows.
@@ -48,7 +48,7 @@ def shorten(text: str, width: int) -> str:
 
 def one_line(text: str) -> str:
     """A message of others as one line of at most 300 characters, without what looks like a key."""
-    return SECRET.sub("***", " ".join(text.split()))[:300]
+    return hide_secrets(" ".join(text.split()))[:300]
 
 
 def printable(text: object) -> str:

@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
-from tuner.core.server_log import COMMON, Pattern
+from tuner.core.secrets import names_secret
+from tuner.core.server_log import COMMON, OUT_OF_MEMORY, Pattern
 from tuner.engines import parameters
 from tuner.engines.parameters import Parameter
 from tuner.errors import EngineError, SpecError
 
 LOOPBACK = "127.0.0.1"
-_SECRET = re.compile(r"key|token|secret|password", re.IGNORECASE)
 
 
 class ServerSpec(BaseModel):
@@ -47,7 +46,7 @@ class ServerSpec(BaseModel):
     @field_validator("environment")
     @classmethod
     def _holds_no_secret(cls, value: dict[str, str]) -> dict[str, str]:
-        if secret := next(filter(_SECRET.search, value), None):
+        if secret := next(filter(names_secret, value), None):
             raise ValueError(f"{secret} looks like a secret: set it in the environment of tuner, which is handed on")
         return value
 
@@ -186,7 +185,7 @@ class Engine:
 
     def patterns(self) -> tuple[Pattern, ...]:
         """Log patterns in the order they are tried."""
-        return (*self.failures, *COMMON)
+        return (OUT_OF_MEMORY, *self.failures, *COMMON)
 
 
 class GPUEngine(Engine):

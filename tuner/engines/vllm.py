@@ -52,10 +52,8 @@ class VLLM(GPUEngine):
         },
     }
     failures = (
-        Pattern("out_of_memory", r"No available memory for the cache blocks|is less than requested memory for kv"),
-        Pattern(
-            "out_of_memory", r"is less than desired GPU memory utilization|To serve at least one request with the model"
-        ),
+        Pattern("out_of_memory", r"is less than (requested memory for kv|desired GPU memory utilization)"),
+        Pattern("out_of_memory", r"To serve at least one request with the model"),
         Pattern("model_not_found", r"Repo id must|Invalid repository ID"),
         Pattern("bad_argument", r"^ +Value error, |No common block size"),
     )

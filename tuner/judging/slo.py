@@ -1,6 +1,5 @@
 """The SLO document, read strictly: constraints, each metric + statistic + threshold."""
 
-import json
 import math
 import os
 import re
@@ -9,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tuner.core.files import read_document
 from tuner.core.metrics import LATENCIES, METRICS, PERCENTILES, SHARE, STATISTICS, WHOLE_FIRST, Metric, column_name
-from tuner.errors import PathError, SLOError
+from tuner.errors import SLOError
 
 
 @dataclass(frozen=True)
@@ -38,26 +38,6 @@ class Place:
         for key in value:
             if key not in known:
                 raise self.error(f"unknown key {key!r}; known are {', '.join(known)}")
-
-
-def load(file: Path) -> Any:
-    """The one document in a file: JSON where its name ends so, else YAML.
-
-    Raises:
-        PathError: the file cannot be read.
-        SLOError: it is no such document, or a key stands twice, so that one of them would be lost.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        return _from_json(text) if file.suffix == ".json" else _from_yaml(text)
-    except OSError as error:
-        raise PathError(f"cannot read the SLO {file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SLOError(f"{file} is no UTF-8 text") from error
-    except SLOError as error:
-        raise SLOError(f"{file}: {error}") from error
-    except RecursionError as error:
-        raise SLOError(f"{file} is nested too deeply") from error
 
 
 def number_and_unit(value: Any) -> tuple[float, str]:
@@ -104,41 +84,6 @@ def _to_float(value: Any) -> float:
         return float(value)
     except (ValueError, OverflowError):
         return math.nan
-
-
-def _from_json(text: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_unique)
-    except ValueError as error:
-        if isinstance(error, SLOError):
-            raise
-        raise SLOError(f"is no JSON: {error}") from error
-
-
-def _from_yaml(text: str) -> Any:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """SafeLoader that refuses a key given twice."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            """Check the keys, then build the mapping."""
-            if isinstance(node, yaml.MappingNode):
-                _unique([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
-            return super().construct_mapping(node, deep)
-
-    try:
-        return yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise SLOError(f"is no YAML: {' '.join(str(error).split())}") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    twice = [key for key in keys if keys.count(key) > 1]
-    if twice:
-        raise SLOError(f"the key {twice[0]!r} stands twice")
-    return dict(pairs)
 
 
 #: What each section of the file limits, latencies first: a column, without its statistic.
@@ -242,7 +187,7 @@ class SLO:
             0.5
         """
         file = Path(path).expanduser()
-        return cls.parse(load(file), str(file))
+        return cls.parse(read_document(file, "the SLO", SLOError), str(file))
 
     @classmethod
     def parse(cls, document: Mapping[str, Any], name: str = "SLO") -> "SLO":

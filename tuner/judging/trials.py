@@ -9,8 +9,7 @@ import pandas as pd
 
 from tuner.batches.batch import records
 from tuner.batches.run_folder import subfolders
-from tuner.core import files
-from tuner.core.run_directory import COMPLETE, ENDED, EXPERIMENT_FILE, RUNNING, WAITING, gpus_of, read_record
+from tuner.core.run_directory import COMPLETE, ENDED, RUNNING, WAITING, Experiment, gpus_of, read_record
 from tuner.core.text import shorten
 from tuner.core.timestamps import to_utc
 from tuner.judging.scores import PER_GPU_UNIT, THROUGHPUT_UNIT, Scoring, maximised
@@ -51,7 +50,7 @@ def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
         >>> trials.loc[trials["is_best"], ["trial", "state"]].values.tolist()
         [[6, 'complete']]
     """
-    spec = files.read_json(folder / EXPERIMENT_FILE).get("spec", {})
+    spec = Experiment.open(folder).record.spec
     scoring = Scoring.of(spec, slo)
     trials = pd.DataFrame([_row(path, scoring) for path in subfolders(folder / "trials")], columns=list(COLUMNS))
     for name in ("started_at", "finished_at"):

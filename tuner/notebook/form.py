@@ -10,7 +10,7 @@ from typing import Any, Generic
 import ipywidgets as widgets
 
 from tuner import engines, figures
-from tuner.core.secrets import SECRET
+from tuner.core.secrets import hide_secrets
 from tuner.errors import TunerError
 from tuner.sweep.spec import Spec, as_lines, as_text, make_spec
 
@@ -38,7 +38,7 @@ def log_tail(path: Path, lines: int = 15) -> str:
     with open(path, "rb") as file:
         file.seek(max(0, file.seek(0, 2) - _LOG_READ))
         last = file.read().decode(errors="replace").splitlines()[-lines:]
-    return text(SECRET.sub("***", "\n".join(last)))
+    return text(hide_secrets("\n".join(last)))
 
 
 def draw(output: widgets.Output, figure: Any) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import ipywidgets as widgets
-import yaml
 from IPython.display import display
 
 from tuner import figures
@@ -22,8 +21,8 @@ from tuner.report.results import Results, read_results
 from tuner.report.write import REPORT_FILE, write_report
 from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
 from tuner.sweep.progress import read_progress, read_search
-from tuner.sweep.spec import SweepSpec, command_line, unlike_default
-from tuner.sweep.sweep import Stop, is_running
+from tuner.sweep.spec import SweepSpec, command_line, read_spec, unlike_default
+from tuner.sweep.sweep import Stop
 
 _POLL_SECONDS = 0.5
 #: what a stop file says that is to end the level that runs, too
@@ -120,23 +119,20 @@ class RunPanel(Panel[SweepSpec]):
 
     async def _find(self) -> None:
         """Show the run that is going on, or else the last one of this name."""
-        spec, name = self._form.spec(), self.kind.name
-        files = sorted(spec.runs.glob(f"*Z-{name}-*/experiment.json"), reverse=True)
-        found = [Experiment(path.parent) for path in files]
-        going_on = next(filter(is_running, found), None)
+        spec, kind = self._form.spec(), self.kind.name
+        going_on = next((run for run in Experiment.find(spec.runs, kind) if run.is_running), None)
         if going_on:
             self._say(f"following {going_on.folder}")
             await self._follow(going_on)
-        last = going_on or next((one for one in found if one.folder.name.endswith(f"Z-{name}-{spec.name}")), None)
+        last = going_on or next(Experiment.find(spec.runs, kind, spec.name), None)
         if last:
             await self._conclude(last)
 
     async def _begin(self) -> None:
         self._stop = Stop()
         spec = self._form.spec()
-        running = [path for path in spec.runs.glob("*/experiment.json") if is_running(Experiment(path.parent))]
-        if running:
-            await self._join(Experiment(running[0].parent))
+        if running := next((run for run in Experiment.find(spec.runs) if run.is_running), None):
+            await self._join(running)
             return
         experiment = Experiment.create(spec.runs, self.kind.name, spec.name)
         work = asyncio.create_task(asyncio.to_thread(self.kind.run, spec, experiment, self._stop))
@@ -148,7 +144,7 @@ class RunPanel(Panel[SweepSpec]):
 
     async def _join(self, experiment: Experiment) -> None:
         """Follow what goes on already: two runs at once would measure each other."""
-        if f"Z-{self.kind.name}-" in experiment.folder.name:
+        if experiment.record.kind == self.kind.name:
             await self._follow(experiment)
         else:
             self._say(f"{experiment.folder} is running: wait for its end, or stop it", error=True)
@@ -158,7 +154,7 @@ class RunPanel(Panel[SweepSpec]):
         self.experiment = experiment
         self._set_busy(True)
         ended = 0
-        while is_running(experiment) if work is None else not work.done():
+        while experiment.is_running if work is None else not work.done():
             if work is None:
                 await asyncio.sleep(_POLL_SECONDS)
             else:
@@ -231,10 +227,10 @@ def _handed_over() -> dict[str, Any]:
     from tuner.servers import http as probe
 
     try:
-        values = dict(yaml.safe_load(Path(HANDOVER).read_text()))
+        values = read_spec(Path(HANDOVER))
         with probe.client(values["base_url"], timeout=1) as http:
             return values if probe.models(http) else {}
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, probe.Refused):
+    except (OSError, ValueError, KeyError, TypeError, probe.Refused):
         return {}
 
 

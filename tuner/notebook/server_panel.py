@@ -14,7 +14,7 @@ from IPython.display import display
 from tuner import figures
 from tuner.batches.batch import to_frame
 from tuner.core import files, locks, timestamps
-from tuner.core.run_directory import READY, SERVER_FILE, STARTING, Trial
+from tuner.core.run_directory import READY, SERVER_FILE, STARTING, ServerRecord, Trial
 from tuner.engines import gguf
 from tuner.errors import PathError, TunerError
 from tuner.notebook.form import Form, Panel, copyable, draw, log_tail, text
@@ -75,7 +75,7 @@ class ServerPanel(Panel[ServeSpec]):
     def hand_over(self) -> None:
         """Write down where the server is, for the sweep notebook and for `tuner sweep`."""
         if self._folder:
-            record = files.read_json(self._folder / SERVER_FILE)
+            record = Trial(self._folder).server or ServerRecord()
             files.write_atomically(Path(HANDOVER), yaml.safe_dump(handover(record, self._form.values())))
             self._say(f"handed over: open sweep.ipynb, its form is filled in; or run: tuner sweep {HANDOVER}")
 
@@ -102,10 +102,10 @@ class ServerPanel(Panel[ServeSpec]):
 
     async def _find(self) -> None:
         """Follow the server that an earlier panel of this kernel has started, if it still runs."""
-        for folder in sorted(SERVERS.glob(f"*/{SERVER_FILE}"), reverse=True):
-            record = files.read_json(folder)
-            if record.get("state") in (STARTING, READY) and _is_ours(record.get("pid")):
-                self._folder = folder.parent
+        for file in sorted(SERVERS.glob(f"*/{SERVER_FILE}"), reverse=True):
+            record = Trial(file.parent).server
+            if record and record.state in (STARTING, READY) and _is_ours(record.pid):
+                self._folder = file.parent
                 await self._follow(None)
                 return
 
@@ -135,19 +135,18 @@ class ServerPanel(Panel[ServeSpec]):
         """Show what the server does until it ends, or somebody wants it to."""
         folder = self._folder or Path()
         self._set_busy(True)
-        while server is not None or (folder / SERVER_FILE).exists():
-            record = files.read_json(folder / SERVER_FILE)
-            ready = record.get("state") == READY
+        while record := Trial(folder).server:
+            ready = record.state == READY
             self._hand_on.disabled = not ready
-            self._log.value = log_tail(folder / "server.log")
+            self._log.value = log_tail(Trial(folder).server_log)
             self._draw_use(folder)
             if server is not None and (failure := await asyncio.to_thread(server.failure)):
                 raise failure
             stopping = (folder / _STOP).exists()
-            if (server is not None and stopping) or (server is None and record.get("state") not in (STARTING, READY)):
+            if (server is not None and stopping) or (server is None and record.state not in (STARTING, READY)):
                 return
             if ready and not stopping and not self._status.value.count("handed over"):
-                self._say(f"ready: {record['served_name']} at {record['base_url']}/v1; it ends with this kernel")
+                self._say(f"ready: {record.served_name} at {record.base_url}/v1; it ends with this kernel")
             await asyncio.sleep(_POLL_SECONDS)
 
     def _draw_use(self, folder: Path) -> None:
@@ -159,16 +158,16 @@ class ServerPanel(Panel[ServeSpec]):
             draw(self._use, figures.timeline(to_frame([]), pd.DataFrame(samples.tail(300))))
 
 
-def handover(record: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+def handover(record: ServerRecord, asked: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a sweep that attaches to a server which runs.
 
     Args:
         record: its `server.json`.
         asked: the form's values; of them only the name of the key's variable is passed on.
     """
-    local = record["engine"] == "llamacpp"
-    folder = str(gguf.tokenizer_folder(Path(record["model"]))) if local else record["model"]
-    values = {"engine": "attach", "model": record["served_name"], "base_url": record["base_url"], "tokenizer": folder}
+    local = record.engine == "llamacpp"
+    folder = str(gguf.tokenizer_folder(Path(record.model))) if local else record.model
+    values = {"engine": "attach", "model": record.served_name, "base_url": record.base_url, "tokenizer": folder}
     return values | {name: value for name, value in asked.items() if name == "api_key_env" and value}
 
 

@@ -19,7 +19,7 @@ from tuner.batches.result_file import Floats
 from tuner.batches.run_folder import subfolders
 from tuner.core import files
 from tuner.core.metrics import LATENCIES
-from tuner.core.run_directory import EXPERIMENT_FILE, SEARCH, SERVER_FILE, SERVER_LOG, Experiment
+from tuner.core.run_directory import EXPERIMENT_FILE, RUNNING, SEARCH, SERVER_FILE, SERVER_LOG, Experiment, Trial
 from tuner.core.secrets import Guard
 from tuner.core.text import printable
 from tuner.core.timestamps import to_utc
@@ -37,9 +37,9 @@ _OF_THE_PAGE = ("python", "pandas", "plotly")
 def server_records(folder: Path) -> Iterator[dict[str, Any]]:
     """What each trial's `server.json` says, with its `run_folder` and `trial`."""
     for number, trial in enumerate(subfolders(folder / "trials"), start=1):
-        if server := read(trial / SERVER_FILE):
+        if server := Trial(trial).server:
             place = {"run_folder": printable(folder), "trial": int(trial.name) if trial.name.isdecimal() else number}
-            yield server | place
+            yield msgspec.to_builtins(server) | place
 
 
 def made_with(folder: Path, facts: dict[str, Any], servers: list[dict[str, Any]]) -> dict[str, Any]:
@@ -65,11 +65,8 @@ def slo_of(asked: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 def state(facts: dict[str, Any], folder: Path) -> dict[str, str]:
     """A run that nobody writes any more is not running, whatever its file says: it was cut off."""
-    if facts.get("state") != "running":
-        return {}
-    from tuner.sweep.sweep import is_running
-
-    return {} if is_running(Experiment(folder)) else {"state": "interrupted"}
+    is_cut_off = facts.get("state") == RUNNING and not Experiment(folder).is_running
+    return {"state": "interrupted"} if is_cut_off else {}
 
 
 def telemetry(folders: list[Path]) -> pd.DataFrame:

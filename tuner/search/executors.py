@@ -12,12 +12,12 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from tuner.core.run_directory import Trial
-from tuner.errors import SpecError
+from tuner.errors import SpecError, Stopped
 from tuner.search.ray import RayExecutor, is_address
 from tuner.servers import gpus
 from tuner.servers.server import gpus_wanted
 from tuner.sweep.spec import SweepSpec
-from tuner.sweep.sweep import Stopped, Wish, prepare, run_trial
+from tuner.sweep.sweep import Wish, prepare, run_trial
 
 LOCAL = "local"
 _POLL = 0.2  # seconds between two questions whether a waiting trial is still wanted

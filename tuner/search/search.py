@@ -10,7 +10,7 @@ from typing import Any
 from tuner.core import files
 from tuner.core import run_directory as experiment
 from tuner.core.run_directory import FAILED, PRUNED, SEARCH, Experiment, TrialRecord
-from tuner.errors import NothingSurvived, PathError
+from tuner.errors import NothingSurvived, Stopped
 from tuner.search import executors, samplers
 from tuner.search.confirmation import BASELINE, WINNER, Confirmation, conclude, to_copy
 from tuner.search.early import TrialWish
@@ -20,7 +20,7 @@ from tuner.search.samplers import Observation, Sampler
 from tuner.search.spec import TuneSpec
 from tuner.search.state import Limits, SearchTrial, Trials
 from tuner.sweep.spec import SweepSpec
-from tuner.sweep.sweep import Stop, Stopped, Wish, check_same, only_writer, prepare, recorded, run_sweep
+from tuner.sweep.sweep import Stop, Wish, check_same, prepare, recorded, run_sweep
 
 __all__ = ["run_search"]
 
@@ -47,7 +47,7 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: Stop | None = None)
         ClusterError: the cluster does not answer.
     """
     stop = Stop() if stop is None else stop  # an unset one is false
-    with only_writer(experiment):
+    with experiment.only_writer():
         request = spec
         spec = prepare(spec) if spec.on == LOCAL else spec  # elsewhere it is prepared where the server runs
         check_same(spec, experiment)
@@ -220,10 +220,8 @@ class _Search:
         return again if again.is_settled else None
 
     def _command_of(self, trial: SearchTrial) -> list[str]:
-        try:
-            return list(files.read_json(trial.files.server_file).get("command", []))
-        except (PathError, AttributeError):
-            return []
+        server = trial.files.server
+        return server.command if server else []
 
     def _first_cause(self) -> str:
         return next((one.record.cause or one.score.cause for one in self.trials.searched if one.score), "none was run")

@@ -3,7 +3,6 @@
 import re
 from typing import Annotated, Any, Literal, Self, get_args
 
-import yaml
 from pydantic import (
     BeforeValidator,
     Field,
@@ -16,6 +15,7 @@ from pydantic import (
 )
 
 from tuner import engines
+from tuner.core.files import parse_yaml
 from tuner.judging.scores import Objective
 from tuner.search.space import DEFAULT, SearchSpace
 from tuner.sweep.spec import SweepSpec, split
@@ -27,7 +27,7 @@ def _space(value: Any) -> Any:
     """A mapping as text (`"{n_parallel: [1, 2]}"`, or YAML lines) as what it is; a preset's name stays a name."""
     if not isinstance(value, str) or ":" not in value:
         return value
-    return _yaml(value)
+    return parse_yaml(value)
 
 
 def _lines(value: Any) -> Any:
@@ -35,15 +35,8 @@ def _lines(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if value.strip().startswith("["):
-        return _yaml(value)
+        return parse_yaml(value)
     return [part.strip() for part in re.split(r"[;\n]", value) if part.strip()]
-
-
-def _yaml(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"{text!r} is not valid YAML") from None
 
 
 class TuneSpec(SweepSpec):

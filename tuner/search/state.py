@@ -26,12 +26,11 @@ from tuner.core.run_directory import (
     read_record,
 )
 from tuner.core.timestamps import now, to_text
-from tuner.errors import ServerFailed, SpecError
+from tuner.errors import ServerFailed, SpecError, Stopped
 from tuner.judging.scores import Score, Scoring
 from tuner.judging.trials import gains_of
 from tuner.search.early import TrialWish
 from tuner.search.spec import TuneSpec
-from tuner.sweep.sweep import Stopped
 
 _LONGEST_CAUSE = 300
 

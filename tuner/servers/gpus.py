@@ -150,8 +150,8 @@ def claim(asked: int | Sequence[int | str]) -> Claim:
     taken: list[tuple[GPU, socket]] = []
     for gpu in wanted:
         if len(taken) < number:
-            with suppress(locks.Taken):
-                taken.append((gpu, locks.claim(f"gpu-{gpu.uuid}")))
+            with suppress(locks.AlreadyTaken):
+                taken.append((gpu, locks.take(f"gpu-{gpu.uuid}")))
     if len(taken) < number:
         for _, holder in taken:
             holder.close()

@@ -12,7 +12,16 @@ from typing import Self
 
 from tuner import engines
 from tuner.core import locks, timestamps
-from tuner.core.run_directory import READY, SERVER_FAILED, STOPPED, ServerRecord, Trial, earlier_starts
+from tuner.core.run_directory import (
+    READY,
+    SERVER_FAILED,
+    STOPPED,
+    FailureRecord,
+    ServerRecord,
+    Trial,
+    earlier_starts,
+    node_name,
+)
 from tuner.core.server_log import Failure, diagnose
 from tuner.engines.base import LOOPBACK, Engine, Place, ServerSpec
 from tuner.errors import ServerFailed, TunerError
@@ -38,6 +47,8 @@ class Server:
             model=spec.model,
             served_name=self.model_name,
             parameters=dict(spec.parameters),
+            host=node_name(),
+            started_at=timestamps.to_text(timestamps.now()),
             base_url=(spec.base_url or "").rstrip("/").removesuffix("/v1"),
             previous=earlier_starts(trial),
         )
@@ -146,14 +157,13 @@ class Server:
         return self._error(failure)
 
     def _error(self, failure: Failure) -> ServerFailed:
-        kind, detail, exit_code, tail = failure
-        return ServerFailed(f"{self}: {kind}: {detail}", kind=kind, exit_code_of_server=exit_code, log_tail=tail)
+        return ServerFailed(f"{self}: {failure.kind}: {failure.detail}", kind=failure.kind)
 
     def _record_end(self) -> None:
         failure = self._failure
-        told = {"kind": failure.kind, "detail": failure.detail, "log_tail": list(failure.log_tail)} if failure else None
+        cause = failure and FailureRecord(kind=failure.kind, detail=failure.detail, log_tail=list(failure.log_tail))
         ended = timestamps.to_text(timestamps.now())
-        self._write(state=SERVER_FAILED if failure else STOPPED, finished_at=ended, failure=told)
+        self._write(state=SERVER_FAILED if failure else STOPPED, finished_at=ended, failure=cause)
 
     def _write(self, **facts: object) -> None:
         for name, value in facts.items():

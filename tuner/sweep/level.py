@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from tuner.core import files
-from tuner.core.run_directory import COMPLETED, PARTIAL, RUNNING, SIDECAR_FILE, Sidecar
+from tuner.core.run_directory import COMPLETED, RUNNING, Sidecar, part_of, read_sidecar
 from tuner.core.timestamps import now, to_text
 from tuner.errors import PathError, ServerFailed
 from tuner.servers.server import Server
@@ -48,12 +48,12 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
         started_at=to_text(now()),
         client=instrument,
     )
-    _write(part, asked)
+    asked.write(part)
     ended = bench.run(load, part, stop)
     outcome, reason = outcome_of(part, ended, server.failure(), interrupted=stop.is_set())
     sidecar = msgspec.structs.replace(asked, outcome=outcome, reason=reason[:_LONGEST_REASON], **_how(ended, asked))
     _scrub(part, server.api_key())
-    _write(part, sidecar)
+    sidecar.write(part)
     put_in_place(part, folder)
     _log.info("%s, concurrency %d: %s %s", load.scenario, load.concurrency, outcome, reason)
     return sidecar
@@ -70,7 +70,7 @@ def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> N
 def record_unrun(folder: Path, sidecar: Sidecar) -> None:
     """Write down why a level was not run."""
     part = fresh_part(folder)
-    _write(part, msgspec.structs.replace(sidecar, reason=sidecar.reason[:_LONGEST_REASON]))
+    msgspec.structs.replace(sidecar, reason=sidecar.reason[:_LONGEST_REASON]).write(part)
     put_in_place(part, folder)
 
 
@@ -79,10 +79,10 @@ def settled(folder: Path) -> Sidecar | None:
 
     A level that was cut off between its end and its renaming is put in place here.
     """
-    part = folder.with_name(folder.name + PARTIAL)
+    part = part_of(folder)
     if not folder.exists() and _is_settled(part):
         put_in_place(part, folder)
-    return _read(folder) if _is_settled(folder) else None
+    return read_sidecar(folder) if _is_settled(folder) else None
 
 
 def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interrupted: bool) -> tuple[str, str]:
@@ -130,7 +130,7 @@ def _how(ended: Ended, asked: Sidecar) -> dict[str, object]:
 
 def fresh_part(folder: Path) -> Path:
     """The empty folder in which a level's files gather until they can be put in place."""
-    part = folder.with_name(folder.name + PARTIAL)
+    part = part_of(folder)
     try:
         shutil.rmtree(part, ignore_errors=True)  # of a run that was cut off
         part.mkdir(parents=True)
@@ -139,19 +139,8 @@ def fresh_part(folder: Path) -> Path:
     return part
 
 
-def _write(part: Path, sidecar: Sidecar) -> None:
-    files.write_json(part / SIDECAR_FILE, msgspec.to_builtins(sidecar))
-
-
-def _read(folder: Path) -> Sidecar | None:
-    try:
-        return msgspec.convert(files.read_json(folder / SIDECAR_FILE), Sidecar)
-    except (PathError, msgspec.ValidationError):
-        return None
-
-
 def _is_settled(folder: Path) -> bool:
-    sidecar = _read(folder)
+    sidecar = read_sidecar(folder)
     return sidecar is not None and sidecar.outcome not in UNSETTLED
 
 

@@ -3,25 +3,19 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from tuner.batches.run_folder import subfolders
-from tuner.core import files, timestamps
+from tuner.core import timestamps
 from tuner.core.run_directory import (
-    EXPERIMENT_FILE,
-    PARTIAL,
     RECORD_FILE,
     RUNNING,
-    SIDECAR_FILE,
     Experiment,
-    Sidecar,
     Trial,
     TrialRecord,
+    part_of,
     read_record,
+    read_sidecar,
 )
-from tuner.errors import PathError
 
 WAITING = "waiting"
 _BETWEEN_LEVELS = 1.0  # seconds
@@ -132,15 +126,15 @@ class SearchProgress:
 
 def read_search(experiment: Experiment) -> SearchProgress:
     """How far a search is; what is not there yet, or just being replaced, counts as not there."""
-    known = _read(experiment.folder / EXPERIMENT_FILE)
-    asked = known.get("spec", {})
+    known = experiment.record
+    asked = known.spec
     folders = [folder for folder in subfolders(experiment.folder / "trials") if (folder / RECORD_FILE).exists()]
     return SearchProgress(
         records=tuple(map(read_record, folders)),
         trials=asked.get("trials", 0),
         confirm=2 * asked.get("confirm", 0),
         minutes=asked.get("max_minutes"),
-        state=known.get("search", {}).get("state", ""),
+        state=known.search.get("state", ""),
         now=read_progress(Trial(folders[-1])) if folders else Progress(),
     )
 
@@ -150,7 +144,7 @@ def read_progress(trial: Trial) -> Progress:
     facts = trial.facts
     if facts is None:
         return Progress()
-    server = _read(trial.server_file).get("state", "")
+    server = trial.server.state if trial.server else ""
     repeats = range(1, facts.repeats + 1)
     loads = [(scenario, level, repeat) for scenario in facts.scenarios for repeat in repeats for level in facts.levels]
     return Progress(server, tuple(_level(trial, *load) for load in loads))
@@ -158,23 +152,11 @@ def read_progress(trial: Trial) -> Progress:
 
 def _level(trial: Trial, scenario: str, concurrency: int, repeat: int) -> LevelState:
     folder = trial.batch_folder(scenario, concurrency, repeat)
-    sidecar, is_whole = _sidecar(folder), True
+    sidecar, is_whole = read_sidecar(folder), True
     if sidecar is None:  # what is not in place yet goes on, whatever it says of its end
-        sidecar, is_whole = _sidecar(folder.with_name(folder.name + PARTIAL)), False
+        sidecar, is_whole = read_sidecar(part_of(folder)), False
     if sidecar is None:
         return LevelState(scenario, concurrency, folder=folder)
     started_at = timestamps.from_text(sidecar.started_at) if sidecar.started_at else None
     state = sidecar.outcome if is_whole else RUNNING
     return LevelState(scenario, concurrency, state, sidecar.reason, started_at, folder)
-
-
-def _sidecar(folder: Path) -> Sidecar | None:
-    known = _read(folder / SIDECAR_FILE)
-    return msgspec.convert(known, Sidecar) if known else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(files.read_json(path))
-    except PathError:
-        return {}

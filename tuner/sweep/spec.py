@@ -20,8 +20,9 @@ from pydantic import (
     model_validator,
 )
 
+from tuner.core import files
 from tuner.engines.base import ServerSpec, explain
-from tuner.errors import PathError, SpecError
+from tuner.errors import SLOError, SpecError
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.verdicts import SLO, requests_needed_for
 
@@ -44,9 +45,9 @@ def _mapping(value: Any) -> Any:
         return value
     text = value.strip()
     try:
-        return yaml.safe_load(text if text.startswith("{") else f"{{{text}}}")
-    except yaml.YAMLError:
-        raise ValueError(f"{value!r} is no mapping; write it as {{name: value}}") from None
+        return files.parse_yaml(text if text.startswith("{") else f"{{{text}}}")
+    except ValueError as error:
+        raise ValueError(f"{value!r} is no mapping such as {{name: value}}: {error}") from None
 
 
 def _command(value: Any) -> Any:
@@ -144,7 +145,7 @@ class SweepSpec(ServeSpec):
         """The SLO's content, checked; a path is read, so that the run directory holds what was asked."""
         if isinstance(value, Path) or (isinstance(value, str) and "{" not in value):
             SLO.load(value)
-            return yaml.safe_load(Path(value).read_text())
+            return files.read_document(Path(value).expanduser(), "the SLO", SLOError)
         content = _mapping(value)
         if content is not None:
             SLO.parse(content, "slo")
@@ -205,18 +206,13 @@ def make_spec(values: dict[str, Any], kind: type[Spec] = SweepSpec) -> Spec:  # 
 
 
 def read_spec(path: Path) -> dict[str, Any]:
-    """The plain values of a YAML file, for `make_spec`.
+    """The plain values of a YAML or JSON file, for `make_spec`.
 
     Raises:
         PathError: it cannot be read.
-        SpecError: it is no YAML mapping.
+        SpecError: it is no mapping, or a key stands twice in it.
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise PathError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = files.read_document(path, "the parameters", SpecError)
     if not isinstance(values, dict):
         raise SpecError(f"{path} must hold parameters, such as `levels: [1, 2, 4]`")
     return values

@@ -1,9 +1,7 @@
 """A sweep: launch, level after level, restart, resume; and the one writer of its run directory."""
 
 import contextlib
-import hashlib
 import logging
-import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,11 +10,10 @@ from typing import Any, TypeVar
 
 from tuner import engines
 from tuner.batches.load import load_batches
-from tuner.core import locks
 from tuner.core.run_directory import SWEEP, Experiment, Sidecar, Trial, TrialFacts, environment
 from tuner.core.timestamps import now, to_text
 from tuner.engines import gguf
-from tuner.errors import PathError, ServerFailed, SpecError
+from tuner.errors import ServerFailed, SpecError, Stopped
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import judge
 from tuner.servers import gpus
@@ -34,17 +31,13 @@ _MAY_DIFFER = (
 )
 
 
-class Stopped(Exception):
-    """Somebody asked the sweep to end before its last level."""
-
-
 def check_kind(kind: str, experiment: Experiment) -> Experiment:
     """Refuse to go on with a run that another command made; returns the run.
 
     Raises:
         SpecError: it is a sweep and a search is asked for, or the other way round.
     """
-    made_by = experiment.facts.get("kind", kind)
+    made_by = experiment.record.kind or kind
     if made_by != kind:
         raise SpecError(f"{experiment.folder} is no run of tuner {kind}: tuner {made_by} --resume goes on with it")
     return experiment
@@ -58,38 +51,13 @@ def check_same(spec: SweepSpec, experiment: Experiment) -> None:
     """
     if experiment.is_new:
         return
-    before, asked = (experiment.facts.get("spec", {}), _plain(spec))
+    before, asked = (experiment.record.spec, _plain(spec))
     for name in sorted({*before, *asked} - {*_MAY_DIFFER}):
         if before.get(name) != asked.get(name):
             raise SpecError(
                 f"{experiment.folder} was made with {name} {before.get(name)!r}, now {asked.get(name)!r} is asked: "
                 "start a new run, or leave that out"
             )
-
-
-@contextlib.contextmanager
-def only_writer(experiment: Experiment) -> Iterator[None]:
-    """Hold the run directory, so that two sweeps on this host never write into one; the kernel lets go with us."""
-    try:
-        claim = _claim(experiment)
-    except locks.Taken:
-        raise PathError(f"{experiment.folder} is being written by another sweep; wait for its end") from None
-    with claim:
-        yield
-
-
-def _claim(experiment: Experiment) -> socket.socket:
-    name = hashlib.sha256(str(experiment.folder.resolve()).encode()).hexdigest()[:32]
-    return locks.claim(f"run-{name}")
-
-
-def is_running(experiment: Experiment) -> bool:
-    """Whether a sweep, of this process or another one of this host, writes into the run directory."""
-    try:
-        _claim(experiment).close()
-    except locks.Taken:
-        return True
-    return False
 
 
 @contextlib.contextmanager
@@ -222,7 +190,7 @@ def run_sweep(spec: SweepSpec, experiment: Experiment, stop: Stop | None = None)
         RequestError: `spec` asks for what cannot be done here, or not in this run directory.
     """
     stop = Stop() if stop is None else stop  # an unset one is false
-    with only_writer(experiment):
+    with experiment.only_writer():
         spec = prepare(spec)
         check_same(spec, experiment)
         with recorded(experiment, spec):

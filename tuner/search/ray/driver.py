@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner.core.run_directory import Trial
-from tuner.errors import ClusterError
+from tuner.errors import ClusterError, Stopped
 from tuner.search.ray.node import AFTER_LEVEL, AT_ONCE, GO_ON, News, Node, versions
 from tuner.search.ray.sync import apply, results
-from tuner.sweep.sweep import Stopped, Wish
+from tuner.sweep.sweep import Wish
 
 _log = logging.getLogger(__name__)
 

@@ -1,0 +1,52 @@
+"""The run directory: how runs are called and found again, and files that are odd or damaged."""
+
+import json
+
+import pytest
+
+from tuner.core.run_directory import SEARCH, SWEEP, Experiment, Trial, read_sidecar
+from tuner.errors import PathError
+
+
+def run_of(runs, kind, name):
+    experiment = Experiment.create(runs, kind, name)
+    experiment.describe(kind=kind, name=name, state="done")
+    return experiment
+
+
+def test_a_run_is_found_by_the_name_that_it_was_given(tmp_path):
+    mine = run_of(tmp_path, SWEEP, "my run")
+    run_of(tmp_path, SWEEP, "another my run")
+    run_of(tmp_path, SEARCH, "my run")
+    assert list(Experiment.find(tmp_path, SWEEP, "my run")) == [mine]
+    assert len(list(Experiment.find(tmp_path, SWEEP))) == 2 and len(list(Experiment.find(tmp_path))) == 3
+
+
+def test_a_second_run_of_the_same_second_is_found_first(tmp_path):
+    runs = [run_of(tmp_path, SWEEP, "my run") for _ in range(2)]
+    assert next(Experiment.find(tmp_path, SWEEP, "my run")).folder in [run.folder for run in runs]
+    assert len(list(Experiment.find(tmp_path, SWEEP, "my run"))) == 2
+
+
+def test_only_one_writes_into_a_run(tmp_path):
+    experiment = Experiment.at(tmp_path / "run")
+    with experiment.only_writer():
+        assert experiment.is_running
+        with pytest.raises(PathError, match="is being written"), experiment.only_writer():
+            pass
+    assert not experiment.is_running
+
+
+@pytest.mark.parametrize("content", ["", "[]", '"text"', '{"gpus": ', "null"])
+def test_a_damaged_file_is_as_if_it_were_not_there(content, tmp_path):
+    for name in ("server.json", "batch.json", "trial.json"):
+        (tmp_path / name).write_text(content)
+    assert (Trial(tmp_path).server, Trial(tmp_path).facts, read_sidecar(tmp_path)) == (None, None, None)
+
+
+def test_an_odd_server_record_keeps_what_fits(tmp_path):
+    odd = {"gpus": ["GPU-a"], "parameters": None, "version": 5, "of_a_later_tuner": 1, "failure": {"kind": "crashed"}}
+    (tmp_path / "server.json").write_text(json.dumps(odd))
+    server = Trial(tmp_path).server
+    assert (server.gpus, server.parameters, server.version, server.started_at) == (["GPU-a"], {}, "", "")
+    assert server.failure.kind == "crashed"
