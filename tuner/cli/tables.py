@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,24 +121,17 @@ def _printed(console: Console, *parts: Any) -> bytes:
     return printed.get().encode()
 
 
-def _as_json(judged: pd.DataFrame) -> bytes:
-    return _json(records(judged))
-
-
 def _json(value: Any) -> bytes:
     return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
 
-def _as_csv(judged: pd.DataFrame) -> bytes:
-    return pd.DataFrame(records(judged), columns=judged.columns).to_csv(index=False).encode()
-
-
-def _as_parquet(judged: pd.DataFrame) -> bytes:
-    return judged.to_parquet(index=False) or b""
-
-
 _COLOURS = {"pass": "green", "soft": "yellow", "fail": "red", "better": "green", "worse": "red", "plain": ""}
-_FORMS = {"table": _as_table, "json": _as_json, "csv": _as_csv, "parquet": _as_parquet}
+_FORMS: dict[str, Callable[[pd.DataFrame], bytes]] = {
+    "table": _as_table,
+    "json": lambda judged: _json(records(judged)),
+    "csv": lambda judged: pd.DataFrame(records(judged), columns=judged.columns).to_csv(index=False).encode(),
+    "parquet": lambda judged: judged.to_parquet(index=False) or b"",
+}
 
 
 def print_lines(*lines: str | Path, on_stderr: bool = False) -> None:

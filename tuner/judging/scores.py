@@ -126,8 +126,8 @@ def _least_penalty(summary: Summary) -> float:
 
 def _how_it_ended(judged: pd.DataFrame) -> str:
     """The first batch's end that tells something."""
-    told = judged[~judged["outcome"].isin(("skipped", "missing"))]
-    row = (judged if told.empty else told).iloc[0]
+    telling = judged[~judged["outcome"].isin(("skipped", "missing"))]
+    row = (judged if telling.empty else telling).iloc[0]
     return ": ".join(str(row[name]) for name in ("outcome", "reason") if row[name])
 
 

@@ -18,7 +18,7 @@ from tuner.judging.trials import (
     first,
     gains,
     name_of,
-    told,
+    parameters_text,
     value_text,
     varied,
 )
@@ -41,7 +41,7 @@ DOUBTS = {
 _CAUSE = 120  # characters in a table
 
 
-class Confirmed(msgspec.Struct, frozen=True):
+class ConfirmationNotes(msgspec.Struct, frozen=True):
     """What measuring baseline and winner again showed: the verdict, the same in words, the relative gain."""
 
     verdict: str = ""
@@ -56,12 +56,12 @@ class Winner(msgspec.Struct, frozen=True):
     command: str = ""
 
 
-class Noted(msgspec.Struct, frozen=True):
+class SearchNotes(msgspec.Struct, frozen=True):
     """What a search notes of itself in `experiment.json`: why it ended, what is best, and whether it is better."""
 
     reason: str = ""
     winner: Winner = Winner()
-    confirmation: Confirmed | None = None
+    confirmation: ConfirmationNotes | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Searched:
 
     def line(self, row: "pd.Series[Any]") -> str:
         """One trial that has ended, in one line: what it was, and what came of it."""
-        what = f"{name_of(row)} {told(row['parameters'], self.varied or None)}"
+        what = f"{name_of(row)} {parameters_text(row['parameters'], self.varied or None)}"
         if row["state"] != COMPLETE:
             why = ": ".join(filter(None, [row["kind"], shorten(row["cause"], _CAUSE)]))
             return f"{what}: {STATES.get(row['state'], row['state'])}{f': {why}' if why else ''}"
@@ -125,14 +125,14 @@ class Searched:
         return list(filter(None, [self._best(), self._confirmed(), ended, self.counted]))
 
     @cached_property
-    def noted(self) -> "Noted":
+    def noted(self) -> "SearchNotes":
         """What the search noted of itself; without its winner where another trial is the best under another SLO."""
         try:
-            noted = msgspec.convert(self.facts.get("search") or {}, Noted)
+            noted = msgspec.convert(self.facts.get("search") or {}, SearchNotes)
         except msgspec.ValidationError:
-            return Noted()
+            return SearchNotes()
         is_best = self.best is not None and noted.winner.trial in (0, self.best["trial"])
-        return noted if is_best else Noted(reason=noted.reason)
+        return noted if is_best else SearchNotes(reason=noted.reason)
 
     def _best(self) -> str:
         if self.best is None:
@@ -142,12 +142,12 @@ class Searched:
         value = f"{self.goal.of(self.best['value'])}{level}"
         if self.best["role"] == BASELINE:
             return f"Nothing that was tried is better than the baseline: {value}"
-        return f"{told(self.best['parameters'], self.varied)}: {value}{self._gained(self.best)}"
+        return f"{parameters_text(self.best['parameters'], self.varied)}: {value}{self._gained(self.best)}"
 
     def _gained(self, best: "pd.Series[Any]") -> str:
         """What the best is more than the baseline, never more surely than it was confirmed."""
-        found = self.noted.confirmation or Confirmed()
-        verdict, gain = found.verdict, found.gain
+        notes = self.noted.confirmation or ConfirmationNotes()
+        verdict, gain = notes.verdict, notes.gain
         if verdict in DOUBTS:
             return f", {DOUBTS[verdict]}"
         sure = "confirmed" if verdict in CONFIRMED else "not confirmed yet"
@@ -169,8 +169,8 @@ class Searched:
         """How many trials ended in which state, with what the failed ones failed of."""
         states, kinds = self.tried["state"].value_counts(), self.tried.loc[self.tried["state"] == FAILED, "kind"]
         parts = [f"{states[state]} {says}" for state, says in STATES.items() if state in states]
-        told = ", ".join(f"{count} {kind}" for kind, count in kinds[kinds.ne("")].value_counts().items())
-        return f"{plural(len(self.tried), 'trial')}: {', '.join(parts)}{f' ({told})' if told else ''}."
+        failures = ", ".join(f"{count} {kind}" for kind, count in kinds[kinds.ne("")].value_counts().items())
+        return f"{plural(len(self.tried), 'trial')}: {', '.join(parts)}{f' ({failures})' if failures else ''}."
 
     @property
     def table(self) -> pd.DataFrame:

@@ -49,34 +49,26 @@ def number_and_unit(value: Any) -> tuple[float, str]:
     return _to_float(value), ""
 
 
-def number_at(value: Mapping[str, Any], key: str, place: Place, default: Any, wrong: Callable[[float], str]) -> Any:
-    """The number at `key`, or `default`.
+def number_at(value: Mapping[str, Any], key: str, place: Place, default: Any, must: str) -> Any:
+    """The number at `key`, or `default`; what it must be is one of `_MUST_BE`.
 
     Raises:
-        SLOError: `wrong` says what is wrong with it, or it is no number.
+        SLOError: it is no such number.
     """
     if key not in value:
         return default
     number, unit = number_and_unit(value[key])
-    complaint = wrong(number) or ("" if math.isfinite(number) and not unit else wrong(math.nan))
-    if complaint:
-        raise place.below(key).error(f"{complaint}, not {value[key]!r}")
+    if unit or not (math.isfinite(number) and _MUST_BE[must](number)):
+        raise place.below(key).error(f"must be a number {must}, not {value[key]!r}")
     return number
 
 
-def positive(number: float) -> str:
-    """What is wrong with a number that must be above 0."""
-    return "" if number > 0 else "must be a number above 0"
-
-
-def not_negative(number: float) -> str:
-    """What is wrong with a number that must be 0 or more."""
-    return "" if number >= 0 else "must be a number that is 0 or more"
-
-
-def share(number: float) -> str:
-    """What is wrong with a number that must lie between 0 and 1."""
-    return "" if 0 < number < 1 else "must be a number between 0 and 1"
+POSITIVE, NOT_NEGATIVE, BELOW_ONE = "above 0", "that is 0 or more", "between 0 and 1"
+_MUST_BE: dict[str, Callable[[float], bool]] = {
+    POSITIVE: lambda number: number > 0,
+    NOT_NEGATIVE: lambda number: number >= 0,
+    BELOW_ONE: lambda number: 0 < number < 1,
+}
 
 
 def _to_float(value: Any) -> float:
@@ -248,8 +240,8 @@ def _slo(document: Mapping[str, Any], place: Place) -> SLO:
     place.must_know(document, [*SECTIONS, "confidence", "steepness"])
     return SLO(
         tuple(one for section in SECTIONS if section in document for one in _constraints(document, section, place)),
-        number_at(document, "confidence", place, None, share),
-        number_at(document, "steepness", place, STEEPNESS, positive),
+        number_at(document, "confidence", place, None, BELOW_ONE),
+        number_at(document, "steepness", place, STEEPNESS, POSITIVE),
     )
 
 
@@ -305,8 +297,8 @@ def _constraint(value: Any, metric: str, statistic: str, place: Place) -> Constr
         statistic,
         _threshold(value["threshold"], place.below("threshold"), timed=bool(statistic)),
         hard_fail,
-        number_at(value, "fail_ratio", place, 0.0, not_negative),
-        number_at(value, "weight", place, 1.0, not_negative),
+        number_at(value, "fail_ratio", place, 0.0, NOT_NEGATIVE),
+        number_at(value, "weight", place, 1.0, NOT_NEGATIVE),
     )
 
 

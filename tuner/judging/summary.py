@@ -265,13 +265,13 @@ def answer(judged: pd.DataFrame, summary: Summary, slo: SLO | None) -> list[str]
     best = summary.best
     if best is None:
         return [_nothing(judged, slo), *_compliance_text(summary, slo)]
-    known = [
+    return [
         _best(summary, judged),
-        _limit(_curve(judged, best), summary),
+        _limit(_curve_of(best, _counted(judged)).sort_values("concurrency"), summary),
         *_compliance_text(summary, slo),
         _evidence(best),
+        *_intervals(best, slo),
     ]
-    return [*known, *_intervals(best, slo)]
 
 
 def _nothing(judged: pd.DataFrame, slo: SLO | None) -> str:
@@ -284,12 +284,9 @@ def _best(summary: Summary, judged: pd.DataFrame) -> str:
     bound = "At least " if summary.bracket == "open" else ""
     names = [name for name in ("scenario", "experiment") if judged[name].nunique() > 1]
     where = ", ".join(str(summary.best[name]) for name in names) if summary.best is not None else ""
-    most = f"{bound}{summary.max_throughput:.1f} output tokens/s at {_best_level_text(summary)}"
+    level = "an unknown concurrency" if summary.best_level is None else f"concurrency {summary.best_level}"
+    most = f"{bound}{summary.max_throughput:.1f} output tokens/s at {level}"
     return f"{most} ({where})" if where else most
-
-
-def _best_level_text(summary: Summary) -> str:
-    return "an unknown concurrency" if summary.best_level is None else f"concurrency {summary.best_level}"
 
 
 def _limit(curve: pd.DataFrame, summary: Summary) -> str:
@@ -300,24 +297,16 @@ def _limit(curve: pd.DataFrame, summary: Summary) -> str:
     if pd.isna(highest):
         return "No concurrency was held where the SLO is met, so that the limit is none of concurrency."
     if summary.bracket == "non_monotone" and len(below):
-        failing = f"Concurrency {below.iloc[0]['concurrency']} does not meet the SLO ({_first_reason(below)})"
+        failing = (
+            f"Concurrency {below.iloc[0]['concurrency']} does not meet the SLO ({below.iloc[0]['verdict_reason']})"
+        )
         return f"{failing} while {highest} does: measure them again."
     if len(above):
-        failing = f"{above.iloc[0]['concurrency']}, which does not meet the SLO ({_first_reason(above)})"
+        failing = f"{above.iloc[0]['concurrency']}, which does not meet the SLO ({above.iloc[0]['verdict_reason']})"
         return f"The limit lies between concurrency {highest} and {failing}."
     return (
         f"Concurrency {highest}, the highest that was measured, still meets the SLO: measure higher ones for the limit."
     )
-
-
-def _curve(judged: pd.DataFrame, best: "pd.Series[Any]") -> pd.DataFrame:
-    """The batches of the best one's trial and scenario, by level."""
-    same = (judged[CURVE] == best[CURVE]).all(axis="columns")
-    return judged[same & ~judged["superseded"].astype(bool)].sort_values("concurrency")
-
-
-def _first_reason(row: pd.DataFrame) -> str:
-    return str(row.iloc[0]["verdict_reason"])
 
 
 def _compliance_text(summary: Summary, slo: SLO | None) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from tuner.core.text import plural
 from tuner.errors import RequestError
 from tuner.judging.slo import SLO
 from tuner.judging.summary import Summary, answer, summarize
@@ -146,12 +147,12 @@ class Cost:
     def text(self) -> str:
         """The same as a sentence."""
         each = {"output": self.per_million_output, "input": self.per_million_input}
-        told = " or ".join(
+        shares = " or ".join(
             f"{value:.4g} per million {kind} tokens" for kind, value in each.items() if value is not None
         )
         total = "" if self.per_million_total is None else f"; {self.per_million_total:.4g} per million of both together"
-        gpus = f"{self.gpus} GPU{'' if self.gpus == 1 else 's'} at {self.price_per_gpu_hour:g} an hour"
-        return f"Cost with {gpus}: {told or 'not known'}{' (each bears all of it)' if told else ''}{total}."
+        gpus = f"{plural(self.gpus, 'GPU')} at {self.price_per_gpu_hour:g} an hour"
+        return f"Cost with {gpus}: {shares or 'not known'}{' (each bears all of it)' if shares else ''}{total}."
 
 
 def cost(batch: Mapping[Any, Any], price_per_gpu_hour: float, gpus: int) -> Cost | None:

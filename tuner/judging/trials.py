@@ -141,7 +141,7 @@ def varied(parameters: Iterable[Mapping[str, Any]]) -> list[str]:
     return [name for name in names if len({repr(one.get(name, _MISSING)) for one in given}) > 1]
 
 
-def told(parameters: Mapping[str, Any], names: Iterable[str] | None = None) -> str:
+def parameters_text(parameters: Mapping[str, Any], names: Iterable[str] | None = None) -> str:
     """Parameters in one line, such as `n_parallel=8 n_batch=512`; `the defaults` where there is none."""
     shown = [name for name in (parameters if names is None else names) if name in parameters]
     return " ".join(f"{value_text(name)}={value_text(parameters[name])}" for name in shown) or "the defaults"
@@ -214,7 +214,9 @@ def _shares(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # of each study it says that it was created
     study = optuna.create_study(
-        storage=optuna.storages.InMemoryStorage(), direction="maximize" if maximize else "minimize", study_name="told"
+        storage=optuna.storages.InMemoryStorage(),
+        direction="maximize" if maximize else "minimize",
+        study_name="importances",
     )
     for given, value in zip(parameters, values, strict=True):
         chosen = {name: _as_choice(given[name], varied[name]) for name in varied}

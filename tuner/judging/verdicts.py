@@ -344,7 +344,7 @@ def straddling(actuals: Mapping[Constraint, Floats], bounds: pd.DataFrame, confi
         bounds: their `<column>_low` and `<column>_high`.
         confidence: of the intervals.
     """
-    told = [""] * len(bounds)
+    doubts = [""] * len(bounds)
     for constraint in reversed([one for one in actuals if is_bounded(one)]):
         low, high = (bounds[f"{constraint.column}_{side}"].to_numpy("float64") for side in ("low", "high"))
         actual = actuals[constraint]
@@ -352,8 +352,8 @@ def straddling(actuals: Mapping[Constraint, Floats], bounds: pd.DataFrame, confi
             # over several runs a batch's own value may lie outside: then they disagree, which is doubt as well
             across = (np.fmin(low, actual) <= turn) & (turn < np.fmax(high, actual)) & ~np.isnan(low)
             for row in np.flatnonzero(across):
-                told[row] = " ".join(_words(constraint, actual[row], (low[row], high[row]), turn, confidence))
-    return told
+                doubts[row] = " ".join(_words(constraint, actual[row], (low[row], high[row]), turn, confidence))
+    return doubts
 
 
 def _words(
