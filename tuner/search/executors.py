@@ -8,8 +8,8 @@ import contextlib
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Protocol, Self
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 from tuner.core.run_directory import Trial
 from tuner.errors import SpecError, Stopped
@@ -23,7 +23,7 @@ LOCAL = "local"
 _POLL = 0.2  # seconds between two questions whether a waiting trial is still wanted
 
 
-class Executor(Protocol):
+class Executor(AbstractContextManager["Executor", None], Protocol):
     """Runs trials; a context manager, and what still runs when it is left is ended at once."""
 
     @property
@@ -41,12 +41,6 @@ class Executor(Protocol):
         Returns:
             A future without a value; its exception is what `sweep.run_trial` raised (ServerFailed, Stopped, …).
         """
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 def make(on: str, slots: int, spec: SweepSpec, resources: Mapping[str, float] | None = None) -> Executor:
@@ -87,7 +81,7 @@ def _can_be_shared(spec: SweepSpec, slots: int) -> None:
                 raise SpecError(f"{field}: {slots} trials at once cannot share {getattr(spec, field)}; ask for 1 slot")
 
 
-class LocalExecutor:
+class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
     """Trials on this machine, each in a thread: the server and the load generator are processes of their own.
 
     Leaving it sets `wish.stop.at_once` of every trial that still runs, and waits until their servers are gone.
@@ -107,12 +101,7 @@ class LocalExecutor:
         """Run a trial as soon as a slot and its GPUs are free."""
         return self._pool.submit(self._run, spec, trial, wish)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._closed = True
         for at_once in tuple(self._running):
             at_once.set()

@@ -9,8 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tuner import engines
 from tuner.core.run_directory import Trial
@@ -26,7 +25,7 @@ _log = logging.getLogger(__name__)
 _TRIES = 4  # a trial whose nodes are lost again and again may be what kills them
 
 
-class RayExecutor:
+class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
     """Trials on a Ray cluster, each on a node that has what it takes.
 
     A trial whose node is lost goes on elsewhere with the levels that had come back; one that fails is not run again.
@@ -59,12 +58,7 @@ class RayExecutor:
         """Run a trial as soon as a slot and a node are free; `spec` is prepared on the node."""
         return self._pool.submit(self._run, spec, trial, wish)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._closing.set()
         self._pool.shutdown(cancel_futures=True)
         self._leave()
@@ -77,8 +71,7 @@ class RayExecutor:
 
     def _run(self, spec: SweepSpec, trial: Trial, wish: Wish) -> None:
         takes = self._takes(spec)
-        if not self._nodes_for(takes):
-            raise ClusterError(f"no node of the cluster has what a trial takes: {_in_words(takes)}")
+        self._must_fit(takes)
         for tries_left in reversed(range(_TRIES)):
             run = Run(trial, wish, self._closing)
             try:
@@ -102,10 +95,14 @@ class RayExecutor:
 
     def _fitting(self, spec: SweepSpec) -> int:
         takes = self._takes(spec)
-        fitting = sum(_times(takes, node) if "GPU" in takes else 1 for node in self._nodes_for(takes))
-        if not fitting:
-            raise ClusterError(f"no node of the cluster has what a trial takes: {_in_words(takes)}")
-        return fitting
+        return sum(_times(takes, node) if "GPU" in takes else 1 for node in self._must_fit(takes))
+
+    def _must_fit(self, takes: Mapping[str, float]) -> list[Mapping[str, float]]:
+        """The nodes that have room for a trial, of which there must be one."""
+        if nodes := self._nodes_for(takes):
+            return nodes
+        what = ", ".join(f"{amount:g} {name}" for name, amount in takes.items())
+        raise ClusterError(f"no node of the cluster has what a trial takes: {what}")
 
     def _nodes_for(self, takes: Mapping[str, float]) -> list[Mapping[str, float]]:
         """The resources of each living node that has room for a trial when nothing else runs there."""
@@ -117,10 +114,6 @@ class RayExecutor:
 def _times(takes: Mapping[str, float], has: Mapping[str, float]) -> int:
     """How many trials' worth a node has."""
     return int(min((has.get(name, 0) // amount for name, amount in takes.items() if amount), default=1))
-
-
-def _in_words(takes: Mapping[str, float]) -> str:
-    return ", ".join(f"{amount:g} {name}" for name, amount in takes.items())
 
 
 def _portable(spec: SweepSpec) -> dict[str, Any]:
@@ -166,9 +159,9 @@ def join(on: str) -> bool:
         with _signals_kept():
             _init(address)
     except Exception as error:  # Ray raises all kinds, plain ones too
-        told = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
+        reason = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
         raise ClusterError(
-            f"cannot join the Ray cluster {address}: {told}; is it up (ray status), and is that its address?"
+            f"cannot join the Ray cluster {address}: {reason}; is it up (ray status), and is that its address?"
         ) from error
     return True
 
