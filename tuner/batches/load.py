@@ -17,9 +17,9 @@ from tuner.batches.batch import SAMPLES, Batch, Place, Reading, Samples, to_fram
 from tuner.batches.genai_bench_folder import Metadata, is_plain, read_files, read_plain, result_files
 from tuner.batches.other_tools import format_of, holds_one_run
 from tuner.batches.report_data import is_page, read_report
-from tuner.batches.run_folder import is_trial, read_trial, subfolders
-from tuner.core.files import is_regular
-from tuner.core.run_directory import EXPERIMENT_FILE
+from tuner.batches.run_folder import is_trial, read_trial
+from tuner.core.files import is_regular, subfolders
+from tuner.core.run_directory import EXPERIMENT_FILE, Experiment
 from tuner.errors import PathError
 
 logger = logging.getLogger(__name__)
@@ -127,11 +127,11 @@ def is_part(path: Path) -> bool:
 
 def is_run(folder: Path) -> bool:
     """Whether `folder` is a run directory that tuner made."""
-    return is_regular(folder / EXPERIMENT_FILE) or any(is_trial(trial) for trial in subfolders(folder / "trials"))
+    return is_regular(folder / EXPERIMENT_FILE) or any(is_trial(trial) for trial in Experiment(folder).trial_folders)
 
 
 def _read_run(run: Path, cache: Cache) -> list[Batch]:
-    return [batch for folder in subfolders(run / "trials") for batch in read_trial(folder, run, cache)]
+    return [batch for folder in Experiment(run).trial_folders for batch in read_trial(folder, run, cache)]
 
 
 def _trial_of(path: Path) -> Path | None:

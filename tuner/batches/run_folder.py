@@ -1,7 +1,6 @@
 """A run directory that tuner made: its trials, its levels, and how they ended."""
 
 import logging
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from tuner.batches._cache import Cache
 from tuner.batches.batch import Batch, Place, client
 from tuner.batches.genai_bench_folder import MOST, Metadata, read_files, result_files
-from tuner.core.files import is_regular
+from tuner.core.files import is_regular, subfolders
 from tuner.core.run_directory import (
     COMPLETED,
     OUTCOMES,
@@ -123,19 +122,6 @@ def is_trial(folder: Path) -> bool:
 def read_trial(folder: Path, run: Path, cache: Cache) -> list[Batch]:
     """Every batch of one trial: those asked for, in the order asked, then those that are there besides."""
     return list(_TrialReader(folder, run, cache).batches())
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The real folders in `folder`, sorted; links are not followed, hidden ones left alone."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        logger.warning("cannot read the folder %s: %s", folder, error.strerror)
-        return []
-    return [folder / name for name in sorted(names)]
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,19 @@ def is_regular(path: Path) -> bool:
         return False
 
 
+def subfolders(folder: Path) -> list[Path]:
+    """The real folders in `folder`, sorted; links are not followed, hidden ones left alone."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        logger.warning("cannot read the folder %s: %s", folder, error.strerror)
+        return []
+    return [folder / name for name in sorted(names)]
+
+
 def split_part(path: Path) -> tuple[Path, int]:
     """The file that `path` names and which of its batches, from 1: `file.json#2` is the second of `file.json`."""
     match = PART.fullmatch(path.name)

@@ -242,6 +242,11 @@ class Experiment:
     def _lock(self) -> str:
         return f"run-{hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:32]}"
 
+    @property
+    def trial_folders(self) -> list[Path]:
+        """The folders of its trials, in the order of their numbers."""
+        return files.subfolders(self.folder / "trials")
+
     def trial(self, number: int) -> Trial:
         """The folder of trial `number` (from 1), made if it is not there."""
         folder = self.folder / "trials" / f"{number:04d}"

@@ -9,13 +9,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
+from tuner.core.locks import LOOPBACK as LOOPBACK  # noqa: PLC0414 - engines of others take it from here
 from tuner.core.secrets import names_secret
 from tuner.core.server_log import COMMON, OUT_OF_MEMORY, Pattern
 from tuner.engines import parameters
 from tuner.engines.parameters import Parameter
 from tuner.errors import EngineError, SpecError
-
-LOOPBACK = "127.0.0.1"
 
 
 class ServerSpec(BaseModel):

@@ -140,8 +140,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_log = logging.getLogger(__name__)
-
 _CONTROL = 3  # the token type of special tokens in a GGUF
 _DIGITS_APART = ("smollm", "default")
 #: how llama.cpp's named pre-tokenizers split text, where they differ from GPT-2's

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tuner.batches.batch import records
-from tuner.batches.run_folder import subfolders
 from tuner.core.run_directory import COMPLETE, ENDED, RUNNING, WAITING, Experiment, gpus_of, read_record
 from tuner.core.text import shorten
 from tuner.core.timestamps import to_utc
@@ -52,7 +51,7 @@ def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
     """
     spec = Experiment.open(folder).record.spec
     scoring = Scoring.of(spec, slo)
-    trials = pd.DataFrame([_row(path, scoring) for path in subfolders(folder / "trials")], columns=list(COLUMNS))
+    trials = pd.DataFrame([_row(path, scoring) for path in Experiment(folder).trial_folders], columns=list(COLUMNS))
     for name in ("started_at", "finished_at"):
         trials[name] = to_utc(trials[name])
     if trials["gpus"].gt(1).any():

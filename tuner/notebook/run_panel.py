@@ -9,7 +9,6 @@ import ipywidgets as widgets
 from IPython.display import display
 
 from tuner import figures
-from tuner.batches.run_folder import subfolders
 from tuner.core.run_directory import SEARCH, SWEEP, Experiment, Trial
 from tuner.core.text import plural
 from tuner.errors import TunerError
@@ -254,7 +253,7 @@ class TunePanel(RunPanel):
     def advance(self, experiment: Experiment) -> Advance:
         """How many trials have ended."""
         progress = read_search(experiment)
-        last = Trial(next(reversed(subfolders(experiment.folder / "trials")), experiment.folder))
+        last = Trial(next(reversed(experiment.trial_folders), experiment.folder))
         total = plural(sum(one in progress.ended for one in progress.tried), "trial")
         return Advance(len(progress.ended), progress.asked, total, progress.describe(), last.server_log)
 

@@ -16,7 +16,6 @@ from tuner.batches.batch import Reading
 from tuner.batches.genai_bench_folder import asked_of_genai_bench
 from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
-from tuner.batches.run_folder import subfolders
 from tuner.core import files
 from tuner.core.metrics import LATENCIES
 from tuner.core.run_directory import EXPERIMENT_FILE, RUNNING, SEARCH, SERVER_FILE, SERVER_LOG, Experiment, Trial
@@ -36,7 +35,7 @@ _OF_THE_PAGE = ("python", "pandas", "plotly")
 
 def server_records(folder: Path) -> Iterator[dict[str, Any]]:
     """What each trial's `server.json` says, with its `run_folder` and `trial`."""
-    for number, trial in enumerate(subfolders(folder / "trials"), start=1):
+    for number, trial in enumerate(Experiment(folder).trial_folders, start=1):
         if server := Trial(trial).server:
             place = {"run_folder": printable(folder), "trial": int(trial.name) if trial.name.isdecimal() else number}
             yield msgspec.to_builtins(server) | place
@@ -74,7 +73,7 @@ def telemetry(folders: list[Path]) -> pd.DataFrame:
     from tuner.servers.telemetry import load
 
     found = []
-    for trial in (trial for folder in folders for trial in subfolders(folder / "trials")):
+    for trial in (trial for folder in folders for trial in Experiment(folder).trial_folders):
         try:
             found.append(load(trial))
         except (PathError, ValueError):  # none, or damaged: a report of the batches is worth having all the same

@@ -10,7 +10,6 @@ import msgspec
 import pandas as pd
 
 from tuner import engines
-from tuner.batches.run_folder import subfolders
 from tuner.core.run_directory import (
     COMPLETE,
     ENDED,
@@ -85,7 +84,7 @@ class Trials:
     def __init__(self, experiment: Experiment, spec: TuneSpec) -> None:
         self.experiment, self.spec = experiment, spec
         self.scoring = Scoring.of(spec.model_dump(mode="json"))
-        folders = subfolders(experiment.folder / "trials")
+        folders = experiment.trial_folders
         self.all = [SearchTrial(Trial(path), read_record(path)) for path in folders if (path / RECORD_FILE).exists()]
         for trial in self.all:
             if trial.is_settled:

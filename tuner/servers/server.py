@@ -171,10 +171,6 @@ class Server:
         self.record.write(self.trial)
 
 
-__all__ = ["Server", "gpus_wanted", "launch"]
-
-log = logging.getLogger(__name__)
-
 _LOG_READ = 200_000  # bytes of log, at most, that are searched for the reason of a failure
 
 

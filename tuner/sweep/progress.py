@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from tuner.batches.run_folder import subfolders
 from tuner.core import timestamps
 from tuner.core.run_directory import (
     RECORD_FILE,
@@ -128,7 +127,7 @@ def read_search(experiment: Experiment) -> SearchProgress:
     """How far a search is; what is not there yet, or just being replaced, counts as not there."""
     known = experiment.record
     asked = known.spec
-    folders = [folder for folder in subfolders(experiment.folder / "trials") if (folder / RECORD_FILE).exists()]
+    folders = [folder for folder in experiment.trial_folders if (folder / RECORD_FILE).exists()]
     return SearchProgress(
         records=tuple(map(read_record, folders)),
         trials=asked.get("trials", 0),

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tuner.batches.run_folder import subfolders
 from tuner.core import files
+from tuner.core.files import subfolders
 from tuner.core.run_directory import PARTIAL, SERVER_LOG, SIDECAR_FILE
 from tuner.errors import PathError
 from tuner.servers.telemetry import TELEMETRY_FILE
