@@ -23,7 +23,7 @@ from tuner.report.write import REPORT_FILE, write_report
 from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
 from tuner.sweep.progress import read_progress, read_search
 from tuner.sweep.spec import command_line, unlike_default
-from tuner.sweep.sweep import Stop, is_running
+from tuner.sweep.sweep import StopRequest, is_running
 
 _POLL_SECONDS = 0.5
 #: what a stop file says that is to end the level that runs, too
@@ -67,7 +67,7 @@ class RunPanel:
     def __init__(self, parameters: dict[str, Any], view: Any) -> None:
         self.task: asyncio.Task[None] | None = None
         self.experiment: Experiment | None = None
-        self._stop = Stop()
+        self._stop = StopRequest()
         self._form = Form(self.kind.asks, self.fields, parameters)
         self._run = widgets.Button(description=f"Run {self.kind.noun}", button_style="primary", icon="play")
         self._halt = widgets.Button(description="Stop", icon="stop", disabled=True)
@@ -144,7 +144,7 @@ class RunPanel:
             await self._conclude(last)
 
     async def _begin(self) -> None:
-        self._stop = Stop()
+        self._stop = StopRequest()
         spec = self._form.spec()
         running = [path for path in spec.runs.glob("*/experiment.json") if is_running(Experiment(path.parent))]
         if running:

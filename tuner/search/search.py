@@ -13,14 +13,14 @@ from tuner.core.run_directory import FAILED, PRUNED, SEARCH, Experiment, TrialRe
 from tuner.errors import NothingSurvived, PathError
 from tuner.search import executors, samplers
 from tuner.search.confirmation import BASELINE, WINNER, Confirmation, conclude, levels_of, to_copy
-from tuner.search.early import TrialWish
+from tuner.search.early import TrialStop
 from tuner.search.executors import LOCAL, Executor
 from tuner.search.optuna_study import Journal
 from tuner.search.samplers import Sampler, Seen
 from tuner.search.spec import TuneSpec
 from tuner.search.state import Known, Limits, Trials
 from tuner.sweep.spec import SweepSpec
-from tuner.sweep.sweep import Stop, Stopped, Wish, check_same, only_writer, prepare, recorded, run_sweep
+from tuner.sweep.sweep import Stopped, StopRequest, check_same, only_writer, prepare, recorded, run_sweep
 
 __all__ = ["run_search"]
 
@@ -30,10 +30,10 @@ WINNER_FILE = "winner.yaml"
 #: Failures that say nothing about a configuration.
 NOT_ITS_DOING = ("port_in_use", "gpu_unavailable", "unreachable", "unauthorized", "model_not_found")
 _TICK = 1.0  # seconds between two looks at limits while trials run
-Running = dict["Future[None]", tuple[Known, TrialWish]]
+Running = dict["Future[None]", tuple[Known, TrialStop]]
 
 
-def run_search(spec: TuneSpec, experiment: Experiment, stop: Stop | None = None) -> None:
+def run_search(spec: TuneSpec, experiment: Experiment, stop: StopRequest | None = None) -> None:
     """Search for the best configuration, the defaults first, and confirm it.
 
     Args:
@@ -46,7 +46,7 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: Stop | None = None)
         RequestError: `spec` asks for what cannot be done here, or not in this run directory.
         ClusterError: the cluster does not answer.
     """
-    stop = Stop() if stop is None else stop  # an unset one is false
+    stop = (stop or StopRequest()).of(experiment)
     with only_writer(experiment):
         asked = spec
         spec = prepare(spec) if spec.on == LOCAL else spec  # elsewhere it is prepared where the server runs
@@ -54,7 +54,7 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: Stop | None = None)
         name, sampler = _sampler(spec, experiment)
         with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, SEARCH):
             experiment.describe(spec=spec.model_dump(mode="json", exclude_none=True))  # with limits that have changed
-            _Search(asked, spec, experiment, name, sampler, executor, Wish(stop, experiment)).run()
+            _Search(asked, spec, experiment, name, sampler, executor, stop).run()
 
 
 def _sampler(spec: TuneSpec, experiment: Experiment) -> tuple[str, Sampler]:
@@ -75,7 +75,7 @@ class _Search:
     sampler_name: str
     sampler: Sampler
     executor: Executor
-    wish: Wish
+    wish: StopRequest
     trials: Trials = field(init=False)
     limits: Limits = field(init=False)
     journal: Journal = field(init=False)
@@ -93,11 +93,11 @@ class _Search:
             self._tell(known)
         reason = self._search()
         self._describe(state="confirming", reason=reason)
-        if self.wish:
+        if self.wish.is_set():
             self._describe(state="stopped")
             raise Stopped
         self._confirm()
-        if self.wish:
+        if self.wish.is_set():
             self._describe(state="stopped")
             raise Stopped
         self._describe(state="done")
@@ -110,7 +110,7 @@ class _Search:
         waiting = [known for known in self.trials.searched if not known.is_settled]
         self._describe(state="searching")
         while True:
-            reason = "stopped" if self.wish else ""
+            reason = "stopped" if self.wish.is_set() else ""
             while not reason and len(running) < self.executor.slots:
                 known = waiting.pop(0) if waiting else None
                 reason = "" if known else self.limits.reached()
@@ -150,14 +150,24 @@ class _Search:
         spec = spec or self.trials.spec_of(known.record.parameters)
         return {self.executor.submit(spec, known.trial, wish): (known, wish)}
 
-    def _wish_for(self, known: Known, *, early: bool) -> TrialWish:
+    def _wish_for(self, known: Known, *, early: bool) -> TrialStop:
         best = self.trials.best if early else None
         factor = max(known.record.gpus, 1) / max(best.record.gpus, 1) if best else 1.0
         judged = best.judged if best else known.judged
         deadline = self.limits.deadline(confirming=not early)
-        return TrialWish(self.wish.stop, self.experiment, known.trial, self.spec, judged, factor, deadline)
+        asked = self.wish
+        return TrialStop(
+            asked.after_level,
+            asked.at_once,
+            asked.file,
+            trial=known.trial,
+            spec=self.spec,
+            best=judged,
+            factor=factor,
+            deadline=deadline,
+        )
 
-    def _settle(self, future: "Future[None]", known: Known, wish: TrialWish) -> None:
+    def _settle(self, future: "Future[None]", known: Known, wish: TrialStop) -> None:
         self.trials.settle(known, future.exception(), wish)
         _log.info("trial %d: %s %s", known.trial.number, known.state, known.record.cause)
         self._tell(known)
@@ -210,7 +220,7 @@ class _Search:
         ]
         if turn < len(before) and before[turn].is_settled:
             return before[turn]
-        if self.wish or self.limits.is_over(confirming=True):
+        if self.wish.is_set() or self.limits.is_over(confirming=True):
             return None
         record = TrialRecord(role="confirmation", of=of, parameters=known.record.parameters)
         again = before[turn] if turn < len(before) else self.trials.add(record)
@@ -256,7 +266,7 @@ class Kind:
 
     name: str
     asks: type[SweepSpec]
-    run: Callable[[Any, Experiment, Stop | None], None]
+    run: Callable[[Any, Experiment, StopRequest | None], None]
     noun: str
 
 

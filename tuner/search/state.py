@@ -29,7 +29,7 @@ from tuner.core.timestamps import now, to_text
 from tuner.errors import ServerFailed, SpecError
 from tuner.judging.scores import Score, Scoring
 from tuner.judging.trials import gains_of
-from tuner.search.early import TrialWish
+from tuner.search.early import TrialStop
 from tuner.search.spec import TuneSpec
 from tuner.sweep.sweep import Stopped
 
@@ -131,7 +131,7 @@ class Trials:
         gpus = _gpus_asked(self.spec_of(known.record.parameters))
         self._note(known, state=RUNNING, cause="", started_at=started, gpus=gpus)
 
-    def settle(self, known: Known, error: BaseException | None, wish: TrialWish | None = None) -> None:
+    def settle(self, known: Known, error: BaseException | None, wish: TrialStop | None = None) -> None:
         """Note how a trial ended.
 
         Args:
@@ -156,7 +156,7 @@ class Trials:
         )
         self._score(known)
 
-    def _how(self, error: BaseException | None, wish: TrialWish | None) -> tuple[str, str, str]:
+    def _how(self, error: BaseException | None, wish: TrialStop | None) -> tuple[str, str, str]:
         match error:
             case None:
                 return ENDED, "", ""

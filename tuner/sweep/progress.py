@@ -22,6 +22,7 @@ from tuner.core.run_directory import (
     read_record,
 )
 from tuner.errors import PathError
+from tuner.judging.summary import TOO_MUCH
 
 WAITING = "waiting"
 _BETWEEN_LEVELS = 1.0  # seconds
@@ -42,6 +43,11 @@ class LevelState:
     def ended(self) -> bool:
         """Whether the level has an outcome."""
         return self.state not in (WAITING, RUNNING)
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether it has no numbers because the server could not bear it."""
+        return self.state in TOO_MUCH
 
 
 @dataclass(frozen=True)
