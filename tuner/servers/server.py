@@ -2,25 +2,24 @@
 
 import logging
 import os
+import platform
 import secrets
 import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tuner import engines
 from tuner.core import locks, timestamps
 from tuner.core.run_directory import (
+    NODE_VARIABLE,
     READY,
     SERVER_FAILED,
     STOPPED,
-    FailureRecord,
     ServerRecord,
     Trial,
     earlier_starts,
-    node_name,
 )
 from tuner.core.server_log import Failure, diagnose
 from tuner.engines.base import LOOPBACK, Engine, Place, ServerSpec
@@ -47,7 +46,7 @@ class Server:
             model=spec.model,
             served_name=self.model_name,
             parameters=dict(spec.parameters),
-            host=node_name(),
+            host=os.environ.get(NODE_VARIABLE) or platform.node(),
             started_at=timestamps.to_text(timestamps.now()),
             base_url=(spec.base_url or "").rstrip("/").removesuffix("/v1"),
             previous=earlier_starts(trial),
@@ -99,7 +98,7 @@ class Server:
         Raises:
             ServerFailed: it is not.
         """
-        self.record.write(self.trial)
+        self.record.write(self.trial.folder)
         self._await_ready()
         if not self.record.finished_at:
             self._write(state=READY, ready_at=timestamps.to_text(timestamps.now()))
@@ -116,9 +115,7 @@ class Server:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _await_ready(self) -> None:
@@ -160,15 +157,13 @@ class Server:
         return ServerFailed(f"{self}: {failure.kind}: {failure.detail}", kind=failure.kind)
 
     def _record_end(self) -> None:
-        failure = self._failure
-        cause = failure and FailureRecord(kind=failure.kind, detail=failure.detail, log_tail=list(failure.log_tail))
-        ended = timestamps.to_text(timestamps.now())
-        self._write(state=SERVER_FAILED if failure else STOPPED, finished_at=ended, failure=cause)
+        state = SERVER_FAILED if self._failure else STOPPED
+        self._write(state=state, finished_at=timestamps.to_text(timestamps.now()), failure=self._failure)
 
     def _write(self, **facts: object) -> None:
         for name, value in facts.items():
             setattr(self.record, name, value)
-        self.record.write(self.trial)
+        self.record.write(self.trial.folder)
 
 
 _LOG_READ = 200_000  # bytes of log, at most, that are searched for the reason of a failure
@@ -295,17 +290,17 @@ class OwnServer(Server):
 
     def _not_ready(self, timeout: float) -> Failure:
         last = self.log_text().splitlines()[-12:]
-        return Failure("timeout", f"not ready within {timeout:g} s", None, tuple(last))
+        return Failure("timeout", f"not ready within {timeout:g} s", last)
 
     def _pause(self) -> None:
         if self._process:
             self._process.wait(POLL)  # its end is seen at once
 
     def _diagnosis(self, exit_code: int | None) -> Failure:
-        found = diagnose(self.log_text(), exit_code, self.engine.patterns())
-        if found.kind == "crashed" and _oom_kills() > self._oom_kills:
-            return found._replace(kind="out_of_memory", detail="the kernel killed a process as memory ran out")
-        return found
+        failure = diagnose(self.log_text(), exit_code, self.engine.patterns())
+        if failure.kind == "crashed" and _oom_kills() > self._oom_kills:
+            return Failure("out_of_memory", "the kernel killed a process as memory ran out", failure.log_tail)
+        return failure
 
     def _ended(self, exit_code: int | None) -> None:
         """Called by the process's own thread when all of it is gone, whoever ended it."""
