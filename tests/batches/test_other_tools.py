@@ -348,7 +348,8 @@ def test_a_table_beside_its_run_is_left_alone(folder, tool, file):
     before = tuner.load_batches(place)
     (place / file).write_text(TABLES[file])
     pd.testing.assert_frame_equal(tuner.load_batches(place), before)
-    pd.testing.assert_frame_equal(tuner.load_batches(place / file)[["ttft_p50"]], before[["ttft_p50"]])
+    run = before[before["source"].str.contains("benchmarks|profile_export")]
+    assert tuner.load_batches(place / file)["ttft_p50"].tolist() == run["ttft_p50"].tolist() != []
 
 
 def test_yaml_that_is_nested_too_deeply_does_not_end_the_process(tmp_path):

@@ -182,7 +182,7 @@ def test_stopping_after_the_level_that_runs(cluster, nothing_left, tiny_gguf, ex
     with RayExecutor(cluster.address, 1, spec) as executor:
         future = executor.submit(spec, experiment.trial(1), wanted)
         wait_until(lambda: list(experiment.folder.glob("trials/0001/batches/*/concurrency-1.part/batch.json")), 90)
-        wanted.stop.after_level.set()
+        wanted.after_level.set()
         assert isinstance(future.exception(60), Stopped)
     assert list(tuner.load_batches(experiment.folder)["outcome"]) == ["completed", "missing"]
 

@@ -21,7 +21,7 @@ from tuner.errors import ServerFailed, SpecError, Stopped
 from tuner.search import executors
 from tuner.search.executors import LocalExecutor
 from tuner.sweep.spec import make_spec
-from tuner.sweep.sweep import Stop, Wish
+from tuner.sweep.sweep import StopRequest
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_trials_at_once_have_gpus_of_their_own(nvml, experiment):
         taken = [gpu for trial in started(trials) for gpu in record(trial)["gpus"]]
         assert len(taken) == len(set(taken)) == 4
         running = trials.index(started(trials)[0])
-        wishes[running].stop.at_once.set()
+        wishes[running].at_once.set()
         assert isinstance(futures[running].exception(30), Stopped)
         wait_until(lambda: len(started(trials)) == 3)
     assert {type(future.exception()) for future in futures} == {Stopped}
@@ -132,9 +132,9 @@ def test_nothing_of_two_trials_outlives_their_owner(tmp_path, ending):
 
 
 def test_a_server_that_starts_is_given_up_at_once(experiment):
-    stop = Stop()
+    stop = StopRequest()
     with LocalExecutor() as executor:
-        future = executor.submit(make_spec(faulty("never_ready=1")), experiment.trial(1), Wish(stop, experiment))
+        future = executor.submit(make_spec(faulty("never_ready=1")), experiment.trial(1), stop.of(experiment))
         wait_until(lambda: started([experiment.trial(1)]))
         assert record(experiment.trial(1))["state"] != READY
         stop.at_once.set()

@@ -30,7 +30,7 @@ from tuner.search.search import run_search
 from tuner.search.spec import TuneSpec
 from tuner.search.state import Limits, Trials
 from tuner.sweep.spec import make_spec
-from tuner.sweep.sweep import Stop
+from tuner.sweep.sweep import StopRequest
 
 FAULTY = FAULTY_SERVER
 FINE, NEVER, OOM = "ready_after=0", "never_ready=1", "die_after_seconds=0.01"
@@ -161,7 +161,7 @@ def unchanged(run, settled):
 @pytest.mark.real
 @pytest.mark.timeout(600)
 def test_stopped_and_resumed_it_goes_on(asked, tmp_path):
-    run, stop = tmp_path / "run", Stop()
+    run, stop = tmp_path / "run", StopRequest()
     values = asked | {"space": {"itl": [0.02, 0.005]}, "constraints": [], "early_stop": False}
     spec = make_spec(values, TuneSpec)
     work = threading.Thread(target=lambda: run_search(spec, Experiment.at(run), stop))

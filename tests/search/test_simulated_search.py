@@ -11,7 +11,7 @@ from tuner.search import executors
 from tuner.search.search import run_search
 from tuner.search.spec import TuneSpec
 from tuner.sweep.spec import make_spec
-from tuner.sweep.sweep import Stop
+from tuner.sweep.sweep import StopRequest
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_baseline_that_fails_confirms_the_winner_without_a_gain_that_nobody_me
 
 
 def test_a_search_stopped_while_it_confirms_says_so_and_goes_on(search):
-    stop = Stop()
+    stop = StopRequest()
 
     def curve(number, parameters, level):
         if number == 5:

@@ -308,6 +308,6 @@ def test_the_command_is_known_before_anything_runs():
     from tuner.servers.server import preview
     from tuner.sweep.spec import ServeSpec
 
-    shown = preview(ServeSpec(engine="vllm", model="m"), 8123)
+    shown = preview(ServeSpec(engine="vllm", model="m", executable=sys.executable), 8123)
     assert "m" in shown and "8123" in shown
     assert preview(ServeSpec(engine="attach", base_url="http://127.0.0.1:1", model="m"), 8123) == []

@@ -4,7 +4,7 @@ import json
 import sys
 
 from support import FAULTY_SERVER
-from tuner.sweep.sweep import Stop, Wish
+from tuner.sweep.sweep import StopRequest
 
 FAULTY = FAULTY_SERVER
 
@@ -17,7 +17,7 @@ def faulty(*knobs, **asked):
 
 def wish(experiment):
     """A wish of a trial's own."""
-    return Wish(Stop(), experiment)
+    return StopRequest().of(experiment)
 
 
 def record(trial):

@@ -7,7 +7,7 @@ from typing import Any, Self
 from support import result_files
 from tuner.core.run_directory import Trial, TrialFacts
 from tuner.sweep.spec import SweepSpec
-from tuner.sweep.sweep import Wish
+from tuner.sweep.sweep import StopRequest
 
 #: trial number, parameters, level → output tokens/s; raising is the trial's failure, None a level out of memory
 Curve = Callable[[int, dict[str, Any], int], float | None]
@@ -21,7 +21,7 @@ class SimulatedExecutor:
     def __init__(self, curve: Curve) -> None:
         self._curve = curve
 
-    def submit(self, spec: SweepSpec, trial: Trial, wish: Wish) -> "Future[None]":
+    def submit(self, spec: SweepSpec, trial: Trial, wish: StopRequest) -> "Future[None]":
         """Write what a server as fast as the curve would have left."""
         done: Future[None] = Future()
         try:

@@ -8,13 +8,13 @@ from pathlib import Path
 from tuner.core.run_directory import Experiment
 from tuner.search import executors
 from tuner.sweep.spec import make_spec
-from tuner.sweep.sweep import Stop, Wish
+from tuner.sweep.sweep import StopRequest
 
 
 def main(on, folder, spec, resources="null"):
     spec, experiment = make_spec(json.loads(spec)), Experiment.at(Path(folder))
     with executors.make(on, 2, spec, json.loads(resources)) as executor:
-        wait([executor.submit(spec, experiment.trial(number), Wish(Stop(), experiment)) for number in (1, 2)])
+        wait([executor.submit(spec, experiment.trial(number), StopRequest().of(experiment)) for number in (1, 2)])
 
 
 if __name__ == "__main__":

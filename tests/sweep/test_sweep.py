@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
-from support import FAULTY_SERVER
+from support import FAULTY_SERVER, result_files
 from support.processes import processes_of, wait_until
 
 import tuner
@@ -19,7 +21,7 @@ from tuner.core.run_directory import Experiment
 from tuner.engines.gguf import tokenizer_folder
 from tuner.errors import PathError, SpecError
 from tuner.sweep.spec import make_spec
-from tuner.sweep.sweep import Stop, run_sweep
+from tuner.sweep.sweep import StopRequest, run_sweep
 
 pytestmark = pytest.mark.real
 
@@ -30,7 +32,7 @@ FAULTY = FAULTY_SERVER
 def swept(tiny_gguf, tmp_path):
     """Sweep a faulty server of our own; returns the run's batches. `knobs` are the server's, the rest the spec's."""
 
-    def sweep(*knobs, folder=tmp_path / "run", stop=None, **asked):
+    def sweep(*knobs, folder=tmp_path / "run", stop=None, load=True, **asked):
         command = [sys.executable, str(FAULTY), "--port", "{port}", *knobs]
         spec = make_spec(
             {
@@ -46,7 +48,7 @@ def swept(tiny_gguf, tmp_path):
             }
         )
         run_sweep(spec, Experiment.at(folder), stop)
-        return tuner.load_batches(folder)
+        return tuner.load_batches(folder) if load else None
 
     return sweep
 
@@ -118,7 +120,7 @@ def test_a_level_is_extended_for_the_percentile_that_the_slo_limits(swept):
 
 
 def test_stopping_keeps_what_ended_and_resuming_measures_the_rest(swept, tmp_path):
-    stop, run = Stop(), tmp_path / "run"
+    stop, run = StopRequest(), tmp_path / "run"
     work = threading.Thread(target=lambda: swept(stop=stop, max_seconds=2))
     work.start()
     wait_until(lambda: list(run.glob("trials/0001/batches/*/concurrency-2.part/*.log")), 60)
@@ -232,3 +234,20 @@ def test_levels_beyond_saturation_are_skipped(swept):
     batches = swept("error_above=1", levels=[1, 2, 3, 4], slo=slo, stop_when_saturated=True)
     assert list(batches["outcome"]) == ["completed", "completed", "completed", "skipped"]
     assert batches["reason"].iloc[-1].startswith("saturated")
+
+
+def test_a_resumed_sweep_reads_each_level_once(swept, tmp_path, monkeypatch):
+    run, last = tmp_path / "run", 12
+    for level in range(1, last - 1):
+        result_files.add_level(Experiment.at(run).trial(1), level, scenario="D(20,8)")
+    reads, read_bytes = Counter(), Path.read_bytes
+
+    def count(path):
+        reads[str(path.parent.relative_to(run))] += path.name == "batch.json"
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", count)
+        swept(levels=list(range(1, last + 1)), load=False)
+    assert {path: times for path, times in reads.items() if times > 1 and "batches" in path} == {}
+    assert {outcomes(tuner.load_batches(run))[level] for level in (last - 1, last)} == {"completed"}

@@ -1,14 +1,16 @@
-"""Flags of the command line that come from a spec's fields."""
+"""The commands: `tuner sweep`, `tune`, `load`, `report`, `compare`, `serve`, `doctor`, `demo`."""
 
+import contextlib
 import functools
 import inspect
 import logging
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import BaseModel
@@ -16,12 +18,15 @@ from pydantic import BaseModel
 from tuner import __version__
 from tuner.cli.progress import download_bar
 from tuner.cli.tables import print_lines
-from tuner.core.run_directory import Trial
-from tuner.errors import TunerError
+from tuner.core.run_directory import Experiment, Trial
+from tuner.errors import ClusterError, RequestError, TunerError
 from tuner.search.spec import TuneSpec
 from tuner.servers.server import launch
 from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec
 from tuner.sweep.sweep import with_model
+
+if TYPE_CHECKING:
+    from tuner.report.results import Results
 
 
 def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -191,12 +196,8 @@ def _merged(config: Path | None, flags: dict[str, str]) -> dict[str, Any]:
 
 
 def _run(name: str, values: dict[str, Any], resume: Path | None = None) -> None:
-    """Run the notebook `name` on `values`, or go on with `resume`, and say what came out."""
-    from tuner.cli.headless import run_experiment_notebook
-    from tuner.cli.progress import FOLLOWERS, download_bar, ended_softly
-    from tuner.cli.tables import print_lines
-    from tuner.core.run_directory import Experiment
-    from tuner.report.write import read_results
+    """Run a sweep or a search on `values`, or go on with `resume`, and say what came out."""
+    from tuner.cli.progress import FOLLOWERS, ctrl_c_stops
     from tuner.search.executors import LOCAL
     from tuner.search.search import KINDS
     from tuner.sweep.sweep import check_kind, check_same, prepare
@@ -208,13 +209,39 @@ def _run(name: str, values: dict[str, Any], resume: Path | None = None) -> None:
         spec = prepare(spec, move) if getattr(spec, "on", LOCAL) == LOCAL else spec  # or where the server runs
     experiment = Experiment(resume) if resume else Experiment.create(spec.runs, name, spec.name)
     check_same(spec, experiment)
-    with FOLLOWERS[name](experiment, spec) as progress, ended_softly(experiment.stop_file) as was_asked_to:
-        report = run_experiment_notebook(name, spec, experiment, progress.tick)
+    with ctrl_c_stops() as stop:
+        with FOLLOWERS[name](experiment, spec) as progress, _reported_if_it_fails(experiment):
+            progress.follow(lambda: KINDS[name].run(spec, experiment, stop), stop)
+            results, report = _reported(experiment)
+        if not stop.after_level.is_set():
+            results.must_have_survivors()
+        progress.conclude(results)
+        again = [f"the best configuration again: {results.command}"] if results.command else []
+        print_lines(*results.answer, *again, f"report: {report}")
+        if stop.after_level.is_set():
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _reported_if_it_fails(experiment: Experiment) -> Iterator[None]:
+    """Report on what a run left that was cut off; one that was refused before it began leaves nothing."""
+    try:
+        yield
+    except BaseException as error:
+        if experiment.is_new and isinstance(error, (RequestError, ClusterError)):
+            shutil.rmtree(experiment.folder, ignore_errors=True)
+        elif not experiment.is_new and experiment.trial(1).facts_file.exists():
+            with contextlib.suppress(TunerError):
+                _reported(experiment)
+        raise
+
+
+def _reported(experiment: Experiment) -> "tuple[Results, Path]":
+    """The results of a run, and the report that was written of them."""
+    from tuner.report.write import REPORT_FILE, read_results, save_report
+
     results = read_results(experiment.folder)
-    again = [f"the best configuration again: {results.command}"] if results.command else []
-    print_lines(*results.answer, *again, f"report: {report}")
-    if was_asked_to():
-        raise KeyboardInterrupt
+    return results, save_report(results, experiment.folder / REPORT_FILE)
 
 
 @app.command()
@@ -295,8 +322,6 @@ def serve(
     folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="for server.log and server.json")] = Path(),
 ) -> None:
     """Run a server in the foreground, until Ctrl-C; it is gone when this is."""
-    pass
-
     serve_until_ended(make_spec(flags, ServeSpec), folder)
 
 

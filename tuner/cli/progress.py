@@ -1,33 +1,37 @@
 """What a terminal shows while something goes on, on stderr: a bar, and a line for each part that ended."""
 
 import signal
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
 
-from tuner.batches.load import load_batches
 from tuner.core.metrics import column_name
 from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, RUNNING, SEARCH, SWEEP, WAITING, Experiment
-from tuner.judging.scores import goals_of
-from tuner.judging.search_answer import Searched
-from tuner.judging.trials import load_trials
-from tuner.judging.verdicts import SLO
+from tuner.sweep.level import judged_row
 from tuner.sweep.progress import LevelState, read_progress, read_search
 from tuner.sweep.spec import SweepSpec
+from tuner.sweep.sweep import StopRequest
 
-_MARKS = {COMPLETE: "[green]✓[/]", FAILED: "[red]✗[/]"}
+if TYPE_CHECKING:
+    from tuner.report.results import Results
+
+_POLL_SECONDS = 0.25
+_YES, _NO, _UNKNOWN = "[green]✓[/]", "[red]✗[/]", "[yellow]–[/]"
+_TRIAL_MARKS = {COMPLETE: _YES, FAILED: _NO}
+_VERDICT_MARKS = {"pass": _YES, "soft": _YES, "fail": _NO}
+#: what stands before the reason for a verdict
+_PREFIXES = {"pass": "", "soft": "softly violates: ", "fail": "violates: ", "unknown": "cannot be judged: "}
 _SHOWN = ("ttft_p90", "tpot_p90")
 
 
-class RunProgress(AbstractContextManager["RunProgress"]):
+class SweepProgress(AbstractContextManager["SweepProgress"]):
     """A bar that follows a run directory, and one line for each part that ended; without a terminal, the lines alone.
 
     Args:
@@ -39,7 +43,7 @@ class RunProgress(AbstractContextManager["RunProgress"]):
         self._experiment = experiment
         self._spec = spec
         self._console = Console(stderr=True)
-        self._said = 0
+        self._printed = 0
         columns = (
             bars.SpinnerColumn(),
             bars.TextColumn("{task.description}"),
@@ -51,7 +55,7 @@ class RunProgress(AbstractContextManager["RunProgress"]):
         )
         self._task = self._bar.add_task("starting", total=None)
 
-    def __enter__(self) -> "RunProgress":
+    def __enter__(self) -> "SweepProgress":
         self._bar.start()
         return self
 
@@ -60,89 +64,119 @@ class RunProgress(AbstractContextManager["RunProgress"]):
     ) -> None:
         self._bar.stop()
 
-    def tick(self) -> None:
+    def follow(self, work: Callable[[], None], stop: StopRequest) -> None:
+        """Do `work` in a thread and show what changes; whatever ends us early ends it at once, and is waited for.
+
+        Raises:
+            BaseException: what `work` raised, or a signal's exception.
+        """
+        with ThreadPoolExecutor(1, "run") as pool:
+            running = pool.submit(work)
+            try:
+                while not wait([running], _POLL_SECONDS).done:
+                    self.update()
+                self.update()
+            except BaseException:
+                stop.at_once.set()
+                raise
+        running.result()
+
+    def update(self) -> None:
         """Show what has changed."""
         progress = read_progress(self._experiment.trial(1))
-        self._say([_line(level) for level in progress.ended[self._said :]])
+        self._print([self._line(level) for level in progress.ended[self._printed :]])
         left = progress.seconds_left(self._spec.max_seconds)
         self._move(progress.describe(), len(progress.levels), left)
 
-    def _say(self, lines: list[str]) -> None:
+    def conclude(self, results: "Results") -> None:
+        """Count the batches that meet the SLO, and say the maximum and from how many of them it is."""
+        if self._spec.slo:
+            summary = results.summary
+            mark = _YES if summary.compliant else _NO
+            self._print([f"{mark} {summary.compliant}/{summary.total} batches meet the SLO", escape(summary.text)])
+
+    def _print(self, lines: list[str]) -> None:
         for line in lines:
             self._console.print(line, highlight=False, soft_wrap=True)
-        self._said += len(lines)
+        self._printed += len(lines)
 
     def _move(self, doing: str, total: int, left: float) -> None:
-        told = f"{doing}{f', about {left // 60:.0f}:{left % 60:02.0f} left' if left else ''}"
-        self._bar.update(self._task, description=escape(told), total=total or None, completed=self._said)
+        text = f"{doing}{f', about {left // 60:.0f}:{left % 60:02.0f} left' if left else ''}"
+        self._bar.update(self._task, description=escape(text), total=total or None, completed=self._printed)
+
+    def _line(self, level: LevelState) -> str:
+        """A level that has ended: whether it meets the SLO, its numbers or how else it ended, and what it violates."""
+        if level.state == COMPLETED:
+            row = judged_row(level.folder, self._spec.slo or {})
+            mark, text = _VERDICT_MARKS.get(row["verdict"], _UNKNOWN), "; ".join(_numbers(row))
+        else:
+            mark, text = _NO if level.is_too_much else _UNKNOWN, f"{level.state}: {level.reason}"
+        return f"{mark} {escape(level.scenario)} concurrency {level.concurrency} {escape(text)}"
 
 
-class SearchProgress(RunProgress):
+class SearchProgress(SweepProgress):
     """The same for a search, whose parts are trials; several may run at once, so that they end in any order."""
 
     def __init__(self, experiment: Experiment, spec: SweepSpec) -> None:
         super().__init__(experiment, spec)
-        self._told: set[int] = set()
+        self._printed_trials: set[int] = set()
 
-    def tick(self) -> None:
+    def update(self) -> None:
         """Show what has changed."""
         progress = read_search(self._experiment)
-        if len(progress.ended) > self._said:
-            self._say(self._lines())
+        if len(progress.ended) > self._printed:
+            self._print(list(self._trial_lines()))
         self._move(progress.describe(), progress.asked, progress.seconds_left)
 
-    def _lines(self) -> list[str]:
+    def conclude(self, results: "Results") -> None:
+        """Say no more: a search counts trials."""
+
+    def _trial_lines(self) -> Iterator[str]:
         """A line for each trial that has ended since."""
-        trials = load_trials(self._experiment.folder)
-        spec = self._spec.model_dump(mode="json")
-        searched = Searched(trials, goals_of(spec, SLO.parse(self._spec.slo or {}), bool(trials["gpus"].gt(1).any())))
-        ended = trials[~trials["state"].isin((RUNNING, WAITING)) & ~trials["trial"].isin(self._told)]
-        self._told |= {*ended["trial"]}
-        return [_trial_line(searched, row) for _, row in ended.iterrows()]
+        from tuner.report.results import read_results
+
+        searched = read_results(self._experiment.folder).searched
+        if searched is None:
+            return
+        trials = searched.trials
+        ended = trials[~trials["state"].isin((RUNNING, WAITING)) & ~trials["trial"].isin(self._printed_trials)]
+        for _, row in ended.iterrows():
+            self._printed_trials.add(row["trial"])
+            yield f"{_TRIAL_MARKS.get(row['state'], _UNKNOWN)} {escape(searched.line(row))}"
 
 
-#: what shows the progress of a run, by the notebook that makes it
-FOLLOWERS = {SWEEP: RunProgress, SEARCH: SearchProgress}
+#: what shows the progress of a run, by its kind
+FOLLOWERS: dict[str, type[SweepProgress]] = {SWEEP: SweepProgress, SEARCH: SearchProgress}
 
 
-def _trial_line(searched: Searched, row: "pd.Series[Any]") -> str:
-    return f"{_MARKS.get(row['state'], '[yellow]–[/]')} {escape(searched.line(row))}"
-
-
-def _line(level: LevelState) -> str:
-    mark = "[green]✓[/]" if level.state == COMPLETED else "[red]✗[/]"
-    told = f"{level.state}: {level.reason}" if level.reason else _numbers(level)
-    return f"{mark} {escape(level.scenario)} concurrency {level.concurrency} {escape(told)}"
-
-
-def _numbers(level: LevelState) -> str:
-    """What a level that completed came to."""
-    row = load_batches(level.folder).iloc[0]
-    told = [f"{row['output_throughput']:.1f} tokens/s"]
-    told += [f"{column_name(column)} {row[column]:.3g} s" for column in _SHOWN if pd.notna(row[column])]
-    told += [f"{row['errors']} of {row['requests']} requests failed"] if row["errors"] else []
-    return ", ".join(told)
+def _numbers(row: dict[str, Any]) -> Iterator[str]:
+    """What a level that completed came to, and what is wrong with it."""
+    numbers = [f"{row['output_throughput']:.1f} tokens/s"]
+    numbers += [f"{column_name(column)} {row[column]:.3g} s" for column in _SHOWN if pd.notna(row[column])]
+    numbers += [f"{row['errors']} of {row['requests']} requests failed"] if row["errors"] else []
+    yield ", ".join(numbers)
+    if row["verdict_reason"]:
+        yield f"{_PREFIXES[row['verdict']]}{row['verdict_reason']}"
 
 
 @contextmanager
-def ended_softly(stop_file: Path) -> Iterator[Callable[[], bool]]:
-    """Within this, the first Ctrl-C asks the run to end after its level; the second ends it at once.
+def ctrl_c_stops() -> Iterator[StopRequest]:
+    """Within this, the first Ctrl-C asks a run to end after its level; the second raises KeyboardInterrupt.
 
     Yields:
-        A function that tells whether somebody has asked.
+        The request, to be handed to the run.
     """
-    asked = threading.Event()
+    stop = StopRequest()
 
     def ask(*_: object) -> None:
-        if asked.is_set():
+        if stop.after_level.is_set():
             raise KeyboardInterrupt
-        asked.set()
-        stop_file.touch()
+        stop.after_level.set()
         Console(stderr=True).print("ending after this level; Ctrl-C again ends at once")
 
     before = signal.signal(signal.SIGINT, ask)
     try:
-        yield asked.is_set
+        yield stop
     finally:
         signal.signal(signal.SIGINT, before)
 

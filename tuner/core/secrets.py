@@ -26,7 +26,10 @@ PATTERNS = {
     "a Google key (AIza…)": r"\bAIza[\w-]{30,}",
 }
 _SHAPES = re.compile("|".join(f"({pattern})" for pattern in PATTERNS.values()), re.ASCII)
-_PERHAPS = re.compile(_SHAPES.pattern.replace(_DIGIT, ""), re.ASCII)
+#: messages of servers quote keys cut short or masked: whatever begins as one does
+_PERHAPS = re.compile(
+    rf"{_SHAPES.pattern.replace(_DIGIT, '')}|\b(?:sk-|hf_|ghp_|github_pat_)[\w-]{{8,}}|Bearer \S+", re.ASCII
+)
 
 
 def names_secret(name: str) -> bool:

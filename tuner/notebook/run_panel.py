@@ -21,7 +21,7 @@ from tuner.report.write import REPORT_FILE, write_report
 from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
 from tuner.sweep.progress import read_progress, read_search
 from tuner.sweep.spec import SweepSpec, command_line, read_spec, unlike_default
-from tuner.sweep.sweep import Stop
+from tuner.sweep.sweep import StopRequest
 
 _POLL_SECONDS = 0.5
 #: what a stop file says that is to end the level that runs, too
@@ -64,7 +64,7 @@ class RunPanel(Panel[SweepSpec]):
 
     def __init__(self, parameters: dict[str, Any], view: Any) -> None:
         self.experiment: Experiment | None = None
-        self._stop = Stop()
+        self._stop = StopRequest()
         self._bar = widgets.IntProgress(max=1)
         self._view = view
         super().__init__(Form(self.kind.asks, self.fields, parameters), f"Run {self.kind.noun}")
@@ -128,7 +128,7 @@ class RunPanel(Panel[SweepSpec]):
             await self._conclude(last)
 
     async def _begin(self) -> None:
-        self._stop = Stop()
+        self._stop = StopRequest()
         spec = self._form.spec()
         if running := next((run for run in Experiment.find(spec.runs) if run.is_running), None):
             await self._join(running)

@@ -12,7 +12,7 @@ from tuner.core.timestamps import now
 from tuner.judging.scores import Scoring
 from tuner.judging.verdicts import COMPLIANT, FAIL
 from tuner.search.spec import TuneSpec
-from tuner.sweep.sweep import Wish
+from tuner.sweep.sweep import StopRequest
 
 #: Levels that must fail, since one may be an accident.
 FEWEST = 2
@@ -22,9 +22,9 @@ FEWEST_OF_TREND = 3
 TO_COME = ("missing", "interrupted")
 
 
-@dataclass(frozen=True)
-class TrialWish(Wish):
-    """Whether a trial shall end: somebody wants all of it to end, its time is over, or it cannot win.
+@dataclass(frozen=True, kw_only=True)
+class TrialStop(StopRequest):
+    """Why a trial shall end: somebody wants all of it to end, its time is over, or it cannot win.
 
     Args:
         trial: the trial.
@@ -40,13 +40,14 @@ class TrialWish(Wish):
     factor: float = 1.0
     deadline: datetime | None = None
 
-    def __bool__(self) -> bool:
+    def is_set(self) -> bool:
+        """Whether it shall end, for whichever of these reasons."""
         return self.is_asked or self.is_over or bool(self.hopeless)
 
     @property
     def is_asked(self) -> bool:
         """Whether somebody wants the whole search to end."""
-        return super().__bool__()
+        return super().is_set()
 
     @property
     def is_over(self) -> bool:

@@ -17,7 +17,7 @@ from tuner.search.ray import RayExecutor, is_address
 from tuner.servers import gpus
 from tuner.servers.server import gpus_wanted
 from tuner.sweep.spec import SweepSpec
-from tuner.sweep.sweep import Wish, prepare, run_trial
+from tuner.sweep.sweep import StopRequest, prepare, run_trial
 
 LOCAL = "local"
 _POLL = 0.2  # seconds between two questions whether a waiting trial is still wanted
@@ -30,13 +30,13 @@ class Executor(AbstractContextManager["Executor", None], Protocol):
     def slots(self) -> int:
         """How many trials run at once."""
 
-    def submit(self, spec: SweepSpec, trial: Trial, wish: Wish) -> "Future[None]":
+    def submit(self, spec: SweepSpec, trial: Trial, wish: StopRequest) -> "Future[None]":
         """Run a trial as soon as there is room for it.
 
         Args:
             spec: what to measure, as it was asked: it is prepared where the server runs.
             trial: where its files go; what has a result there is not measured again.
-            wish: becomes true when somebody wants the trial to end.
+            wish: set when somebody wants the trial to end.
 
         Returns:
             A future without a value; its exception is what `sweep.run_trial` raised (ServerFailed, Stopped, …).
@@ -84,7 +84,7 @@ def _can_be_shared(spec: SweepSpec, slots: int) -> None:
 class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
     """Trials on this machine, each in a thread: the server and the load generator are processes of their own.
 
-    Leaving it sets `wish.stop.at_once` of every trial that still runs, and waits until their servers are gone.
+    Leaving it sets `wish.at_once` of every trial that still runs, and waits until their servers are gone.
 
     Args:
         slots: how many trials at once; one that takes more GPUs than are left waits its turn.
@@ -97,7 +97,7 @@ class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
         self._running: list[threading.Event] = []  # one may be there twice: trials can share a wish
         self._closed = False
 
-    def submit(self, spec: SweepSpec, trial: Trial, wish: Wish) -> "Future[None]":
+    def submit(self, spec: SweepSpec, trial: Trial, wish: StopRequest) -> "Future[None]":
         """Run a trial as soon as a slot and its GPUs are free."""
         return self._pool.submit(self._run, spec, trial, wish)
 
@@ -107,8 +107,8 @@ class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
             at_once.set()
         self._pool.shutdown(cancel_futures=True)
 
-    def _run(self, spec: SweepSpec, trial: Trial, wish: Wish) -> None:
-        at_once = wish.stop.at_once
+    def _run(self, spec: SweepSpec, trial: Trial, wish: StopRequest) -> None:
+        at_once = wish.at_once
         self._running.append(at_once)
         try:
             if self._closed:
@@ -129,17 +129,17 @@ class _Room:
         self._turn = threading.Lock()
 
     @contextlib.contextmanager
-    def taken(self, number: int, wish: Wish) -> Iterator[None]:
+    def taken(self, number: int, wish: StopRequest) -> Iterator[None]:
         """Hold `number` GPUs, in the order of coming; more than there are at all is for `gpus.claim` to refuse.
 
         Raises:
-            Stopped: the wish came true meanwhile.
+            Stopped: somebody wanted it to end meanwhile.
         """
         number = number if number <= self._total else 0
         with self._turn, self._changed:
-            while self._left < number and not wish:
+            while self._left < number and not wish.is_set():
                 self._changed.wait(_POLL)
-            if wish:
+            if wish.is_set():
                 raise Stopped
             self._left -= number
         try:

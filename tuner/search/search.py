@@ -13,14 +13,14 @@ from tuner.core.run_directory import FAILED, PRUNED, SEARCH, Experiment, TrialRe
 from tuner.errors import NothingSurvived, Stopped
 from tuner.search import executors, samplers
 from tuner.search.confirmation import BASELINE, WINNER, Confirmation, conclude, to_copy
-from tuner.search.early import TrialWish
+from tuner.search.early import TrialStop
 from tuner.search.executors import LOCAL, Executor
 from tuner.search.optuna_study import Journal
 from tuner.search.samplers import Observation, Sampler
 from tuner.search.spec import TuneSpec
 from tuner.search.state import Limits, SearchTrial, Trials
 from tuner.sweep.spec import SweepSpec
-from tuner.sweep.sweep import Stop, Wish, check_same, prepare, recorded, run_sweep
+from tuner.sweep.sweep import StopRequest, check_same, prepare, recorded, run_sweep
 
 __all__ = ["run_search"]
 
@@ -30,10 +30,10 @@ WINNER_FILE = "winner.yaml"
 #: Failures that say nothing about a configuration.
 NOT_ITS_DOING = ("port_in_use", "gpu_unavailable", "unreachable", "unauthorized", "model_not_found")
 _TICK = 1.0  # seconds between two looks at limits while trials run
-Running = dict["Future[None]", tuple[SearchTrial, TrialWish]]
+Running = dict["Future[None]", tuple[SearchTrial, TrialStop]]
 
 
-def run_search(spec: TuneSpec, experiment: Experiment, stop: Stop | None = None) -> None:
+def run_search(spec: TuneSpec, experiment: Experiment, stop: StopRequest | None = None) -> None:
     """Search for the best configuration, the defaults first, and confirm it.
 
     Args:
@@ -46,7 +46,7 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: Stop | None = None)
         RequestError: `spec` asks for what cannot be done here, or not in this run directory.
         ClusterError: the cluster does not answer.
     """
-    stop = Stop() if stop is None else stop  # an unset one is false
+    stop = (stop or StopRequest()).of(experiment)
     with experiment.only_writer():
         request = spec
         spec = prepare(spec) if spec.on == LOCAL else spec  # elsewhere it is prepared where the server runs
@@ -54,7 +54,7 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: Stop | None = None)
         name, sampler = _sampler(spec, experiment)
         with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, SEARCH):
             experiment.describe(spec=spec.model_dump(mode="json", exclude_none=True))  # with limits that have changed
-            _Search(request, spec, experiment, name, sampler, executor, Wish(stop, experiment)).run()
+            _Search(request, spec, experiment, name, sampler, executor, stop).run()
 
 
 def _sampler(spec: TuneSpec, experiment: Experiment) -> tuple[str, Sampler]:
@@ -75,7 +75,7 @@ class _Search:
     sampler_name: str
     sampler: Sampler
     executor: Executor
-    wish: Wish
+    wish: StopRequest
     trials: Trials = field(init=False)
     limits: Limits = field(init=False)
     journal: Journal = field(init=False)
@@ -93,11 +93,11 @@ class _Search:
             self._add_to_journal(trial)
         reason = self._search()
         self._describe(state="confirming", reason=reason)
-        if self.wish:
+        if self.wish.is_set():
             self._describe(state="stopped")
             raise Stopped
         self._confirm()
-        if self.wish:
+        if self.wish.is_set():
             self._describe(state="stopped")
             raise Stopped
         self._describe(state="done")
@@ -110,7 +110,7 @@ class _Search:
         waiting = [trial for trial in self.trials.searched if not trial.is_settled]
         self._describe(state="searching")
         while True:
-            reason = "stopped" if self.wish else ""
+            reason = "stopped" if self.wish.is_set() else ""
             while not reason and len(running) < self.executor.slots:
                 trial = waiting.pop(0) if waiting else None
                 reason = "" if trial else self.limits.reached()
@@ -150,14 +150,24 @@ class _Search:
         spec = spec or self.trials.spec_of(trial.record.parameters)
         return {self.executor.submit(spec, trial.files, wish): (trial, wish)}
 
-    def _wish_for(self, trial: SearchTrial, *, early: bool) -> TrialWish:
+    def _wish_for(self, trial: SearchTrial, *, early: bool) -> TrialStop:
         best = self.trials.best if early else None
         factor = max(trial.record.gpus, 1) / max(best.record.gpus, 1) if best else 1.0
         judged = best.judged if best else trial.judged
         deadline = self.limits.deadline(confirming=not early)
-        return TrialWish(self.wish.stop, self.experiment, trial.files, self.spec, judged, factor, deadline)
+        stop = self.wish
+        return TrialStop(
+            stop.after_level,
+            stop.at_once,
+            stop.file,
+            trial=trial.files,
+            spec=self.spec,
+            best=judged,
+            factor=factor,
+            deadline=deadline,
+        )
 
-    def _settle(self, future: "Future[None]", trial: SearchTrial, wish: TrialWish) -> None:
+    def _settle(self, future: "Future[None]", trial: SearchTrial, wish: TrialStop) -> None:
         self.trials.settle(trial, future.exception(), wish)
         _log.info("trial %d: %s %s", trial.files.number, trial.state, trial.record.cause)
         self._add_to_journal(trial)
@@ -209,7 +219,7 @@ class _Search:
         ]
         if turn < len(before) and before[turn].is_settled:
             return before[turn]
-        if self.wish or self.limits.is_over(confirming=True):
+        if self.wish.is_set() or self.limits.is_over(confirming=True):
             return None
         record = TrialRecord(role="confirmation", of=of, parameters=trial.record.parameters)
         again = before[turn] if turn < len(before) else self.trials.add(record)
@@ -253,7 +263,7 @@ class Kind:
 
     name: str
     asks: type[SweepSpec]
-    run: Callable[[Any, Experiment, Stop | None], None]
+    run: Callable[[Any, Experiment, StopRequest | None], None]
     noun: str
 
 

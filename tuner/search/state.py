@@ -28,7 +28,7 @@ from tuner.core.timestamps import now, to_text
 from tuner.errors import ServerFailed, SpecError, Stopped
 from tuner.judging.scores import Score, Scoring
 from tuner.judging.trials import gains_of
-from tuner.search.early import TrialWish
+from tuner.search.early import TrialStop
 from tuner.search.spec import TuneSpec
 
 _LONGEST_CAUSE = 300
@@ -125,7 +125,7 @@ class Trials:
         gpus = _gpus_asked(self.spec_of(trial.record.parameters))
         self._note(trial, state=RUNNING, cause="", started_at=started, gpus=gpus)
 
-    def settle(self, trial: SearchTrial, error: BaseException | None, wish: TrialWish | None = None) -> None:
+    def settle(self, trial: SearchTrial, error: BaseException | None, wish: TrialStop | None = None) -> None:
         """Note how a trial ended.
 
         Args:
@@ -150,7 +150,7 @@ class Trials:
         )
         self._score(trial)
 
-    def _how(self, error: BaseException | None, wish: TrialWish | None) -> tuple[str, str, str]:
+    def _how(self, error: BaseException | None, wish: TrialStop | None) -> tuple[str, str, str]:
         match error:
             case None:
                 return ENDED, "", ""

@@ -6,14 +6,19 @@ import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from tuner.batches.load import load_batches
 from tuner.core import files
-from tuner.core.run_directory import COMPLETED, RUNNING, Sidecar, part_of, read_sidecar
+from tuner.core.run_directory import COMPLETED, RUNNING, Sidecar, Trial, TrialFacts, part_of, read_sidecar
 from tuner.core.timestamps import now, to_text
 from tuner.errors import PathError, ServerFailed
+from tuner.judging.slo import SLO
+from tuner.judging.verdicts import judge
 from tuner.servers.server import Server
+from tuner.sweep.spec import SweepSpec
 from tuner.traffic import calibration
 from tuner.traffic.genai_bench import CLIENT_LOG, Bench, Ended, Load
 
@@ -67,22 +72,72 @@ def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> N
             bench.run(warm, Path(folder), stop)
 
 
-def record_unrun(folder: Path, sidecar: Sidecar) -> None:
+def record_unrun(folder: Path, sidecar: Sidecar) -> Sidecar:
     """Write down why a level was not run."""
     part = fresh_part(folder)
-    msgspec.structs.replace(sidecar, reason=sidecar.reason[:_LONGEST_REASON]).write(part)
+    sidecar = msgspec.structs.replace(sidecar, reason=sidecar.reason[:_LONGEST_REASON])
+    sidecar.write(part)
     put_in_place(part, folder)
+    return sidecar
 
 
-def settled(folder: Path) -> Sidecar | None:
-    """What is known of a level that needs no measuring again; None where it does.
+#: (scenario, concurrency level, repeat)
+Measurement = tuple[str, int, int]
 
-    A level that was cut off between its end and its renaming is put in place here.
-    """
+
+class Levels:
+    """The levels of one trial and how each has ended; a level's sidecar is read once, when it is first asked for."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+        self._ends: dict[Measurement, Sidecar | None] = {}
+        self._facts = trial.facts
+
+    def folder(self, load: Measurement) -> Path:
+        """Where the files of a level lie once it has ended."""
+        return self._trial.batch_folder(*load)
+
+    def settled(self, load: Measurement) -> Sidecar | None:
+        """How a level ended that needs no measuring again; None where it does."""
+        if load not in self._ends:
+            self.add(load, _read_settled(self.folder(load)))
+        return self._ends[load]
+
+    def add(self, load: Measurement, sidecar: Sidecar | None) -> None:
+        """Note how a level has ended."""
+        self._ends[load] = sidecar if sidecar and sidecar.outcome not in UNSETTLED else None
+
+    def ask_for(self, load: Measurement, spec: SweepSpec) -> None:
+        """Record what is asked of the trial; a search for the limit asks for a level when it comes to it."""
+        facts = TrialFacts(
+            trial=self._trial.number,
+            engine=spec.engine,
+            model=spec.model or spec.base_url or "",
+            parameters=spec.parameters,
+            scenarios=spec.scenarios,
+            levels=spec.fixed_levels or sorted({load[1], *(self._facts.levels if self._facts else [])}),
+            repeats=spec.repeats,
+        )
+        if facts != self._facts:
+            self._trial.write(facts)
+            self._facts = facts
+
+
+def _read_settled(folder: Path) -> Sidecar | None:
+    """The sidecar of a level; one that was cut off between its end and its renaming is put in place here."""
     part = part_of(folder)
-    if not folder.exists() and _is_settled(part):
+    if folder.exists():
+        return read_sidecar(folder)
+    sidecar = read_sidecar(part)
+    if sidecar and sidecar.outcome not in UNSETTLED:
         put_in_place(part, folder)
-    return read_sidecar(folder) if _is_settled(folder) else None
+    return sidecar
+
+
+def judged_row(folder: Path, slo: SLO | dict[str, Any]) -> dict[str, Any]:
+    """The batch of one level, judged."""
+    (row,) = judge(load_batches(folder), slo).to_dict("records")
+    return {str(name): value for name, value in row.items()}
 
 
 def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interrupted: bool) -> tuple[str, str]:
@@ -137,11 +192,6 @@ def fresh_part(folder: Path) -> Path:
     except OSError as error:
         raise PathError(f"cannot write {part}: {error.strerror}") from error
     return part
-
-
-def _is_settled(folder: Path) -> bool:
-    sidecar = read_sidecar(folder)
-    return sidecar is not None and sidecar.outcome not in UNSETTLED
 
 
 def _scrub(part: Path, key: str | None) -> None:

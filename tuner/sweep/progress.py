@@ -15,6 +15,7 @@ from tuner.core.run_directory import (
     read_record,
     read_sidecar,
 )
+from tuner.judging.summary import TOO_MUCH
 
 WAITING = "waiting"
 _BETWEEN_LEVELS = 1.0  # seconds
@@ -35,6 +36,11 @@ class LevelState:
     def ended(self) -> bool:
         """Whether the level has an outcome."""
         return self.state not in (WAITING, RUNNING)
+
+    @property
+    def is_too_much(self) -> bool:
+        """Whether it has no numbers because the server could not bear it."""
+        return self.state in TOO_MUCH
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,15 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from tuner import engines
 from tuner.batches.load import load_batches
-from tuner.core.run_directory import SWEEP, Experiment, Sidecar, Trial, TrialFacts, environment
+from tuner.core.run_directory import SWEEP, Experiment, Sidecar, Trial, environment
 from tuner.core.timestamps import now, to_text
 from tuner.engines import gguf
 from tuner.errors import ServerFailed, SpecError, Stopped
@@ -19,7 +21,8 @@ from tuner.judging.verdicts import judge
 from tuner.servers import gpus
 from tuner.servers.server import Server, launch
 from tuner.servers.telemetry import Recorder
-from tuner.sweep import level as levels
+from tuner.sweep import level
+from tuner.sweep.level import Levels, Measurement, judged_row
 from tuner.sweep.limit import LimitSearch, excess, saturated
 from tuner.sweep.spec import AUTO, Spec, SweepSpec
 from tuner.traffic.genai_bench import Bench, Load
@@ -84,46 +87,31 @@ def _plain(spec: SweepSpec) -> dict[str, Any]:
     return spec.model_dump(mode="json", exclude_none=True)
 
 
-#: (scenario, concurrency level, repeat)
-Measurement = tuple[str, int, int]
-
-
-def planned(spec: SweepSpec, trial: Trial) -> Iterator[Measurement]:
-    """What is to be measured, one after the other; each is on disk before the next is asked for.
-
-    Args:
-        spec: what is asked for.
-        trial: where results lie; those that are there already are taken into account, not planned again.
-    """
+def _planned(spec: SweepSpec, levels: Levels) -> Iterator[Measurement]:
+    """What is to be measured, one after the other; each is on disk before the next is asked for."""
     if spec.levels == AUTO:
         for scenario in spec.scenarios:
-            yield from _searched(spec, trial, scenario)
+            yield from _limit_search(spec, levels, scenario)
     else:
-        yield from (load for load in spec.loads() if not levels.settled(trial.batch_folder(*load)))
+        yield from (load for load in spec.loads() if not levels.settled(load))
 
 
-def _searched(spec: SweepSpec, trial: Trial, scenario: str) -> Iterator[Measurement]:
+def _limit_search(spec: SweepSpec, levels: Levels, scenario: str) -> Iterator[Measurement]:
     search, slo, times = LimitSearch(highest=spec.highest), SLO.parse(spec.slo or {}), dict[int, int]()
     while (level := search.next_level()) is not None:
         times[level] = times.get(level, 0) + 1
         load = (scenario, level, times[level])
-        if not levels.settled(trial.batch_folder(*load)):
+        if not levels.settled(load):
             yield load
-        search.tell(level, excess(_judged(trial, load, slo), slo))
+        search.tell(level, excess(judged_row(levels.folder(load), slo), slo))
 
 
-def _judged(trial: Trial, load: Measurement, slo: SLO) -> dict[str, Any]:
-    """The row of one batch."""
-    (row,) = judge(load_batches(trial.batch_folder(*load)), slo).to_dict("records")
-    return {str(name): value for name, value in row.items()}
-
-
-def is_saturated(spec: SweepSpec, trial: Trial, scenario: str) -> bool:
+def _is_saturated(spec: SweepSpec, levels: Levels, scenario: str) -> bool:
     """Whether the rest of a fixed sweep's levels can be spared: throughput does not grow, and the SLO failed twice."""
     if not (spec.stop_when_saturated and spec.slo and spec.levels != AUTO):
         return False
-    known = [load for load in spec.loads() if load[0] == scenario and levels.settled(trial.batch_folder(*load))]
-    return bool(known) and saturated(judge(load_batches(*(trial.batch_folder(*load) for load in known)), spec.slo))
+    folders = [levels.folder(load) for load in spec.loads() if load[0] == scenario and levels.settled(load)]
+    return bool(folders) and saturated(judge(load_batches(*folders), spec.slo))
 
 
 AnySweep = TypeVar("AnySweep", bound=SweepSpec)
@@ -167,17 +155,24 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Stop:
-    """How a sweep is asked to end: after the level that runs, or at once."""
+class StopRequest:
+    """How a sweep is asked to end: after the level that runs, by an event or by a file; or at once."""
 
     after_level: threading.Event = field(default_factory=threading.Event)
     at_once: threading.Event = field(default_factory=threading.Event)
+    file: Path | None = None
 
-    def __bool__(self) -> bool:
-        return self.after_level.is_set() or self.at_once.is_set()
+    def is_set(self) -> bool:
+        """Whether somebody wants the sweep to end."""
+        by_event = self.after_level.is_set() or self.at_once.is_set()
+        return by_event or (self.file is not None and self.file.exists())
+
+    def of(self, experiment: Experiment) -> "StopRequest":
+        """The same request, which the run directory's stop file makes too."""
+        return replace(self, file=experiment.stop_file)
 
 
-def run_sweep(spec: SweepSpec, experiment: Experiment, stop: Stop | None = None) -> None:
+def run_sweep(spec: SweepSpec, experiment: Experiment, stop: StopRequest | None = None) -> None:
     """Measure every level of `spec` that has no result yet, each in its own process.
 
     Args:
@@ -189,50 +184,40 @@ def run_sweep(spec: SweepSpec, experiment: Experiment, stop: Stop | None = None)
         ServerFailed: the server did not start.
         RequestError: `spec` asks for what cannot be done here, or not in this run directory.
     """
-    stop = Stop() if stop is None else stop  # an unset one is false
+    stop = (stop or StopRequest()).of(experiment)
     with experiment.only_writer():
         spec = prepare(spec)
         check_same(spec, experiment)
         with recorded(experiment, spec):
-            run_trial(spec, experiment.trial(1), Wish(stop, experiment))
+            run_trial(spec, experiment.trial(1), stop)
 
 
-@dataclass(frozen=True)
-class Wish:
-    """Whether somebody wants the sweep to end: by an event, or by the run directory's stop file."""
-
-    stop: Stop
-    experiment: Experiment
-
-    def __bool__(self) -> bool:
-        return bool(self.stop) or self.experiment.stop_file.exists()
-
-
-def run_trial(spec: SweepSpec, trial: Trial, wish: Wish) -> None:
+def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
     """Launch the server of one trial and measure every level of it that has no result yet.
 
     Args:
         spec: what to measure, prepared.
         trial: where it goes.
-        wish: becomes true when somebody wants it to end.
+        stop: set when somebody wants it to end.
 
     Raises:
         ServerFailed: the server did not start.
-        Stopped: the wish came true before the last level.
+        Stopped: that was before the last level.
     """
-    first = next(planned(spec, trial), None)
+    levels = Levels(trial)
+    first = next(_planned(spec, levels), None)
     if first is None:
         return
-    trial.write(_facts(spec, first, trial))  # before the server: if it does not start, this was asked
+    levels.ask_for(first, spec)  # before the server: if it does not start, this was asked
     offline = Path(spec.tokenizer or "").is_dir()
-    with Bench(spec.api_key() or "", offline=offline) as bench, _Servers(spec, trial, wish.stop.at_once) as servers:
-        runner = _Runner(spec, trial, bench, servers, wish.stop.at_once)
-        for load in planned(spec, trial):
-            if wish:
+    with Bench(spec.api_key() or "", offline=offline) as bench, _Servers(spec, trial, stop.at_once) as servers:
+        runner = _Runner(spec, levels, bench, servers, stop.at_once)
+        for load in _planned(spec, levels):
+            if stop.is_set():
                 raise Stopped
-            trial.write(_facts(spec, load, trial))
-            runner.run(*load)
-        if wish.stop.at_once.is_set():
+            levels.ask_for(load, spec)
+            levels.add(load, runner.run(*load))
+        if stop.at_once.is_set():
             raise Stopped
 
 
@@ -241,46 +226,42 @@ class _Runner:
     """What the levels of a trial have in common."""
 
     spec: SweepSpec
-    trial: Trial
+    levels: Levels
     bench: Bench
     servers: "_Servers"
     at_once: threading.Event
 
-    def run(self, scenario: str, level: int, repeat: int) -> None:
+    def run(self, scenario: str, concurrency: int, repeat: int) -> Sidecar:
         """Measure a level, or write down why it was not."""
-        folder = self.trial.batch_folder(scenario, level, repeat)
-        unrun = Sidecar(scenario=scenario, concurrency=level, repeat=repeat, outcome="skipped")
-        if reason := self._spared(scenario, level):
-            unrun.reason = reason
-            levels.record_unrun(folder, unrun)
-            return
+        folder = self.levels.folder((scenario, concurrency, repeat))
+        unrun = Sidecar(scenario=scenario, concurrency=concurrency, repeat=repeat, outcome="skipped")
+        if reason := self._reason_to_skip(scenario, concurrency):
+            return level.record_unrun(folder, msgspec.structs.replace(unrun, reason=reason))
         try:
             server, is_cold = self.servers.alive()
         except ServerFailed as failure:
-            unrun.outcome, unrun.reason = "server_died", f"not started again: {failure}"
-            levels.record_unrun(folder, unrun)
-            return
-        load = _load(self.spec, server, scenario, level, repeat)
+            reason = f"not started again: {failure}"
+            return level.record_unrun(folder, msgspec.structs.replace(unrun, outcome="server_died", reason=reason))
+        load = _load(self.spec, server, scenario, concurrency, repeat)
         if is_cold or self.spec.warmup_each:
-            levels.warm_up(self.bench, load, self.spec.warmup_requests, self.at_once)
-        levels.run(self.bench, server, load, folder, self.at_once)
+            level.warm_up(self.bench, load, self.spec.warmup_requests, self.at_once)
+        return level.run(self.bench, server, load, folder, self.at_once)
 
-    def _spared(self, scenario: str, level: int) -> str:
+    def _reason_to_skip(self, scenario: str, concurrency: int) -> str:
         """Why a level need not be measured; empty where it must be."""
-        if (lower := self._out_of_memory_below(scenario, level)) is not None:
+        if (lower := self._out_of_memory_below(scenario, concurrency)) is not None:
             return f"concurrency {lower} ran out of memory"
-        if is_saturated(self.spec, self.trial, scenario):
+        if _is_saturated(self.spec, self.levels, scenario):
             return "saturated: throughput no longer grows, and the SLO failed twice"
         return ""
 
-    def _out_of_memory_below(self, scenario: str, level: int) -> int | None:
-        """The lowest level below `level` that ran out of memory, where that is to spare the higher ones."""
+    def _out_of_memory_below(self, scenario: str, concurrency: int) -> int | None:
+        """The lowest level up to `concurrency` that ran out of memory, where that is to spare the higher ones."""
         if self.spec.on_oom == "continue":
             return None
-        folders = [self.trial.batch_folder(*load) for load in self.spec.loads() if load[0] == scenario]
-        known = [sidecar for folder in folders if (sidecar := levels.settled(folder))]
-        out = [one.concurrency for one in known if one.outcome == "out_of_memory" and one.concurrency <= level]
-        return min(out, default=None)
+        loads = [load for load in self.spec.loads() if load[0] == scenario and load[1] <= concurrency]
+        ends = [self.levels.settled(load) for load in loads]
+        return min((end.concurrency for end in ends if end and end.outcome == "out_of_memory"), default=None)
 
 
 class _Servers:
@@ -325,13 +306,13 @@ class _Servers:
         return server
 
 
-def _load(spec: SweepSpec, server: Server, scenario: str, level: int, repeat: int) -> Load:
+def _load(spec: SweepSpec, server: Server, scenario: str, concurrency: int, repeat: int) -> Load:
     return Load(
         base_url=server.base_url,
         model_name=server.model_name,
         tokenizer=spec.tokenizer or "",
         scenario=scenario,
-        concurrency=level,
+        concurrency=concurrency,
         max_seconds=spec.max_seconds,
         max_requests=spec.max_requests,
         extend_to=spec.extend_to,
@@ -339,19 +320,4 @@ def _load(spec: SweepSpec, server: Server, scenario: str, level: int, repeat: in
         workers=spec.client_workers,
         repeat=repeat,
         request_parameters=dict(server.engine.request_parameters) | spec.request_parameters,
-    )
-
-
-def _facts(spec: SweepSpec, load: Measurement, trial: Trial) -> TrialFacts:
-    """What is asked of the trial; a search asks for a level when it comes to it."""
-    before = trial.facts
-    searched = sorted({load[1], *(before.levels if before else [])})
-    return TrialFacts(
-        trial=trial.number,
-        engine=spec.engine,
-        model=spec.model or spec.base_url or "",
-        parameters=spec.parameters,
-        scenarios=spec.scenarios,
-        levels=spec.fixed_levels or searched,
-        repeats=spec.repeats,
     )

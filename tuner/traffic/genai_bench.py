@@ -10,7 +10,6 @@ import logging
 import os
 import select
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from tuner.core import timestamps
+from tuner.servers.supervised import Supervised
 
 _log = logging.getLogger(__name__)
 
@@ -124,6 +124,7 @@ class Bench:
             answer = self._host.run(self._request(load, folder), stop)
         except HostLost as lost:
             _log.warning("genai-bench's host process was lost: %s", lost)
+            self._host.close()
             answer = {}
         return Ended(
             started_at=started_at,
@@ -140,7 +141,7 @@ class Bench:
 
     def _revive(self) -> None:
         """Have a host that has imported genai-bench, so that a level's start is not blurred by it."""
-        if self._host.lost:
+        if self._host.is_lost:
             self._host.close()
             self._host = Host(self._offline)
         with contextlib.suppress(HostLost):  # `run` meets it again, and says so
@@ -183,6 +184,7 @@ _SET = {
 }
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 _START_SECONDS = 120.0
+_GRACE = 1.0  # seconds: nothing of a level that was cut off is kept
 MARGIN_SECONDS = 30.0  # between a level's own limit and the end of our patience with it
 
 
@@ -197,23 +199,22 @@ class Host:
         passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         self._ready = False
         self._buffer = b""
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the host
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tuner.traffic.genai_bench_host", str(os.getpid())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            bufsize=0,
+        self._errors = tempfile.NamedTemporaryFile(prefix="tuner-genai-bench-")  # noqa: SIM115 - closed with the host
+        self._process = Supervised(
+            [sys.executable, "-m", "tuner.traffic.genai_bench_host"],
+            Path(self._errors.name),
             env=passed_on | _SET | (_OFFLINE if offline else {}),
-            start_new_session=True,
-        )
+            grace=_GRACE,
+            pipe_stdin=True,
+            pipe_stdout=True,
+        ).start()
         self._requests = cast(IO[bytes], self._process.stdin)
         self._answers = cast(IO[bytes], self._process.stdout)
 
     @property
-    def lost(self) -> bool:
+    def is_lost(self) -> bool:
         """Whether the process has ended."""
-        return self._process.poll() is not None
+        return not self._process.is_alive()
 
     def wait_ready(self) -> None:
         """Return once genai-bench is imported."""
@@ -230,18 +231,14 @@ class Host:
 
     def close(self) -> None:
         """End the host and the level that it runs; doing so again does no harm."""
-        for pipe in (self._requests, self._answers, self._errors):
-            pipe.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.stop()
+        self._answers.close()
+        self._errors.close()
 
     def _send(self, line: str) -> None:
         try:
             self._requests.write(line.encode() + b"\n")
-        except BrokenPipeError as error:
+        except (BrokenPipeError, ValueError) as error:
             raise HostLost("it no longer reads") from error
 
     def _read(self, wanted: str, patience: float, stop: threading.Event | None = None) -> dict[str, Any]:

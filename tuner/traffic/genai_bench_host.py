@@ -1,4 +1,4 @@
-"""genai-bench's host process: imports it once, then forks a child for each level (`python -m … OWNER`).
+"""genai-bench's host process: imports it once, then forks a child for each level (`python -m …`).
 
 Importing genai-bench takes seconds and patches the standard library for gevent, which hangs a Jupyter kernel; so it
 lives here. The owner speaks JSON lines with us over stdin and stdout:
@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 # What a level needs of the system, taken before gevent replaces it.
@@ -27,34 +27,16 @@ _fork, _select, _waitpid = os.fork, select.select, os.waitpid
 _PR_SET_PDEATHSIG = 1
 _STDIN = 0
 _POLL_SECONDS = 0.1
-_LOOK_SECONDS = 0.5
 
 
-def main(owner: int) -> None:
-    """Serve levels until the process `owner` closes our stdin."""
+def main() -> None:
+    """Serve levels until the owner closes our stdin; should it die, our supervisor ends us."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not get between our answers
-    with _ending_with(owner):
-        cli = _import_genai_bench()
+    cli = _import_genai_bench()
     _answer(answers, ready=True)
     while line := _read_line():
         _run_level(cli, json.loads(line), answers)
-
-
-@contextlib.contextmanager
-def _ending_with(owner: int) -> Iterator[None]:
-    """End when the owner is gone, although the import, which can take half a minute, reads no line of its."""
-
-    def look(*_: object) -> None:
-        if os.getppid() != owner:
-            os._exit(1)
-
-    signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, _LOOK_SECONDS, _LOOK_SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _import_genai_bench() -> Any:
@@ -170,4 +152,4 @@ def _hand_over_key(cli: Any, key: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main()

@@ -16,7 +16,7 @@ from tuner.core.run_directory import Trial
 from tuner.errors import ClusterError, SpecError
 from tuner.search.ray.driver import Lost, Run
 from tuner.sweep.spec import SweepSpec
-from tuner.sweep.sweep import Wish
+from tuner.sweep.sweep import StopRequest
 
 __all__ = ["RayExecutor", "is_address"]
 
@@ -54,7 +54,7 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
             raise
         self._pool = ThreadPoolExecutor(self.slots, "trial")
 
-    def submit(self, spec: SweepSpec, trial: Trial, wish: Wish) -> "Future[None]":
+    def submit(self, spec: SweepSpec, trial: Trial, wish: StopRequest) -> "Future[None]":
         """Run a trial as soon as a slot and a node are free; `spec` is prepared on the node."""
         return self._pool.submit(self._run, spec, trial, wish)
 
@@ -69,7 +69,7 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
         if self._is_ours:
             ray.shutdown()
 
-    def _run(self, spec: SweepSpec, trial: Trial, wish: Wish) -> None:
+    def _run(self, spec: SweepSpec, trial: Trial, wish: StopRequest) -> None:
         takes = self._takes(spec)
         self._must_fit(takes)
         for tries_left in reversed(range(_TRIES)):

@@ -11,7 +11,7 @@ from tuner.core.run_directory import Trial
 from tuner.errors import ClusterError, Stopped
 from tuner.search.ray.node import AFTER_LEVEL, AT_ONCE, GO_ON, News, Node, versions
 from tuner.search.ray.sync import apply, results
-from tuner.sweep.sweep import Wish
+from tuner.sweep.sweep import StopRequest
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Lost(Exception):
 class Run:
     """One try of a trial on one node."""
 
-    def __init__(self, trial: Trial, wish: Wish, closing: threading.Event) -> None:
+    def __init__(self, trial: Trial, wish: StopRequest, closing: threading.Event) -> None:
         self._trial, self._wish, self._closing = trial, wish, closing
         self._deadline = math.inf
         self._id, self.name = "", "?"
@@ -86,9 +86,9 @@ class Run:
             self._closing.wait(0.1 if self._closing.is_set() else _ASK)
 
     def _wanted(self) -> str:
-        if not (self._closing.is_set() or self._wish):
+        if not (self._closing.is_set() or self._wish.is_set()):
             return GO_ON
-        if not (self._closing.is_set() or self._wish.stop.at_once.is_set()):
+        if not (self._closing.is_set() or self._wish.at_once.is_set()):
             return AFTER_LEVEL
         self._deadline = min(self._deadline, time.monotonic() + _PATIENCE)
         return AT_ONCE

@@ -21,23 +21,23 @@ from tuner.core.run_directory import NODE_VARIABLE, Experiment
 from tuner.errors import RequestError, SpecError
 from tuner.search.ray.node import ERROR_FILE
 from tuner.sweep.spec import SweepSpec, make_spec
-from tuner.sweep.sweep import Stop, Wish, prepare, run_trial
+from tuner.sweep.sweep import StopRequest, prepare, run_trial
 
 
 def main(folder: Path, leash: IO[str]) -> None:
     """Run the trial that the first line of `leash` orders, below `folder`."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     order = json.loads(leash.readline())
-    experiment, stop = Experiment.at(folder), Stop()
+    experiment, stop = Experiment.at(folder), StopRequest()
     threading.Thread(target=_obey, args=(leash, stop), daemon=True).start()
     try:
         spec = _prepared(make_spec(order["spec"]), os.environ.get(NODE_VARIABLE, ""))
-        run_trial(spec, experiment.trial(order["trial"]), Wish(stop, experiment))
+        run_trial(spec, experiment.trial(order["trial"]), stop.of(experiment))
     except Exception as error:
         files.write_atomically(folder / ERROR_FILE, pickle.dumps(error))
 
 
-def _obey(leash: IO[str], stop: Stop) -> None:
+def _obey(leash: IO[str], stop: StopRequest) -> None:
     for _ in leash:
         stop.after_level.set()
     stop.at_once.set()
