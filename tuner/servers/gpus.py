@@ -96,36 +96,34 @@ def _read(nvml: Any, index: int) -> GPU:
             return float(getattr(answer, "gpu", answer)) * scale
         return None
 
+    processes = []
+    with suppress(nvml.NVMLError):
+        processes = [process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)]
     return GPU(
         index=index,
-        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
-        name=_text(nvml.nvmlDeviceGetName(handle)),
+        uuid=nvml.nvmlDeviceGetUUID(handle),
+        name=nvml.nvmlDeviceGetName(handle),
         memory_total=int(memory.total),
         memory_used=int(memory.used),
         utilization=maybe("nvmlDeviceGetUtilizationRates", 0.01),
         power=maybe("nvmlDeviceGetPowerUsage", 0.001),
         temperature=maybe("nvmlDeviceGetTemperature", 1, nvml.NVML_TEMPERATURE_GPU),
-        processes=_processes(nvml, handle),
+        processes=tuple(processes),
     )
 
 
-def _processes(nvml: Any, handle: Any) -> tuple[int, ...]:
-    with suppress(nvml.NVMLError):
-        return tuple(process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle))
-    return ()
-
-
-def _text(answer: str | bytes) -> str:
-    return answer.decode() if isinstance(answer, bytes) else answer
-
-
-def visible(found: Sequence[GPU]) -> list[GPU]:
+def visible(all_gpus: Sequence[GPU]) -> list[GPU]:
     """Those that CUDA_VISIBLE_DEVICES leaves to us (a job scheduler sets it), in its order."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is None:
-        return list(found)
-    by_name = {name: gpu for gpu in found for name in (str(gpu.index), gpu.uuid)}
+        return list(all_gpus)
+    by_name = _by_name(all_gpus)
     return [by_name[name.strip()] for name in allowed.split(",") if name.strip() in by_name]
+
+
+def _by_name(candidates: Sequence[GPU]) -> dict[str, GPU]:
+    """By index and by UUID."""
+    return {name: gpu for gpu in candidates for name in (str(gpu.index), gpu.uuid)}
 
 
 class Claim(NamedTuple):
@@ -135,46 +133,47 @@ class Claim(NamedTuple):
     holders: tuple[socket, ...]
 
 
-def claim(asked: int | Sequence[int | str]) -> Claim:
+def claim(wanted: int | Sequence[int | str]) -> Claim:
     """Take GPUs so that no other process of tuner on this host takes them.
 
     Args:
-        asked: how many free ones, or which ones, by index (as nvidia-smi numbers them) or UUID.
+        wanted: how many free ones, or which ones, by index (as nvidia-smi numbers them) or UUID.
 
     Raises:
         ServerFailed: (gpu_unavailable) there are not so many, or one that was named is not there or taken.
     """
-    candidates = visible(gpus()) if asked else []
-    wanted = [gpu for gpu in candidates if gpu.is_free] if isinstance(asked, int) else _named(asked, candidates)
-    number = asked if isinstance(asked, int) else len(asked)
+    candidates = visible(gpus()) if wanted else []
+    if isinstance(wanted, int):
+        number, eligible = wanted, [gpu for gpu in candidates if gpu.is_free]
+    else:
+        number, eligible = len(wanted), _named(wanted, candidates)
     taken: list[tuple[GPU, socket]] = []
-    for gpu in wanted:
+    for gpu in eligible:
         if len(taken) < number:
             with suppress(locks.AlreadyTaken):
                 taken.append((gpu, locks.take(f"gpu-{gpu.uuid}")))
     if len(taken) < number:
         for _, holder in taken:
             holder.close()
-        raise ServerFailed(_not_enough(asked, candidates), kind="gpu_unavailable")
+        states = "; ".join(f"{gpu.index}: {gpu.use}" for gpu in candidates)
+        problem = (
+            f"not so many are free or unclaimed: {states}"
+            if candidates
+            else "NVML finds none; `tuner doctor` says what is missing"
+        )
+        raise ServerFailed(f"GPUs were asked for ({wanted}), and {problem}", kind="gpu_unavailable")
     return Claim(tuple(gpu for gpu, _ in taken), tuple(holder for _, holder in taken))
 
 
 def _named(names: Sequence[int | str], candidates: Sequence[GPU]) -> list[GPU]:
-    by_name = {name: gpu for gpu in candidates for name in (str(gpu.index), gpu.uuid)}
+    by_name = _by_name(candidates)
     for name in map(str, names):
         if name not in by_name:
-            known = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in candidates) or "none"
-            raise ServerFailed(f"there is no GPU {name} here; there are: {known}", kind="gpu_unavailable")
+            choices = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in candidates) or "none"
+            raise ServerFailed(f"there is no GPU {name} here; there are: {choices}", kind="gpu_unavailable")
         if not by_name[name].is_free:
             log.warning("GPU %s was named and is in use: %s", name, by_name[name].use)
     return [by_name[name] for name in map(str, names)]
-
-
-def _not_enough(asked: int | Sequence[int | str], candidates: Sequence[GPU]) -> str:
-    if not candidates:
-        return f"GPUs were asked for ({asked}), and NVML finds none; `tuner doctor` says what is missing"
-    states = "; ".join(f"{gpu.index}: {gpu.use}" for gpu in candidates)
-    return f"GPUs were asked for ({asked}), and not so many are free or unclaimed: {states}"
 
 
 def not_given_back(before: Mapping[str, int]) -> dict[str, int]:
@@ -182,9 +181,9 @@ def not_given_back(before: Mapping[str, int]) -> dict[str, int]:
     deadline = time.monotonic() + GIVE_BACK
     while True:
         now = memory_used(tuple(before))
-        kept = {uuid: now[uuid] - then for uuid, then in before.items() if now.get(uuid, 0) - then > _SLACK}
-        if not kept or time.monotonic() > deadline:
-            return kept
+        excess = {uuid: now[uuid] - then for uuid, then in before.items() if now.get(uuid, 0) - then > _SLACK}
+        if not excess or time.monotonic() > deadline:
+            return excess
         time.sleep(0.2)
 
 

@@ -270,10 +270,9 @@ class OwnServer(Server):
         """A port, GPUs and a name for it, and the descriptors that hold them."""
         port = locks.reserve_port(self.spec.port)
         held = [claimed.enter_context(holder).fileno() for holder in port]
-        wanted = gpus_wanted(self.spec)
-        taken, holders = gpus.claim(wanted) if wanted else ((), ())
-        held += [claimed.enter_context(holder).fileno() for holder in holders]
-        self.record.gpus = [gpu.uuid for gpu in taken]
+        claim = gpus.claim(gpus_wanted(self.spec))
+        held += [claimed.enter_context(holder).fileno() for holder in claim.holders]
+        self.record.gpus = [gpu.uuid for gpu in claim.gpus]
         self._note_gpu_memory("before")
         return Place(locks.port_of(port[0]), tuple(self.record.gpus), f"tuner-{secrets.token_hex(4)}"), held
 
@@ -309,7 +308,10 @@ class OwnServer(Server):
             self.record.pid = self._process.pid  # it may have ended before its start was noted
         self.record.exit_code = exit_code
         self._note_gpu_memory("after")
-        self._warn_of_kept_memory()
+        for uuid, size in gpus.not_given_back(self.record.gpu_memory.get("before", {})).items():
+            message = f"GPU {uuid} did not get {size / (1 << 30):.1f} GiB back after {self}"
+            log.warning("%s", message)
+            self.record.warnings.append(message)
         try:
             self._record_end()
         except TunerError as error:  # the trial's folder is gone: there is nothing to record in
@@ -323,12 +325,6 @@ class OwnServer(Server):
     def _note_gpu_memory(self, when: str) -> None:
         if self.record.gpus:
             self._write(gpu_memory={**self.record.gpu_memory, when: gpus.memory_used(self.record.gpus)})
-
-    def _warn_of_kept_memory(self) -> None:
-        for uuid, size in gpus.not_given_back(self.record.gpu_memory.get("before", {})).items():
-            message = f"GPU {uuid} did not get {size / (1 << 30):.1f} GiB back after {self}"
-            log.warning("%s", message)
-            self.record.warnings.append(message)
 
 
 def preview(spec: ServerSpec, port: int) -> list[str]:
