@@ -6,8 +6,8 @@ Written against NVML's documentation and tested with answers of that form; not r
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from socket import socket
 from typing import Any, NamedTuple
@@ -51,36 +51,26 @@ class GPU:
 
 def gpus() -> list[GPU]:
     """Every GPU of this host; none where there is no driver or no `nvidia-ml-py`."""
-    with suppress(ImportError, _NoDriver), _nvml() as nvml:
-        return [_read(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
-    return []
+    return _ask_driver()[0]
 
 
 def why_none() -> tuple[str, str]:
     """Where there is no GPU: what is the matter, and what to do about it."""
+    return _ask_driver()[1:]
+
+
+def _ask_driver() -> tuple[list[GPU], str, str]:
+    """The GPUs, and for want of any, why and what to do."""
     try:
-        with _nvml():
-            return "the driver knows no GPU", ""
-    except ImportError:
-        return "nvidia-ml-py is not installed, so that no GPU can be seen", "pip install nvidia-ml-py"
-    except _NoDriver as error:
-        return f"no NVIDIA driver answers ({error}); engine llamacpp and attach need none", ""
+        import pynvml
 
-
-class _NoDriver(Exception):
-    """NVML is there and has nobody to talk to."""
-
-
-@contextmanager
-def _nvml() -> Iterator[Any]:
-    import pynvml
-
-    try:
         pynvml.nvmlInit()
+    except ImportError:
+        return [], "nvidia-ml-py is not installed, so that no GPU can be seen", "pip install nvidia-ml-py"
     except pynvml.NVMLError as error:
-        raise _NoDriver(str(error)) from None
+        return [], f"no NVIDIA driver answers ({error}); engine llamacpp and attach need none", ""
     try:
-        yield pynvml
+        return [_read(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())], "the driver knows no GPU", ""
     finally:
         pynvml.nvmlShutdown()
 
