@@ -28,7 +28,8 @@ class ServerFailed(TunerError):
 
     Args:
         message: one line for the user.
-        kind: one of `tuner.core.server_log.FAILURE_KINDS`, such as `out_of_memory`.
+        kind: out_of_memory, port_in_use, bad_argument, model_not_found, gpu_unavailable, timeout, unreachable,
+            unauthorized, stopped or crashed.
     """
 
     def __init__(self, message: str, *, kind: str = "crashed") -> None:

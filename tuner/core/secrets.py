@@ -68,20 +68,12 @@ class Guard:
             raise SecretFound(f"{place} holds {what}: remove it there, then make the report again; nothing was written")
 
     def check_values(self, value: Any, place: str) -> None:
-        """Refuse any text in `value`, which is made of dicts and lists.
-
-        Raises:
-            SecretFound: as `check`.
-        """
+        """Refuse, as `check` does, any text in `value`, which is made of dicts and lists."""
         for where, text in _texts(value, place):
             self.check(text, where)
 
     def check_file(self, path: Path, place: str) -> None:
-        """Refuse a text file, line by line; one that cannot be read holds nothing that could be passed on.
-
-        Raises:
-            SecretFound: as `check`; the place has the line's number.
-        """
+        """Refuse, as `check` does, a text file by its lines; one that cannot be read holds nothing to pass on."""
         with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
             for number, line in enumerate(lines, start=1):
                 self.check(line, f"{place}, line {number},")

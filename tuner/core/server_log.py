@@ -7,20 +7,6 @@ from typing import NamedTuple
 
 import msgspec
 
-#: what can be the matter with a server
-FAILURE_KINDS = (
-    "out_of_memory",
-    "port_in_use",
-    "bad_argument",
-    "model_not_found",
-    "gpu_unavailable",
-    "timeout",
-    "unreachable",
-    "unauthorized",
-    "stopped",
-    "crashed",
-)
-
 
 class Pattern(NamedTuple):
     """A regular expression, and the kind of failure that a log line with it means."""
@@ -59,7 +45,7 @@ _EXCEPTION = re.compile(r"^([\w.]+\.)?\w*(Error|Exception): .")
 class Failure(msgspec.Struct, frozen=True):
     """Why a server failed."""
 
-    kind: str = ""  # one of FAILURE_KINDS
+    kind: str = ""  # as in `tuner.errors.ServerFailed`
     detail: str = ""  # the line that tells it
     log_tail: list[str] = []  # the lines of the log around it
 

@@ -166,7 +166,7 @@ def _named(names: Sequence[int | str], candidates: Sequence[GPU]) -> list[GPU]:
     return [by_name[name] for name in map(str, names)]
 
 
-def not_given_back(before: Mapping[str, int]) -> dict[str, int]:
+def memory_not_returned(before: Mapping[str, int]) -> dict[str, int]:
     """Bytes that GPUs hold beyond what they held before, after the driver had GIVE_BACK seconds to take them back."""
     deadline = time.monotonic() + GIVE_BACK
     while True:

@@ -12,15 +12,7 @@ from typing import Self
 
 from tuner import engines
 from tuner.core import locks, timestamps
-from tuner.core.run_directory import (
-    NODE_VARIABLE,
-    READY,
-    SERVER_FAILED,
-    STOPPED,
-    ServerRecord,
-    Trial,
-    earlier_starts,
-)
+from tuner.core.run_directory import NODE_VARIABLE, READY, SERVER_FAILED, STOPPED, ServerRecord, Trial, earlier_starts
 from tuner.core.server_log import Failure, diagnose
 from tuner.engines.base import LOOPBACK, Engine, Place, ServerSpec
 from tuner.errors import ServerFailed, TunerError
@@ -126,7 +118,7 @@ class Server:
                 raise self._error(Failure("stopped", "it was wanted no more before it was ready"))
             if time.monotonic() - began > timeout:
                 raise self._give_up(self._not_ready(timeout))
-            self._pause()
+            self._stop_wanted.wait(POLL)
         self.model_name = self.model_name if self.model_name in names else names[0]
         self.record.served_name = self.model_name
         with probe.client(self.base_url, self.api_key()) as http:
@@ -145,9 +137,6 @@ class Server:
 
     def _not_ready(self, timeout: float) -> Failure:
         return Failure("unreachable", f"no server answers at {self.base_url} within {timeout:g} s")
-
-    def _pause(self) -> None:
-        time.sleep(POLL)
 
     def _give_up(self, failure: Failure) -> ServerFailed:
         self._failure = failure
@@ -262,7 +251,7 @@ class OwnServer(Server):
             grace=self.engine.grace,
             held=held,
             afterwards=self.engine.stop_command(self.spec, place),
-            on_end=self._ended,
+            on_end=self._on_end,
         )
         self.record.pid = self._process.start().pid
 
@@ -291,24 +280,20 @@ class OwnServer(Server):
         last = self.log_text().splitlines()[-12:]
         return Failure("timeout", f"not ready within {timeout:g} s", last)
 
-    def _pause(self) -> None:
-        if self._process:
-            self._process.wait(POLL)  # its end is seen at once
-
     def _diagnosis(self, exit_code: int | None) -> Failure:
         failure = diagnose(self.log_text(), exit_code, self.engine.patterns())
         if failure.kind == "crashed" and _oom_kills() > self._oom_kills:
             return Failure("out_of_memory", "the kernel killed a process as memory ran out", failure.log_tail)
         return failure
 
-    def _ended(self, exit_code: int | None) -> None:
+    def _on_end(self, exit_code: int | None) -> None:
         """Called by the process's own thread when all of it is gone, whoever ended it."""
         self.failure()
         if self._process:
             self.record.pid = self._process.pid  # it may have ended before its start was noted
         self.record.exit_code = exit_code
         self._note_gpu_memory("after")
-        for uuid, size in gpus.not_given_back(self.record.gpu_memory.get("before", {})).items():
+        for uuid, size in gpus.memory_not_returned(self.record.gpu_memory.get("before", {})).items():
             message = f"GPU {uuid} did not get {size / (1 << 30):.1f} GiB back after {self}"
             log.warning("%s", message)
             self.record.warnings.append(message)
