@@ -219,7 +219,10 @@ class OwnServer(Server):
     def failure(self) -> ServerFailed | None:
         """Why it died, or None while it lives or where we ended it ourselves."""
         if self._failure is None and self._process and not self._stopping and not self.is_alive():
-            self._failure = self._diagnosis(self._process.exit_code)
+            failure = diagnose(self.log_text(), self._process.exit_code, self.engine.patterns())
+            if failure.kind == "crashed" and _oom_kills() > self._oom_kills:
+                failure = Failure("out_of_memory", "the kernel killed a process as memory ran out", failure.log_tail)
+            self._failure = failure
         return self._error(self._failure) if self._failure else None
 
     def stop(self) -> None:
@@ -277,14 +280,7 @@ class OwnServer(Server):
             return super()._ready_models() if probe.is_healthy(http) else []
 
     def _not_ready(self, timeout: float) -> Failure:
-        last = self.log_text().splitlines()[-12:]
-        return Failure("timeout", f"not ready within {timeout:g} s", last)
-
-    def _diagnosis(self, exit_code: int | None) -> Failure:
-        failure = diagnose(self.log_text(), exit_code, self.engine.patterns())
-        if failure.kind == "crashed" and _oom_kills() > self._oom_kills:
-            return Failure("out_of_memory", "the kernel killed a process as memory ran out", failure.log_tail)
-        return failure
+        return Failure("timeout", f"not ready within {timeout:g} s", self.log_text().splitlines()[-12:])
 
     def _on_end(self, exit_code: int | None) -> None:
         """Called by the process's own thread when all of it is gone, whoever ended it."""
@@ -340,8 +336,7 @@ def gpus_wanted(spec: ServerSpec) -> int | list[int | str]:
 
 def _oom_kills() -> int:
     """How many processes the kernel has killed for want of memory since it booted (Linux)."""
-    try:
-        fields = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
-    except OSError:
-        return 0
-    return int(fields.get("oom_kill", 0))
+    with suppress(OSError):
+        counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+        return int(counts.get("oom_kill", 0))
+    return 0

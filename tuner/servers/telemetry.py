@@ -122,8 +122,8 @@ def engine_columns(server: Server) -> dict[str, Any]:
     """`running` and `waiting` requests and `kv_cache_use` (share), as the engine itself counts them."""
     with probe.client(server.base_url, server.api_key(), timeout=_METRICS_TIMEOUT) as http:
         values = probe.metrics(http)
-    sources = {column: next(filter(values.__contains__, names), "") for column, names in ENGINE_METRICS.items()}
-    return {column: values[name] for column, name in sources.items() if name}
+    columns = {column: [values[name] for name in names if name in values] for column, names in ENGINE_METRICS.items()}
+    return {column: numbers[0] for column, numbers in columns.items() if numbers}
 
 
 def load(folder: Path) -> "pd.DataFrame":
