@@ -38,10 +38,10 @@ def from_text(text: str) -> datetime:
     Raises:
         ValueError: `text` is no ISO 8601 instant, or names no zone.
     """
-    instant = datetime.fromisoformat(text)
-    if instant.tzinfo is None:
+    instant, assumed_zone = read(text)
+    if assumed_zone:
         raise ValueError(f"{text!r} has no time zone")
-    return instant.astimezone(UTC)
+    return instant
 
 
 def to_stamp(instant: datetime) -> str:

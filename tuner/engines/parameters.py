@@ -33,18 +33,15 @@ class Parameter:
         """What is wrong with `value`, or None."""
         if self.choices:
             return None if value in self.choices else f"must be one of {', '.join(map(str, self.choices))}"
-        if not self._has_kind(value):
+        kinds: Any = (int, float) if self.kind is float else self.kind
+        # a bool is an int to Python, but not to a user
+        if isinstance(value, bool) != (self.kind is bool) or not isinstance(value, kinds):
             return f"must be {_KIND_NAMES[self.kind]}"
         if self.low is not None and value < self.low:
             return f"must be at least {self.low:g}"
         if self.high is not None and value > self.high:
             return f"must be at most {self.high:g}"
         return None
-
-    def _has_kind(self, value: Any) -> bool:
-        if isinstance(value, bool):  # a bool is an int to Python, but not to a user
-            return self.kind is bool
-        return isinstance(value, (int, float) if self.kind is float else self.kind)
 
 
 _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
