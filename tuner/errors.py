@@ -1,21 +1,4 @@
-"""Every error a user of tuner can meet, in one tree.
-
-```
-TunerError                    exit code 1: the work was right to ask for and did not succeed
-├── NothingSurvived           no batch of the experiment has a usable result
-├── Regressed                 a comparison that was asked to fail on a regression found one
-├── ServerFailed              a server did not start, or died (`kind` says of what)
-├── ModelUnavailable          the demo's weights could not be fetched
-├── ClusterError              a Ray cluster does not answer, or has no room for what was asked
-└── RequestError              exit code 2: what was asked for is wrong (also a ValueError)
-    ├── SpecError             a parameter of a sweep or server
-    ├── SLOError              the SLO file
-    ├── PathError             a path that is missing, unreadable or of the wrong kind
-    ├── SecretFound           a report would have passed on a key
-    └── EngineError           an engine that is unknown or not installed
-```
-A message is one line: what was wrong, where, and what to do instead.
-"""
+"""Every error a user of tuner can meet: a message is one line, what was wrong, where, and what to do instead."""
 
 
 class Stopped(Exception):
@@ -23,7 +6,7 @@ class Stopped(Exception):
 
 
 class TunerError(Exception):
-    """The work failed; `exit_code` is what the command line ends with."""
+    """The work was right to ask for and did not succeed; `exit_code` is what the command line ends with."""
 
     exit_code = 1
 
@@ -45,7 +28,8 @@ class ServerFailed(TunerError):
 
     Args:
         message: one line for the user.
-        kind: one of `tuner.core.server_log.FAILURE_KINDS`, such as `out_of_memory`.
+        kind: out_of_memory, port_in_use, bad_argument, model_not_found, gpu_unavailable, timeout, unreachable,
+            unauthorized, stopped or crashed.
     """
 
     def __init__(self, message: str, *, kind: str = "crashed") -> None:

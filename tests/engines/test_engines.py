@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuner import engines
-from tuner.core.server_log import FAILURE_KINDS, diagnose
+from tuner.core.server_log import diagnose
 from tuner.engines import llamacpp
 from tuner.engines.base import Engine, Place, ServerSpec
 from tuner.errors import EngineError, SpecError
@@ -202,6 +202,8 @@ def test_another_package_registers_an_engine(monkeypatch, value, outcome):
 
 # why it failed: lines that real servers printed
 
+DIAGNOSES = {"out_of_memory", "port_in_use", "bad_argument", "model_not_found", "gpu_unavailable", "crashed"}
+
 LOGS = [
     ("vllm", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "out_of_memory"),
     ("vllm", "ValueError: No available memory for the cache blocks.", "out_of_memory"),
@@ -239,7 +241,7 @@ def test_a_log_tells_the_kind_of_failure(engine, line, kind, prefix):
     noise = "INFO 11-24 06:00:00 [a.py:1] memory profiling took 3 s\n\x1b[32mINFO\x1b[0m Error budget: none\n"
     after = "\nTraceback (most recent call last):\nRuntimeError: Engine core initialization failed."
     found = diagnose(noise + prefix + line + after, 1, engines.find(engine).patterns())
-    assert found.kind == kind and kind in FAILURE_KINDS
+    assert found.kind == kind and kind in DIAGNOSES
     if kind != "crashed":
         assert found.detail == line.strip() and line in found.log_tail and "\x1b" not in "".join(found.log_tail)
 
@@ -262,12 +264,12 @@ def test_without_a_telling_line_the_way_it_ended_is_told(exit_code, words):
 @given(log=st.text(), exit_code=st.one_of(st.none(), st.integers(-64, 255)))
 def test_any_log_gives_one_line_and_a_known_kind(log, exit_code):
     found = diagnose(log, exit_code, engines.find("vllm").patterns())
-    assert found.kind in FAILURE_KINDS and len(found.detail.splitlines()) == 1
+    assert found.kind in DIAGNOSES and len(found.detail.splitlines()) == 1
 
 
 def test_every_engine_names_only_known_kinds():
     for name in engines.names():
-        assert {pattern.kind for pattern in engines.find(name).patterns()} <= set(FAILURE_KINDS)
+        assert {pattern.kind for pattern in engines.find(name).patterns()} <= DIAGNOSES
 
 
 def test_every_flag_of_the_embedded_server_is_taken_by_it(tiny_gguf):

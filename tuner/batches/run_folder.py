@@ -43,14 +43,13 @@ def failure_of(folder: Path) -> tuple[str, str] | None:
         folder: the trial's; its `server.json` says it, or else the end of its log.
     """
     server = Trial(folder).server
-    if server and server.failure:
-        kind, detail = server.failure.kind, server.failure.detail
-    else:
-        kind, detail, *_ = diagnose(_tail(Trial(folder).server_log), None, [OUT_OF_MEMORY])
-        if kind != OUT_OF_MEMORY.kind:
-            return None
-    outcome = kind if kind == OUT_OF_MEMORY.kind else "server_died"
-    return outcome, f"the server failed ({kind}): {one_line(detail)}".removesuffix(": ")
+    recorded = server.failure if server else None
+    failure = recorded or diagnose(_tail(Trial(folder).server_log), None, [OUT_OF_MEMORY])
+    is_memory = failure.kind == OUT_OF_MEMORY.kind
+    if not (recorded or is_memory):
+        return None
+    reason = f"the server failed ({failure.kind}): {one_line(failure.detail)}".removesuffix(": ")
+    return failure.kind if is_memory else "server_died", reason
 
 
 def doubts(sidecar: Sidecar | None) -> list[str]:

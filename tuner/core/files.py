@@ -22,8 +22,7 @@ Struct = TypeVar("Struct", bound=msgspec.Struct)
 #: So many levels deep nothing is nested that a person wrote.
 _DEEPEST = 50
 
-#: How one batch of a file that holds several is named: `file.json#2`.
-PART = re.compile(r"(?P<name>.+\.\w+)#(?P<part>[1-9]\d{0,6})", re.DOTALL)
+_PART = re.compile(r"(?P<name>.+\.\w+)#(?P<part>[1-9]\d{0,6})", re.DOTALL)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -36,25 +35,19 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         PathError: the folder is missing, read-only or full.
     """
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        _write_and_rename(path, data)
-    except OSError as error:
-        raise PathError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _write_and_rename(path: Path, data: bytes) -> None:
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(aside, "xb") as file:
-            file.write(data)
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+        sync(path.parent)
+    except OSError as error:
+        raise PathError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -136,7 +129,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 def split_part(path: Path) -> tuple[Path, int]:
     """The file that `path` names and which of its batches, from 1: `file.json#2` is the second of `file.json`."""
-    match = PART.fullmatch(path.name)
+    match = _PART.fullmatch(path.name)
     return (path.with_name(match["name"]), int(match["part"])) if match else (path, 1)
 
 
@@ -162,9 +155,8 @@ def read_document(path: Path, what: str, error: type[RequestError]) -> Any:
         raise PathError(f"cannot read {what} {path}: {failure.strerror}") from failure
     except UnicodeDecodeError as failure:
         raise error(f"{path} is no UTF-8 text") from failure
-    except (ValueError, RecursionError) as failure:
-        complaint = "it is nested too deeply" if isinstance(failure, RecursionError) else failure
-        raise error(f"{path}: {complaint}") from failure
+    except ValueError as failure:
+        raise error(f"{path}: {failure}") from failure
 
 
 def parse_yaml(text: str) -> Any:
@@ -207,9 +199,9 @@ def _strict_loader() -> Any:
             _must_be_unique([(key.tag, key.value) for key, _ in node.value], node.start_mark.line + 1)
             return node
 
-    for name in ("timestamp", "binary", "set", "omap", "pairs"):
-        plain = safe.construct_yaml_str if name == "timestamp" else safe.construct_undefined
-        StrictLoader.add_constructor(f"tag:yaml.org,2002:{name}", plain)
+    StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", safe.construct_yaml_str)
+    for name in ("binary", "set", "omap", "pairs"):
+        StrictLoader.add_constructor(f"tag:yaml.org,2002:{name}", safe.construct_undefined)
     return StrictLoader
 
 
@@ -222,6 +214,8 @@ def _parse_json(text: str) -> Any:
         return json.loads(text, object_pairs_hook=mapping)
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _must_be_unique(keys: list[tuple[str, Any]], line: int = 0) -> None:

@@ -37,11 +37,6 @@ class Metric:
         """Its unit behind a bare number: ` s`; nothing for a share."""
         return "" if self.unit == SHARE else f" {self.unit}"
 
-    @property
-    def in_tables(self) -> tuple[str, float]:
-        """Its unit in tables, and how many of that are one of its own."""
-        return _IN_TABLES.get("ms" if self.in_milliseconds else self.unit, (self.unit, 1.0))
-
 
 #: By column, without the statistic of a latency. A limit on one of them is its `section`.
 METRICS = {
@@ -84,7 +79,7 @@ def column_name(column: str) -> str:
 def table_column(column: str) -> tuple[str, str, float, int]:
     """A column in tables: (header with its unit, the column, factor to that unit, decimals)."""
     metric = metric_of(column)
-    unit, factor = metric.in_tables
+    unit, factor = _IN_TABLES.get("ms" if metric.in_milliseconds else metric.unit, (metric.unit, 1.0))
     return f"{metric.label} {split(column)[1]}".strip() + f" ({unit})", column, factor, metric.decimals
 
 

@@ -2,19 +2,19 @@
 
 import contextlib
 import hashlib
-import os
 import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
 from tuner.core import files, locks, timestamps
 from tuner.core.files import read_struct
+from tuner.core.server_log import Failure
 from tuner.errors import PathError
 
 EXPERIMENT_FILE = "experiment.json"
@@ -44,8 +44,20 @@ OUTCOMES = (
 )
 
 
-class TrialFacts(msgspec.Struct, kw_only=True):
+class _Record(msgspec.Struct):
+    """A JSON file of a folder; instants in it are UTC with a `Z`."""
+
+    FILE: ClassVar[str]
+
+    def write(self, folder: Path) -> None:
+        """Replace the file in `folder`."""
+        files.write_json(folder / self.FILE, msgspec.to_builtins(self))
+
+
+class TrialFacts(_Record, kw_only=True):
     """What was asked of one server configuration (`trial.json`)."""
+
+    FILE = TRIAL_FILE
 
     trial: int
     engine: str
@@ -57,8 +69,10 @@ class TrialFacts(msgspec.Struct, kw_only=True):
     repeats: int = 1
 
 
-class Sidecar(msgspec.Struct, kw_only=True):
-    """What genai-bench does not record of one batch (`batch.json`); instants are UTC with a `Z`."""
+class Sidecar(_Record, kw_only=True):
+    """What genai-bench does not record of one batch (`batch.json`)."""
+
+    FILE = SIDECAR_FILE
 
     scenario: str
     concurrency: int
@@ -71,10 +85,6 @@ class Sidecar(msgspec.Struct, kw_only=True):
     duration: float | None = None  # seconds on the monotonic clock
     exit_code: int | None = None
     client: dict[str, Any] = {}  # health of the load generator, such as cpu_share
-
-    def write(self, folder: Path) -> None:
-        """Put it into a level's folder."""
-        files.write_json(folder / SIDECAR_FILE, msgspec.to_builtins(self))
 
 
 def read_sidecar(folder: Path) -> Sidecar | None:
@@ -140,7 +150,7 @@ class Trial:
 
     def write(self, facts: TrialFacts) -> None:
         """Record what is asked of this trial."""
-        files.write_json(self.facts_file, msgspec.to_builtins(facts))
+        facts.write(self.folder)
 
 
 @dataclass(frozen=True)
@@ -157,14 +167,14 @@ class Experiment:
             PathError: the folder cannot be made.
         """
         stem = f"{timestamps.to_stamp(timestamps.now())}-{kind}-{safe_name(name)}"
-        return cls.at(_first_free(runs, stem))
+        folders = [runs / stem, *(runs / f"{stem}-{number}" for number in range(2, 100))]
+        return cls.at(next(folder for folder in folders if not folder.exists()))
 
     @classmethod
     def find(cls, runs: Path, kind: str = "", name: str = "") -> Iterator["Experiment"]:
         """The run directories under `runs`, the newest first; those of a `kind` and a `name`, where they are given."""
-        for path in sorted(
-            runs.glob(f"*Z-{kind}-*/{EXPERIMENT_FILE}" if kind else f"*/{EXPERIMENT_FILE}"), reverse=True
-        ):
+        names = f"*Z-{kind}-*" if kind else "*"
+        for path in sorted(runs.glob(f"{names}/{EXPERIMENT_FILE}"), reverse=True):
             experiment = cls(path.parent)
             if not name or experiment.record.name == name:
                 yield experiment
@@ -206,8 +216,7 @@ class Experiment:
     def describe(self, **facts: Any) -> None:
         """Add `facts` to `experiment.json`; a fact given again replaces the old one."""
         path = self.folder / EXPERIMENT_FILE
-        known = files.read_json(path) if path.exists() else {}
-        files.write_json(path, known | facts)
+        files.write_json(path, (self.facts if path.exists() else {}) | facts)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -215,7 +224,7 @@ class Experiment:
         return dict(files.read_json(self.folder / EXPERIMENT_FILE))
 
     @property
-    def record(self) -> "ExperimentRecord":
+    def record(self) -> ExperimentRecord:
         """The part of `experiment.json` that has a schema; empty where the file is missing or damaged."""
         return read_struct(self.folder / EXPERIMENT_FILE, ExperimentRecord) or ExperimentRecord()
 
@@ -259,64 +268,37 @@ def safe_name(text: str) -> str:
     return re.sub(r"[^\w(),.=+-]", "_", text).strip(".")[:80] or "_"
 
 
-def _first_free(runs: Path, stem: str) -> Path:
-    """`runs/stem`, or with a number behind where that second is taken."""
-    candidates = [runs / stem, *(runs / f"{stem}-{n}" for n in range(2, 100))]
-    return next(path for path in candidates if not path.exists())
-
-
 _PACKAGES = ("tuner", "genai-bench", "xllamacpp", "vllm", "sglang", "pandas", "plotly")
 
 
+#: how a cluster's node is called in records, where it is known by more than its host name
+NODE_VARIABLE = "TUNER_NODE"
+
+
 def environment() -> dict[str, Any]:
-    """Versions and the machine, as plain JSON values for `experiment.json`."""
-    return {"versions": _versions(), "host": _host()}
-
-
-def _versions() -> dict[str, str]:
-    """Versions of Python and of what is installed of the packages that shape a result."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _host() -> dict[str, Any]:
+    """Versions of Python and of the packages that shape a result, and the machine: plain JSON values."""
     import psutil
 
-    return {
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    host = {
         "name": platform.node(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpus": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
     }
-
-
-#: how a cluster's node is called, where it is known by more than its host name
-NODE_VARIABLE = "TUNER_NODE"
-
-
-def node_name() -> str:
-    """What this machine is called in records."""
-    return os.environ.get(NODE_VARIABLE) or platform.node()
+    return {"versions": versions, "host": host}
 
 
 STARTING, READY, STOPPED, SERVER_FAILED = "starting", "ready", "stopped", "failed"
 
 
-class FailureRecord(msgspec.Struct, kw_only=True):
-    """Why a server failed."""
+class ServerRecord(_Record, kw_only=True):
+    """One start of a server (`server.json`); durations are seconds. No secret is in it."""
 
-    kind: str = ""
-    detail: str = ""
-    log_tail: list[str] = []
-
-
-class ServerRecord(msgspec.Struct, kw_only=True):
-    """One start of a server (`server.json`); instants are UTC with a `Z`, durations seconds. No secret is in it."""
+    FILE = SERVER_FILE
 
     state: str = STARTING
     engine: str = ""
@@ -335,13 +317,9 @@ class ServerRecord(msgspec.Struct, kw_only=True):
     finished_at: str = ""
     ready_seconds: float | None = None
     exit_code: int | None = None
-    failure: FailureRecord | None = None
+    failure: Failure | None = None
     warnings: list[str] = []
     previous: list[dict[str, Any]] = []  # earlier starts in the same trial, the oldest first
-
-    def write(self, trial: Trial) -> None:
-        """Replace the trial's `server.json`."""
-        files.write_json(trial.server_file, msgspec.to_builtins(self))
 
 
 def earlier_starts(trial: Trial) -> list[dict[str, Any]]:
@@ -359,8 +337,10 @@ COMPLETE, INFEASIBLE, FAILED, PRUNED, WAITING = "complete", "infeasible", "faile
 ENDED = "ended"
 
 
-class TrialRecord(msgspec.Struct, kw_only=True):
-    """A search's own note of one trial (`search.json`); instants are UTC with a `Z`."""
+class TrialRecord(_Record, kw_only=True):
+    """A search's own note of one trial (`search.json`)."""
+
+    FILE = RECORD_FILE
 
     role: Role
     parameters: dict[str, Any]
@@ -372,10 +352,6 @@ class TrialRecord(msgspec.Struct, kw_only=True):
     finished_at: str = ""
     seconds: float = 0.0  # that its runs took, also those that were cut off
     gpus: int = 0
-
-    def write(self, folder: Path) -> None:
-        """Keep it in a trial's folder."""
-        files.write_json(folder / RECORD_FILE, msgspec.to_builtins(self))
 
 
 def read_record(trial: Path) -> TrialRecord:

@@ -1,5 +1,6 @@
 """Nothing that leaves this machine holds a secret: texts are searched before they are written, and refused."""
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +26,6 @@ PATTERNS = {
     "a Google key (AIza…)": r"\bAIza[\w-]{30,}",
 }
 _SHAPES = re.compile("|".join(f"({pattern})" for pattern in PATTERNS.values()), re.ASCII)
-
 #: messages of servers quote keys cut short or masked: whatever begins as one does
 _PERHAPS = re.compile(
     rf"{_SHAPES.pattern.replace(_DIGIT, '')}|\b(?:sk-|hf_|ghp_|github_pat_)[\w-]{{8,}}|Bearer \S+", re.ASCII
@@ -52,7 +52,8 @@ class Guard:
 
     def __init__(self, key_names: Iterable[str] = (), environment: Mapping[str, str] = os.environ) -> None:
         named = {name: environment.get(name, "") for name in key_names}
-        looks = {name: value for name, value in environment.items() if _looks_secret(name, value)}
+        long = {name: value for name, value in environment.items() if names_secret(name) and len(value) >= _SHORTEST}
+        looks = {name: value for name, value in long.items() if not value.startswith(("/", "~", "./"))}
         by_value = {value: name for name, value in (looks | named).items() if value}
         self._names = list(by_value.values())
         self._values = re.compile("|".join(f"({re.escape(value)})" for value in by_value)) if by_value else None
@@ -63,41 +64,26 @@ class Guard:
         Raises:
             SecretFound: the message names the place and the kind, never the value.
         """
-        if what := self._found(text):
+        if what := self._secret_in(text):
             raise SecretFound(f"{place} holds {what}: remove it there, then make the report again; nothing was written")
 
     def check_values(self, value: Any, place: str) -> None:
-        """Refuse any text in `value`, which is made of dicts and lists.
-
-        Raises:
-            SecretFound: as `check`.
-        """
+        """Refuse, as `check` does, any text in `value`, which is made of dicts and lists."""
         for where, text in _texts(value, place):
             self.check(text, where)
 
     def check_file(self, path: Path, place: str) -> None:
-        """Refuse a text file, line by line; one that cannot be read holds nothing that could be passed on.
+        """Refuse, as `check` does, a text file by its lines; one that cannot be read holds nothing to pass on."""
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines, start=1):
+                self.check(line, f"{place}, line {number},")
 
-        Raises:
-            SecretFound: as `check`; the place has the line's number.
-        """
-        try:
-            with open(path, encoding="utf-8", errors="replace") as lines:
-                for number, line in enumerate(lines, start=1):
-                    self.check(line, f"{place}, line {number},")
-        except OSError:
-            return
-
-    def _found(self, text: str) -> str:
+    def _secret_in(self, text: str) -> str:
         if self._values and (match := self._values.search(text)):
             return f"the value of the environment variable {self._names[(match.lastindex or 1) - 1]}"
         if match := _SHAPES.search(text):
             return f"what looks like {list(PATTERNS)[(match.lastindex or 1) - 1]}"
         return ""
-
-
-def _looks_secret(name: str, value: str) -> bool:
-    return names_secret(name) and len(value) >= _SHORTEST and not value.startswith(("/", "~", "./"))
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:

@@ -5,19 +5,7 @@ import signal
 from collections.abc import Sequence
 from typing import NamedTuple
 
-#: what can be the matter with a server
-FAILURE_KINDS = (
-    "out_of_memory",
-    "port_in_use",
-    "bad_argument",
-    "model_not_found",
-    "gpu_unavailable",
-    "timeout",
-    "unreachable",
-    "unauthorized",
-    "stopped",
-    "crashed",
-)
+import msgspec
 
 
 class Pattern(NamedTuple):
@@ -54,20 +42,12 @@ _PREFIX = re.compile(r"^(\(\w+ pid=\d+\) )?[A-Z]+ [\d :-]+\[[^]]*\] |^[\d.]+ [A-
 _EXCEPTION = re.compile(r"^([\w.]+\.)?\w*(Error|Exception): .")
 
 
-class Failure(NamedTuple):
-    """Why a server failed.
+class Failure(msgspec.Struct, frozen=True):
+    """Why a server failed."""
 
-    Args:
-        kind: one of FAILURE_KINDS.
-        detail: the line that tells it.
-        exit_code: of the process, negative for a signal; None where it still ran, or its supervisor was killed.
-        log_tail: the lines of the log around it.
-    """
-
-    kind: str
-    detail: str
-    exit_code: int | None = None
-    log_tail: tuple[str, ...] = ()
+    kind: str = ""  # as in `tuner.errors.ServerFailed`
+    detail: str = ""  # the line that tells it
+    log_tail: list[str] = []  # the lines of the log around it
 
 
 def diagnose(log: str, exit_code: int | None, patterns: Sequence[Pattern]) -> Failure:
@@ -81,20 +61,20 @@ def diagnose(log: str, exit_code: int | None, patterns: Sequence[Pattern]) -> Fa
     lines = [_PREFIX.sub("", line.rstrip()) for line in _ANSI.sub("", log).splitlines() if line.strip()]
     lines = lines[-_LAST_LINES:]
     for kind, regex in patterns:
-        if (found := _first(re.compile(regex), lines)) is not None:
-            return Failure(kind, lines[found].strip(), exit_code, _around(lines, found))
-    found = _first(_EXCEPTION, lines)
-    telling = len(lines) - 1 if found is None else found
-    told = f": {lines[telling].strip()}" if lines else ""
-    return Failure("crashed", f"it ended {describe_exit(exit_code)}{told}", exit_code, _around(lines, telling))
+        if (telling := _first(re.compile(regex), lines)) is not None:
+            return Failure(kind, lines[telling].strip(), _around(lines, telling))
+    telling = _first(_EXCEPTION, lines)
+    telling = len(lines) - 1 if telling is None else telling
+    last_words = f": {lines[telling].strip()}" if lines else ""
+    return Failure("crashed", f"it ended {describe_exit(exit_code)}{last_words}", _around(lines, telling))
 
 
-def _first(regex: re.Pattern[str], lines: Sequence[str]) -> int | None:
+def _first(regex: re.Pattern[str], lines: list[str]) -> int | None:
     return next((number for number, line in enumerate(lines) if regex.search(line)), None)
 
 
-def _around(lines: Sequence[str], telling: int) -> tuple[str, ...]:
-    return tuple(lines[max(0, telling - _BEFORE) : telling + 1 + _AFTER])
+def _around(lines: list[str], telling: int) -> list[str]:
+    return lines[max(0, telling - _BEFORE) : telling + 1 + _AFTER]
 
 
 def describe_exit(exit_code: int | None) -> str:
@@ -104,5 +84,5 @@ def describe_exit(exit_code: int | None) -> str:
     if exit_code >= 0:
         return f"with exit code {exit_code}"
     hint = " (the kernel does that when memory runs out)" if exit_code == -signal.SIGKILL else ""
-    name = next((known.name for known in signal.Signals if known == -exit_code), str(-exit_code))
+    name = next((one.name for one in signal.Signals if one == -exit_code), str(-exit_code))
     return f"by signal {name}{hint}"

@@ -38,10 +38,10 @@ def from_text(text: str) -> datetime:
     Raises:
         ValueError: `text` is no ISO 8601 instant, or names no zone.
     """
-    instant = datetime.fromisoformat(text)
-    if instant.tzinfo is None:
+    instant, assumed_zone = read(text)
+    if assumed_zone:
         raise ValueError(f"{text!r} has no time zone")
-    return instant.astimezone(UTC)
+    return instant
 
 
 def to_stamp(instant: datetime) -> str:
@@ -86,17 +86,17 @@ def to_utc(values: "pd.Series[Any]", *, unit: str | None = None, zone: str = "UT
 
     _check(values, unit, zone)
     if unit:
-        found = pd.to_datetime(pd.to_numeric(values, errors="coerce"), unit=unit, utc=True, errors="coerce")  # type: ignore[call-overload]
+        times = pd.to_datetime(pd.to_numeric(values, errors="coerce"), unit=unit, utc=True, errors="coerce")  # type: ignore[call-overload]
     elif isinstance(values.dtype, pd.DatetimeTZDtype):
-        found = values.dt.tz_convert("UTC")
+        times = values.dt.tz_convert("UTC")
     elif pd.api.types.is_datetime64_dtype(values):
-        found = _localized(values, zone)
+        times = _localize(values, zone)
     else:
-        found = _from_texts(values, zone)
-    lost = int((found.isna() & values.notna()).sum())
+        times = _from_texts(values, zone)
+    lost = int((times.isna() & values.notna()).sum())
     if lost:
         logger.warning("%d values of %s are no times, or ambiguous ones: left out", lost, values.name or "a column")
-    utc: pd.Series[Any] = found.astype("datetime64[us, UTC]")
+    utc: pd.Series[Any] = times.astype("datetime64[us, UTC]")
     return utc
 
 
@@ -123,10 +123,10 @@ def _from_texts(values: "pd.Series[Any]", zone: str) -> "pd.Series[Any]":
     named = texts.str.contains(ZONE, na=False)
     aware = pd.to_datetime(texts.where(named), format="ISO8601", utc=True, errors="coerce")
     naive = pd.to_datetime(texts.where(~named), format="ISO8601", errors="coerce")
-    return aware.where(named, _localized(naive, zone))
+    return aware.where(named, _localize(naive, zone))
 
 
-def _localized(naive: "pd.Series[Any]", zone: str) -> "pd.Series[Any]":
+def _localize(naive: "pd.Series[Any]", zone: str) -> "pd.Series[Any]":
     if naive.notna().any():
         logger.warning("%d times of %s name no zone: %s assumed", naive.notna().sum(), naive.name or "a column", zone)
     local = naive.dt.tz_localize(zone, ambiguous="NaT", nonexistent="NaT")

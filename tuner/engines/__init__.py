@@ -1,8 +1,6 @@
 """Software that can be served: engines by name, also those of other packages (entry point `tuner.engines`)."""
 
-import importlib
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
 
 from tuner.engines.base import Engine
 from tuner.engines.parameters import suggest
@@ -11,11 +9,11 @@ from tuner.errors import EngineError
 GROUP = "tuner.engines"
 
 _OURS = {
-    "llamacpp": "tuner.engines.llamacpp:LlamaCpp",
-    "vllm": "tuner.engines.vllm:VLLM",
-    "sglang": "tuner.engines.sglang:SGLang",
-    "command": "tuner.engines.command:Command",
-    "attach": "tuner.engines.command:Attach",
+    "llamacpp": "llamacpp:LlamaCpp",
+    "vllm": "vllm:VLLM",
+    "sglang": "sglang:SGLang",
+    "command": "command:Command",
+    "attach": "command:Attach",
 }
 
 
@@ -30,23 +28,14 @@ def find(name: str) -> Engine:
     Raises:
         EngineError: there is none, with the nearest in the message; or another package's cannot be loaded.
     """
-    if name in _OURS:
-        module, _, attribute = _OURS[name].partition(":")
-        return _checked(name, getattr(importlib.import_module(module), attribute))
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            return _checked(name, _load(point))
-    raise EngineError(f"there is no engine {name!r}; {suggest(name, names())}")
-
-
-def _load(point: EntryPoint) -> Any:
+    ours = [EntryPoint(name, f"{__name__}.{_OURS[name]}", GROUP)] if name in _OURS else []
+    point = next((point for point in ours or entry_points(group=GROUP) if point.name == name), None)
+    if point is None:
+        raise EngineError(f"there is no engine {name!r}; {suggest(name, names())}")
     try:
-        return point.load()
+        engine = point.load()
     except (ImportError, AttributeError) as error:
-        raise EngineError(f"engine {point.name!r} cannot be loaded from {point.value}: {error}") from error
-
-
-def _checked(name: str, found: Any) -> Engine:
-    if isinstance(found, type) and issubclass(found, Engine):
-        return found()
-    raise EngineError(f"engine {name!r} is registered as {found!r}, which is no subclass of tuner.engines.base.Engine")
+        raise EngineError(f"engine {name!r} cannot be loaded from {point.value}: {error}") from error
+    if isinstance(engine, type) and issubclass(engine, Engine):
+        return engine()
+    raise EngineError(f"engine {name!r} is registered as {engine!r}, which is no subclass of tuner.engines.base.Engine")

@@ -1,7 +1,9 @@
 """What a server is asked to be (ServerSpec), and what an engine must be able to say (Engine)."""
 
+import importlib.util
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,17 +55,17 @@ class ServerSpec(BaseModel):
     @classmethod
     def _spelt_one_way(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
         """With `_` for `-`, and without those that are null, which leaves them to the engine."""
-        return {name.lstrip("-").replace("-", "_"): given for name, given in value.items() if given is not None}
+        return {name.lstrip("-").replace("-", "_"): each for name, each in value.items() if each is not None}
 
     @classmethod
-    def parse(cls, asked: Mapping[str, Any]) -> "ServerSpec":
+    def parse(cls, values: Mapping[str, Any]) -> "ServerSpec":
         """Check a mapping, such as the `server` part of a configuration file.
 
         Raises:
             SpecError: a key or value is wrong; the message is one line and names it.
         """
         try:
-            return cls.model_validate(dict(asked))
+            return cls.model_validate(dict(values))
         except ValidationError as error:
             raise SpecError(explain(error, cls)) from None  # pydantic's own text has many lines
 
@@ -133,6 +135,8 @@ class Engine:
     forget_path: ClassVar[str] = ""
     #: put into every measured request's body, so that answers cost the same each time
     request_parameters: ClassVar[Mapping[str, Any]] = {}
+    #: the module that this Python must have to run it, unless the specification names an executable
+    module: ClassVar[str] = ""
     #: the command that installs it
     install: ClassVar[str] = ""
 
@@ -147,12 +151,14 @@ class Engine:
         parameters.check(self.name, spec.parameters, self.tunables, complete=self.complete)
 
     def find(self, spec: ServerSpec) -> str:
-        """The program that runs it, as a path.
+        """The program that runs it, as a path: the one named, or this Python where `module` is installed in it.
 
         Raises:
             EngineError: it is not installed here.
         """
-        raise NotImplementedError
+        if spec.executable is None and not (self.module and importlib.util.find_spec(self.module)):
+            raise self.missing()
+        return spec.executable or sys.executable
 
     def missing(self) -> EngineError:
         """The error that says that it is not installed, and how it is."""
@@ -202,9 +208,9 @@ class GPUEngine(Engine):
             raise SpecError(f"engine {self.name} needs model, a folder or a name on Hugging Face")
         if spec.model.startswith(("/", ".", "~")) and not Path(spec.model).expanduser().exists():
             raise SpecError(f"the model {spec.model} does not exist")
-        given = len(spec.gpus) if isinstance(spec.gpus, list) else spec.gpus
-        if given and self.gpus(spec) not in (1, given):
-            raise SpecError(f"{self.name} is given {given} GPUs, and its parallel sizes come to {self.gpus(spec)}")
+        number = len(spec.gpus) if isinstance(spec.gpus, list) else spec.gpus
+        if number and self.gpus(spec) not in (1, number):
+            raise SpecError(f"{self.name} is given {number} GPUs, and its parallel sizes come to {self.gpus(spec)}")
 
     def gpus(self, spec: ServerSpec) -> int:
         """One for each part of each copy of the model."""
@@ -215,8 +221,9 @@ class GPUEngine(Engine):
         value = spec.parameters.get(self.context_parameter)
         return value if isinstance(value, int) else None
 
-    def asked(self, spec: ServerSpec, gpus: int) -> dict[str, Any]:
-        """The parameters; where several GPUs are given and nothing says how they share, each layer is split."""
-        if gpus > 1 and not any(name in spec.parameters for name in self.sizes):
-            return {**spec.parameters, self.sizes[0]: gpus}
-        return dict(spec.parameters)
+    def flags(self, spec: ServerSpec, place: Place, *, no_prefix: bool) -> list[str]:
+        """Where to serve and the parameters; where nothing says how several GPUs share, each layer is split."""
+        where = ["--host", LOOPBACK, "--port", str(place.port), "--served-model-name", self.served_name(spec)]
+        is_split = len(place.gpus) < 2 or any(name in spec.parameters for name in self.sizes)
+        size = {} if is_split else {self.sizes[0]: len(place.gpus)}
+        return [*where, *parameters.flags(spec.parameters | size, no_prefix=no_prefix)]

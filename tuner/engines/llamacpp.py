@@ -1,7 +1,5 @@
 """llama.cpp, embedded: its HTTP server in a process of its own, from the wheel `xllamacpp`; needs no GPU."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 from tuner.core.server_log import Pattern
@@ -36,6 +34,7 @@ class LlamaCpp(Engine):
         },
     }
     ready_timeout = 60.0
+    module = "xllamacpp"
     install = "pip install xllamacpp"
     request_parameters = {"cache_prompt": False}
     failures = (
@@ -56,18 +55,12 @@ class LlamaCpp(Engine):
                 f"set n_ctx to at least {_LEAST_CONTEXT * self._slots(spec)}"
             )
 
-    def find(self, spec: ServerSpec) -> str:
-        """This Python, where `xllamacpp` is installed in it."""
-        if spec.executable is None and importlib.util.find_spec("xllamacpp") is None:
-            raise self.missing()
-        return spec.executable or sys.executable
-
     def command(self, spec: ServerSpec, place: Place) -> list[str]:
         """Our own small server file, with the parameters as flags."""
         where = ["--host", LOOPBACK, "--port", str(place.port), "--served-name", self.served_name(spec)]
         key = ["--api-key-env", _KEY_VARIABLE] if spec.api_key_env else []
-        asked = parameters.flags(spec.parameters, no_prefix=True)
-        return [self.find(spec), "-m", llamacpp_server.__name__, "--model", str(_file(spec)), *where, *key, *asked]
+        flags = parameters.flags(spec.parameters, no_prefix=True)
+        return [self.find(spec), "-m", llamacpp_server.__name__, "--model", str(_file(spec)), *where, *key, *flags]
 
     def environment(self, spec: ServerSpec) -> dict[str, str]:
         """Threads that sleep while they wait: spinning ones were measured 20 times slower on a busy machine."""

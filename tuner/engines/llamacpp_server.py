@@ -47,41 +47,40 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--api-key-env", help="the environment variable that holds the API key")
-    for name, known in PARAMETERS.items():
-        how: dict[str, Any] = {"type": known.kind, "choices": known.choices or None}
-        if known.kind is bool:
-            how = {"action": argparse.BooleanOptionalAction}
-        parser.add_argument(f"--{name.replace('_', '-')}", default=known.default, help=known.help, **how)
+    for name, parameter in PARAMETERS.items():
+        value: dict[str, Any] = {"type": parameter.kind, "choices": parameter.choices or None}
+        if parameter.kind is bool:
+            value = {"action": argparse.BooleanOptionalAction}
+        parser.add_argument(f"--{name.replace('_', '-')}", default=parameter.default, help=parameter.help, **value)
     return parser.parse_args(arguments)
 
 
-def configure(asked: argparse.Namespace) -> Any:
+def configure(flags: argparse.Namespace) -> Any:
     """The same as xllamacpp's `CommonParams`."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = asked.model
-    params.model_alias = {asked.served_name}
-    params.hostnames = [asked.host]
-    params.port = asked.port
+    params.model.path = flags.model
+    params.model_alias = {flags.served_name}
+    params.hostnames = [flags.host]
+    params.port = flags.port
     for name in ("n_parallel", "n_batch", "n_ubatch", "n_gpu_layers", "cache_prompt", "cont_batching", "kv_unified"):
-        setattr(params, name, getattr(asked, name))
-    params.n_ctx = asked.n_ctx or CONTEXT_PER_SLOT * asked.n_parallel
-    params.cpuparams.n_threads = asked.n_threads
-    params.cpuparams_batch.n_threads = asked.n_threads_batch or asked.n_threads
-    params.flash_attn_type = xllamacpp.llama_flash_attn_type[
-        f"LLAMA_FLASH_ATTN_TYPE_{_FLASH_ATTENTION[asked.flash_attn]}"
-    ]
-    params.cache_type_k = xllamacpp.ggml_type[f"GGML_TYPE_{asked.cache_type_k.upper()}"]
-    params.cache_type_v = xllamacpp.ggml_type[f"GGML_TYPE_{asked.cache_type_v.upper()}"]
-    params.warmup = asked.warmup
+        setattr(params, name, getattr(flags, name))
+    params.n_ctx = flags.n_ctx or CONTEXT_PER_SLOT * flags.n_parallel
+    params.cpuparams.n_threads = flags.n_threads
+    params.cpuparams_batch.n_threads = flags.n_threads_batch or flags.n_threads
+    attention = _FLASH_ATTENTION[flags.flash_attn]
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type[f"LLAMA_FLASH_ATTN_TYPE_{attention}"]
+    params.cache_type_k = xllamacpp.ggml_type[f"GGML_TYPE_{flags.cache_type_k.upper()}"]
+    params.cache_type_v = xllamacpp.ggml_type[f"GGML_TYPE_{flags.cache_type_v.upper()}"]
+    params.warmup = flags.warmup
     params.n_threads_http = _HTTP_THREADS
     params.endpoint_metrics = True
     params.endpoint_slots = True
     params.ui = False
     params.cors_origins = ""  # no web page has business with it
-    if asked.api_key_env:
-        params.api_keys = [os.environ[asked.api_key_env]]
+    if flags.api_key_env:
+        params.api_keys = [os.environ[flags.api_key_env]]
     params.fit_params = False  # serve what was asked for, or say why not
     params.cache_ram_mib = 0
     return params
@@ -91,14 +90,14 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT."""
     import xllamacpp
 
-    wanted = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)  # before the threads start, so that none of them takes it
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # before the threads start, so that none of them takes it
     try:
         server = xllamacpp.Server(configure(parse(sys.argv[1:])))
     except RuntimeError as error:  # the lines before say why
         time.sleep(_LOG_SECONDS)
         sys.exit(str(error))
-    signal.sigwait(wanted)
+    signal.sigwait(signals)
     del server
 
 

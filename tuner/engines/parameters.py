@@ -18,7 +18,7 @@ class Parameter:
         low: the smallest number allowed.
         high: the largest number allowed.
         choices: the values allowed, where they are few.
-        default: what we start the engine with where nothing is asked; None leaves it to the engine.
+        default: what we start the engine with where nothing is said; None leaves it to the engine.
         help: what it does, in a few words.
     """
 
@@ -33,7 +33,9 @@ class Parameter:
         """What is wrong with `value`, or None."""
         if self.choices:
             return None if value in self.choices else f"must be one of {', '.join(map(str, self.choices))}"
-        if not self._has_kind(value):
+        kinds: Any = (int, float) if self.kind is float else self.kind
+        # a bool is an int to Python, but not to a user
+        if isinstance(value, bool) != (self.kind is bool) or not isinstance(value, kinds):
             return f"must be {_KIND_NAMES[self.kind]}"
         if self.low is not None and value < self.low:
             return f"must be at least {self.low:g}"
@@ -41,28 +43,23 @@ class Parameter:
             return f"must be at most {self.high:g}"
         return None
 
-    def _has_kind(self, value: Any) -> bool:
-        if isinstance(value, bool):  # a bool is an int to Python, but not to a user
-            return self.kind is bool
-        return isinstance(value, (int, float) if self.kind is float else self.kind)
-
 
 _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
-def check(engine: str, asked: Mapping[str, Any], table: Mapping[str, Parameter], *, complete: bool) -> None:
+def check(engine: str, values: Mapping[str, Any], table: Mapping[str, Parameter], *, complete: bool) -> None:
     """Refuse a parameter that the engine would refuse, before minutes are spent on starting it.
 
     Args:
         engine: its name, for the message.
-        asked: the parameters of the specification.
+        values: the parameters of the specification.
         table: the parameters known here.
         complete: the table holds all that the engine knows, so that another name is a mistake.
 
     Raises:
         SpecError: a name that the engine does not know, or a value it cannot take.
     """
-    for name, value in asked.items():
+    for name, value in values.items():
         if name not in table:
             if complete:
                 raise SpecError(f"{engine} has no parameter {name!r}; {suggest(name, table)}")
@@ -70,21 +67,21 @@ def check(engine: str, asked: Mapping[str, Any], table: Mapping[str, Parameter],
             raise SpecError(f"{engine} parameter {name} = {value!r}: {problem}")
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """`did you mean …?` for a misspelt `name`, or the list of what is known."""
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
+def suggest(name: str, names: Iterable[str]) -> str:
+    """`did you mean …?` for a misspelt `name`, or the list of `names`."""
+    choices = sorted(names)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else f"it has {', '.join(choices)}"
 
 
-def flags(asked: Mapping[str, Any], *, no_prefix: bool) -> list[str]:
+def flags(values: Mapping[str, Any], *, no_prefix: bool) -> list[str]:
     """`{"max_num_seqs": 64, "enforce_eager": True}` → `["--max-num-seqs", "64", "--enforce-eager"]`.
 
     Args:
-        asked: parameters; true is the bare flag, a list is several values after one flag, an object is JSON text.
+        values: parameters; true is the bare flag, a list is several values after one flag, an object is JSON text.
         no_prefix: false is `--no-flag` (as argparse's BooleanOptionalAction wants it); otherwise it is left out.
     """
-    return [part for name, value in asked.items() for part in _flag(name.replace("_", "-"), value, no_prefix)]
+    return [part for name, value in values.items() for part in _flag(name.replace("_", "-"), value, no_prefix)]
 
 
 def _flag(name: str, value: Any, no_prefix: bool) -> list[str]:
@@ -94,9 +91,10 @@ def _flag(name: str, value: Any, no_prefix: bool) -> list[str]:
         case False:
             return [f"--no-{name}"] if no_prefix else []
         case list():
-            return [f"--{name}", *map(_text, value)]
-    return [f"--{name}", _text(value)]
+            return [f"--{name}", *map(as_text, value)]
+    return [f"--{name}", as_text(value)]
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as a command's argument: a text as it is, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,11 +1,7 @@
 """SGLang: `python -m sglang.launch_server`, on GPUs. Not run on a GPU yet: written from its documentation."""
 
-import importlib.util
-import sys
-
 from tuner.core.server_log import Pattern
-from tuner.engines import parameters
-from tuner.engines.base import LOOPBACK, GPUEngine, Place, ServerSpec
+from tuner.engines.base import GPUEngine, Place, ServerSpec
 from tuner.engines.parameters import Parameter
 from tuner.errors import SpecError
 
@@ -13,7 +9,7 @@ from tuner.errors import SpecError
 class SGLang(GPUEngine):
     """The engine `sglang`; `model` is a folder or a name on Hugging Face, parameters are its flags."""
 
-    name = "sglang"
+    name = module = "sglang"
     install = "python -m venv sglang && sglang/bin/pip install sglang, and then executable: sglang/bin/python"
     sizes = (
         "tp_size",
@@ -66,15 +62,7 @@ class SGLang(GPUEngine):
         if spec.api_key_env:
             raise SpecError("sglang takes an API key only where every process listing shows it; leave api_key_env out")
 
-    def find(self, spec: ServerSpec) -> str:
-        """The Python that has it."""
-        if spec.executable is None and importlib.util.find_spec("sglang") is None:
-            raise self.missing()
-        return spec.executable or sys.executable
-
     def command(self, spec: ServerSpec, place: Place) -> list[str]:
         """Its launcher with the parameters as flags; false leaves a flag out."""
-        where = ["--host", LOOPBACK, "--port", str(place.port), "--served-model-name", self.served_name(spec)]
-        asked = parameters.flags(self.asked(spec, len(place.gpus)), no_prefix=False)
-        launcher = [self.find(spec), "-m", "sglang.launch_server", "--model-path", spec.model]
-        return [*launcher, *where, "--enable-metrics", *asked]
+        launcher = [self.find(spec), "-m", "sglang.launch_server", "--enable-metrics", "--model-path", spec.model]
+        return [*launcher, *self.flags(spec, place, no_prefix=False)]

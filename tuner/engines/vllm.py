@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 from tuner.core.server_log import Pattern
-from tuner.engines import parameters
-from tuner.engines.base import LOOPBACK, GPUEngine, Place, ServerSpec
+from tuner.engines.base import GPUEngine, Place, ServerSpec
 from tuner.engines.parameters import Parameter
 
 
@@ -67,9 +66,7 @@ class VLLM(GPUEngine):
 
     def command(self, spec: ServerSpec, place: Place) -> list[str]:
         """`vllm serve` with the parameters as flags; false is `--no-flag`."""
-        where = ["--host", LOOPBACK, "--port", str(place.port), "--served-model-name", self.served_name(spec)]
-        asked = parameters.flags(self.asked(spec, len(place.gpus)), no_prefix=True)
-        return [self.find(spec), "serve", spec.model, *where, *asked]
+        return [self.find(spec), "serve", spec.model, *self.flags(spec, place, no_prefix=True)]
 
     def environment(self, spec: ServerSpec) -> dict[str, str]:
         """Its key, and no usage statistics sent to anyone."""

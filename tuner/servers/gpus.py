@@ -6,8 +6,8 @@ Written against NVML's documentation and tested with answers of that form; not r
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from socket import socket
 from typing import Any, NamedTuple
@@ -51,36 +51,26 @@ class GPU:
 
 def gpus() -> list[GPU]:
     """Every GPU of this host; none where there is no driver or no `nvidia-ml-py`."""
-    with suppress(ImportError, _NoDriver), _nvml() as nvml:
-        return [_read(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]
-    return []
+    return _ask_driver()[0]
 
 
 def why_none() -> tuple[str, str]:
     """Where there is no GPU: what is the matter, and what to do about it."""
+    return _ask_driver()[1:]
+
+
+def _ask_driver() -> tuple[list[GPU], str, str]:
+    """The GPUs, and for want of any, why and what to do."""
     try:
-        with _nvml():
-            return "the driver knows no GPU", ""
-    except ImportError:
-        return "nvidia-ml-py is not installed, so that no GPU can be seen", "pip install nvidia-ml-py"
-    except _NoDriver as error:
-        return f"no NVIDIA driver answers ({error}); engine llamacpp and attach need none", ""
+        import pynvml
 
-
-class _NoDriver(Exception):
-    """NVML is there and has nobody to talk to."""
-
-
-@contextmanager
-def _nvml() -> Iterator[Any]:
-    import pynvml
-
-    try:
         pynvml.nvmlInit()
+    except ImportError:
+        return [], "nvidia-ml-py is not installed, so that no GPU can be seen", "pip install nvidia-ml-py"
     except pynvml.NVMLError as error:
-        raise _NoDriver(str(error)) from None
+        return [], f"no NVIDIA driver answers ({error}); engine llamacpp and attach need none", ""
     try:
-        yield pynvml
+        return [_read(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())], "the driver knows no GPU", ""
     finally:
         pynvml.nvmlShutdown()
 
@@ -96,36 +86,34 @@ def _read(nvml: Any, index: int) -> GPU:
             return float(getattr(answer, "gpu", answer)) * scale
         return None
 
+    processes = []
+    with suppress(nvml.NVMLError):
+        processes = [process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)]
     return GPU(
         index=index,
-        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
-        name=_text(nvml.nvmlDeviceGetName(handle)),
+        uuid=nvml.nvmlDeviceGetUUID(handle),
+        name=nvml.nvmlDeviceGetName(handle),
         memory_total=int(memory.total),
         memory_used=int(memory.used),
         utilization=maybe("nvmlDeviceGetUtilizationRates", 0.01),
         power=maybe("nvmlDeviceGetPowerUsage", 0.001),
         temperature=maybe("nvmlDeviceGetTemperature", 1, nvml.NVML_TEMPERATURE_GPU),
-        processes=_processes(nvml, handle),
+        processes=tuple(processes),
     )
 
 
-def _processes(nvml: Any, handle: Any) -> tuple[int, ...]:
-    with suppress(nvml.NVMLError):
-        return tuple(process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle))
-    return ()
-
-
-def _text(answer: str | bytes) -> str:
-    return answer.decode() if isinstance(answer, bytes) else answer
-
-
-def visible(found: Sequence[GPU]) -> list[GPU]:
+def visible(all_gpus: Sequence[GPU]) -> list[GPU]:
     """Those that CUDA_VISIBLE_DEVICES leaves to us (a job scheduler sets it), in its order."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is None:
-        return list(found)
-    by_name = {name: gpu for gpu in found for name in (str(gpu.index), gpu.uuid)}
+        return list(all_gpus)
+    by_name = _by_name(all_gpus)
     return [by_name[name.strip()] for name in allowed.split(",") if name.strip() in by_name]
+
+
+def _by_name(candidates: Sequence[GPU]) -> dict[str, GPU]:
+    """By index and by UUID."""
+    return {name: gpu for gpu in candidates for name in (str(gpu.index), gpu.uuid)}
 
 
 class Claim(NamedTuple):
@@ -135,56 +123,57 @@ class Claim(NamedTuple):
     holders: tuple[socket, ...]
 
 
-def claim(asked: int | Sequence[int | str]) -> Claim:
+def claim(wanted: int | Sequence[int | str]) -> Claim:
     """Take GPUs so that no other process of tuner on this host takes them.
 
     Args:
-        asked: how many free ones, or which ones, by index (as nvidia-smi numbers them) or UUID.
+        wanted: how many free ones, or which ones, by index (as nvidia-smi numbers them) or UUID.
 
     Raises:
         ServerFailed: (gpu_unavailable) there are not so many, or one that was named is not there or taken.
     """
-    candidates = visible(gpus()) if asked else []
-    wanted = [gpu for gpu in candidates if gpu.is_free] if isinstance(asked, int) else _named(asked, candidates)
-    number = asked if isinstance(asked, int) else len(asked)
+    candidates = visible(gpus()) if wanted else []
+    if isinstance(wanted, int):
+        number, eligible = wanted, [gpu for gpu in candidates if gpu.is_free]
+    else:
+        number, eligible = len(wanted), _named(wanted, candidates)
     taken: list[tuple[GPU, socket]] = []
-    for gpu in wanted:
+    for gpu in eligible:
         if len(taken) < number:
             with suppress(locks.AlreadyTaken):
                 taken.append((gpu, locks.take(f"gpu-{gpu.uuid}")))
     if len(taken) < number:
         for _, holder in taken:
             holder.close()
-        raise ServerFailed(_not_enough(asked, candidates), kind="gpu_unavailable")
+        states = "; ".join(f"{gpu.index}: {gpu.use}" for gpu in candidates)
+        problem = (
+            f"not so many are free or unclaimed: {states}"
+            if candidates
+            else "NVML finds none; `tuner doctor` says what is missing"
+        )
+        raise ServerFailed(f"GPUs were asked for ({wanted}), and {problem}", kind="gpu_unavailable")
     return Claim(tuple(gpu for gpu, _ in taken), tuple(holder for _, holder in taken))
 
 
 def _named(names: Sequence[int | str], candidates: Sequence[GPU]) -> list[GPU]:
-    by_name = {name: gpu for gpu in candidates for name in (str(gpu.index), gpu.uuid)}
+    by_name = _by_name(candidates)
     for name in map(str, names):
         if name not in by_name:
-            known = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in candidates) or "none"
-            raise ServerFailed(f"there is no GPU {name} here; there are: {known}", kind="gpu_unavailable")
+            choices = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in candidates) or "none"
+            raise ServerFailed(f"there is no GPU {name} here; there are: {choices}", kind="gpu_unavailable")
         if not by_name[name].is_free:
             log.warning("GPU %s was named and is in use: %s", name, by_name[name].use)
     return [by_name[name] for name in map(str, names)]
 
 
-def _not_enough(asked: int | Sequence[int | str], candidates: Sequence[GPU]) -> str:
-    if not candidates:
-        return f"GPUs were asked for ({asked}), and NVML finds none; `tuner doctor` says what is missing"
-    states = "; ".join(f"{gpu.index}: {gpu.use}" for gpu in candidates)
-    return f"GPUs were asked for ({asked}), and not so many are free or unclaimed: {states}"
-
-
-def not_given_back(before: Mapping[str, int]) -> dict[str, int]:
+def memory_not_returned(before: Mapping[str, int]) -> dict[str, int]:
     """Bytes that GPUs hold beyond what they held before, after the driver had GIVE_BACK seconds to take them back."""
     deadline = time.monotonic() + GIVE_BACK
     while True:
         now = memory_used(tuple(before))
-        kept = {uuid: now[uuid] - then for uuid, then in before.items() if now.get(uuid, 0) - then > _SLACK}
-        if not kept or time.monotonic() > deadline:
-            return kept
+        excess = {uuid: now[uuid] - then for uuid, then in before.items() if now.get(uuid, 0) - then > _SLACK}
+        if not excess or time.monotonic() > deadline:
+            return excess
         time.sleep(0.2)
 
 

@@ -69,8 +69,8 @@ def version(http: httpx.Client) -> str:
     """What it says it is a version of; empty where it does not say."""
     for path, key in VERSION_PATHS.items():
         with contextlib.suppress(httpx.HTTPError, ValueError, AttributeError):
-            if told := http.get(path).raise_for_status().json().get(key):
-                return str(told)
+            if answer := http.get(path).raise_for_status().json().get(key):
+                return str(answer)
     return ""
 
 

@@ -2,26 +2,17 @@
 
 import logging
 import os
+import platform
 import secrets
 import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tuner import engines
 from tuner.core import locks, timestamps
-from tuner.core.run_directory import (
-    READY,
-    SERVER_FAILED,
-    STOPPED,
-    FailureRecord,
-    ServerRecord,
-    Trial,
-    earlier_starts,
-    node_name,
-)
+from tuner.core.run_directory import NODE_VARIABLE, READY, SERVER_FAILED, STOPPED, ServerRecord, Trial, earlier_starts
 from tuner.core.server_log import Failure, diagnose
 from tuner.engines.base import LOOPBACK, Engine, Place, ServerSpec
 from tuner.errors import ServerFailed, TunerError
@@ -47,7 +38,7 @@ class Server:
             model=spec.model,
             served_name=self.model_name,
             parameters=dict(spec.parameters),
-            host=node_name(),
+            host=os.environ.get(NODE_VARIABLE) or platform.node(),
             started_at=timestamps.to_text(timestamps.now()),
             base_url=(spec.base_url or "").rstrip("/").removesuffix("/v1"),
             previous=earlier_starts(trial),
@@ -99,7 +90,7 @@ class Server:
         Raises:
             ServerFailed: it is not.
         """
-        self.record.write(self.trial)
+        self.record.write(self.trial.folder)
         self._await_ready()
         if not self.record.finished_at:
             self._write(state=READY, ready_at=timestamps.to_text(timestamps.now()))
@@ -116,9 +107,7 @@ class Server:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _await_ready(self) -> None:
@@ -129,7 +118,7 @@ class Server:
                 raise self._error(Failure("stopped", "it was wanted no more before it was ready"))
             if time.monotonic() - began > timeout:
                 raise self._give_up(self._not_ready(timeout))
-            self._pause()
+            self._stop_wanted.wait(POLL)
         self.model_name = self.model_name if self.model_name in names else names[0]
         self.record.served_name = self.model_name
         with probe.client(self.base_url, self.api_key()) as http:
@@ -149,9 +138,6 @@ class Server:
     def _not_ready(self, timeout: float) -> Failure:
         return Failure("unreachable", f"no server answers at {self.base_url} within {timeout:g} s")
 
-    def _pause(self) -> None:
-        time.sleep(POLL)
-
     def _give_up(self, failure: Failure) -> ServerFailed:
         self._failure = failure
         return self._error(failure)
@@ -160,15 +146,13 @@ class Server:
         return ServerFailed(f"{self}: {failure.kind}: {failure.detail}", kind=failure.kind)
 
     def _record_end(self) -> None:
-        failure = self._failure
-        cause = failure and FailureRecord(kind=failure.kind, detail=failure.detail, log_tail=list(failure.log_tail))
-        ended = timestamps.to_text(timestamps.now())
-        self._write(state=SERVER_FAILED if failure else STOPPED, finished_at=ended, failure=cause)
+        state = SERVER_FAILED if self._failure else STOPPED
+        self._write(state=state, finished_at=timestamps.to_text(timestamps.now()), failure=self._failure)
 
     def _write(self, **facts: object) -> None:
         for name, value in facts.items():
             setattr(self.record, name, value)
-        self.record.write(self.trial)
+        self.record.write(self.trial.folder)
 
 
 _LOG_READ = 200_000  # bytes of log, at most, that are searched for the reason of a failure
@@ -235,7 +219,10 @@ class OwnServer(Server):
     def failure(self) -> ServerFailed | None:
         """Why it died, or None while it lives or where we ended it ourselves."""
         if self._failure is None and self._process and not self._stopping and not self.is_alive():
-            self._failure = self._diagnosis(self._process.exit_code)
+            failure = diagnose(self.log_text(), self._process.exit_code, self.engine.patterns())
+            if failure.kind == "crashed" and _oom_kills() > self._oom_kills:
+                failure = Failure("out_of_memory", "the kernel killed a process as memory ran out", failure.log_tail)
+            self._failure = failure
         return self._error(self._failure) if self._failure else None
 
     def stop(self) -> None:
@@ -267,7 +254,7 @@ class OwnServer(Server):
             grace=self.engine.grace,
             held=held,
             afterwards=self.engine.stop_command(self.spec, place),
-            on_end=self._ended,
+            on_end=self._on_end,
         )
         self.record.pid = self._process.start().pid
 
@@ -275,10 +262,9 @@ class OwnServer(Server):
         """A port, GPUs and a name for it, and the descriptors that hold them."""
         port = locks.reserve_port(self.spec.port)
         held = [claimed.enter_context(holder).fileno() for holder in port]
-        wanted = gpus_wanted(self.spec)
-        taken, holders = gpus.claim(wanted) if wanted else ((), ())
-        held += [claimed.enter_context(holder).fileno() for holder in holders]
-        self.record.gpus = [gpu.uuid for gpu in taken]
+        claim = gpus.claim(gpus_wanted(self.spec))
+        held += [claimed.enter_context(holder).fileno() for holder in claim.holders]
+        self.record.gpus = [gpu.uuid for gpu in claim.gpus]
         self._note_gpu_memory("before")
         return Place(locks.port_of(port[0]), tuple(self.record.gpus), f"tuner-{secrets.token_hex(4)}"), held
 
@@ -294,27 +280,19 @@ class OwnServer(Server):
             return super()._ready_models() if probe.is_healthy(http) else []
 
     def _not_ready(self, timeout: float) -> Failure:
-        last = self.log_text().splitlines()[-12:]
-        return Failure("timeout", f"not ready within {timeout:g} s", None, tuple(last))
+        return Failure("timeout", f"not ready within {timeout:g} s", self.log_text().splitlines()[-12:])
 
-    def _pause(self) -> None:
-        if self._process:
-            self._process.wait(POLL)  # its end is seen at once
-
-    def _diagnosis(self, exit_code: int | None) -> Failure:
-        found = diagnose(self.log_text(), exit_code, self.engine.patterns())
-        if found.kind == "crashed" and _oom_kills() > self._oom_kills:
-            return found._replace(kind="out_of_memory", detail="the kernel killed a process as memory ran out")
-        return found
-
-    def _ended(self, exit_code: int | None) -> None:
+    def _on_end(self, exit_code: int | None) -> None:
         """Called by the process's own thread when all of it is gone, whoever ended it."""
         self.failure()
         if self._process:
             self.record.pid = self._process.pid  # it may have ended before its start was noted
         self.record.exit_code = exit_code
         self._note_gpu_memory("after")
-        self._warn_of_kept_memory()
+        for uuid, size in gpus.memory_not_returned(self.record.gpu_memory.get("before", {})).items():
+            message = f"GPU {uuid} did not get {size / (1 << 30):.1f} GiB back after {self}"
+            log.warning("%s", message)
+            self.record.warnings.append(message)
         try:
             self._record_end()
         except TunerError as error:  # the trial's folder is gone: there is nothing to record in
@@ -328,12 +306,6 @@ class OwnServer(Server):
     def _note_gpu_memory(self, when: str) -> None:
         if self.record.gpus:
             self._write(gpu_memory={**self.record.gpu_memory, when: gpus.memory_used(self.record.gpus)})
-
-    def _warn_of_kept_memory(self) -> None:
-        for uuid, size in gpus.not_given_back(self.record.gpu_memory.get("before", {})).items():
-            message = f"GPU {uuid} did not get {size / (1 << 30):.1f} GiB back after {self}"
-            log.warning("%s", message)
-            self.record.warnings.append(message)
 
 
 def preview(spec: ServerSpec, port: int) -> list[str]:
@@ -364,8 +336,7 @@ def gpus_wanted(spec: ServerSpec) -> int | list[int | str]:
 
 def _oom_kills() -> int:
     """How many processes the kernel has killed for want of memory since it booted (Linux)."""
-    try:
-        fields = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
-    except OSError:
-        return 0
-    return int(fields.get("oom_kill", 0))
+    with suppress(OSError):
+        counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+        return int(counts.get("oom_kill", 0))
+    return 0

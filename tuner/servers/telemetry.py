@@ -3,14 +3,14 @@
 `telemetry.jsonl` in the trial's folder, one JSON object a second, whole lines only, so that a crash loses one at most.
 """
 
+import contextlib
 import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self
 
 import psutil
 
@@ -34,6 +34,8 @@ ENGINE_METRICS = {
     "waiting": ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred"),
     "kv_cache_use": ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage"),
 }
+#: column of a GPU, and its attribute
+GPU_COLUMNS = {"utilization": "utilization", "memory": "memory_used", "power": "power", "temperature": "temperature"}
 
 
 class Recorder:
@@ -59,26 +61,20 @@ class Recorder:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
 
     def _run(self) -> None:
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                self._write_samples(file)
+            with open(self.path, "a", encoding="utf-8", buffering=1) as file:
+                following = time.monotonic()
+                while not self._stop.is_set():
+                    file.write(json.dumps(self._sample()) + "\n")
+                    following = max(following + self._period, time.monotonic())
+                    self._stop.wait(following - time.monotonic())
         except OSError as error:  # a full disk is no reason to end the sweep
             log.warning("no more telemetry in %s: %s", self.path, error.strerror)
-
-    def _write_samples(self, file: TextIO) -> None:
-        following = time.monotonic()
-        while not self._stop.is_set():
-            file.write(json.dumps(self._sample()) + "\n")
-            file.flush()
-            following = max(following + self._period, time.monotonic())
-            self._stop.wait(following - time.monotonic())
 
     def _sample(self) -> dict[str, Any]:
         row: dict[str, Any] = {"at": timestamps.to_text(timestamps.now())}
@@ -95,51 +91,30 @@ class ProcessTree:
 
     def __init__(self, pids: Callable[[], Iterable[int]]) -> None:
         self._pids = pids
-        self._known: dict[int, psutil.Process] = {}
+        self._processes: dict[int, psutil.Process] = {}  # they remember how much CPU they had used last time
 
     def sample(self) -> dict[str, Any]:
         """Since the last sample: `processes`, `cpu_cores`, `memory`; nothing where there is no process of ours."""
-        processes = self._refresh()
-        if not processes:
-            return {}
-        used = [use for process in processes if (use := _use(process))]
-        cores, memory = (sum(column) for column in zip(*used, strict=True)) if used else (0.0, 0)
-        return {"processes": len(used), "cpu_cores": round(cores, 3), "memory": memory}
-
-    def _refresh(self) -> list[psutil.Process]:
-        """The same objects as last time, since they remember how much CPU they had used then."""
-        now: dict[int, psutil.Process] = {}
+        before, self._processes = self._processes, {}
+        cores, memory = 0.0, 0
         for pid in self._pids():
-            try:
-                now[pid] = self._known.get(pid) or psutil.Process(pid)
-            except psutil.NoSuchProcess:
-                continue
-        self._known = now
-        return list(now.values())
+            with contextlib.suppress(psutil.Error):
+                process = before.get(pid) or psutil.Process(pid)
+                memory += process.memory_info().rss
+                cores += process.cpu_percent() / 100
+                self._processes[pid] = process
+        if not self._processes:
+            return {}
+        return {"processes": len(self._processes), "cpu_cores": round(cores, 3), "memory": memory}
 
 
-def _use(process: psutil.Process) -> tuple[float, int] | None:
-    try:
-        return process.cpu_percent() / 100, int(process.memory_info().rss)
-    except psutil.Error:
-        return None
-
-
-def gpu_columns(uuids: Iterable[str]) -> dict[str, Any]:
+def gpu_columns(uuids: Sequence[str]) -> dict[str, Any]:
     """`gpu0_utilization` (share), `gpu0_memory` (bytes), `gpu0_power` (W), `gpu0_temperature` (°C), … by index."""
-    wanted = set(uuids)
-    if not wanted:
-        return {}
     return {
-        f"gpu{gpu.index}_{name}": value
-        for gpu in gpus.gpus()
-        if gpu.uuid in wanted
-        for name, value in (
-            ("utilization", gpu.utilization),
-            ("memory", gpu.memory_used),
-            ("power", gpu.power),
-            ("temperature", gpu.temperature),
-        )
+        f"gpu{gpu.index}_{column}": getattr(gpu, attribute)
+        for gpu in (gpus.gpus() if uuids else ())
+        if gpu.uuid in uuids
+        for column, attribute in GPU_COLUMNS.items()
     }
 
 
@@ -147,8 +122,8 @@ def engine_columns(server: Server) -> dict[str, Any]:
     """`running` and `waiting` requests and `kv_cache_use` (share), as the engine itself counts them."""
     with probe.client(server.base_url, server.api_key(), timeout=_METRICS_TIMEOUT) as http:
         values = probe.metrics(http)
-    known = {column: [values[name] for name in names if name in values] for column, names in ENGINE_METRICS.items()}
-    return {column: found[0] for column, found in known.items() if found}
+    columns = {column: [values[name] for name in names if name in values] for column, names in ENGINE_METRICS.items()}
+    return {column: numbers[0] for column, numbers in columns.items() if numbers}
 
 
 def load(folder: Path) -> "pd.DataFrame":
