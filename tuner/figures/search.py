@@ -14,7 +14,7 @@ from tuner.core.run_directory import COMPLETE
 from tuner.core.text import change, shorten
 from tuner.figures import style as look
 from tuner.judging.scores import THROUGHPUT, Goal
-from tuner.judging.trials import asked_for, gains, name_of, value_text, varied
+from tuner.judging.trials import attempts, gains, name_of, value_text, varied
 
 _STRIP = {"domain": [0, 0.09], "range": [0, 1], "visible": False, "fixedrange": True}
 _DOMINATED = look.Look("another is better in both", "circle-open", "#8a949e")
@@ -114,7 +114,7 @@ def importance(shares: Mapping[str, float], why_not: str = "") -> go.Figure:
 def in_order(trials: pd.DataFrame) -> pd.DataFrame:
     """The trials in the order of running, without confirmations and those that wait."""
     finite = trials["value"].astype("float64").replace([np.inf, -np.inf], np.nan)
-    return asked_for(trials.assign(value=finite, gain=gains(trials))).sort_values("trial")
+    return attempts(trials.assign(value=finite, gain=gains(trials))).sort_values("trial")
 
 
 def _pair(values: Any) -> tuple[float, float]:
