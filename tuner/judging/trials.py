@@ -70,24 +70,21 @@ def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:
     summary, state = score.summary, score.state if record.state == ENDED else record.state
     counts = state == COMPLETE
     return {
+        **{name: getattr(record, name) for name in ("role", "of", "parameters", "kind")},
         "trial": int(trial.name),
-        "role": record.role,
-        "of": record.of,
         "state": state,
-        "parameters": record.parameters,
         "value": score.values[0] if counts else math.nan,
         "values": list(score.values) if counts else [math.nan] * len(scoring.objectives),
         "unit": THROUGHPUT_UNIT if maximised(scoring.objectives[0]) else "s",
         "penalty": score.penalty,
         "cause": record.cause or ("" if state in (RUNNING, WAITING) else score.cause),
-        "kind": record.kind,
         "gpus": gpus,
         "max_throughput": math.nan if summary.max_throughput is None else summary.max_throughput,
         "best_level": summary.best_level,
         "bracket": summary.bracket,
         "started_at": record.started_at or None,
         "finished_at": record.finished_at or None,
-        "duration": record.seconds if record.seconds else math.nan,
+        "duration": record.seconds or math.nan,
     }
 
 
