@@ -260,7 +260,7 @@ def load(
     from tuner.judging.verdicts import SLO
     from tuner.report.write import read_results
 
-    price = Price.asked(price_per_gpu_hour, gpus)
+    price = Price.optional(price_per_gpu_hour, gpus)
     results = read_results(*paths, slo=SLO.load(slo) if slo else None, price=price)
     answer = results.answer if slo or price else []
     print_batches(results.judged, form)
@@ -282,7 +282,7 @@ def report(
     from tuner.judging.verdicts import SLO
     from tuner.report.write import write_report
 
-    price = Price.asked(price_per_gpu_hour, gpus)
+    price = Price.optional(price_per_gpu_hour, gpus)
     print_lines(f"report: {write_report(path, output, SLO.load(slo) if slo else None, price)}")
 
 

@@ -40,7 +40,9 @@ def changes(differences: pd.DataFrame, tolerance: float = 0.0) -> go.Figure:
     rows = pd.DataFrame(
         [row | {"y": y} for y, row in enumerate(lines) if "verdict" in row], columns=["y", *differences]
     )
-    figure = look.figure("Change from baseline to candidate", _about(tolerance), "change (%)", "")
+    band = f" · grey band: the tolerance, ±{text.percent(tolerance)}" if tolerance else ""
+    about = f"bar: where the change may lie; shares in percentage points{band}"
+    figure = look.figure("Change from baseline to candidate", about, "change (%)", "")
     if tolerance:
         figure.add_vrect(x0=-tolerance * 100, x1=tolerance * 100, fillcolor="#000", opacity=0.1, line_width=0)
     figure.add_vline(x=0, line_color="#333", line_width=1)
@@ -69,18 +71,12 @@ def _range(rows: pd.DataFrame, tolerance: float) -> list[float]:
     return [seen.min() - room, seen.max() + room]
 
 
-def _about(tolerance: float) -> str:
-    band = f" · grey band: the tolerance, ±{text.percent(tolerance)}" if tolerance else ""
-    return f"bar: where the change may lie; shares in percentage points{band}"
-
-
 def _lines(differences: pd.DataFrame) -> list[dict[Any, Any]]:
     """What the figure shows from top to bottom: each metric's name, and below it its levels."""
-    known = comparison_text.telling_rows(differences)
-    known = known[known["change"].notna()]
+    telling = comparison_text.telling_rows(differences).dropna(subset="change")
     lines: list[dict[Any, Any]] = []
-    for metric in comparison_text.metrics(known):
-        rows = known[known["metric"] == metric].sort_values(["scenario", "concurrency"], kind="stable")
+    for metric in comparison_text.metrics(telling):
+        rows = telling[telling["metric"] == metric].sort_values(["scenario", "concurrency"], kind="stable")
         lines += [{"name": column_name(metric)}, *rows.to_dict("records")]
     return lines
 
@@ -91,25 +87,13 @@ def _ticks(lines: list[dict[Any, Any]]) -> list[str]:
 
 
 def _add(figure: go.Figure, rows: pd.DataFrame, style: look.Look, width: float) -> None:
-    figure.add_scatter(
-        x=rows["change"] * 100,
-        y=rows["y"],
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": (rows["high"] - rows["change"]) * 100,
-            "arrayminus": (rows["change"] - rows["low"]) * 100,
-            "thickness": width,
-            "width": 4,
-            "color": style.colour,
-        },
-        mode="markers",
-        name=style.says,
-        marker={"symbol": style.symbol, "color": style.colour, "size": 11, "line": {"width": 1.5}},
-        hovertext=[_hover(row) for row in rows.to_dict("records")],
-        hoverinfo="text",
-        showlegend=not rows.empty,
-    )
+    bars = {
+        **{"type": "data", "symmetric": False, "thickness": width, "width": 4, "color": style.colour},
+        "array": (rows["high"] - rows["change"]) * 100,
+        "arrayminus": (rows["change"] - rows["low"]) * 100,
+    }
+    hovers = [_hover(row) for row in rows.to_dict("records")]
+    look.add_markers(figure, rows.assign(x=rows["change"] * 100), style, hovers, error_x=bars)
 
 
 def _level(row: dict[Any, Any], *, several: bool) -> str:
@@ -118,12 +102,11 @@ def _level(row: dict[Any, Any], *, several: bool) -> str:
 
 
 def _hover(row: dict[Any, Any]) -> str:
-    lines = [
-        f"<b>{escape(column_name(row['metric']))}</b>, concurrency {comparison_text.level(row)}, "
-        f"{escape(row['scenario'])}",
+    level = comparison_text.level(row)
+    return look.hover(
+        f"<b>{escape(column_name(row['metric']))}</b>, concurrency {level}, {escape(row['scenario'])}",
         f"<b>{escape(comparison_text.cell(row))}</b>",
         escape(" → ".join(text.value(row[side], row["unit"]) for side in ("baseline", "candidate"))),
         f"between {comparison_text.between(row)}" if comparison_text.between(row) else "",
         look.wrapped(row["note"]) if isinstance(row["note"], str) else "",
-    ]
-    return "<br>".join(filter(None, lines))
+    )

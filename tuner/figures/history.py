@@ -41,17 +41,17 @@ def timeline(judged: pd.DataFrame, telemetry: pd.DataFrame | None = None) -> go.
     panels = [panel for panel in PANELS if _columns(samples, panel[1])]
     figure = look.figure("Timeline", look.measured_when(judged), "time (UTC)", "concurrency")
     heights = [2.0 if len(judged) else 0.01, *[1.0] * len(panels)]
-    made = make_subplots(rows=len(heights), shared_xaxes=True, vertical_spacing=0.06, row_heights=heights)
-    made.update_layout(figure.layout)
-    made.update_layout(height=320 + 130 * len(panels), legend={"y": -0.1 if panels else -0.3})
-    _add_batches(made, judged[judged["started_at"].notna() & judged["finished_at"].notna()])
+    stack = make_subplots(rows=len(heights), shared_xaxes=True, vertical_spacing=0.06, row_heights=heights)
+    stack.update_layout(figure.layout)
+    stack.update_layout(height=320 + 130 * len(panels), legend={"y": -0.1 if panels else -0.3})
+    _add_batches(stack, judged.dropna(subset=["started_at", "finished_at"]))
     for row, (title, endings, factor) in enumerate(panels, start=2):
-        _add_panel(made, samples, _columns(samples, endings), row, factor)
-        made.update_yaxes(title=title, rangemode="tozero", row=row, col=1)
-    made.update_xaxes(title="", type="date", automargin=True, hoverformat="%Y-%m-%d %H:%M:%S UTC")
-    made.update_xaxes(title="time (UTC)", row=len(heights), col=1)
-    made.update_yaxes(title="concurrency", type="category", row=1, col=1)
-    return made
+        _add_panel(stack, samples, _columns(samples, endings), row, factor)
+        stack.update_yaxes(title=title, rangemode="tozero", row=row, col=1)
+    stack.update_xaxes(title="", type="date", automargin=True, hoverformat="%Y-%m-%d %H:%M:%S UTC")
+    stack.update_xaxes(title="time (UTC)", row=len(heights), col=1)
+    stack.update_yaxes(title="concurrency", type="category", row=1, col=1)
+    return stack
 
 
 def _add_batches(figure: go.Figure, rows: pd.DataFrame) -> None:
@@ -74,13 +74,12 @@ def _add_batches(figure: go.Figure, rows: pd.DataFrame) -> None:
 
 
 def _batch_hover(row: dict[Any, Any]) -> str:
-    lines = [
+    return look.hover(
         f"<b>concurrency {level_name(row['concurrency'])}</b> {escape(str(row['scenario']))}",
         f"{row['started_at']:%Y-%m-%d %H:%M:%S} to {row['finished_at']:%H:%M:%S} UTC",
         look.wrapped(row["outcome"]),
         look.wrapped(row["reason"]) if isinstance(row["reason"], str) else "",
-    ]
-    return "<br>".join(filter(None, lines))
+    )
 
 
 def _add_panel(figure: go.Figure, samples: pd.DataFrame, columns: list[str], row: int, factor: float) -> None:
@@ -104,10 +103,9 @@ def _columns(samples: pd.DataFrame, endings: tuple[str, ...]) -> list[str]:
 def _thinned(telemetry: pd.DataFrame) -> pd.DataFrame:
     """At most some hundred samples, each the mean of its neighbours; a chart has no more pixels to show them."""
     size = -(-len(telemetry) // _MOST_SAMPLES)
-    numbers = telemetry.select_dtypes("number").columns
-    ordered = telemetry.sort_values("at").reset_index(drop=True)
+    ordered = telemetry.sort_values("at", ignore_index=True)
     groups = ordered.groupby(ordered.index // size)
-    return groups[list(numbers)].mean().assign(at=groups["at"].min())
+    return groups.mean(numeric_only=True).assign(at=groups["at"].min())
 
 
 def _instants(times: Iterable[pd.Timestamp]) -> list[str]:
@@ -136,7 +134,7 @@ class _Point:
     run: str
     scenario: str
     at: pd.Timestamp
-    made_with: dict[str, str]
+    setup: dict[str, str]
     batches: list[dict[Any, Any]] = field(default_factory=list)
 
     @property
@@ -171,9 +169,10 @@ def trend(
     points = _points(judged, {} if runs is None else {row["run_folder"]: row for row in runs.to_dict("records")})
     column, label = f"{metric}_{statistic}", f"{look.LABELS[metric]} {statistic} there (s)"
     title = "Trend: the most throughput within the SLO, run by run"
-    about = " · ".join(filter(None, [_OF_FILES if _is_guessed(judged) else "", look.measured_when(judged)]))
-    made = look.figure(title, about, "start of the run (UTC)", "output tokens/s")
-    made.update_layout(
+    is_guessed = judged["time_source"].eq("file_mtime").any()
+    about = " · ".join(filter(None, [_OF_FILES if is_guessed else "", look.measured_when(judged)]))
+    figure = look.figure(title, about, "start of the run (UTC)", "output tokens/s")
+    figure.update_layout(
         height=600,
         xaxis={"anchor": "y2", "type": "date", "rangemode": "normal", "hoverformat": "%Y-%m-%d %H:%M UTC"},
         yaxis={"domain": [0.42, 1]},
@@ -183,46 +182,38 @@ def trend(
     scenarios = list(dict.fromkeys(point.scenario for point in points))
     for number, scenario in enumerate(scenarios):
         chosen = [point for point in points if point.scenario == scenario]
-        _add_line(made, chosen, column, scenario if len(scenarios) > 1 else "best compliant batch", number)
-    _add_failed(made, [point for point in points if point.best is None])
-    _add_changes(made, points)
-    return made
-
-
-def _is_guessed(judged: pd.DataFrame) -> bool:
-    return bool(judged["time_source"].eq("file_mtime").any())
+        _add_line(figure, chosen, column, scenario if len(scenarios) > 1 else "best compliant batch", number)
+    _add_failed(figure, [point for point in points if point.best is None])
+    _add_changes(figure, points)
+    return figure
 
 
 def _points(judged: pd.DataFrame, runs: Mapping[str, Mapping[Any, Any]]) -> list[_Point]:
     """The runs whose time is known, the oldest first."""
-    found: dict[tuple[str, str], _Point] = {}
+    points: dict[tuple[str, str], _Point] = {}
     began = judged.groupby("run_folder", dropna=False)["started_at"].min().to_dict()
     for row in judged[~judged["superseded"].eq(True)].to_dict("records"):
         folder, scenario = row["run_folder"], str(row["scenario"])
         facts = runs.get(folder, {})
-        if (folder, scenario) not in found:
+        if (folder, scenario) not in points:
             at = began.get(folder, pd.NaT)
             at = facts.get("started_at", pd.NaT) if pd.isna(at) else at
-            found[folder, scenario] = _Point(str(row["experiment"]), scenario, at, _made_with(row, facts))
-        found[folder, scenario].batches.append(row)
-    return sorted((point for point in found.values() if pd.notna(point.at)), key=lambda point: point.at)
+            points[folder, scenario] = _Point(str(row["experiment"]), scenario, at, _setup(row, facts))
+        points[folder, scenario].batches.append(row)
+    return sorted((point for point in points.values() if pd.notna(point.at)), key=lambda point: point.at)
 
 
-def _made_with(row: Mapping[Any, Any], facts: Mapping[Any, Any]) -> dict[str, str]:
-    known = {"engine": row["engine"], "model": row["model"]} | dict(facts)
-    return {str(name): str(value) for name, value in known.items() if name not in _NO_FACTS and _is_there(value)}
-
-
-def _is_there(value: Any) -> bool:
-    return value is not None and value == value and value != ""  # noqa: PLR0124 - NaN is not itself
+def _setup(row: Mapping[Any, Any], facts: Mapping[Any, Any]) -> dict[str, str]:
+    every = {"engine": row["engine"], "model": row["model"]} | dict(facts)
+    values = pd.Series(every, dtype="object").drop(list(_NO_FACTS), errors="ignore").dropna()
+    return {str(name): str(value) for name, value in values.items() if value != ""}
 
 
 def _add_line(figure: go.Figure, points: list[_Point], column: str, name: str, number: int) -> None:
     """The maxima above, the latency of the same batches below; no line leads over a run without one."""
     best = [point.best or {} for point in points]
-    weak = [row.get("evidence") == "weak" for row in best]
     symbol = _MARKERS[number % len(_MARKERS)]
-    symbols = [f"{symbol}-open" if is_weak else symbol for is_weak in weak]
+    symbols = [f"{symbol}-open" if row.get("evidence") == "weak" else symbol for row in best]
     for panel, values in (("y", "output_throughput"), ("y2", column)):
         figure.add_scatter(
             x=_instants(point.at for point in points),
@@ -277,16 +268,15 @@ def _add_changes(figure: go.Figure, points: list[_Point]) -> None:
 
 def _short(lines: list[str]) -> str:
     """What changed first, and how much else."""
-    text = shorten(lines[0], _LONGEST, placeholder=" …")
-    return escape(f"{text} +{len(lines) - 1}" if lines[1:] else text)
+    return escape(shorten(lines[0], _LONGEST, placeholder=" …") + (f" +{len(lines) - 1}" if lines[1:] else ""))
 
 
 def _changes(points: list[_Point]) -> Iterable[tuple[str, list[str]]]:
     """(an instant between two runs, what is different after it) wherever anything is."""
     runs = list({point.run: point for point in points}.values())
     for before, after in pairwise(runs):
-        names = dict.fromkeys([*before.made_with, *after.made_with])
-        values = [(name, before.made_with.get(name, "–"), after.made_with.get(name, "–")) for name in names]
+        names = dict.fromkeys([*before.setup, *after.setup])
+        values = [(name, before.setup.get(name, "–"), after.setup.get(name, "–")) for name in names]
         if lines := [f"{name} {old} → {new}" for name, old, new in values if old != new]:
             yield _instants([before.at + (after.at - before.at) / 2])[0], lines
 
@@ -294,13 +284,10 @@ def _changes(points: list[_Point]) -> Iterable[tuple[str, list[str]]]:
 def _run_hover(point: _Point, best: Mapping[Any, Any]) -> str:
     if not best:
         return _head(point)
-    latencies = (
-        f"{look.LABELS[name]} p50 {best[f'{name}_p50']:.3g} s, p90 {best[f'{name}_p90']:.3g} s" for name in look.METRICS
-    )
     most = f"{best['output_throughput']:.1f} output tokens/s at concurrency {best['concurrency']}"
     last = best["concurrency"] == max(row["concurrency"] for row in point.batches if pd.notna(row["concurrency"]))
-    bound = ["the highest level measured: at least this much"] if last else []
-    return "<br>".join([_head(point), most, *bound, *latencies, f"{best['evidence']} evidence"])
+    bound = "the highest level measured: at least this much" if last else ""
+    return look.hover(_head(point), most, bound, *look.latencies(best), f"{best['evidence']} evidence")
 
 
 def _head(point: _Point) -> str:

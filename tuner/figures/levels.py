@@ -12,6 +12,10 @@ from tuner.core.text import level_name
 from tuner.figures import style as look
 from tuner.judging.verdicts import SLO
 
+_STRIP = {
+    **{"domain": [0.88, 1], "range": [0, 1], "showticklabels": False, "fixedrange": True},
+    "title": {"text": "no result", "font": {"size": 11}},
+}
 _STRIP_HEIGHT = {"anchor": "x2", "domain": [0, 1], "range": [0, 1], "visible": False, "fixedrange": True}
 _STRIP_HOLDS = 12
 
@@ -34,12 +38,11 @@ def throughput_vs_latency(
     latency = judged[f"{metric}_{statistic}"]
     axis = f"{look.LABELS[metric]} {statistic} (s)"
     titles = ("Throughput versus latency", axis, "output tokens/s")
-    figure = _points(
-        judged, latency, judged["output_throughput"], titles, (f"{metric}_{statistic}", "output_throughput")
-    )
-    for constraint in look.constraints(slo or look.judge_of(judged), metric):
+    bounded = (f"{metric}_{statistic}", "output_throughput")
+    figure = _points(judged, latency, judged["output_throughput"], titles, bounded)
+    for constraint, line in look.thresholds(judged, slo, metric):
         if constraint.statistic == statistic:
-            figure.add_vline(x=constraint.threshold, **look.threshold(constraint))
+            figure.add_vline(x=constraint.threshold, **line)
     return figure
 
 
@@ -56,9 +59,9 @@ def trade_off(judged: pd.DataFrame, gpus: Mapping[int, int] | None = None) -> go
         >>> judged = tuner.judge(tuner.load_batches("runs/monday"), {"ttft": {"p90": {"threshold": "500 ms"}}})
         >>> figure = tuner.figures.trade_off(judged)
     """
-    known = gpus or {}
-    per_gpu = len(judged) > 0 and all(known.get(trial, 0) > 0 for trial in judged["trial"].unique())
-    shares = judged["trial"].map(known) if per_gpu else 1
+    counts = judged["trial"].map(gpus or {})
+    per_gpu = len(judged) > 0 and bool(counts.gt(0).all())
+    shares = counts if per_gpu else 1
     each = 1 / judged["tpot_p50"].where(judged["tpot_p50"] > 0)
     unit = "output tokens/s per GPU" if per_gpu else "output tokens/s"
     title = f"The trade-off: tokens/s per user versus {unit.removeprefix('output ')}"
@@ -84,8 +87,8 @@ def latency_vs_concurrency(judged: pd.DataFrame, slo: SLO | None = None, *, metr
     rows = judged[judged[f"{metric}_p50"].notna() & judged["concurrency"].notna()]
     for number, (curve_name, curve) in enumerate(look.curves(rows)):
         _add_percentiles(figure, curve, metric, curve_name, number)
-    for constraint in look.constraints(slo or look.judge_of(judged), metric):
-        figure.add_hline(y=constraint.threshold, **look.threshold(constraint))
+    for constraint, line in look.thresholds(judged, slo, metric):
+        figure.add_hline(y=constraint.threshold, **line)
     figure.update_xaxes(type="log", tickvals=_ticks(rows["concurrency"]))
     return figure
 
@@ -189,26 +192,23 @@ def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, bounded: Sequence[str],
 
 
 def _facts(row: dict[Any, Any], bounded: Sequence[str]) -> str:
-    lines = [
+    own = row.get("client_ttft")  # where the machine was calibrated
+    return look.hover(
         f"<b>concurrency {level_name(row['concurrency'])}</b> {escape(str(row['scenario']))}",
         str(row["curve"]),
         f"{row['output_throughput']:.1f} output tokens/s",
-        *(
-            f"{look.LABELS[name]} p50 {row[f'{name}_p50']:.3g} s, p90 {row[f'{name}_p90']:.3g} s"
-            for name in look.METRICS
-        ),
+        *look.latencies(row),
         *(_interval(row, column) for column in bounded),
         f"{row['completed']} completed, {row['errors']} failed",
-        _instrument(row),
+        "" if own is None or pd.isna(own) else f"of the TTFT, {own * 1000:.1f} ms are the load generator's own",
         "" if pd.isna(row["started_at"]) else f"started {row['started_at']:%Y-%m-%d %H:%M:%S} UTC",
-    ]
-    return "<br>".join(filter(None, lines))
+    )
 
 
 def _interval(row: dict[Any, Any], column: str) -> str:
     """The interval of a drawn number; empty where there is none."""
-    low, high = (row.get(f"{column}_{side}") for side in ("low", "high"))
-    if low is None or high is None or pd.isna(low) or pd.isna(high):
+    low, high = (row.get(f"{column}_{side}", np.nan) for side in ("low", "high"))
+    if pd.isna(low) or pd.isna(high):
         return ""
     name, statistic = ("output tokens/s", "") if column == "output_throughput" else column.rsplit("_", 1)
     over = " over its runs" if row.get("interval_over") == "runs" else ""
@@ -216,29 +216,16 @@ def _interval(row: dict[Any, Any], column: str) -> str:
     return f"{label} lies between {low:.3g} and {high:.3g}{' s' * bool(statistic)}{over}"
 
 
-def _instrument(row: dict[Any, Any]) -> str:
-    """The load generator's own share of what it read, where the machine was calibrated."""
-    own = row.get("client_ttft")
-    return "" if own is None or pd.isna(own) else f"of the TTFT, {own * 1000:.1f} ms are the load generator's own"
-
-
 def _judgement(row: dict[Any, Any]) -> str:
     said = f"{look.VERDICTS[row['verdict']].says}, {row['evidence']} evidence"
-    return "<br>".join(filter(None, [said, look.wrapped(row["verdict_reason"])]))
+    return look.hover(said, look.wrapped(row["verdict_reason"]))
 
 
 def _add_missing(figure: go.Figure, missing: pd.DataFrame) -> None:
     """Levels without a result, in a strip at the right edge: they have no coordinates, and must be seen."""
     if missing.empty:
         return
-    strip = {
-        "domain": [0.88, 1],
-        "showticklabels": False,
-        "title": {"text": "no result", "font": {"size": 11}},
-        "range": [0, 1],
-        "fixedrange": True,
-    }
-    figure.update_layout(xaxis={"domain": [0, 0.86]}, xaxis2=strip, yaxis2=_STRIP_HEIGHT)
+    figure.update_layout(xaxis={"domain": [0, 0.86]}, xaxis2=_STRIP, yaxis2=_STRIP_HEIGHT)
     rows = missing.to_dict("records")
     figure.add_scatter(
         x=[0.5] * len(rows),
@@ -258,7 +245,7 @@ def _add_missing(figure: go.Figure, missing: pd.DataFrame) -> None:
 
 def _why(row: dict[Any, Any]) -> str:
     level = f"<b>concurrency {level_name(row['concurrency'])}</b> {escape(str(row['scenario']))}"
-    return "<br>".join(filter(None, [level, look.wrapped(row["outcome"]), look.wrapped(row["reason"])]))
+    return look.hover(level, look.wrapped(row["outcome"]), look.wrapped(row["reason"]))
 
 
 #: p5, p25, p50, p75, p95, p99 of one batch's completed requests
@@ -288,8 +275,8 @@ def distribution(
     rows = rows[rows["spread"].notna() & rows["concurrency"].notna()]
     for number, (curve_name, curve) in enumerate(look.curves(rows)):
         _add_boxes(figure, curve, curve_name, number)
-    for constraint in look.constraints(slo or look.judge_of(judged), metric):
-        figure.add_hline(y=constraint.threshold, **look.threshold(constraint))
+    for constraint, line in look.thresholds(judged, slo, metric):
+        figure.add_hline(y=constraint.threshold, **line)
     levels = [str(level) for level in sorted(rows["concurrency"].unique())]
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=levels)
     figure.update_layout(boxmode="group")

@@ -14,7 +14,7 @@ from tuner.core.run_directory import COMPLETE
 from tuner.core.text import change, shorten
 from tuner.figures import style as look
 from tuner.judging.scores import THROUGHPUT, Goal
-from tuner.judging.trials import asked_for, gains, name_of, value_text, varied
+from tuner.judging.trials import attempts, gains, name_of, value_text, varied
 
 _STRIP = {"domain": [0, 0.09], "range": [0, 1], "visible": False, "fixedrange": True}
 _DOMINATED = look.Look("another is better in both", "circle-open", "#8a949e")
@@ -55,12 +55,11 @@ def pareto_front(trials: pd.DataFrame, goals: tuple[Goal, Goal]) -> go.Figure:
         >>> figure = tuner.figures.pareto_front(tuner.load_trials(Path("runs/search")), (goals[0], goals[0]))
     """
     values = [_pair(values) for values in trials["values"]]
-    rows = in_order(trials.assign(x=[pair[1] for pair in values], y=[pair[0] for pair in values])).dropna(subset="x")
-    rows = rows[rows["y"].notna()]
-    when = look.measured_when(rows)
-    figure = look.figure("What can be had together", when, goals[1].title, goals[0].title)
+    rows = in_order(trials.assign(x=[x for _, x in values], y=[y for y, _ in values])).dropna(subset=["x", "y"])
+    figure = look.figure("What can be had together", look.measured_when(rows), goals[1].title, goals[0].title)
     front = rows[rows["is_pareto"].eq(True)].sort_values("x")
-    _add_points(figure, rows.drop(front.index), _DOMINATED, 8)
+    others, before = rows.drop(front.index), rows[rows["role"] == "baseline"]
+    look.add_markers(figure, others, _DOMINATED, _hovers(others), 8)
     figure.add_scatter(
         x=front["x"],
         y=front["y"],
@@ -75,7 +74,7 @@ def pareto_front(trials: pd.DataFrame, goals: tuple[Goal, Goal]) -> go.Figure:
         hoverinfo="text",
         showlegend=len(front) > 0,
     )
-    _add_points(figure, rows[rows["role"] == "baseline"], _BASELINE, 18)
+    look.add_markers(figure, before, _BASELINE, _hovers(before), 18)
     return figure
 
 
@@ -115,7 +114,7 @@ def importance(shares: Mapping[str, float], why_not: str = "") -> go.Figure:
 def in_order(trials: pd.DataFrame) -> pd.DataFrame:
     """The trials in the order of running, without confirmations and those that wait."""
     finite = trials["value"].astype("float64").replace([np.inf, -np.inf], np.nan)
-    return asked_for(trials.assign(value=finite, gain=gains(trials))).sort_values("trial")
+    return attempts(trials.assign(value=finite, gain=gains(trials))).sort_values("trial")
 
 
 def _pair(values: Any) -> tuple[float, float]:
@@ -148,21 +147,8 @@ def _add_states(figure: go.Figure, rows: pd.DataFrame) -> None:
 
 def _add_each_state(figure: go.Figure, rows: pd.DataFrame, note: str = "", **more: Any) -> None:
     for state, style in look.STATES.items():
-        _add_points(figure, rows[rows["state"] == state], replace(style, says=style.says + note), **more)
-
-
-def _add_points(figure: go.Figure, rows: pd.DataFrame, style: look.Look, size: int = 11, **more: Any) -> None:
-    figure.add_scatter(
-        x=rows["x"],
-        y=rows["y"],
-        name=style.says,
-        mode="markers",
-        marker={"symbol": style.symbol, "color": style.colour, "size": size, "line": {"width": 1.5}},
-        hovertext=_hovers(rows),
-        hoverinfo="text",
-        showlegend=not rows.empty,
-        **more,
-    )
+        chosen = rows[rows["state"] == state]
+        look.add_markers(figure, chosen, replace(style, says=style.says + note), _hovers(chosen), **more)
 
 
 def _add_baseline(figure: go.Figure, rows: pd.DataFrame) -> None:
@@ -180,26 +166,23 @@ def _hovers(rows: pd.DataFrame) -> list[str]:
 def _hover(row: dict[Any, Any]) -> str:
     """What is said of a trial under the pointer, escaped."""
     parameters = [f"{escape(str(name))} = {look.wrapped(value)}" for name, value in row["parameters"].items()]
-    more = [f"… and {len(parameters) - _SHOWN} more parameters"] if len(parameters) > _SHOWN else []
-    looks = look.STATES.get(row["state"])
-    lines = [
-        f"<b>{escape(name_of(row))}</b> {looks.says if looks else escape(str(row['state']))}",
+    style = look.STATES.get(row["state"])
+    return look.hover(
+        f"<b>{escape(name_of(row))}</b> {style.says if style else escape(str(row['state']))}",
         *parameters[:_SHOWN],
-        *more,
+        f"… and {len(parameters) - _SHOWN} more parameters" if len(parameters) > _SHOWN else "",
         _numbers(row),
         look.wrapped(row["cause"] or ""),
         "" if pd.isna(row["started_at"]) else f"started {row['started_at']:%Y-%m-%d %H:%M:%S} UTC",
-    ]
-    return "<br>".join(filter(None, lines))
+    )
 
 
 def _numbers(row: dict[Any, Any]) -> str:
     if pd.isna(row["value"]):
         return ""
     level = "" if pd.isna(row["best_level"]) else f" at concurrency {row['best_level']:.0f}"
-    against = (
-        "" if pd.isna(row["gain"]) or row["role"] == "baseline" else f" ({change(row['gain'])} against the baseline)"
-    )
+    is_compared = pd.notna(row["gain"]) and row["role"] != "baseline"
+    against = f" ({change(row['gain'])} against the baseline)" if is_compared else ""
     return f"{row['value']:.4g}{level}{against}"
 
 
@@ -289,10 +272,13 @@ def _order(value: Any) -> tuple[bool, bool, float, str]:
 
 def _value_axis(rows: pd.DataFrame, goal: Goal) -> dict[str, Any]:
     """The axis of what came of the trials; those without a value stand below, by their state."""
-    known = [float(value) for value in rows["value"].dropna()]
-    half = min(known, default=0.0) / 2, max(known, default=0.0) / 2  # the whole may be more than a float has room for
+    numbers = [float(value) for value in rows["value"].dropna()]
+    half = (
+        min(numbers, default=0.0) / 2,
+        max(numbers, default=0.0) / 2,
+    )  # the whole may be more than a float has room for
     spread = half[1] - half[0]
-    ticks = {repr(value): ((value / 2 - half[0]) / spread if spread else 0.5, f"{value:.4g}") for value in known}
+    ticks = {repr(value): ((value / 2 - half[0]) / spread if spread else 0.5, f"{value:.4g}") for value in numbers}
     for number, state in enumerate(dict.fromkeys(rows.loc[rows["value"].isna(), "state"]), start=1):
         says = look.STATES[state].says if state in look.STATES else str(state)
         ticks[repr(state)] = (-_STATE_STEP * number, says)

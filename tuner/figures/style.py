@@ -1,5 +1,6 @@
 """How all figures look: palette, shapes, dashes, names, and the empty figure that each of them starts from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from textwrap import wrap
@@ -9,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner.core import metrics
-from tuner.judging.verdicts import SLO
+from tuner.judging.slo import SLO, Constraint
 
 #: plotly.js's own settings: nothing is uploaded, nothing advertised
 CONFIG = {"showSendToCloud": False, "plotlyServerURL": "", "displaylogo": False, "responsive": True}
@@ -71,8 +72,8 @@ STATES = {
 
 def figure(title: str, subtitle: str, x: str, y: str) -> go.Figure:
     """An empty figure with its titles; sized for a laptop's screen and half a printed page."""
-    made = go.Figure()
-    made.update_layout(
+    empty = go.Figure()
+    empty.update_layout(
         title={"text": title, "subtitle": {"text": subtitle}, "x": 0, "xref": "paper", "font": {"size": 16}},
         template=_TEMPLATE,
         height=460,
@@ -80,9 +81,9 @@ def figure(title: str, subtitle: str, x: str, y: str) -> go.Figure:
         legend={"orientation": "h", "y": -0.16, "yanchor": "top"},
         hoverlabel={"align": "left"},
     )
-    made.update_xaxes(title=x, rangemode="tozero", automargin=True)
-    made.update_yaxes(title=y, rangemode="tozero", automargin=True)
-    return made
+    empty.update_xaxes(title=x, rangemode="tozero", automargin=True)
+    empty.update_yaxes(title=y, rangemode="tozero", automargin=True)
+    return empty
 
 
 def measured_when(judged: pd.DataFrame) -> str:
@@ -113,21 +114,38 @@ def line(number: int) -> dict[str, Any]:
     return {"color": LINES[number % len(LINES)], "dash": DASHES[number % len(DASHES)], "width": 1.5}
 
 
-def judge_of(judged: pd.DataFrame) -> SLO | None:
-    """The SLO that gave the verdicts, which `judge` leaves with its result."""
-    content = judged.attrs.get("slo")
-    return SLO.parse(content) if content else None
+def thresholds(judged: pd.DataFrame, slo: SLO | None, metric: str) -> list[tuple[Constraint, dict[str, Any]]]:
+    """The limits on this metric, each with its line: `slo`'s, else those of the SLO that `judge` left."""
+    slo = slo or SLO.parse(judged.attrs.get("slo") or {})
+    return [(each, _threshold_line(each)) for each in slo.constraints if each.metric == metric]
 
 
-def constraints(slo: SLO | None, metric: str) -> list[Any]:
-    """The limits that `slo` sets on this metric."""
-    return [constraint for constraint in slo.constraints if constraint.metric == metric] if slo else []
-
-
-def threshold(constraint: Any) -> dict[str, Any]:
+def _threshold_line(constraint: Constraint) -> dict[str, Any]:
     """The line of a threshold, named so that a slider finds it."""
     annotation = {"text": f"SLO {constraint}", "name": constraint.column, "bgcolor": "rgba(255,255,255,0.8)"}
     return {"line_dash": "dot", "line_color": "#333", "name": constraint.column, "annotation": annotation}
+
+
+def add_markers(
+    figure: go.Figure, rows: pd.DataFrame, style: Look, hovers: list[str], size: int = 11, **more: Any
+) -> None:
+    """The `x` and `y` of rows as marks of one style; `more` as `add_scatter` takes it."""
+    figure.add_scatter(
+        x=rows["x"],
+        y=rows["y"],
+        name=style.says,
+        mode="markers",
+        marker={"symbol": style.symbol, "color": style.colour, "size": size, "line": {"width": 1.5}},
+        hovertext=hovers,
+        hoverinfo="text",
+        showlegend=not rows.empty,
+        **more,
+    )
+
+
+def hover(*lines: str) -> str:
+    """A hover label: its lines, without those that have nothing to say."""
+    return "<br>".join(filter(None, lines))
 
 
 def error_bars(rows: pd.DataFrame, column: str, colour: str = "#aaaaaa") -> dict[str, Any] | None:
@@ -137,6 +155,11 @@ def error_bars(rows: pd.DataFrame, column: str, colour: str = "#aaaaaa") -> dict
     beyond = {"array": rows[f"{column}_high"] - rows[column], "arrayminus": rows[column] - rows[f"{column}_low"]}
     sizes = {name: [max(float(size), 0.0) for size in values.fillna(0)] for name, values in beyond.items()}
     return {"type": "data", "symmetric": False, "thickness": 1, "width": 3, "color": colour, **sizes}
+
+
+def latencies(row: Mapping[Any, Any]) -> list[str]:
+    """The median and p90 of each latency of a batch, one line each."""
+    return [f"{LABELS[name]} p50 {row[f'{name}_p50']:.3g} s, p90 {row[f'{name}_p90']:.3g} s" for name in METRICS]
 
 
 def wrapped(text: object) -> str:

@@ -125,15 +125,11 @@ def compare(
         >>> tuner.compare(before, after, tolerance=0.05).regressions.empty
         True
     """
-    sides = Side(_judged(baseline)), Side(_judged(candidate))
+    sides = [Side(each if "verdict" in each else judge(each, {})) for each in (baseline, candidate)]
     compared = [*_maxima(*sides), *_levels(*sides)]
     rows = pd.DataFrame([row for row, _ in compared], columns=list(COLUMNS))
     rows = _decided(rows, [each for _, each in compared], tolerance, confidence)
     return Comparison(rows, _unmatched(*sides), tolerance, confidence)
-
-
-def _judged(batches: pd.DataFrame) -> pd.DataFrame:
-    return batches if "verdict" in batches else judge(batches, {})
 
 
 Compared = tuple[dict[str, Any], Difference | None]
@@ -167,16 +163,16 @@ def _row(place: tuple[str, int | None, str], sides: tuple[Estimate, Estimate]) -
     """A row of `differences`, still without its verdict."""
     before, after = sides
     unit = metric_of(place[-1]).unit
-    found = difference(before, after, 1.0 if unit == SHARE else 1 / (before.value or after.value or 1.0))
+    measured = difference(before, after, 1.0 if unit == SHARE else 1 / (before.value or after.value or 1.0))
     names = ("scenario", "concurrency", "metric", "unit", "baseline", "candidate", "change", "over", "note")
-    note = _why_unknown(place[-1], sides) or (NOT_JUDGED if found.over != RUNS else "")
-    values = (*place, unit, before.value, after.value, found.change(found.shift), found.over, note)
+    note = _why_unknown(place[-1], sides) or (NOT_JUDGED if measured.over != RUNS else "")
+    values = (*place, unit, before.value, after.value, measured.change(measured.shift), measured.over, note)
     counts = {
         f"{side}_{what}": count
         for side, one in (("baseline", before), ("candidate", after))
         for what, count in (("runs", len(one.values)), ("requests", one.requests))
     }
-    return dict(zip(names, values, strict=True)) | counts, None if note not in ("", NOT_JUDGED) else found
+    return dict(zip(names, values, strict=True)) | counts, None if note not in ("", NOT_JUDGED) else measured
 
 
 def _why_unknown(metric: str, sides: tuple[Estimate, Estimate]) -> str:

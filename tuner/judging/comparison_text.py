@@ -52,24 +52,16 @@ def _where(row: dict[Any, Any]) -> str:
     return " ".join(filter(None, [level, f"({row['scenario']})" if row["scenario"] else ""]))
 
 
-def _rest(differences: pd.DataFrame, any_found: bool, tolerance: float, confidence: float) -> str:
+def _rest(differences: pd.DataFrame, any_shown: bool, tolerance: float, confidence: float) -> str:
     same = int((differences["verdict"] == SAME).sum())
     beyond = f" beyond ±{text.percent(tolerance)}" if tolerance else ""
     if differences.empty:
         return "No level completed on both sides, so no numbers can be compared"
     if differences["over"].eq(REQUESTS).all():
         return f"One run a side: not judged; {_REPEAT}"
-    start = "No difference" if not any_found else "No further difference"
+    start = "No further difference" if any_shown else "No difference"
     sure = f"at {text.percent(confidence)} over all of them"
     return f"{start}{beyond} was shown in {same} of {len(differences)} comparisons, {sure}"
-
-
-def _of_one_run(differences: pd.DataFrame) -> Iterator[str]:
-    """The metrics that too few of the runs have a value of."""
-    rows = differences[differences["over"] == REQUESTS]
-    if 0 < len(rows) < len(differences):
-        names = ", ".join(map(column_name, rows["metric"].unique()))
-        yield f"{names}: one run a side at a level: not judged; {_REPEAT}"
 
 
 #: Why one run a side is no verdict, and what helps.
@@ -79,9 +71,12 @@ _REPEAT = "what a machine does from run to run is not in one, so repeat the runs
 def _limits(differences: pd.DataFrame, unmatched: pd.DataFrame) -> Iterator[str]:
     """What the comparison cannot tell."""
     unknown = int((differences["verdict"] == UNKNOWN).sum())
-    if unknown and not differences["over"].eq(REQUESTS).all():
+    of_one_run = differences[differences["over"] == REQUESTS]
+    if unknown and len(of_one_run) < len(differences):
         yield f"{unknown} of {len(differences)} comparisons cannot be judged; their notes say why"
-    yield from _of_one_run(differences)
+    if 0 < len(of_one_run) < len(differences):
+        names = ", ".join(map(column_name, of_one_run["metric"].unique()))
+        yield f"{names}: one run a side at a level: not judged; {_REPEAT}"
     others = unmatched[~unmatched["lost"]]
     for row in others.head(LISTED).to_dict("records"):
         reason = f": {row['reason']}" if row["reason"] else ""
@@ -101,8 +96,6 @@ TELLING = (
     *("max_throughput", "output_throughput", "ttft_p50", "ttft_p90", "tpot_p50", "e2e_latency_p50", "e2e_latency_p90"),
     *("error_rate", "attainment"),
 )
-#: the level of a row that is about all of them
-ALL_LEVELS = "maximum"
 
 
 def telling_rows(differences: pd.DataFrame) -> pd.DataFrame:
@@ -113,8 +106,7 @@ def telling_rows(differences: pd.DataFrame) -> pd.DataFrame:
 
 def metrics(differences: pd.DataFrame) -> list[str]:
     """The metrics of the rows: the most telling first, each followed by its kin."""
-    known = list(dict.fromkeys(differences["metric"]))
-    return sorted(known, key=lambda name: (_family(name), name not in TELLING, known.index(name)))
+    return sorted(differences["metric"].unique(), key=lambda name: (_family(name), name not in TELLING))
 
 
 def _family(metric: str) -> int:
@@ -125,7 +117,7 @@ def _family(metric: str) -> int:
 
 def level(row: "pd.Series[Any] | dict[Any, Any]") -> str:
     """A row's concurrency as text, `maximum` where it is about the best of all levels."""
-    return ALL_LEVELS if pd.isna(row["concurrency"]) else str(row["concurrency"])
+    return "maximum" if pd.isna(row["concurrency"]) else str(row["concurrency"])
 
 
 def overview(comparison: "Comparison") -> pd.DataFrame:
@@ -136,7 +128,7 @@ def overview(comparison: "Comparison") -> pd.DataFrame:
     """
     rows = telling_rows(comparison.differences)
     cells: dict[tuple[str, str], dict[str, str]] = {}
-    for row in _each(rows):
+    for row in rows.to_dict("records"):
         column = "output_throughput" if row["metric"] == "max_throughput" else row["metric"]
         cells.setdefault((row["scenario"], level(row)), {})[column] = cell(row)
     columns = [name for name in metrics(rows) if any(name in row for row in cells.values())]
@@ -151,12 +143,11 @@ def details(comparison: "Comparison") -> pd.DataFrame:
     Returns:
         Texts: `verdict`, `scenario`, `level`, `metric`, `change`, its interval, `baseline`, `candidate`, `evidence`.
     """
-    order = list(MARKS)
-    rows = comparison.differences
-    rows = rows.iloc[sorted(range(len(rows)), key=lambda place: order.index(rows["verdict"].iloc[place]))]
+    places = {verdict: place for place, verdict in enumerate(MARKS)}
+    rows = comparison.differences.sort_values("verdict", key=lambda verdicts: verdicts.map(places), kind="stable")
     interval = f"{text.percent(comparison.confidence)} interval"
     names = ["verdict", "scenario", "level", "metric", "change", interval, "baseline", "candidate", "evidence"]
-    frame = pd.DataFrame([_detail(row) for row in _each(rows)], columns=names, index=rows.index)
+    frame = pd.DataFrame([_detail(row) for row in rows.to_dict("records")], rows.index, names)
     return frame if rows["scenario"].nunique() > 1 else frame.drop(columns="scenario")
 
 
@@ -178,7 +169,7 @@ def unmatched(comparison: "Comparison") -> pd.DataFrame:
     """The levels that one side has no result of: `scenario`, `level`, `no result in`, `outcome`, `why`, `batches`."""
     rows = comparison.unmatched
     shown = rows.rename(columns={"side": "no result in", "reason": "why"}).fillna({"why": ""})
-    shown["level"] = [level(row) for row in _each(rows)]
+    shown["level"] = [level(row) for row in rows.to_dict("records")]
     names = ["scenario", "level", "no result in", "outcome", "why"]
     return shown.groupby(names, sort=False).size().reset_index(name="batches")
 
@@ -207,7 +198,3 @@ def between(row: dict[Any, Any]) -> str:
 def change_with_interval(row: dict[Any, Any]) -> str:
     """A change, and where it may lie: `+21.0 % (+12 to +31 %)`."""
     return f"{change(row)} ({between(row)})" if between(row) else change(row)
-
-
-def _each(rows: pd.DataFrame) -> list[dict[Any, Any]]:
-    return rows.to_dict("records")

@@ -202,13 +202,10 @@ class Run:
         """Of a share of requests, with one success and one failure added (Agresti and Caffo, 2000)."""
         requests = float(self.row["requests"])
         share = (float(self.row[metric]) * requests + 1) / (requests + 2)
-        return share * (1 - share) / (requests + 2) * (self._clusters(limits) if metric == "attainment" else 1.0)
-
-    def _clusters(self, limits: Mapping[str, float]) -> float:
-        """How many completed requests meet the limits, or do not, as one."""
-        if self.readable is None:
-            return 1.0
-        return correlated(met(self.readable, limits).astype(np.float64), self.concurrency)
+        variance = share * (1 - share) / (requests + 2)
+        if metric != "attainment" or self.readable is None:
+            return variance
+        return variance * correlated(met(self.readable, limits).astype(np.float64), self.concurrency)
 
 
 class Side:
@@ -256,8 +253,8 @@ class Side:
         """The compliant maximum over these levels, 0 in a run where none complies, and the level it was reached at."""
         best: dict[Key, Run] = {}
         for run in (run for key, runs in self.runs.items() if key in levels for run in runs):
-            name = tuple(run.row.get(part) for part in RUN)
-            best[name] = max(best.get(name, run), run, key=lambda one: one.throughput)
+            of = tuple(run.row.get(part) for part in RUN)
+            best[of] = max(best.get(of, run), run, key=lambda one: one.throughput)
         values = np.array([run.throughput for run in best.values()], np.float64)
         variance = sum(run.variance("output_throughput") * run.throughput**2 for run in best.values() if run.throughput)
         first = max(best.values(), key=lambda run: run.throughput, default=None)

@@ -13,8 +13,7 @@ and never less than independent requests would have.
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -68,8 +67,8 @@ def intervals(
         over[places] = "runs"
         bounds[places] = _over_runs(batches, columns, places, bounds[places], confidence)
     names = [f"{column}_{side}" for column in columns for side in ("low", "high")]
-    found = pd.DataFrame(bounds.reshape(len(batches), len(names)), batches.index, names)
-    return found.assign(interval_over=pd.Series(over, batches.index, dtype="str"))
+    frame = pd.DataFrame(bounds.reshape(len(batches), len(names)), batches.index, names)
+    return frame.assign(interval_over=pd.Series(over, batches.index, dtype="str"))
 
 
 def of_requests(reading: Reading, concurrency: int, column: str, confidence: float = CONFIDENCE) -> Bounds:
@@ -110,7 +109,9 @@ def of_percentile(values: Floats, share: float, concurrency: int, confidence: fl
     if effective < requests_needed(share, confidence):
         return _UNKNOWN
     effective *= (special.ndtri((1 + confidence) / 2) / student(confidence, freedom)) ** 2
-    low, high = _clopper_pearson(share * effective, effective, confidence)
+    below, outside = share * effective, (1 - confidence) / 2
+    low = special.betaincinv(below, effective - below + 1, outside)
+    high = special.betaincinv(below + 1, effective - below, 1 - outside)
     return float(ordered[max(math.ceil(low * count) - 1, 0)]), float(ordered[min(math.floor(high * count), count - 1)])
 
 
@@ -126,22 +127,22 @@ def correlated(values: Floats, concurrency: int) -> float:
     return _variance(values, concurrency)[0] / independent if independent > 0 else 1.0
 
 
-def wilson(found: int, of: int, confidence: float = CONFIDENCE) -> Bounds:
+def wilson(successes: int, of: int, confidence: float = CONFIDENCE) -> Bounds:
     """The interval of a share of independent trials; NaN without any."""
     from scipy import special
 
     if not of:
         return _UNKNOWN
     z2 = float(special.ndtri((1 + confidence) / 2)) ** 2
-    middle = (found + z2 / 2) / (of + z2)
-    reach = math.sqrt(z2 * (found * (of - found) / of + z2 / 4)) / (of + z2)
+    middle = (successes + z2 / 2) / (of + z2)
+    reach = math.sqrt(z2 * (successes * (of - successes) / of + z2 / 4)) / (of + z2)
     return max(middle - reach, 0.0), min(middle + reach, 1.0)
 
 
-def _row(reading: Reading | None, level: int, columns: Iterable[str], confidence: float) -> list[float]:
-    usable = reading is not None and reading.recomputed
-    bounds = (of_requests(reading, level, column, confidence) if usable and reading else _UNKNOWN for column in columns)
-    return [bound for pair in bounds for bound in pair]
+def _row(reading: Reading | None, level: int, columns: Collection[str], confidence: float) -> list[Bounds]:
+    if reading is None or not reading.recomputed:
+        return [_UNKNOWN] * len(columns)
+    return [of_requests(reading, level, column, confidence) for column in columns]
 
 
 def _in_flight(batches: pd.DataFrame) -> list[int]:
@@ -161,15 +162,15 @@ def _of_throughput(reading: Reading, column: str, concurrency: int, confidence: 
     """Relative to Σ tokens / Σ e2e latency, which it is proportional to in a closed loop, but for the level's ends."""
     seconds, tokens = reading.latencies["e2e_latency"], reading.output_tokens
     tokens = tokens if column == "output_throughput" else np.ones(len(seconds))
-    known = ~np.isnan(seconds) & ~np.isnan(tokens)
-    seconds, tokens = seconds[known], tokens[known]
+    measured = ~np.isnan(seconds) & ~np.isnan(tokens)
+    seconds, tokens = seconds[measured], tokens[measured]
     if len(tokens) < 2 or not tokens.sum() > 0 or not seconds.sum() > 0:
         return _UNKNOWN
     left = tokens - seconds * (tokens.sum() / seconds.sum())
     variance, freedom = _variance(left, concurrency)
     reach = student(confidence, freedom) * math.sqrt(variance) / tokens.mean()
-    measured = float(getattr(reading.batch, column))
-    return measured * max(1 - reach, 0.0), measured * (1 + reach)
+    value = float(getattr(reading.batch, column))
+    return value * max(1 - reach, 0.0), value * (1 + reach)
 
 
 def _variance(values: Floats, concurrency: int) -> tuple[float, int]:
@@ -215,26 +216,18 @@ def satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
     return whole**2 / below if below > 0 else math.inf
 
 
-def _clopper_pearson(found: float, of: float, confidence: float) -> Bounds:
-    from scipy import special
-
-    outside = (1 - confidence) / 2
-    low = special.betaincinv(found, of - found + 1, outside)
-    return float(low), float(special.betaincinv(found + 1, of - found, 1 - outside))
-
-
 def _over_runs(
     batches: pd.DataFrame, columns: Collection[str], places: list[int], own: Floats, confidence: float
 ) -> Floats:
     """The intervals over the runs at `places`, (runs, columns, 2); `own` where too few runs know the value."""
-    found = own.copy()
+    bounds = own.copy()
     for number, column in enumerate(columns):
         values = pd.to_numeric(batches[column].iloc[places], errors="coerce").to_numpy("float64", na_value=np.nan)
         values = values[~np.isnan(values)]
         if column != "error_rate" and len(values) >= RUNS_LEAST:
             reach = student(confidence, len(values) - 1) * float(values.std(ddof=1)) / math.sqrt(len(values))
-            found[:, number] = max(values.mean() - reach, 0.0), values.mean() + reach
-    return found
+            bounds[:, number] = max(values.mean() - reach, 0.0), values.mean() + reach
+    return bounds
 
 
 def _repeated(batches: pd.DataFrame) -> Iterator[list[int]]:
@@ -242,13 +235,10 @@ def _repeated(batches: pd.DataFrame) -> Iterator[list[int]]:
     if not {*_GROUP, "outcome"} <= set(batches):
         return
     counted = batches["outcome"].eq(COMPLETED) & ~batches.get("superseded", pd.Series(False, batches.index)).eq(True)
-    groups: Mapping[Any, Any] = (
-        batches.assign(place=np.arange(len(batches)))[counted.to_numpy()].groupby(_GROUP).indices
-    )
     places = np.flatnonzero(counted.to_numpy())
-    for chosen in groups.values():
+    for chosen in batches.iloc[places].groupby(_GROUP).indices.values():
         if len(chosen) >= RUNS_LEAST:
-            yield [int(place) for place in places[chosen]]
+            yield places[chosen].tolist()
 
 
 #: Fewer blocks than these tell too little of how blocks vary; more tell hardly more and are the less independent

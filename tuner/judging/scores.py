@@ -10,7 +10,7 @@ import pandas as pd
 
 from tuner.batches.load import load_batches
 from tuner.batches.run_folder import is_trial
-from tuner.core.metrics import METRICS
+from tuner.core.metrics import METRICS, PERCENTILES
 from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, INFEASIBLE
 from tuner.judging.summary import NONE, Summary, summarize
 from tuner.judging.verdicts import COMPLIANT, SLO, judge
@@ -93,15 +93,15 @@ class Scoring:
             at_level = judged[(judged["concurrency"] == self.level) & judged["verdict"].isin(COMPLIANT)]
             values = [at_level.loc[at_level["scenario"] == name, column].median() for name in summary.scenarios]
         else:
-            found = [part.max_throughput for part in summary.scenarios.values()]
-            values = [math.nan if value is None else value / max(gpus, 1) for value in found]
-        known = [float(value) if 0 < value < math.inf else math.nan for value in values]
-        return math.exp(sum(map(math.log, known)) / len(known)) if known else math.nan
+            maxima = [part.max_throughput for part in summary.scenarios.values()]
+            values = [math.nan if value is None else value / max(gpus, 1) for value in maxima]
+        positive = [float(value) if 0 < value < math.inf else math.nan for value in values]
+        return math.exp(sum(map(math.log, positive)) / len(positive)) if positive else math.nan
 
     def _why_not(self, judged: pd.DataFrame) -> str:
         """Why a trial with results does not count."""
-        asked = judged if self.level is None else judged[judged["concurrency"] == self.level]
-        away = asked[asked["outcome"].eq(COMPLETED) & ~asked["verdict"].isin(COMPLIANT)]
+        rows = judged if self.level is None else judged[judged["concurrency"] == self.level]
+        away = rows[rows["outcome"].eq(COMPLETED) & ~rows["verdict"].isin(COMPLIANT)]
         if away.empty:
             return f"level {self.level} has no result" if self.level else "its throughput is not known"
         first = away.sort_values("penalty", kind="stable").iloc[0]
@@ -111,17 +111,13 @@ class Scoring:
 def statistic_of(objective: str, slo: SLO) -> str:
     """The statistic of a latency that is minimised: the strictest that the SLO limits, else p50."""
     limited = [one.statistic for one in slo.constraints if one.metric == LATENCIES[objective]]
-    return max(limited, key=_strictness, default="p50")
-
-
-def _strictness(statistic: str) -> int:
-    return int(statistic[1:]) if statistic[1:].isdecimal() else 50
+    return max(limited, key=lambda statistic: PERCENTILES.get(statistic, 50), default="p50")
 
 
 def _least_penalty(summary: Summary) -> float:
     """The penalty of the least penalised batch, of the scenario that is farthest from complying; NaN where unknown."""
-    found = [part.fallback["penalty"] for part in summary.scenarios.values() if part.best is None]
-    return max((float(penalties.iloc[0]) for penalties in found if len(penalties)), default=math.nan)
+    fallbacks = [part.fallback["penalty"] for part in summary.scenarios.values() if part.best is None]
+    return max((float(penalties.iloc[0]) for penalties in fallbacks if len(penalties)), default=math.nan)
 
 
 def _how_it_ended(judged: pd.DataFrame) -> str:

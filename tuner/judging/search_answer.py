@@ -12,16 +12,7 @@ import pandas as pd
 from tuner.core.run_directory import COMPLETE, FAILED, INFEASIBLE, PRUNED, RUNNING, WAITING
 from tuner.core.text import change, plural, shorten
 from tuner.judging.scores import THROUGHPUT, Goal
-from tuner.judging.trials import (
-    BASELINE,
-    asked_for,
-    first,
-    gains,
-    name_of,
-    parameters_text,
-    value_text,
-    varied,
-)
+from tuner.judging.trials import BASELINE, attempts, first, gains, name_of, parameters_text, value_text, varied
 
 #: how a state is said of several trials, in the order in which they are counted
 STATES = {
@@ -84,14 +75,14 @@ class Searched:
         return self.goals[0]
 
     @cached_property
-    def tried(self) -> pd.DataFrame:
+    def attempts(self) -> pd.DataFrame:
         """The trials that were asked for: neither confirmations nor those that wait."""
-        return asked_for(self.trials)
+        return attempts(self.trials)
 
     @cached_property
     def varied(self) -> list[str]:
         """The parameters that not all trials have the same of, in the order in which they first appear."""
-        return varied(self.tried["parameters"])
+        return varied(self.attempts["parameters"])
 
     @cached_property
     def baseline(self) -> "pd.Series[Any] | None":
@@ -101,7 +92,7 @@ class Searched:
     @cached_property
     def best(self) -> "pd.Series[Any] | None":
         """The best trial; None where none met the SLO."""
-        return first(self.tried[self.tried["is_best"].eq(True)])
+        return first(self.attempts[self.attempts["is_best"].eq(True)])
 
     def gain(self, row: "pd.Series[Any]") -> float:
         """What a trial's value is more than the baseline's, relative to it; NaN where one of them has none."""
@@ -120,12 +111,12 @@ class Searched:
     @property
     def answer(self) -> list[str]:
         """The result in words: the best configuration, whether it is better, and why the search ended."""
-        why = self.noted.reason
+        why = self.notes.reason
         ended = f"The search ended: {why}." if why else ""
-        return list(filter(None, [self._best(), self._confirmed(), ended, self.counted]))
+        return list(filter(None, [self._best(), self._confirmed(), ended, self.counts]))
 
     @cached_property
-    def noted(self) -> "SearchNotes":
+    def notes(self) -> "SearchNotes":
         """What the search noted of itself; without its winner where another trial is the best under another SLO."""
         try:
             noted = msgspec.convert(self.facts.get("search") or {}, SearchNotes)
@@ -136,7 +127,7 @@ class Searched:
 
     def _best(self) -> str:
         if self.best is None:
-            failed = (self.tried["state"] == FAILED).all()
+            failed = (self.attempts["state"] == FAILED).all()
             return "No trial has a usable result" if failed else "No trial meets the SLO, so there is no best one"
         level = "" if pd.isna(self.best["best_level"]) else f" at concurrency {self.best['best_level']}"
         value = f"{self.goal.of(self.best['value'])}{level}"
@@ -146,7 +137,7 @@ class Searched:
 
     def _gained(self, best: "pd.Series[Any]") -> str:
         """What the best is more than the baseline, never more surely than it was confirmed."""
-        notes = self.noted.confirmation or ConfirmationNotes()
+        notes = self.notes.confirmation or ConfirmationNotes()
         verdict, gain = notes.verdict, notes.gain
         if verdict in DOUBTS:
             return f", {DOUBTS[verdict]}"
@@ -157,7 +148,7 @@ class Searched:
 
     def _confirmed(self) -> str:
         """What confirms the gain, or says that nothing does yet."""
-        said = self.noted.confirmation.text if self.noted.confirmation else ""
+        said = self.notes.confirmation.text if self.notes.confirmation else ""
         if self.best is None or self.best["role"] == BASELINE:
             return ""
         if not said:
@@ -165,12 +156,15 @@ class Searched:
         return f"{said[0].upper()}{said[1:]}."
 
     @property
-    def counted(self) -> str:
+    def counts(self) -> str:
         """How many trials ended in which state, with what the failed ones failed of."""
-        states, kinds = self.tried["state"].value_counts(), self.tried.loc[self.tried["state"] == FAILED, "kind"]
+        states, kinds = (
+            self.attempts["state"].value_counts(),
+            self.attempts.loc[self.attempts["state"] == FAILED, "kind"],
+        )
         parts = [f"{states[state]} {says}" for state, says in STATES.items() if state in states]
         failures = ", ".join(f"{count} {kind}" for kind, count in kinds[kinds.ne("")].value_counts().items())
-        return f"{plural(len(self.tried), 'trial')}: {', '.join(parts)}{f' ({failures})' if failures else ''}."
+        return f"{plural(len(self.attempts), 'trial')}: {', '.join(parts)}{f' ({failures})' if failures else ''}."
 
     @property
     def table(self) -> pd.DataFrame:
@@ -202,5 +196,4 @@ class Searched:
 
 def _nth(rows: pd.DataFrame, place: int, decimals: int) -> list[float]:
     """The trials' values of one objective."""
-    found = [values[place] if place < len(values) else float("nan") for values in rows["values"]]
-    return [round(float(value), decimals) for value in found]
+    return [round(float(values[place]), decimals) if place < len(values) else math.nan for values in rows["values"]]

@@ -33,11 +33,11 @@ class Place:
         if not isinstance(value, Mapping):
             raise self.error(f"{otherwise}, not {value!r}")
 
-    def must_know(self, value: Mapping[str, Any], known: list[str]) -> None:
-        """Refuse keys that are none of `known`."""
+    def must_know(self, value: Mapping[str, Any], keys: list[str]) -> None:
+        """Refuse keys that are none of `keys`."""
         for key in value:
-            if key not in known:
-                raise self.error(f"unknown key {key!r}; known are {', '.join(known)}")
+            if key not in keys:
+                raise self.error(f"unknown key {key!r}; known are {', '.join(keys)}")
 
 
 def number_and_unit(value: Any) -> tuple[float, str]:
@@ -85,6 +85,7 @@ UNITS = {"s": 1.0, "ms": 0.001}
 #: Most errors that an SLO without `error_rate` lets pass.
 MOST_ERRORS = 0.1
 STEEPNESS = 0.1
+_KEYS = ["threshold", "hard_fail", "fail_ratio", "weight"]
 TIERS, LONGEST_NAME = "tiers", 40
 
 
@@ -227,9 +228,7 @@ class SLO:
         for constraint in self.constraints:
             section = document.setdefault(METRICS[constraint.metric].section, {})
             target = section.setdefault(constraint.statistic, {}) if constraint.statistic else section
-            target.update(
-                {name: getattr(constraint, name) for name in ("threshold", "hard_fail", "fail_ratio", "weight")}
-            )
+            target.update({name: getattr(constraint, name) for name in _KEYS})
         extras = {"confidence": self.confidence} if self.confidence is not None else {}
         return document | extras | {"steepness": self.steepness}
 
@@ -253,21 +252,21 @@ def _tiered(document: Mapping[str, Any], place: Place) -> SLO:
     here.must_be_mapping(value, "expected {name of the tier: its SLO}")
     if not value:
         raise here.error("names no tier")
-    tiers = tuple((_name(name, here), _slo(content, here.below(str(name)))) for name, content in value.items())
+    for name in value:
+        if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+            raise here.error(f"a tier has a name of at most {LONGEST_NAME} characters, not {name!r}")
+    tiers = tuple((name, _slo(content, here.below(name))) for name, content in value.items())
     return replace(tiers[0][1], tiers=tiers)
-
-
-def _name(name: Any, place: Place) -> str:
-    if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
-        raise place.error(f"a tier has a name of at most {LONGEST_NAME} characters, not {name!r}")
-    return name
 
 
 def _constraints(document: Mapping[str, Any], section: str, place: Place) -> list[Constraint]:
     """The constraints of a section: of a latency one on the mean, or one a statistic."""
     here, value, metric = place.below(section), document[section], SECTIONS[section]
     if metric not in LATENCIES:
-        return [_plain(value, metric, here)]
+        constraint = _constraint(value, metric, "", here)
+        if METRICS[metric].unit == SHARE and constraint.threshold > 1:
+            raise here.error(f"threshold is a share of requests, at most 1, not {constraint.threshold:g}")
+        return [constraint]
     here.must_be_mapping(value, "expected {threshold: …} or {p90: {threshold: …}}")
     if "threshold" in value:
         return [_constraint(value, metric, "mean", here)]
@@ -277,16 +276,9 @@ def _constraints(document: Mapping[str, Any], section: str, place: Place) -> lis
     return [_constraint(entry, metric, statistic, here.below(statistic)) for statistic, entry in value.items()]
 
 
-def _plain(value: Any, metric: str, place: Place) -> Constraint:
-    constraint = _constraint(value, metric, "", place)
-    if METRICS[metric].unit == SHARE and constraint.threshold > 1:
-        raise place.error(f"threshold is a share of requests, at most 1, not {constraint.threshold:g}")
-    return constraint
-
-
 def _constraint(value: Any, metric: str, statistic: str, place: Place) -> Constraint:
     place.must_be_mapping(value, "expected {threshold: …}")
-    place.must_know(value, ["threshold", "hard_fail", "fail_ratio", "weight"])
+    place.must_know(value, _KEYS)
     if "threshold" not in value:
         raise place.error("has no threshold")
     hard_fail = value.get("hard_fail", True)

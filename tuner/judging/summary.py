@@ -2,13 +2,14 @@
 
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
 from tuner.batches.batch import plain
 from tuner.core.metrics import column_name, metric_of, table_column
+from tuner.core.run_directory import COMPLETED
 from tuner.core.text import level_name, percent, plural, shorten
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.slo import SLO
@@ -98,7 +99,7 @@ def summarize(judged: pd.DataFrame) -> Summary:
     _log_batches(counted)
     names = counted["scenario"].unique() if "scenario" in counted else [""]
     parts = {str(name): _of_scenario(counted[_column(counted, "scenario") == name]) for name in names}
-    summary = _overall(list(parts.values()), counted, parts)
+    summary = _overall(counted, parts)
     logger.info("%s %d/%d batches passed SLO", "✓" if summary.compliant else "✗", summary.compliant, summary.total)
     for name, part in parts.items():
         logger.info("%s%s", f"{name}: " if len(parts) > 1 else "", part.text)
@@ -115,15 +116,14 @@ def _column(frame: pd.DataFrame, name: str) -> "pd.Series[Any]":
     return frame[name] if name in frame else pd.Series("", index=frame.index)
 
 
-def _overall(parts: list[Summary], counted: pd.DataFrame, scenarios: dict[str, Summary]) -> Summary:
+def _overall(counted: pd.DataFrame, scenarios: dict[str, Summary]) -> Summary:
+    """The numbers of the scenario with the most throughput, the counts of all of them."""
+    parts = list(scenarios.values())
     best = max(parts, key=lambda part: -math.inf if part.max_throughput is None else part.max_throughput, default=None)
-    return Summary(
-        max_throughput=best.max_throughput if best else None,
-        best_level=best.best_level if best else None,
-        bracket=best.bracket if best else NONE,
+    return replace(
+        best or Summary(None, None, NONE, 0, 0),
         compliant=sum(part.compliant for part in parts),
         total=len(counted),
-        best=best.best if best else None,
         fallback=pd.DataFrame() if best and best.best is not None else _by_penalty(counted),
         scenarios=scenarios,
     )
@@ -150,10 +150,8 @@ def _by_penalty(batches: pd.DataFrame) -> pd.DataFrame:
 
 def _curve_of(best: "pd.Series[Any]", batches: pd.DataFrame) -> pd.DataFrame:
     """The batches of the trial and scenario that `best` belongs to."""
-    same = pd.Series(True, index=batches.index)
-    for name in (name for name in CURVE if name in batches):
-        same &= batches[name] == best[name]
-    return batches[same]
+    names = [name for name in CURVE if name in batches]
+    return batches[(batches[names] == best[names]).all(axis=1)]
 
 
 def fails_slo(batches: pd.DataFrame) -> "pd.Series[Any]":
@@ -264,24 +262,24 @@ def answer(judged: pd.DataFrame, summary: Summary, slo: SLO | None) -> list[str]
     """
     best = summary.best
     if best is None:
-        return [_nothing(judged, slo), *_compliance_text(summary, slo)]
+        return [_nothing(judged, slo), _compliance_text(summary, slo)]
     return [
         _best(summary, judged),
         _limit(_curve_of(best, _counted(judged)).sort_values("concurrency"), summary),
-        *_compliance_text(summary, slo),
+        _compliance_text(summary, slo),
         _evidence(best),
         *_intervals(best, slo),
     ]
 
 
 def _nothing(judged: pd.DataFrame, slo: SLO | None) -> str:
-    if (judged["outcome"] != "completed").all():
+    if judged["outcome"].ne(COMPLETED).all():
         return "No batch has a usable result"
     return "No batch meets the SLO, so there is no maximum" if slo else "Every batch has too many errors to count"
 
 
 def _best(summary: Summary, judged: pd.DataFrame) -> str:
-    bound = "At least " if summary.bracket == "open" else ""
+    bound = "At least " if summary.bracket == OPEN else ""
     names = [name for name in ("scenario", "experiment") if judged[name].nunique() > 1]
     where = ", ".join(str(summary.best[name]) for name in names) if summary.best is not None else ""
     level = "an unknown concurrency" if summary.best_level is None else f"concurrency {summary.best_level}"
@@ -296,24 +294,20 @@ def _limit(curve: pd.DataFrame, summary: Summary) -> str:
     below = curve[fails & (curve["concurrency"] < highest)].tail(1)
     if pd.isna(highest):
         return "No concurrency was held where the SLO is met, so that the limit is none of concurrency."
-    if summary.bracket == "non_monotone" and len(below):
-        failing = (
-            f"Concurrency {below.iloc[0]['concurrency']} does not meet the SLO ({below.iloc[0]['verdict_reason']})"
-        )
-        return f"{failing} while {highest} does: measure them again."
+    if summary.bracket == NON_MONOTONE and len(below):
+        level, reason = below.iloc[0][["concurrency", "verdict_reason"]]
+        return f"Concurrency {level} does not meet the SLO ({reason}) while {highest} does: measure them again."
     if len(above):
-        failing = f"{above.iloc[0]['concurrency']}, which does not meet the SLO ({above.iloc[0]['verdict_reason']})"
-        return f"The limit lies between concurrency {highest} and {failing}."
-    return (
-        f"Concurrency {highest}, the highest that was measured, still meets the SLO: measure higher ones for the limit."
-    )
+        level, reason = above.iloc[0][["concurrency", "verdict_reason"]]
+        return f"The limit lies between concurrency {highest} and {level}, which does not meet the SLO ({reason})."
+    there = f"Concurrency {highest}, the highest that was measured, still meets the SLO"
+    return f"{there}: measure higher ones for the limit."
 
 
-def _compliance_text(summary: Summary, slo: SLO | None) -> list[str]:
+def _compliance_text(summary: Summary, slo: SLO | None) -> str:
     if slo is None:
-        return ["No SLO was given: every batch counts in which at most one request in ten failed."]
-    limits = ", ".join(map(str, slo.constraints))
-    return [f"{summary.compliant} of {summary.total} batches meet the SLO: {limits}."]
+        return "No SLO was given: every batch counts in which at most one request in ten failed."
+    return f"{summary.compliant} of {summary.total} batches meet the SLO: {', '.join(map(str, slo.constraints))}."
 
 
 def _evidence(best: "pd.Series[Any]") -> str:

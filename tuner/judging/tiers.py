@@ -114,7 +114,7 @@ class Price:
             raise RequestError(f"gpus must be a whole number from 1, not {gpus!r}")
 
     @classmethod
-    def asked(cls, per_gpu_hour: float | None, gpus: int | None) -> "Price | None":
+    def optional(cls, per_gpu_hour: float | None, gpus: int | None) -> "Price | None":
         """The price that somebody asked for; None where nobody did.
 
         Raises:
@@ -146,10 +146,8 @@ class Cost:
     @property
     def text(self) -> str:
         """The same as a sentence."""
-        each = {"output": self.per_million_output, "input": self.per_million_input}
-        shares = " or ".join(
-            f"{value:.4g} per million {kind} tokens" for kind, value in each.items() if value is not None
-        )
+        each = (("output", self.per_million_output), ("input", self.per_million_input))
+        shares = " or ".join(f"{value:.4g} per million {kind} tokens" for kind, value in each if value is not None)
         total = "" if self.per_million_total is None else f"; {self.per_million_total:.4g} per million of both together"
         gpus = f"{plural(self.gpus, 'GPU')} at {self.price_per_gpu_hour:g} an hour"
         return f"Cost with {gpus}: {shares or 'not known'}{' (each bears all of it)' if shares else ''}{total}."
@@ -176,10 +174,12 @@ def cost(batch: Mapping[Any, Any], price_per_gpu_hour: float, gpus: int) -> Cost
     if batch.get("verdict") not in COMPLIANT:
         return None
     hourly = price.per_gpu_hour * gpus
-    per_million = {kind: _per_million(hourly, batch.get(f"{kind}_throughput")) for kind in ("output", "input", "total")}
-    return Cost(per_million["output"], per_million["input"], per_million["total"], price_per_gpu_hour, gpus)
+    output, total, of_input = (_per_million(hourly, batch, kind) for kind in ("output", "total", "input"))
+    return Cost(output, of_input, total, price_per_gpu_hour, gpus)
 
 
-def _per_million(hourly: float, throughput: Any) -> float | None:
-    known = isinstance(throughput, int | float) and 0 < throughput < math.inf
-    return hourly * _MILLION / (throughput * _HOUR) if known else None
+def _per_million(hourly: float, batch: Mapping[Any, Any], kind: str) -> float | None:
+    throughput = batch.get(f"{kind}_throughput")
+    if not isinstance(throughput, int | float) or not 0 < throughput < math.inf:
+        return None
+    return hourly * _MILLION / (throughput * _HOUR)

@@ -51,40 +51,40 @@ def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
     """
     spec = Experiment.open(folder).record.spec
     scoring = Scoring.of(spec, slo)
-    trials = pd.DataFrame([_row(path, scoring) for path in Experiment(folder).trial_folders], columns=list(COLUMNS))
-    for name in ("started_at", "finished_at"):
-        trials[name] = to_utc(trials[name])
+    trials = _with_times([_row(path, scoring) for path in Experiment(folder).trial_folders])
     if trials["gpus"].gt(1).any():
         trials.loc[trials["unit"] == THROUGHPUT_UNIT, "unit"] = PER_GPU_UNIT
     trials["best_level"] = trials["best_level"].astype("Int64")
     return _with_best(trials, scoring.objectives)
 
 
+def _with_times(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    trials = pd.DataFrame(rows, columns=list(COLUMNS))
+    return trials.assign(**{name: to_utc(trials[name]) for name in ("started_at", "finished_at")})
+
+
 def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:
     record = read_record(trial)
     gpus = gpus_of(trial) or record.gpus
-    found = scoring.score(scoring.judged(trial), gpus)
-    state = found.state if record.state == ENDED else record.state
+    score = scoring.score(scoring.judged(trial), gpus)
+    summary, state = score.summary, score.state if record.state == ENDED else record.state
     counts = state == COMPLETE
     return {
+        **{name: getattr(record, name) for name in ("role", "of", "parameters", "kind")},
         "trial": int(trial.name),
-        "role": record.role,
-        "of": record.of,
         "state": state,
-        "parameters": record.parameters,
-        "value": found.values[0] if counts else math.nan,
-        "values": list(found.values) if counts else [math.nan] * len(scoring.objectives),
+        "value": score.values[0] if counts else math.nan,
+        "values": list(score.values) if counts else [math.nan] * len(scoring.objectives),
         "unit": THROUGHPUT_UNIT if maximised(scoring.objectives[0]) else "s",
-        "penalty": found.penalty,
-        "cause": record.cause or ("" if state in (RUNNING, WAITING) else found.cause),
-        "kind": record.kind,
+        "penalty": score.penalty,
+        "cause": record.cause or ("" if state in (RUNNING, WAITING) else score.cause),
         "gpus": gpus,
-        "max_throughput": math.nan if found.summary.max_throughput is None else found.summary.max_throughput,
-        "best_level": found.summary.best_level,
-        "bracket": found.summary.bracket,
+        "max_throughput": math.nan if summary.max_throughput is None else summary.max_throughput,
+        "best_level": summary.best_level,
+        "bracket": summary.bracket,
         "started_at": record.started_at or None,
         "finished_at": record.finished_at or None,
-        "duration": record.seconds if record.seconds else math.nan,
+        "duration": record.seconds or math.nan,
     }
 
 
@@ -112,7 +112,7 @@ _LONGEST = 24  # characters of a parameter's name or value
 _MISSING = object()
 
 
-def asked_for(trials: pd.DataFrame) -> pd.DataFrame:
+def attempts(trials: pd.DataFrame) -> pd.DataFrame:
     """The trials that were asked for: neither confirmations nor those that wait."""
     return trials[(trials["role"] != CONFIRMATION) & (trials["state"] != WAITING)]
 
@@ -156,11 +156,9 @@ def trials_to_records(trials: pd.DataFrame) -> list[dict[str, Any]]:
     return records(trials[[name for name in COLUMNS if name in trials]])
 
 
-def trials_from_records(found: list[dict[str, Any]]) -> pd.DataFrame:
+def trials_from_records(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Trials as from `load_trials`, out of what a report carries."""
-    trials = pd.DataFrame(found, columns=list(COLUMNS))
-    for name in ("started_at", "finished_at"):
-        trials[name] = to_utc(trials[name])
+    trials = _with_times(rows)
     numbers = dict.fromkeys(("value", "penalty", "max_throughput", "duration"), "float64")
     values = [[float("nan") if one is None else float(one) for one in row] for row in trials["values"]]
     return trials.assign(values=pd.Series(values, trials.index, dtype="object")).astype(
@@ -209,6 +207,7 @@ def _shares(
     parameters: list[dict[str, Any]], values: list[float], varied: "dict[str, BaseDistribution]", maximize: bool
 ) -> dict[str, float]:
     import optuna
+    from optuna.distributions import CategoricalDistribution
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # of each study it says that it was created
@@ -218,7 +217,10 @@ def _shares(
         study_name="importances",
     )
     for given, value in zip(parameters, values, strict=True):
-        chosen = {name: _as_choice(given[name], varied[name]) for name in varied}
+        chosen = {
+            name: str(given[name]) if isinstance(one, CategoricalDistribution) else given[name]
+            for name, one in varied.items()
+        }
         study.add_trial(optuna.trial.create_trial(params=chosen, distributions=varied, value=float(value)))
     return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=_GOOD))
 
@@ -239,9 +241,3 @@ def _distribution(values: list[Any]) -> "BaseDistribution":
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _as_choice(value: Any, distribution: "BaseDistribution") -> Any:
-    from optuna.distributions import CategoricalDistribution
-
-    return str(value) if isinstance(distribution, CategoricalDistribution) else value

@@ -125,19 +125,23 @@ class _Judgement:
         return np.where(np.isfinite(values), values, np.nan)
 
     def frame(self) -> pd.DataFrame:
-        rows, shares = range(len(self.batches)), self.attainments()
+        rows, shares = range(len(self.batches)), attainments(self.readings, latency_limits(self.slo))
+        strong = self.judged & np.array([not doubt for doubt in self.doubts], bool)
         judged = self.batches.assign(
-            verdict=pd.Series(self.verdicts, self.batches.index, dtype="str"),
-            verdict_reason=pd.Series([self.reason(row) for row in rows], self.batches.index, dtype="str"),
+            verdict=self._texts(self.verdicts),
+            verdict_reason=self._texts([self.reason(row) for row in rows]),
             violations=pd.Series([self.violations(row) for row in rows], self.batches.index, dtype="object"),
             penalty=self.penalties(),
-            evidence=pd.Series(np.where(self.strong(), "strong", "weak"), self.batches.index, dtype="str"),
-            evidence_reason=pd.Series(self.doubts, self.batches.index, dtype="str"),
+            evidence=self._texts(np.where(strong, "strong", "weak")),
+            evidence_reason=self._texts(self.doubts),
             attainment=shares,
             goodput=goodput(shares, self.numbers("requests"), self.numbers("duration")),
         )
         judged.attrs["slo"] = self.slo.to_dict()  # so that a figure of it can draw the thresholds
         return judged
+
+    def _texts(self, values: Any) -> "pd.Series[Any]":
+        return pd.Series(values, self.batches.index, dtype="str")
 
     def _verdicts(self) -> list[str]:
         hard, unknown, soft = (self._any(mask) for mask in ("hard", "unknown", "soft"))
@@ -167,10 +171,6 @@ class _Judgement:
         total = sum((finding.penalty for finding in self.findings), start=np.zeros(len(self.batches)))
         return np.where(np.array(self.verdicts, "str") == UNKNOWN, np.nan, total)
 
-    def attainments(self) -> Floats:
-        """The share of all requests, failed ones included, that met every latency threshold; NaN where unknown."""
-        return attainments(self.readings, latency_limits(self.slo))
-
     @cached_property
     def readings(self) -> list[Reading | None]:
         """What is kept of each batch's file, read once for all that needs single requests."""
@@ -194,11 +194,7 @@ class _Judgement:
         few, near = (self._any(mask) for mask in ("weak", "near"))
         actuals = {finding.constraint: finding.actual for finding in self.findings}
         across = np.array(straddling(actuals, self.bounds, self.confidence), "object")
-        found = np.where(few, TOO_FEW, np.where(near, TOO_NEAR, across))
-        return [str(doubt) for doubt in np.where(self.judged, found, "")]
-
-    def strong(self) -> Flags:
-        return np.asarray(self.judged & np.array([not doubt for doubt in self.doubts], bool))
+        return [str(doubt) for doubt in np.select([~self.judged, few, near], ["", TOO_FEW, TOO_NEAR], across)]
 
 
 class _Finding:
@@ -233,13 +229,11 @@ class _Finding:
         }
 
     def detail(self, row: int) -> dict[str, Any]:
-        if self.violated[row]:
-            detail = self.violation(row)
-        else:
+        detail = self.violation(row)
+        del detail["metric"]
+        if not self.violated[row]:
             actual = None if self.missing[row] else float(self.actual[row])
-            detail = {"threshold": self.constraint.threshold, "actual": actual, "violation_ratio": None}
-            detail["type"] = HARD_FAIL
-        detail.pop("metric", None)
+            detail |= {"actual": actual, "violation_ratio": None, "type": HARD_FAIL}
         return detail | ({"reason": self.text(row)} if self.unknown[row] or self.constraint.implied else {})
 
     def text(self, row: int) -> str:
@@ -258,17 +252,17 @@ class _Finding:
         return f"{name} {against} ({self.ratio[row]:+.0%}{implied}{own})"
 
 
-def attainments(known: Iterable[Reading | None], limits: Mapping[str, float]) -> Floats:
+def attainments(readings: Iterable[Reading | None], limits: Mapping[str, float]) -> Floats:
     """The share of all requests of each batch, failed ones included, that met every limit.
 
     Args:
-        known: what is kept of each batch's result file; None where there is none.
+        readings: what is kept of each batch's result file; None where there is none.
         limits: seconds, by `ttft`, `tpot`, `e2e_latency`.
 
     Returns:
         Between 0 and 1; NaN where the file is gone or holds no individual requests.
     """
-    return np.array([_share(reading, limits) for reading in known], np.float64)
+    return np.array([_share(reading, limits) for reading in readings], np.float64)
 
 
 def goodput(attainment: Floats, requests: Floats, duration: Floats) -> Floats:
@@ -290,10 +284,10 @@ def goodput(attainment: Floats, requests: Floats, duration: Floats) -> Floats:
 
 def met(reading: Reading, limits: Mapping[str, float]) -> NDArray[np.bool_]:
     """Whether each completed request met every limit."""
-    kept = np.ones(reading.batch.completed or 0, bool)
+    meets = np.ones(reading.batch.completed or 0, bool)
     for latency, limit in limits.items():
-        kept &= reading.latencies[latency] <= limit * (1 + 1e-9)  # a file in milliseconds rounds
-    return kept
+        meets &= reading.latencies[latency] <= limit * (1 + ROUNDING)
+    return meets
 
 
 def _share(reading: Reading | None, limits: Mapping[str, float]) -> float:

@@ -176,7 +176,7 @@ def _search(results: Results) -> dict[str, Any] | None:
         "answer": searched.answer,
         "found": searched.best is not None,
         "command": results.command,
-        "server": searched.noted.winner.command,
+        "server": searched.notes.winner.command,
         "winner": results.winner,
         "header": list(cells.columns),
         "rows": list(zip(states, best, _cells(cells), shown["cause"], strict=True)),
