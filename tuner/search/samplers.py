@@ -60,32 +60,25 @@ class Sampler:
             seen: every trial so far, in the order they were asked for.
         """
         tried = {key_of(one.point) for one in seen}
-        return next(self._new(itertools.chain(self._proposals(seen), self._any(seen)), tried), None)
+        points = itertools.chain(self._proposals(seen), self._any(seen))
+        return next((point for point in points if key_of(point) not in tried and self.space.allows(point)), None)
 
     def _proposals(self, seen: Sequence[Observation]) -> Iterable[Point]:
         """Configurations to try, the best first; some may have been tried, or not be allowed."""
-        raise NotImplementedError
+        return ()
 
     def _any(self, seen: Sequence[Observation]) -> Iterable[Point]:
+        """What is left to try where no proposal is new."""
         dice = self._dice(seen, "any")
-        return itertools.chain((self._drawn(dice) for _ in range(_DRAWS)), self.space.grid())
-
-    def _new(self, points: Iterable[Point], tried: set[tuple[tuple[str, str], ...]]) -> Iterator[Point]:
-        return (point for point in points if key_of(point) not in tried and self.space.allows(point))
-
-    def _drawn(self, dice: random.Random) -> Point:
-        return self.space.at([dice.random() for _ in self.space.dimensions])
+        drawn = (self.space.at([dice.random() for _ in self.space.dimensions]) for _ in range(_DRAWS))
+        return itertools.chain(drawn, self.space.grid())
 
     def _dice(self, seen: Sequence[Observation], use: str) -> random.Random:
         """Chance that follows from the seed and the number of trials."""
         return random.Random(f"{self.seed} {len(seen)} {use}")  # noqa: S311 - no secret
 
     def _spread(self, seen: Sequence[Observation]) -> Iterable[Point]:
-        """The next points of a sequence that fills the space evenly, from a start that the seed gives.
-
-        The additive recurrence on powers of the generalised golden ratio (Roberts 2018, "The unreasonable
-        effectiveness of quasirandom sequences").
-        """
+        """The next points of a sequence that fills the space evenly: Roberts' additive recurrence (2018)."""
         count = len(self.space.dimensions)
         ratio = 2.0
         for _ in range(40):
@@ -106,18 +99,12 @@ def gain(one: Observation, objectives: Sequence[str]) -> float:
 class Grid(Sampler):
     """Every configuration in turn; wide ranges by a few values each."""
 
-    def _proposals(self, seen: Sequence[Observation]) -> Iterable[Point]:
-        return self.space.grid()
-
     def _any(self, seen: Sequence[Observation]) -> Iterable[Point]:
-        return ()
+        return self.space.grid()
 
 
 class Random(Sampler):
     """Any configuration, all as likely."""
-
-    def _proposals(self, seen: Sequence[Observation]) -> Iterable[Point]:
-        return ()
 
 
 #: By how much a failed trial breaks the constraint; the worst penalty of an SLO comes to 20.
@@ -126,7 +113,7 @@ FAILED_BY = 25.0
 UNKNOWN_BY = 10.0
 #: Trials before the model has something to learn from.
 STARTUP = 6
-_ASKED = 30
+_PROPOSALS = 30
 
 
 class TPE(Sampler):
@@ -136,40 +123,35 @@ class TPE(Sampler):
         if len(seen) < STARTUP or not any(one.values for one in seen):
             yield from self._spread(seen)
         study = self._study(seen)
-        for _ in range(_ASKED):
+        for _ in range(_PROPOSALS):
             yield self.space.active(optuna_study.ask(study, self.space))
 
     def _study(self, seen: Sequence[Observation]) -> "optuna.Study":
-        """All that is known, as a study."""
-        study = optuna_study.new_study(
-            self.objectives, sampler=self._estimator(self._dice(seen, "model").getrandbits(31))
-        )
+        """All trials so far, as a study."""
+        import optuna
+
+        seed = self._dice(seen, "model").getrandbits(31)
+        conditional = any(dimension.when for dimension in self.space.dimensions)
+        with warnings.catch_warnings():  # `group` calls itself experimental
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            estimator = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, group=conditional)
+        study = optuna_study.new_study(self.objectives, sampler=estimator)
         worst = self._worst(seen)
         for one in seen:
             study.add_trial(self._trial(one, worst))
         return study
 
-    def _estimator(self, seed: int) -> "optuna.samplers.BaseSampler":
-        import optuna
-
-        with warnings.catch_warnings():  # `group` calls itself experimental
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            conditional = any(dimension.when for dimension in self.space.dimensions)
-            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, group=conditional)
-
     def _worst(self, seen: Sequence[Observation]) -> list[float]:
         """The worst value of each objective: what a trial without one is told to have."""
-        known = [one.values for one in seen if one.values] or [(1.0,) * len(self.objectives)]
-        worst = (min if maximised(one) else max for one in self.objectives)
-        return [choose(values) for choose, values in zip(worst, zip(*known, strict=True), strict=True)]
+        columns = zip(*([one.values for one in seen if one.values] or [(1.0,) * len(self.objectives)]), strict=True)
+        pairs = zip(self.objectives, columns, strict=True)
+        return [min(values) if maximised(objective) else max(values) for objective, values in pairs]
 
     def _trial(self, one: Observation, worst: list[float]) -> "optuna.trial.FrozenTrial":
         if one.state == "running":
             return optuna_study.as_trial(self.space, one.point, "RUNNING", by_place=True)
-        values = list(one.values or worst)
-        return optuna_study.as_trial(
-            self.space, one.point, "COMPLETE", by_place=True, values=values, constraints={"slo": violation(one)}
-        )
+        facts = {"values": list(one.values or worst), "constraints": {"slo": violation(one)}}
+        return optuna_study.as_trial(self.space, one.point, "COMPLETE", by_place=True, **facts)
 
 
 def violation(one: Observation) -> float:
@@ -187,8 +169,7 @@ STALLED = 4
 UNTRIED, CHANCE = 0.1, 0.02
 #: The share of a range that one step takes.
 STEP = 0.15
-#: How much worse than the worst that counts a trial is that does not, and by how much more for each unit that it
-#: breaks the constraint by.
+#: How much worse than the worst that counts a trial is that does not, and by how much more for each unit of violation.
 BELOW, BELOW_EACH = 0.2, 0.02
 #: (parameter, up or down, or the value that it is set to)
 Step = tuple[str, object]
@@ -236,21 +217,17 @@ class Climb(TPE):
         return [(d.name, _direction(d, one[d.name], other[d.name])) for d in both if one[d.name] != other[d.name]]
 
     def _neighbours(self, point: Point) -> Iterator[Point]:
-        """The points that differ in one parameter, by one step where it is ordered."""
+        """The points that differ in one parameter, by one step; those that this makes active have a middle value."""
+        middle = {d.name: d.at(0.5) for d in self.space.dimensions}
         for dimension in self.space.dimensions:
             if dimension.name in point:
                 for value in _next_values(dimension, point[dimension.name]):
-                    yield self._completed({**point, dimension.name: value})
-
-    def _completed(self, point: Point) -> Point:
-        """`point` with parameters that its change has made active, each with its middle value."""
-        middle = {d.name: d.at(0.5) for d in self.space.dimensions}
-        return self.space.active({**middle, **point})
+                    yield self.space.active({**middle, **point, dimension.name: value})
 
 
-def _hope(gained: list[float] | None) -> float:
+def _hope(gains: list[float] | None) -> float:
     """What a step may gain: the mean of what it gained before, less where that was seldom."""
-    return sum(gained) / (len(gained) + 1) if gained else UNTRIED
+    return sum(gains) / (len(gains) + 1) if gains else UNTRIED
 
 
 def _direction(dimension: Dimension, one: Scalar, other: Scalar) -> object:
@@ -262,12 +239,11 @@ def _direction(dimension: Dimension, one: Scalar, other: Scalar) -> object:
 def _next_values(dimension: Dimension, value: Scalar) -> list[Scalar]:
     if not dimension.is_ordered:
         return [other for other in dimension.choices if other != value]
-    step = max(STEP, 1 / (dimension.size - 1)) if not dimension.choices and dimension.size > 1 else 0
-    if not step:
-        place = dimension.choices.index(value)
-        return list(dimension.choices[max(place - 1, 0) : place]) + list(dimension.choices[place + 1 : place + 2])
-    place_in_range = dimension.place(value)
-    near = [dimension.at(min(max(place_in_range + change, 0.0), 1.0)) for change in (-step, step)]
+    if dimension.choices:
+        at = dimension.choices.index(value)
+        return [*dimension.choices[max(at - 1, 0) : at], *dimension.choices[at + 1 : at + 2]]
+    place, step = dimension.place(value), max(STEP, 1 / max(dimension.size - 1, 1))
+    near = (dimension.at(min(max(place + change, 0.0), 1.0)) for change in (-step, step))
     return [other for other in near if other != value]
 
 
