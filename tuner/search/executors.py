@@ -114,7 +114,8 @@ class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
             if self._closed:
                 raise Stopped
             spec = prepare(spec)
-            with self._room.taken(_number(gpus_wanted(spec)), wish):
+            wanted = gpus_wanted(spec)
+            with self._room.taken(wanted if isinstance(wanted, int) else len(wanted), wish):
                 run_trial(spec, trial, wish)
         finally:
             self._running.remove(at_once)
@@ -148,7 +149,3 @@ class _Room:
             with self._changed:
                 self._left += number
                 self._changed.notify_all()
-
-
-def _number(wanted: int | list[int | str]) -> int:
-    return wanted if isinstance(wanted, int) else len(wanted)

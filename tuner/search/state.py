@@ -11,7 +11,7 @@ import pandas as pd
 
 from tuner import engines
 from tuner.core import run_directory
-from tuner.core.run_directory import FAILED, Experiment, Trial, TrialRecord, gpus_of, read_record
+from tuner.core.run_directory import ENDED, FAILED, PRUNED, RUNNING, WAITING, Experiment, Trial, TrialRecord, gpus_of
 from tuner.core.timestamps import now, to_text
 from tuner.errors import ServerFailed, SpecError, Stopped
 from tuner.judging.scores import Score, Scoring
@@ -43,12 +43,12 @@ class SearchTrial:
     @property
     def is_settled(self) -> bool:
         """Whether it need not be run any more."""
-        return self.record.state not in (run_directory.RUNNING, run_directory.WAITING)
+        return self.record.state not in (RUNNING, WAITING)
 
     @property
     def state(self) -> str:
         """As `load_trials` has it."""
-        return self.score.state if self.score and self.record.state == run_directory.ENDED else self.record.state
+        return self.score.state if self.score and self.record.state == ENDED else self.record.state
 
     @property
     def counts(self) -> bool:
@@ -72,12 +72,8 @@ class Trials:
     def __init__(self, experiment: Experiment, spec: TuneSpec) -> None:
         self.experiment, self.spec = experiment, spec
         self.scoring = Scoring.of(spec.model_dump(mode="json"))
-        folders = experiment.trial_folders
-        self.all = [
-            SearchTrial(Trial(path), read_record(path))
-            for path in folders
-            if (path / run_directory.RECORD_FILE).exists()
-        ]
+        folders = [path for path in experiment.trial_folders if (path / run_directory.RECORD_FILE).exists()]
+        self.all = [SearchTrial(Trial(path), run_directory.read_record(path)) for path in folders]
         for trial in self.all:
             if trial.is_settled:
                 self._score(trial)
@@ -118,7 +114,7 @@ class Trials:
         gpus = len(spec.gpus) if isinstance(spec.gpus, list) else spec.gpus
         if gpus is None:
             gpus = engines.find(spec.engine).gpus(spec)
-        self._note(trial, state=run_directory.RUNNING, cause="", started_at=started, gpus=gpus)
+        self._note(trial, state=RUNNING, cause="", started_at=started, gpus=gpus)
 
     def settle(self, trial: SearchTrial, error: BaseException | None, wish: TrialStop | None = None) -> None:
         """Note how a trial ended.
@@ -140,15 +136,11 @@ class Trials:
     def _how(self, error: BaseException | None, wish: TrialStop | None) -> tuple[str, str, str]:
         match error:
             case None:
-                return run_directory.ENDED, "", ""
+                return ENDED, "", ""
             case Stopped() if wish is not None and not wish.is_asked and not wish.is_over and wish.hopeless:
-                return run_directory.PRUNED, "", wish.hopeless
+                return PRUNED, "", wish.hopeless
             case Stopped():
-                return (
-                    run_directory.WAITING,
-                    "",
-                    "the time was over" if wish is not None and wish.is_over else "stopped",
-                )
+                return WAITING, "", "the time was over" if wish is not None and wish.is_over else "stopped"
             case ServerFailed():
                 return FAILED, error.kind, str(error)
             case SpecError():

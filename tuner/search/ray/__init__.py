@@ -18,8 +18,6 @@ from tuner.search.ray.driver import Lost, Run
 from tuner.sweep.spec import SweepSpec
 from tuner.sweep.sweep import StopRequest
 
-__all__ = ["RayExecutor", "is_address"]
-
 _log = logging.getLogger(__name__)
 
 _TRIES = 4  # a trial whose nodes are lost again and again may be what kills them
@@ -48,7 +46,8 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
         self._resources = resources
         self._closing = threading.Event()
         try:
-            self.slots = slots or self._fitting(spec)
+            takes = self._takes(spec)
+            self.slots = slots or sum(_times(takes, node) if "GPU" in takes else 1 for node in self._must_fit(takes))
         except BaseException:
             self._leave()
             raise
@@ -92,10 +91,6 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
         number = engines.find(spec.engine).gpus(spec) if spec.gpus is None else spec.gpus
         has_any = spec.gpus or self._nodes_for({"GPU": 1})
         return {"GPU": number} if number and has_any else {"CPU": 1}
-
-    def _fitting(self, spec: SweepSpec) -> int:
-        takes = self._takes(spec)
-        return sum(_times(takes, node) if "GPU" in takes else 1 for node in self._must_fit(takes))
 
     def _must_fit(self, takes: Mapping[str, float]) -> list[Mapping[str, float]]:
         """The nodes that have room for a trial, of which there must be one."""
@@ -156,7 +151,7 @@ def join(on: str) -> bool:
     if ray.is_initialized():
         return False
     try:
-        with _signals_kept():
+        with _own_signal_handler():
             _init(address)
     except Exception as error:  # Ray raises all kinds, plain ones too
         reason = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
@@ -167,7 +162,7 @@ def join(on: str) -> bool:
 
 
 @contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
+def _own_signal_handler() -> Iterator[None]:
     """Ray sets a handler of its own for SIGTERM, with which a command that is terminated would not end with 143."""
     before = signal.getsignal(signal.SIGTERM)
     try:
