@@ -19,6 +19,7 @@ from tuner.judging.scores import maximised
 from tuner.search.spec import TuneSpec
 from tuner.sweep.spec import sweep_of
 
+Interval = tuple[float, float, float]
 BASELINE, WINNER = "baseline", "winner"
 GAIN, NOISE, LOSS, ONLY_WINNER, NEITHER, UNKNOWN = "gain", "noise", "loss", "only_winner", "neither", "unknown"
 _WORDS = {
@@ -74,9 +75,6 @@ def conclude(
     verdict, text, interval = _verdict(objective, sides, (len(baseline), len(winner)))
     gain, low, high = interval or (None, None, None)
     return Confirmation(verdict, text, levels, sides[0], sides[1], gain, low, high, trials=trials)
-
-
-Interval = tuple[float, float, float]
 
 
 def _verdict(objective: str, sides: list[list[float]], runs: tuple[int, int]) -> tuple[str, str, Interval | None]:

@@ -18,8 +18,22 @@ from tuner.search.space import Dimension, Point, Scalar, SearchSpace, key_of
 if TYPE_CHECKING:
     import optuna
 
-#: draws until what is left is gone through
-_DRAWS = 300
+#: draws until what is left is gone through; proposals of TPE before that
+_DRAWS, _PROPOSALS = 300, 30
+#: By how much a trial breaks the constraint that failed (the worst penalty of an SLO comes to 20), or is not judged.
+FAILED_BY, UNKNOWN_BY = 25.0, 10.0
+#: Trials before the model has something to learn from.
+STARTUP = 6
+#: Trials without gain after which every second one is TPE's; found with `benchmarks/search_efficiency.py`.
+STALLED = 4
+#: What a step is thought to gain that nobody has tried, and the chance that decides between equals.
+UNTRIED, CHANCE = 0.1, 0.02
+#: The share of a range that one step takes.
+STEP = 0.15
+#: How much worse than the worst that counts a trial is that does not, and by how much more for each unit of violation.
+BELOW, BELOW_EACH = 0.2, 0.02
+#: (parameter, up or down, or the value that it is set to)
+Step = tuple[str, object]
 
 
 @dataclass(frozen=True)
@@ -107,15 +121,6 @@ class Random(Sampler):
     """Any configuration, all as likely."""
 
 
-#: By how much a failed trial breaks the constraint; the worst penalty of an SLO comes to 20.
-FAILED_BY = 25.0
-#: The same for a trial that nobody could judge.
-UNKNOWN_BY = 10.0
-#: Trials before the model has something to learn from.
-STARTUP = 6
-_PROPOSALS = 30
-
-
 class TPE(Sampler):
     """The tree-structured Parzen estimator, over all parameters together, by groups where some are conditional."""
 
@@ -163,53 +168,41 @@ def violation(one: Observation) -> float:
     return UNKNOWN_BY if math.isnan(one.penalty) else max(math.log1p(one.penalty), 1e-3)
 
 
-#: Trials without gain after which every second one is TPE's; found with `benchmarks/search_efficiency.py`.
-STALLED = 4
-#: What a step is thought to gain that nobody has tried, and the chance that decides between equals.
-UNTRIED, CHANCE = 0.1, 0.02
-#: The share of a range that one step takes.
-STEP = 0.15
-#: How much worse than the worst that counts a trial is that does not, and by how much more for each unit of violation.
-BELOW, BELOW_EACH = 0.2, 0.02
-#: (parameter, up or down, or the value that it is set to)
-Step = tuple[str, object]
-
-
 class Climb(TPE):
     """Local steps from the best configuration so far, and TPE where they gain nothing."""
 
     def _proposals(self, seen: Sequence[Observation]) -> Iterable[Point]:
-        known = [one for one in seen if one.state != "running"]
-        bases = [one for one in known if one.values or one.state == "infeasible"]
+        trials = [one for one in seen if one.state != "running"]
+        bases = [one for one in trials if one.values or one.state == "infeasible"]
         if not bases:
             return self._spread(seen)
-        worth = self._worth(known)
+        worth = self._worth(trials)
         best = max(bases, key=lambda one: worth[id(one)])
-        since = len(known) - 1 - known.index(best)
+        since = len(trials) - 1 - trials.index(best)
         if since >= STALLED and since % 2 == 0:
             return super()._proposals(seen)
-        return itertools.chain(self._steps(known, best, worth), super()._proposals(seen))
+        return itertools.chain(self._steps(trials, best, worth), super()._proposals(seen))
 
-    def _worth(self, known: Sequence[Observation]) -> dict[int, float]:
+    def _worth(self, trials: Sequence[Observation]) -> dict[int, float]:
         """What each trial is worth on a logarithmic scale; what does not count lies below all that does."""
-        gains = {id(one): gain(one, self.objectives) for one in known}
+        gains = {id(one): gain(one, self.objectives) for one in trials}
         worst = min((value for value in gains.values() if not math.isnan(value)), default=0.0)
-        below = {id(one): worst - BELOW - BELOW_EACH * violation(one) for one in known}
+        below = {id(one): worst - BELOW - BELOW_EACH * violation(one) for one in trials}
         return {key: below[key] if math.isnan(value) else value for key, value in gains.items()}
 
-    def _steps(self, known: Sequence[Observation], best: Observation, worth: dict[int, float]) -> list[Point]:
+    def _steps(self, trials: Sequence[Observation], best: Observation, worth: dict[int, float]) -> list[Point]:
         """The neighbours of the best, most promising first."""
-        gained: dict[Step, list[float]] = defaultdict(list)
-        for one, other in itertools.permutations(known, 2):
+        gains: dict[Step, list[float]] = defaultdict(list)
+        for one, other in itertools.permutations(trials, 2):
             steps = self._between(one.point, other.point)
             if len(steps) == 1:
-                gained[steps[0]].append(worth[id(other)] - worth[id(one)])
-        dice = self._dice(known, "steps")
-        hopes = [
-            (sum(_hope(gained.get(step)) for step in self._between(best.point, point)) + CHANCE * dice.random(), point)
-            for point in self._neighbours(best.point)
-        ]
-        return [point for _, point in sorted(hopes, key=lambda hope: -hope[0])]
+                gains[steps[0]].append(worth[id(other)] - worth[id(one)])
+        dice = self._dice(trials, "steps")
+
+        def hope(point: Point) -> float:
+            return sum(_hope(gains.get(step)) for step in self._between(best.point, point)) + CHANCE * dice.random()
+
+        return sorted(self._neighbours(best.point), key=hope, reverse=True)
 
     def _between(self, one: Point, other: Point) -> list[Step]:
         """The steps that lead from one point to another, where both have the parameter."""

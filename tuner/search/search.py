@@ -132,7 +132,6 @@ class _Search:
         return self.trials.add(TrialRecord(role="candidate", parameters=self.space.parameters(point)))
 
     def _observations(self) -> Iterator[Observation]:
-        """The trials as a sampler sees them."""
         for trial in self.trials.searched:
             point = self.space.point_of(trial.record.parameters)
             if not trial.is_settled or trial.score is None or trial.record.kind in NOT_ITS_DOING:
@@ -172,7 +171,6 @@ class _Search:
         self._describe()
 
     def _add_to_journal(self, trial: SearchTrial) -> None:
-        """Add a trial of the search that has ended to the journal."""
         if trial.is_settled and trial.is_searched and trial.score:
             self.journal.add(trial.files.number, trial.record, trial.score)
 
@@ -231,7 +229,7 @@ class _Search:
         best = self.trials.best
         before = self.experiment.facts.get("search", {}) | {
             "sampler": self.sampler_name,
-            "configurations": None if self.space.size == float("inf") else int(self.space.size),
+            "configurations": None if math.isinf(self.space.size) else int(self.space.size),
             "trials": len(self.trials.searched),
             "seconds": round(self.limits.seconds, 1),
             "cost": self.limits.cost,

@@ -14,6 +14,10 @@ from tuner.errors import SpecError
 from tuner.search.expressions import Relation
 
 Scalar = bool | int | float | str
+Point = dict[str, Scalar]
+DEFAULT = "default"
+#: the number of GPUs that a search has, as constraints name it
+GPUS = "gpus"
 #: values of a range that are all gone through by a grid, and into how many a longer one is divided
 COUNTABLE, DIVISIONS = 12, 5
 _KEYS = ("low", "high", "step", "log", "choices", "when")
@@ -178,10 +182,10 @@ def _of_range(name: str, fields: Mapping[str, Any], parameter: Parameter | None)
     low, high, step = (fields.get(key) for key in ("low", "high", "step"))
     if low is None or high is None:
         raise _wrong(name, "a range needs low and high, as in {low: 1, high: 8}")
-    for key, value in (("low", low), ("high", high), ("step", step)):
-        if value is not None and not _is_number(value):
+    for key, value in (("low", low), ("high", high), ("step", 1 if step is None else step)):
+        if not _is_number(value):
             raise _wrong(name, f"{key} must be a number, not {value!r}")
-        if value is not None and not _is_finite(value):
+        if not _is_finite(value):
             raise _wrong(name, f"{key} must be finite")
     log = fields.get("log", False)
     problems = (
@@ -204,12 +208,6 @@ def _conditions(name: str, fields: Mapping[str, Any]) -> dict[str, tuple[Scalar,
     if not isinstance(when, Mapping):
         raise _wrong(name, f"when must name other parameters with their values, as {{flash_attn: 'on'}}, not {when!r}")
     return {str(other): tuple(values if isinstance(values, list) else [values]) for other, values in when.items()}
-
-
-#: the number of GPUs that a search has, as constraints name it
-GPUS = "gpus"
-DEFAULT = "default"
-Point = dict[str, Scalar]
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """What a search is asked to do: a sweep's spec, and what may be tried, for what, how long and where."""
 
 import re
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from tuner import engines
 from tuner.core.files import parse_yaml
@@ -38,14 +38,10 @@ def _place(value: str) -> str:
 class TuneSpec(SweepSpec):
     """A search for the best server configuration under a load; `parameters` is its baseline."""
 
-    space: Annotated[dict[str, Any] | str, BeforeValidator(_space)] = Field(
-        DEFAULT, description="parameters with their values, or a preset's name"
-    )
-    constraints: Annotated[list[str], BeforeValidator(_lines)] = Field(
-        [], description="between parameters, such as n_ubatch <= n_batch; several with ;"
-    )
-    objective: Annotated[list[Objective], BeforeValidator(split), Field(min_length=1, max_length=2)] = Field(
-        ["max_throughput"], description=f"{', '.join(get_args(Objective))}, or two of them"
+    space: dict[str, Any] | str = Field(DEFAULT, description="parameters with their values, or a preset's name")
+    constraints: list[str] = Field([], description="between parameters, such as n_ubatch <= n_batch; several with ;")
+    objective: list[Objective] = Field(
+        ["max_throughput"], description=f"{', '.join(get_args(Objective))}, or two of them", min_length=1, max_length=2
     )
     objective_level: PositiveInt | None = Field(
         None, description="the level at which min_… objectives are read; by default the only one"
@@ -62,13 +58,16 @@ class TuneSpec(SweepSpec):
     early_stop: bool = Field(True, description="end a trial whose first levels show that it cannot win")
     margin: float = Field(0.2, description="by how much it must lag behind the best for that", ge=0, lt=1)
     parallel: NonNegativeInt = Field(1, description="trials at once; 0: as many as there are GPUs for")
-    on: Annotated[str, AfterValidator(_place)] = Field(
-        "local", description="where trials run: local, ray or ray://ADDRESS"
-    )
+    on: str = Field("local", description="where trials run: local, ray or ray://ADDRESS")
     confirm: NonNegativeInt = Field(
         3, description="times that baseline and winner are measured again in turn; 0: not at all"
     )
     name: str = Field("tune", description="a word in the run directory's name", min_length=1)
+
+    _space_text = field_validator("space", mode="before")(_space)
+    _constraint_lines = field_validator("constraints", mode="before")(_lines)
+    _objective_names = field_validator("objective", mode="before")(split)
+    _place_name = field_validator("on")(_place)
 
     @model_validator(mode="before")
     @classmethod

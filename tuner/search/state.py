@@ -1,5 +1,6 @@
 """The trials of a search so far, and when it is enough."""
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from tuner.judging.trials import gains_of
 from tuner.search.early import TrialStop
 from tuner.search.spec import TuneSpec
 
+#: The first trials, the baseline among them, that may all fail before the search is given up.
+HOPELESS = 5
 _LONGEST_CAUSE = 300
 
 
@@ -166,10 +169,6 @@ class Trials:
         return spec.model_copy(update={"gpus": gpus})
 
 
-#: The first trials, the baseline among them, that may all fail before the search is given up.
-HOPELESS = 5
-
-
 @dataclass(frozen=True)
 class Limits:
     """The limits of one search.
@@ -200,20 +199,18 @@ class Limits:
 
     def deadline(self, *, confirming: bool = False) -> datetime | None:
         """When whatever runs must end after its level; None where it need not."""
-        if self.spec.max_minutes is None:
-            return None
-        return now() + timedelta(seconds=self._most_seconds(confirming=confirming) - self.seconds)
+        left = self._seconds_left(confirming=confirming)
+        return None if left == math.inf else now() + timedelta(seconds=left)
 
     def is_over(self, *, confirming: bool = False) -> bool:
         """Whether the time is over: all of it, or what is left for the search beside the confirmation."""
-        return self.spec.max_minutes is not None and self.seconds >= self._most_seconds(confirming=confirming)
+        return self._seconds_left(confirming=confirming) <= 0
 
-    def _most_seconds(self, *, confirming: bool) -> float:
+    def _seconds_left(self, *, confirming: bool) -> float:
         """The time there is; while it searches without what the confirmation will take, at most half of it."""
-        whole = (self.spec.max_minutes or 0.0) * 60
-        if confirming:
-            return whole
-        return whole - min(self._confirmation(trial.record.seconds for trial in self._ended), whole / 2)
+        whole = (self.spec.max_minutes or math.inf) * 60
+        confirmation = 0.0 if confirming else self._confirmation(trial.record.seconds for trial in self._ended)
+        return whole - min(confirmation, whole / 2) - self.seconds
 
     def _confirmation(self, each: Iterable[float]) -> float:
         """What the confirmation will take, by what trials took: two for each turn, as short as the shortest."""

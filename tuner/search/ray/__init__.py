@@ -20,6 +20,11 @@ from tuner.sweep.sweep import StopRequest
 
 _log = logging.getLogger(__name__)
 
+RAY, _LOCAL = "ray", "local"
+#: for a cluster that we start, read when Ray is imported: on loopback alone, and nothing is sent to Ray's makers
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+_LONGEST = 300  # characters of what Ray says
+_CONNECT = 5.0  # seconds in which a cluster's address must answer
 _TRIES = 4  # a trial whose nodes are lost again and again may be what kills them
 
 
@@ -121,14 +126,6 @@ def _portable(spec: SweepSpec) -> dict[str, Any]:
     return values
 
 
-RAY = "ray"
-_LONGEST = 300  # characters of what Ray says
-_LOCAL = "local"
-#: for a cluster that we start, read when Ray is imported: on loopback alone, and nothing is sent to Ray's makers
-_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-_REACHED = 5.0  # seconds in which a cluster's address must answer
-
-
 def is_address(on: str) -> bool:
     """Whether `on` names a cluster: `ray`, `ray://HOST:PORT` or `HOST:PORT`."""
     host, _, port = on.removeprefix("ray://").rpartition(":")
@@ -155,9 +152,8 @@ def join(on: str) -> bool:
             _init(address)
     except Exception as error:  # Ray raises all kinds, plain ones too
         reason = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
-        raise ClusterError(
-            f"cannot join the Ray cluster {address}: {reason}; is it up (ray status), and is that its address?"
-        ) from error
+        advice = "is it up (ray status), and is that its address?"
+        raise ClusterError(f"cannot join the Ray cluster {address}: {reason}; {advice}") from error
     return True
 
 
@@ -181,5 +177,5 @@ def _init(address: str) -> None:
         return
     if is_address(address):  # else Ray asks for minutes before it says that nobody is there
         host, _, port = address.removeprefix("ray://").rpartition(":")
-        socket.create_connection((host, int(port)), timeout=_REACHED).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECT).close()
     ray.init(address, **quiet)

@@ -1,10 +1,6 @@
 """A trial's files on their way between a node and the driver: what is new in a folder, and the same done in another.
 
-A change is plain data, so that nodes and driver need no disk in common:
-
-    write    a file as it is now                                {"": content}
-    append   what a log has gained                              {"": content}
-    level    a level's folder, whole, once it is in place       {name: content, …}
+A change is plain data, so that nodes and driver need no disk in common.
 """
 
 import contextlib
@@ -20,7 +16,9 @@ from tuner.errors import PathError
 from tuner.servers.telemetry import TELEMETRY_FILE
 from tuner.sweep import level as levels
 
+#: a file as it is now, what a log has gained, and a level's folder, whole, once it is in place
 WRITE, APPEND, LEVEL = "write", "append", "level"
+Content = dict[str, bytes]  # of each file of a level by its name; otherwise of the one file, without a name
 _LOGS = (SERVER_LOG, TELEMETRY_FILE)
 _NAME = r"[^/\\\0.][^/\\\0]*"  # one component: neither hidden nor a way up
 #: where each kind of change may go; whatever else a node names is refused
@@ -29,8 +27,6 @@ _PLACES = {
     APPEND: re.compile("|".join(map(re.escape, _LOGS))),
     LEVEL: re.compile(rf"batches/{_NAME}/concurrency-[0-9]+(-repeat-[0-9]+)?"),
 }
-
-Content = dict[str, bytes]
 
 
 class Change(NamedTuple):
