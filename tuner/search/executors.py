@@ -114,8 +114,7 @@ class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
             if self._closed:
                 raise Stopped
             spec = prepare(spec)
-            wanted = gpus_wanted(spec)
-            with self._room.taken(wanted if isinstance(wanted, int) else len(wanted), wish):
+            with self._room.taken(_number(gpus_wanted(spec)), wish):
                 run_trial(spec, trial, wish)
         finally:
             self._running.remove(at_once)
@@ -149,3 +148,7 @@ class _Room:
             with self._changed:
                 self._left += number
                 self._changed.notify_all()
+
+
+def _number(wanted: int | list[int | str]) -> int:
+    return wanted if isinstance(wanted, int) else len(wanted)

@@ -143,7 +143,9 @@ class TPE(Sampler):
         study = optuna_study.new_study(self.objectives, sampler=estimator)
         worst = self._worst(seen)
         for one in seen:
-            study.add_trial(self._trial(one, worst))
+            facts = {"values": list(one.values or worst), "constraints": {"slo": violation(one)}}
+            state, facts = ("RUNNING", {}) if one.state == "running" else ("COMPLETE", facts)
+            study.add_trial(optuna_study.as_trial(self.space, one.point, state, by_place=True, **facts))
         return study
 
     def _worst(self, seen: Sequence[Observation]) -> list[float]:
@@ -151,12 +153,6 @@ class TPE(Sampler):
         columns = zip(*([one.values for one in seen if one.values] or [(1.0,) * len(self.objectives)]), strict=True)
         pairs = zip(self.objectives, columns, strict=True)
         return [min(values) if maximised(objective) else max(values) for objective, values in pairs]
-
-    def _trial(self, one: Observation, worst: list[float]) -> "optuna.trial.FrozenTrial":
-        if one.state == "running":
-            return optuna_study.as_trial(self.space, one.point, "RUNNING", by_place=True)
-        facts = {"values": list(one.values or worst), "constraints": {"slo": violation(one)}}
-        return optuna_study.as_trial(self.space, one.point, "COMPLETE", by_place=True, **facts)
 
 
 def violation(one: Observation) -> float:

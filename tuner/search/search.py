@@ -199,13 +199,13 @@ class _Search:
             if (run := self._once_more(of, trial, len(runs[of]), levels)) is None:
                 break
             runs[of].append(run)
-        values = {
-            of: [one.score.values[0] for one in some if one.score and one.record.kind not in NOT_ITS_DOING]
-            for of, some in runs.items()
-        }
-        numbers = sorted(one.files.number for some in runs.values() for one in some)
-        both = min(map(len, values.values()))
-        return conclude(self.spec.objective[0], values[BASELINE], values[WINNER], levels, numbers) if both else None
+        defaults, winners = (
+            [one.score.values[0] for one in runs[of] if one.score and one.record.kind not in NOT_ITS_DOING]
+            for of in (BASELINE, WINNER)
+        )
+        numbers = sorted(one.files.number for side in runs.values() for one in side)
+        both = defaults and winners
+        return conclude(self.spec.objective[0], defaults, winners, levels, numbers) if both else None
 
     def _once_more(self, of: str, trial: SearchTrial, turn: int, levels: list[int]) -> SearchTrial | None:
         """A further run of a trial, at these levels; the one that is there already where the search was cut off."""

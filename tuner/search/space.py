@@ -116,10 +116,6 @@ class Dimension:
             return False
         return not self._step or math.isclose(self.nearest(value), value)
 
-    def is_active(self, values: Mapping[str, Any]) -> bool:
-        """Whether the parameter is there beside these others."""
-        return all(values.get(other) in allowed for other, allowed in self.when.items())
-
     def nearest(self, value: float) -> int | float:
         """The value of the range that is nearest to `value`, with six digits at most."""
         if self._step:
@@ -288,7 +284,9 @@ class SearchSpace:
         """`point` without the parameters whose condition does not hold."""
         active: Point = {}
         for dimension in self.dimensions:
-            if dimension.name in point and dimension.is_active({**self.defaults, **self.fixed, **active}):
+            others = {**self.defaults, **self.fixed, **active}
+            is_active = all(others.get(other) in allowed for other, allowed in dimension.when.items())
+            if dimension.name in point and is_active:
                 active[dimension.name] = point[dimension.name]
         return active
 

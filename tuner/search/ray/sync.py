@@ -1,7 +1,4 @@
-"""A trial's files on their way between a node and the driver: what is new in a folder, and the same done in another.
-
-A change is plain data, so that nodes and driver need no disk in common.
-"""
+"""A trial's files on their way between a node and the driver: what is new in a folder, and the same done in another."""
 
 import contextlib
 import re
@@ -30,7 +27,7 @@ _PLACES = {
 
 
 class Change(NamedTuple):
-    """One thing that is new below a trial's folder."""
+    """One thing that is new below a trial's folder: plain data, so that nodes and driver need no disk in common."""
 
     kind: str
     path: str  # below the trial's folder, with slashes
