@@ -14,13 +14,19 @@ import yaml
 
 from tuner.core import text
 from tuner.judging.estimates import Estimate, difference
+from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.scores import maximised
 from tuner.search.spec import TuneSpec
 from tuner.sweep.spec import sweep_of
 
-CONFIDENCE = 0.95
+Interval = tuple[float, float, float]
 BASELINE, WINNER = "baseline", "winner"
 GAIN, NOISE, LOSS, ONLY_WINNER, NEITHER, UNKNOWN = "gain", "noise", "loss", "only_winner", "neither", "unknown"
+_WORDS = {
+    GAIN: "confirmed gain {}",
+    LOSS: "the defaults are better: the winner's change is {}",
+    NOISE: "within the noise: {}; the defaults are as good as can be told",
+}
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,6 @@ def conclude(
     return Confirmation(verdict, text, levels, sides[0], sides[1], gain, low, high, trials=trials)
 
 
-Interval = tuple[float, float, float]
-
-
 def _verdict(objective: str, sides: list[list[float]], runs: tuple[int, int]) -> tuple[str, str, Interval | None]:
     """The verdict on the values of both, of so many runs each, in words, and the interval where there is one."""
     (default, winner), (defaults, winners) = sides, runs
@@ -86,10 +89,12 @@ def _verdict(objective: str, sides: list[list[float]], runs: tuple[int, int]) ->
         return ONLY_WINNER, f"confirmed: {met}", None
     if min(len(default), len(winner)) < 2:
         return UNKNOWN, "too few further runs to tell a gain from noise: confirm at least 2 times", None
-    goods = [side if maximised(objective) else [1 / value for value in side] for side in sides]
-    gain, low, high = _interval(*goods)
+    before, after = (Estimate(np.array(side) if maximised(objective) else 1 / np.array(side)) for side in sides)
+    change = difference(before, after)  # of logarithms, since noise of a rate is relative
+    gain, (low, high) = change.change(change.shift), change.interval(CONFIDENCE)
     verdict = GAIN if low > 0 else LOSS if high < 0 else NOISE
-    return verdict, _words(verdict, gain, low, high), (gain, low, high)
+    interval = f"{text.change(gain)} ({text.interval(low, high)} at {text.percent(CONFIDENCE)})"
+    return verdict, _WORDS[verdict].format(interval), (gain, low, high)
 
 
 def _may_be_chance(met: int, defaults: int, winners: int) -> bool:
@@ -98,21 +103,6 @@ def _may_be_chance(met: int, defaults: int, winners: int) -> bool:
 
     table = [[winners, 0], [met, defaults - met]]
     return float(stats.fisher_exact(table, alternative="greater").pvalue) > 1 - CONFIDENCE + 1e-9
-
-
-def _interval(baseline: Sequence[float], winner: Sequence[float]) -> Interval:
-    """The relative gain and its interval: Welch's t (1947) on logarithms, since noise of a rate is relative."""
-    found = difference(Estimate(np.array(baseline)), Estimate(np.array(winner)))
-    return found.change(found.shift), *found.interval(CONFIDENCE)
-
-
-def _words(verdict: str, gain: float, low: float, high: float) -> str:
-    interval = f"{text.change(gain)} ({text.interval(low, high)} at {text.percent(CONFIDENCE)})"
-    return {
-        GAIN: f"confirmed gain {interval}",
-        LOSS: f"the defaults are better: the winner's change is {interval}",
-        NOISE: f"within the noise: {interval}; the defaults are as good as can be told",
-    }[verdict]
 
 
 def to_copy(spec: TuneSpec, parameters: dict[str, Any], command: Sequence[str]) -> dict[str, Any]:
@@ -126,9 +116,5 @@ def to_copy(spec: TuneSpec, parameters: dict[str, Any], command: Sequence[str]) 
     Returns:
         `parameters`, `command` (the server's, one line for a shell) and `yaml` (a document for `tuner sweep`).
     """
-    document = sweep_of(spec.model_dump(mode="json", exclude_none=True), parameters)
-    return {
-        "parameters": parameters,
-        "command": shlex.join(command),
-        "yaml": yaml.safe_dump(document, sort_keys=False),
-    }
+    document = yaml.safe_dump(sweep_of(spec.model_dump(mode="json", exclude_none=True), parameters), sort_keys=False)
+    return {"parameters": parameters, "command": shlex.join(command), "yaml": document}

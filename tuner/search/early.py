@@ -60,11 +60,10 @@ class TrialStop(StopRequest):
         if not self._may_end_early:
             return ""
         measured = sum(1 for _ in self.trial.folder.glob(f"batches/*/*[0-9]/{SIDECAR_FILE}"))
-        if measured not in self._known:  # asked several times a second, answered once a level
-            self._known[measured] = cannot_win(
-                self._scoring.judged(self.trial.folder), self.best, self.spec, self.factor
-            )
-        return self._known[measured]
+        if measured not in self._answers:  # asked several times a second, answered once a level
+            judged = Scoring.of(self.spec.model_dump(mode="json")).judged(self.trial.folder)
+            self._answers[measured] = cannot_win(judged, self.best, self.spec, self.factor)
+        return self._answers[measured]
 
     @cached_property
     def _may_end_early(self) -> bool:
@@ -72,12 +71,8 @@ class TrialStop(StopRequest):
         return self.spec.early_stop and one and bool(self.spec.fixed_levels) and not self.best.empty
 
     @cached_property
-    def _known(self) -> dict[int, str]:
+    def _answers(self) -> dict[int, str]:
         return {}
-
-    @cached_property
-    def _scoring(self) -> Scoring:
-        return Scoring.of(self.spec.model_dump(mode="json"))
 
 
 def cannot_win(judged: pd.DataFrame, best: pd.DataFrame, spec: TuneSpec, factor: float = 1.0) -> str:
@@ -136,5 +131,5 @@ def _lags(judged: pd.DataFrame, best: pd.DataFrame, needed: float) -> str:
 
 def _throughputs(judged: pd.DataFrame) -> dict[int, float]:
     """The throughput of each level that has one, whether it complies or not."""
-    known = judged[(judged["outcome"] == COMPLETED) & (judged["output_throughput"] > 0)]
-    return {int(row["concurrency"]): float(row["output_throughput"]) for row in known.to_dict("records")}
+    rows = judged[(judged["outcome"] == COMPLETED) & (judged["output_throughput"] > 0)].to_dict("records")
+    return {int(row["concurrency"]): float(row["output_throughput"]) for row in rows}

@@ -4,7 +4,6 @@ import ast
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 from tuner.errors import SpecError
@@ -59,10 +58,12 @@ class Relation:
         if len(str(text)) > _LONGEST:
             raise SpecError(f"constraint {str(text)[:40]!r}… is longer than {_LONGEST} characters")
         for node in ast.walk(tree):
-            _must_be_allowed(node, str(text))
-        if not _is_condition(tree.body):
+            _check_node(node, str(text))
+        body = tree.body
+        is_negation = isinstance(body, ast.UnaryOp) and isinstance(body.op, ast.Not)
+        if not is_negation and not isinstance(body, (ast.Compare, ast.BoolOp)):
             raise SpecError(f"constraint {text!r} compares nothing; write it as n_ubatch <= n_batch")
-        return cls(str(text), tree.body)
+        return cls(str(text), body)
 
     @property
     def names(self) -> set[str]:
@@ -83,7 +84,7 @@ class Relation:
             raise SpecError(f"constraint {self.text!r} cannot be computed: {error}") from None
 
 
-def _must_be_allowed(node: ast.AST, text: str) -> None:
+def _check_node(node: ast.AST, text: str) -> None:
     """Refuse a node that is none of the grammar's, and constants that are no number or text."""
     if not isinstance(node, _ALLOWED):
         raise SpecError(
@@ -92,12 +93,6 @@ def _must_be_allowed(node: ast.AST, text: str) -> None:
         )
     if isinstance(node, ast.Constant) and not isinstance(node.value, (int, float, str)):
         raise SpecError(f"constraint {text!r}: {node.value!r} is neither a number nor a text")
-
-
-def _is_condition(node: ast.expr) -> bool:
-    return isinstance(node, (ast.Compare, ast.BoolOp)) or (
-        isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
-    )
 
 
 def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
@@ -109,23 +104,15 @@ def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
         case ast.UnaryOp(op=sign, operand=operand):
             return not _value(operand, values) if isinstance(sign, ast.Not) else -_value(operand, values)
         case ast.BinOp(left=left, op=operation, right=right):
-            return _calculated(operation, _value(left, values), _value(right, values))
+            terms = [_value(left, values), _value(right, values)]
+            if any(isinstance(term, str) for term in terms):  # 'a' * 10**9 would take all memory
+                raise TypeError("a text is no number")
+            return _OPERATIONS[type(operation)](*terms)
         case ast.BoolOp(op=operation, values=parts):
             every = all if isinstance(operation, ast.And) else any
             return every(_value(part, values) for part in parts)
         case ast.Compare():
-            return _compared(node, values)
+            terms = [_value(term, values) for term in (node.left, *node.comparators)]
+            pairs = zip(node.ops, terms, terms[1:], strict=False)  # `a < b < c` is `a < b` and `b < c`
+            return all(_OPERATIONS[type(operation)](left, right) for operation, left, right in pairs)
     raise TypeError(f"{type(node).__name__} has no value")
-
-
-def _calculated(operation: ast.operator, left: Any, right: Any) -> Any:
-    if isinstance(left, str) or isinstance(right, str):  # 'a' * 10**9 would take all memory
-        raise TypeError("a text is no number")
-    return _OPERATIONS[type(operation)](left, right)
-
-
-def _compared(node: ast.Compare, values: Mapping[str, Any]) -> bool:
-    """`a < b < c`, each pair as its operator says."""
-    terms = [_value(term, values) for term in (node.left, *node.comparators)]
-    pairs = zip(node.ops, terms, terms[1:], strict=False)
-    return reduce(lambda so_far, pair: so_far and _OPERATIONS[type(pair[0])](pair[1], pair[2]), pairs, True)

@@ -36,9 +36,9 @@ def ask(study: "optuna.Study", space: SearchSpace) -> Point:
     """The configuration that the study's sampler proposes; the study learns nothing by being asked."""
     import optuna
 
-    asked = study.ask({one.name: optuna_distribution(one, by_place=True) for one in space.dimensions})
-    study.tell(asked, state=optuna.trial.TrialState.FAIL)
-    return {one.name: _value(one, asked.params[one.name]) for one in space.dimensions}
+    trial = study.ask({one.name: optuna_distribution(one, by_place=True) for one in space.dimensions})
+    study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    return {one.name: _value(one, trial.params[one.name]) for one in space.dimensions}
 
 
 def as_trial(
@@ -119,14 +119,14 @@ class Journal:
         """Add a trial that has ended."""
         state = score.state if record.state == "ended" else record.state
         values = self._values(state, score)
-        ended = "PRUNED" if state == PRUNED else "COMPLETE" if values else "FAIL"
+        violation = 0.0 if score.state == COMPLETE else 1.0 if math.isnan(score.penalty) else max(score.penalty, 1e-9)
         trial = as_trial(
             self._space,
             self._space.point_of(record.parameters),
-            ended,
+            "PRUNED" if state == PRUNED else "COMPLETE" if values else "FAIL",
             values=values,
             user_attrs=_attributes(number, record, score, state),
-            constraints=None if state in (FAILED, PRUNED) else {"slo": _violation(score)},
+            constraints=None if state in (FAILED, PRUNED) else {"slo": violation},
         )
         trial.number = number
         trial.datetime_start = _local(record.started_at) or trial.datetime_start
@@ -150,7 +150,7 @@ class Journal:
 
 def _attributes(number: int, record: TrialRecord, score: Score, state: str) -> Mapping[str, Any]:
     """What Optuna has no place for."""
-    known = {
+    attributes = {
         "trial": number,
         "role": record.role,
         "state": state,
@@ -161,13 +161,7 @@ def _attributes(number: int, record: TrialRecord, score: Score, state: str) -> M
         "max_throughput": score.summary.max_throughput,
         "seconds": record.seconds,
     }
-    return {name: value for name, value in known.items() if value not in (None, "")}
-
-
-def _violation(score: Score) -> float:
-    if score.state == COMPLETE:
-        return 0.0
-    return 1.0 if math.isnan(score.penalty) else max(score.penalty, 1e-9)
+    return {name: value for name, value in attributes.items() if value not in (None, "")}
 
 
 def _local(instant: str) -> datetime | None:

@@ -18,8 +18,22 @@ from tuner.search.space import Dimension, Point, Scalar, SearchSpace, key_of
 if TYPE_CHECKING:
     import optuna
 
-#: draws until what is left is gone through
-_DRAWS = 300
+#: draws until what is left is gone through; proposals of TPE before that
+_DRAWS, _PROPOSALS = 300, 30
+#: By how much a trial breaks the constraint that failed (the worst penalty of an SLO comes to 20), or is not judged.
+FAILED_BY, UNKNOWN_BY = 25.0, 10.0
+#: Trials before the model has something to learn from.
+STARTUP = 6
+#: Trials without gain after which every second one is TPE's; found with `benchmarks/search_efficiency.py`.
+STALLED = 4
+#: What a step is thought to gain that nobody has tried, and the chance that decides between equals.
+UNTRIED, CHANCE = 0.1, 0.02
+#: The share of a range that one step takes.
+STEP = 0.15
+#: How much worse than the worst that counts a trial is that does not, and by how much more for each unit of violation.
+BELOW, BELOW_EACH = 0.2, 0.02
+#: (parameter, up or down, or the value that it is set to)
+Step = tuple[str, object]
 
 
 @dataclass(frozen=True)
@@ -60,32 +74,25 @@ class Sampler:
             seen: every trial so far, in the order they were asked for.
         """
         tried = {key_of(one.point) for one in seen}
-        return next(self._new(itertools.chain(self._proposals(seen), self._any(seen)), tried), None)
+        points = itertools.chain(self._proposals(seen), self._any(seen))
+        return next((point for point in points if key_of(point) not in tried and self.space.allows(point)), None)
 
     def _proposals(self, seen: Sequence[Observation]) -> Iterable[Point]:
         """Configurations to try, the best first; some may have been tried, or not be allowed."""
-        raise NotImplementedError
+        return ()
 
     def _any(self, seen: Sequence[Observation]) -> Iterable[Point]:
+        """What is left to try where no proposal is new."""
         dice = self._dice(seen, "any")
-        return itertools.chain((self._drawn(dice) for _ in range(_DRAWS)), self.space.grid())
-
-    def _new(self, points: Iterable[Point], tried: set[tuple[tuple[str, str], ...]]) -> Iterator[Point]:
-        return (point for point in points if key_of(point) not in tried and self.space.allows(point))
-
-    def _drawn(self, dice: random.Random) -> Point:
-        return self.space.at([dice.random() for _ in self.space.dimensions])
+        drawn = (self.space.at([dice.random() for _ in self.space.dimensions]) for _ in range(_DRAWS))
+        return itertools.chain(drawn, self.space.grid())
 
     def _dice(self, seen: Sequence[Observation], use: str) -> random.Random:
         """Chance that follows from the seed and the number of trials."""
         return random.Random(f"{self.seed} {len(seen)} {use}")  # noqa: S311 - no secret
 
     def _spread(self, seen: Sequence[Observation]) -> Iterable[Point]:
-        """The next points of a sequence that fills the space evenly, from a start that the seed gives.
-
-        The additive recurrence on powers of the generalised golden ratio (Roberts 2018, "The unreasonable
-        effectiveness of quasirandom sequences").
-        """
+        """The next points of a sequence that fills the space evenly: Roberts' additive recurrence (2018)."""
         count = len(self.space.dimensions)
         ratio = 2.0
         for _ in range(40):
@@ -106,27 +113,12 @@ def gain(one: Observation, objectives: Sequence[str]) -> float:
 class Grid(Sampler):
     """Every configuration in turn; wide ranges by a few values each."""
 
-    def _proposals(self, seen: Sequence[Observation]) -> Iterable[Point]:
-        return self.space.grid()
-
     def _any(self, seen: Sequence[Observation]) -> Iterable[Point]:
-        return ()
+        return self.space.grid()
 
 
 class Random(Sampler):
     """Any configuration, all as likely."""
-
-    def _proposals(self, seen: Sequence[Observation]) -> Iterable[Point]:
-        return ()
-
-
-#: By how much a failed trial breaks the constraint; the worst penalty of an SLO comes to 20.
-FAILED_BY = 25.0
-#: The same for a trial that nobody could judge.
-UNKNOWN_BY = 10.0
-#: Trials before the model has something to learn from.
-STARTUP = 6
-_ASKED = 30
 
 
 class TPE(Sampler):
@@ -136,40 +128,31 @@ class TPE(Sampler):
         if len(seen) < STARTUP or not any(one.values for one in seen):
             yield from self._spread(seen)
         study = self._study(seen)
-        for _ in range(_ASKED):
+        for _ in range(_PROPOSALS):
             yield self.space.active(optuna_study.ask(study, self.space))
 
     def _study(self, seen: Sequence[Observation]) -> "optuna.Study":
-        """All that is known, as a study."""
-        study = optuna_study.new_study(
-            self.objectives, sampler=self._estimator(self._dice(seen, "model").getrandbits(31))
-        )
-        worst = self._worst(seen)
-        for one in seen:
-            study.add_trial(self._trial(one, worst))
-        return study
-
-    def _estimator(self, seed: int) -> "optuna.samplers.BaseSampler":
+        """All trials so far, as a study."""
         import optuna
 
+        seed = self._dice(seen, "model").getrandbits(31)
+        conditional = any(dimension.when for dimension in self.space.dimensions)
         with warnings.catch_warnings():  # `group` calls itself experimental
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            conditional = any(dimension.when for dimension in self.space.dimensions)
-            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, group=conditional)
+            estimator = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, group=conditional)
+        study = optuna_study.new_study(self.objectives, sampler=estimator)
+        worst = self._worst(seen)
+        for one in seen:
+            facts = {"values": list(one.values or worst), "constraints": {"slo": violation(one)}}
+            state, facts = ("RUNNING", {}) if one.state == "running" else ("COMPLETE", facts)
+            study.add_trial(optuna_study.as_trial(self.space, one.point, state, by_place=True, **facts))
+        return study
 
     def _worst(self, seen: Sequence[Observation]) -> list[float]:
         """The worst value of each objective: what a trial without one is told to have."""
-        known = [one.values for one in seen if one.values] or [(1.0,) * len(self.objectives)]
-        worst = (min if maximised(one) else max for one in self.objectives)
-        return [choose(values) for choose, values in zip(worst, zip(*known, strict=True), strict=True)]
-
-    def _trial(self, one: Observation, worst: list[float]) -> "optuna.trial.FrozenTrial":
-        if one.state == "running":
-            return optuna_study.as_trial(self.space, one.point, "RUNNING", by_place=True)
-        values = list(one.values or worst)
-        return optuna_study.as_trial(
-            self.space, one.point, "COMPLETE", by_place=True, values=values, constraints={"slo": violation(one)}
-        )
+        columns = zip(*([one.values for one in seen if one.values] or [(1.0,) * len(self.objectives)]), strict=True)
+        pairs = zip(self.objectives, columns, strict=True)
+        return [min(values) if maximised(objective) else max(values) for objective, values in pairs]
 
 
 def violation(one: Observation) -> float:
@@ -181,54 +164,41 @@ def violation(one: Observation) -> float:
     return UNKNOWN_BY if math.isnan(one.penalty) else max(math.log1p(one.penalty), 1e-3)
 
 
-#: Trials without gain after which every second one is TPE's; found with `benchmarks/search_efficiency.py`.
-STALLED = 4
-#: What a step is thought to gain that nobody has tried, and the chance that decides between equals.
-UNTRIED, CHANCE = 0.1, 0.02
-#: The share of a range that one step takes.
-STEP = 0.15
-#: How much worse than the worst that counts a trial is that does not, and by how much more for each unit that it
-#: breaks the constraint by.
-BELOW, BELOW_EACH = 0.2, 0.02
-#: (parameter, up or down, or the value that it is set to)
-Step = tuple[str, object]
-
-
 class Climb(TPE):
     """Local steps from the best configuration so far, and TPE where they gain nothing."""
 
     def _proposals(self, seen: Sequence[Observation]) -> Iterable[Point]:
-        known = [one for one in seen if one.state != "running"]
-        bases = [one for one in known if one.values or one.state == "infeasible"]
+        trials = [one for one in seen if one.state != "running"]
+        bases = [one for one in trials if one.values or one.state == "infeasible"]
         if not bases:
             return self._spread(seen)
-        worth = self._worth(known)
+        worth = self._worth(trials)
         best = max(bases, key=lambda one: worth[id(one)])
-        since = len(known) - 1 - known.index(best)
+        since = len(trials) - 1 - trials.index(best)
         if since >= STALLED and since % 2 == 0:
             return super()._proposals(seen)
-        return itertools.chain(self._steps(known, best, worth), super()._proposals(seen))
+        return itertools.chain(self._steps(trials, best, worth), super()._proposals(seen))
 
-    def _worth(self, known: Sequence[Observation]) -> dict[int, float]:
+    def _worth(self, trials: Sequence[Observation]) -> dict[int, float]:
         """What each trial is worth on a logarithmic scale; what does not count lies below all that does."""
-        gains = {id(one): gain(one, self.objectives) for one in known}
+        gains = {id(one): gain(one, self.objectives) for one in trials}
         worst = min((value for value in gains.values() if not math.isnan(value)), default=0.0)
-        below = {id(one): worst - BELOW - BELOW_EACH * violation(one) for one in known}
+        below = {id(one): worst - BELOW - BELOW_EACH * violation(one) for one in trials}
         return {key: below[key] if math.isnan(value) else value for key, value in gains.items()}
 
-    def _steps(self, known: Sequence[Observation], best: Observation, worth: dict[int, float]) -> list[Point]:
+    def _steps(self, trials: Sequence[Observation], best: Observation, worth: dict[int, float]) -> list[Point]:
         """The neighbours of the best, most promising first."""
-        gained: dict[Step, list[float]] = defaultdict(list)
-        for one, other in itertools.permutations(known, 2):
+        gains: dict[Step, list[float]] = defaultdict(list)
+        for one, other in itertools.permutations(trials, 2):
             steps = self._between(one.point, other.point)
             if len(steps) == 1:
-                gained[steps[0]].append(worth[id(other)] - worth[id(one)])
-        dice = self._dice(known, "steps")
-        hopes = [
-            (sum(_hope(gained.get(step)) for step in self._between(best.point, point)) + CHANCE * dice.random(), point)
-            for point in self._neighbours(best.point)
-        ]
-        return [point for _, point in sorted(hopes, key=lambda hope: -hope[0])]
+                gains[steps[0]].append(worth[id(other)] - worth[id(one)])
+        dice = self._dice(trials, "steps")
+
+        def hope(point: Point) -> float:
+            return sum(_hope(gains.get(step)) for step in self._between(best.point, point)) + CHANCE * dice.random()
+
+        return sorted(self._neighbours(best.point), key=hope, reverse=True)
 
     def _between(self, one: Point, other: Point) -> list[Step]:
         """The steps that lead from one point to another, where both have the parameter."""
@@ -236,21 +206,17 @@ class Climb(TPE):
         return [(d.name, _direction(d, one[d.name], other[d.name])) for d in both if one[d.name] != other[d.name]]
 
     def _neighbours(self, point: Point) -> Iterator[Point]:
-        """The points that differ in one parameter, by one step where it is ordered."""
+        """The points that differ in one parameter, by one step; those that this makes active have a middle value."""
+        middle = {d.name: d.at(0.5) for d in self.space.dimensions}
         for dimension in self.space.dimensions:
             if dimension.name in point:
                 for value in _next_values(dimension, point[dimension.name]):
-                    yield self._completed({**point, dimension.name: value})
-
-    def _completed(self, point: Point) -> Point:
-        """`point` with parameters that its change has made active, each with its middle value."""
-        middle = {d.name: d.at(0.5) for d in self.space.dimensions}
-        return self.space.active({**middle, **point})
+                    yield self.space.active({**middle, **point, dimension.name: value})
 
 
-def _hope(gained: list[float] | None) -> float:
+def _hope(gains: list[float] | None) -> float:
     """What a step may gain: the mean of what it gained before, less where that was seldom."""
-    return sum(gained) / (len(gained) + 1) if gained else UNTRIED
+    return sum(gains) / (len(gains) + 1) if gains else UNTRIED
 
 
 def _direction(dimension: Dimension, one: Scalar, other: Scalar) -> object:
@@ -262,12 +228,11 @@ def _direction(dimension: Dimension, one: Scalar, other: Scalar) -> object:
 def _next_values(dimension: Dimension, value: Scalar) -> list[Scalar]:
     if not dimension.is_ordered:
         return [other for other in dimension.choices if other != value]
-    step = max(STEP, 1 / (dimension.size - 1)) if not dimension.choices and dimension.size > 1 else 0
-    if not step:
-        place = dimension.choices.index(value)
-        return list(dimension.choices[max(place - 1, 0) : place]) + list(dimension.choices[place + 1 : place + 2])
-    place_in_range = dimension.place(value)
-    near = [dimension.at(min(max(place_in_range + change, 0.0), 1.0)) for change in (-step, step)]
+    if dimension.choices:
+        at = dimension.choices.index(value)
+        return [*dimension.choices[max(at - 1, 0) : at], *dimension.choices[at + 1 : at + 2]]
+    place, step = dimension.place(value), max(STEP, 1 / max(dimension.size - 1, 1))
+    near = (dimension.at(min(max(place + change, 0.0), 1.0)) for change in (-step, step))
     return [other for other in near if other != value]
 
 

@@ -22,8 +22,6 @@ from tuner.search.state import Limits, SearchTrial, Trials
 from tuner.sweep.spec import SweepSpec
 from tuner.sweep.sweep import StopRequest, check_same, prepare, recorded, run_sweep
 
-__all__ = ["run_search"]
-
 _log = logging.getLogger(__name__)
 
 WINNER_FILE = "winner.yaml"
@@ -102,7 +100,8 @@ class _Search:
             raise Stopped
         self._describe(state="done")
         if all(trial.state == FAILED for trial in self.trials.searched):
-            raise NothingSurvived(f"no trial has a usable result: {self._first_cause()}")
+            causes = (trial.record.cause or trial.score.cause for trial in self.trials.searched if trial.score)
+            raise NothingSurvived(f"no trial has a usable result: {next(causes, 'none was run')}")
 
     def _search(self) -> str:
         """Run trials until there is a reason not to, which is returned."""
@@ -133,7 +132,6 @@ class _Search:
         return self.trials.add(TrialRecord(role="candidate", parameters=self.space.parameters(point)))
 
     def _observations(self) -> Iterator[Observation]:
-        """The trials as a sampler sees them."""
         for trial in self.trials.searched:
             point = self.space.point_of(trial.record.parameters)
             if not trial.is_settled or trial.score is None or trial.record.kind in NOT_ITS_DOING:
@@ -144,7 +142,6 @@ class _Search:
                 yield Observation(point, trial.state, valued, trial.score.penalty)
 
     def _submit(self, trial: SearchTrial, spec: TuneSpec | None = None) -> Running:
-        """Submit a trial."""
         self.trials.begin(trial)
         wish = self._wish_for(trial, early=spec is None)
         spec = spec or self.trials.spec_of(trial.record.parameters)
@@ -174,7 +171,6 @@ class _Search:
         self._describe()
 
     def _add_to_journal(self, trial: SearchTrial) -> None:
-        """Add a trial of the search that has ended to the journal."""
         if trial.is_settled and trial.is_searched and trial.score:
             self.journal.add(trial.files.number, trial.record, trial.score)
 
@@ -183,65 +179,57 @@ class _Search:
         best, baseline = self.trials.best, self.trials.baseline
         if best is None or best.score is None:
             return
-        copied = to_copy(self.request, best.record.parameters, self._command_of(best))
-        files.write_atomically(self.experiment.folder / WINNER_FILE, copied["yaml"])
-        self._describe(winner={"trial": best.files.number} | copied)
+        command = best.files.server.command if best.files.server else []
+        copy = to_copy(self.request, best.record.parameters, command)
+        files.write_atomically(self.experiment.folder / WINNER_FILE, copy["yaml"])
+        self._describe(winner={"trial": best.files.number} | copy)
         if best is baseline or baseline is None:
             self._describe(confirmation={"verdict": "same", "text": "the defaults are as good: no trial beat them"})
         elif self.spec.confirm:
-            confirmation = self._measured_again(baseline, best)
+            confirmation = self._confirmation(baseline, best)
             self._describe(confirmation=asdict(confirmation) if confirmation else None)
 
-    def _measured_again(self, baseline: SearchTrial, best: SearchTrial) -> Confirmation | None:
+    def _confirmation(self, baseline: SearchTrial, best: SearchTrial) -> Confirmation | None:
         """What runs in turn show; None where there was no time for one of each."""
         bests = [trial.score.summary.best_level for trial in (baseline, best) if trial.score]
         levels = sorted({int(level) for level in ([self.spec.at_level()] if self.spec.at_level() else bests) if level})
         runs: dict[str, list[SearchTrial]] = {BASELINE: [], WINNER: []}
         for turn in range(2 * self.spec.confirm):
             of, trial = ((BASELINE, baseline), (WINNER, best))[turn % 2]
-            if (done := self._once_more(of, trial, len(runs[of]), levels)) is None:
+            if (run := self._once_more(of, trial, len(runs[of]), levels)) is None:
                 break
-            runs[of].append(done)
-        values = {
-            of: [one.score.values[0] for one in some if one.score and one.record.kind not in NOT_ITS_DOING]
-            for of, some in runs.items()
-        }
-        numbers = sorted(one.files.number for some in runs.values() for one in some)
-        both = min(map(len, values.values()))
-        return conclude(self.spec.objective[0], values[BASELINE], values[WINNER], levels, numbers) if both else None
+            runs[of].append(run)
+        defaults, winners = (
+            [one.score.values[0] for one in runs[of] if one.score and one.record.kind not in NOT_ITS_DOING]
+            for of in (BASELINE, WINNER)
+        )
+        numbers = sorted(one.files.number for side in runs.values() for one in side)
+        both = defaults and winners
+        return conclude(self.spec.objective[0], defaults, winners, levels, numbers) if both else None
 
     def _once_more(self, of: str, trial: SearchTrial, turn: int, levels: list[int]) -> SearchTrial | None:
         """A further run of a trial, at these levels; the one that is there already where the search was cut off."""
-        before = [
-            one
-            for one in self.trials.all
-            if one.record.of == of and one.record.parameters == trial.record.parameters and not one.is_searched
-        ]
+        parameters = trial.record.parameters
+        confirmations = [one for one in self.trials.all if not one.is_searched and one.record.of == of]
+        before = [one for one in confirmations if one.record.parameters == parameters]
         if turn < len(before) and before[turn].is_settled:
             return before[turn]
         if self.wish.is_set() or self.limits.is_over(confirming=True):
             return None
-        record = TrialRecord(role="confirmation", of=of, parameters=trial.record.parameters)
+        record = TrialRecord(role="confirmation", of=of, parameters=parameters)
         again = before[turn] if turn < len(before) else self.trials.add(record)
-        spec = self.trials.spec_of(trial.record.parameters, levels=levels, stop_when_saturated=False)
+        spec = self.trials.spec_of(parameters, levels=levels, stop_when_saturated=False)
         ((future, (again, wish)),) = self._submit(again, spec).items()
         wait([future])
         self._settle(future, again, wish)
         return again if again.is_settled else None
-
-    def _command_of(self, trial: SearchTrial) -> list[str]:
-        server = trial.files.server
-        return server.command if server else []
-
-    def _first_cause(self) -> str:
-        return next((one.record.cause or one.score.cause for one in self.trials.searched if one.score), "none was run")
 
     def _describe(self, **facts: Any) -> None:
         """Keep the search's own facts in `experiment.json`."""
         best = self.trials.best
         before = self.experiment.facts.get("search", {}) | {
             "sampler": self.sampler_name,
-            "configurations": None if self.space.size == float("inf") else int(self.space.size),
+            "configurations": None if math.isinf(self.space.size) else int(self.space.size),
             "trials": len(self.trials.searched),
             "seconds": round(self.limits.seconds, 1),
             "cost": self.limits.cost,

@@ -1,8 +1,9 @@
 """What a search may try: parameters, ranges, conditions, and the constraints between them."""
 
+import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,10 @@ from tuner.errors import SpecError
 from tuner.search.expressions import Relation
 
 Scalar = bool | int | float | str
+Point = dict[str, Scalar]
+DEFAULT = "default"
+#: the number of GPUs that a search has, as constraints name it
+GPUS = "gpus"
 #: values of a range that are all gone through by a grid, and into how many a longer one is divided
 COUNTABLE, DIVISIONS = 12, 5
 _KEYS = ("low", "high", "step", "log", "choices", "when")
@@ -59,9 +64,8 @@ class Dimension:
         fields = {"choices": document} if isinstance(document, list) else document
         if not isinstance(fields, Mapping) or not fields:
             raise _wrong(name, f"give choices as [1, 2, 4] or a range as {{low: 1, high: 8}}, not {document!r}")
-        for key in fields:
-            if key not in _KEYS:
-                raise _wrong(name, f"unknown key {key!r}; {suggest(str(key), _KEYS)}")
+        if strange := [key for key in fields if key not in _KEYS]:
+            raise _wrong(name, f"unknown key {strange[0]!r}; {suggest(str(strange[0]), _KEYS)}")
         dimension = _of_choices(name, fields, parameter) if "choices" in fields else _of_range(name, fields, parameter)
         for value in dimension.choices or (dimension.low, dimension.high):
             if parameter and (problem := parameter.problem(value)):
@@ -71,17 +75,14 @@ class Dimension:
     @property
     def is_ordered(self) -> bool:
         """Whether its values are numbers, so that near ones behave alike."""
-        return not self.choices or all(
-            isinstance(value, (int, float)) and not isinstance(value, bool) for value in self.choices
-        )
+        return all(_is_number(value) for value in self.choices)
 
     @property
     def size(self) -> float:
         """How many values it has; infinite where they cannot be counted."""
         if self.choices:
             return len(self.choices)
-        step = self.step or (1 if self.integer else 0)
-        return math.floor((self.high - self.low) / step + 1e-9) + 1 if step else math.inf
+        return self._steps + 1
 
     def values(self) -> list[Scalar]:
         """All its values where they are few, or some evenly over the range, both ends included."""
@@ -111,24 +112,30 @@ class Dimension:
         """Whether it can take `value`."""
         if self.choices:
             return any(value == choice and type(value) is type(choice) for choice in self.choices)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if not _is_number(value) or not self.low <= value <= self.high:
             return False
-        stepped = self.integer or self.step is not None
-        return self.low <= value <= self.high and (not stepped or math.isclose(self.nearest(value), value))
-
-    def is_active(self, values: Mapping[str, Any]) -> bool:
-        """Whether the parameter is there beside these others."""
-        return all(values.get(other) in allowed for other, allowed in self.when.items())
+        return not self._step or math.isclose(self.nearest(value), value)
 
     def nearest(self, value: float) -> int | float:
         """The value of the range that is nearest to `value`, with six digits at most."""
-        step = self.step or (1 if self.integer else None)
-        if step:
-            steps = round((value - self.low) / step)
-            value = self.low + min(steps, math.floor((self.high - self.low) / step + 1e-9)) * step
+        if self._step:
+            value = self.low + min(round((value - self.low) / self._step), self._steps) * self._step
         shown = value if self.integer else float(f"{value:.6g}")
         clipped = min(max(shown, self.low), self.high)
         return round(clipped) if self.integer else clipped
+
+    @property
+    def _step(self) -> float | None:
+        return self.step or (1 if self.integer else None)
+
+    @property
+    def _steps(self) -> float:
+        """How many steps a range has; infinite where it has no step."""
+        return math.floor((self.high - self.low) / self._step + 1e-9) if self._step else math.inf
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _wrong(name: str, message: str) -> SpecError:
@@ -145,12 +152,11 @@ def _of_choices(name: str, fields: Mapping[str, Any], parameter: Parameter | Non
         raise _wrong(name, f"{strange[0]!r} is no number, text, true or false")
     if endless := [value for value in choices if not _is_finite(value)]:
         raise _wrong(name, f"{endless[0]!r} is not finite")
-    words = [spelt(value, parameter) for value in choices]
-    distinct = {(type(value), value): value for value in words}
-    dimension = Dimension(name, tuple(distinct.values()), when=_conditions(name, fields))
-    return (
-        replace(dimension, choices=tuple(sorted(dimension.choices, key=float))) if dimension.is_ordered else dimension
-    )
+    words = [engine_word(value, parameter) for value in choices]
+    distinct = list({(type(value), value): value for value in words}.values())
+    if all(map(_is_number, distinct)):
+        distinct.sort(key=float)
+    return Dimension(name, tuple(distinct), when=_conditions(name, fields))
 
 
 def _is_finite(value: Scalar) -> bool:
@@ -161,7 +167,7 @@ def _is_finite(value: Scalar) -> bool:
         return False
 
 
-def spelt(value: Scalar, parameter: Parameter | None) -> Scalar:
+def engine_word(value: Scalar, parameter: Parameter | None) -> Scalar:
     """`on` and `off` as the engine has them: YAML reads them as true and false."""
     if isinstance(value, bool) and parameter and parameter.choices:
         return next((word for word in _WORDS[value] if word in parameter.choices), value)
@@ -172,10 +178,10 @@ def _of_range(name: str, fields: Mapping[str, Any], parameter: Parameter | None)
     low, high, step = (fields.get(key) for key in ("low", "high", "step"))
     if low is None or high is None:
         raise _wrong(name, "a range needs low and high, as in {low: 1, high: 8}")
-    for key, value in (("low", low), ("high", high), ("step", step)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+    for key, value in (("low", low), ("high", high), ("step", 1 if step is None else step)):
+        if not _is_number(value):
             raise _wrong(name, f"{key} must be a number, not {value!r}")
-        if value is not None and not _is_finite(value):
+        if not _is_finite(value):
             raise _wrong(name, f"{key} must be finite")
     log = fields.get("log", False)
     problems = (
@@ -198,12 +204,6 @@ def _conditions(name: str, fields: Mapping[str, Any]) -> dict[str, tuple[Scalar,
     if not isinstance(when, Mapping):
         raise _wrong(name, f"when must name other parameters with their values, as {{flash_attn: 'on'}}, not {when!r}")
     return {str(other): tuple(values if isinstance(values, list) else [values]) for other, values in when.items()}
-
-
-#: the number of GPUs that a search has, as constraints name it
-GPUS = "gpus"
-DEFAULT = "default"
-Point = dict[str, Scalar]
 
 
 @dataclass(frozen=True)
@@ -248,21 +248,16 @@ class SearchSpace:
             raise SpecError("space: give parameters with their values, such as {max_num_seqs: [64, 128, 256]}")
         named = {str(name).lstrip("-").replace("-", "_"): values for name, values in mapping.items()}
         if engine.complete:
-            _must_be_known(named, engine.tunables, f"space: {engine.name} has no parameter")
+            _check_names(named, engine.tunables, f"space: {engine.name} has no parameter")
         dimensions = {name: Dimension.parse(name, values, engine.tunables.get(name)) for name, values in named.items()}
-        defaults = {
-            name: parameter.default for name, parameter in engine.tunables.items() if parameter.default is not None
-        }
-        space = cls(
-            _in_order(dimensions, fixed, engine),
-            tuple(Relation.parse(text) for text in constraints),
-            dict(fixed),
-            defaults | ({GPUS: gpus} if gpus is not None else {}),
-        )
-        for constraint in space.constraints:
+        defaults = {name: parameter.default for name, parameter in engine.tunables.items()} | {GPUS: gpus}
+        relations = tuple(Relation.parse(text) for text in constraints)
+        known_defaults = {name: value for name, value in defaults.items() if value is not None}
+        space = cls(_in_order(dimensions, fixed, engine), relations, dict(fixed), known_defaults)
+        for relation in relations:
             names = [*dimensions, *fixed, *engine.tunables, GPUS]
-            _must_be_known(constraint.names, names, f"constraint {constraint.text!r} has")
-        space.must_have_some()
+            _check_names(relation.names, names, f"constraint {relation.text!r} has")
+        space._check_not_empty()
         return space
 
     @cached_property
@@ -277,10 +272,9 @@ class SearchSpace:
 
     def allows(self, point: Mapping[str, Any]) -> bool:
         """Whether every constraint holds for a point of the space; one that cannot be computed there does not."""
-        try:
+        with contextlib.suppress(SpecError):  # such as a division by zero: it costs this point, not the search
             return self._meets(point)
-        except SpecError:  # such as a division by zero: it costs this point, not the search
-            return False
+        return False
 
     def _meets(self, point: Mapping[str, Any]) -> bool:
         values = {**self.defaults, **self.fixed, **point}
@@ -288,11 +282,13 @@ class SearchSpace:
 
     def active(self, point: Mapping[str, Any]) -> Point:
         """`point` without the parameters whose condition does not hold."""
-        kept: Point = {}
+        active: Point = {}
         for dimension in self.dimensions:
-            if dimension.name in point and dimension.is_active({**self.defaults, **self.fixed, **kept}):
-                kept[dimension.name] = point[dimension.name]
-        return kept
+            others = {**self.defaults, **self.fixed, **active}
+            is_active = all(others.get(other) in allowed for other, allowed in dimension.when.items())
+            if dimension.name in point and is_active:
+                active[dimension.name] = point[dimension.name]
+        return active
 
     def parameters(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """What an engine is asked for at a point: its values over the fixed ones."""
@@ -308,31 +304,29 @@ class SearchSpace:
     def baseline(self) -> Point | None:
         """The point of the defaults; None where they lie outside of the space, or nobody knows them."""
         values = {**self.defaults, **self.fixed}
-        point = self.active({dimension.name: values.get(dimension.name) for dimension in self.dimensions})
-        inside = all(d.contains(point[d.name]) for d in self.dimensions if d.name in point)
-        return point if inside else None
+        point = self.active({d.name: values.get(d.name) for d in self.dimensions})
+        return point if all(d.contains(point[d.name]) for d in self.dimensions if d.name in point) else None
 
     def grid(self) -> Iterator[Point]:
         """Every point that is allowed, once; wide ranges by a few values each."""
-        seen = set()
+        earlier = set()
         names = [dimension.name for dimension in self.dimensions]
         for values in itertools.product(*(dimension.values() for dimension in self.dimensions)):
             point = self.active(dict(zip(names, values, strict=True)))
-            if (key := key_of(point)) not in seen and self.allows(point):
-                seen.add(key)
+            if (key := key_of(point)) not in earlier and self.allows(point):
+                earlier.add(key)
                 yield point
 
     def at(self, shares: list[float]) -> Point:
         """The point at these shares of the way (0 to 1) through each dimension."""
         return self.active({d.name: d.at(share) for d, share in zip(self.dimensions, shares, strict=True)})
 
-    def must_have_some(self) -> None:
+    def _check_not_empty(self) -> None:
         """Refuse constraints that leave nothing of the grid."""
         if self.constraints and next(self.grid(), None) is None:
             self._meets(self.at([0.0] * len(self.dimensions)))  # says it where one cannot be computed
-            raise SpecError(
-                f"constraints: no configuration of the space meets {' and '.join(c.text for c in self.constraints)}"
-            )
+            texts = " and ".join(constraint.text for constraint in self.constraints)
+            raise SpecError(f"constraints: no configuration of the space meets {texts}")
 
 
 def key_of(point: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -340,30 +334,28 @@ def key_of(point: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name, repr(value)) for name, value in point.items()))
 
 
-def _must_be_known(names: Any, known: Any, message: str) -> None:
-    for name in sorted(names):
-        if name not in known:
-            raise SpecError(f"{message} {name!r}; {suggest(name, known)}")
+def _check_names(names: Iterable[str], allowed: Collection[str], message: str) -> None:
+    if wrong := sorted({*names} - {*allowed}):
+        raise SpecError(f"{message} {wrong[0]!r}; {suggest(wrong[0], allowed)}")
 
 
 def _preset(name: str, engine: Engine) -> Mapping[str, Any]:
-    presets = engine.spaces
-    if name not in presets:
-        have = suggest(name, presets) if presets else f"engine {engine.name} has no presets; give parameters"
-        raise SpecError(f"space: there is no preset {name!r}; {have}")
-    return presets[name]
+    if name in engine.spaces:
+        return engine.spaces[name]
+    advice = suggest(name, engine.spaces) if engine.spaces else f"engine {engine.name} has no presets; give parameters"
+    raise SpecError(f"space: there is no preset {name!r}; {advice}")
 
 
 def _in_order(dimensions: dict[str, Dimension], fixed: Mapping[str, Any], engine: Engine) -> tuple[Dimension, ...]:
     """The dimensions, each after those that it is conditional on."""
-    placed: dict[str, Dimension] = {}
+    order: list[Dimension] = []
     waiting = {name: _with_conditions(dimension, dimensions, fixed, engine) for name, dimension in dimensions.items()}
     while waiting:
         ready = [name for name, one in waiting.items() if not {*one.when} & {*waiting}]
         if not ready:
             raise SpecError(f"space: {next(iter(waiting))}: its condition leads back to itself")
-        placed |= {name: waiting.pop(name) for name in ready}
-    return tuple(placed.values())
+        order += [waiting.pop(name) for name in ready]
+    return tuple(order)
 
 
 def _with_conditions(
@@ -371,11 +363,10 @@ def _with_conditions(
 ) -> Dimension:
     """`dimension` with its condition checked and spelt as the engine has it."""
     place = f"space: {dimension.name}: when"
-    _must_be_known(dimension.when, [*dimensions, *fixed], f"{place} names no searched or fixed parameter:")
+    _check_names(dimension.when, [*dimensions, *fixed], f"{place} names no searched or fixed parameter:")
     when = {}
     for other, values in dimension.when.items():
-        parameter: Parameter | None = engine.tunables.get(other)
-        when[other] = tuple(spelt(value, parameter) for value in values)
+        when[other] = tuple(engine_word(value, engine.tunables.get(other)) for value in values)
         if other in dimensions and (never := [value for value in when[other] if not dimensions[other].contains(value)]):
             raise SpecError(f"{place}: {other} never is {never[0]!r}")
     return replace(dimension, when=when)

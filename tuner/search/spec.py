@@ -1,18 +1,9 @@
 """What a search is asked to do: a sweep's spec, and what may be tried, for what, how long and where."""
 
 import re
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from tuner import engines
 from tuner.core.files import parse_yaml
@@ -25,9 +16,7 @@ _ON = re.compile(r"local|ray(://\S+:\d+)?|[^\s:/]+:\d+")
 
 def _space(value: Any) -> Any:
     """A mapping as text (`"{n_parallel: [1, 2]}"`, or YAML lines) as what it is; a preset's name stays a name."""
-    if not isinstance(value, str) or ":" not in value:
-        return value
-    return parse_yaml(value)
+    return parse_yaml(value) if isinstance(value, str) and ":" in value else value
 
 
 def _lines(value: Any) -> Any:
@@ -39,13 +28,20 @@ def _lines(value: Any) -> Any:
     return [part.strip() for part in re.split(r"[;\n]", value) if part.strip()]
 
 
+def _place(value: str) -> str:
+    """A place where trials can run."""
+    if not _ON.fullmatch(value):
+        raise ValueError(f"must be local, ray or ray://ADDRESS, got {value!r}")
+    return value
+
+
 class TuneSpec(SweepSpec):
     """A search for the best server configuration under a load; `parameters` is its baseline."""
 
     space: dict[str, Any] | str = Field(DEFAULT, description="parameters with their values, or a preset's name")
     constraints: list[str] = Field([], description="between parameters, such as n_ubatch <= n_batch; several with ;")
-    objective: Annotated[list[Objective], BeforeValidator(split), Field(min_length=1, max_length=2)] = Field(
-        ["max_throughput"], description=f"{', '.join(get_args(Objective))}, or two of them"
+    objective: list[Objective] = Field(
+        ["max_throughput"], description=f"{', '.join(get_args(Objective))}, or two of them", min_length=1, max_length=2
     )
     objective_level: PositiveInt | None = Field(
         None, description="the level at which min_… objectives are read; by default the only one"
@@ -60,7 +56,7 @@ class TuneSpec(SweepSpec):
     max_cost: PositiveFloat | None = Field(None, description="end before this much money is spent on GPUs")
     price_per_gpu_hour: PositiveFloat | None = Field(None, description="what one GPU costs an hour, for max_cost")
     early_stop: bool = Field(True, description="end a trial whose first levels show that it cannot win")
-    margin: NonNegativeFloat = Field(0.2, description="by how much it must lag behind the best for that", lt=1)
+    margin: float = Field(0.2, description="by how much it must lag behind the best for that", ge=0, lt=1)
     parallel: NonNegativeInt = Field(1, description="trials at once; 0: as many as there are GPUs for")
     on: str = Field("local", description="where trials run: local, ray or ray://ADDRESS")
     confirm: NonNegativeInt = Field(
@@ -70,6 +66,8 @@ class TuneSpec(SweepSpec):
 
     _space_text = field_validator("space", mode="before")(_space)
     _constraint_lines = field_validator("constraints", mode="before")(_lines)
+    _objective_names = field_validator("objective", mode="before")(split)
+    _place_name = field_validator("on")(_place)
 
     @model_validator(mode="before")
     @classmethod
@@ -79,25 +77,22 @@ class TuneSpec(SweepSpec):
             return {("on" if name is True else name): value for name, value in values.items()}
         return values
 
-    @field_validator("on")
-    @classmethod
-    def _known_place(cls, value: str) -> str:
-        if not _ON.fullmatch(value):
-            raise ValueError(f"must be local, ray or ray://ADDRESS, got {value!r}")
-        return value
-
     @model_validator(mode="after")
     def _can_be_searched(self) -> Self:
         if len({*self.objective}) < len(self.objective):
             raise ValueError(f"objective: {self.objective[0]} stands twice")
         if self.max_cost is not None and self.price_per_gpu_hour is None:
             raise ValueError("max_cost needs price_per_gpu_hour")
-        if any(one.startswith("min_") for one in self.objective):
-            self._must_have_level()
+        if self._needs_level:
+            self._check_level()
         _ = self.search_space
         return self
 
-    def _must_have_level(self) -> None:
+    @property
+    def _needs_level(self) -> bool:
+        return any(one.startswith("min_") for one in self.objective)
+
+    def _check_level(self) -> None:
         levels = self.fixed_levels
         if self.objective_level is None and len(levels) != 1:
             raise ValueError(f"objective_level: {self.objective[0]} is read at one level; say which")
@@ -114,6 +109,4 @@ class TuneSpec(SweepSpec):
 
     def at_level(self) -> int | None:
         """The level at which latencies are read; None where no objective needs one."""
-        if not any(one.startswith("min_") for one in self.objective):
-            return None
-        return self.objective_level or self.fixed_levels[0]
+        return (self.objective_level or self.fixed_levels[0]) if self._needs_level else None

@@ -1,5 +1,6 @@
 """The trials of a search so far, and when it is enough."""
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,20 +11,8 @@ import msgspec
 import pandas as pd
 
 from tuner import engines
-from tuner.core.run_directory import (
-    COMPLETE,
-    ENDED,
-    FAILED,
-    PRUNED,
-    RECORD_FILE,
-    RUNNING,
-    WAITING,
-    Experiment,
-    Trial,
-    TrialRecord,
-    gpus_of,
-    read_record,
-)
+from tuner.core import run_directory
+from tuner.core.run_directory import ENDED, FAILED, PRUNED, RUNNING, WAITING, Experiment, Trial, TrialRecord, gpus_of
 from tuner.core.timestamps import now, to_text
 from tuner.errors import ServerFailed, SpecError, Stopped
 from tuner.judging.scores import Score, Scoring
@@ -31,6 +20,8 @@ from tuner.judging.trials import gains_of
 from tuner.search.early import TrialStop
 from tuner.search.spec import TuneSpec
 
+#: The first trials, the baseline among them, that may all fail before the search is given up.
+HOPELESS = 5
 _LONGEST_CAUSE = 300
 
 
@@ -65,7 +56,7 @@ class SearchTrial:
     @property
     def counts(self) -> bool:
         """Whether it is worth something as it is."""
-        return self.state == COMPLETE
+        return self.state == run_directory.COMPLETE
 
     @property
     def is_searched(self) -> bool:
@@ -84,8 +75,8 @@ class Trials:
     def __init__(self, experiment: Experiment, spec: TuneSpec) -> None:
         self.experiment, self.spec = experiment, spec
         self.scoring = Scoring.of(spec.model_dump(mode="json"))
-        folders = experiment.trial_folders
-        self.all = [SearchTrial(Trial(path), read_record(path)) for path in folders if (path / RECORD_FILE).exists()]
+        folders = [path for path in experiment.trial_folders if (path / run_directory.RECORD_FILE).exists()]
+        self.all = [SearchTrial(Trial(path), run_directory.read_record(path)) for path in folders]
         for trial in self.all:
             if trial.is_settled:
                 self._score(trial)
@@ -122,7 +113,10 @@ class Trials:
         """Note that a trial runs, for the first time or again."""
         trial.began = time.monotonic()
         started = trial.record.started_at or to_text(now())
-        gpus = _gpus_asked(self.spec_of(trial.record.parameters))
+        spec = self.spec_of(trial.record.parameters)
+        gpus = len(spec.gpus) if isinstance(spec.gpus, list) else spec.gpus
+        if gpus is None:
+            gpus = engines.find(spec.engine).gpus(spec)
         self._note(trial, state=RUNNING, cause="", started_at=started, gpus=gpus)
 
     def settle(self, trial: SearchTrial, error: BaseException | None, wish: TrialStop | None = None) -> None:
@@ -137,17 +131,9 @@ class Trials:
             BaseException: `error`, where it says nothing about the trial.
         """
         state, kind, cause = self._how(error, wish)
-        seconds = trial.record.seconds + time.monotonic() - trial.began
-        gpus = gpus_of(trial.files.folder)
-        self._note(
-            trial,
-            state=state,
-            kind=kind,
-            cause=" ".join(cause.split())[:_LONGEST_CAUSE],
-            finished_at=to_text(now()),
-            seconds=round(seconds, 3),
-            gpus=gpus,
-        )
+        ending = {"state": state, "kind": kind, "cause": " ".join(cause.split())[:_LONGEST_CAUSE]}
+        seconds = round(trial.record.seconds + time.monotonic() - trial.began, 3)
+        self._note(trial, **ending, finished_at=to_text(now()), seconds=seconds, gpus=gpus_of(trial.files.folder))
         self._score(trial)
 
     def _how(self, error: BaseException | None, wish: TrialStop | None) -> tuple[str, str, str]:
@@ -174,24 +160,13 @@ class Trials:
 
     def spec_of(self, parameters: dict[str, Any], **changes: Any) -> TuneSpec:
         """What a trial with these parameters is asked to do; it takes as many GPUs as its parallel sizes come to."""
-        made = self.spec.model_copy(update={"parameters": parameters, **changes})
-        engine = engines.find(made.engine)
-        if made.gpus is None or not {*getattr(engine, "sizes", ())} & {*parameters}:
-            return made
-        needed = engine.gpus(made)
-        some = made.gpus[:needed] if isinstance(made.gpus, list) else min(made.gpus, needed)
-        return made.model_copy(update={"gpus": some})
-
-
-def _gpus_asked(spec: TuneSpec) -> int:
-    """How many GPUs a trial will take, before its server's record says so."""
-    if spec.gpus is None:
-        return engines.find(spec.engine).gpus(spec)
-    return len(spec.gpus) if isinstance(spec.gpus, list) else spec.gpus
-
-
-#: The first trials, the baseline among them, that may all fail before the search is given up.
-HOPELESS = 5
+        spec = self.spec.model_copy(update={"parameters": parameters, **changes})
+        engine = engines.find(spec.engine)
+        if spec.gpus is None or not {*getattr(engine, "sizes", ())} & {*parameters}:
+            return spec
+        needed = engine.gpus(spec)
+        gpus = spec.gpus[:needed] if isinstance(spec.gpus, list) else min(spec.gpus, needed)
+        return spec.model_copy(update={"gpus": gpus})
 
 
 @dataclass(frozen=True)
@@ -224,22 +199,20 @@ class Limits:
 
     def deadline(self, *, confirming: bool = False) -> datetime | None:
         """When whatever runs must end after its level; None where it need not."""
-        if self.spec.max_minutes is None:
-            return None
-        return now() + timedelta(seconds=self._most_seconds(confirming=confirming) - self.seconds)
+        left = self._seconds_left(confirming=confirming)
+        return None if left == math.inf else now() + timedelta(seconds=left)
 
     def is_over(self, *, confirming: bool = False) -> bool:
         """Whether the time is over: all of it, or what is left for the search beside the confirmation."""
-        return self.spec.max_minutes is not None and self.seconds >= self._most_seconds(confirming=confirming)
+        return self._seconds_left(confirming=confirming) <= 0
 
-    def _most_seconds(self, *, confirming: bool) -> float:
+    def _seconds_left(self, *, confirming: bool) -> float:
         """The time there is; while it searches without what the confirmation will take, at most half of it."""
-        whole = (self.spec.max_minutes or 0.0) * 60
-        return (
-            whole if confirming else whole - min(self._again(trial.record.seconds for trial in self._ended), whole / 2)
-        )
+        whole = (self.spec.max_minutes or math.inf) * 60
+        confirmation = 0.0 if confirming else self._confirmation(trial.record.seconds for trial in self._ended)
+        return whole - min(confirmation, whole / 2) - self.seconds
 
-    def _again(self, each: Iterable[float]) -> float:
+    def _confirmation(self, each: Iterable[float]) -> float:
         """What the confirmation will take, by what trials took: two for each turn, as short as the shortest."""
         return 2 * self.spec.confirm * min((one for one in each if one), default=0.0)
 
@@ -253,23 +226,19 @@ class Limits:
 
     def reached(self) -> str:
         """Why no further trial is to be begun; empty where one is."""
-        searched = self.trials.searched
         reasons = (
-            (len(searched) >= self.spec.trials, f"all {self.spec.trials} trials were made"),
-            (self._is_hopeless(), f"the first {HOPELESS} trials all failed"),
+            (len(self.trials.searched) >= self.spec.trials, f"all {self.spec.trials} trials were made"),
+            (len(self._settled) >= HOPELESS and not self._ended, f"the first {HOPELESS} trials all failed"),
             (self._gained_nothing(), f"{self.spec.patience} trials gained nothing"),
             (self.is_over(), f"{self.spec.max_minutes} minutes are over"),
             (self._is_out_of_money(), f"more would cost over {self.spec.max_cost}"),
         )
         return next((reason for reached, reason in reasons if reached), "")
 
-    def _is_hopeless(self) -> bool:
-        return len(self._settled) >= HOPELESS and not self._ended
-
     def _gained_nothing(self) -> bool:
         """Whether none of the last trials is better than all before them."""
         settled = self._settled
-        if not self.spec.patience or not any(trial.state == COMPLETE for trial in settled):
+        if not self.spec.patience or not any(trial.counts for trial in settled):
             return False
         last = max(place for place, trial in enumerate(settled) if self._is_gain(trial, settled[:place]))
         return len(settled) - 1 - last >= self.spec.patience
@@ -287,7 +256,7 @@ class Limits:
             return False
         each = [trial.record.seconds * trial.record.gpus * self._price for trial in self._ended]
         running = max(each, default=0.0) * sum(not trial.is_settled for trial in self.trials.searched)
-        return self.cost + running + max(each, default=0.0) + self._again(each) > self.spec.max_cost
+        return self.cost + running + max(each, default=0.0) + self._confirmation(each) > self.spec.max_cost
 
     @property
     def _price(self) -> float:

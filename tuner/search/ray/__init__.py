@@ -18,10 +18,13 @@ from tuner.search.ray.driver import Lost, Run
 from tuner.sweep.spec import SweepSpec
 from tuner.sweep.sweep import StopRequest
 
-__all__ = ["RayExecutor", "is_address"]
-
 _log = logging.getLogger(__name__)
 
+RAY, _LOCAL = "ray", "local"
+#: for a cluster that we start, read when Ray is imported: on loopback alone, and nothing is sent to Ray's makers
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+_LONGEST = 300  # characters of what Ray says
+_CONNECT = 5.0  # seconds in which a cluster's address must answer
 _TRIES = 4  # a trial whose nodes are lost again and again may be what kills them
 
 
@@ -48,7 +51,8 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
         self._resources = resources
         self._closing = threading.Event()
         try:
-            self.slots = slots or self._fitting(spec)
+            takes = self._takes(spec)
+            self.slots = slots or sum(_times(takes, node) if "GPU" in takes else 1 for node in self._must_fit(takes))
         except BaseException:
             self._leave()
             raise
@@ -93,10 +97,6 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
         has_any = spec.gpus or self._nodes_for({"GPU": 1})
         return {"GPU": number} if number and has_any else {"CPU": 1}
 
-    def _fitting(self, spec: SweepSpec) -> int:
-        takes = self._takes(spec)
-        return sum(_times(takes, node) if "GPU" in takes else 1 for node in self._must_fit(takes))
-
     def _must_fit(self, takes: Mapping[str, float]) -> list[Mapping[str, float]]:
         """The nodes that have room for a trial, of which there must be one."""
         if nodes := self._nodes_for(takes):
@@ -126,14 +126,6 @@ def _portable(spec: SweepSpec) -> dict[str, Any]:
     return values
 
 
-RAY = "ray"
-_LONGEST = 300  # characters of what Ray says
-_LOCAL = "local"
-#: for a cluster that we start, read when Ray is imported: on loopback alone, and nothing is sent to Ray's makers
-_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-_REACHED = 5.0  # seconds in which a cluster's address must answer
-
-
 def is_address(on: str) -> bool:
     """Whether `on` names a cluster: `ray`, `ray://HOST:PORT` or `HOST:PORT`."""
     host, _, port = on.removeprefix("ray://").rpartition(":")
@@ -156,18 +148,17 @@ def join(on: str) -> bool:
     if ray.is_initialized():
         return False
     try:
-        with _signals_kept():
+        with _own_signal_handler():
             _init(address)
     except Exception as error:  # Ray raises all kinds, plain ones too
         reason = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
-        raise ClusterError(
-            f"cannot join the Ray cluster {address}: {reason}; is it up (ray status), and is that its address?"
-        ) from error
+        advice = "is it up (ray status), and is that its address?"
+        raise ClusterError(f"cannot join the Ray cluster {address}: {reason}; {advice}") from error
     return True
 
 
 @contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
+def _own_signal_handler() -> Iterator[None]:
     """Ray sets a handler of its own for SIGTERM, with which a command that is terminated would not end with 143."""
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -186,5 +177,5 @@ def _init(address: str) -> None:
         return
     if is_address(address):  # else Ray asks for minutes before it says that nobody is there
         host, _, port = address.removeprefix("ray://").rpartition(":")
-        socket.create_connection((host, int(port)), timeout=_REACHED).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECT).close()
     ray.init(address, **quiet)

@@ -40,7 +40,9 @@ class Run:
         """
         import ray
 
-        node = _actor(takes)
+        more = {name: amount for name, amount in takes.items() if name not in ("CPU", "GPU")}
+        options = {"num_cpus": takes.get("CPU", 0), "num_gpus": takes.get("GPU", 0), "resources": more}
+        node = ray.remote(Node).options(**options, max_restarts=0, scheduling_strategy="SPREAD").remote()
         try:
             self._meet(node)
             _log.info("trial %d runs on node %s", self._trial.number, self.name)
@@ -58,17 +60,12 @@ class Run:
             self._closing.wait(_ASK)
 
     def _meet(self, node: Any) -> None:
-        """Learn the node's name, once Ray has found room.
-
-        Raises:
-            ClusterError: it has other versions than we.
-        """
+        """Learn the node's name, once Ray has found room, and refuse one with other versions than ours."""
         self._id, self.name, there = self._answer(node.introduce.remote())
         for what, here in versions().items():
             if there.get(what) != here:
-                raise ClusterError(
-                    f"node {self.name} has {what} {there.get(what)}, here is {here}: install the same there"
-                )
+                difference = f"node {self.name} has {what} {there.get(what)}, here is {here}"
+                raise ClusterError(f"{difference}: install the same there")
 
     def _follow(self, node: Any) -> None:
         """Fetch what is new until the trial has ended."""
@@ -113,7 +110,10 @@ class Run:
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
-            raise _lost(error) from None
+            if "No module named 'tuner" in str(error):
+                package = f"tuner[ray]=={versions()['tuner']}"
+                raise ClusterError(f"tuner is not installed on every node: pip install '{package}'") from None
+            raise Lost(str(error).strip().splitlines()[0]) from None
 
 
 def _living() -> set[str]:
@@ -121,18 +121,3 @@ def _living() -> set[str]:
     import ray
 
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-
-
-def _lost(error: Exception) -> Exception:
-    said = str(error)
-    if "No module named 'tuner" in said:
-        return ClusterError(f"tuner is not installed on every node: pip install 'tuner[ray]=={versions()['tuner']}'")
-    return Lost(said.strip().splitlines()[0])
-
-
-def _actor(takes: Mapping[str, float]) -> Any:
-    import ray
-
-    more = {name: amount for name, amount in takes.items() if name not in ("CPU", "GPU")}
-    options = {"num_cpus": takes.get("CPU", 0), "num_gpus": takes.get("GPU", 0), "resources": more}
-    return ray.remote(Node).options(**options, max_restarts=0, scheduling_strategy="SPREAD").remote()

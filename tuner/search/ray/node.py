@@ -63,7 +63,7 @@ class Node:
             results: what it has to show already.
         """
         self._folder = Path(tempfile.mkdtemp(prefix="tuner-trial-"))
-        self._log, self._said = self._folder / "process.log", 0
+        self._log, self._position = self._folder / "process.log", 0
         folder = Experiment.at(self._folder).trial(number).folder
         apply(results, folder)
         self._watch = Watch(folder)
@@ -101,25 +101,23 @@ class Node:
 
     def _new_words(self) -> str:
         with open(self._log, "rb") as log:
-            log.seek(self._said)
+            log.seek(self._position)
             new = log.read()
-        self._said += len(new)
+        self._position += len(new)
         return new.decode(errors="replace")
 
     def _error(self) -> Exception | None:
         """Why the trial failed, or None where it did not."""
-        kept = self._folder / ERROR_FILE
-        if kept.exists():
-            error = pickle.loads(kept.read_bytes())  # noqa: S301 - our own process wrote it
+        if (path := self._folder / ERROR_FILE).exists():
+            error = pickle.loads(path.read_bytes())  # noqa: S301 - our own process wrote it
             return error if isinstance(error, Exception) else None
         code = self._process.returncode
-        last = self._log.read_text(errors="replace").strip().splitlines()[-1:]
-        said = "".join(f": {line}" for line in last)
-        return ClusterError(f"the trial's process on node {self._name} ended with {code}{said}") if code else None
+        last = "".join(f": {line}" for line in self._log.read_text(errors="replace").strip().splitlines()[-1:])
+        return ClusterError(f"the trial's process on node {self._name} ended with {code}{last}") if code else None
 
 
 def _environment() -> dict[str, str]:
     """Ours, without the number of threads that Ray sets for what it runs itself: it would slow a server down."""
-    at_first = Path("/proc/self/environ").read_bytes().split(b"\0")
-    asked = any(entry.startswith(b"OMP_NUM_THREADS=") for entry in at_first)
-    return {name: value for name, value in os.environ.items() if asked or name != "OMP_NUM_THREADS"}
+    entries = Path("/proc/self/environ").read_bytes().split(b"\0")
+    is_users = any(entry.startswith(b"OMP_NUM_THREADS=") for entry in entries)
+    return {name: value for name, value in os.environ.items() if is_users or name != "OMP_NUM_THREADS"}

@@ -1,15 +1,8 @@
-"""A trial's files on their way between a node and the driver: what is new in a folder, and the same done in another.
-
-A change is plain data, so that nodes and driver need no disk in common:
-
-    write    a file as it is now                                {"": content}
-    append   what a log has gained                              {"": content}
-    level    a level's folder, whole, once it is in place       {name: content, …}
-"""
+"""A trial's files on their way between a node and the driver: what is new in a folder, and the same done in another."""
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +13,9 @@ from tuner.errors import PathError
 from tuner.servers.telemetry import TELEMETRY_FILE
 from tuner.sweep import level as levels
 
+#: a file as it is now, what a log has gained, and a level's folder, whole, once it is in place
 WRITE, APPEND, LEVEL = "write", "append", "level"
+Content = dict[str, bytes]  # of each file of a level by its name; otherwise of the one file, without a name
 _LOGS = (SERVER_LOG, TELEMETRY_FILE)
 _NAME = r"[^/\\\0.][^/\\\0]*"  # one component: neither hidden nor a way up
 #: where each kind of change may go; whatever else a node names is refused
@@ -30,11 +25,9 @@ _PLACES = {
     LEVEL: re.compile(rf"batches/{_NAME}/concurrency-[0-9]+(-repeat-[0-9]+)?"),
 }
 
-Content = dict[str, bytes]
-
 
 class Change(NamedTuple):
-    """One thing that is new below a trial's folder."""
+    """One thing that is new below a trial's folder: plain data, so that nodes and driver need no disk in common."""
 
     kind: str
     path: str  # below the trial's folder, with slashes
@@ -51,26 +44,24 @@ class Watch:
 
     def changes(self) -> list[Change]:
         """What is new, in the order in which it came about; what is just being replaced comes next time."""
-        return [*self._files(), *self._levels(), *self._logs()]
+        return [*self._files(), *self._logs()]
 
     def _files(self) -> Iterator[Change]:
-        """The trial's own small files, and the sidecar of the level that runs."""
+        """The trial's own small files, the sidecar of the level that runs, and the levels that are in place."""
         running = self._folder.glob(f"batches/*/*{PARTIAL}/{SIDECAR_FILE}")
         for path in [*sorted(self._folder.glob("*.json")), *running]:
-            yield from self._news(WRITE, path, _read_file)
-
-    def _levels(self) -> Iterator[Change]:
+            yield from self._news(WRITE, path)
         for scenario in subfolders(self._folder / "batches"):
             for folder in subfolders(scenario):
                 if not folder.name.endswith(PARTIAL):
-                    yield from self._news(LEVEL, folder, _read_level)
+                    yield from self._news(LEVEL, folder)
 
-    def _news(self, kind: str, path: Path, read: Callable[[Path], Content]) -> Iterator[Change]:
+    def _news(self, kind: str, path: Path) -> Iterator[Change]:
         with contextlib.suppress(FileNotFoundError):
             stat = path.stat()
             now = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if self._states.get(path) != now:
-                content = read(path)
+                content = _read(path)
                 self._states[path] = now
                 yield Change(kind, path.relative_to(self._folder).as_posix(), content)
 
@@ -99,7 +90,7 @@ def apply(changes: Iterable[Change], folder: Path) -> None:
         place = _place(change, folder)
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            _DO[change.kind](place, change.content)
+            _put(change, place)
         except OSError as error:
             raise PathError(f"cannot write {place}: {error.strerror}") from error
 
@@ -113,28 +104,20 @@ def _place(change: Change, folder: Path) -> Path:
     return place
 
 
-def _write(place: Path, content: Content) -> None:
-    files.write_atomically(place, content[""])
+def _put(change: Change, place: Path) -> None:
+    if change.kind == WRITE:
+        files.write_atomically(place, change.content[""])
+    elif change.kind == APPEND:
+        with open(place, "ab") as log:
+            log.write(change.content[""])
+    else:
+        part = levels.fresh_part(place)
+        for name, data in change.content.items():
+            (part / name).write_bytes(data)
+        levels.put_in_place(part, place)
 
 
-def _append(place: Path, content: Content) -> None:
-    with open(place, "ab") as log:
-        log.write(content[""])
-
-
-def _put_level(place: Path, content: Content) -> None:
-    part = levels.fresh_part(place)
-    for name, data in content.items():
-        (part / name).write_bytes(data)
-    levels.put_in_place(part, place)
-
-
-_DO: dict[str, Callable[[Path, Content], None]] = {WRITE: _write, APPEND: _append, LEVEL: _put_level}
-
-
-def _read_file(path: Path) -> Content:
-    return {"": path.read_bytes()}
-
-
-def _read_level(folder: Path) -> Content:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if files.is_regular(path)}
+def _read(path: Path) -> Content:
+    if not path.is_dir():
+        return {"": path.read_bytes()}
+    return {part.name: part.read_bytes() for part in path.iterdir() if files.is_regular(part)}

@@ -44,11 +44,7 @@ def _obey(leash: IO[str], stop: StopRequest) -> None:
 
 
 def _prepared(spec: SweepSpec, node: str) -> SweepSpec:
-    """`spec` prepared here; what is wrong says where.
-
-    Raises:
-        RequestError: something that the trial needs is not on this node.
-    """
+    """`spec` prepared here; what is wrong says where."""
     for what in ("model", "tokenizer"):
         name = getattr(spec, what) or ""
         if name.startswith(("/", "~", ".")) and not Path(name).expanduser().exists():
