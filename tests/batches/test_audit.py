@@ -6,7 +6,7 @@ import pytest
 from support.result_files import failure, request, result
 
 from tuner.batches import result_file
-from tuner.batches.audit import audit, output_tokens_asked
+from tuner.batches._audit import audit, output_tokens_asked
 from tuner.batches.result_file import Columns, measure
 from tuner.core.metrics import requests_needed
 

@@ -12,7 +12,7 @@ from types import TracebackType
 import msgspec
 import numpy as np
 
-from tuner.batches.audit import audit
+from tuner.batches._audit import audit
 from tuner.batches.batch import Reading
 from tuner.batches.other_tools import BatchReader, statuses
 from tuner.batches.result_file import Columns, Damage, measure, unread
@@ -73,34 +73,30 @@ class FolderCache:
         """Write the hidden file where something is new, without the files that are gone; where nothing can, do not."""
         if not self.changed:
             return
-        there = {name: entry for name, entry in self.entries.items() if self._has(name)}
+        there = {
+            name: entry for name, entry in self.entries.items() if files.split_part(self.folder / name)[0].is_file()
+        }
         content = msgspec.msgpack.encode(Content(SCHEMA, there))
         try:
             files.write_atomically(self.folder / NAME, zlib.crc32(content).to_bytes(_CHECKSUM) + content)
         except (OSError, PathError) as error:
             logger.debug("nothing is kept in %s: %s", self.folder, error)
 
-    def _has(self, name: str) -> bool:
-        return files.split_part(self.folder / name)[0].is_file()
-
 
 def _load(place: Path) -> dict[str, Entry]:
+    """The entries in the hidden file; none where it is damaged, or of another schema."""
     try:
-        return _decode(place.read_bytes())
+        data = place.read_bytes()
+        packed = memoryview(data)[_CHECKSUM:]
+        if zlib.crc32(packed) != int.from_bytes(data[:_CHECKSUM]):
+            raise ValueError("damaged")
+        content = msgspec.msgpack.decode(packed, type=Content)
+        if content.schema != SCHEMA:
+            raise ValueError(f"schema {content.schema}")
+        return content.entries
     except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
         logger.debug("%s is not used: %s", place, error)
         return {}
-
-
-def _decode(data: bytes) -> dict[str, Entry]:
-    """The entries in the hidden file; ValueError where it is damaged, or of another schema."""
-    packed = memoryview(data)[_CHECKSUM:]
-    if zlib.crc32(packed) != int.from_bytes(data[:_CHECKSUM]):
-        raise ValueError("damaged")
-    content = msgspec.msgpack.decode(packed, type=Content)
-    if content.schema != SCHEMA:
-        raise ValueError(f"schema {content.schema}")
-    return content.entries
 
 
 def identity(*statuses: os.stat_result) -> Identity:
@@ -134,11 +130,11 @@ class Cache(AbstractContextManager["Cache"]):
         origin = first.batch.origin if isinstance(first, Reading) else None
         count = origin.parts if origin else self._reader.parts(path) if isinstance(first, Damage) else 1
         if count < 2:
-            return [(path, self._held(first))]
+            return [(path, self._within_room(first))]
         parts = [path.with_name(f"{path.name}#{part}") for part in range(1, count + 1)]
-        return [(part, self._held(self.reading(part))) for part in parts]
+        return [(part, self._within_room(self.reading(part))) for part in parts]
 
-    def _held(self, reading: Reading | Damage) -> Reading | Damage:
+    def _within_room(self, reading: Reading | Damage) -> Reading | Damage:
         """What was read, without its samples where there is no room for them."""
         if isinstance(reading, Damage):
             return reading

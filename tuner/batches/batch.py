@@ -187,18 +187,12 @@ def _row(batch: Batch) -> dict[str, Any]:
     place = batch.place
     if batch.carried is not None:
         return batch.carried | {"experiment": place.experiment}
-    texts = {
-        "experiment": place.experiment,
-        "engine": place.engine,
-        "model": place.model,
-        "scenario": batch.scenario,
-        "outcome": batch.outcome,
-        "reason": batch.reason,
-        "run_folder": place.folder,
-    }
-    times = _times(batch)
+    texts = {name: getattr(place, name) for name in ("experiment", "engine", "model")}
+    texts |= {name: getattr(batch, name) for name in ("scenario", "outcome", "reason")}
+    times = _times(batch)  # before the notes, to which it adds
     return {
         **{name: printable(text) for name, text in texts.items()},
+        "run_folder": printable(place.folder),
         "trial": place.trial,
         "iteration_type": batch.iteration_type,
         "concurrency": batch.level,

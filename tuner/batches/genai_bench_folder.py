@@ -17,11 +17,11 @@ from tuner.batches._cache import Cache
 from tuner.batches.batch import Batch, Place, Reading
 from tuner.batches.other_tools import aiperf, distinct, format_of
 from tuner.batches.other_tools.values import DATASET
-from tuner.batches.result_file import Damage, Measured, Origin, mended
+from tuner.batches.result_file import Damage, Origin, mend_object
 from tuner.core.files import is_regular, split_part
 from tuner.core.run_directory import COMPLETED, EXPERIMENT_FILE, SERVER_FILE, SIDECAR_FILE, TRIAL_FILE, Sidecar
 
-Found = tuple[Path, Reading | Damage]
+NamedReading = tuple[Path, Reading | Damage]
 
 
 def is_theirs(reading: Reading | Damage) -> bool:
@@ -29,7 +29,7 @@ def is_theirs(reading: Reading | Damage) -> bool:
     return bool(reading.tool if isinstance(reading, Damage) else reading.batch.origin)
 
 
-def of_tools(found: list[Found], place: Place) -> list[Batch]:
+def of_tools(found: list[NamedReading], place: Place) -> list[Batch]:
     """One batch for each of `found`, all of which are theirs."""
     trials: dict[tuple[str, str], int] = {}
     batches = [_batch_of_tool(path, reading, place, trials) for path, reading in found]
@@ -46,16 +46,9 @@ def _batch_of_tool(path: Path, reading: Reading | Damage, place: Place, trials: 
     origin, numbers = reading.batch.origin or Origin(""), reading.batch
     trial = trials.setdefault((origin.tool, origin.model), max(trials.values(), default=0) + 1)
     place = replace(place, trial=trial, engine=origin.engine, model=origin.model)
-    return Batch(place, numbers.scenario, numbers.level, file=path, reading=reading, sidecar=_sidecar(origin, numbers))
-
-
-def _sidecar(origin: Origin, numbers: Measured) -> Sidecar:
-    return Sidecar(
-        scenario=numbers.scenario,
-        concurrency=numbers.level or 0,
-        started_at=origin.started_at,
-        finished_at=origin.finished_at,
-    )
+    scenario, level, began, ended = numbers.scenario, numbers.level, origin.started_at, origin.finished_at
+    sidecar = Sidecar(scenario=scenario, concurrency=level or 0, started_at=began, finished_at=ended)
+    return Batch(place, scenario, level, file=path, reading=reading, sidecar=sidecar)
 
 
 def _when(batch: Batch) -> tuple[object, ...]:
@@ -81,7 +74,7 @@ RESULT_NAME = re.compile(
 )
 DEBUG_NAME = re.compile(r"debug_for_run_(?P<scenario>.+)_(?P<level>\d{1,9})\.json")
 #: What else it says that a result depends on; its command line, which holds the API key, is not among it.
-TOLD = (
+SERVER_FACTS = (
     *("server_engine", "server_version", "server_gpu_type", "server_gpu_count", "api_backend", "benchmark_version"),
     *("server_model_tokenizer", "max_time_per_run_s", "max_requests_per_run", "additional_request_params"),
 )
@@ -152,7 +145,7 @@ def read_metadata(folder: Path) -> Metadata:
     value = read_loosely(file) if is_regular(file) else None
     if not isinstance(value, dict):
         logger.warning("%s: missing or damaged, so nobody knows which batches were asked for", file)
-    metadata, losses = mended(Metadata, value)
+    metadata, losses = mend_object(Metadata, value)
     if losses:
         logger.warning("%s: %s of a wrong type", file, ", ".join(losses))
     return metadata
@@ -160,8 +153,12 @@ def read_metadata(folder: Path) -> Metadata:
 
 def asked_of_genai_bench(folder: Path) -> dict[str, dict[str, Any]]:
     """What `experiment_metadata.json` says of the server and the load, under `genai_bench`; no key is in it."""
-    told = read_loosely(folder / METADATA_FILE) if is_regular(folder / METADATA_FILE) else None
-    known = {name: told[name] for name in TOLD if told.get(name) is not None} if isinstance(told, dict) else {}
+    document = read_loosely(folder / METADATA_FILE) if is_regular(folder / METADATA_FILE) else None
+    known = (
+        {name: document[name] for name in SERVER_FACTS if document.get(name) is not None}
+        if isinstance(document, dict)
+        else {}
+    )
     return {"genai_bench": known} if known else {}
 
 
@@ -178,7 +175,7 @@ def read_files(paths: Iterable[Path], place: Place, metadata: Metadata, cache: C
 
     Those of other tools come last, each with all its repeats, as nothing says that one replaces another.
     """
-    theirs: list[Found] = []
+    theirs: list[NamedReading] = []
     ours: list[Batch] = []
     for path, reading in _readings(paths, cache):
         if is_theirs(reading) and not (isinstance(reading, Damage) and RESULT_NAME.fullmatch(path.name)):
@@ -191,7 +188,7 @@ def read_files(paths: Iterable[Path], place: Place, metadata: Metadata, cache: C
     return chosen + [_with_outcome(batch) for batch in of_tools(theirs, place)]
 
 
-def _readings(paths: Iterable[Path], cache: Cache) -> Iterator[Found]:
+def _readings(paths: Iterable[Path], cache: Cache) -> Iterator[NamedReading]:
     """Every batch that the files hold; what is called as genai-bench calls it needs no look inside beforehand."""
     files = list(paths)
     named = [path for path in files if RESULT_NAME.fullmatch(path.name)]
@@ -262,7 +259,8 @@ def _choose(batches: list[Batch]) -> list[Batch]:
     counts = _newest(usable)
     older = sorted((b for b in usable if b is not counts), key=lambda b: (-b.modified, str(b.file)))
     counts.notes += [f"{batch.file.name if batch.file else ''}: {batch.reason}" for batch in broken]
-    return [counts, *(_superseded(batch, counts, number) for number, batch in enumerate(older, 2))]
+    reason = f"the level was run again: {counts.file.name if counts.file else ''} counts"
+    return [counts, *(replace(b, repeat=n, superseded=True, reason=reason) for n, b in enumerate(older, 2))]
 
 
 def _newest(batches: list[Batch]) -> Batch:
@@ -278,24 +276,15 @@ def _newest(batches: list[Batch]) -> Batch:
     return slowest
 
 
-def _superseded(batch: Batch, newest: Batch, repeat: int) -> Batch:
-    name = newest.file.name if newest.file else ""
-    return replace(batch, repeat=repeat, superseded=True, reason=f"the level was run again: {name} counts")
-
-
-def with_missing(found: list[Batch], place: Place, metadata: Metadata) -> list[Batch]:
-    """`found`, and a row for each level that was asked for and has no file."""
+def with_missing(batches: list[Batch], place: Place, metadata: Metadata) -> list[Batch]:
+    """`batches`, and a row for each level that was asked for and has no file."""
     kind = "batch_size" if metadata.iteration_type == "batch_size" else "num_concurrency"
-    keys = {(batch.scenario, batch.iteration_type, batch.level) for batch in found}
-    asked = list(dict.fromkeys(metadata.traffic_scenario or []))
-    order = {scenario: number for number, scenario in enumerate(asked)}
-    every = [*found, *_missing(metadata, kind, keys, place)]
-    return sorted(every, key=lambda b: (order.get(b.scenario, len(order)), b.scenario, b.level or 0, b.repeat))
-
-
-def _missing(metadata: Metadata, kind: str, keys: set[tuple[str, str, int | None]], place: Place) -> Iterator[Batch]:
+    scenarios = list(dict.fromkeys(metadata.traffic_scenario or []))
     reason = "it was asked for, but genai-bench left no file"
-    for scenario, level in product(metadata.traffic_scenario or [], metadata.levels):
-        if (scenario, kind, level) not in keys:
-            keys.add((scenario, kind, level))
-            yield Batch(place, scenario, level, kind, outcome="missing", reason=reason)
+    there = {(batch.scenario, batch.level) for batch in batches if batch.iteration_type == kind}
+    lacking = [key for key in dict.fromkeys(product(scenarios, metadata.levels)) if key not in there]
+    missing = [Batch(place, *key, kind, outcome="missing", reason=reason) for key in lacking]
+    order = {scenario: number for number, scenario in enumerate(scenarios)}
+    return sorted(
+        [*batches, *missing], key=lambda b: (order.get(b.scenario, len(order)), b.scenario, b.level or 0, b.repeat)
+    )

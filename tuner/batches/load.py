@@ -120,11 +120,6 @@ def _must_be_readable(path: Path) -> None:
         raise PathError(f"{path} cannot be read: permission denied")
 
 
-def is_part(path: Path) -> bool:
-    """Whether `path` is only a part of what is kept together: a single file, or something within a run directory."""
-    return path.is_file() or (not is_run(path) and _trial_of(path) is not None)
-
-
 def is_run(folder: Path) -> bool:
     """Whether `folder` is a run directory that tuner made."""
     return is_regular(folder / EXPERIMENT_FILE) or any(is_trial(trial) for trial in Experiment(folder).trial_folders)
@@ -146,16 +141,8 @@ def _read_in_trial(path: Path, cache: Cache) -> list[Batch] | None:
     if trial is None:
         return None
     batches = read_trial(trial, trial.parents[1] if trial.parent.name == "trials" else trial, cache)
-    return batches if whole == trial else [batch for batch in batches if _is_within(batch, whole)] or None
-
-
-def _is_within(batch: Batch, path: Path) -> bool:
-    return any(place is not None and place.is_relative_to(path) for place in (batch.folder, batch.file))
-
-
-def _read_file(path: Path, cache: Cache) -> list[Batch] | None:
-    folder = path.resolve().parent
-    return read_files([path], Place(folder, folder.name), Metadata(), cache) or None
+    within = [b for b in batches if any(place and place.is_relative_to(whole) for place in (b.folder, b.file))]
+    return batches if whole == trial else within or None
 
 
 def _read_folder(folder: Path, cache: Cache) -> list[Batch] | None:
@@ -166,9 +153,10 @@ def _read_folder(folder: Path, cache: Cache) -> list[Batch] | None:
     return _read_loose(folder, cache)
 
 
-def _read_loose(folder: Path, cache: Cache) -> list[Batch] | None:
-    """The batches of result files under names of their own, whatever tool wrote them."""
-    return read_files(_loose_files(folder), Place(folder, folder.resolve().name), Metadata(), cache) or None
+def _read_loose(path: Path, cache: Cache) -> list[Batch] | None:
+    """The batches of one result file, or of a folder's under names of their own, whatever tool wrote them."""
+    folder, paths = (path.resolve().parent, [path]) if path.is_file() else (path, _loose_files(path))
+    return read_files(paths, Place(folder, folder.resolve().name), Metadata(), cache) or None
 
 
 def _loose_files(folder: Path) -> list[Path]:
@@ -200,7 +188,7 @@ READERS: list[tuple[Callable[[Path], object], Reader]] = [
     (is_page, lambda path, _: read_report(path)),
     (is_run, _read_run),
     (_trial_of, _read_in_trial),
-    (Path.is_file, _read_file),
+    (Path.is_file, _read_loose),
     (Path.is_dir, _read_folder),
 ]
 
@@ -230,9 +218,9 @@ def _with_distinct_names(batches: list[Batch]) -> list[Batch]:
     folders: dict[str, set[Path]] = {}
     for batch in batches:
         folders.setdefault(batch.place.experiment, set()).add(batch.place.folder)
-    return [batch if len(folders[batch.place.experiment]) == 1 else _named_longer(batch) for batch in batches]
+    return [batch if len(folders[batch.place.experiment]) == 1 else _with_longer_name(batch) for batch in batches]
 
 
-def _named_longer(batch: Batch) -> Batch:
+def _with_longer_name(batch: Batch) -> Batch:
     folder = batch.place.folder.resolve()
     return replace(batch, place=replace(batch.place, experiment=f"{folder.parent.name}/{folder.name}"))

@@ -3,17 +3,15 @@
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from tuner.batches.load import load_batches
 from tuner.batches.other_tools import BatchReader
 from tuner.batches.result_file import Columns, Damage, Request
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 #: What of a batch stands on each of its requests.
 OF_BATCH = ("experiment", "trial", "scenario", "iteration_type", "concurrency", "repeat")
@@ -46,8 +44,6 @@ def load_requests(*paths: str | os.PathLike[str]) -> pd.DataFrame:
         >>> float(requests["ttft"].quantile(0.5))
         0.1
     """
-    import pyarrow as pa
-
     batches = load_batches(*paths)
     batches.attrs.clear()  # the samples, of which only the requests themselves are wanted
     rows = batches[batches["source"].notna()].to_dict("records")
@@ -56,31 +52,25 @@ def load_requests(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     return requests
 
 
-def _tables(rows: Iterable[dict[Any, Any]]) -> Iterator["pa.Table"]:
-    import pyarrow as pa
-
+def _tables(rows: Iterable[dict[Any, Any]]) -> Iterator[pa.Table]:
     reader = BatchReader()
     for row in rows:
         file = reader.read(Path(row["source"]))
         if isinstance(file, Damage) or not file.individual_request_metrics:
             continue
         columns = Columns(file)
-        arrays = {name: _repeated(row[name], len(columns.requests)) for name in (*OF_BATCH, "source")}
+        arrays = {name: _repeat(row[name], len(columns.requests)) for name in (*OF_BATCH, "source")}
         yield pa.table(arrays | _values(columns), schema=_schema())
 
 
-def _schema() -> "pa.Schema":
-    import pyarrow as pa
-
+def _schema() -> pa.Schema:
     integers = dict.fromkeys(("trial", "concurrency", "repeat", "request"), pa.int32())
     texts = dict.fromkeys(TEXTS, pa.dictionary(pa.int32(), pa.string()))
     kinds = integers | texts
     return pa.schema([(name, kinds.get(name, pa.float64())) for name in REQUEST_COLUMNS])
 
 
-def _repeated(value: Any, count: int) -> Any:
-    import pyarrow as pa
-
+def _repeat(value: Any, count: int) -> Any:
     if isinstance(value, str):
         return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([value]))
     if pd.isna(value):
@@ -90,27 +80,20 @@ def _repeated(value: Any, count: int) -> Any:
 
 def _values(columns: Columns) -> dict[str, Any]:
     """One value a request, failed ones too."""
-    import pyarrow as pa
-
     requests = columns.requests
     done = np.array([not request.error_code for request in requests], bool)
     numbers = {**columns.latencies, "input_tokens": columns.input_tokens, "output_tokens": columns.output_tokens}
+    spread = {name: np.full(len(requests), np.nan) for name in numbers}
+    for name, values in numbers.items():
+        spread[name][done] = values
     return {
         "request": pa.array(np.arange(len(requests), dtype=np.int32)),
-        **{name: pa.array(_spread(values, done)) for name, values in numbers.items()},
+        **{name: pa.array(values) for name, values in spread.items()},
         "error_code": _texts(requests, "error_code"),
         "error_message": _texts(requests, "error_message"),
     }
 
 
-def _spread(values: "np.ndarray[Any, Any]", where: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-    whole = np.full(len(where), np.nan)
-    whole[where] = values
-    return whole
-
-
 def _texts(requests: list[Request], name: str) -> Any:
-    import pyarrow as pa
-
-    values = [getattr(request, name) or None for request in requests]
-    return pa.array([None if value is None else str(value) for value in values], pa.string()).dictionary_encode()
+    values = [getattr(request, name) for request in requests]
+    return pa.array([str(value) if value else None for value in values], pa.string()).dictionary_encode()

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -12,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.core.metrics import LATENCY_COLUMNS, PERCENTILES, STATISTICS
+from tuner.core.metrics import LATENCIES, LATENCY_COLUMNS, PERCENTILES, STATISTICS
 from tuner.core.text import one_line
 
 #: What one second is in the unit that a file names in `_time_unit`.
@@ -67,14 +68,9 @@ class ResultFile(msgspec.Struct):
 
     aggregated_metrics: Aggregates
     individual_request_metrics: list[Request] | None = None
-    _time_unit: str | None = msgspec.field(default=None, name="_time_unit")
+    time_unit: str | None = msgspec.field(default=None, name="_time_unit")  # of its latencies, as it names it
     mended: int = 0  # values of the wrong type that were left out
     origin: Origin | None = msgspec.field(default=None, name="_origin")
-
-    @property
-    def time_unit(self) -> str | None:
-        """The unit the file names for its latencies."""
-        return self._time_unit
 
 
 @dataclass(frozen=True)
@@ -141,7 +137,7 @@ def mend(value: dict[str, Any]) -> ResultFile:
     return ResultFile(aggregates, requests, None if unit is None else str(unit), len(losses))
 
 
-def mended(kind: type[Struct], value: Any) -> tuple[Struct, list[str]]:
+def mend_object(kind: type[Struct], value: Any) -> tuple[Struct, list[str]]:
     """Take from the JSON object `value` what fits the fields of `kind`; and the names of what did not."""
     losses: list[str] = []
     return _mend_struct(kind, value if isinstance(value, dict) else {}, losses), losses
@@ -149,9 +145,9 @@ def mended(kind: type[Struct], value: Any) -> tuple[Struct, list[str]]:
 
 def _mend_requests(entries: list[Any], losses: list[str]) -> list[Request]:
     """The requests among `entries`; what is no request is left out, so that it counts as no completed one."""
-    found = [entry for entry in entries if isinstance(entry, dict)]
-    losses += ["request"] * (len(entries) - len(found))
-    return [_mend_struct(Request, entry, losses) for entry in found]
+    objects = [entry for entry in entries if isinstance(entry, dict)]
+    losses += ["request"] * (len(entries) - len(objects))
+    return [_mend_struct(Request, entry, losses) for entry in objects]
 
 
 def _mend_struct(kind: Any, value: dict[str, Any], losses: list[str]) -> Any:
@@ -165,9 +161,9 @@ def _mend(value: Any, kind: Any, name: str, losses: list[str]) -> Any:
     if name == "error_code" and value and not isinstance(value, (int, str)):
         return one_line(str(value))  # whatever it is, it says that the request failed
     value = value.item() if hasattr(value, "item") else value  # numpy's numbers, from callers
-    if isinstance(value, str):
-        return _mend_text(value, kind, name, losses)
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, str) and str in get_args(kind):
+        return value.encode("utf-8", "replace").decode()  # half a surrogate pair is valid JSON, but no text
+    if isinstance(value, str) or (isinstance(value, float) and not math.isfinite(value)):
         losses.append(name)
         return None
     try:
@@ -175,13 +171,6 @@ def _mend(value: Any, kind: Any, name: str, losses: list[str]) -> Any:
     except (msgspec.MsgspecError, OverflowError):
         losses.append(name)
         return None
-
-
-def _mend_text(value: str, kind: Any, name: str, losses: list[str]) -> str | None:
-    if str in get_args(kind):
-        return value.encode("utf-8", "replace").decode()  # half a surrogate pair is valid JSON, but no text
-    losses.append(name)
-    return None
 
 
 def _mend_numbers(value: Any, losses: list[str]) -> dict[str, float | None]:
@@ -243,11 +232,7 @@ class Columns:
     def raw(self) -> dict[str, Floats]:
         """One value a completed request of each latency, in seconds; NaN where the file has none."""
         unit = unit_of(self.file)
-        return {
-            "ttft": np.array([request.ttft for request in self.completed], np.float64) / unit,
-            "tpot": np.array([request.tpot for request in self.completed], np.float64) / unit,
-            "e2e_latency": np.array([request.e2e_latency for request in self.completed], np.float64) / unit,
-        }
+        return {name: self._values(name) / unit for name in LATENCIES}
 
     @cached_property
     def latencies(self) -> dict[str, Floats]:
@@ -257,18 +242,21 @@ class Columns:
     @cached_property
     def input_tokens(self) -> Floats:
         """One value a completed request; NaN where missing or impossible."""
-        return possible(np.array([request.num_input_tokens for request in self.completed], np.float64))
+        return possible(self._values("num_input_tokens"))
 
     @cached_property
     def output_tokens(self) -> Floats:
         """One value a completed request; NaN where missing or impossible."""
-        return possible(np.array([request.num_output_tokens for request in self.completed], np.float64))
+        return possible(self._values("num_output_tokens"))
 
     @property
     def impossible(self) -> int:
         """How many latencies are negative or infinite."""
         missing = [np.isnan(values).sum() for values in (*self.latencies.values(), *self.raw.values())]
         return int(sum(missing[:3]) - sum(missing[3:]))
+
+    def _values(self, name: str) -> Floats:
+        return np.array([*map(attrgetter(name), self.completed)], np.float64)
 
 
 def possible(values: Floats) -> Floats:
@@ -305,13 +293,13 @@ def statistics(values: Floats) -> dict[str, float]:
     return dict(zip(STATISTICS, [float(known.mean()), *percentiles.tolist()], strict=True))
 
 
-def claimed(aggregates: Aggregates, name: str) -> float:
+def claim_of(aggregates: Aggregates, name: str) -> float:
     """What the file claims for a latency column such as `ttft_p99`, in the file's unit; NaN where it does not say."""
     latency, _, statistic = name.rpartition("_")
-    return known(((aggregates.stats or {}).get(latency) or {}).get(statistic))
+    return usable(((aggregates.stats or {}).get(latency) or {}).get(statistic))
 
 
-def known(value: float | None) -> float:
+def usable(value: float | None) -> float:
     """The value, or NaN where it is missing or cannot be."""
     return math.nan if value is None or not 0 <= value < math.inf else float(value)
 
@@ -319,9 +307,10 @@ def known(value: float | None) -> float:
 def _of_requests(columns: Columns) -> Measured:
     claims = columns.file.aggregated_metrics
     total, errors = len(columns.requests), len(columns.errors)
-    duration = known(claims.run_duration)
+    duration = usable(claims.run_duration)
     window = duration or math.nan
     inputs, outputs = _sum(columns.input_tokens), _sum(columns.output_tokens)
+    computed = {name: statistics(values) for name, values in columns.latencies.items()}
     return Measured(
         scenario=claims.scenario or "",
         iteration_type=_iteration_type(claims),
@@ -335,8 +324,8 @@ def _of_requests(columns: Columns) -> Measured:
         output_throughput=outputs / window,
         total_throughput=(inputs + outputs) / window,
         request_throughput=(total - errors) / window,
-        latencies=_latency_columns(columns),
-        error_codes=_tally([str(request.error_code) for request in columns.errors]),
+        latencies={f"{name}_{key}": value for name in computed for key, value in computed[name].items()},
+        error_codes=dict(sorted(Counter(str(request.error_code) for request in columns.errors).items())),
         first_error=next((one_line(request.error_message) for request in columns.errors if request.error_message), ""),
         origin=columns.file.origin,
     )
@@ -351,15 +340,6 @@ def _sum(values: Floats) -> float:
     return math.nan if np.isnan(values).all() else float(np.nansum(values))
 
 
-def _latency_columns(columns: Columns) -> dict[str, float]:
-    found = {name: statistics(values) for name, values in columns.latencies.items()}
-    return {f"{name}_{key}": value for name, values in found.items() for key, value in values.items()}
-
-
-def _tally(codes: list[str]) -> dict[str, int]:
-    return dict(sorted(Counter(codes).items()))
-
-
 def _of_aggregates(file: ResultFile) -> Measured:
     """Nothing to compute from: the file's own numbers, but the error rate and the unit put right."""
     claims, unit = file.aggregated_metrics, unit_of(file)
@@ -369,16 +349,16 @@ def _of_aggregates(file: ResultFile) -> Measured:
         scenario=claims.scenario or "",
         iteration_type=_iteration_type(claims),
         level=level_of(claims),
-        duration=known(claims.run_duration),
+        duration=usable(claims.run_duration),
         requests=requests,
         completed=completed,
         errors=errors,
-        error_rate=(errors or 0) / requests if requests else known(claims.error_rate if errors is None else None),
-        input_throughput=known(claims.mean_input_throughput_tokens_per_s),
-        output_throughput=known(claims.mean_output_throughput_tokens_per_s),
-        total_throughput=known(claims.mean_total_tokens_throughput_tokens_per_s),
-        request_throughput=known(claims.requests_per_second),
-        latencies={name: claimed(claims, name) / unit for name in LATENCY_COLUMNS},
+        error_rate=(errors or 0) / requests if requests else usable(claims.error_rate if errors is None else None),
+        input_throughput=usable(claims.mean_input_throughput_tokens_per_s),
+        output_throughput=usable(claims.mean_output_throughput_tokens_per_s),
+        total_throughput=usable(claims.mean_total_tokens_throughput_tokens_per_s),
+        request_throughput=usable(claims.requests_per_second),
+        latencies={name: claim_of(claims, name) / unit for name in LATENCY_COLUMNS},
         error_codes={code: count for code, count in (claims.error_codes_frequency or {}).items() if _count(count)},
         origin=file.origin,
     )

@@ -155,7 +155,7 @@ class _TrialReader:
         return failure_of(self.folder)
 
     @property
-    def asked(self) -> list[Key]:
+    def plan(self) -> list[Key]:
         levels = [level for level in self.facts.levels if 0 < level < MOST]
         repeats = range(1, min(self.facts.repeats, MOST_REPEATS) + 1)
         return list(dict.fromkeys(product(self.facts.scenarios, levels, repeats)))
@@ -164,7 +164,7 @@ class _TrialReader:
         found: dict[Key, LevelFolder] = {}
         for level in sorted(self.levels(), key=lambda level: not level.partial):
             found[level.key] = level  # a finished folder replaces the partial one of the same level
-        for key in dict.fromkeys([*self.asked, *sorted(found)]):
+        for key in dict.fromkeys([*self.plan, *sorted(found)]):
             yield self.read(found[key]) if key in found else self.absent(key)
 
     def levels(self) -> Iterator[LevelFolder]:
@@ -207,13 +207,10 @@ class _TrialReader:
         if said in OUTCOMES and said != COMPLETED:
             return said, reason
         if level.partial or said == RUNNING:
-            return self.cut_short()
+            return self.failure or ("interrupted", "the level was running, or was cut short")
         if said != COMPLETED:
             return "client_failed", f"{SIDECAR_FILE} names no known outcome: {one_line(said)!r}"
         return COMPLETED, ""
-
-    def cut_short(self) -> tuple[str, str]:
-        return self.failure or ("interrupted", "the level was running, or was cut short")
 
     def absent(self, key: Key) -> Batch:
         """The row of a level that was asked for and left nothing."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.batches.other_tools import aiperf, guidellm, serving
-from tuner.batches.other_tools.values import Found, documents
+from tuner.batches.other_tools.values import ToolBatch, documents
 from tuner.batches.result_file import Damage, ResultFile, parse, unread
 from tuner.core.files import is_regular, split_part
 
@@ -39,7 +39,7 @@ class Format:
     tool: str
     suffixes: tuple[str, ...]
     marks: tuple[bytes, ...]
-    convert: Callable[[Any], list[Found]]
+    convert: Callable[[Any], list[ToolBatch]]
     fullest: Callable[[Path], Path] = Path
     joined: bool = False
 
@@ -89,14 +89,9 @@ def _fullest(path: Path) -> Path:
 def holds_one_run(folder: Path) -> bool:
     """Whether `folder` is what AIPerf makes of one run; further folders in it hold the same again."""
     try:
-        return any(map(_is_aiperf, folder.iterdir()))
+        return any((known := format_of(path)) and known.tool == aiperf.TOOL for path in folder.iterdir())
     except OSError:
         return False
-
-
-def _is_aiperf(path: Path) -> bool:
-    known = format_of(path)
-    return known is not None and known.tool == aiperf.TOOL
 
 
 def statuses(path: Path) -> list[os.stat_result]:

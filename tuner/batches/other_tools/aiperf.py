@@ -7,14 +7,16 @@ from typing import Any
 
 from tuner.batches.other_tools.values import (
     DATASET,
-    Found,
+    Claims,
+    ToolBatch,
     at,
-    completed,
+    claims_of,
+    completion,
     count,
     documents,
     drawn,
     entries,
-    failed,
+    failure,
     instant,
     number,
     rate_note,
@@ -31,12 +33,8 @@ OTHER_FILES = ("inputs.json", "run_config.json", "phase_manifest.json")
 RECORD_MARKS = (b'"x_request_id"', b'"benchmark_phase"', b'"metrics":{')
 LATENCIES = {"ttft": "time_to_first_token", "tpot": "inter_token_latency", "e2e_latency": "request_latency"}
 STATISTICS = {"mean": "avg", "p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99"}
-THROUGHPUTS = {
-    "requests_per_second": "request_throughput",
-    "mean_output_throughput_tokens_per_s": "output_token_throughput",
-    "mean_input_throughput_tokens_per_s": "input_token_throughput",
-    "mean_total_tokens_throughput_tokens_per_s": "total_token_throughput",
-}
+#: Its names of `values.THROUGHPUTS`.
+THROUGHPUTS = ("request_throughput", "output_token_throughput", "input_token_throughput", "total_token_throughput")
 UNITS = {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0, "sec": 1.0}
 SAME = "TPOT is its inter_token_latency, throughput is over its benchmark_duration, from first request to last answer"
 #: The server's count of a request's tokens, and AIPerf's own, which it makes with a tokenizer.
@@ -65,16 +63,18 @@ def summary_of(records: Path) -> Path:
     return usual if usual.is_file() else records.with_suffix(".json")
 
 
-def convert(summary: Any) -> list[Found]:
+def convert(summary: Any) -> list[ToolBatch]:
     """The one batch of a `profile_export_aiperf.json`."""
     return [_batch(summary, [])]
 
 
-def convert_run(run: Run) -> list[Found]:
+def convert_run(run: Run) -> list[ToolBatch]:
     """The one batch of a `profile_export.jsonl` and the summary beside it."""
     lines = [line for line in run.lines if not isinstance(line, Damage)]
     lost = len(run.lines) - len(lines)
-    found = _batch(_summary(run.path), [line for line in lines if _phase(line) == "profiling"])
+    phases = ((line, text(at(line, "metadata", "benchmark_phase"))) for line in lines)
+    profiling = [line for line, phase in phases if phase in ("profiling", "")]  # without the warm-up
+    found = _batch(_summary(run.path), profiling)
     if lost:
         found.origin.notes.append(f"{lost} of {len(run.lines)} lines of {run.path.name} are damaged and left out")
     return [found]
@@ -90,20 +90,20 @@ def _summary(records: Path) -> Any:
     return None if isinstance(found, Damage) else found
 
 
-def _batch(summary: Any, lines: list[Any]) -> Found:
+def _batch(summary: Any, lines: list[Any]) -> ToolBatch:
     recounted = _recounted(lines)
     level, note = _level(summary)
     written = f"written by {TOOL} {text(at(summary, 'aiperf_version'))}".rstrip()
-    notes = [f"{written}: {SAME}", note, recounted, _incomplete(summary)]
     first, last = _times(lines)
+    model = (entries(at(summary, "input_config", "models", "items")) or [None])[0]
     origin = Origin(
         TOOL,
-        model=_model(summary),
+        model=text(at(model, "name")),
         started_at=instant(first) or text(at(summary, "start_time")),
         finished_at=instant(last) or text(at(summary, "end_time")),
-        notes=[part for part in notes if part],
+        notes=[f"{written}: {SAME}", note, recounted, _incomplete(summary)],
     )
-    return Found(
+    return ToolBatch(
         origin,
         _scenario(summary),
         level,
@@ -114,21 +114,17 @@ def _batch(summary: Any, lines: list[Any]) -> Found:
     )
 
 
-def _phase(line: Any) -> str:
-    """Which phase a request belongs to; those of the warm-up are not part of the batch."""
-    return text(at(line, "metadata", "benchmark_phase")) or "profiling"
-
-
 def _request(line: Any) -> Request:
     error = at(line, "error")
     if error or at(line, "metadata", "was_cancelled") is True:
-        return failed(at(error, "message") or "cancelled", at(error, "code") or text(at(error, "type")))
-    ttft, latency = (_seconds(at(line, "metrics", LATENCIES[name])) for name in ("ttft", "e2e_latency"))
-    return completed(ttft, latency, _tokens(line, INPUTS), _tokens(line, OUTPUTS))
+        return failure(at(error, "message") or "cancelled", at(error, "code") or text(at(error, "type")))
+    metrics = (at(line, "metrics", LATENCIES[name]) for name in ("ttft", "e2e_latency"))
+    ttft, latency = (number(at(metric, "value"), _unit(metric)) for metric in metrics)
+    return completion(ttft, latency, _tokens(line, INPUTS), _tokens(line, OUTPUTS))
 
 
-def _seconds(metric: Any) -> float | None:
-    return number(at(metric, "value"), UNITS.get(text(at(metric, "unit")), math.nan))
+def _unit(metric: Any) -> float:
+    return UNITS.get(text(at(metric, "unit")), math.nan)
 
 
 def _tokens(line: Any, names: tuple[str, ...]) -> float | None:
@@ -169,10 +165,6 @@ def _scenario(summary: Any) -> str:
     return drawn(inputs, outputs) if inputs[0] and outputs[0] else DATASET
 
 
-def _model(summary: Any) -> str:
-    return text(at((entries(at(summary, "input_config", "models", "items")) or [None])[0], "name"))
-
-
 def _times(lines: list[Any]) -> tuple[float | None, float | None]:
     """When the first request was sent and the last one ended, in seconds since 1970."""
     starts, ends = (
@@ -192,21 +184,15 @@ def _mean(summary: Any, name: str) -> float | None:
     return number(at(summary, name, "avg"))
 
 
-def _claims(summary: Any, recounted: bool) -> dict[str, float | int | None]:
+def _claims(summary: Any, recounted: bool) -> Claims:
     done, errors = (count(_mean(summary, name)) for name in ("request_count", "error_request_count"))
-    claims: dict[str, float | int | None] = {ours: _mean(summary, theirs) for ours, theirs in THROUGHPUTS.items()}
-    known: dict[str, float | int | None] = {
-        "num_completed_requests": done,
-        "num_error_requests": errors or (0 if done is not None else None),
-    }
-    return known if recounted else claims | known
+    throughputs = [] if recounted else [_mean(summary, name) for name in THROUGHPUTS]
+    return claims_of(done, errors or (0 if done is not None else None), throughputs)
 
 
 def _statistics(summary: Any, recounted: bool) -> dict[str, dict[str, float | None]]:
     known = {ours: at(summary, theirs) for ours, theirs in LATENCIES.items() if not (recounted and ours == "tpot")}
-    return {name: _of_metric(metric) for name, metric in known.items()}
-
-
-def _of_metric(metric: Any) -> dict[str, float | None]:
-    unit = UNITS.get(text(at(metric, "unit")), math.nan)
-    return {ours: number(at(metric, theirs), unit) for ours, theirs in STATISTICS.items()}
+    return {
+        name: {ours: number(at(metric, theirs), _unit(metric)) for ours, theirs in STATISTICS.items()}
+        for name, metric in known.items()
+    }

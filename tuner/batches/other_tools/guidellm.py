@@ -6,13 +6,14 @@ from typing import Any
 
 from tuner.batches.other_tools.values import (
     DATASET,
-    Found,
+    ToolBatch,
     at,
-    completed,
+    claims_of,
+    completion,
     count,
     drawn,
     entries,
-    failed,
+    failure,
     instant,
     number,
     rate_note,
@@ -27,6 +28,8 @@ LATENCIES = {
     "tpot": ("inter_token_latency_ms", 1000.0),
     "e2e_latency": ("request_latency", 1.0),
 }
+#: Its names of `values.THROUGHPUTS`.
+THROUGHPUTS = ("requests_per_second", "output_tokens_per_second", "prompt_tokens_per_second", "tokens_per_second")
 PERCENTILES = ("p50", "p90", "p95", "p99")
 RECOMPUTED = (
     "TPOT is (latency − TTFT) / (output tokens − 1), up to the end of the request: its own inter_token_latency ends at "
@@ -44,43 +47,38 @@ def fullest(path: Path) -> Path:
     return next((other for other in others if other.is_file()), path)
 
 
-def convert(document: Any) -> list[Found]:
+def convert(document: Any) -> list[ToolBatch]:
     """The batches of one report."""
     version = text(at(document, "metadata", "guidellm_version"))
     scenario = _scenario(at(document, "config", "spec", "data") or at(document, "args", "data"))
     return [_benchmark(benchmark, scenario, version) for benchmark in entries(at(document, "benchmarks"))]
 
 
-def _benchmark(benchmark: Any, scenario: str, version: str) -> Found:
+def _benchmark(benchmark: Any, scenario: str, version: str) -> ToolBatch:
     metrics = at(benchmark, "metrics")
-    known = [count(at(metrics, "request_totals", name)) for name in ("successful", "errored")]
-    kept = [*map(_completed, _requests(benchmark, "successful")), *map(_failed, _requests(benchmark, "errored"))]
-    requests = kept if len(kept) >= sum(value or 0 for value in known) else []
-    level, note = level_of(_strategy(benchmark))
+    done, errors = (count(at(metrics, "request_totals", name)) for name in ("successful", "errored"))
+    sent = {name: entries(at(benchmark, "requests", name)) for name in ("successful", "errored", "incomplete")}
+    kept = [*map(_completion, sent["successful"]), *map(_failure, sent["errored"])]
+    requests = kept if len(kept) >= (done or 0) + (errors or 0) else []
+    strategies = (at(benchmark, place, "strategy") for place in ("config", "scheduler", "args"))  # of several versions
+    level, note = level_of(next(filter(None, strategies), None))
+    cut = len(sent["incomplete"])
+    names = () if requests else THROUGHPUTS  # its means weigh by time: only where nothing else is there
+    throughputs = [number(at(metrics, name, "successful", "mean")) for name in names]
     notes = [
         f"written by {TOOL} {version}: {RECOMPUTED if requests else CLAIMED}; {THROUGHPUT}",
         note,
-        _cut_off(len(_requests(benchmark, "incomplete"))),
+        f"{cut} requests were cut off at the end and count neither as completed nor as failed" if cut else "",
         f"the file keeps only {len(kept)} of its requests" if kept and not requests else "",
     ]
-    return Found(
+    return ToolBatch(
         _origin(benchmark, notes),
         scenario,
         level,
         number(at(benchmark, "duration")),
         requests,
-        _claims(metrics, known, bool(requests)),
+        claims_of(done, errors, throughputs),
         {name: _statistics(at(metrics, key, "successful"), unit) for name, (key, unit) in LATENCIES.items()},
-    )
-
-
-def _requests(benchmark: Any, ending: str) -> list[Any]:
-    return entries(at(benchmark, "requests", ending))
-
-
-def _cut_off(requests: int) -> str:
-    return (
-        f"{requests} requests were cut off at the end and count neither as completed nor as failed" if requests else ""
     )
 
 
@@ -92,16 +90,7 @@ def _origin(benchmark: Any, notes: list[str]) -> Origin:
         model=text(at(backend, "model")),
         started_at=instant(number(at(benchmark, "start_time"))),
         finished_at=instant(number(at(benchmark, "end_time"))),
-        notes=[note for note in notes if note],
-    )
-
-
-def _strategy(benchmark: Any) -> Any:
-    """What drove the load; earlier versions kept it elsewhere."""
-    return (
-        at(benchmark, "config", "strategy")
-        or at(benchmark, "scheduler", "strategy")
-        or at(benchmark, "args", "strategy")
+        notes=notes,
     )
 
 
@@ -118,8 +107,8 @@ def level_of(strategy: Any) -> tuple[int | None, str]:
     return None, rate_note(number(at(strategy, "rate")) or "unknown")
 
 
-def _completed(entry: Any) -> Request:
-    return completed(
+def _completion(entry: Any) -> Request:
+    return completion(
         number(at(entry, "time_to_first_token_ms"), 1000.0),
         number(at(entry, "request_latency")),
         number(at(entry, "prompt_tokens")),
@@ -127,23 +116,8 @@ def _completed(entry: Any) -> Request:
     )
 
 
-def _failed(entry: Any) -> Request:
-    return failed(at(entry, "info", "error") or at(entry, "error"))
-
-
-def _claims(metrics: Any, known: list[int | None], recomputed: bool) -> dict[str, float | int | None]:
-    """Its counts; its throughputs too where there is nothing to compute them from, as its means weigh by time."""
-    claims: dict[str, float | int | None] = dict(
-        zip(("num_completed_requests", "num_error_requests"), known, strict=True)
-    )
-    names = {
-        "mean_output_throughput_tokens_per_s": "output_tokens_per_second",
-        "mean_input_throughput_tokens_per_s": "prompt_tokens_per_second",
-        "mean_total_tokens_throughput_tokens_per_s": "tokens_per_second",
-        "requests_per_second": "requests_per_second",
-    }
-    claimed = {ours: number(at(metrics, theirs, "successful", "mean")) for ours, theirs in names.items()}
-    return claims if recomputed else claims | claimed
+def _failure(entry: Any) -> Request:
+    return failure(at(entry, "info", "error") or at(entry, "error"))
 
 
 def _statistics(summary: Any, unit: float) -> dict[str, float | None]:

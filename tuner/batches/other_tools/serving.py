@@ -9,12 +9,14 @@ import numpy as np
 
 from tuner.batches.other_tools.values import (
     DATASET,
-    Found,
+    Claims,
+    ToolBatch,
     at,
-    completed,
+    claims_of,
+    completion,
     count,
     entries,
-    failed,
+    failure,
     lengths,
     number,
     rate_note,
@@ -25,12 +27,11 @@ from tuner.batches.result_file import Origin, Request, statistics
 #: What must be there of each request.
 LISTS = ["ttfts", "input_lens", "output_lens", "errors", "itls"]
 STATISTICS = {"mean": "mean", "p50": "median", "p90": "p90", "p95": "p95", "p99": "p99"}
-THROUGHPUTS = {
-    "requests_per_second": ("request_throughput",),
-    "mean_output_throughput_tokens_per_s": ("output_throughput",),
-    "mean_input_throughput_tokens_per_s": ("input_throughput",),
-    "mean_total_tokens_throughput_tokens_per_s": ("total_throughput", "total_token_throughput"),
-}
+#: Their names of `values.THROUGHPUTS`; of several the first that is there.
+THROUGHPUTS = (
+    *(("request_throughput",), ("output_throughput",), ("input_throughput",)),
+    ("total_throughput", "total_token_throughput"),
+)
 SAME = "TPOT is defined as here, throughput is over the whole duration"
 SUMMED = "a request's latency is its TTFT and the gaps up to the last token, as the file has no other"
 NO_ERRORS = "it does not say how many requests failed"
@@ -45,24 +46,24 @@ class Dialect:
 
     Args:
         tool: its name.
-        latencies: its names of our latencies, in `mean_…_ms`.
+        whole_latency: its name of `e2e_latency`, in `mean_…_ms`; the others are called as here.
         scenario: what it says of the workload.
         origin: model, engine and time of an object.
         first_chunk: whether with chat servers the TTFT is that of the first chunk, whatever is in it.
     """
 
     tool: str
-    latencies: dict[str, str]
+    whole_latency: str
     scenario: Callable[[Any], str]
     origin: Callable[[Any], Origin]
     first_chunk: bool = False
 
-    def convert(self, document: Any) -> list[Found]:
+    def convert(self, document: Any) -> list[ToolBatch]:
         """The one batch of an object."""
         requests = _requests(document)
         level, note = _level(document)
         claims = _claims(document)
-        told = [
+        notes = [
             f"written by {self.tool}: {SAME}",
             FIRST_CHUNK if self.first_chunk and "chat" in text(at(document, "backend")) else "",
             SUMMED if requests and not _has_latencies(document) else "",
@@ -70,12 +71,13 @@ class Dialect:
             note,
         ]
         origin = self.origin(document)
-        origin.tool, origin.notes = self.tool, [part for part in told if part]
-        claimed = {ours: _statistics(document, theirs) for ours, theirs in self.latencies.items()}
+        origin.tool, origin.notes = self.tool, notes
+        names = {"ttft": "ttft", "tpot": "tpot", "e2e_latency": self.whole_latency}
+        claimed = {ours: _statistics(document, theirs) for ours, theirs in names.items()}
         if not requests:
             claimed["e2e_latency"] |= _latency_statistics(document)
         duration = number(at(document, "duration"))
-        return [Found(origin, self.scenario(document), level, duration, requests, claims, claimed)]
+        return [ToolBatch(origin, self.scenario(document), level, duration, requests, claims, claimed)]
 
 
 def _requests(document: Any) -> list[Request]:
@@ -94,11 +96,11 @@ def _has_latencies(document: Any) -> bool:
 def _request(known: dict[str, Any]) -> Request:
     """One request; it failed where there is an error, or neither a first token nor any other."""
     if known["errors"] or not (known["ttfts"] or known["output_lens"]):
-        return failed(known["errors"])
+        return failure(known["errors"])
     ttft = number(known["ttfts"])
     summed = None if ttft is None else ttft + sum(number(gap) or 0.0 for gap in entries(known["itls"]))
     latency = number(known.get("latencies", summed))
-    return completed(ttft, latency, number(known["input_lens"]), number(known["output_lens"]))
+    return completion(ttft, latency, number(known["input_lens"]), number(known["output_lens"]))
 
 
 def _level(document: Any) -> tuple[int | None, str]:
@@ -110,13 +112,12 @@ def _level(document: Any) -> tuple[int | None, str]:
     return None, rate_note(rate) if driven else "all requests were sent at once and no concurrency was held"
 
 
-def _claims(document: Any) -> dict[str, float | int | None]:
+def _claims(document: Any) -> Claims:
     done, errors, asked = (count(at(document, name)) for name in ("completed", "failed", "num_prompts"))
     if errors is None and done is not None and asked is not None and asked >= done:
         errors = asked - done
-    found = {ours: [number(at(document, name)) for name in theirs] for ours, theirs in THROUGHPUTS.items()}
-    claims = {ours: next((value for value in values if value is not None), None) for ours, values in found.items()}
-    return {**claims, "num_completed_requests": done, "num_error_requests": errors}
+    each = ([number(at(document, name)) for name in names] for names in THROUGHPUTS)
+    return claims_of(done, errors, [next((value for value in of if value is not None), None) for of in each])
 
 
 def _statistics(document: Any, latency: str) -> dict[str, float | None]:
@@ -125,22 +126,17 @@ def _statistics(document: Any, latency: str) -> dict[str, float | None]:
 
 def _latency_statistics(document: Any) -> dict[str, float | None]:
     """From the latencies alone, which vLLM keeps without the rest; nothing where they are not those that completed."""
-    known = [
-        value for entry in entries(at(document, "latencies")) if (value := number(entry)) is not None and value > 0
-    ]
-    if not known or len(known) != count(at(document, "completed")):
-        return {}
-    return dict(statistics(np.array(known)))
-
-
-def _mean(document: Any, what: str) -> float | None:
-    total, done = number(at(document, f"total_{what}_tokens")), count(at(document, "completed"))
-    return total / done if total is not None and done else None
+    values = map(number, entries(at(document, "latencies")))
+    positive = [value for value in values if value is not None and value > 0]
+    complete = positive and len(positive) == count(at(document, "completed"))
+    return dict(statistics(np.array(positive))) if complete else {}
 
 
 def _vllm_scenario(document: Any) -> str:
     """The file tells no workload: what was counted, where all requests were alike."""
-    return lengths(_mean(document, "input"), _mean(document, "output"))
+    done = count(at(document, "completed"))
+    totals = (number(at(document, f"total_{what}_tokens")) for what in ("input", "output"))
+    return lengths(*(total / done if total is not None and done else None for total in totals))
 
 
 def _vllm_origin(document: Any) -> Origin:
@@ -173,16 +169,5 @@ def _sglang_origin(document: Any) -> Origin:
     return Origin("", engine="sglang" if server else "", model=model)
 
 
-VLLM = Dialect(
-    "vllm bench serve",
-    {"ttft": "ttft", "tpot": "tpot", "e2e_latency": "e2el"},
-    _vllm_scenario,
-    _vllm_origin,
-    first_chunk=True,
-)
-SGLANG = Dialect(
-    "SGLang bench_serving",
-    {"ttft": "ttft", "tpot": "tpot", "e2e_latency": "e2e_latency"},
-    _sglang_scenario,
-    _sglang_origin,
-)
+VLLM = Dialect("vllm bench serve", "e2el", _vllm_scenario, _vllm_origin, first_chunk=True)
+SGLANG = Dialect("SGLang bench_serving", "e2e_latency", _sglang_scenario, _sglang_origin)

@@ -22,12 +22,15 @@ STATUS = re.compile(r"(?:error|status|code|http)\W{0,5}([45]\d\d)\b", re.IGNOREC
 EXCEPTION = re.compile(r"(?:\w+\.)*(?P<name>\w+)(?:: (?P<says>.*))?")
 
 
+Claims = dict[str, float | int | None]
+
+
 @dataclass
-class Found:
+class ToolBatch:
     """One batch of a tool's file: seconds, tokens, requests; None or missing where the file does not say.
 
     Args:
-        origin: the tool and what must be said of it.
+        origin: the tool and what must be said of it; empty notes are left out.
         level: the concurrency that was held.
         duration: what throughput is divided by.
         requests: single requests; empty where the file has none, so that `claims` count.
@@ -40,7 +43,7 @@ class Found:
     level: int | None = None
     duration: float | None = None
     requests: list[Request] = field(default_factory=list)
-    claims: dict[str, float | int | None] = field(default_factory=dict)
+    claims: Claims = field(default_factory=dict)
     statistics: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
     def result(self) -> ResultFile:
@@ -52,7 +55,21 @@ class Found:
             stats=self.statistics,
             **self.claims,  # type: ignore[arg-type]
         )
-        return ResultFile(aggregates, self.requests or None, "s", origin=self.origin)
+        origin = msgspec.structs.replace(self.origin, notes=[note for note in self.origin.notes if note])
+        return ResultFile(aggregates, self.requests or None, "s", origin=origin)
+
+
+#: Of what files claim, the throughputs, in the order in which each tool's table names them.
+THROUGHPUTS = (
+    *("requests_per_second", "mean_output_throughput_tokens_per_s"),
+    *("mean_input_throughput_tokens_per_s", "mean_total_tokens_throughput_tokens_per_s"),
+)
+
+
+def claims_of(done: int | None, errors: int | None, throughputs: Iterable[float | None]) -> Claims:
+    """What a file says of its requests, and perhaps of its throughputs, in the order of `THROUGHPUTS`."""
+    counts: Claims = {"num_completed_requests": done, "num_error_requests": errors}
+    return counts | dict(zip(THROUGHPUTS, throughputs, strict=False))
 
 
 def at(value: Any, *keys: str) -> Any:
@@ -89,7 +106,7 @@ def entries(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def completed(ttft: float | None, latency: float | None, inputs: float | None, outputs: float | None) -> Request:
+def completion(ttft: float | None, latency: float | None, inputs: float | None, outputs: float | None) -> Request:
     """A request that completed; TPOT = (latency − TTFT) / (output tokens − 1), None for less than two tokens."""
     tpot = None
     if ttft is not None and latency is not None and outputs is not None and outputs > 1:
@@ -97,7 +114,7 @@ def completed(ttft: float | None, latency: float | None, inputs: float | None, o
     return Request(ttft, tpot, latency, inputs, outputs)
 
 
-def failed(message: Any, code: Any = None) -> Request:
+def failure(message: Any, code: Any = None) -> Request:
     """A request that failed; where no code is given the HTTP status in the message, an exception's name, or `error`."""
     said = str(message).strip() if isinstance(message, str) else ""
     if said.startswith("Traceback") and (last := EXCEPTION.fullmatch(said.splitlines()[-1])):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tuner.batches.result_file import UNITS, Aggregates, Columns, Measured, claimed, statistics, unit_of
+from tuner.batches.result_file import UNITS, Aggregates, Columns, Measured, claim_of, statistics, unit_of
 from tuner.core.metrics import PERCENTILES, requests_needed
 
 #: How far two numbers that should be equal may lie apart: 1 %.
@@ -68,13 +68,13 @@ def errors_hidden(evidence: Evidence) -> Iterable[str]:
     yield f"the file claims an error rate of {claimed:.3g}, but {_errors(batch)}"
 
 
-def origin_told(evidence: Evidence) -> Iterable[str]:
+def origin_notes(evidence: Evidence) -> Iterable[str]:
     """What other tools define in their own way."""
     origin = evidence.batch.origin
     return origin.notes if origin else []
 
 
-def errors_told(evidence: Evidence) -> Iterable[str]:
+def survivors_only(evidence: Evidence) -> Iterable[str]:
     """Latency and throughput come from the survivors alone."""
     batch = evidence.batch
     if batch.errors and batch.completed:
@@ -83,15 +83,12 @@ def errors_told(evidence: Evidence) -> Iterable[str]:
 
 
 def not_recomputed(evidence: Evidence) -> Iterable[str]:
-    """Older and foreign files."""
-    if not evidence.recomputed:
-        yield "the file holds no individual requests: its own aggregates are used, unchecked"
-
-
-def aggregates_missing(evidence: Evidence) -> Iterable[str]:
-    """What cannot be computed, and the file does not say either."""
+    """Older and foreign files, and what even their aggregates do not say."""
+    if evidence.recomputed:
+        return
+    yield "the file holds no individual requests: its own aggregates are used, unchecked"
     missing = [name for name, value in evidence.batch.latencies.items() if math.isnan(value)]
-    if missing and not evidence.recomputed and evidence.batch.completed:
+    if missing and evidence.batch.completed:
         yield f"the file says nothing of {', '.join(missing)}"
 
 
@@ -148,11 +145,8 @@ def throughput_deflated(evidence: Evidence) -> Iterable[str]:
 def latencies_differ(evidence: Evidence) -> Iterable[str]:
     """The file's statistics against its requests, in one sentence for all of them."""
     unit = unit_of(evidence.columns.file)
-    different = [
-        name
-        for name, value in evidence.batch.latencies.items()
-        if _differ(claimed(evidence.claims, name) / unit, value)
-    ]
+    computed = evidence.batch.latencies.items()
+    different = [name for name, value in computed if _differ(claim_of(evidence.claims, name) / unit, value)]
     if evidence.recomputed and different:
         yield f"the file's own {', '.join(different)} differ from its requests; recomputed over all of them"
 
@@ -206,22 +200,9 @@ def no_duration(evidence: Evidence) -> Iterable[str]:
 
 
 CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
-    errors_told,
-    errors_hidden,
-    not_recomputed,
-    aggregates_missing,
-    unit_unknown,
-    values_mended,
-    latencies_missing,
-    counts_differ,
-    no_duration,
-    throughput_deflated,
-    latencies_differ,
-    too_few_for_percentiles,
-    outputs_short,
-    not_streamed,
-    in_flight,
-    origin_told,
+    *(survivors_only, errors_hidden, not_recomputed, unit_unknown, values_mended, latencies_missing, counts_differ),
+    *(no_duration, throughput_deflated, latencies_differ, too_few_for_percentiles, outputs_short, not_streamed),
+    *(in_flight, origin_notes),
 )
 
 
