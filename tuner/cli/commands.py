@@ -306,13 +306,13 @@ def compare(  # noqa: PLR0913, PLR0917 - they are its flags
     """Say what changed from BASELINE to CANDIDATE, and whether the change is more than noise."""
     from tuner.cli.tables import must_be_form_of_comparison, print_comparison
     from tuner.judging.verdicts import SLO
-    from tuner.report.write import Asked, run_comparison
+    from tuner.report.write import ComparisonRequest, run_comparison
 
     must_be_form_of_comparison(form)
     sides = [[*filter(None, [path]), *(more or [])] for path, more in ((before, baseline), (after, candidate))]
     judge_by = SLO.load(slo) if slo else None
-    asked = Asked(sides[0], sides[1], judge_by, tolerance, output, junit, fail_on_regression)
-    run_comparison(asked, lambda compared: print_comparison(compared, form))
+    request = ComparisonRequest(sides[0], sides[1], judge_by, tolerance, output, junit, fail_on_regression)
+    run_comparison(request, lambda compared: print_comparison(compared, form))
 
 
 @app.command()

@@ -126,7 +126,7 @@ class SearchProgress(SweepProgress):
         progress = read_search(self._experiment)
         if len(progress.ended) > self._printed:
             self._print(list(self._trial_lines()))
-        self._move(progress.describe(), progress.asked, progress.seconds_left)
+        self._move(progress.describe(), progress.planned, progress.seconds_left)
 
     def conclude(self, results: "Results") -> None:
         """Say no more: a search counts trials."""

@@ -33,14 +33,14 @@ class Advance(NamedTuple):
 
     Args:
         ended: parts that have ended.
-        asked: parts that were asked for.
+        planned: parts that were asked for.
         total: what has ended, in words.
         doing: what is going on, in a few words.
         log: the log of the server that runs.
     """
 
     ended: int
-    asked: int
+    planned: int
     total: str
     doing: str
     log: Path
@@ -160,7 +160,7 @@ class RunPanel(Panel[SweepSpec]):
                 await asyncio.wait({work}, timeout=_POLL_SECONDS)
             self._heed_stop_file(experiment)
             now = self.advance(experiment)
-            self._bar.max, self._bar.value = max(1, now.asked), now.ended
+            self._bar.max, self._bar.value = max(1, now.planned), now.ended
             self._log.value = log_tail(now.log)
             if not experiment.stop_file.exists():
                 self._say(now.doing)
@@ -255,7 +255,7 @@ class TunePanel(RunPanel):
         progress = read_search(experiment)
         last = Trial(next(reversed(experiment.trial_folders), experiment.folder))
         total = plural(sum(one in progress.ended for one in progress.tried), "trial")
-        return Advance(len(progress.ended), progress.asked, total, progress.describe(), last.server_log)
+        return Advance(len(progress.ended), progress.planned, total, progress.describe(), last.server_log)
 
 
 class SearchView:
