@@ -50,10 +50,8 @@ def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[...
 
 def _flag(name: str, field: Any) -> inspect.Parameter:
     default = field.get_default(call_default_factory=True)
-    shown = (
-        None if default in (None, "", {}, []) else " ".join(map(str, default)) if isinstance(default, list) else default
-    )
-    text = (field.description or "") + (f" [default: {shown}]" if shown is not None else "")
+    shown = " ".join(map(str, default)) if isinstance(default, list) else default
+    text = (field.description or "") + (f" [default: {shown}]" if default not in (None, "", {}, []) else "")
     option = typer.Option(f"--{name.replace('_', '-')}", metavar="VALUE", help=text, show_default=False)
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])
@@ -126,14 +124,10 @@ def _terminated(*_: object) -> NoReturn:
 def print_error(error: TunerError) -> None:
     """Say in one line what went wrong."""
     from rich.console import Console
-
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]tuner:[/] {_one_line(error)}", highlight=False)
-
-
-def _one_line(error: TunerError) -> str:
     from rich.markup import escape
 
-    return escape(" ".join(str(error).split()))
+    line = escape(" ".join(str(error).split()))
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]tuner:[/] {line}", highlight=False)
 
 
 @app.callback(invoke_without_command=True)

@@ -44,14 +44,10 @@ class SweepProgress(AbstractContextManager["SweepProgress"]):
         self._spec = spec
         self._console = Console(stderr=True)
         self._printed = 0
-        columns = (
-            bars.SpinnerColumn(),
-            bars.TextColumn("{task.description}"),
-            bars.BarColumn(),
-            bars.TimeElapsedColumn(),
-        )
+        columns = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn())
+        hidden = not self._console.is_terminal
         self._bar = bars.Progress(
-            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
+            *columns, bars.TimeElapsedColumn(), console=self._console, transient=True, disable=hidden
         )
         self._task = self._bar.add_task("starting", total=None)
 

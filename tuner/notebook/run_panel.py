@@ -131,7 +131,10 @@ class RunPanel(Panel[SweepSpec]):
         self._stop = StopRequest()
         spec = self._form.spec()
         if running := next((run for run in Experiment.find(spec.runs) if run.is_running), None):
-            await self._join(running)
+            if running.record.kind == self.kind.name:  # two runs at once would measure each other
+                await self._follow(running)
+            else:
+                self._say(f"{running.folder} is running: wait for its end, or stop it", error=True)
             return
         experiment = Experiment.create(spec.runs, self.kind.name, spec.name)
         work = asyncio.create_task(asyncio.to_thread(self.kind.run, spec, experiment, self._stop))
@@ -141,23 +144,13 @@ class RunPanel(Panel[SweepSpec]):
         await asyncio.to_thread(write_report, experiment.folder)
         await self._conclude(experiment)
 
-    async def _join(self, experiment: Experiment) -> None:
-        """Follow what goes on already: two runs at once would measure each other."""
-        if experiment.record.kind == self.kind.name:
-            await self._follow(experiment)
-        else:
-            self._say(f"{experiment.folder} is running: wait for its end, or stop it", error=True)
-
     async def _follow(self, experiment: Experiment, work: "asyncio.Task[None] | None" = None) -> None:
         """Show what the run directory says until the run has ended."""
         self.experiment = experiment
         self._set_busy(True)
         ended = 0
         while experiment.is_running if work is None else not work.done():
-            if work is None:
-                await asyncio.sleep(_POLL_SECONDS)
-            else:
-                await asyncio.wait({work}, timeout=_POLL_SECONDS)
+            await (asyncio.sleep(_POLL_SECONDS) if work is None else asyncio.wait({work}, timeout=_POLL_SECONDS))
             self._heed_stop_file(experiment)
             now = self.advance(experiment)
             self._bar.max, self._bar.value = max(1, now.planned), now.ended

@@ -95,15 +95,15 @@ def _sliders(results: Results) -> dict[str, Any]:
     slo = results.slo or SLO()
     return {
         "looks": {name: look.says for name, look in VERDICTS.items()},
-        "constraints": [_constraint(limit, slo) | {"threshold": threshold} for limit, threshold in results.sliders],
+        "constraints": [_limit(limit, threshold, slo) for limit, threshold in results.sliders],
         "confidence": slo.confidence,
     }
 
 
-def _constraint(constraint: Constraint, slo: SLO) -> dict[str, Any]:
+def _limit(constraint: Constraint, threshold: float | None, slo: SLO) -> dict[str, Any]:
     names = ("metric", "statistic", "hard_fail", "fail_ratio", "column", "sign", "label", "unit")
     needed = requests_needed_for(constraint, slo.confidence or CONFIDENCE)
-    return {name: getattr(constraint, name) for name in names} | {"needed": needed}
+    return {name: getattr(constraint, name) for name in names} | {"needed": needed, "threshold": threshold}
 
 
 def _caption(title: dict[str, Any]) -> tuple[str, str]:
