@@ -33,8 +33,8 @@ def test_twenty_of_twenty_runs_find_the_limit_within_10_percent(curve):
     for run in RUNS:
         limit = some_limit(curve, run)
         search, batches = searched(curve, limit, run)
-        assert abs(search.passing - limit) <= max(0.1 * limit, 1), search.told
-        assert batches == search.asked <= 12
+        assert abs(search.passing - limit) <= max(0.1 * limit, 1), search.excesses
+        assert batches == search.batches <= 12
 
 
 def test_at_most_9_batches_in_the_median():
@@ -78,7 +78,7 @@ def test_whatever_it_is_told_it_ends_and_asks_only_what_may_still_decide(told, h
         assert search.next_level() == level
         assert 1 <= level <= highest
         assert level >= (search.passing or 1) and (search.failing is None or level <= search.failing)
-        assert len(search.told.get(level, [])) < max(repeats, 2)
+        assert len(search.excesses.get(level, [])) < max(repeats, 2)
         search.tell(level, value)
     assert search.next_level() is None
 
@@ -116,15 +116,15 @@ def test_levels_measured_earlier_count():
 def test_a_search_that_was_cut_off_goes_on_as_if_it_had_not_been(curve):
     whole, _ = searched(curve, 77)
     again, order = LimitSearch(), []
-    told = {level: iter(values) for level, values in whole.told.items()}
+    told = {level: iter(values) for level, values in whole.excesses.items()}
     while (level := again.next_level()) is not None:
         order.append((level, next(told[level])))
         resumed = LimitSearch()
         for earlier in order:
             resumed.tell(*earlier)
         again.tell(*order[-1])
-        assert (resumed.next_level(), resumed.asked) == (again.next_level(), again.asked)
-    assert again.told == whole.told
+        assert (resumed.next_level(), resumed.batches) == (again.next_level(), again.batches)
+    assert again.excesses == whole.excesses
 
 
 def test_a_level_at_the_edge_is_repeated_and_counts_by_its_mean():

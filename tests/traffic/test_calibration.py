@@ -5,7 +5,7 @@ from support.processes import processes_of
 
 from tuner.errors import PathError, TunerError
 from tuner.traffic import calibration
-from tuner.traffic.calibration import Calibration, calibrate, known, table
+from tuner.traffic.calibration import Calibration, calibrate, share_of_client, table
 
 LEVELS = (2, 8)
 
@@ -46,15 +46,15 @@ def test_every_level_is_measured_and_told(calibrated):
 
 def test_what_was_measured_is_known_and_interpolated_between(kept):
     low, high = kept
-    assert (known(2), known(8)) == (low, high)
-    assert known(4).ttft == pytest.approx((low.ttft + high.ttft) / 2)  # half-way in ln(level)
-    assert known(4).throughput == pytest.approx((low.throughput + high.throughput) / 2)
-    assert (known(1), known(9)) == (None, None)
+    assert (share_of_client(2), share_of_client(8)) == (low, high)
+    assert share_of_client(4).ttft == pytest.approx((low.ttft + high.ttft) / 2)  # half-way in ln(level)
+    assert share_of_client(4).throughput == pytest.approx((low.throughput + high.throughput) / 2)
+    assert (share_of_client(1), share_of_client(9)) == (None, None)
 
 
 def test_another_machine_or_version_is_not_known(kept, monkeypatch):
     monkeypatch.setattr(calibration, "version", lambda package: "99")
-    assert known(2) is None
+    assert share_of_client(2) is None
 
 
 @pytest.mark.parametrize("content", ["", "[", '{"level": 1}', '[{"level": "two"}]'])
@@ -62,12 +62,12 @@ def test_a_damaged_file_is_as_none(content, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "tuner" / "calibration").mkdir(parents=True)
     calibration._file().write_text(content)
-    assert known(2) is None
+    assert share_of_client(2) is None
 
 
 def test_without_a_cache_nothing_is_known_and_keeping_is_refused(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
-    assert known(2) is None
+    assert share_of_client(2) is None
     with pytest.raises(PathError, match="cannot keep the calibration in /proc/none"):
         calibration._keep(Calibration(1, 0.0, 0.0, 1.0))
 
@@ -77,7 +77,7 @@ def test_a_level_without_a_result_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(calibration, "_tokenizer", lambda folder: folder / "none")
     with pytest.raises(TunerError, match=r"calibration at level 1: genai-bench left no result"):
         calibrate([1])
-    assert known(1) is None
+    assert share_of_client(1) is None
 
 
 def test_the_table():

@@ -50,10 +50,8 @@ def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[...
 
 def _flag(name: str, field: Any) -> inspect.Parameter:
     default = field.get_default(call_default_factory=True)
-    shown = (
-        None if default in (None, "", {}, []) else " ".join(map(str, default)) if isinstance(default, list) else default
-    )
-    text = (field.description or "") + (f" [default: {shown}]" if shown is not None else "")
+    shown = " ".join(map(str, default)) if isinstance(default, list) else default
+    text = (field.description or "") + (f" [default: {shown}]" if default not in (None, "", {}, []) else "")
     option = typer.Option(f"--{name.replace('_', '-')}", metavar="VALUE", help=text, show_default=False)
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])
@@ -126,14 +124,10 @@ def _terminated(*_: object) -> NoReturn:
 def print_error(error: TunerError) -> None:
     """Say in one line what went wrong."""
     from rich.console import Console
-
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]tuner:[/] {_one_line(error)}", highlight=False)
-
-
-def _one_line(error: TunerError) -> str:
     from rich.markup import escape
 
-    return escape(" ".join(str(error).split()))
+    line = escape(" ".join(str(error).split()))
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]tuner:[/] {line}", highlight=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -306,13 +300,13 @@ def compare(  # noqa: PLR0913, PLR0917 - they are its flags
     """Say what changed from BASELINE to CANDIDATE, and whether the change is more than noise."""
     from tuner.cli.tables import must_be_form_of_comparison, print_comparison
     from tuner.judging.verdicts import SLO
-    from tuner.report.write import Asked, run_comparison
+    from tuner.report.write import ComparisonRequest, run_comparison
 
     must_be_form_of_comparison(form)
     sides = [[*filter(None, [path]), *(more or [])] for path, more in ((before, baseline), (after, candidate))]
     judge_by = SLO.load(slo) if slo else None
-    asked = Asked(sides[0], sides[1], judge_by, tolerance, output, junit, fail_on_regression)
-    run_comparison(asked, lambda compared: print_comparison(compared, form))
+    request = ComparisonRequest(sides[0], sides[1], judge_by, tolerance, output, junit, fail_on_regression)
+    run_comparison(request, lambda compared: print_comparison(compared, form))
 
 
 @app.command()

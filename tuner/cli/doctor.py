@@ -41,12 +41,10 @@ def examine() -> list[Finding]:
 
 
 def _python() -> Iterator[Finding]:
-    found = ".".join(map(str, sys.version_info[:3]))
+    here = ".".join(map(str, sys.version_info[:3]))
     ok = (3, 11) <= sys.version_info < (3, 13)
-    remedy = (
-        "" if ok else "make an environment with Python 3.11 or 3.12 (pandas 3 needs 3.11, genai-bench ends at 3.12)"
-    )
-    yield Finding("Python", ok, f"{found} at {sys.executable}", remedy, needed=True)
+    remedy = "make an environment with Python 3.11 or 3.12 (pandas 3 needs 3.11, genai-bench ends at 3.12)"
+    yield Finding("Python", ok, f"{here} at {sys.executable}", "" if ok else remedy, needed=True)
 
 
 def _genai_bench() -> Iterator[Finding]:
@@ -88,9 +86,8 @@ def _browser() -> Iterator[Finding]:
     if found := next(filter(None, map(shutil.which, _BROWSERS)), None):
         yield Finding("browser", True, found)
     else:
-        yield Finding(
-            "browser", False, "no Chromium on PATH; only the tests of the report need it", "playwright install chromium"
-        )
+        detail = "no Chromium on PATH; only the tests of the report need it"
+        yield Finding("browser", False, detail, "playwright install chromium")
 
 
 def _leftovers() -> Iterator[Finding]:

@@ -44,14 +44,10 @@ class SweepProgress(AbstractContextManager["SweepProgress"]):
         self._spec = spec
         self._console = Console(stderr=True)
         self._printed = 0
-        columns = (
-            bars.SpinnerColumn(),
-            bars.TextColumn("{task.description}"),
-            bars.BarColumn(),
-            bars.TimeElapsedColumn(),
-        )
+        columns = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn())
+        hidden = not self._console.is_terminal
         self._bar = bars.Progress(
-            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
+            *columns, bars.TimeElapsedColumn(), console=self._console, transient=True, disable=hidden
         )
         self._task = self._bar.add_task("starting", total=None)
 
@@ -126,7 +122,7 @@ class SearchProgress(SweepProgress):
         progress = read_search(self._experiment)
         if len(progress.ended) > self._printed:
             self._print(list(self._trial_lines()))
-        self._move(progress.describe(), progress.asked, progress.seconds_left)
+        self._move(progress.describe(), progress.planned, progress.seconds_left)
 
     def conclude(self, results: "Results") -> None:
         """Say no more: a search counts trials."""

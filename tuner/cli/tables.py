@@ -99,19 +99,14 @@ def _comparison(compared: Compared) -> bytes:
     on_screen = Console(highlight=False)
     console = on_screen if on_screen.is_terminal else Console(highlight=False, width=_WIDE_ENOUGH)
     answer = map(escape, compared.answer)
-    parts: list[Any] = [f"[bold]{escape(compared.title)}[/]", *_configuration(compared)]
+    configuration = compared.configuration
+    differs = SAME_CONFIGURATION if configuration.empty else _drawn(configuration, ["plain"] * len(configuration))
+    parts: list[Any] = [f"[bold]{escape(compared.title)}[/]", "", differs]
     parts += ["", f"[bold]{next(answer)}[/]", *answer]
     for title, rows in compared.tables.items():
         parts += ["", f"[bold]{title}[/]", _drawn(rows, rows.get("verdict", ["plain"] * len(rows)))]
-    return _printed(
-        console, *parts, *([f"[dim]{comparison_text.LEGEND}[/]"] if len(compared.comparison.differences) else [])
-    )
-
-
-def _configuration(compared: Compared) -> list[Any]:
-    """In what the sides differ besides numbers."""
-    rows = compared.configuration
-    return ["", _drawn(rows, ["plain"] * len(rows))] if len(rows) else ["", SAME_CONFIGURATION]
+    parts += [f"[dim]{comparison_text.LEGEND}[/]"] if len(compared.comparison.differences) else []
+    return _printed(console, *parts)
 
 
 def _printed(console: Console, *parts: Any) -> bytes:

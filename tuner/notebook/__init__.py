@@ -9,7 +9,7 @@ from tuner.engines.parameters import suggest
 from tuner.errors import SpecError
 from tuner.judging.verdicts import SLO
 from tuner.report.page import table_html
-from tuner.report.write import Asked, Results, read_results, run_comparison, save_report, write_report
+from tuner.report.write import ComparisonRequest, Results, read_results, run_comparison, save_report, write_report
 from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
 from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec
 
@@ -40,7 +40,7 @@ def sweep(namespace: dict[str, Any]) -> "Panel | Results":
     Raises:
         SpecError: a parameter is unknown or has a wrong value.
     """
-    return _shown_or_run(namespace, SWEEP_KIND)
+    return _show_or_run(namespace, SWEEP_KIND)
 
 
 def tune(namespace: dict[str, Any]) -> "Panel | Results":
@@ -55,10 +55,10 @@ def tune(namespace: dict[str, Any]) -> "Panel | Results":
     Raises:
         SpecError: a parameter is unknown or has a wrong value.
     """
-    return _shown_or_run(namespace, SEARCH_KIND)
+    return _show_or_run(namespace, SEARCH_KIND)
 
 
-def _shown_or_run(namespace: dict[str, Any], kind: Kind) -> "Panel | Results":
+def _show_or_run(namespace: dict[str, Any], kind: Kind) -> "Panel | Results":
     """The panel of a kind of run, shown; or with `run_now` the results of such a run."""
     parameters = parameters_in(namespace, {*kind.asks.model_fields, RUN_NOW, RUN_FOLDER})
     run_now = _yes_or_no(RUN_NOW, parameters.pop(RUN_NOW, False))
@@ -103,8 +103,8 @@ def compare(namespace: dict[str, Any]) -> "Compared | Results":
         Regressed: the candidate is worse, and that was to fail.
     """
     parameters = parameters_in(namespace, {"paths", *_COMPARES, "slo", "report"})
-    asked = make_spec({"slo": parameters.get("slo") or None}, SweepSpec).slo
-    slo = SLO.parse(asked) if asked else None
+    document = make_spec({"slo": parameters.get("slo") or None}, SweepSpec).slo
+    slo = SLO.parse(document) if document else None
     if parameters.get("baseline") or parameters.get("candidate"):
         return _compare(parameters, slo)
     paths = _paths(parameters.get("paths"))
@@ -121,8 +121,9 @@ def _compare(parameters: dict[str, Any], slo: SLO | None) -> "Compared":
     fails = _yes_or_no("fail_on_regression", parameters.get("fail_on_regression", False))
     report, junit = (Path(parameters[name]) if parameters.get(name) else None for name in ("report", "junit"))
     sides = [_paths(parameters.get(name)) for name in ("baseline", "candidate")]
-    asked = Asked(sides[0], sides[1], slo, parameters.get("tolerance", "5%"), report, junit, fails)
-    return run_comparison(asked, show_comparison)
+    tolerance = parameters.get("tolerance", "5%")
+    request = ComparisonRequest(sides[0], sides[1], slo, tolerance, report, junit, fails)
+    return run_comparison(request, show_comparison)
 
 
 def _paths(value: Any) -> list[Path]:
@@ -180,21 +181,18 @@ def show_comparison(compared: "Compared") -> None:
     display(HTML(f"<small>{LEGEND}</small>"))
 
 
-def parameters_in(namespace: dict[str, Any], known: set[str]) -> dict[str, Any]:
-    """The parameters among a notebook's variables, which must be among the `known` ones.
+def parameters_in(namespace: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """The parameters among a notebook's variables, which must be called by one of `names`.
 
     Raises:
         SpecError: a variable is no parameter; papermill itself takes a misspelt name for a new variable.
     """
-    plain = {name: value for name, value in namespace.items() if _is_parameter(name, value)}
+    own = {name: value for name, value in namespace.items() if not name.startswith("_") and name not in _JUPYTERS_OWN}
+    plain = {name: value for name, value in own.items() if isinstance(value, _PLAIN)}
     for name in plain:
-        if name not in known:
-            raise SpecError(f"unknown parameter {name!r}; {suggest(name, known)}")
+        if name not in names:
+            raise SpecError(f"unknown parameter {name!r}; {suggest(name, names)}")
     return plain
-
-
-def _is_parameter(name: str, value: Any) -> bool:
-    return isinstance(value, _PLAIN) and not name.startswith("_") and name not in _JUPYTERS_OWN
 
 
 def _yes_or_no(name: str, value: Any) -> bool:

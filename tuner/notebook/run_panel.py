@@ -33,14 +33,14 @@ class Advance(NamedTuple):
 
     Args:
         ended: parts that have ended.
-        asked: parts that were asked for.
+        planned: parts that were asked for.
         total: what has ended, in words.
         doing: what is going on, in a few words.
         log: the log of the server that runs.
     """
 
     ended: int
-    asked: int
+    planned: int
     total: str
     doing: str
     log: Path
@@ -131,7 +131,10 @@ class RunPanel(Panel[SweepSpec]):
         self._stop = StopRequest()
         spec = self._form.spec()
         if running := next((run for run in Experiment.find(spec.runs) if run.is_running), None):
-            await self._join(running)
+            if running.record.kind == self.kind.name:  # two runs at once would measure each other
+                await self._follow(running)
+            else:
+                self._say(f"{running.folder} is running: wait for its end, or stop it", error=True)
             return
         experiment = Experiment.create(spec.runs, self.kind.name, spec.name)
         work = asyncio.create_task(asyncio.to_thread(self.kind.run, spec, experiment, self._stop))
@@ -141,26 +144,16 @@ class RunPanel(Panel[SweepSpec]):
         await asyncio.to_thread(write_report, experiment.folder)
         await self._conclude(experiment)
 
-    async def _join(self, experiment: Experiment) -> None:
-        """Follow what goes on already: two runs at once would measure each other."""
-        if experiment.record.kind == self.kind.name:
-            await self._follow(experiment)
-        else:
-            self._say(f"{experiment.folder} is running: wait for its end, or stop it", error=True)
-
     async def _follow(self, experiment: Experiment, work: "asyncio.Task[None] | None" = None) -> None:
         """Show what the run directory says until the run has ended."""
         self.experiment = experiment
         self._set_busy(True)
         ended = 0
         while experiment.is_running if work is None else not work.done():
-            if work is None:
-                await asyncio.sleep(_POLL_SECONDS)
-            else:
-                await asyncio.wait({work}, timeout=_POLL_SECONDS)
+            await (asyncio.sleep(_POLL_SECONDS) if work is None else asyncio.wait({work}, timeout=_POLL_SECONDS))
             self._heed_stop_file(experiment)
             now = self.advance(experiment)
-            self._bar.max, self._bar.value = max(1, now.asked), now.ended
+            self._bar.max, self._bar.value = max(1, now.planned), now.ended
             self._log.value = log_tail(now.log)
             if not experiment.stop_file.exists():
                 self._say(now.doing)
@@ -255,7 +248,7 @@ class TunePanel(RunPanel):
         progress = read_search(experiment)
         last = Trial(next(reversed(experiment.trial_folders), experiment.folder))
         total = plural(sum(one in progress.ended for one in progress.tried), "trial")
-        return Advance(len(progress.ended), progress.asked, total, progress.describe(), last.server_log)
+        return Advance(len(progress.ended), progress.planned, total, progress.describe(), last.server_log)
 
 
 class SearchView:

@@ -67,19 +67,19 @@ def judge_side(paths: Sequence[Path], batches: pd.DataFrame, runs: list[Run], sl
     """
     judged = judge(batches, slo or SLO())
     carried = _carried_attainment(runs, slo)
-    known = [carried.get(key) for key in _keys(judged)]
-    judged["attainment"] = judged["attainment"].fillna(pd.Series(known, judged.index, "float64"))
+    shares = pd.Series([carried.get(key) for key in _keys(judged)], judged.index, "float64")
+    judged["attainment"] = judged["attainment"].fillna(shares)
     return Side([str(path) for path in paths], judged, runs)
 
 
 def agreed_slo(runs: Sequence[Run]) -> tuple[SLO | None, str]:
     """The SLO that all runs were asked to meet; else none, and why."""
-    known = [SLO.parse(beside.slo) for beside, _ in runs if beside.slo]
-    if not known:
+    slos = [SLO.parse(beside.slo) for beside, _ in runs if beside.slo]
+    if not slos:
         return None, "No SLO was given, and the runs were asked to meet none."
-    if len(known) < len(runs) or any(other.to_dict() != known[0].to_dict() for other in known):
+    if len(slos) < len(runs) or any(other.to_dict() != slos[0].to_dict() for other in slos):
         return None, "The runs were not all asked to meet the same SLO, so none judges here; give one to judge both."
-    return known[0], ""
+    return slos[0], ""
 
 
 def load_side(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
@@ -106,7 +106,7 @@ def _carried_attainment(runs: list[Run], slo: SLO | None) -> dict[tuple[Any, ...
     return {
         key: share
         for beside, batches in same
-        for key, share in zip(_keys(batches), beside.known_attainment, strict=False)
+        for key, share in zip(_keys(batches), beside.carried_attainment, strict=False)
     }
 
 
@@ -174,8 +174,8 @@ class Compared:
     @cached_property
     def figures(self) -> list[Any]:
         """The changes with their intervals, then both curves."""
-        made = [figures.changes(self.comparison.differences, self.comparison.tolerance)]
-        return [*made, figures.throughput_vs_latency(self.both, self.slo or SLO(), **axis(self.slo))]
+        changes = figures.changes(self.comparison.differences, self.comparison.tolerance)
+        return [changes, figures.throughput_vs_latency(self.both, self.slo or SLO(), **axis(self.slo))]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: `format`, both sides, the SLO, `configuration`, and what the comparison says."""

@@ -10,7 +10,7 @@ import pandas as pd
 
 from tuner.core.secrets import Guard
 from tuner.errors import SecretFound
-from tuner.report.run_facts import Run
+from tuner.report.run_facts import Run, mapping
 
 #: what a value is called that a side does not have or did not record
 NONE = "–"
@@ -61,41 +61,29 @@ def _rank(name: str) -> int:
 
 def _merged(runs: Iterable[Mapping[str, str]]) -> dict[str, str]:
     """What all runs of a side say, each value once."""
-    told = list(runs)
-    values = {name: dict.fromkeys(run.get(name, NONE) for run in told) for name in dict.fromkeys(chain(*told))}
-    return {name: " | ".join(found) for name, found in values.items()}
+    each = list(runs)
+    return {name: " | ".join(dict.fromkeys(run.get(name, NONE) for run in each)) for name in chain(*each)}
 
 
 def _facts(run: Run) -> dict[str, str]:
     """All that is recorded of one run, by name, as text."""
     beside, batches = run
     facts = beside.facts
-    found = chain(
+    gpus = Counter(facts["gpus"] if isinstance(facts.get("gpus"), list) else [])
+    recorded = chain(
         [("state", facts.get("state"))],
         _of_batches(batches),
-        _flat(_mapping(facts, "genai_bench"), _GENAI_BENCH),
-        _flat(_mapping(facts, "spec")),
-        ((f"{name} version", value) for name, value in _mapping(facts, "versions").items()),
-        [("GPU", ", ".join(_counted(facts.get("gpus"))))],
-        ((f"host {name}", value) for name, value in _mapping(facts, "host").items()),
+        _flat(mapping(facts.get("genai_bench")), _GENAI_BENCH),
+        _flat(mapping(facts.get("spec"))),
+        ((f"{name} version", value) for name, value in mapping(facts.get("versions")).items()),
+        [("GPU", ", ".join(f"{count} × {name}" for name, count in gpus.items()))],
+        ((f"host {name}", value) for name, value in mapping(facts.get("host")).items()),
         _of_servers(beside.servers),
     )
     guard = Guard()
-    telling = (
-        (_whole(name), _shown(value, guard)) for name, value in found if name.split(".")[0] not in _TELLS_NOTHING
-    )
-    return {name: text for name, text in telling if text != NONE}
-
-
-def _mapping(facts: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = facts.get(name)
-    return found if isinstance(found, dict) else {}
-
-
-def _counted(names: Any) -> Iterator[str]:
-    """`2 × NVIDIA L4` for two of one name."""
-    for name, count in Counter(names if isinstance(names, list) else []).items():
-        yield f"{count} × {name}"
+    telling = ((name, value) for name, value in recorded if name.split(".")[0] not in _TELLS_NOTHING)
+    texts = ((_whole(name), _shown(value, guard)) for name, value in telling)
+    return {name: text for name, text in texts if text != NONE}
 
 
 def _of_batches(batches: pd.DataFrame) -> Iterator[tuple[str, Any]]:
@@ -110,7 +98,7 @@ def _of_servers(servers: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
         yield "server version", server.get("version") or None
     if len({len(server.get("gpus") or []) for server in servers}) == 1:
         yield "gpus", len(servers[0].get("gpus") or [])
-    parameters = [_mapping(server, "parameters") for server in servers]
+    parameters = [mapping(server.get("parameters")) for server in servers]
     for name in dict.fromkeys(chain(*parameters)):
         yield f"parameters.{name}", list(dict.fromkeys(_text(each.get(name)) for each in parameters))
 

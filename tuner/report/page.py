@@ -74,12 +74,13 @@ def document(name: str, shown: list[Any], live: dict[str, Any], data: carried.Ca
     drawn = [json.loads(figure.to_json()) for figure in shown]
     captions = [_caption(figure["layout"].pop("title", {})) for figure in drawn]
     script = _script(name)
+    plotly, plotly_hash = _plotly()
     return environment.get_template(f"{name}.html").render(
         captions=captions,
         page=_packed(json.dumps({"figures": drawn, "config": figures.CONFIG, **live})),
-        plotly=_packed_plotly(),
+        plotly=plotly,
         script=script,
-        hashes=[_hash(script), _plotly_hash()],
+        hashes=[_hash(script), plotly_hash],
         evaluates=any(trace["type"] in COMPILED for figure in drawn for trace in figure["data"]),
         data=carried.pack(data),
         data_opening=carried.OPENING,
@@ -94,15 +95,15 @@ def _sliders(results: Results) -> dict[str, Any]:
     slo = results.slo or SLO()
     return {
         "looks": {name: look.says for name, look in VERDICTS.items()},
-        "constraints": [_constraint(limit, slo) | {"threshold": threshold} for limit, threshold in results.sliders],
+        "constraints": [_limit(limit, threshold, slo) for limit, threshold in results.sliders],
         "confidence": slo.confidence,
     }
 
 
-def _constraint(constraint: Constraint, slo: SLO) -> dict[str, Any]:
+def _limit(constraint: Constraint, threshold: float | None, slo: SLO) -> dict[str, Any]:
     names = ("metric", "statistic", "hard_fail", "fail_ratio", "column", "sign", "label", "unit")
     needed = requests_needed_for(constraint, slo.confidence or CONFIDENCE)
-    return {name: getattr(constraint, name) for name in names} | {"needed": needed}
+    return {name: getattr(constraint, name) for name in names} | {"needed": needed, "threshold": threshold}
 
 
 def _caption(title: dict[str, Any]) -> tuple[str, str]:
@@ -127,17 +128,11 @@ def _packed(text: str) -> str:
 
 
 @cache
-def _packed_plotly() -> str:
+def _plotly() -> tuple[str, str]:
+    """plotly.js, packed, and its hash."""
     from plotly.offline import get_plotlyjs
 
-    return _packed(get_plotlyjs())
-
-
-@cache
-def _plotly_hash() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return _hash(get_plotlyjs())
+    return _packed(get_plotlyjs()), _hash(get_plotlyjs())
 
 
 def _table(judged: pd.DataFrame) -> dict[str, Any]:
@@ -185,17 +180,12 @@ def _search(results: Results) -> dict[str, Any] | None:
 
 def _warnings(judged: pd.DataFrame) -> list[tuple[str, str]]:
     """(batch, warning) of every batch that has any."""
-    rows = judged.to_dict("records")
     several = judged["trial"].nunique() > 1
     return [
-        (f"{_place(row, several)}, concurrency {level_name(row['concurrency'])}", text)
-        for row in rows
-        for text in row["warnings"]
+        (f"{f'trial {trial}, ' if several else ''}{scenario}, concurrency {level_name(level)}", text)
+        for trial, scenario, level, texts in judged[["trial", "scenario", "concurrency", "warnings"]].to_numpy()
+        for text in texts
     ]
-
-
-def _place(row: dict[Any, Any], several: bool) -> str:
-    return f"trial {row['trial']}, {row['scenario']}" if several else str(row["scenario"])
 
 
 def table_html(shown: pd.DataFrame) -> str:

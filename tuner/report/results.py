@@ -92,18 +92,18 @@ class Results:
     def _of_search(self, searched: Searched) -> list[Any]:
         """How the search went, and then the curves of the baseline and of the winner alone: twenty are unreadable."""
         shares, why_not = importances(searched.trials, maximize=searched.goal.maximize)
-        made = [
+        shown = [
             figures.best_so_far(searched.trials, searched.goal),
             figures.parallel_coordinates(searched.trials, searched.goal),
             figures.importance(shares, why_not),
         ]
         if len(searched.goals) > 1:
-            made.insert(1, figures.pareto_front(searched.trials, (searched.goals[0], searched.goals[1])))
-        shown = (("winner: {}", searched.best), ("{}", searched.baseline))  # the later name counts, if they are one
-        names = {int(one["trial"]): how.format(name_of(one)) for how, one in shown if one is not None}
+            shown.insert(1, figures.pareto_front(searched.trials, (searched.goals[0], searched.goals[1])))
+        named = (("winner: {}", searched.best), ("{}", searched.baseline))  # the later name counts, if they are one
+        names = {int(one["trial"]): how.format(name_of(one)) for how, one in named if one is not None}
         judged = self.judged[self.judged["trial"].isin(names)]
         judged.attrs = judged.attrs | {TRIAL_NAMES: names}
-        return [*made, figures.throughput_vs_latency(judged, self.slo, **axis(self.slo))]
+        return [*shown, figures.throughput_vs_latency(judged, self.slo, **axis(self.slo))]
 
     @property
     def curves(self) -> Any:
@@ -124,25 +124,25 @@ class Results:
         return [*((limit, limit.threshold) for limit in limits), *((limit, None) for limit in further)]
 
     def limited_by(self, limits: Sequence[Constraint]) -> "Results":
-        """The same batches under other limits; these results themselves where the limits are the SLO's own."""
-        slo = self.slo or SLO()
-        same = tuple(limits) == slo.constraints
-        return self if same else self.judged_by(replace(slo, constraints=tuple(limits), tiers=()))
+        """The same batches under other limits, at once: without the share of single requests that met them.
 
-    def judged_by(self, slo: SLO) -> "Results":
-        """The same batches judged by another SLO, at once: without the share of single requests that met it."""
+        Args:
+            limits: where they are the SLO's own, these results themselves are given back.
+        """
+        if tuple(limits) == (self.slo or SLO()).constraints:
+            return self
+        slo = replace(self.slo or SLO(), constraints=tuple(limits), tiers=())
         batches = self.judged.drop(columns=[name for name in self.judged if str(name).startswith(TIER)])
         judged = judge(batches.assign(source=None), slo).assign(source=self.judged["source"])
-        by = slo if slo.constraints else None
-        return replace(self, slo=by, judged=judged, summary=summarize(judged), tiers=None)
+        return replace(self, slo=slo if limits else None, judged=judged, summary=summarize(judged), tiers=None)
 
     def _of_sweep(self) -> list[Any]:
-        made = [self.curves]
+        shown = [self.curves]
         if self.has_trend:
-            made.append(figures.trend(self.judged, self.runs, **axis(self.slo)))
+            shown.append(figures.trend(self.judged, self.runs, **axis(self.slo)))
         if self.judged["tpot_p50"].notna().any():
-            made.append(figures.trade_off(self.judged, self._gpus()))
-        return made if self.is_many else [*made, *self._of_each_curve()]
+            shown.append(figures.trade_off(self.judged, self._gpus()))
+        return shown if self.is_many else [*shown, *self._of_each_curve()]
 
     def _of_each_curve(self) -> Iterator[Any]:
         """The figures that show every curve by itself."""
@@ -169,9 +169,9 @@ class Results:
     def runs(self) -> pd.DataFrame:
         """One row a run, as `figures.trend` takes it; `started_at` is that of its first batch, or else its own."""
         began = self.judged.groupby("run_folder")["started_at"].min()
-        known = pd.DataFrame(self.beside.runs, columns=None if self.beside.runs else ["run_folder", "started_at"])
-        recorded = to_utc(known.set_index("run_folder")["started_at"])
-        return known.drop(columns="started_at").merge(
+        runs = pd.DataFrame(self.beside.runs, columns=None if self.beside.runs else ["run_folder", "started_at"])
+        recorded = to_utc(runs.set_index("run_folder")["started_at"])
+        return runs.drop(columns="started_at").merge(
             began.combine_first(recorded).rename("started_at"), how="outer", left_on="run_folder", right_index=True
         )
 
@@ -204,8 +204,9 @@ class Results:
         """What the best batch costs, where somebody asked and there is one."""
         if self.price is None or summary.best is None:
             return []
-        found = cost(summary.best.to_dict(), self.price.per_gpu_hour, self.price.gpus or self._gpus_of(summary.best))
-        return [found.text] if found else []
+        gpus = self.price.gpus or self._gpus_of(summary.best)
+        price = cost(summary.best.to_dict(), self.price.per_gpu_hour, gpus)
+        return [price.text] if price else []
 
     def _gpus_of(self, batch: "pd.Series[Any]") -> int:
         """How many GPUs the server of a batch had.
@@ -214,10 +215,10 @@ class Results:
             RequestError: nobody recorded any.
         """
         place = (batch["run_folder"], batch["trial"])
-        known = {(server.get("run_folder"), server.get("trial")): server.get("gpus") for server in self.beside.servers}
-        if not known.get(place):
+        gpus = {(server.get("run_folder"), server.get("trial")): server.get("gpus") for server in self.beside.servers}
+        if not gpus.get(place):
             raise RequestError(f"{batch['experiment']} records no GPUs, so a price needs their number: give --gpus")
-        return len(known[place] or [])
+        return len(gpus[place] or [])
 
     def must_have_survivors(self) -> None:
         """Accept everything but an experiment in which no batch at all survived.
@@ -226,10 +227,10 @@ class Results:
             NothingSurvived: there is no completed batch; the message says how the levels ended.
         """
         if not (self.judged["outcome"] == COMPLETED).any():
-            ends = self.judged["outcome"].value_counts()
-            told = ", ".join(f"{count} {outcome}" for outcome, count in ends.items())
+            counts = self.judged["outcome"].value_counts()
+            ends = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
             first = next(filter(None, self.judged["reason"]), "")
-            raise NothingSurvived(f"no batch has a usable result ({told}); the first: {first}")
+            raise NothingSurvived(f"no batch has a usable result ({ends}); the first: {first}")
 
     def carried(self) -> carried.Carried:
         """What the report takes along of all this; of very many runs no spreads and no telemetry."""
@@ -282,19 +283,19 @@ def read_results(*paths: Path, slo: SLO | None = None, price: Price | None = Non
     judged_tiers = tiers(batches.assign(**bounds), by or SLO())  # keeps the samples, as a join would not
     (name, first), *others = judged_tiers.tiers.items()
     if slo is None or slo == own:
-        first = _with_attainment(first, beside.known_attainment)
+        first = _with_attainment(first, beside.carried_attainment)
     judged = first.judged.assign(**{f"{TIER}{other}": tier.judged["verdict"] for other, tier in others})
     title = str(beside.facts.get("name", "") or paths[0].resolve().name)
     shown = Tiers({name: first, **dict(others)}) if by and by.tiers else None
     return Results(title, by, judged, first.summary, beside, shown, price)
 
 
-def _with_attainment(tier: Tier, known: list[float | None]) -> Tier:
+def _with_attainment(tier: Tier, shares: list[float | None]) -> Tier:
     """A tier with the attainment that a report carries, which needs the single requests that it lacks."""
-    if not known:
+    if not shares:
         return tier
     judged = tier.judged
-    share = judged["attainment"].fillna(pd.Series(known, judged.index, "float64"))
+    share = judged["attainment"].fillna(pd.Series(shares, judged.index, "float64"))
     numbers = (judged[name].to_numpy("float64", na_value=np.nan) for name in ("requests", "duration"))
     judged = judged.assign(attainment=share, goodput=goodput(share.to_numpy(), *numbers))
     return replace(tier, judged=judged, summary=summarize(judged))

@@ -44,9 +44,7 @@ def server_records(folder: Path) -> Iterator[dict[str, Any]]:
 def made_with(folder: Path, facts: dict[str, Any], servers: list[dict[str, Any]]) -> dict[str, Any]:
     """The versions, the machine, the server's parameters and GPUs, where the run had one server."""
     server = servers[0] if len(servers) == 1 else {}
-    versions, host, parameters = (
-        _mapping(part) for part in (facts.get("versions"), facts.get("host"), server.get("parameters"))
-    )
+    versions, host, parameters = map(mapping, (facts.get("versions"), facts.get("host"), server.get("parameters")))
     return {
         **{"run_folder": printable(folder), "started_at": facts.get("started_at"), "host": host.get("name")},
         **{name: str(value) for name, value in parameters.items()},
@@ -55,33 +53,26 @@ def made_with(folder: Path, facts: dict[str, Any], servers: list[dict[str, Any]]
     }
 
 
-def slo_of(asked: list[dict[str, Any]]) -> dict[str, Any] | None:
+def slo_of(documents: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The SLO that all of the runs were asked to meet; None where they differ or nobody asked."""
-    documents = [_mapping(facts.get("spec")).get("slo") for facts in asked]
-    same = bool(documents) and all(document == documents[0] for document in documents)
-    return documents[0] if same and documents[0] else None
-
-
-def state(facts: dict[str, Any], folder: Path) -> dict[str, str]:
-    """A run that nobody writes any more is not running, whatever its file says: it was cut off."""
-    is_cut_off = facts.get("state") == RUNNING and not Experiment(folder).is_running
-    return {"state": "interrupted"} if is_cut_off else {}
+    first, *others = [mapping(facts.get("spec")).get("slo") for facts in documents] or [None]
+    return first if first and all(other == first for other in others) else None
 
 
 def telemetry(folders: list[Path]) -> pd.DataFrame:
     """The samples of all trials; nothing where nothing was recorded."""
     from tuner.servers.telemetry import load
 
-    found = []
+    samples = []
     for trial in (trial for folder in folders for trial in Experiment(folder).trial_folders):
         try:
-            found.append(load(trial))
+            samples.append(load(trial))
         except (PathError, ValueError):  # none, or damaged: a report of the batches is worth having all the same
             continue
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame({"at": []})
+    return pd.concat(samples, ignore_index=True) if samples else pd.DataFrame({"at": []})
 
 
-def notebook_code(notebook: Path) -> list[str]:
+def _notebook_code(notebook: Path) -> list[str]:
     """The code of the notebook that ran, a cell each."""
     try:
         cells = files.read_json(notebook)["cells"] if notebook.exists() else []
@@ -93,14 +84,14 @@ def notebook_code(notebook: Path) -> list[str]:
 def read(file: Path) -> dict[str, Any]:
     """What a JSON file says; nothing where it is missing, damaged or no mapping."""
     try:
-        found = files.read_json(file) if file.exists() else {}
+        return mapping(files.read_json(file)) if file.exists() else {}
     except PathError as error:
         logger.warning("%s", error)
         return {}
-    return found if isinstance(found, dict) else {}
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def mapping(value: Any) -> dict[str, Any]:
+    """`value` where it is a mapping, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
@@ -139,28 +130,28 @@ class Background:
 
     Args:
         facts: `experiment.json`, empty where there is none.
+        code: the cells of the notebook that ran.
         servers: each trial's `server.json`, with its `run_folder` and `trial`.
         runs: what each run was made with, as `figures.trend` takes it.
         read_telemetry: gives `telemetry`.
         read_spreads: gives `spreads`.
         intervals: confidence intervals of each batch's numbers, as `judging.intervals` gives; perhaps without columns.
-        code: the cells of the notebook that ran.
         trials: of a search, as from `load_trials`; empty where the run is none.
         slo: the SLO document that was asked for, of several runs if it is the same; or that a report judged by.
-        known_attainment: of each batch under the run's own SLO, where a report carries it.
+        carried_attainment: of each batch under the run's own SLO, where a report carries it.
         folders: the run directories; empty where all this comes from a report.
     """
 
     facts: dict[str, Any]
-    servers: list[dict[str, Any]]
-    runs: list[dict[str, Any]]
-    read_telemetry: Callable[[], pd.DataFrame]
-    read_spreads: Callable[[], Spreads]
-    intervals: pd.DataFrame
     code: list[str]
-    trials: pd.DataFrame
+    servers: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    read_telemetry: Callable[[], pd.DataFrame] = lambda: pd.DataFrame({"at": []})
+    read_spreads: Callable[[], Spreads] = dict
+    intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
+    trials: pd.DataFrame = field(default_factory=lambda: trials_from_records([]))
     slo: dict[str, Any] | None = None
-    known_attainment: list[float | None] = field(default_factory=list)
+    carried_attainment: list[float | None] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
 
     @cached_property
@@ -179,8 +170,7 @@ class Background:
         Raises:
             SecretFound: a key stands somewhere; the message names the place.
         """
-        asked = self.facts.get("spec", {})
-        guard = Guard(filter(None, [asked.get("api_key_env")]) if isinstance(asked, dict) else ())
+        guard = Guard(filter(None, [mapping(self.facts.get("spec")).get("api_key_env")]))
         guard.check_values(self.facts, EXPERIMENT_FILE)
         guard.check_values(self.servers, SERVER_FILE)
         guard.check_values(self.code, NOTEBOOK)
@@ -213,18 +203,18 @@ def background(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None = N
     if len(paths) == 1 and carried.is_page(paths[0]):
         return _of_report(carried.unpack(paths[0]), batches.index, slo.to_dict() if slo else None)
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
-    asked, document = _asked(paths[0]), slo.to_dict() if slo else None
+    first, document = _of_folder(paths[0]), slo.to_dict() if slo else None
     servers = [list(server_records(folder)) for folder in folders]
     documents = [read(folder / EXPERIMENT_FILE) for folder in folders]
-    is_search = asked.facts.get("kind") == SEARCH
+    is_search = first.facts.get("kind") == SEARCH
     return replace(
-        asked,
+        first,
         servers=[server for own in servers for server in own],
         runs=[made_with(*run) for run in zip(folders, documents, servers, strict=True)],
         read_telemetry=lambda: telemetry([] if is_search else folders),  # no figure of a search shows it
         read_spreads=lambda: spreads(readings_of(batches)),
-        intervals=_intervals(batches, document or asked.slo),
-        trials=_trials(paths, asked.facts, slo),
+        intervals=_intervals(batches, document or first.slo),
+        trials=load_trials(paths[0], slo) if is_search and len(paths) == 1 else first.trials,
         slo=slo_of(documents),
         folders=folders,
     )
@@ -238,32 +228,20 @@ def runs_at(path: Path, batches: pd.DataFrame) -> list[Run]:
     """
     if carried.is_page(path):
         return [(_of_report(carried.unpack(path), batches.index, None), batches)]
-    return [(_of_run(Path(str(folder))), own) for folder, own in batches.groupby("run_folder", sort=False)]
+    each = [(Path(str(folder)), own) for folder, own in batches.groupby("run_folder", sort=False)]
+    return [
+        (replace(_of_folder(folder), servers=list(server_records(folder)), folders=[folder]), own)
+        for folder, own in each
+    ]
 
 
-def _of_run(folder: Path) -> Background:
-    return replace(_asked(folder), servers=list(server_records(folder)), folders=[folder])
-
-
-def _asked(folder: Path) -> Background:
+def _of_folder(folder: Path) -> Background:
     """What was asked of a run, or of a plain genai-bench folder, and the code that ran."""
     facts_file = folder / EXPERIMENT_FILE
-    facts = files.read_json(facts_file) if facts_file.exists() else asked_of_genai_bench(folder)
-    return Background(
-        facts=facts | state(facts, folder),
-        servers=[],
-        runs=[],
-        read_telemetry=_no_telemetry,
-        read_spreads=dict,
-        intervals=pd.DataFrame(),
-        code=notebook_code(folder / NOTEBOOK),
-        trials=trials_from_records([]),
-        slo=facts.get("spec", {}).get("slo"),
-    )
-
-
-def _no_telemetry() -> pd.DataFrame:
-    return pd.DataFrame({"at": []})
+    facts: dict[str, Any] = files.read_json(facts_file) if facts_file.exists() else asked_of_genai_bench(folder)
+    if facts.get("state") == RUNNING and not Experiment(folder).is_running:
+        facts["state"] = "interrupted"  # a run that nobody writes any more was cut off, whatever its file says
+    return Background(facts, _notebook_code(folder / NOTEBOOK), slo=facts.get("spec", {}).get("slo"))
 
 
 def _intervals(batches: pd.DataFrame, slo: Any) -> pd.DataFrame:
@@ -275,8 +253,8 @@ def _intervals(batches: pd.DataFrame, slo: Any) -> pd.DataFrame:
 
 def _confidence(slo: Any) -> float:
     """The SLO's own confidence, where its document names one."""
-    asked = slo.get("confidence") if isinstance(slo, dict) else None
-    return asked if isinstance(asked, float) and 0 < asked < 1 else CONFIDENCE
+    confidence = mapping(slo).get("confidence")
+    return confidence if isinstance(confidence, float) and 0 < confidence < 1 else CONFIDENCE
 
 
 def _of_report(content: carried.Carried, index: "pd.Index[Any]", slo: dict[str, Any] | None) -> Background:
@@ -295,7 +273,7 @@ def _of_report(content: carried.Carried, index: "pd.Index[Any]", slo: dict[str, 
         code=content.code,
         trials=trials_from_records(msgspec.to_builtins(content.trials)),
         slo=content.slo,
-        known_attainment=content.attainment,
+        carried_attainment=content.attainment,
     )
 
 
@@ -303,11 +281,5 @@ def _carried_intervals(content: dict[str, list[Any]], index: "pd.Index[Any]") ->
     """The intervals of a report, with the index of its batches; without columns where it carries none."""
     if not content or any(len(values) != len(index) for values in content.values()):
         return pd.DataFrame(index=index)
-    found = pd.DataFrame(content, index)
-    return found.astype({name: "str" if name == "interval_over" else "float64" for name in found})
-
-
-def _trials(paths: Sequence[Path], facts: dict[str, Any], slo: SLO | None) -> pd.DataFrame:
-    """The trials of the one search that is shown; none where it is no search, or one of several runs."""
-    is_search = len(paths) == 1 and facts.get("kind") == SEARCH
-    return load_trials(paths[0], slo) if is_search else trials_from_records([])
+    types = {name: "str" if name == "interval_over" else "float64" for name in content}
+    return pd.DataFrame(content, index).astype(types)

@@ -34,59 +34,52 @@ def write_junit(compared: Compared, target: Path) -> Path:
         PathError: it cannot be written.
     """
     root = ElementTree.Element("testsuites", name=_SUITE)
-    suite = ElementTree.SubElement(root, "testsuite", name=_clean(compared.title), timestamp=_now())
+    now = timestamps.now().strftime("%Y-%m-%dT%H:%M:%S")  # the schema knows no zone; UTC as everywhere
+    suite = ElementTree.SubElement(root, "testsuite", name=_clean(compared.title), timestamp=now)
     _add_configuration(suite, compared)
     for row in records(compared.comparison.differences):
         _add_difference(suite, row)
     for row in records(compared.comparison.unmatched):
         _add_unmatched(suite, row)
+    counts = {"tests": "testcase", "failures": "testcase/failure", "skipped": "testcase/skipped"}
     for element in (root, suite):
-        _count(element, suite)
+        for name, path in counts.items():
+            element.set(name, str(len(suite.findall(path))))
+        element.set("errors", "0")
     ElementTree.indent(root)
     files.write_atomically(target, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
     return target
-
-
-def _now() -> str:
-    return timestamps.now().strftime("%Y-%m-%dT%H:%M:%S")  # the schema knows no zone; UTC as everywhere
 
 
 def _add_configuration(suite: ElementTree.Element, compared: Compared) -> None:
     """In what the sides differ, as properties of the suite."""
     properties = ElementTree.SubElement(suite, "properties")
     for row in records(compared.configuration):
-        said = f"{row['baseline']} → {row['candidate']}"
-        ElementTree.SubElement(properties, "property", name=_clean(row["what"]), value=_clean(said))
+        change = f"{row['baseline']} → {row['candidate']}"
+        ElementTree.SubElement(properties, "property", name=_clean(row["what"]), value=_clean(change))
 
 
 def _add_difference(suite: ElementTree.Element, row: dict[str, Any]) -> None:
     case = _case(suite, row, column_name(row["metric"]))
-    said = _clean(", ".join(filter(None, [comparison_text.cell(row), comparison_text.between(row), row["note"] or ""])))
+    text = _clean(", ".join(filter(None, [comparison_text.cell(row), comparison_text.between(row), row["note"] or ""])))
     if row["verdict"] == WORSE:
-        failure = ElementTree.SubElement(case, "failure", type="regression", message=said)
+        failure = ElementTree.SubElement(case, "failure", type="regression", message=text)
         failure.text = _clean(f"baseline {row['baseline']}, candidate {row['candidate']} {row['unit']}")
     elif row["verdict"] == UNKNOWN:
-        ElementTree.SubElement(case, "skipped", message=said)
+        ElementTree.SubElement(case, "skipped", message=text)
     else:
-        ElementTree.SubElement(case, "system-out").text = said
+        ElementTree.SubElement(case, "system-out").text = text
 
 
 def _add_unmatched(suite: ElementTree.Element, row: dict[str, Any]) -> None:
     case = _case(suite, row, "has a result on both sides")
-    said = _clean(f"{row['side']} has no result: {row['outcome']}: {row['reason']}")
-    ElementTree.SubElement(case, "failure" if row["lost"] else "skipped", type=str(row["outcome"]), message=said)
+    text = _clean(f"{row['side']} has no result: {row['outcome']}: {row['reason']}")
+    ElementTree.SubElement(case, "failure" if row["lost"] else "skipped", type=str(row["outcome"]), message=text)
 
 
 def _case(suite: ElementTree.Element, row: dict[str, Any], name: str) -> ElementTree.Element:
     where = f"{row['scenario']}.concurrency {comparison_text.level(row)}"
     return ElementTree.SubElement(suite, "testcase", classname=_clean(where), name=_clean(name), time="0")
-
-
-def _count(element: ElementTree.Element, suite: ElementTree.Element) -> None:
-    counts = {"tests": "testcase", "failures": "testcase/failure", "skipped": "testcase/skipped"}
-    for name, path in counts.items():
-        element.set(name, str(len(suite.findall(path))))
-    element.set("errors", "0")
 
 
 def _clean(text: str) -> str:
@@ -95,7 +88,7 @@ def _clean(text: str) -> str:
 
 __all__ = [
     "REPORT_FILE",
-    "Asked",
+    "ComparisonRequest",
     "Results",
     "read_results",
     "run_comparison",
@@ -161,7 +154,7 @@ def save_comparison(compared: Compared, target: Path | None, junit_file: Path | 
 
 
 @dataclass(frozen=True)
-class Asked:
+class ComparisonRequest:
     """What a comparison is asked to do.
 
     Args:
@@ -183,11 +176,11 @@ class Asked:
     fails: bool = False
 
 
-def run_comparison(asked: Asked, show: Callable[[Compared], None]) -> Compared:
+def run_comparison(request: ComparisonRequest, show: Callable[[Compared], None]) -> Compared:
     """Compare two sides, show what came out, write what is asked for, and fail where that is asked for.
 
     Args:
-        asked: what to do.
+        request: what to do.
         show: called before anything is written.
 
     Raises:
@@ -195,16 +188,16 @@ def run_comparison(asked: Asked, show: Callable[[Compared], None]) -> Compared:
         NothingSurvived: no level has a result on both sides.
         Regressed: the candidate is worse, and that was to fail.
     """
-    for target in filter(None, (asked.report, asked.junit)):
+    for target in filter(None, (request.report, request.junit)):
         _must_have_folder(target)
-    tolerance = tolerance_of(asked.tolerance)
-    compared = read_comparison(asked.baseline, asked.candidate, slo=asked.slo, tolerance=tolerance)
-    if asked.fails:
+    tolerance = tolerance_of(request.tolerance)
+    compared = read_comparison(request.baseline, request.candidate, slo=request.slo, tolerance=tolerance)
+    if request.fails:
         compared.must_have_runs()
     show(compared)
-    save_comparison(compared, asked.report, asked.junit)
+    save_comparison(compared, request.report, request.junit)
     compared.must_be_comparable()
-    if asked.fails:
+    if request.fails:
         compared.must_not_have_regressed()
     return compared
 

@@ -46,17 +46,14 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
     """
     part = fresh_part(folder)
     instrument = _instrument(load.concurrency) | {"prefix_cache_emptied": server.forget_prompts()}
-    asked = Sidecar(
-        scenario=load.scenario,
-        concurrency=load.concurrency,
-        repeat=load.repeat,
-        started_at=to_text(now()),
-        client=instrument,
-    )
-    asked.write(part)
+    request = Sidecar(scenario=load.scenario, concurrency=load.concurrency, repeat=load.repeat, client=instrument)
+    request.started_at = to_text(now())
+    request.write(part)
     ended = bench.run(load, part, stop)
     outcome, reason = outcome_of(part, ended, server.failure(), interrupted=stop.is_set())
-    sidecar = msgspec.structs.replace(asked, outcome=outcome, reason=reason[:_LONGEST_REASON], **_how(ended, asked))
+    sidecar = msgspec.structs.replace(
+        request, outcome=outcome, reason=reason[:_LONGEST_REASON], **_how(ended, instrument)
+    )
     _scrub(part, server.api_key())
     sidecar.write(part)
     put_in_place(part, folder)
@@ -74,9 +71,8 @@ def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> N
 
 def record_unrun(folder: Path, sidecar: Sidecar) -> Sidecar:
     """Write down why a level was not run."""
-    part = fresh_part(folder)
     sidecar = msgspec.structs.replace(sidecar, reason=sidecar.reason[:_LONGEST_REASON])
-    sidecar.write(part)
+    sidecar.write(part := fresh_part(folder))
     put_in_place(part, folder)
     return sidecar
 
@@ -168,18 +164,18 @@ def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interr
 
 def _instrument(level: int) -> dict[str, object]:
     """The load generator's own share of what it reads at this level, where this machine was calibrated."""
-    own = calibration.known(level)
+    own = calibration.share_of_client(level)
     return {"ttft": own.ttft, "tpot": own.tpot, "throughput": own.throughput} if own else {}
 
 
-def _how(ended: Ended, asked: Sidecar) -> dict[str, object]:
+def _how(ended: Ended, instrument: dict[str, object]) -> dict[str, object]:
     cpu = {} if ended.cpu_seconds is None else {"cpu_share": round(ended.cpu_seconds / ended.duration, 3)}
     return {
         "started_at": to_text(ended.started_at),
         "finished_at": to_text(ended.finished_at),
         "duration": round(ended.duration, 3),
         "exit_code": ended.exit_code,
-        "client": asked.client | cpu,
+        "client": instrument | cpu,
     }
 
 

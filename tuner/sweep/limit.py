@@ -60,8 +60,8 @@ class LimitSearch:
     most: int = 12
     noise: float = 0.03
     repeats: int = 3
-    asked: int = field(default=0, init=False)
-    told: dict[int, list[float | None]] = field(default_factory=dict, init=False)
+    batches: int = field(default=0, init=False)
+    excesses: dict[int, list[float | None]] = field(default_factory=dict, init=False)
 
     def tell(self, level: int, excess: float | None) -> None:
         """Learn from a batch that was asked for, or measured earlier.
@@ -71,15 +71,14 @@ class LimitSearch:
             excess: as from `excess`: at most 0 passes; infinite where the level broke the server; None where nobody
                 can judge it, which is tried once more and then fails.
         """
-        self.asked += level == self.next_level()
-        self.told.setdefault(level, []).append(excess)
+        self.batches += level == self.next_level()
+        self.excesses.setdefault(level, []).append(excess)
 
     def next_level(self) -> int | None:
         """The level to measure next, perhaps once more; None where the search has ended."""
-        if self.asked >= self.most:
+        if self.batches >= self.most:
             return None
-        doubtful = self._doubtful()
-        if doubtful is not None:
+        if (doubtful := self._doubtful()) is not None:
             return doubtful
         return self._undecided() if self._is_closed() else self._new_level()
 
@@ -87,12 +86,12 @@ class LimitSearch:
     def passing(self) -> int | None:
         """The limit: the highest level that passes while none at or below it fails; None where there is none."""
         below = self.failing or math.inf
-        return max((level for level in self.told if self._excess(level) <= 0 and level < below), default=None)
+        return max((level for level in self.excesses if self._excess(level) <= 0 and level < below), default=None)
 
     @property
     def failing(self) -> int | None:
         """The lowest level that fails; None where none does."""
-        return min((level for level in self.told if self._excess(level) > 0), default=None)
+        return min((level for level in self.excesses if self._excess(level) > 0), default=None)
 
     def __str__(self) -> str:
         low, high = self.passing, self.failing
@@ -104,19 +103,19 @@ class LimitSearch:
 
     def _excess(self, level: int) -> float:
         """The mean of what was told of a level; infinite where nobody could judge it."""
-        known = [excess for excess in self.told[level] if excess is not None]
+        known = [excess for excess in self.excesses[level] if excess is not None]
         return fmean(known) if known else math.inf
 
     def _errors(self, level: int) -> float:
         """How many standard errors a level lies from the threshold."""
-        return abs(self._excess(level)) * math.sqrt(len(self.told[level])) / self.noise
+        return abs(self._excess(level)) * math.sqrt(len(self.excesses[level])) / self.noise
 
     def _doubtful(self) -> int | None:
         """A level that was measured once and says too little."""
-        once = [level for level, told in self.told.items() if len(told) == 1 < self.repeats]
+        once = [level for level, values in self.excesses.items() if len(values) == 1 < self.repeats]
         ends = (self.passing, self.failing)
         edge = (level for level in once if level in ends and self._errors(level) < AT_THE_EDGE)
-        return next((level for level in once if self.told[level] == [None]), next(edge, None))
+        return next((level for level in once if self.excesses[level] == [None]), next(edge, None))
 
     def _undecided(self) -> int | None:
         """An end of the closed bracket that is nearer to the threshold than is certain.
@@ -125,7 +124,7 @@ class LimitSearch:
         is more than the tolerance.
         """
         ends = [self.failing, self.passing if (self.passing or 0) * self.tolerance < 1 else None]
-        known = [level for level in ends if level is not None and len(self.told[level]) < self.repeats]
+        known = [level for level in ends if level is not None and len(self.excesses[level]) < self.repeats]
         return next((level for level in known if self._errors(level) < CERTAIN), None)
 
     def _is_closed(self) -> bool:
@@ -152,7 +151,7 @@ class LimitSearch:
 
     def _slope(self, low: int) -> float:
         """How the excess grows with ln(level) below `low`; at first as if latency were proportional to the level."""
-        below = max((level for level in self.told if level < low), default=None)
+        below = max((level for level in self.excesses if level < low), default=None)
         if below is None:
             return 1.0
         return max((self._excess(low) - self._excess(below)) / math.log(low / below), 0.01)
@@ -160,7 +159,7 @@ class LimitSearch:
     def _between(self, low: int, high: int) -> int:
         """A level within the bracket: where the excess should reach 0, as far from the ends as the budget demands."""
         width, close = math.log(high / low), math.log1p(self.tolerance)
-        left = max(self.most - self.asked - RESERVE, 1)
+        left = max(self.most - self.batches - RESERVE, 1)
         margin = max(AIM * close, width - close * 2.0 ** (left - 1))
         at = self._crossing(low, high)
         at += math.copysign(NUDGE * close, width / 2 - at)
@@ -175,7 +174,7 @@ class LimitSearch:
         if math.isinf(above):
             return width / 2
         line = width * -below / (above - below)
-        others = [level for level in self.told if level not in (low, high) and math.isfinite(self._excess(level))]
+        others = [level for level in self.excesses if level not in (low, high) and math.isfinite(self._excess(level))]
         if not others:
             return line
         third = min(others, key=lambda level: max(low / level, level / high))

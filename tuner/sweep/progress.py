@@ -103,7 +103,7 @@ class SearchProgress:
         return tuple(record for record in self.records if record.role != "confirmation")
 
     @property
-    def asked(self) -> int:
+    def planned(self) -> int:
         """How many runs there will be, if nothing ends the search before."""
         return (self.trials if self.state in ("", "searching") else len(self.tried)) + self.confirm
 
@@ -113,7 +113,7 @@ class SearchProgress:
         took = [record.seconds for record in self.ended if record.seconds]
         if not took:
             return 0.0
-        left = max(0, self.asked - len(self.ended)) * sum(took) / len(took)
+        left = max(0, self.planned - len(self.ended)) * sum(took) / len(took)
         return left if self.minutes is None else min(left, max(0.0, 60 * self.minutes - sum(took)))
 
     def describe(self) -> str:
@@ -131,15 +131,14 @@ class SearchProgress:
 
 def read_search(experiment: Experiment) -> SearchProgress:
     """How far a search is; what is not there yet, or just being replaced, counts as not there."""
-    known = experiment.record
-    asked = known.spec
+    record = experiment.record
     folders = [folder for folder in experiment.trial_folders if (folder / RECORD_FILE).exists()]
     return SearchProgress(
         records=tuple(map(read_record, folders)),
-        trials=asked.get("trials", 0),
-        confirm=2 * asked.get("confirm", 0),
-        minutes=asked.get("max_minutes"),
-        state=known.search.get("state", ""),
+        trials=record.spec.get("trials", 0),
+        confirm=2 * record.spec.get("confirm", 0),
+        minutes=record.spec.get("max_minutes"),
+        state=record.search.get("state", ""),
         now=read_progress(Trial(folders[-1])) if folders else Progress(),
     )
 

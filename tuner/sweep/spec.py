@@ -8,17 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
+import pydantic
 import yaml
-from pydantic import (
-    BeforeValidator,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from tuner.core import files
 from tuner.engines.base import ServerSpec, explain
@@ -151,7 +143,7 @@ class SweepSpec(ServeSpec):
             SLO.parse(content, "slo")
         return content
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _extends(self) -> Self:
         if self.extend_to is not None and self.extend_to < self.max_seconds:
             raise ValueError(f"extend_to: must be at least max_seconds ({self.max_seconds:g}), got {self.extend_to:g}")
@@ -198,10 +190,9 @@ def make_spec(values: dict[str, Any], kind: type[Spec] = SweepSpec) -> Spec:  # 
     Raises:
         SpecError: one line that names the parameter, what is wrong with it and what would be right.
     """
-    given = {name: value for name, value in values.items() if value is not None}
     try:
-        return kind.model_validate(given)
-    except ValidationError as error:
+        return kind.model_validate({name: value for name, value in values.items() if value is not None})
+    except pydantic.ValidationError as error:
         raise SpecError(explain(error, kind)) from None
 
 
@@ -216,10 +207,6 @@ def read_spec(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SpecError(f"{path} must hold parameters, such as `levels: [1, 2, 4]`")
     return values
-
-
-#: what says where a run lies, and nothing of what is measured
-_PLACES = {"name", "runs"}
 
 
 def as_text(value: Any) -> str:
@@ -265,9 +252,9 @@ def sweep_of(searched: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict
         searched: the search's spec, as `experiment.json` has it.
         parameters: the engine's, of that configuration.
     """
-    known = {name: value for name, value in searched.items() if name in SweepSpec.model_fields and name not in _PLACES}
-    asked = known | {"parameters": dict(parameters)}
+    names = SweepSpec.model_fields.keys() - {"name", "runs"}  # which say where a run lies
+    values = {name: value for name, value in searched.items() if name in names} | {"parameters": dict(parameters)}
     try:
-        return unlike_default(make_spec(asked))
+        return unlike_default(make_spec(values))
     except SpecError:  # written by another version: as it stands there
-        return asked
+        return values

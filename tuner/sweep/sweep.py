@@ -27,6 +27,8 @@ from tuner.sweep.limit import LimitSearch, excess, saturated
 from tuner.sweep.spec import AUTO, Spec, SweepSpec
 from tuner.traffic.genai_bench import Bench, Load
 
+_log = logging.getLogger(__name__)
+AnySweep = TypeVar("AnySweep", bound=SweepSpec)
 #: what may differ when a run is resumed: where it lies, and how a server is reached
 _MAY_DIFFER = (
     *("runs", "name", "port", "ready_timeout", "max_restarts"),
@@ -54,13 +56,12 @@ def check_same(spec: SweepSpec, experiment: Experiment) -> None:
     """
     if experiment.is_new:
         return
-    before, asked = (experiment.record.spec, _plain(spec))
-    for name in sorted({*before, *asked} - {*_MAY_DIFFER}):
-        if before.get(name) != asked.get(name):
-            raise SpecError(
-                f"{experiment.folder} was made with {name} {before.get(name)!r}, now {asked.get(name)!r} is asked: "
-                "start a new run, or leave that out"
-            )
+    before, request = experiment.record.spec, _plain(spec)
+    for name in sorted({*before, *request} - {*_MAY_DIFFER}):
+        old, new = before.get(name), request.get(name)
+        if old != new:
+            difference = f"{experiment.folder} was made with {name} {old!r}, now {new!r} is asked"
+            raise SpecError(f"{difference}: start a new run, or leave that out")
 
 
 @contextlib.contextmanager
@@ -114,9 +115,6 @@ def _is_saturated(spec: SweepSpec, levels: Levels, scenario: str) -> bool:
     return bool(folders) and saturated(judge(load_batches(*folders), spec.slo))
 
 
-AnySweep = TypeVar("AnySweep", bound=SweepSpec)
-
-
 def with_model(spec: Spec, progress: gguf.Progress = lambda share: None) -> Spec:
     """`spec` with the demo's weights where llamacpp is asked to serve nothing in particular, checked by its engine.
 
@@ -149,9 +147,6 @@ def _tokenizer_of(spec: SweepSpec) -> str:
     if not spec.model:
         raise SpecError("tokenizer: missing; give a tokenizer folder or a hub id, so that prompts can be sized")
     return spec.model
-
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

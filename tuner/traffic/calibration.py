@@ -70,24 +70,24 @@ def calibrate(
         TunerError: a level gave no result.
         PathError: the user's cache cannot be written.
     """
-    found = []
+    measured = []
     with tempfile.TemporaryDirectory(prefix="tuner-calibration-") as name, _stub(Path(name)) as url, Bench() as bench:
         for level in dict.fromkeys(levels):
-            found.append(_calibrated(bench, url, level, Path(name)))
-            _keep(found[-1])
-            progress(found[-1])
-    return found
+            measured.append(_calibrate_level(bench, url, level, Path(name)))
+            _keep(measured[-1])
+            progress(measured[-1])
+    return measured
 
 
-def known(level: int) -> Calibration | None:
+def share_of_client(level: int) -> Calibration | None:
     """The client's share at `level` on this machine.
 
     Returns:
         As measured, or interpolated over ln(level) between the levels measured; None outside of them.
     """
-    kept = sorted(_kept(), key=lambda calibration: calibration.level)
-    below = [calibration for calibration in kept if calibration.level <= level]
-    above = [calibration for calibration in kept if calibration.level >= level]
+    calibrations = _read()  # by level
+    below = [calibration for calibration in calibrations if calibration.level <= level]
+    above = [calibration for calibration in calibrations if calibration.level >= level]
     return _between(below[-1], above[0], level) if below and above else None
 
 
@@ -111,13 +111,22 @@ def _stub(folder: Path) -> Iterator[str]:
         yield said.split()[-1]
 
 
-def _calibrated(bench: Bench, url: str, level: int, folder: Path) -> Calibration:
+def _calibrate_level(bench: Bench, url: str, level: int, folder: Path) -> Calibration:
     import httpx
 
     place = folder / f"level-{level}"
     place.mkdir()
-    bench.run(_load(url, level, _tokenizer(folder)), place, threading.Event())
-    measured = _measured(place, level)
+    load = Load(
+        base_url=url,
+        model_name=MODEL,
+        tokenizer=str(_tokenizer(folder)),
+        scenario=f"D(100,{OUTPUTS})",
+        concurrency=level,
+        max_seconds=_MAX_SECONDS,
+        max_requests=level * ROUNDS,
+    )
+    bench.run(load, place, threading.Event())
+    measured = _numbers(place, level)
     sent = httpx.get(f"{url}/served", trust_env=False).json()
     ideal = level * OUTPUTS / (sent["ttft"] + sent["tpot"] * (OUTPUTS - 1))
     return Calibration(
@@ -129,26 +138,13 @@ def _calibrated(bench: Bench, url: str, level: int, folder: Path) -> Calibration
     )
 
 
-def _load(url: str, level: int, tokenizer: Path) -> Load:
-    return Load(
-        base_url=url,
-        model_name=MODEL,
-        tokenizer=str(tokenizer),
-        scenario=f"D(100,{OUTPUTS})",
-        concurrency=level,
-        max_seconds=_MAX_SECONDS,
-        max_requests=level * ROUNDS,
-    )
-
-
-def _measured(place: Path, level: int) -> Measured:
+def _numbers(place: Path, level: int) -> Measured:
     """The numbers of the one batch in `place`."""
     path = next(place.glob("*_time_*s.json"), None)
     file = result_file.read(path) if path else result_file.Damage("missing", "genai-bench left no result")
     if isinstance(file, result_file.Damage):
-        raise TunerError(
-            f"calibration at level {level}: {file.reason}; `tuner doctor` says whether it is there as it should be"
-        )
+        reason = f"{file.reason}; `tuner doctor` says whether it is there as it should be"
+        raise TunerError(f"calibration at level {level}: {reason}")
     return measure(Columns(file))
 
 
@@ -172,10 +168,9 @@ def _between(low: Calibration, high: Calibration, level: int) -> Calibration:
     if low.level == high.level:
         return low
     share = math.log(level / low.level) / math.log(high.level / low.level)
-    mixed = {
-        name: (1 - share) * getattr(low, name) + share * getattr(high, name) for name in ("ttft", "tpot", "throughput")
-    }
-    return Calibration(level, **mixed, measured_at=min(low.measured_at, high.measured_at))
+    names = ("ttft", "tpot", "throughput")
+    mean = {name: (1 - share) * getattr(low, name) + share * getattr(high, name) for name in names}
+    return Calibration(level, **mean, measured_at=min(low.measured_at, high.measured_at))
 
 
 def _file() -> Path:
@@ -184,16 +179,17 @@ def _file() -> Path:
     return cache_folder("calibration") / f"{safe_name(machine)}.json"
 
 
-def _kept() -> list[Calibration]:
-    """What is kept for this machine; nothing where the file is missing or damaged, or there is no cache."""
+def _read() -> list[Calibration]:
+    """What is kept for this machine, by level; nothing where the file is missing or damaged, or there is no cache."""
     try:
-        return msgspec.convert(files.read_json(_file()), list[Calibration])
+        calibrations = msgspec.convert(files.read_json(_file()), list[Calibration])
     except (OSError, PathError, msgspec.ValidationError):
         return []
+    return sorted(calibrations, key=lambda calibration: calibration.level)
 
 
 def _keep(calibration: Calibration) -> None:
-    others = [kept for kept in _kept() if kept.level != calibration.level]
+    others = [other for other in _read() if other.level != calibration.level]
     try:
         path = _file()
         path.parent.mkdir(parents=True, exist_ok=True)

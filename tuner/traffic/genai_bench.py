@@ -161,17 +161,8 @@ class Bench:
 
 #: what genai-bench sees of the environment; it writes every secret that it finds there into its files
 _PASSED_ON = (
-    *(
-        "PATH",
-        "HOME",
-        "LANG",
-        "TMPDIR",
-        "TZ",
-        "VIRTUAL_ENV",
-        "PYTHONPATH",
-        "PYTHONDONTWRITEBYTECODE",
-        "LD_LIBRARY_PATH",
-    ),
+    *("PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV"),
+    *("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LD_LIBRARY_PATH"),
     *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "HF_HOME", "HF_TOKEN"),
 )
 _SET = {

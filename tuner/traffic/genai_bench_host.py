@@ -43,11 +43,8 @@ def _import_genai_bench() -> Any:
     """Import genai-bench's command line without its sheet, its pictures and its pauses for people."""
     from genai_bench.cli import cli
 
-    for name in (
-        "create_workbook",
-        "plot_experiment_data_flexible",
-        "plot_single_scenario_inference_speed_vs_throughput",
-    ):
+    plots = ("plot_experiment_data_flexible", "plot_single_scenario_inference_speed_vs_throughput")
+    for name in ("create_workbook", *plots):
         setattr(cli, name, _nothing)
     cli.load_one_experiment = lambda folder: (None, {})
     cli.gevent = types.SimpleNamespace(sleep=_nothing)

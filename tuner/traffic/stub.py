@@ -44,12 +44,8 @@ class Stub:
         if path == "/v1/chat/completions":
             await self._stream(int(json.loads(body).get("max_tokens") or 16), writer)
         else:
-            _write_json(writer, self._known(path))
-
-    def _known(self, path: str) -> dict[str, Any]:
-        if path == "/served":
-            return self._report()
-        return {"data": [{"id": MODEL, "object": "model"}], "object": "list"}
+            models = {"data": [{"id": MODEL, "object": "model"}], "object": "list"}
+            _write_json(writer, self._report() if path == "/served" else models)
 
     def _report(self) -> dict[str, Any]:
         """The medians of what was sent since the last report, in seconds."""
@@ -111,14 +107,12 @@ async def _serve(stub: Stub) -> None:
 
 def main() -> None:
     """Serve until we are ended."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tuner.traffic.stub", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser("python -m tuner.traffic.stub", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--ttft", type=float, default=0.1, help="seconds to the first token")
     parser.add_argument("--itl", type=float, default=0.01, help="seconds between tokens")
-    asked = parser.parse_args()
+    times = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(Stub(asked.ttft, asked.itl)))
+        asyncio.run(_serve(Stub(times.ttft, times.itl)))
 
 
 if __name__ == "__main__":
