@@ -85,7 +85,7 @@ def test_plain_papermill_does_the_same(tiny_gguf, tmp_path):
     with papermill(tmp_path, "tune", asked) as process:
         assert process.wait(150) == 0, (tmp_path / "papermill.log").read_text()
     (found,) = (tmp_path / "runs").iterdir()
-    assert len(read_results(found).searched.tried) == 2 and (found / "report.html").exists()
+    assert len(read_results(found).searched.attempts) == 2 and (found / "report.html").exists()
     wait_until(lambda: not processes_of(tmp_path), 15)
 
 
@@ -104,7 +104,7 @@ def test_ctrl_c_ends_after_the_level_and_resume_goes_on(tiny_gguf, tmp_path):
     code, _, err = run(tmp_path, "tune", "--resume", found)
     assert code == 0, err
     assert (found / "trials/0001/batches/D(20,8)/concurrency-2/batch.json").read_text() == before
-    assert read_results(found).facts["state"] == "done" and len(read_results(found).searched.tried) == 2
+    assert read_results(found).facts["state"] == "done" and len(read_results(found).searched.attempts) == 2
     wait_until(lambda: not processes_of(tmp_path), 15)
 
 

@@ -149,9 +149,9 @@ JUDGED = """([limits, confidence]) => {
 
 
 def limits_of(slo):
-    from tuner.report.page import _constraint
+    from tuner.report.page import _limit
 
-    return [_constraint(limit, slo) | {"threshold": limit.threshold} for limit in slo.constraints]
+    return [_limit(limit, limit.threshold, slo) for limit in slo.constraints]
 
 
 def some_slo(random):
