@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -225,19 +225,15 @@ def _times(batch: Batch) -> dict[str, Any]:
     started, finished = (_recorded(batch, name) for name in TIMES)
     if started or finished:
         return {"started_at": started, "finished_at": finished, "time_source": "recorded"}
-    finished = _instant(batch.modified)
+    finished = timestamps.instant(batch.modified)
     if finished is None:
         return {"started_at": None, "finished_at": None, "time_source": ""}
     duration = batch.numbers.duration if batch.numbers else math.nan
-    return {"started_at": _instant(batch.modified - duration), "finished_at": finished, "time_source": "file_mtime"}
-
-
-def _instant(seconds: float) -> datetime | None:
-    """Seconds since 1970 as an instant; None where they are none."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
+    return {
+        "started_at": timestamps.instant(batch.modified - duration),
+        "finished_at": finished,
+        "time_source": "file_mtime",
+    }
 
 
 def _recorded(batch: Batch, name: str) -> datetime | None:

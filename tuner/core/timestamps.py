@@ -20,6 +20,14 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def instant(seconds: float) -> datetime | None:
+    """Seconds since 1970 as an instant in UTC; None where they are none that a clock can show."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
 def to_text(instant: datetime, precision: str = "milliseconds") -> str:
     """Write a tz-aware instant as ISO 8601 with a `Z`, to the millisecond or to another precision of `isoformat`.
 

@@ -5,13 +5,13 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tuner.batches.result_file import Aggregates, Damage, Origin, Request, ResultFile
+from tuner.core import timestamps
 from tuner.core.text import one_line
 
 #: genai-bench's word for requests that come from a file; here for every workload that the file does not tell.
@@ -126,10 +126,8 @@ def failure(message: Any, code: Any = None) -> Request:
 
 def instant(seconds: float | None) -> str:
     """Seconds since 1970 as ISO 8601 in UTC; empty where they are none."""
-    try:
-        return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
-    except (ValueError, OverflowError, OSError):
-        return ""
+    moment = None if seconds is None else timestamps.instant(seconds)
+    return moment.isoformat() if moment else ""
 
 
 def lengths(inputs: float | None, outputs: float | None) -> str:
