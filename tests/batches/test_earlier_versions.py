@@ -94,7 +94,7 @@ def interrupted(tiny_gguf, tmp_path):
     tokenizer = prepare(make_spec({"model": str(tiny_gguf), "levels": [1]})).tokenizer
     folder = shutil.copytree(SWEEP, tmp_path / "runs" / SWEEP.name)
     facts = json.loads((folder / "experiment.json").read_text())
-    facts["spec"]["tokenizer"] = tokenizer
+    facts["spec"] |= {"tokenizer": tokenizer, "max_seconds": 120.0}  # two seconds were enough where it was made
     result_files.write(folder / "experiment.json", facts)
     return folder
 
