@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from tuner.batches.load import load_batches
     from tuner.batches.requests import load_requests
     from tuner.judging.comparison import compare
+    from tuner.judging.slo import SLO
     from tuner.judging.summary import summarize
     from tuner.judging.tiers import tiers
     from tuner.judging.trials import load_trials
-    from tuner.judging.verdicts import SLO, check_batch_slo_compliance, judge
+    from tuner.judging.verdicts import check_batch_slo_compliance, judge
     from tuner.report.results import read_results
     from tuner.report.write import write_report
 
@@ -41,7 +42,7 @@ __all__ = [
 _HOMES = {
     "load_batches": "tuner.batches.load",
     "load_requests": "tuner.batches.requests",
-    "SLO": "tuner.judging.verdicts",
+    "SLO": "tuner.judging.slo",
     "judge": "tuner.judging.verdicts",
     "check_batch_slo_compliance": "tuner.judging.verdicts",
     "summarize": "tuner.judging.summary",

@@ -13,7 +13,7 @@ from support.resampled import SERVERS, places, real, side, waves
 import tuner
 from tuner.batches.result_file import statistics
 from tuner.judging.comparison import METRICS, NOT_JUDGED, compare
-from tuner.judging.estimates import Difference, Estimate, Family, difference, holm
+from tuner.judging.estimates import Difference, Estimate, difference, holm, interval_confidence
 
 DIFFERENT = ["better", "worse"]
 
@@ -82,12 +82,12 @@ def test_p_values_of_correlated_requests_are_no_smaller_than_they_should_be(boun
 
 def _sampled(ttft):
     from tuner.batches.batch import Reading
-    from tuner.judging.estimates import Run
+    from tuner.judging.estimates import CompletedBatch
 
     samples = np.concatenate([ttft, ttft, ttft, np.full(len(ttft), 9.0)])
     row = {f"ttft_{name}": value for name, value in statistics(ttft).items()}
     row |= {"completed": len(ttft), "concurrency": 8, "iteration_type": "num_concurrency"}
-    return Run(row, Reading(None, samples.tobytes(), True))
+    return CompletedBatch(row, Reading(None, samples.tobytes(), True))
 
 
 def _estimate(run, metric):
@@ -276,9 +276,10 @@ def test_holm(p_values):
 )
 def test_verdicts_and_intervals_agree(effects, tolerance):
     found = [Difference(shift, error, freedom, "requests") for shift, error, freedom in effects]
-    family = Family(np.array([one.p_value(tolerance) for one in found]), 0.95)
-    for one, adjusted in zip(found, family.adjusted, strict=True):
-        low, high = one.interval(family.level)
+    corrected = holm(np.array([one.p_value(tolerance) for one in found]))
+    confidence = interval_confidence(corrected, 0.95)
+    for one, adjusted in zip(found, corrected, strict=True):
+        low, high = one.interval(confidence)
         if abs(adjusted - 0.05) > 1e-6:
             assert (adjusted < 0.05) == (low > tolerance or high < -tolerance)
 

@@ -8,8 +8,8 @@ from support.commands import run
 
 from tuner.core.files import read_json, write_json
 from tuner.errors import RequestError
+from tuner.judging.slo import SLO
 from tuner.judging.tiers import Cost, Price, cost
-from tuner.judging.verdicts import SLO
 from tuner.report.results import read_results
 from tuner.report.write import write_report
 

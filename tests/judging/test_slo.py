@@ -200,7 +200,7 @@ def test_every_metric_and_statistic(section, metric, label, statistic):
         "type": "HARD_FAIL",
     }
     assert violation["violation_ratio"] == pytest.approx(0.2)
-    assert row["verdict_reason"] == f"{label} {statistic} 0.6 s > 0.5 s (+20%)"
+    assert row["verdict_reason"] == f"{label} {statistic} 0.6 s > 0.5 s (+20 %)"
 
 
 SOFT = {"ttft": {"threshold": 1.0, "hard_fail": False}}

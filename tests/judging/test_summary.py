@@ -109,8 +109,8 @@ def test_the_log_lines(caplog, tmp_path):
         "Filtering 4 batches by SLO compliance",
         "✓ Batch concurrency=1 met SLO",
         "✓ Batch concurrency=4 met SLO",
-        "✓ Batch concurrency=6 met SLO with soft violations: {TTFT mean 0.2 s > 0.15 s (+33%)}",
-        "✗ Batch concurrency=8 violated SLO: {TTFT mean 0.9 s > 0.15 s (+500%)}",
+        "✓ Batch concurrency=6 met SLO with soft violations: {TTFT mean 0.2 s > 0.15 s (+33 %)}",
+        "✗ Batch concurrency=8 violated SLO: {TTFT mean 0.9 s > 0.15 s (+500 %)}",
         "✓ 3/4 batches passed SLO",
         "Max throughput: 504.2 tokens/s at concurrency 6 (from 3 SLO-compliant batches)",
     ]

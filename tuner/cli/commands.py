@@ -250,8 +250,8 @@ def load(
 ) -> None:
     """Print one row a batch, also of other tools; with an SLO or a price the answer too (on stderr beside JSON)."""
     from tuner.cli.tables import print_batches, print_lines
+    from tuner.judging.slo import SLO
     from tuner.judging.tiers import Price
-    from tuner.judging.verdicts import SLO
     from tuner.report.write import read_results
 
     price = Price.optional(price_per_gpu_hour, gpus)
@@ -272,8 +272,8 @@ def report(
 ) -> None:
     """Write the offline report of what is there."""
     from tuner.cli.tables import print_lines
+    from tuner.judging.slo import SLO
     from tuner.judging.tiers import Price
-    from tuner.judging.verdicts import SLO
     from tuner.report.write import write_report
 
     price = Price.optional(price_per_gpu_hour, gpus)
@@ -299,7 +299,7 @@ def compare(  # noqa: PLR0913, PLR0917 - they are its flags
 ) -> None:
     """Say what changed from BASELINE to CANDIDATE, and whether the change is more than noise."""
     from tuner.cli.tables import must_be_form_of_comparison, print_comparison
-    from tuner.judging.verdicts import SLO
+    from tuner.judging.slo import SLO
     from tuner.report.write import ComparisonRequest, run_comparison
 
     must_be_form_of_comparison(form)

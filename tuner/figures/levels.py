@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from tuner.core.text import level_name
 from tuner.figures import style as look
-from tuner.judging.verdicts import SLO
+from tuner.judging.slo import SLO
 
 _STRIP = {
     **{"domain": [0.88, 1], "range": [0, 1], "showticklabels": False, "fixedrange": True},

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tuner.batches.batch import records
@@ -19,20 +20,20 @@ from tuner.judging.estimates import (
     BETTER,
     LEVEL,
     NOT_RUN,
+    REQUESTS,
     RUNS,
     SAME,
     UNKNOWN,
     WORSE,
     Difference,
     Estimate,
-    Family,
     Key,
-    Side,
+    Levels,
     difference,
+    holm,
+    interval_confidence,
 )
 from tuner.judging.verdicts import judge
-
-__all__ = ["METRICS", "Comparison", "compare"]
 
 _LATENCIES = ("ttft_mean", "ttft_p50", "ttft_p90", "ttft_p99", "tpot_mean", "tpot_p50", "tpot_p99")
 _WHOLE = ("e2e_latency_mean", "e2e_latency_p50", "e2e_latency_p90", "e2e_latency_p99")
@@ -125,7 +126,7 @@ def compare(
         >>> tuner.compare(before, after, tolerance=0.05).regressions.empty
         True
     """
-    sides = [Side(each if "verdict" in each else judge(each, {})) for each in (baseline, candidate)]
+    sides = [Levels(each if "verdict" in each else judge(each, {})) for each in (baseline, candidate)]
     compared = [*_maxima(*sides), *_levels(*sides)]
     rows = pd.DataFrame([row for row, _ in compared], columns=list(COLUMNS))
     rows = _decided(rows, [each for _, each in compared], tolerance, confidence)
@@ -135,14 +136,14 @@ def compare(
 Compared = tuple[dict[str, Any], Difference | None]
 
 
-def _levels(baseline: Side, candidate: Side) -> Iterator[Compared]:
+def _levels(baseline: Levels, candidate: Levels) -> Iterator[Compared]:
     for key in sorted(baseline.runs.keys() & candidate.runs.keys()):
         for metric in METRICS:
             sides = baseline.estimate(key, metric), candidate.estimate(key, metric)
             yield _row((key[0], key[2], metric), sides)
 
 
-def _maxima(baseline: Side, candidate: Side) -> Iterator[Compared]:
+def _maxima(baseline: Levels, candidate: Levels) -> Iterator[Compared]:
     for scenario in sorted({key[0] for key in baseline.runs.keys() & candidate.runs.keys()}):
         levels = _levels_of_maximum(scenario, baseline, candidate)
         maxima = baseline.maximum(levels), candidate.maximum(levels)
@@ -152,7 +153,7 @@ def _maxima(baseline: Side, candidate: Side) -> Iterator[Compared]:
         yield row | {"note": "; ".join(filter(None, [note, row["note"]]))}, difference
 
 
-def _levels_of_maximum(scenario: str, baseline: Side, candidate: Side) -> set[Key]:
+def _levels_of_maximum(scenario: str, baseline: Levels, candidate: Levels) -> set[Key]:
     """Where to look for the maxima: everywhere if both sides know their limit, else where both were measured."""
     tried = [{key for key in side.tried if key[0] == scenario} for side in (baseline, candidate)]
     bounded = all(side.is_bounded(scenario) for side in (baseline, candidate))
@@ -194,19 +195,12 @@ def _decided(
     rows: pd.DataFrame, differences: list[Difference | None], tolerance: float, confidence: float
 ) -> pd.DataFrame:
     """The rows with what is left of each difference among so many; those of one run a side are none of them."""
-    judged = [one if one and one.over == RUNS else None for one in differences]
-    p_values = pd.Series([one.p_value(tolerance) if one else None for one in judged], rows.index, "float64")
-    family = Family(p_values.to_numpy(), confidence)
-    levels = [family.level if one else confidence for one in judged]
-    intervals = [
-        one.interval(level) if one else (math.nan, math.nan) for one, level in zip(differences, levels, strict=True)
-    ]
-    rows = rows.assign(
-        p_value=p_values,
-        p_adjusted=family.adjusted,
-        low=[low for low, _ in intervals],
-        high=[high for _, high in intervals],
-    )
+    p_values = [one.p_value(tolerance) if one and one.over == RUNS else math.nan for one in differences]
+    adjusted = holm(np.array(p_values, np.float64))
+    sure = {RUNS: interval_confidence(adjusted, confidence), REQUESTS: confidence}
+    bounds = [one.interval(sure[one.over]) if one else (math.nan, math.nan) for one in differences]
+    low, high = ([pair[side] for pair in bounds] for side in (0, 1))
+    rows = rows.assign(p_value=p_values, p_adjusted=adjusted, low=low, high=high)
     verdicts = [_verdict(row, 1 - confidence) for row in rows.to_dict("records")]
     return _typed(rows.assign(verdict=verdicts))
 
@@ -226,7 +220,7 @@ def _typed(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.astype(numbers | dict.fromkeys(["concurrency", *counts], "Int64") | dict.fromkeys(texts, "str"))
 
 
-def _unmatched(baseline: Side, candidate: Side) -> pd.DataFrame:
+def _unmatched(baseline: Levels, candidate: Levels) -> pd.DataFrame:
     """Every level that one side lacks, and every batch that failed."""
     keys = baseline.runs.keys() | candidate.runs.keys()
     rows = [
@@ -241,7 +235,7 @@ def _unmatched(baseline: Side, candidate: Side) -> pd.DataFrame:
 _GAP = ("scenario", "concurrency", "outcome", "reason")
 
 
-def _gaps(name: str, side: Side, other: Side, keys: set[Key]) -> Iterator[dict[str, Any]]:
+def _gaps(name: str, side: Levels, other: Levels, keys: set[Key]) -> Iterator[dict[str, Any]]:
     failed = {}
     for row in side.batches[side.batches["outcome"] != COMPLETED].to_dict("records"):
         key = tuple(row[part] for part in LEVEL)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,7 @@ from tuner.core.metrics import SHARE, metric_of
 from tuner.core.run_directory import COMPLETED
 from tuner.judging.intervals import CONFIDENCE, correlated, of_requests, satterthwaite, student, student_above
 from tuner.judging.slo import SLO
-from tuner.judging.summary import BRACKETED, bracket
+from tuner.judging.summary import BRACKETED, bracket, without_superseded
 from tuner.judging.verdicts import COMPLIANT, latency_limits, met
 
 #: What is said of a difference.
@@ -116,33 +116,6 @@ def difference(baseline: Estimate, candidate: Estimate, scale: float = 1.0) -> D
     return Difference(shift, error, satterthwaite(parts), RUNS if over_runs else REQUESTS, baseline.log, scale)
 
 
-@dataclass(frozen=True)
-class Family:
-    """Many comparisons, of which at most one in 1/(1 − confidence) families calls any true null different.
-
-    Args:
-        p_values: one a comparison; NaN where there is none.
-        confidence: between 0 and 1.
-    """
-
-    p_values: Floats
-    confidence: float
-    adjusted: Floats = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "adjusted", holm(self.p_values))
-
-    @property
-    def level(self) -> float:
-        """The confidence of each interval, so that it leaves out the tolerance exactly where p is small enough.
-
-        That of the step at which Holm's procedure stops: 1 − α / (comparisons − those called different).
-        """
-        known = ~np.isnan(self.p_values)
-        left = int(known.sum() - (self.adjusted[known] < 1 - self.confidence).sum())
-        return 1 - (1 - self.confidence) / max(left, 1)
-
-
 def holm(p_values: Floats) -> Floats:
     """P-values corrected for their number, by Holm's step-down procedure (1979); NaN stays NaN and counts nothing."""
     known = np.flatnonzero(~np.isnan(p_values))
@@ -151,6 +124,19 @@ def holm(p_values: Floats) -> Floats:
     adjusted = np.full(len(p_values), np.nan)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
     return adjusted
+
+
+def interval_confidence(adjusted: Floats, confidence: float) -> float:
+    """The confidence of each interval, so that it leaves out the tolerance exactly where p is small enough.
+
+    That of the step at which Holm's procedure stops: 1 − α / (comparisons − those called different).
+
+    Args:
+        adjusted: p-values as from `holm`.
+        confidence: that not one of all comparisons is called different by chance.
+    """
+    left = int((~np.isnan(adjusted) & ~(adjusted < 1 - confidence)).sum())
+    return 1 - (1 - confidence) / max(left, 1)
 
 
 LEVEL = ["scenario", "iteration_type", "concurrency"]
@@ -162,7 +148,7 @@ Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Run:
+class CompletedBatch:
     """One completed batch, and what is kept of its requests."""
 
     row: Mapping[Any, Any]
@@ -208,25 +194,24 @@ class Run:
         return variance * correlated(met(self.readable, limits).astype(np.float64), self.concurrency)
 
 
-class Side:
-    """The batches of one side.
+class Levels:
+    """The batches of one side, by level.
 
     Args:
         judged: as from `judge`; batches that were run again later are left out.
     """
 
     def __init__(self, judged: pd.DataFrame) -> None:
-        again = judged["superseded"].eq(True) if "superseded" in judged else False
-        self.batches = judged[~pd.Series(again, judged.index)]
+        self.batches = without_superseded(judged)
         self.limits = latency_limits(SLO.parse(judged.attrs.get("slo") or {}))
         self.done = self.batches[(self.batches["outcome"] == COMPLETED) & self.batches["concurrency"].notna()]
 
     @cached_property
-    def runs(self) -> dict[Key, list[Run]]:
+    def runs(self) -> dict[Key, list[CompletedBatch]]:
         """The completed batches of each level."""
-        levels: dict[Key, list[Run]] = {}
+        levels: dict[Key, list[CompletedBatch]] = {}
         for row, reading in zip(self.done.to_dict("records"), readings_of(self.done), strict=True):
-            levels.setdefault(tuple(row[name] for name in LEVEL), []).append(Run(row, reading))
+            levels.setdefault(tuple(row[name] for name in LEVEL), []).append(CompletedBatch(row, reading))
         return levels
 
     def estimate(self, key: Key, metric: str) -> Estimate:
@@ -251,7 +236,7 @@ class Side:
 
     def maximum(self, levels: Collection[Key]) -> tuple[Estimate, int | None]:
         """The compliant maximum over these levels, 0 in a run where none complies, and the level it was reached at."""
-        best: dict[Key, Run] = {}
+        best: dict[Key, CompletedBatch] = {}
         for run in (run for key, runs in self.runs.items() if key in levels for run in runs):
             of = tuple(run.row.get(part) for part in RUN)
             best[of] = max(best.get(of, run), run, key=lambda one: one.throughput)

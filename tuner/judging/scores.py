@@ -12,8 +12,9 @@ from tuner.batches.load import load_batches
 from tuner.batches.run_folder import is_trial
 from tuner.core.metrics import METRICS, PERCENTILES
 from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, INFEASIBLE
+from tuner.judging.slo import SLO
 from tuner.judging.summary import NONE, Summary, summarize
-from tuner.judging.verdicts import COMPLIANT, SLO, judge
+from tuner.judging.verdicts import COMPLIANT, judge
 
 THROUGHPUT_UNIT, PER_GPU_UNIT = "tokens/s", "tokens/s per GPU"
 

@@ -14,15 +14,15 @@ from tuner.errors import SLOError
 
 
 @dataclass(frozen=True)
-class Place:
+class Position:
     """Where in an SLO something stands, for messages such as `slo.yaml: ttft.p90.threshold must be …`."""
 
     name: str
     path: str = ""
 
-    def below(self, key: str) -> "Place":
+    def below(self, key: str) -> "Position":
         """The place of `key` within this one."""
-        return Place(self.name, f"{self.path}.{key}" if self.path else key)
+        return Position(self.name, f"{self.path}.{key}" if self.path else key)
 
     def error(self, message: str) -> SLOError:
         """An error that starts with this place."""
@@ -49,7 +49,7 @@ def number_and_unit(value: Any) -> tuple[float, str]:
     return _to_float(value), ""
 
 
-def number_at(value: Mapping[str, Any], key: str, place: Place, default: Any, must: str) -> Any:
+def number_at(value: Mapping[str, Any], key: str, place: Position, default: Any, must: str) -> Any:
     """The number at `key`, or `default`; what it must be is one of `_MUST_BE`.
 
     Raises:
@@ -80,8 +80,8 @@ def _to_float(value: Any) -> float:
 
 #: What each section of the file limits, latencies first: a column, without its statistic.
 SECTIONS = {METRICS[name].section: name for name in dict.fromkeys([*WHOLE_FIRST, *METRICS]) if METRICS[name].section}
-#: Seconds in each unit that a threshold may name.
-UNITS = {"s": 1.0, "ms": 0.001}
+#: Units that a threshold may name, and how many of each are a second.
+_PER_SECOND = {"s": 1, "ms": 1000}
 #: Most errors that an SLO without `error_rate` lets pass.
 MOST_ERRORS = 0.1
 STEEPNESS = 0.1
@@ -147,6 +147,12 @@ class Constraint:
         return self.statistic if self.statistic and self.metric == "e2e_latency" else self.column
 
     @property
+    def turns(self) -> tuple[float, ...]:
+        """The values at which the verdict turns: to soft, and to hard where that is elsewhere."""
+        hard = self.threshold * (1 + self.sign * self.fail_ratio)
+        return (self.threshold, hard) if self.hard_fail and self.fail_ratio else (self.threshold,)
+
+    @property
     def _metric(self) -> Metric:
         return METRICS[self.metric]
 
@@ -183,8 +189,8 @@ class SLO:
         return cls.parse(read_document(file, "the SLO", SLOError), str(file))
 
     @classmethod
-    def parse(cls, document: Mapping[str, Any], name: str = "SLO") -> "SLO":
-        """Read an SLO from a dict of the same form as the file; `name` is for messages.
+    def parse(cls, document: "SLO | Mapping[str, Any]", name: str = "SLO") -> "SLO":
+        """Read an SLO from a dict of the same form as the file; `name` is for messages. One that is read already stays.
 
         Raises:
             SLOError: it is wrong; the message names the place.
@@ -194,8 +200,10 @@ class SLO:
             >>> [limit.column for limit in slo.constraints]
             ['e2e_latency_p50', 'error_rate']
         """
+        if isinstance(document, SLO):
+            return document
         read = _tiered if isinstance(document, Mapping) and TIERS in document else _slo
-        return read(document, Place(name))
+        return read(document, Position(name))
 
     @property
     def error_rate(self) -> Constraint:
@@ -233,7 +241,7 @@ class SLO:
         return document | extras | {"steepness": self.steepness}
 
 
-def _slo(document: Mapping[str, Any], place: Place) -> SLO:
+def _slo(document: Mapping[str, Any], place: Position) -> SLO:
     """The SLO in a document without tiers."""
     place.must_be_mapping(document, "an SLO is a mapping such as {ttft: {threshold: 0.5}}")
     place.must_know(document, [*SECTIONS, "confidence", "steepness"])
@@ -244,7 +252,7 @@ def _slo(document: Mapping[str, Any], place: Place) -> SLO:
     )
 
 
-def _tiered(document: Mapping[str, Any], place: Place) -> SLO:
+def _tiered(document: Mapping[str, Any], place: Position) -> SLO:
     """The first of several SLOs, which knows them all."""
     if beside := [key for key in document if key != TIERS]:
         raise place.error(f"{beside[0]!r} stands beside {TIERS}: write it into each tier that it is meant for")
@@ -259,7 +267,7 @@ def _tiered(document: Mapping[str, Any], place: Place) -> SLO:
     return replace(tiers[0][1], tiers=tiers)
 
 
-def _constraints(document: Mapping[str, Any], section: str, place: Place) -> list[Constraint]:
+def _constraints(document: Mapping[str, Any], section: str, place: Position) -> list[Constraint]:
     """The constraints of a section: of a latency one on the mean, or one a statistic."""
     here, value, metric = place.below(section), document[section], SECTIONS[section]
     if metric not in LATENCIES:
@@ -276,7 +284,7 @@ def _constraints(document: Mapping[str, Any], section: str, place: Place) -> lis
     return [_constraint(entry, metric, statistic, here.below(statistic)) for statistic, entry in value.items()]
 
 
-def _constraint(value: Any, metric: str, statistic: str, place: Place) -> Constraint:
+def _constraint(value: Any, metric: str, statistic: str, place: Position) -> Constraint:
     place.must_be_mapping(value, "expected {threshold: …}")
     place.must_know(value, _KEYS)
     if "threshold" not in value:
@@ -294,13 +302,13 @@ def _constraint(value: Any, metric: str, statistic: str, place: Place) -> Constr
     )
 
 
-def _threshold(value: Any, place: Place, *, timed: bool) -> float:
+def _threshold(value: Any, place: Position, *, timed: bool) -> float:
     """A threshold in seconds (or as it stands, where it is no time): above 0 and finite."""
     number, unit = number_and_unit(value)
-    allowed = list(UNITS) if timed else []
+    allowed = list(_PER_SECOND) if timed else []
     if unit and unit not in allowed:
         what = f"is none of {', '.join(allowed)}" if allowed else "has no place here, the threshold is a bare number"
         raise place.error(f"the unit {unit!r} {what}")
     if not (math.isfinite(number) and number > 0):
         raise place.error(f"must be a number above 0{', in seconds or such as 500 ms' if timed else ''}, not {value!r}")
-    return number / 1000 if unit == "ms" else number
+    return number / _PER_SECOND[unit or "s"]

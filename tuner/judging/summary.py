@@ -95,18 +95,18 @@ def summarize(judged: pd.DataFrame) -> Summary:
         >>> round(summary.max_throughput), summary.best_level, summary.bracket
         (367, 4, 'bracketed')
     """
-    counted = _counted(judged)
-    _log_batches(counted)
-    names = counted["scenario"].unique() if "scenario" in counted else [""]
-    parts = {str(name): _of_scenario(counted[_column(counted, "scenario") == name]) for name in names}
-    summary = _overall(counted, parts)
+    rows = without_superseded(judged)
+    _log_batches(rows)
+    scenarios = _column(rows, "scenario")
+    parts = {str(name): _of_scenario(rows[scenarios == name]) for name in scenarios.unique()}
+    summary = _overall(rows, parts)
     logger.info("%s %d/%d batches passed SLO", "✓" if summary.compliant else "✗", summary.compliant, summary.total)
     for name, part in parts.items():
         logger.info("%s%s", f"{name}: " if len(parts) > 1 else "", part.text)
     return summary
 
 
-def _counted(judged: pd.DataFrame) -> pd.DataFrame:
+def without_superseded(judged: pd.DataFrame) -> pd.DataFrame:
     """The batches that are asked about: not those whose level was run again later."""
     return judged[~judged["superseded"].eq(True)] if "superseded" in judged else judged
 
@@ -116,15 +116,15 @@ def _column(frame: pd.DataFrame, name: str) -> "pd.Series[Any]":
     return frame[name] if name in frame else pd.Series("", index=frame.index)
 
 
-def _overall(counted: pd.DataFrame, scenarios: dict[str, Summary]) -> Summary:
+def _overall(rows: pd.DataFrame, scenarios: dict[str, Summary]) -> Summary:
     """The numbers of the scenario with the most throughput, the counts of all of them."""
     parts = list(scenarios.values())
     best = max(parts, key=lambda part: -math.inf if part.max_throughput is None else part.max_throughput, default=None)
     return replace(
         best or Summary(None, None, NONE, 0, 0),
         compliant=sum(part.compliant for part in parts),
-        total=len(counted),
-        fallback=pd.DataFrame() if best and best.best is not None else _by_penalty(counted),
+        total=len(rows),
+        fallback=pd.DataFrame() if best and best.best is not None else _by_penalty(rows),
         scenarios=scenarios,
     )
 
@@ -265,7 +265,7 @@ def answer(judged: pd.DataFrame, summary: Summary, slo: SLO | None) -> list[str]
         return [_nothing(judged, slo), _compliance_text(summary, slo)]
     return [
         _best(summary, judged),
-        _limit(_curve_of(best, _counted(judged)).sort_values("concurrency"), summary),
+        _limit(_curve_of(best, without_superseded(judged)).sort_values("concurrency"), summary),
         _compliance_text(summary, slo),
         _evidence(best),
         *_intervals(best, slo),

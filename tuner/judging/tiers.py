@@ -69,7 +69,7 @@ def tiers(batches: pd.DataFrame, document: SLO | Mapping[str, Any]) -> Tiers:
         >>> {name: tier.summary.best_level for name, tier in both.tiers.items()}
         {'chat': 4, 'batch': 8}
     """
-    slo = document if isinstance(document, SLO) else SLO.parse(document)
+    slo = SLO.parse(document)
     judged = {name: (each, judge(batches, each)) for name, each in dict(slo.tiers or {ONLY: slo}).items()}
     return Tiers({name: Tier(each, rows, summarize(rows)) for name, (each, rows) in judged.items()})
 

@@ -12,7 +12,7 @@ from tuner.core.run_directory import COMPLETE, ENDED, RUNNING, WAITING, Experime
 from tuner.core.text import shorten
 from tuner.core.timestamps import to_utc
 from tuner.judging.scores import PER_GPU_UNIT, THROUGHPUT_UNIT, Scoring, maximised
-from tuner.judging.verdicts import SLO
+from tuner.judging.slo import SLO
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -19,8 +19,6 @@ from tuner.errors import SLOError
 from tuner.judging.intervals import CONFIDENCE, intervals
 from tuner.judging.slo import SECTIONS, SLO, Constraint
 
-__all__ = ["SLO", "check_batch_slo_compliance", "judge"]
-
 PASS, SOFT, FAIL, UNKNOWN = "pass", "soft", "fail", "unknown"
 Flags = NDArray[np.bool_]
 #: Verdicts of batches that count.
@@ -59,7 +57,7 @@ def judge(batches: pd.DataFrame, slo: SLO | Mapping[str, Any]) -> pd.DataFrame:
         >>> judged["verdict"].tolist()
         ['pass', 'pass', 'pass', 'fail']
     """
-    return _Judgement(batches, _as_slo(slo)).frame()
+    return _Judgement(batches, SLO.parse(slo)).frame()
 
 
 def check_batch_slo_compliance(
@@ -90,12 +88,8 @@ def check_batch_slo_compliance(
     file = result_file.mend(_as_file(batch_metrics))
     numbers = measure(Columns(file))
     row = {name: getattr(numbers, name, None) for name in ("completed", *SECTIONS.values())}
-    judgement = _Judgement(pd.DataFrame([row | numbers.latencies]), _as_slo(slo_config))
+    judgement = _Judgement(pd.DataFrame([row | numbers.latencies]), SLO.parse(slo_config))
     return judgement.verdicts[0] in COMPLIANT, judgement.details(0)
-
-
-def _as_slo(slo: SLO | Mapping[str, Any]) -> SLO:
-    return slo if isinstance(slo, SLO) else SLO.parse(slo)
 
 
 def _as_file(metrics: Any) -> dict[str, Any]:
@@ -115,6 +109,8 @@ class _Judgement:
         superseded = self._column("superseded", False).eq(True)
         self.judged = (self._column("outcome", COMPLETED).eq(COMPLETED) & ~superseded).to_numpy(bool)
         self.findings = [_Finding(self, constraint) for constraint in slo.all_constraints]
+        # not the errors: few requests never exclude them
+        self.bounded = [finding for finding in self.findings if finding.constraint.metric != "error_rate"]
         self.verdicts = self._verdicts()
 
     def _column(self, name: str, default: Any) -> "pd.Series[Any]":
@@ -179,7 +175,7 @@ class _Judgement:
     @cached_property
     def bounds(self) -> pd.DataFrame:
         """The intervals of what is limited: those that the batches have already, or else from their requests."""
-        columns = [finding.constraint.column for finding in self.findings if is_bounded(finding.constraint)]
+        columns = [finding.constraint.column for finding in self.bounded]
         if all(f"{column}_low" in self.batches for column in columns):
             return self.batches
         return intervals(self.batches, columns, self.confidence, self.readings)
@@ -192,8 +188,10 @@ class _Judgement:
     def doubts(self) -> list[str]:
         """Why the evidence is weak; empty where it is strong, or nothing was judged."""
         few, near = (self._any(mask) for mask in ("weak", "near"))
-        actuals = {finding.constraint: finding.actual for finding in self.findings}
-        across = np.array(straddling(actuals, self.bounds, self.confidence), "object")
+        across = np.full(len(self.batches), "", "object")
+        for finding in reversed(self.bounded):  # of several that leave it open, the first is named
+            for row, doubt in finding.doubts(self.bounds, self.confidence):
+                across[row] = doubt
         return [str(doubt) for doubt in np.select([~self.judged, few, near], ["", TOO_FEW, TOO_NEAR], across)]
 
 
@@ -211,7 +209,7 @@ class _Finding:
         self.missing = np.isnan(self.actual) & (not constraint.implied)
         self.unknown = self.missing | (self.weak & (slo.confidence is not None))
         self.share = judgement.numbers(CLIENT_SHARES.get(constraint.metric, ""))
-        self.near = distance(constraint, self.actual) < self.share
+        self.near = np.min([np.abs(self.actual - turn) for turn in constraint.turns], axis=0) < self.share
         self.violated = self.ratio > ROUNDING
         self.over = self.violated & constraint.hard_fail & (self.ratio > constraint.fail_ratio + ROUNDING)
         self.hard = self.over & ~self.unknown
@@ -249,7 +247,21 @@ class _Finding:
         against = f"{self.actual[row]:.4g}{self.constraint.unit} {'<' if self.constraint.sign < 0 else '>'} {limit}"
         implied = ", implied as the SLO names no error_rate" if self.constraint.implied else ""
         own = f", of which {self.share[row]:.2g} s may be the load generator's own" if self.near[row] else ""
-        return f"{name} {against} ({self.ratio[row]:+.0%}{implied}{own})"
+        return f"{name} {against} ({100 * self.ratio[row]:+.0f} %{implied}{own})"
+
+    def doubts(self, bounds: pd.DataFrame, confidence: float) -> Iterator[tuple[int, str]]:
+        """The batches whose verdict the interval of the metric leaves open, each with that in words."""
+        low, high = (bounds[f"{self.constraint.column}_{side}"].to_numpy("float64") for side in ("low", "high"))
+        label, unit = self.constraint.label, self.constraint.unit
+        for turn in reversed(self.constraint.turns):
+            limit = "threshold" if turn == self.constraint.threshold else "hard limit"
+            # over several runs a batch's own value may lie outside: then they disagree, which is doubt as well
+            across = (np.fmin(low, self.actual) <= turn) & (turn < np.fmax(high, self.actual)) & ~np.isnan(low)
+            for row in map(int, np.flatnonzero(across)):
+                lies = "lies" if low[row] <= self.actual[row] <= high[row] else "is one of runs whose mean lies"
+                between = f"{self.actual[row]:.3g}{unit} {lies} between {low[row]:.3g} and {high[row]:.3g}{unit}"
+                sides = f"on both sides of the {limit} {turn:.4g}{unit}"
+                yield row, f"{label} {between} at {percent(confidence)}, {sides}"
 
 
 def attainments(readings: Iterable[Reading | None], limits: Mapping[str, float]) -> Floats:
@@ -312,49 +324,3 @@ def latency_limits(slo: SLO) -> dict[str, float]:
     """What a single request must meet: the strictest threshold of each latency."""
     latencies = sorted((one for one in slo.constraints if one.is_latency), key=lambda one: -one.threshold)
     return {constraint.metric: constraint.threshold for constraint in latencies}
-
-
-def turns_of(constraint: Constraint) -> tuple[float, ...]:
-    """The values at which the verdict turns: to soft, and to hard where that is elsewhere."""
-    hard = constraint.threshold * (1 + constraint.sign * constraint.fail_ratio)
-    return (constraint.threshold, hard) if constraint.hard_fail and constraint.fail_ratio else (constraint.threshold,)
-
-
-def is_bounded(constraint: Constraint) -> bool:
-    """Whether its metric's interval may make a verdict doubtful: not errors, which few requests never exclude."""
-    return constraint.metric != "error_rate"
-
-
-def distance(constraint: Constraint, actual: Floats) -> Floats:
-    """How far the actual values lie from where the verdict turns."""
-    return np.asarray(np.min([np.abs(actual - turn) for turn in turns_of(constraint)], axis=0))
-
-
-def straddling(actuals: Mapping[Constraint, Floats], bounds: pd.DataFrame, confidence: float) -> list[str]:
-    """For each batch that an interval leaves its verdict open, in words; empty where none does.
-
-    Args:
-        actuals: the metric of each constraint, one value a batch.
-        bounds: their `<column>_low` and `<column>_high`.
-        confidence: of the intervals.
-    """
-    doubts = [""] * len(bounds)
-    for constraint in reversed([one for one in actuals if is_bounded(one)]):
-        low, high = (bounds[f"{constraint.column}_{side}"].to_numpy("float64") for side in ("low", "high"))
-        actual = actuals[constraint]
-        for turn in reversed(turns_of(constraint)):
-            # over several runs a batch's own value may lie outside: then they disagree, which is doubt as well
-            across = (np.fmin(low, actual) <= turn) & (turn < np.fmax(high, actual)) & ~np.isnan(low)
-            for row in np.flatnonzero(across):
-                doubts[row] = " ".join(_words(constraint, actual[row], (low[row], high[row]), turn, confidence))
-    return doubts
-
-
-def _words(
-    constraint: Constraint, actual: float, bounds: tuple[float, float], turn: float, confidence: float
-) -> Iterator[str]:
-    unit, (low, high) = constraint.unit, bounds
-    lies = "lies" if low <= actual <= high else "is one of runs whose mean lies"
-    yield f"{constraint.label} {actual:.3g}{unit} {lies} between {low:.3g} and {high:.3g}{unit}"
-    yield f"at {percent(confidence)}, on both sides of"
-    yield f"the {'threshold' if turn == constraint.threshold else 'hard limit'} {turn:.4g}{unit}"

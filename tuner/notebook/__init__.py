@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tuner.core.run_directory import Experiment
 from tuner.engines.parameters import suggest
 from tuner.errors import SpecError
-from tuner.judging.verdicts import SLO
+from tuner.judging.slo import SLO
 from tuner.report.page import table_html
 from tuner.report.write import ComparisonRequest, Results, read_results, run_comparison, save_report, write_report
 from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind

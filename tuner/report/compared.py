@@ -15,7 +15,8 @@ from tuner.batches.load import load_together
 from tuner.errors import NothingSurvived, Regressed, SpecError
 from tuner.judging import comparison_text
 from tuner.judging.comparison import Comparison, compare
-from tuner.judging.verdicts import SLO, judge
+from tuner.judging.slo import SLO
+from tuner.judging.verdicts import judge
 from tuner.report.configuration import differences
 from tuner.report.results import axis
 from tuner.report.run_facts import Run, runs_at

@@ -24,8 +24,8 @@ from tuner.core.text import printable
 from tuner.core.timestamps import to_utc
 from tuner.errors import PathError
 from tuner.judging.intervals import CONFIDENCE, intervals
+from tuner.judging.slo import SLO
 from tuner.judging.trials import load_trials, trials_from_records, trials_to_records
-from tuner.judging.verdicts import SLO
 
 logger = logging.getLogger(__name__)
 

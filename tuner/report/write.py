@@ -13,8 +13,8 @@ from tuner.core.metrics import column_name
 from tuner.errors import PathError
 from tuner.judging import comparison_text
 from tuner.judging.estimates import UNKNOWN, WORSE
+from tuner.judging.slo import SLO
 from tuner.judging.tiers import Price
-from tuner.judging.verdicts import SLO
 from tuner.report import page
 from tuner.report.compared import Compared, read_comparison, tolerance_of
 from tuner.report.results import Results, read_results

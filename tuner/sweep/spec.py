@@ -16,7 +16,8 @@ from tuner.core import files
 from tuner.engines.base import ServerSpec, explain
 from tuner.errors import SLOError, SpecError
 from tuner.judging.intervals import CONFIDENCE
-from tuner.judging.verdicts import SLO, requests_needed_for
+from tuner.judging.slo import SLO
+from tuner.judging.verdicts import requests_needed_for
 
 #: `D(100,32)`, `N(480,240)/(300,150)`, `U(50,100)/(200,250)`, `dataset`: genai-bench's notation
 _SCENARIO = re.compile(r"(dataset|D\(\d+,\d+\)|N\(\d+,\d+\)/\(\d+,\d+\)|U\(\d+,\d+\)(/\(\d+,\d+\))?)")
