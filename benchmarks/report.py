@@ -17,8 +17,7 @@ from nbconvert import HTMLExporter
 from tuner import figures
 from tuner.judging.summary import table
 from tuner.report.page import render_report, table_html
-from tuner.report.results import Results
-from tuner.report.write import read_results
+from tuner.report.results import Results, read_results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support import result_files

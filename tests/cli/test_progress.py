@@ -5,7 +5,7 @@ from support import result_files
 
 from tuner.cli.progress import SweepProgress
 from tuner.core.run_directory import Experiment, TrialFacts
-from tuner.report.write import read_results
+from tuner.report.results import read_results
 from tuner.sweep.spec import make_spec
 
 SLO = {"ttft": {"p90": {"threshold": 1, "fail_ratio": 0.5}}}

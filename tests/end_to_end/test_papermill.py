@@ -12,7 +12,7 @@ from support.commands import environment, papermill
 from support.processes import processes_of, wait_until
 
 import tuner
-from tuner.report.write import read_results
+from tuner.report.results import read_results
 
 pytestmark = pytest.mark.real
 

@@ -11,7 +11,7 @@ from support.commands import papermill, run, start
 from support.processes import processes_of, wait_until
 
 import tuner
-from tuner.report.write import read_results
+from tuner.report.results import read_results
 from tuner.sweep.spec import make_spec
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("tune"), pytest.mark.timeout(400)]

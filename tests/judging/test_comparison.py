@@ -243,7 +243,8 @@ def test_without_the_requests_one_run_tells_nothing(tmp_path):
 
 
 def test_a_report_is_compared_by_the_intervals_it_carries(tmp_path):
-    from tuner.report.write import read_results, write_report
+    from tuner.report.results import read_results
+    from tuner.report.write import write_report
 
     sides = []
     for name, factor in (("a", 1.0), ("b", 1.5)):

@@ -17,7 +17,8 @@ from tuner.errors import PathError, SecretFound
 from tuner.judging.scores import THROUGHPUT, Goal
 from tuner.judging.search_answer import Searched
 from tuner.judging.trials import LEAST_TRIALS, importances
-from tuner.report.write import read_results, write_report
+from tuner.report.results import read_results
+from tuner.report.write import write_report
 from tuner.sweep.spec import make_spec
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">'\"\u2028&lt;\n$x$ %{text} {y}"

@@ -471,7 +471,8 @@ def test_a_limit_on_another_column_is_one_line_in_the_table_of_metrics(column, t
     from tuner.core.metrics import METRICS
     from tuner.judging import slo as reader
     from tuner.judging.intervals import intervals
-    from tuner.report.write import read_results, write_report
+    from tuner.report.results import read_results
+    from tuner.report.write import write_report
 
     monkeypatch.setitem(METRICS, column, replace(METRICS[column], section="least"))  # the one line
     monkeypatch.setattr(reader, "SECTIONS", reader.SECTIONS | {"least": column})

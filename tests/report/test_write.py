@@ -13,7 +13,8 @@ from support.commands import run
 import tuner
 from tuner.core import files
 from tuner.errors import PathError, SecretFound
-from tuner.report.write import read_results, write_report
+from tuner.report.results import read_results
+from tuner.report.write import write_report
 
 SLO = {
     "ttft": {"p90": {"threshold": 0.05}, "p50": {"threshold": 0.03, "hard_fail": False}},
@@ -105,13 +106,8 @@ def put_into_facts(folder, secret):
     return "experiment.json: spec.environment.A"
 
 
-def put_into_notebook(folder, secret):
-    files.write_json(folder / "report.ipynb", {"cells": [{"cell_type": "code", "source": [f"key = '{secret}'"]}]})
-    return "report.ipynb"
-
-
 @pytest.mark.parametrize(("secret", "variables", "said"), SECRETS.values(), ids=SECRETS)
-@pytest.mark.parametrize("put", [put_into_log, put_into_facts, put_into_notebook])
+@pytest.mark.parametrize("put", [put_into_log, put_into_facts])
 def test_a_secret_is_refused_and_its_place_named(secret, variables, said, put, tmp_path, monkeypatch):
     folder = levels_run(tmp_path / "run")
     files.write_json(folder / "experiment.json", {"name": "made", "spec": {"api_key_env": "PLAIN"}})
@@ -305,7 +301,6 @@ def test_nothing_from_outside_is_markup(width, tmp_path):
     known = files.read_json(folder / "experiment.json")
     spec = {"model": HOSTILE, "slo": {"ttft": {"p90": {"threshold": 0.1}}}}
     files.write_json(folder / "experiment.json", known | {"name": HOSTILE, "spec": spec, "host": {HOSTILE: HOSTILE}})
-    files.write_json(folder / "report.ipynb", {"cells": [{"cell_type": "code", "source": [HOSTILE]}]})
     with opened_report(write_report(folder), width=width, height=800) as seen:
         assert seen.page.title().startswith("</script><script>")
         assert seen.requests == [] and seen.errors == []

@@ -56,7 +56,6 @@ class Carried(msgspec.Struct, kw_only=True):
         servers: each trial's `server.json`.
         runs: what each run was made with.
         telemetry: samples, one list a column.
-        code: the cells of the notebook that ran.
         trials: of a search.
     """
 
@@ -71,7 +70,6 @@ class Carried(msgspec.Struct, kw_only=True):
     servers: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
     telemetry: dict[str, list[Any]] = {}
-    code: list[str] = []
     trials: list[CarriedTrial] = []
 
 

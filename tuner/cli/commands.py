@@ -232,7 +232,8 @@ def _reported_if_it_fails(experiment: Experiment) -> Iterator[None]:
 
 def _reported(experiment: Experiment) -> "tuple[Results, Path]":
     """The results of a run, and the report that was written of them."""
-    from tuner.report.write import REPORT_FILE, read_results, save_report
+    from tuner.report.results import read_results
+    from tuner.report.write import REPORT_FILE, save_report
 
     results = read_results(experiment.folder)
     return results, save_report(results, experiment.folder / REPORT_FILE)
@@ -252,7 +253,7 @@ def load(
     from tuner.cli.tables import print_batches, print_lines
     from tuner.judging.slo import SLO
     from tuner.judging.tiers import Price
-    from tuner.report.write import read_results
+    from tuner.report.results import read_results
 
     price = Price.optional(price_per_gpu_hour, gpus)
     results = read_results(*paths, slo=SLO.load(slo) if slo else None, price=price)

@@ -265,7 +265,7 @@ def distribution(
 
     Example:
         >>> judged = tuner.judge(tuner.load_batches("runs/monday"), {"ttft": {"p90": {"threshold": "500 ms"}}})
-        >>> spreads = tuner.read_results(Path("runs/monday")).beside.spreads["ttft"]
+        >>> spreads = tuner.read_results(Path("runs/monday")).run_facts.spreads["ttft"]
         >>> figure = tuner.figures.distribution(judged, spreads)
     """
     name = look.LABELS[metric]

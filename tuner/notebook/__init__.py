@@ -9,7 +9,8 @@ from tuner.engines.parameters import suggest
 from tuner.errors import SpecError
 from tuner.judging.slo import SLO
 from tuner.report.page import table_html
-from tuner.report.write import ComparisonRequest, Results, read_results, run_comparison, save_report, write_report
+from tuner.report.results import Results, read_results
+from tuner.report.write import ComparisonRequest, run_comparison, save_report, write_report
 from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
 from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec
 

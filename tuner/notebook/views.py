@@ -39,7 +39,7 @@ class ResultsView:
         """Show `results`; sliders start anew only where another run is shown, and stay as they are else."""
         known = self._results
         self._results = results
-        if known is None or known.beside.folders != results.beside.folders:
+        if known is None or known.run_facts.folders != results.run_facts.folders:
             self._make_sliders(results)
         self.widget.layout.display = ""
         self._judge()

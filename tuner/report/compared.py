@@ -29,7 +29,7 @@ _KEY = ["run_folder", "trial", "scenario", "iteration_type", "concurrency", "rep
 
 @dataclass(frozen=True)
 class Side:
-    """One side: its judged batches, and each run's background with its own batches."""
+    """One side: its judged batches, and what is known of each run, with its own batches."""
 
     paths: list[str]
     judged: pd.DataFrame
@@ -41,12 +41,12 @@ class Side:
         return ", ".join(dict.fromkeys(self.judged["experiment"]))
 
     @property
-    def measured(self) -> str:
+    def start(self) -> str:
         """When its measurement began, UTC with a `Z`; empty where nobody knows."""
         began = self.judged["started_at"].min()
         return "" if pd.isna(began) else f"{began:%Y-%m-%dT%H:%M:%SZ}"
 
-    def named(self, name: str) -> pd.DataFrame:
+    def batches_called(self, name: str) -> pd.DataFrame:
         """Its batches, whose experiments are called `name`, and also by the run where it has several."""
         several = self.judged["experiment"].nunique() > 1
         return self.judged.assign(experiment=name + (": " + self.judged["experiment"] if several else ""))
@@ -57,15 +57,7 @@ class Side:
         return {"paths": self.paths, "experiments": self.title.split(", "), **records(pd.DataFrame([times]))[0]}
 
 
-def judge_side(paths: Sequence[Path], batches: pd.DataFrame, runs: list[Run], slo: SLO | None) -> Side:
-    """Judge the batches at `paths`.
-
-    Args:
-        paths: as for `load_batches`.
-        batches: those there, as from `load_side`.
-        runs: theirs, likewise.
-        slo: judges them; None for no limit.
-    """
+def _judge_side(paths: Sequence[Path], batches: pd.DataFrame, runs: list[Run], slo: SLO | None) -> Side:
     judged = judge(batches, slo or SLO())
     carried = _carried_attainment(runs, slo)
     shares = pd.Series([carried.get(key) for key in _keys(judged)], judged.index, "float64")
@@ -73,9 +65,9 @@ def judge_side(paths: Sequence[Path], batches: pd.DataFrame, runs: list[Run], sl
     return Side([str(path) for path in paths], judged, runs)
 
 
-def agreed_slo(runs: Sequence[Run]) -> tuple[SLO | None, str]:
+def _agreed_slo(runs: Sequence[Run]) -> tuple[SLO | None, str]:
     """The SLO that all runs were asked to meet; else none, and why."""
-    slos = [SLO.parse(beside.slo) for beside, _ in runs if beside.slo]
+    slos = [SLO.parse(known.slo) for known, _ in runs if known.slo]
     if not slos:
         return None, "No SLO was given, and the runs were asked to meet none."
     if len(slos) < len(runs) or any(other.to_dict() != slos[0].to_dict() for other in slos):
@@ -83,22 +75,16 @@ def agreed_slo(runs: Sequence[Run]) -> tuple[SLO | None, str]:
     return slos[0], ""
 
 
-def load_side(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
-    """The batches at `paths`, and each run there with its own.
-
-    Raises:
-        PathError: there is nothing to be read.
-        SpecError: a path is a comparison.
-    """
+def _load_side(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
+    """The batches at `paths`, and each run there with its own."""
     batches, each = load_together(paths)
-    return batches, [run for path, own in zip(paths, each, strict=True) for run in _runs_at(path, own)]
-
-
-def _runs_at(path: Path, batches: pd.DataFrame) -> list[Run]:
-    runs = runs_at(path, batches)
-    if runs[0][0].facts.get("kind") == COMPARISON:
-        raise SpecError(f"{path} is a comparison itself; name the runs or reports that it compares")
-    return runs
+    runs: list[Run] = []
+    for path, own in zip(paths, each, strict=True):
+        of_path = runs_at(path, own)
+        if of_path[0][0].facts.get("kind") == COMPARISON:
+            raise SpecError(f"{path} is a comparison itself; name the runs or reports that it compares")
+        runs += of_path
+    return batches, runs
 
 
 def _carried_attainment(runs: list[Run], slo: SLO | None) -> dict[tuple[Any, ...], float | None]:
@@ -106,8 +92,8 @@ def _carried_attainment(runs: list[Run], slo: SLO | None) -> dict[tuple[Any, ...
     same = [run for run in runs if slo and run[0].slo and SLO.parse(run[0].slo).to_dict() == slo.to_dict()]
     return {
         key: share
-        for beside, batches in same
-        for key, share in zip(_keys(batches), beside.carried_attainment, strict=False)
+        for known, batches in same
+        for key, share in zip(_keys(batches), known.carried_attainment, strict=False)
     }
 
 
@@ -170,7 +156,8 @@ class Compared:
     @cached_property
     def both(self) -> pd.DataFrame:
         """The judged batches of both sides; their experiments are called `baseline` and `candidate`."""
-        return pd.concat([self.baseline.named("baseline"), self.candidate.named("candidate")], ignore_index=True)
+        sides = (("baseline", self.baseline), ("candidate", self.candidate))
+        return pd.concat([side.batches_called(name) for name, side in sides], ignore_index=True)
 
     @cached_property
     def figures(self) -> list[Any]:
@@ -196,11 +183,12 @@ class Compared:
         """Whether anything got worse beyond the tolerance, or a level no longer works."""
         return len(self.comparison.regressions) > 0
 
-    def must_be_comparable(self) -> None:
-        """Accept everything but two sides without one level in common.
+    def must_pass(self, *, fail_on_regression: bool) -> None:
+        """Accept everything but two sides without one level in common, and, where that is asked, a regression.
 
         Raises:
             NothingSurvived: no level has a result on both sides.
+            Regressed: something got worse beyond the tolerance, or a level no longer works.
         """
         if self.comparison.differences.empty:
             first = next(iter(records(self.comparison.unmatched)), dict.fromkeys(("side", "outcome", "reason"), ""))
@@ -208,6 +196,8 @@ class Compared:
             raise NothingSurvived(
                 f"no level has a result on both sides, so nothing could be compared; the first: {why}"
             )
+        if fail_on_regression and self.regressed:
+            raise Regressed(f"{self.names[1]} is worse than {self.names[0]}: {self.answer[0]}")
 
     def must_have_runs(self) -> None:
         """Accept everything but one run a side, which is not judged: nothing in it could be called a regression.
@@ -220,24 +210,6 @@ class Compared:
                 "fail-on-regression asks for two runs or more a side: repeats: 3, or name more runs of each with "
                 "--baseline and --candidate"
             )
-
-    def must_not_have_regressed(self) -> None:
-        """Accept everything but a regression.
-
-        Raises:
-            Regressed: something got worse beyond the tolerance, or a level no longer works.
-        """
-        if self.regressed:
-            raise Regressed(f"{self.names[1]} is worse than {self.names[0]}: {self.answer[0]}")
-
-    def must_hold_no_secret(self) -> None:
-        """Search what both sides show, and the logs beside it.
-
-        Raises:
-            SecretFound: a key stands somewhere; the message names the place.
-        """
-        for beside, batches in (*self.baseline.runs, *self.candidate.runs):
-            beside.must_hold_no_secret(batches)
 
 
 def read_comparison(
@@ -258,9 +230,9 @@ def read_comparison(
     for name, paths in {"baseline": baseline, "candidate": candidate}.items():
         if not paths:
             raise SpecError(f"{name}: missing; name two sides, as in: tuner compare runs/BASELINE runs/CANDIDATE")
-    loaded = load_side(baseline), load_side(candidate)
-    judge_by, note = (slo, "") if slo else agreed_slo([run for _, runs in loaded for run in runs])
-    sides = judge_side(baseline, *loaded[0], judge_by), judge_side(candidate, *loaded[1], judge_by)
+    loaded = _load_side(baseline), _load_side(candidate)
+    judge_by, note = (slo, "") if slo else _agreed_slo([run for _, runs in loaded for run in runs])
+    sides = _judge_side(baseline, *loaded[0], judge_by), _judge_side(candidate, *loaded[1], judge_by)
     return Compared(
         *sides,
         slo=judge_by,

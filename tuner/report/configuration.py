@@ -67,8 +67,8 @@ def _merged(runs: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 def _facts(run: Run) -> dict[str, str]:
     """All that is recorded of one run, by name, as text."""
-    beside, batches = run
-    facts = beside.facts
+    known, batches = run
+    facts = known.facts
     gpus = Counter(facts["gpus"] if isinstance(facts.get("gpus"), list) else [])
     recorded = chain(
         [("state", facts.get("state"))],
@@ -78,7 +78,7 @@ def _facts(run: Run) -> dict[str, str]:
         ((f"{name} version", value) for name, value in mapping(facts.get("versions")).items()),
         [("GPU", ", ".join(f"{count} × {name}" for name, count in gpus.items()))],
         ((f"host {name}", value) for name, value in mapping(facts.get("host")).items()),
-        _of_servers(beside.servers),
+        _of_servers(known.servers),
     )
     guard = Guard()
     telling = ((name, value) for name, value in recorded if name.split(".")[0] not in _TELLS_NOTHING)

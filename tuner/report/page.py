@@ -51,8 +51,7 @@ def render_report(results: Results) -> str:
         table=_table(results.judged),
         warnings=_warnings(results.judged),
         facts=results.facts,
-        servers=results.beside.servers,
-        code=results.beside.code,
+        servers=results.run_facts.servers,
     )
 
 

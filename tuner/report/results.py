@@ -25,7 +25,7 @@ from tuner.judging.summary import CURVE, TIER, Summary, answer, summarize, table
 from tuner.judging.tiers import Price, Tier, Tiers, cost, tiers
 from tuner.judging.trials import importances, name_of, trials_to_records
 from tuner.judging.verdicts import goodput, judge
-from tuner.report.run_facts import Background, background
+from tuner.report.run_facts import RunFacts, read_run_facts
 
 __all__ = ["Constraint", "Results", "axis", "read_results"]
 
@@ -46,24 +46,24 @@ class Results:
     slo: SLO | None
     judged: pd.DataFrame
     summary: Summary
-    beside: Background
+    run_facts: RunFacts
     tiers: Tiers | None = None
     price: Price | None = None
 
     @property
     def folder(self) -> Path | None:
         """The run directory, of several the first; None where all this comes from a report."""
-        return next(iter(self.beside.folders), None)
+        return next(iter(self.run_facts.folders), None)
 
     @property
     def facts(self) -> dict[str, Any]:
         """What `experiment.json` says."""
-        return self.beside.facts
+        return self.run_facts.facts
 
     @cached_property
     def searched(self) -> Searched | None:
         """The search that the run was; None where it was none."""
-        trials = self.beside.trials
+        trials = self.run_facts.trials
         if trials.empty:
             return None
         goals = goals_of(self.facts.get("spec", {}), self.slo or SLO(), per_gpu=bool(trials["gpus"].gt(1).any()))
@@ -150,10 +150,10 @@ class Results:
             if self.judged[f"{metric}_p90"].notna().any():
                 yield figures.latency_vs_concurrency(self.judged, self.slo, metric=metric)
         for metric in ("ttft", "tpot"):
-            if any(self.beside.spreads.get(metric, [])):
-                yield figures.distribution(self.judged, self.beside.spreads[metric], self.slo, metric=metric)
+            if any(self.run_facts.spreads.get(metric, [])):
+                yield figures.distribution(self.judged, self.run_facts.spreads[metric], self.slo, metric=metric)
         if self.judged["started_at"].notna().any():
-            yield figures.timeline(self.judged, self.beside.telemetry)
+            yield figures.timeline(self.judged, self.run_facts.telemetry)
 
     @property
     def is_many(self) -> bool:
@@ -169,7 +169,7 @@ class Results:
     def runs(self) -> pd.DataFrame:
         """One row a run, as `figures.trend` takes it; `started_at` is that of its first batch, or else its own."""
         began = self.judged.groupby("run_folder")["started_at"].min()
-        runs = pd.DataFrame(self.beside.runs, columns=None if self.beside.runs else ["run_folder", "started_at"])
+        runs = pd.DataFrame(self.run_facts.runs, columns=None if self.run_facts.runs else ["run_folder", "started_at"])
         recorded = to_utc(runs.set_index("run_folder")["started_at"])
         return runs.drop(columns="started_at").merge(
             began.combine_first(recorded).rename("started_at"), how="outer", left_on="run_folder", right_index=True
@@ -179,7 +179,7 @@ class Results:
         """How many GPUs each trial's server had, where one run is shown."""
         if self.judged["run_folder"].nunique() > 1:
             return {}
-        return {number: len(server.get("gpus") or []) for number, server in enumerate(self.beside.servers, start=1)}
+        return {number: len(server.get("gpus") or []) for number, server in enumerate(self.run_facts.servers, start=1)}
 
     @property
     def answer(self) -> list[str]:
@@ -215,7 +215,9 @@ class Results:
             RequestError: nobody recorded any.
         """
         place = (batch["run_folder"], batch["trial"])
-        gpus = {(server.get("run_folder"), server.get("trial")): server.get("gpus") for server in self.beside.servers}
+        gpus = {
+            (server.get("run_folder"), server.get("trial")): server.get("gpus") for server in self.run_facts.servers
+        }
         if not gpus.get(place):
             raise RequestError(f"{batch['experiment']} records no GPUs, so a price needs their number: give --gpus")
         return len(gpus[place] or [])
@@ -235,21 +237,20 @@ class Results:
     def carried(self) -> carried.Carried:
         """What the report takes along of all this; of very many runs no spreads and no telemetry."""
         columns, rows = carried.columns_and_rows(self.judged)
-        samples = pd.DataFrame() if self.is_many else self.beside.telemetry
+        samples = pd.DataFrame() if self.is_many else self.run_facts.telemetry
         exact = samples.assign(at=samples["at"].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")) if len(samples) else samples
         return carried.Carried(
             slo=self.slo.to_dict() if self.slo else None,
             columns=columns,
             rows=rows,
             attainment=[None if pd.isna(share) else float(share) for share in self.judged["attainment"]],
-            spreads={} if self.is_many else self.beside.spreads,
-            intervals={str(name): list(map(plain, values)) for name, values in self.beside.intervals.items()},
+            spreads={} if self.is_many else self.run_facts.spreads,
+            intervals={str(name): list(map(plain, values)) for name, values in self.run_facts.intervals.items()},
             facts=self.facts,
-            servers=self.beside.servers,
-            runs=self.beside.runs,
+            servers=self.run_facts.servers,
+            runs=self.run_facts.runs,
             telemetry={str(name): exact[name].tolist() for name in exact},
-            code=self.beside.code,
-            trials=msgspec.convert(trials_to_records(self.beside.trials), list[carried.CarriedTrial]),
+            trials=msgspec.convert(trials_to_records(self.run_facts.trials), list[carried.CarriedTrial]),
         )
 
 
@@ -276,18 +277,18 @@ def read_results(*paths: Path, slo: SLO | None = None, price: Price | None = Non
         4
     """
     batches = load_batches(*paths)
-    beside = background(paths, batches, slo)
-    own = SLO.parse(beside.slo, str(paths[0])) if beside.slo else None
+    run_facts = read_run_facts(paths, batches, slo)
+    own = SLO.parse(run_facts.slo, str(paths[0])) if run_facts.slo else None
     by = slo or own
-    bounds = {str(column): values for column, values in beside.intervals.items()}
+    bounds = {str(column): values for column, values in run_facts.intervals.items()}
     judged_tiers = tiers(batches.assign(**bounds), by or SLO())  # keeps the samples, as a join would not
     (name, first), *others = judged_tiers.tiers.items()
     if slo is None or slo == own:
-        first = _with_attainment(first, beside.carried_attainment)
+        first = _with_attainment(first, run_facts.carried_attainment)
     judged = first.judged.assign(**{f"{TIER}{other}": tier.judged["verdict"] for other, tier in others})
-    title = str(beside.facts.get("name", "") or paths[0].resolve().name)
+    title = str(run_facts.facts.get("name", "") or paths[0].resolve().name)
     shown = Tiers({name: first, **dict(others)}) if by and by.tiers else None
-    return Results(title, by, judged, first.summary, beside, shown, price)
+    return Results(title, by, judged, first.summary, run_facts, shown, price)
 
 
 def _with_attainment(tier: Tier, shares: list[float | None]) -> Tier:

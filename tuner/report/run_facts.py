@@ -72,15 +72,6 @@ def telemetry(folders: list[Path]) -> pd.DataFrame:
     return pd.concat(samples, ignore_index=True) if samples else pd.DataFrame({"at": []})
 
 
-def _notebook_code(notebook: Path) -> list[str]:
-    """The code of the notebook that ran, a cell each."""
-    try:
-        cells = files.read_json(notebook)["cells"] if notebook.exists() else []
-        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    except (PathError, KeyError, TypeError):
-        return []
-
-
 def read(file: Path) -> dict[str, Any]:
     """What a JSON file says; nothing where it is missing, damaged or no mapping."""
     try:
@@ -118,19 +109,17 @@ def _quantiles(values: Floats) -> list[float] | None:
     return [float(value) for value in np.percentile(known, QUANTILES)] if len(known) else None
 
 
-NOTEBOOK = "report.ipynb"
 #: so many batches are not looked at one by one
 _MANY = 200
 _TEXTS = ("experiment", "engine", "model", "scenario", "reason", "warnings")
 
 
 @dataclass(frozen=True)
-class Background:
+class RunFacts:
     """All of a run that is shown and is no batch.
 
     Args:
         facts: `experiment.json`, empty where there is none.
-        code: the cells of the notebook that ran.
         servers: each trial's `server.json`, with its `run_folder` and `trial`.
         runs: what each run was made with, as `figures.trend` takes it.
         read_telemetry: gives `telemetry`.
@@ -143,7 +132,6 @@ class Background:
     """
 
     facts: dict[str, Any]
-    code: list[str]
     servers: list[dict[str, Any]] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
     read_telemetry: Callable[[], pd.DataFrame] = lambda: pd.DataFrame({"at": []})
@@ -173,7 +161,6 @@ class Background:
         guard = Guard(filter(None, [mapping(self.facts.get("spec")).get("api_key_env")]))
         guard.check_values(self.facts, EXPERIMENT_FILE)
         guard.check_values(self.servers, SERVER_FILE)
-        guard.check_values(self.code, NOTEBOOK)
         for trial in trials_to_records(self.trials):
             guard.check_values(trial, f"trial {trial['trial']}")
         for row in batches[list(_TEXTS)].assign(level=batches["concurrency"].astype(str)).to_dict("records"):
@@ -185,10 +172,10 @@ class Background:
 
 
 #: a run, and the batches that are looked at of it
-Run = tuple[Background, pd.DataFrame]
+Run = tuple[RunFacts, pd.DataFrame]
 
 
-def background(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None = None) -> Background:
+def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None = None) -> RunFacts:
     """What stands beside the batches of `paths`; the first one's facts are those of all.
 
     Args:
@@ -235,13 +222,13 @@ def runs_at(path: Path, batches: pd.DataFrame) -> list[Run]:
     ]
 
 
-def _of_folder(folder: Path) -> Background:
+def _of_folder(folder: Path) -> RunFacts:
     """What was asked of a run, or of a plain genai-bench folder, and the code that ran."""
     facts_file = folder / EXPERIMENT_FILE
     facts: dict[str, Any] = files.read_json(facts_file) if facts_file.exists() else asked_of_genai_bench(folder)
     if facts.get("state") == RUNNING and not Experiment(folder).is_running:
         facts["state"] = "interrupted"  # a run that nobody writes any more was cut off, whatever its file says
-    return Background(facts, _notebook_code(folder / NOTEBOOK), slo=facts.get("spec", {}).get("slo"))
+    return RunFacts(facts, slo=facts.get("spec", {}).get("slo"))
 
 
 def _intervals(batches: pd.DataFrame, slo: Any) -> pd.DataFrame:
@@ -257,20 +244,19 @@ def _confidence(slo: Any) -> float:
     return confidence if isinstance(confidence, float) and 0 < confidence < 1 else CONFIDENCE
 
 
-def _of_report(content: carried.Carried, index: "pd.Index[Any]", slo: dict[str, Any] | None) -> Background:
+def _of_report(content: carried.Carried, index: "pd.Index[Any]", slo: dict[str, Any] | None) -> RunFacts:
     """Its intervals are those of its own confidence, and of no use for another."""
     same = slo is None or _confidence(slo) == _confidence(content.slo)
     samples = pd.DataFrame(content.telemetry)
     if len(samples):
         samples = samples.assign(at=to_utc(samples["at"]))
-    return Background(
+    return RunFacts(
         facts=content.facts,
         servers=content.servers,
         runs=content.runs,
         read_telemetry=lambda: samples,
         read_spreads=lambda: content.spreads,
         intervals=_carried_intervals(content.intervals, index) if same else pd.DataFrame(index=index),
-        code=content.code,
         trials=trials_from_records(msgspec.to_builtins(content.trials)),
         slo=content.slo,
         carried_attainment=content.attainment,
