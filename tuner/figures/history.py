@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from tuner.core.metrics import column_name
 from tuner.core.run_directory import COMPLETED
 from tuner.core.text import level_name
 from tuner.figures import style as look
@@ -75,7 +76,7 @@ def _add_batches(figure: go.Figure, rows: pd.DataFrame) -> None:
 
 def _batch_hover(row: dict[Any, Any]) -> str:
     return look.hover(
-        f"<b>concurrency {level_name(row['concurrency'])}</b> {escape(str(row['scenario']))}",
+        look.level_title(row),
         f"{row['started_at']:%Y-%m-%d %H:%M:%S} to {row['finished_at']:%H:%M:%S} UTC",
         look.wrapped(row["outcome"]),
         look.wrapped(row["reason"]) if isinstance(row["reason"], str) else "",
@@ -122,6 +123,8 @@ _NAME = {
     "font": {"size": 11},
 }
 _OF_FILES = "some times are those of files, nobody recorded them"
+_FAILED = look.Look("no compliant batch", "x-thin-open", "#000", edge=2.5)
+_CHANGED = look.Look("changed", "triangle-down", "#333", 9, 0)
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "star", "pentagon")
 #: columns of `runs` that say which run it is, and not what it was made with
 _NO_FACTS = ("run_folder", "started_at", "state")
@@ -167,7 +170,7 @@ def trend(
         >>> figure = tuner.figures.trend(tuner.judge(runs, {"ttft": {"p90": {"threshold": "500 ms"}}}))
     """
     points = _points(judged, {} if runs is None else {row["run_folder"]: row for row in runs.to_dict("records")})
-    column, label = f"{metric}_{statistic}", f"{look.LABELS[metric]} {statistic} there (s)"
+    column = f"{metric}_{statistic}"
     title = "Trend: the most throughput within the SLO, run by run"
     is_guessed = judged["time_source"].eq("file_mtime").any()
     about = " · ".join(filter(None, [_OF_FILES if is_guessed else "", look.measured_when(judged)]))
@@ -176,7 +179,12 @@ def trend(
         height=600,
         xaxis={"anchor": "y2", "type": "date", "rangemode": "normal", "hoverformat": "%Y-%m-%d %H:%M UTC"},
         yaxis={"domain": [0.42, 1]},
-        yaxis2={"domain": [0, 0.36], "title": label, "rangemode": "tozero", "automargin": True},
+        yaxis2={
+            "domain": [0, 0.36],
+            "title": f"{column_name(column)} there (s)",
+            "rangemode": "tozero",
+            "automargin": True,
+        },
         yaxis3={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},  # heads of the marks
     )
     scenarios = list(dict.fromkeys(point.scenario for point in points))
@@ -233,16 +241,9 @@ def _add_line(figure: go.Figure, points: list[_Point], column: str, name: str, n
 def _add_failed(figure: go.Figure, points: list[_Point]) -> None:
     """Runs without a compliant batch, on the zero line: they must be seen."""
     if points:
-        figure.add_scatter(
-            x=_instants(point.at for point in points),
-            y=[0.0] * len(points),
-            name="no compliant batch",
-            mode="markers",
-            marker={"symbol": "x-thin", "size": 11, "color": "#000", "line": {"width": 2.5, "color": "#000"}},
-            cliponaxis=False,
-            hovertext=[f"{_head(point)}<br>{look.wrapped(point.failure)}" for point in points],
-            hoverinfo="text",
-        )
+        marks = {"x": _instants(point.at for point in points), "y": [0.0] * len(points)}
+        hovers = [f"{_head(point)}<br>{look.wrapped(point.failure)}" for point in points]
+        look.add_markers(figure, marks, _FAILED, hovers, cliponaxis=False)
 
 
 def _add_changes(figure: go.Figure, points: list[_Point]) -> None:
@@ -253,17 +254,9 @@ def _add_changes(figure: go.Figure, points: list[_Point]) -> None:
         annotations=[_NAME | {"x": at, "text": _short(lines)} for at, lines in marks if len(marks) <= _NAMED],
     )
     if marks:
-        figure.add_scatter(
-            x=[at for at, _ in marks],
-            y=[1.0] * len(marks),
-            yaxis="y3",
-            name="changed",
-            mode="markers",
-            marker={"symbol": "triangle-down", "size": 9, "color": "#333"},
-            cliponaxis=False,
-            hovertext=["<br>".join(["<b>changed</b>", *map(look.wrapped, lines)]) for _, lines in marks],
-            hoverinfo="text",
-        )
+        heads = {"x": [at for at, _ in marks], "y": [1.0] * len(marks)}
+        hovers = [look.hover("<b>changed</b>", *map(look.wrapped, lines)) for _, lines in marks]
+        look.add_markers(figure, heads, _CHANGED, hovers, yaxis="y3", cliponaxis=False)
 
 
 def _short(lines: list[str]) -> str:

@@ -1,13 +1,14 @@
 """Throughput versus latency, latency versus level, and how latencies are distributed."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from tuner.core.metrics import column_name, metric_of
 from tuner.core.text import level_name
 from tuner.figures import style as look
 from tuner.judging.slo import SLO
@@ -18,6 +19,7 @@ _STRIP = {
 }
 _STRIP_HEIGHT = {"anchor": "x2", "domain": [0, 1], "range": [0, 1], "visible": False, "fixedrange": True}
 _STRIP_HOLDS = 12
+_NO_RESULT = look.Look("no result", "square-x-open", "#000000", 12, 0)
 
 
 def throughput_vs_latency(
@@ -36,9 +38,8 @@ def throughput_vs_latency(
         >>> tuner.figures.throughput_vs_latency(judged, metric="ttft").write_html("figure.html")
     """
     latency = judged[f"{metric}_{statistic}"]
-    axis = f"{look.LABELS[metric]} {statistic} (s)"
-    titles = ("Throughput versus latency", axis, "output tokens/s")
     bounded = (f"{metric}_{statistic}", "output_throughput")
+    titles = ("Throughput versus latency", f"{column_name(bounded[0])} (s)", "output tokens/s")
     figure = _points(judged, latency, judged["output_throughput"], titles, bounded)
     for constraint, line in look.thresholds(judged, slo, metric):
         if constraint.statistic == statistic:
@@ -127,14 +128,14 @@ def _points(
     """
     about = " · ".join(filter(None, ["numbers: concurrency", look.measured_when(judged)]))
     figure = look.figure(titles[0], about, *titles[1:])
-    placed = judged.assign(x=x, y=y, position=judged.index, curve="")
-    drawn = placed[placed["x"].notna() & placed["y"].notna()]
-    curves = look.curves(drawn)
+    every = judged.assign(x=x, y=y, position=judged.index, curve="")
+    points = every[every["x"].notna() & every["y"].notna()]
+    curves = look.curves(points)
     names = {position: name for name, curve in curves for position in curve["position"]}
-    _add_curves(figure, curves, bounded, labelled=len(drawn) <= look.LABELLED)
-    size = 12 if len(drawn) <= 5 * look.LABELLED else 5  # pixels
-    _add_verdicts(figure, drawn.assign(curve=drawn["position"].map(names)), bounded, size=size)
-    _add_missing(figure, placed.drop(drawn.index))
+    _add_curves(figure, curves, bounded, labelled=len(points) <= look.LABELLED)
+    size = 12 if len(points) <= 5 * look.LABELLED else 5  # pixels
+    _add_verdicts(figure, points.assign(curve=points["position"].map(names)), bounded, size=size)
+    _add_missing(figure, every.drop(points.index))
     return figure
 
 
@@ -177,31 +178,24 @@ def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, bounded: Sequence[str],
         chosen = rows[rows["verdict"] == verdict]
         records = chosen.to_dict("records")
         facts = [_facts(row, bounded) for row in records]
-        figure.add_scatter(
-            x=chosen["x"].tolist(),  # as numbers: the page moves them, and base64 is nothing to move
-            y=chosen["y"].tolist(),
-            name=style.says,
-            mode="markers",
-            marker={"symbol": style.symbol, "color": style.colour, "size": size, "line": {"width": size / 8}},
-            customdata=np.array([chosen["position"], facts], dtype="object").T,
-            hovertext=[f"{text}<br>{_judgement(row)}" for row, text in zip(records, facts, strict=True)],
-            hoverinfo="text",
-            showlegend=not chosen.empty,
-            meta={"verdict": verdict},
-        )
+        hovers = [f"{text}<br>{_judgement(row)}" for row, text in zip(records, facts, strict=True)]
+        points = {axis: chosen[axis].tolist() for axis in ("x", "y")}  # the page moves them, and cannot move base64
+        data = np.array([chosen["position"], facts], dtype="object").T
+        marks = replace(style, size=size, edge=size / 8)
+        look.add_markers(figure, points, marks, hovers, customdata=data, meta={"verdict": verdict})
 
 
 def _facts(row: dict[Any, Any], bounded: Sequence[str]) -> str:
     own = row.get("client_ttft")  # where the machine was calibrated
     return look.hover(
-        f"<b>concurrency {level_name(row['concurrency'])}</b> {escape(str(row['scenario']))}",
+        look.level_title(row),
         str(row["curve"]),
         f"{row['output_throughput']:.1f} output tokens/s",
         *look.latencies(row),
         *(_interval(row, column) for column in bounded),
         f"{row['completed']} completed, {row['errors']} failed",
         "" if own is None or pd.isna(own) else f"of the TTFT, {own * 1000:.1f} ms are the load generator's own",
-        "" if pd.isna(row["started_at"]) else f"started {row['started_at']:%Y-%m-%d %H:%M:%S} UTC",
+        look.start_line(row),
     )
 
 
@@ -210,10 +204,8 @@ def _interval(row: dict[Any, Any], column: str) -> str:
     low, high = (row.get(f"{column}_{side}", np.nan) for side in ("low", "high"))
     if pd.isna(low) or pd.isna(high):
         return ""
-    name, statistic = ("output tokens/s", "") if column == "output_throughput" else column.rsplit("_", 1)
     over = " over its runs" if row.get("interval_over") == "runs" else ""
-    label = " ".join(filter(None, [look.LABELS.get(name, name), statistic]))
-    return f"{label} lies between {low:.3g} and {high:.3g}{' s' * bool(statistic)}{over}"
+    return f"{column_name(column)} lies between {low:.3g} and {high:.3g}{metric_of(column).suffix}{over}"
 
 
 def _judgement(row: dict[Any, Any]) -> str:
@@ -227,25 +219,19 @@ def _add_missing(figure: go.Figure, missing: pd.DataFrame) -> None:
         return
     figure.update_layout(xaxis={"domain": [0, 0.86]}, xaxis2=_STRIP, yaxis2=_STRIP_HEIGHT)
     rows = missing.to_dict("records")
-    figure.add_scatter(
-        x=[0.5] * len(rows),
-        y=[(place + 0.5) / len(rows) for place in range(len(rows))],
+    hovers = [look.hover(look.level_title(row), *map(look.wrapped, (row["outcome"], row["reason"]))) for row in rows]
+    look.add_markers(
+        figure,
+        {"x": [0.5] * len(rows), "y": [(place + 0.5) / len(rows) for place in range(len(rows))]},
+        _NO_RESULT,
+        hovers,
         xaxis="x2",
         yaxis="y2",
-        name="no result",
-        mode="markers+text" if len(rows) <= _STRIP_HOLDS else "markers",
-        text=[f" {level_name(row['concurrency'])}" for row in rows],
-        textposition="top center",
-        marker={"symbol": "square-x-open", "color": "#000000", "size": 12},
-        hovertext=[_why(row) for row in rows],
-        hoverinfo="text",
         showlegend=False,
+        textposition="top center",
+        text=[f" {level_name(row['concurrency'])}" for row in rows],
+        mode="markers+text" if len(rows) <= _STRIP_HOLDS else "markers",
     )
-
-
-def _why(row: dict[Any, Any]) -> str:
-    level = f"<b>concurrency {level_name(row['concurrency'])}</b> {escape(str(row['scenario']))}"
-    return look.hover(level, look.wrapped(row["outcome"]), look.wrapped(row["reason"]))
 
 
 #: p5, p25, p50, p75, p95, p99 of one batch's completed requests

@@ -11,14 +11,15 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner.core.run_directory import COMPLETE
-from tuner.core.text import change, shorten
+from tuner.core.text import change, plural, shorten
 from tuner.figures import style as look
 from tuner.judging.scores import THROUGHPUT, Goal
 from tuner.judging.trials import attempts, gains, name_of, value_text, varied
 
 _STRIP = {"domain": [0, 0.09], "range": [0, 1], "visible": False, "fixedrange": True}
-_DOMINATED = look.Look("another is better in both", "circle-open", "#8a949e")
-_BASELINE = look.Look("baseline", "square-open", "#000000")
+_BEST = look.Look("nothing is better in both", "circle", look.LINES[0], 12)
+_DOMINATED = look.Look("another is better in both", "circle-open", "#8a949e", 8)
+_BASELINE = look.Look("baseline", "square-open", "#000000", 18)
 _SHOWN = 12  # parameters of a hover label
 
 
@@ -32,8 +33,8 @@ def best_so_far(trials: pd.DataFrame, goal: Goal = THROUGHPUT) -> go.Figure:
     Example:
         >>> figure = tuner.figures.best_so_far(tuner.load_trials(Path("runs/search")))
     """
-    rows = in_order(trials)
-    about = " · ".join(filter(None, [f"{len(rows)} trial{'' if len(rows) == 1 else 's'}", look.measured_when(rows)]))
+    rows = _in_order(trials)
+    about = " · ".join(filter(None, [plural(len(rows), "trial"), look.measured_when(rows)]))
     figure = look.figure("The best configuration so far", about, "trial", goal.title)
     _add_best(figure, rows, goal)
     _add_states(figure, rows.assign(x=rows["trial"], y=rows["value"]))
@@ -55,26 +56,23 @@ def pareto_front(trials: pd.DataFrame, goals: tuple[Goal, Goal]) -> go.Figure:
         >>> figure = tuner.figures.pareto_front(tuner.load_trials(Path("runs/search")), (goals[0], goals[0]))
     """
     values = [_pair(values) for values in trials["values"]]
-    rows = in_order(trials.assign(x=[x for _, x in values], y=[y for y, _ in values])).dropna(subset=["x", "y"])
+    rows = _in_order(trials.assign(x=[x for _, x in values], y=[y for y, _ in values])).dropna(subset=["x", "y"])
     figure = look.figure("What can be had together", look.measured_when(rows), goals[1].title, goals[0].title)
     front = rows[rows["is_pareto"].eq(True)].sort_values("x")
     others, before = rows.drop(front.index), rows[rows["role"] == "baseline"]
-    look.add_markers(figure, others, _DOMINATED, _hovers(others), 8)
-    figure.add_scatter(
-        x=front["x"],
-        y=front["y"],
-        name="nothing is better in both",
-        mode="lines+markers+text" if len(front) <= look.LABELLED else "lines+markers",
+    look.add_markers(figure, others, _DOMINATED, _hovers(others))
+    look.add_markers(
+        figure,
+        front,
+        _BEST,
+        _hovers(front),
         text=[f"<b>{escape(name_of(row).removeprefix('trial '))}</b>" for row in front.to_dict("records")],
+        mode="lines+markers+text" if len(front) <= look.LABELLED else "lines+markers",
         textposition="top center",
         cliponaxis=False,
         line=look.line(0),
-        marker={"symbol": "circle", "size": 12, "color": look.LINES[0], "line": {"width": 1.5}},
-        hovertext=_hovers(front),
-        hoverinfo="text",
-        showlegend=len(front) > 0,
     )
-    look.add_markers(figure, before, _BASELINE, _hovers(before), 18)
+    look.add_markers(figure, before, _BASELINE, _hovers(before))
     return figure
 
 
@@ -111,7 +109,7 @@ def importance(shares: Mapping[str, float], why_not: str = "") -> go.Figure:
     return figure
 
 
-def in_order(trials: pd.DataFrame) -> pd.DataFrame:
+def _in_order(trials: pd.DataFrame) -> pd.DataFrame:
     """The trials in the order of running, without confirmations and those that wait."""
     finite = trials["value"].astype("float64").replace([np.inf, -np.inf], np.nan)
     return attempts(trials.assign(value=finite, gain=gains(trials))).sort_values("trial")
@@ -173,7 +171,7 @@ def _hover(row: dict[Any, Any]) -> str:
         f"… and {len(parameters) - _SHOWN} more parameters" if len(parameters) > _SHOWN else "",
         _numbers(row),
         look.wrapped(row["cause"] or ""),
-        "" if pd.isna(row["started_at"]) else f"started {row['started_at']:%Y-%m-%d %H:%M:%S} UTC",
+        look.start_line(row),
     )
 
 
@@ -211,7 +209,7 @@ def parallel_coordinates(trials: pd.DataFrame, goal: Goal = THROUGHPUT) -> go.Fi
     Example:
         >>> figure = tuner.figures.parallel_coordinates(tuner.load_trials(Path("runs/search")))
     """
-    rows = in_order(trials).sort_values("value", ascending=goal.maximize, na_position="first")  # the best on top
+    rows = _in_order(trials).sort_values("value", ascending=goal.maximize, na_position="first")  # the best on top
     columns = {"trial": list(rows["trial"])}
     for name in varied(rows["parameters"])[:_MOST_AXES]:
         columns[str(name)] = [one.get(name) for one in rows["parameters"]]
@@ -273,12 +271,10 @@ def _order(value: Any) -> tuple[bool, bool, float, str]:
 def _value_axis(rows: pd.DataFrame, goal: Goal) -> dict[str, Any]:
     """The axis of what came of the trials; those without a value stand below, by their state."""
     numbers = [float(value) for value in rows["value"].dropna()]
-    half = (
-        min(numbers, default=0.0) / 2,
-        max(numbers, default=0.0) / 2,
-    )  # the whole may be more than a float has room for
-    spread = half[1] - half[0]
-    ticks = {repr(value): ((value / 2 - half[0]) / spread if spread else 0.5, f"{value:.4g}") for value in numbers}
+    # halves, since the whole distance may be more than a float has room for
+    low, high = min(numbers, default=0.0) / 2, max(numbers, default=0.0) / 2
+    spread = high - low
+    ticks = {repr(value): ((value / 2 - low) / spread if spread else 0.5, f"{value:.4g}") for value in numbers}
     for number, state in enumerate(dict.fromkeys(rows.loc[rows["value"].isna(), "state"]), start=1):
         says = look.STATES[state].says if state in look.STATES else str(state)
         ticks[repr(state)] = (-_STATE_STEP * number, says)

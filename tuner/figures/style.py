@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner.core import metrics
+from tuner.core.text import level_name
 from tuner.judging.slo import SLO, Constraint
 
 #: plotly.js's own settings: nothing is uploaded, nothing advertised
@@ -46,11 +47,13 @@ _TEMPLATE = {
 
 @dataclass(frozen=True)
 class Look:
-    """How a verdict is drawn, and what it is called."""
+    """How a mark is drawn, and what it is called; size and edge in pixels."""
 
     says: str
     symbol: str
     colour: str
+    size: float = 11
+    edge: float = 1.5
 
 
 VERDICTS = {
@@ -127,25 +130,30 @@ def _threshold_line(constraint: Constraint) -> dict[str, Any]:
 
 
 def add_markers(
-    figure: go.Figure, rows: pd.DataFrame, style: Look, hovers: list[str], size: int = 11, **more: Any
+    figure: go.Figure, rows: Mapping[str, Any] | pd.DataFrame, style: Look, hovers: list[str], **more: Any
 ) -> None:
-    """The `x` and `y` of rows as marks of one style; `more` as `add_scatter` takes it."""
-    figure.add_scatter(
-        x=rows["x"],
-        y=rows["y"],
-        name=style.says,
-        mode="markers",
-        marker={"symbol": style.symbol, "color": style.colour, "size": size, "line": {"width": 1.5}},
-        hovertext=hovers,
-        hoverinfo="text",
-        showlegend=not rows.empty,
-        **more,
-    )
+    """The `x` and `y` of rows as marks of one style; `more` as `add_scatter` takes it, also instead of what is here."""
+    trace = {
+        **{"x": rows["x"], "y": rows["y"], "name": style.says, "mode": "markers", "showlegend": bool(len(hovers))},
+        "marker": {"symbol": style.symbol, "color": style.colour, "size": style.size, "line": {"width": style.edge}},
+        **{"hovertext": hovers, "hoverinfo": "text"},
+    }
+    figure.add_scatter(**trace | more)
 
 
 def hover(*lines: str) -> str:
     """A hover label: its lines, without those that have nothing to say."""
     return "<br>".join(filter(None, lines))
+
+
+def level_title(row: Mapping[Any, Any]) -> str:
+    """A batch's level and scenario, the first line of its hover label."""
+    return f"<b>concurrency {level_name(row['concurrency'])}</b> {escape(str(row['scenario']))}"
+
+
+def start_line(row: Mapping[Any, Any]) -> str:
+    """When a batch or a trial began, as a line of a hover label; empty where nobody knows."""
+    return "" if pd.isna(row["started_at"]) else f"started {row['started_at']:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def error_bars(rows: pd.DataFrame, column: str, colour: str = "#aaaaaa") -> dict[str, Any] | None:

@@ -116,7 +116,7 @@ class Searched:
         return list(filter(None, [self._best(), self._confirmed(), ended, self.counts]))
 
     @cached_property
-    def notes(self) -> "SearchNotes":
+    def notes(self) -> SearchNotes:
         """What the search noted of itself; without its winner where another trial is the best under another SLO."""
         try:
             noted = msgspec.convert(self.facts.get("search") or {}, SearchNotes)
@@ -158,10 +158,8 @@ class Searched:
     @property
     def counts(self) -> str:
         """How many trials ended in which state, with what the failed ones failed of."""
-        states, kinds = (
-            self.attempts["state"].value_counts(),
-            self.attempts.loc[self.attempts["state"] == FAILED, "kind"],
-        )
+        states = self.attempts["state"].value_counts()
+        kinds = self.attempts.loc[self.attempts["state"] == FAILED, "kind"]
         parts = [f"{states[state]} {says}" for state, says in STATES.items() if state in states]
         failures = ", ".join(f"{count} {kind}" for kind, count in kinds[kinds.ne("")].value_counts().items())
         return f"{plural(len(self.attempts), 'trial')}: {', '.join(parts)}{f' ({failures})' if failures else ''}."

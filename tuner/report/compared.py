@@ -17,7 +17,7 @@ from tuner.judging import comparison_text
 from tuner.judging.comparison import Comparison, compare
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import judge
-from tuner.report.configuration import differences
+from tuner.report.configuration import configuration_differences
 from tuner.report.results import axis
 from tuner.report.run_facts import Run, runs_at
 
@@ -237,7 +237,7 @@ def read_comparison(
         *sides,
         slo=judge_by,
         slo_note=note or f"Both sides are judged by: {', '.join(map(str, judge_by.constraints)) if judge_by else ''}.",
-        configuration=differences(sides[0].runs, sides[1].runs),
+        configuration=configuration_differences(sides[0].runs, sides[1].runs),
         comparison=compare(sides[0].judged, sides[1].judged, tolerance=tolerance),
     )
 

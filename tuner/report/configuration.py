@@ -9,11 +9,10 @@ from typing import Any
 import pandas as pd
 
 from tuner.core.secrets import Guard
+from tuner.core.text import UNKNOWN, printable
 from tuner.errors import SecretFound
 from tuner.report.run_facts import Run, mapping
 
-#: what a value is called that a side does not have or did not record
-NONE = "–"
 #: where a run lies and how its server is reached and kept alive changes no number
 _TELLS_NOTHING = ("name", "runs", "port", "ready_timeout", "max_restarts", "api_key_env")
 #: most telling first; a name stands for all that begin with it
@@ -38,7 +37,7 @@ _GENAI_BENCH = {
 }
 
 
-def differences(baseline: Sequence[Run], candidate: Sequence[Run]) -> pd.DataFrame:
+def configuration_differences(baseline: Sequence[Run], candidate: Sequence[Run]) -> pd.DataFrame:
     """Name every recorded fact of server, machine, load and versions that is not the same on both sides.
 
     Args:
@@ -51,7 +50,7 @@ def differences(baseline: Sequence[Run], candidate: Sequence[Run]) -> pd.DataFra
     """
     sides = [_merged(map(_facts, runs)) for runs in (baseline, candidate)]
     names = sorted(dict.fromkeys(chain(*sides)), key=_rank)
-    rows = [[name, *(side.get(name, NONE) for side in sides)] for name in names]
+    rows = [[name, *(side.get(name, UNKNOWN) for side in sides)] for name in names]
     return pd.DataFrame([row for row in rows if row[1] != row[2]], columns=["what", "baseline", "candidate"])
 
 
@@ -62,7 +61,7 @@ def _rank(name: str) -> int:
 def _merged(runs: Iterable[Mapping[str, str]]) -> dict[str, str]:
     """What all runs of a side say, each value once."""
     each = list(runs)
-    return {name: " | ".join(dict.fromkeys(run.get(name, NONE) for run in each)) for name in chain(*each)}
+    return {name: " | ".join(dict.fromkeys(run.get(name, UNKNOWN) for run in each)) for name in chain(*each)}
 
 
 def _facts(run: Run) -> dict[str, str]:
@@ -82,8 +81,8 @@ def _facts(run: Run) -> dict[str, str]:
     )
     guard = Guard()
     telling = ((name, value) for name, value in recorded if name.split(".")[0] not in _TELLS_NOTHING)
-    texts = ((_whole(name), _shown(value, guard)) for name, value in telling)
-    return {name: text for name, text in texts if text != NONE}
+    texts = ((printable(name), _shown(value, guard)) for name, value in telling)
+    return {name: text for name, text in texts if text != UNKNOWN}
 
 
 def _of_batches(batches: pd.DataFrame) -> Iterator[tuple[str, Any]]:
@@ -117,7 +116,7 @@ def _flat(
 
 def _shown(value: Any, guard: Guard) -> str:
     """A value as text; one that holds a secret is not shown."""
-    text = _whole(_text(value))
+    text = printable(_text(value))
     try:
         guard.check(text, "")
     except SecretFound:
@@ -125,14 +124,9 @@ def _shown(value: Any, guard: Guard) -> str:
     return text
 
 
-def _whole(text: str) -> str:
-    """`text` without half characters, which JSON can hold and no file."""
-    return text.encode(errors="replace").decode()
-
-
 def _text(value: Any) -> str:
     if value is None or value in ([], ""):
-        return NONE
+        return UNKNOWN
     if isinstance(value, (list, tuple)):
         return ", ".join(_text(part) for part in value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -18,7 +18,7 @@ from tuner import __version__, figures
 from tuner.batches import report_data as carried
 from tuner.core import timestamps
 from tuner.core.run_directory import COMPLETED
-from tuner.core.text import level_name
+from tuner.core.text import UNKNOWN, level_name
 from tuner.figures.style import VERDICTS
 from tuner.judging import comparison_text, summary
 from tuner.judging.intervals import CONFIDENCE
@@ -70,17 +70,17 @@ def document(name: str, shown: list[Any], live: dict[str, Any], data: carried.Ca
     )
     environment.filters["verdict"] = comparison_text.verdict_of
     environment.filters["pretty"] = lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-    drawn = [json.loads(figure.to_json()) for figure in shown]
-    captions = [_caption(figure["layout"].pop("title", {})) for figure in drawn]
+    plots = [json.loads(figure.to_json()) for figure in shown]
+    captions = [_caption(figure["layout"].pop("title", {})) for figure in plots]
     script = _script(name)
     plotly, plotly_hash = _plotly()
     return environment.get_template(f"{name}.html").render(
         captions=captions,
-        page=_packed(json.dumps({"figures": drawn, "config": figures.CONFIG, **live})),
+        page=_packed(json.dumps({"figures": plots, "config": figures.CONFIG, **live})),
         plotly=plotly,
         script=script,
         hashes=[_hash(script), plotly_hash],
-        evaluates=any(trace["type"] in COMPILED for figure in drawn for trace in figure["data"]),
+        evaluates=any(trace["type"] in COMPILED for figure in plots for trace in figure["data"]),
         data=carried.pack(data),
         data_opening=carried.OPENING,
         made_at=timestamps.to_text(timestamps.now()),
@@ -153,8 +153,12 @@ def _table(judged: pd.DataFrame) -> dict[str, Any]:
 
 def _cells(shown: pd.DataFrame) -> list[list[str]]:
     """Each row as texts, – for what is missing."""
-    cells: list[list[str]] = shown.astype("object").where(shown.notna(), "–").astype(str).to_numpy().tolist()
+    cells: list[list[str]] = _without_gaps(shown).astype(str).to_numpy().tolist()
     return cells
+
+
+def _without_gaps(shown: pd.DataFrame) -> pd.DataFrame:
+    return shown.astype("object").where(shown.notna(), UNKNOWN)
 
 
 def _search(results: Results) -> dict[str, Any] | None:
@@ -189,8 +193,7 @@ def _warnings(judged: pd.DataFrame) -> list[tuple[str, str]]:
 
 def table_html(shown: pd.DataFrame) -> str:
     """A table for a notebook, escaped, with – for what is missing."""
-    cells = shown.astype("object").where(shown.notna(), "–")
-    return str(cells.to_html(index=False, escape=True, border=0, justify="left"))
+    return str(_without_gaps(shown).to_html(index=False, escape=True, border=0, justify="left"))
 
 
 def render_comparison(compared: Compared) -> str:
@@ -202,7 +205,7 @@ def render_comparison(compared: Compared) -> str:
         _carried(compared),
         title=compared.title,
         compared=compared,
-        configuration=_rows(compared.configuration),
+        configuration=_plain_table(compared.configuration.rename(columns={"what": "what differs"})),
         overview=_plain_table(comparison_text.overview(compared.comparison)),
         unmatched=_plain_table(comparison_text.unmatched(compared.comparison)),
         details=_plain_table(comparison_text.details(compared.comparison)),
@@ -212,11 +215,7 @@ def render_comparison(compared: Compared) -> str:
 
 
 def _plain_table(frame: pd.DataFrame) -> dict[str, Any]:
-    return {"header": list(frame.columns), "rows": _rows(frame)}
-
-
-def _rows(frame: pd.DataFrame) -> list[list[str]]:
-    return frame.astype(str).to_numpy().tolist()
+    return {"header": list(frame.columns), "rows": _cells(frame)}
 
 
 def _carried(compared: Compared) -> carried.Carried:

@@ -65,10 +65,10 @@ function bestOf(judged) {
 // The best batch and how many count, most important line first.
 function answer(judged, limits) {
   const counted = judged.filter(row => !row.superseded), best = bestOf(counted);
-  const told = limits.length === 0
+  const compliance = limits.length === 0
     ? "No SLO was given: every batch counts in which at most one request in ten failed."
     : `${counted.filter(counts).length} of ${counted.length} batches meet the SLO: ${limits.map(limitText).join(", ")}.`;
-  return [best ? bestText(best, counted) : "No batch counts, so there is no maximum", told];
+  return [best ? bestText(best, counted) : "No batch counts, so there is no maximum", compliance];
 }
 
 function bestText(best, counted) {
