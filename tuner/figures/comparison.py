@@ -83,7 +83,7 @@ def _lines(differences: pd.DataFrame) -> list[dict[Any, Any]]:
 
 def _ticks(lines: list[dict[Any, Any]]) -> list[str]:
     several = len({row["scenario"] for row in lines if "verdict" in row}) > 1
-    return [_level(row, several=several) if "verdict" in row else f"<b>{escape(row['name'])}</b>" for row in lines]
+    return [_tick(row, several=several) if "verdict" in row else f"<b>{escape(row['name'])}</b>" for row in lines]
 
 
 def _add(figure: go.Figure, rows: pd.DataFrame, style: look.Look, width: float) -> None:
@@ -96,17 +96,17 @@ def _add(figure: go.Figure, rows: pd.DataFrame, style: look.Look, width: float) 
     look.add_markers(figure, rows.assign(x=rows["change"] * 100), style, hovers, error_x=bars)
 
 
-def _level(row: dict[Any, Any], *, several: bool) -> str:
+def _tick(row: dict[Any, Any], *, several: bool) -> str:
     where = f"{shorten(str(row['scenario']), 24, placeholder='…')} " if several else ""
     return escape(f"{where}{comparison_text.level(row)}")
 
 
 def _hover(row: dict[Any, Any]) -> str:
-    level = comparison_text.level(row)
+    level, between = comparison_text.level(row), comparison_text.between(row)
     return look.hover(
         f"<b>{escape(column_name(row['metric']))}</b>, concurrency {level}, {escape(row['scenario'])}",
         f"<b>{escape(comparison_text.cell(row))}</b>",
         escape(" → ".join(text.value(row[side], row["unit"]) for side in ("baseline", "candidate"))),
-        f"between {comparison_text.between(row)}" if comparison_text.between(row) else "",
+        f"between {between}" if between else "",
         look.wrapped(row["note"]) if isinstance(row["note"], str) else "",
     )

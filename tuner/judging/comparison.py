@@ -133,17 +133,17 @@ def compare(
     return Comparison(rows, _unmatched(*sides), tolerance, confidence)
 
 
-Compared = tuple[dict[str, Any], Difference | None]
+RowAndDifference = tuple[dict[str, Any], Difference | None]
 
 
-def _levels(baseline: Levels, candidate: Levels) -> Iterator[Compared]:
+def _levels(baseline: Levels, candidate: Levels) -> Iterator[RowAndDifference]:
     for key in sorted(baseline.runs.keys() & candidate.runs.keys()):
         for metric in METRICS:
             sides = baseline.estimate(key, metric), candidate.estimate(key, metric)
             yield _row((key[0], key[2], metric), sides)
 
 
-def _maxima(baseline: Levels, candidate: Levels) -> Iterator[Compared]:
+def _maxima(baseline: Levels, candidate: Levels) -> Iterator[RowAndDifference]:
     for scenario in sorted({key[0] for key in baseline.runs.keys() & candidate.runs.keys()}):
         levels = _levels_of_maximum(scenario, baseline, candidate)
         maxima = baseline.maximum(levels), candidate.maximum(levels)
@@ -160,7 +160,7 @@ def _levels_of_maximum(scenario: str, baseline: Levels, candidate: Levels) -> se
     return tried[0] | tried[1] if bounded else tried[0] & tried[1]
 
 
-def _row(place: tuple[str, int | None, str], sides: tuple[Estimate, Estimate]) -> Compared:
+def _row(place: tuple[str, int | None, str], sides: tuple[Estimate, Estimate]) -> RowAndDifference:
     """A row of `differences`, still without its verdict."""
     before, after = sides
     unit = metric_of(place[-1]).unit

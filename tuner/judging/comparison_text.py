@@ -35,12 +35,12 @@ def conclusions(differences: pd.DataFrame, unmatched: pd.DataFrame, tolerance: f
 def _called(rows: pd.DataFrame, verdict: str) -> list[str]:
     ordered = rows.assign(size=rows["change"].abs(), first=rows["metric"] == "max_throughput")
     ordered = ordered.sort_values(["first", "size"], ascending=False, kind="stable")
-    lines = [f"{verdict.upper()}: {difference_line(row)}" for row in ordered.head(LISTED).to_dict("records")]
+    lines = [f"{verdict.upper()}: {_difference_line(row)}" for row in ordered.head(LISTED).to_dict("records")]
     further = len(ordered) - LISTED
     return [*lines, f"… and {further} more that are {verdict}"] if further > 0 else lines
 
 
-def difference_line(row: dict[Any, Any]) -> str:
+def _difference_line(row: dict[Any, Any]) -> str:
     """One difference: `TTFT p90 at concurrency 8: 0.42 s → 0.51 s, +21.0 % (+12 to +31 %)`."""
     values = " → ".join(text.value(row[side], row["unit"]) for side in ("baseline", "candidate"))
     note = f"; {row['note']}" if row["note"] else ""

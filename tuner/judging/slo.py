@@ -40,24 +40,17 @@ class Position:
                 raise self.error(f"unknown key {key!r}; known are {', '.join(keys)}")
 
 
-def number_and_unit(value: Any) -> tuple[float, str]:
+def _number_and_unit(value: Any) -> tuple[float, str]:
     """A number and the unit behind it; NaN where it is no number."""
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*([+-]?[\d.]+(?:[eE][+-]?\d+)?)\s*([^\d\s.]*)\s*", value)):
-        return _to_float(match[1]), match[2]
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return math.nan, ""
-    return _to_float(value), ""
+    match = re.fullmatch(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\d\s.]*)\s*", str(value))
+    return (float(match[1]), match[2]) if match else (math.nan, "")
 
 
-def number_at(value: Mapping[str, Any], key: str, place: Position, default: Any, must: str) -> Any:
-    """The number at `key`, or `default`; what it must be is one of `_MUST_BE`.
-
-    Raises:
-        SLOError: it is no such number.
-    """
+def _number_at(value: Mapping[str, Any], key: str, place: Position, default: Any, must: str) -> Any:
+    """The number at `key`, or `default`; what it must be is one of `_MUST_BE`."""
     if key not in value:
         return default
-    number, unit = number_and_unit(value[key])
+    number, unit = _number_and_unit(value[key])
     if unit or not (math.isfinite(number) and _MUST_BE[must](number)):
         raise place.below(key).error(f"must be a number {must}, not {value[key]!r}")
     return number
@@ -69,13 +62,6 @@ _MUST_BE: dict[str, Callable[[float], bool]] = {
     NOT_NEGATIVE: lambda number: number >= 0,
     BELOW_ONE: lambda number: 0 < number < 1,
 }
-
-
-def _to_float(value: Any) -> float:
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return math.nan
 
 
 #: What each section of the file limits, latencies first: a column, without its statistic.
@@ -247,8 +233,8 @@ def _slo(document: Mapping[str, Any], place: Position) -> SLO:
     place.must_know(document, [*SECTIONS, "confidence", "steepness"])
     return SLO(
         tuple(one for section in SECTIONS if section in document for one in _constraints(document, section, place)),
-        number_at(document, "confidence", place, None, BELOW_ONE),
-        number_at(document, "steepness", place, STEEPNESS, POSITIVE),
+        _number_at(document, "confidence", place, None, BELOW_ONE),
+        _number_at(document, "steepness", place, STEEPNESS, POSITIVE),
     )
 
 
@@ -297,14 +283,14 @@ def _constraint(value: Any, metric: str, statistic: str, place: Position) -> Con
         statistic,
         _threshold(value["threshold"], place.below("threshold"), timed=bool(statistic)),
         hard_fail,
-        number_at(value, "fail_ratio", place, 0.0, NOT_NEGATIVE),
-        number_at(value, "weight", place, 1.0, NOT_NEGATIVE),
+        _number_at(value, "fail_ratio", place, 0.0, NOT_NEGATIVE),
+        _number_at(value, "weight", place, 1.0, NOT_NEGATIVE),
     )
 
 
 def _threshold(value: Any, place: Position, *, timed: bool) -> float:
     """A threshold in seconds (or as it stands, where it is no time): above 0 and finite."""
-    number, unit = number_and_unit(value)
+    number, unit = _number_and_unit(value)
     allowed = list(_PER_SECOND) if timed else []
     if unit and unit not in allowed:
         what = f"is none of {', '.join(allowed)}" if allowed else "has no place here, the threshold is a bare number"

@@ -1,6 +1,6 @@
 """Every batch judged against every constraint, and how sure the verdict is."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -121,7 +121,8 @@ class _Judgement:
         return np.where(np.isfinite(values), values, np.nan)
 
     def frame(self) -> pd.DataFrame:
-        rows, shares = range(len(self.batches)), attainments(self.readings, latency_limits(self.slo))
+        rows, limits = range(len(self.batches)), latency_limits(self.slo)
+        shares = np.array([_attainment(reading, limits) for reading in self.readings], np.float64)
         strong = self.judged & np.array([not doubt for doubt in self.doubts], bool)
         judged = self.batches.assign(
             verdict=self._texts(self.verdicts),
@@ -264,19 +265,6 @@ class _Finding:
                 yield row, f"{label} {between} at {percent(confidence)}, {sides}"
 
 
-def attainments(readings: Iterable[Reading | None], limits: Mapping[str, float]) -> Floats:
-    """The share of all requests of each batch, failed ones included, that met every limit.
-
-    Args:
-        readings: what is kept of each batch's result file; None where there is none.
-        limits: seconds, by `ttft`, `tpot`, `e2e_latency`.
-
-    Returns:
-        Between 0 and 1; NaN where the file is gone or holds no individual requests.
-    """
-    return np.array([_share(reading, limits) for reading in readings], np.float64)
-
-
 def goodput(attainment: Floats, requests: Floats, duration: Floats) -> Floats:
     """Requests per second that met every latency threshold, of each batch: attainment · requests / duration.
 
@@ -284,7 +272,7 @@ def goodput(attainment: Floats, requests: Floats, duration: Floats) -> Floats:
     meaning, calls so the highest rate at which a share that was agreed on meets the SLO.
 
     Args:
-        attainment: as from `attainments`.
+        attainment: the share of all requests of each batch, failed ones included, that met every limit.
         requests: how many each batch had, failed ones too.
         duration: seconds.
 
@@ -295,14 +283,15 @@ def goodput(attainment: Floats, requests: Floats, duration: Floats) -> Floats:
 
 
 def met(reading: Reading, limits: Mapping[str, float]) -> NDArray[np.bool_]:
-    """Whether each completed request met every limit."""
+    """Whether each completed request met every limit: seconds, by `ttft`, `tpot`, `e2e_latency`."""
     meets = np.ones(reading.batch.completed or 0, bool)
     for latency, limit in limits.items():
         meets &= reading.latencies[latency] <= limit * (1 + ROUNDING)
     return meets
 
 
-def _share(reading: Reading | None, limits: Mapping[str, float]) -> float:
+def _attainment(reading: Reading | None, limits: Mapping[str, float]) -> float:
+    """The share of all requests that met every limit; NaN where the file is gone or holds no individual requests."""
     if reading is None or not reading.batch.requests or not reading.recomputed:
         return np.nan
     return float(met(reading, limits).sum() / reading.batch.requests)

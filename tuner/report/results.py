@@ -87,9 +87,9 @@ class Results:
     @cached_property
     def figures(self) -> list[Any]:
         """The figures that the report and the notebook show, the most telling first."""
-        return self._of_sweep() if self.searched is None else self._of_search(self.searched)
+        return self._sweep_figures() if self.searched is None else self._search_figures(self.searched)
 
-    def _of_search(self, searched: Searched) -> list[Any]:
+    def _search_figures(self, searched: Searched) -> list[Any]:
         """How the search went, and then the curves of the baseline and of the winner alone: twenty are unreadable."""
         shares, why_not = importances(searched.trials, maximize=searched.goal.maximize)
         shown = [
@@ -136,15 +136,15 @@ class Results:
         judged = judge(batches.assign(source=None), slo).assign(source=self.judged["source"])
         return replace(self, slo=slo if limits else None, judged=judged, summary=summarize(judged), tiers=None)
 
-    def _of_sweep(self) -> list[Any]:
+    def _sweep_figures(self) -> list[Any]:
         shown = [self.curves]
         if self.has_trend:
             shown.append(figures.trend(self.judged, self.runs, **axis(self.slo)))
         if self.judged["tpot_p50"].notna().any():
-            shown.append(figures.trade_off(self.judged, self._gpus()))
-        return shown if self.is_many else [*shown, *self._of_each_curve()]
+            shown.append(figures.trade_off(self.judged, self._gpus_by_trial()))
+        return shown if self.is_many else [*shown, *self._curve_figures()]
 
-    def _of_each_curve(self) -> Iterator[Any]:
+    def _curve_figures(self) -> Iterator[Any]:
         """The figures that show every curve by itself."""
         for metric in figures.METRICS:
             if self.judged[f"{metric}_p90"].notna().any():
@@ -175,7 +175,7 @@ class Results:
             began.combine_first(recorded).rename("started_at"), how="outer", left_on="run_folder", right_index=True
         )
 
-    def _gpus(self) -> dict[int, int]:
+    def _gpus_by_trial(self) -> dict[int, int]:
         """How many GPUs each trial's server had, where one run is shown."""
         if self.judged["run_folder"].nunique() > 1:
             return {}

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 _OF_THE_PAGE = ("python", "pandas", "plotly")
 
 
-def server_records(folder: Path) -> Iterator[dict[str, Any]]:
+def _server_records(folder: Path) -> Iterator[dict[str, Any]]:
     """What each trial's `server.json` says, with its `run_folder` and `trial`."""
     for number, trial in enumerate(Experiment(folder).trial_folders, start=1):
         if server := Trial(trial).server:
@@ -41,7 +41,7 @@ def server_records(folder: Path) -> Iterator[dict[str, Any]]:
             yield msgspec.to_builtins(server) | place
 
 
-def made_with(folder: Path, facts: dict[str, Any], servers: list[dict[str, Any]]) -> dict[str, Any]:
+def _made_with(folder: Path, facts: dict[str, Any], servers: list[dict[str, Any]]) -> dict[str, Any]:
     """The versions, the machine, the server's parameters and GPUs, where the run had one server."""
     server = servers[0] if len(servers) == 1 else {}
     versions, host, parameters = map(mapping, (facts.get("versions"), facts.get("host"), server.get("parameters")))
@@ -53,13 +53,13 @@ def made_with(folder: Path, facts: dict[str, Any], servers: list[dict[str, Any]]
     }
 
 
-def slo_of(documents: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _agreed_document(documents: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The SLO that all of the runs were asked to meet; None where they differ or nobody asked."""
     first, *others = [mapping(facts.get("spec")).get("slo") for facts in documents] or [None]
     return first if first and all(other == first for other in others) else None
 
 
-def telemetry(folders: list[Path]) -> pd.DataFrame:
+def _telemetry(folders: list[Path]) -> pd.DataFrame:
     """The samples of all trials; nothing where nothing was recorded."""
     from tuner.servers.telemetry import load
 
@@ -88,19 +88,12 @@ def mapping(value: Any) -> dict[str, Any]:
 
 #: per cent; the quartiles make a box, the outer ones its whiskers and its mark
 QUANTILES = (5, 25, 50, 75, 95, 99)
+#: by `ttft`, `tpot`, `e2e_latency`: for each batch its quantiles in seconds
 Spreads = dict[str, list[list[float] | None]]
 
 
-def spreads(known: Sequence[Reading | None]) -> Spreads:
-    """The quantiles of each latency over the completed requests of each batch.
-
-    Args:
-        known: what is kept of each batch's result file; None where there is none.
-
-    Returns:
-        By `ttft`, `tpot`, `e2e_latency`: for each batch `QUANTILES` in seconds, linear interpolation between ranks;
-        None where the file is gone or holds no requests.
-    """
+def _spreads(known: Sequence[Reading | None]) -> Spreads:
+    """Linear between ranks; None where the file of a batch is gone or holds no requests."""
     return {name: [_quantiles(one.latencies[name]) if one else None for one in known] for name in LATENCIES}
 
 
@@ -191,18 +184,18 @@ def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None
         return _of_report(carried.unpack(paths[0]), batches.index, slo.to_dict() if slo else None)
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
     first, document = _of_folder(paths[0]), slo.to_dict() if slo else None
-    servers = [list(server_records(folder)) for folder in folders]
+    servers = [list(_server_records(folder)) for folder in folders]
     documents = [read(folder / EXPERIMENT_FILE) for folder in folders]
     is_search = first.facts.get("kind") == SEARCH
     return replace(
         first,
         servers=[server for own in servers for server in own],
-        runs=[made_with(*run) for run in zip(folders, documents, servers, strict=True)],
-        read_telemetry=lambda: telemetry([] if is_search else folders),  # no figure of a search shows it
-        read_spreads=lambda: spreads(readings_of(batches)),
+        runs=[_made_with(*run) for run in zip(folders, documents, servers, strict=True)],
+        read_telemetry=lambda: _telemetry([] if is_search else folders),  # no figure of a search shows it
+        read_spreads=lambda: _spreads(readings_of(batches)),
         intervals=_intervals(batches, document or first.slo),
         trials=load_trials(paths[0], slo) if is_search and len(paths) == 1 else first.trials,
-        slo=slo_of(documents),
+        slo=_agreed_document(documents),
         folders=folders,
     )
 
@@ -216,10 +209,7 @@ def runs_at(path: Path, batches: pd.DataFrame) -> list[Run]:
     if carried.is_page(path):
         return [(_of_report(carried.unpack(path), batches.index, None), batches)]
     each = [(Path(str(folder)), own) for folder, own in batches.groupby("run_folder", sort=False)]
-    return [
-        (replace(_of_folder(folder), servers=list(server_records(folder)), folders=[folder]), own)
-        for folder, own in each
-    ]
+    return [(replace(_of_folder(run), servers=list(_server_records(run)), folders=[run]), own) for run, own in each]
 
 
 def _of_folder(folder: Path) -> RunFacts:
