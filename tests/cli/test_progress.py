@@ -3,7 +3,7 @@
 import pytest
 from support import result_files
 
-from tuner.cli.progress import SweepProgress
+from tuner.cli.progress import SweepDisplay
 from tuner.core.run_directory import Experiment, TrialFacts
 from tuner.report.results import read_results
 from tuner.sweep.spec import make_spec
@@ -29,7 +29,7 @@ def follow(tmp_path, capsys):
         trial = experiment.trial(1)
         asked = {"engine": "command", "model": "m", "scenarios": spec.scenarios, "levels": spec.fixed_levels}
         trial.write(TrialFacts(trial=1, **asked))
-        with SweepProgress(experiment, spec) as progress:
+        with SweepDisplay(experiment, spec) as progress:
             for level, requests in LEVELS.items():
                 result_files.add_level(trial, level, result_files.result(requests, level=level))
                 progress.update()

@@ -5,7 +5,8 @@ import pytest
 from support import CHECKOUT, result_files, searches
 
 from tuner import notebook
-from tuner.notebook.run_panel import ServerPanel, SweepPanel, TunePanel
+from tuner.notebook.run_panel import SweepPanel, TunePanel
+from tuner.notebook.server_panel import ServerPanel
 from tuner.report.compared import read_comparison
 from tuner.report.results import read_results
 

@@ -3,13 +3,13 @@
 import asyncio
 
 from tuner.core.run_directory import SWEEP, Experiment
-from tuner.notebook import run_panel
+from tuner.notebook import form, run_panel
 
 
 def test_a_panel_that_is_shown_anew_finds_the_run_of_a_name_with_a_space(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shown = []
-    monkeypatch.setattr(run_panel, "display", shown.append)
+    monkeypatch.setattr(form, "display", shown.append)
     experiment = Experiment.create(tmp_path, SWEEP, "my run")
     experiment.describe(kind=SWEEP, name="my run", state="done")
 

@@ -10,23 +10,35 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import BaseModel
+from rich.console import Console
+from rich.markup import escape
 
 from tuner import __version__
-from tuner.cli.progress import download_bar
+from tuner.cli import tables
+from tuner.cli.doctor import examine
+from tuner.cli.progress import LogHandler, RunDisplay, SearchDisplay, SweepDisplay, ctrl_c_stops, download_bar
 from tuner.cli.tables import print_lines
 from tuner.core.run_directory import Experiment, Trial
 from tuner.errors import ClusterError, RequestError, TunerError
+from tuner.judging.slo import SLO
+from tuner.judging.tiers import Price
+from tuner.report.results import Results, read_results
+from tuner.report.write import (
+    REPORT_FILE,
+    ComparisonRequest,
+    run_comparison,
+    save_report,
+    write_report,
+)
+from tuner.search.executors import LOCAL
 from tuner.search.spec import TuneSpec
 from tuner.servers.server import launch
-from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec
-from tuner.sweep.sweep import with_model
-
-if TYPE_CHECKING:
-    from tuner.report.results import Results
+from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec, read_spec
+from tuner.sweep.sweep import check_kind, check_same, prepare, with_model
 
 
 def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -34,16 +46,16 @@ def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[...
 
     def with_flags(command: Callable[..., None]) -> Callable[..., None]:
         own = [part for name, part in inspect.signature(command).parameters.items() if name != "flags"]
-        made = [_flag(name, field) for name, field in spec.model_fields.items()]
+        flags = [_flag(name, field) for name, field in spec.model_fields.items()]
 
         @functools.wraps(command)
-        def wrapped(**given: Any) -> None:
-            flags = {part.name: given.pop(part.name) for part in made}
-            command(**given, flags={name: text for name, text in flags.items() if text is not None})
+        def with_values(**values: Any) -> None:
+            texts = {flag.name: values.pop(flag.name) for flag in flags}
+            command(**values, flags={name: text for name, text in texts.items() if text is not None})
 
-        wrapped.__signature__ = inspect.Signature([*own, *made])  # type: ignore[attr-defined]
-        wrapped.__annotations__ = {part.name: part.annotation for part in [*own, *made]}
-        return wrapped
+        with_values.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
+        with_values.__annotations__ = {part.name: part.annotation for part in [*own, *flags]}
+        return with_values
 
     return with_flags
 
@@ -87,7 +99,9 @@ app = typer.Typer(
     help="Find the LLM server configuration with the most throughput within its latency SLO.",
 )
 
-SloFile = Annotated[Path | None, typer.Option("--slo", metavar="FILE", help="the SLO to judge by (YAML or JSON)")]
+SloFile = Annotated[
+    SLO | None, typer.Option("--slo", metavar="FILE", parser=SLO.load, help="the SLO to judge by (YAML or JSON)")
+]
 ANY_RUN = "a run directory, a folder of result files, a file or a report"
 More = Annotated[list[Path] | None, typer.Option(metavar="PATH", help="another run of that side; may be repeated")]
 PerHour = Annotated[
@@ -101,7 +115,7 @@ Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="run direct
 
 def main() -> None:
     """Run the command line; an error of ours is one line on stderr, never a traceback."""
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         app(standalone_mode=True)
     except TunerError as error:
@@ -117,15 +131,12 @@ class Terminated(BaseException):
     """A scheduler asked us to end (SIGTERM)."""
 
 
-def _terminated(*_: object) -> NoReturn:
+def _raise_terminated(*_: object) -> NoReturn:
     raise Terminated
 
 
 def print_error(error: TunerError) -> None:
     """Say in one line what went wrong."""
-    from rich.console import Console
-    from rich.markup import escape
-
     line = escape(" ".join(str(error).split()))
     Console(stderr=True, soft_wrap=True).print(f"[bold red]tuner:[/] {line}", highlight=False)
 
@@ -137,7 +148,8 @@ def _global(
     version: Annotated[bool, typer.Option("--version", help="show the version and exit")] = False,
 ) -> None:
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)sZ %(levelname)s %(name)s: %(message)s")
+    form = "%(asctime)sZ %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=level, handlers=[LogHandler()], format=form)
     logging.Formatter.converter = time.gmtime
     if version:
         typer.echo(f"tuner {__version__}")
@@ -165,51 +177,45 @@ DEMO: dict[str, Any] = {
 @takes(SweepSpec)
 def demo(flags: dict[str, str]) -> None:
     """The whole chain on this machine, no GPU: embedded server, sweep, SLO, report."""
-    _run("sweep", DEMO | flags)
+    _run(SweepDisplay, DEMO | flags)
 
 
 @app.command()
 @takes(SweepSpec)
 def sweep(flags: dict[str, str], config: Config = None, resume: Resume = None) -> None:
     """Launch (or attach to) a server, measure it at each concurrency level, judge, and write the report."""
-    _run("sweep", _merged(config, flags), resume)
+    _run(SweepDisplay, _values(config, flags), resume)
 
 
 @app.command()
 @takes(TuneSpec)
 def tune(flags: dict[str, str], config: Config = None, resume: Resume = None) -> None:
     """Search the server configuration with the most throughput within the SLO, and write the report."""
-    _run("tune", _merged(config, flags), resume)
+    _run(SearchDisplay, _values(config, flags), resume)
 
 
-def _merged(config: Path | None, flags: dict[str, str]) -> dict[str, Any]:
+def _values(config: Path | None, flags: dict[str, str]) -> dict[str, Any]:
     """The parameters of a file, and of the flags, which win."""
-    from tuner.sweep.spec import read_spec
-
     return (read_spec(config) if config else {}) | flags
 
 
-def _run(name: str, values: dict[str, Any], resume: Path | None = None) -> None:
-    """Run a sweep or a search on `values`, or go on with `resume`, and say what came out."""
-    from tuner.cli.progress import FOLLOWERS, ctrl_c_stops
-    from tuner.search.executors import LOCAL
-    from tuner.search.search import KINDS
-    from tuner.sweep.sweep import check_kind, check_same, prepare
-
+def _run(display_of: type[RunDisplay], values: dict[str, Any], resume: Path | None = None) -> None:
+    """Run what `display_of` shows on `values`, or go on with `resume`, and say what came out."""
+    kind = display_of.kind
     bar, move = download_bar("fetching the demo's model")
     with bar:
-        before = check_kind(name, Experiment.open(resume)).facts.get("spec", {}) if resume else {}
-        spec = make_spec(before | values, KINDS[name].asks)
+        before = check_kind(kind.name, Experiment.open(resume)).facts.get("spec", {}) if resume else {}
+        spec = make_spec(before | values, kind.spec)
         spec = prepare(spec, move) if getattr(spec, "on", LOCAL) == LOCAL else spec  # or where the server runs
-    experiment = Experiment(resume) if resume else Experiment.create(spec.runs, name, spec.name)
+    experiment = Experiment(resume) if resume else Experiment.create(spec.runs, kind.name, spec.name)
     check_same(spec, experiment)
     with ctrl_c_stops() as stop:
-        with FOLLOWERS[name](experiment, spec) as progress, _reported_if_it_fails(experiment):
-            progress.follow(lambda: KINDS[name].run(spec, experiment, stop), stop)
-            results, report = _reported(experiment)
+        with display_of(experiment, spec) as display, _report_if_it_fails(experiment):
+            display.follow(lambda: kind.run(spec, experiment, stop), stop)
+            results, report = _report(experiment)
         if not stop.after_level.is_set():
             results.must_have_survivors()
-        progress.conclude(results)
+        display.conclude(results)
         again = [f"the best configuration again: {results.command}"] if results.command else []
         print_lines(*results.answer, *again, f"report: {report}")
         if stop.after_level.is_set():
@@ -217,7 +223,7 @@ def _run(name: str, values: dict[str, Any], resume: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _reported_if_it_fails(experiment: Experiment) -> Iterator[None]:
+def _report_if_it_fails(experiment: Experiment) -> Iterator[None]:
     """Report on what a run left that was cut off; one that was refused before it began leaves nothing."""
     try:
         yield
@@ -226,15 +232,12 @@ def _reported_if_it_fails(experiment: Experiment) -> Iterator[None]:
             shutil.rmtree(experiment.folder, ignore_errors=True)
         elif not experiment.is_new and experiment.trial(1).facts_file.exists():
             with contextlib.suppress(TunerError):
-                _reported(experiment)
+                _report(experiment)
         raise
 
 
-def _reported(experiment: Experiment) -> "tuple[Results, Path]":
+def _report(experiment: Experiment) -> tuple[Results, Path]:
     """The results of a run, and the report that was written of them."""
-    from tuner.report.results import read_results
-    from tuner.report.write import REPORT_FILE, save_report
-
     results = read_results(experiment.folder)
     return results, save_report(results, experiment.folder / REPORT_FILE)
 
@@ -250,15 +253,10 @@ def load(
     ] = "table",
 ) -> None:
     """Print one row a batch, also of other tools; with an SLO or a price the answer too (on stderr beside JSON)."""
-    from tuner.cli.tables import print_batches, print_lines
-    from tuner.judging.slo import SLO
-    from tuner.judging.tiers import Price
-    from tuner.report.results import read_results
-
     price = Price.optional(price_per_gpu_hour, gpus)
-    results = read_results(*paths, slo=SLO.load(slo) if slo else None, price=price)
+    results = read_results(*paths, slo=slo, price=price)
     answer = results.answer if slo or price else []
-    print_batches(results.judged, form)
+    tables.print_batches(results, form)
     print_lines(*answer, on_stderr=form != "table")
     results.must_have_survivors()
 
@@ -272,13 +270,8 @@ def report(
     gpus: Gpus = None,
 ) -> None:
     """Write the offline report of what is there."""
-    from tuner.cli.tables import print_lines
-    from tuner.judging.slo import SLO
-    from tuner.judging.tiers import Price
-    from tuner.report.write import write_report
-
     price = Price.optional(price_per_gpu_hour, gpus)
-    print_lines(f"report: {write_report(path, output, SLO.load(slo) if slo else None, price)}")
+    print_lines(f"report: {write_report(path, output, slo, price)}")
 
 
 @app.command()
@@ -299,15 +292,10 @@ def compare(  # noqa: PLR0913, PLR0917 - they are its flags
     ] = None,
 ) -> None:
     """Say what changed from BASELINE to CANDIDATE, and whether the change is more than noise."""
-    from tuner.cli.tables import must_be_form_of_comparison, print_comparison
-    from tuner.judging.slo import SLO
-    from tuner.report.write import ComparisonRequest, run_comparison
-
-    must_be_form_of_comparison(form)
+    tables.must_be_form_of_comparison(form)
     sides = [[*filter(None, [path]), *(more or [])] for path, more in ((before, baseline), (after, candidate))]
-    judge_by = SLO.load(slo) if slo else None
-    request = ComparisonRequest(sides[0], sides[1], judge_by, tolerance, output, junit, fail_on_regression)
-    run_comparison(request, lambda compared: print_comparison(compared, form))
+    request = ComparisonRequest(sides[0], sides[1], slo, tolerance, output, junit, fail_on_regression)
+    run_comparison(request, lambda compared: tables.print_comparison(compared, form))
 
 
 @app.command()
@@ -328,13 +316,10 @@ def doctor(
     ] = None,
 ) -> None:
     """Say what this machine has (engines, GPUs, genai-bench, a browser) and how to install what is missing."""
-    from tuner.cli.doctor import examine
-    from tuner.cli.tables import print_calibration, print_findings
-
     if calibrate:
-        print_calibration(make_spec({"levels": calibrate}, SweepSpec).fixed_levels)
+        tables.print_calibration(make_spec({"levels": calibrate}, SweepSpec).fixed_levels)
         return
     findings = examine()
-    print_findings(findings)
+    tables.print_findings(findings)
     if any(finding.needed and not finding.ok for finding in findings):
         raise typer.Exit(1)

@@ -1,11 +1,13 @@
 """What a terminal shows while something goes on, on stderr: a bar, and a line for each part that ended."""
 
+import logging
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import pandas as pd
 from rich import progress as bars
@@ -13,14 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from tuner.core.metrics import column_name
-from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, RUNNING, SEARCH, SWEEP, WAITING, Experiment
+from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, RUNNING, WAITING, Experiment
+from tuner.report.results import Results, read_results
+from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
 from tuner.sweep.level import judged_row
-from tuner.sweep.progress import LevelState, read_progress, read_search
+from tuner.sweep.progress import LevelState, Progress
 from tuner.sweep.spec import SweepSpec
 from tuner.sweep.sweep import StopRequest
-
-if TYPE_CHECKING:
-    from tuner.report.results import Results
 
 _POLL_SECONDS = 0.25
 _YES, _NO, _UNKNOWN = "[green]✓[/]", "[red]✗[/]", "[yellow]–[/]"
@@ -31,13 +32,16 @@ _PREFIXES = {"pass": "", "soft": "softly violates: ", "fail": "violates: ", "unk
 _SHOWN = ("ttft_p90", "tpot_p90")
 
 
-class SweepProgress(AbstractContextManager["SweepProgress"]):
+class RunDisplay(AbstractContextManager["RunDisplay"]):
     """A bar that follows a run directory, and one line for each part that ended; without a terminal, the lines alone.
 
     Args:
         experiment: the run to follow.
         spec: what was asked for.
     """
+
+    #: what it shows
+    kind: ClassVar[Kind]
 
     def __init__(self, experiment: Experiment, spec: SweepSpec) -> None:
         self._experiment = experiment
@@ -51,7 +55,7 @@ class SweepProgress(AbstractContextManager["SweepProgress"]):
         )
         self._task = self._bar.add_task("starting", total=None)
 
-    def __enter__(self) -> "SweepProgress":
+    def __enter__(self) -> "RunDisplay":
         self._bar.start()
         return self
 
@@ -79,14 +83,17 @@ class SweepProgress(AbstractContextManager["SweepProgress"]):
 
     def update(self) -> None:
         """Show what has changed."""
-        progress = read_progress(self._experiment.trial(1))
-        self._print([self._line(level) for level in progress.ended[self._printed :]])
-        left = progress.seconds_left(self._spec.max_seconds)
-        self._move(progress.describe(), len(progress.levels), left)
+        progress = self.kind.read_progress(self._experiment)
+        if len(progress.ended) > self._printed:
+            self._print(list(self._lines(progress)))
+        left = progress.seconds_left
+        text = f"{progress.describe()}{f', about {left // 60:.0f}:{left % 60:02.0f} left' if left else ''}"
+        total = progress.planned or None
+        self._bar.update(self._task, description=escape(text), total=total, completed=self._printed)
 
-    def conclude(self, results: "Results") -> None:
-        """Count the batches that meet the SLO, and say the maximum and from how many of them it is."""
-        if self._spec.slo:
+    def conclude(self, results: Results) -> None:
+        """Of a sweep, count the batches that meet the SLO, and say the maximum and from how many of them it is."""
+        if self._spec.slo and results.searched is None:
             summary = results.summary
             mark = _YES if summary.compliant else _NO
             self._print([f"{mark} {summary.compliant}/{summary.total} batches meet the SLO", escape(summary.text)])
@@ -96,9 +103,18 @@ class SweepProgress(AbstractContextManager["SweepProgress"]):
             self._console.print(line, highlight=False, soft_wrap=True)
         self._printed += len(lines)
 
-    def _move(self, doing: str, total: int, left: float) -> None:
-        text = f"{doing}{f', about {left // 60:.0f}:{left % 60:02.0f} left' if left else ''}"
-        self._bar.update(self._task, description=escape(text), total=total or None, completed=self._printed)
+    def _lines(self, progress: Any) -> Iterator[str]:
+        """A line for each part that has ended since."""
+        raise NotImplementedError
+
+
+class SweepDisplay(RunDisplay):
+    """A sweep, whose parts are levels."""
+
+    kind = SWEEP_KIND
+
+    def _lines(self, progress: Progress) -> Iterator[str]:
+        return map(self._line, progress.ended[self._printed :])
 
     def _line(self, level: LevelState) -> str:
         """A level that has ended: whether it meets the SLO, its numbers or how else it ended, and what it violates."""
@@ -110,27 +126,16 @@ class SweepProgress(AbstractContextManager["SweepProgress"]):
         return f"{mark} {escape(level.scenario)} concurrency {level.concurrency} {escape(text)}"
 
 
-class SearchProgress(SweepProgress):
-    """The same for a search, whose parts are trials; several may run at once, so that they end in any order."""
+class SearchDisplay(RunDisplay):
+    """A search, whose parts are trials; several may run at once, so that they end in any order."""
+
+    kind = SEARCH_KIND
 
     def __init__(self, experiment: Experiment, spec: SweepSpec) -> None:
         super().__init__(experiment, spec)
         self._printed_trials: set[int] = set()
 
-    def update(self) -> None:
-        """Show what has changed."""
-        progress = read_search(self._experiment)
-        if len(progress.ended) > self._printed:
-            self._print(list(self._trial_lines()))
-        self._move(progress.describe(), progress.planned, progress.seconds_left)
-
-    def conclude(self, results: "Results") -> None:
-        """Say no more: a search counts trials."""
-
-    def _trial_lines(self) -> Iterator[str]:
-        """A line for each trial that has ended since."""
-        from tuner.report.results import read_results
-
+    def _lines(self, progress: Any) -> Iterator[str]:
         searched = read_results(self._experiment.folder).searched
         if searched is None:
             return
@@ -139,10 +144,6 @@ class SearchProgress(SweepProgress):
         for _, row in ended.iterrows():
             self._printed_trials.add(row["trial"])
             yield f"{_TRIAL_MARKS.get(row['state'], _UNKNOWN)} {escape(searched.line(row))}"
-
-
-#: what shows the progress of a run, by its kind
-FOLLOWERS: dict[str, type[SweepProgress]] = {SWEEP: SweepProgress, SEARCH: SearchProgress}
 
 
 def _numbers(row: dict[str, Any]) -> Iterator[str]:
@@ -168,7 +169,7 @@ def ctrl_c_stops() -> Iterator[StopRequest]:
         if stop.after_level.is_set():
             raise KeyboardInterrupt
         stop.after_level.set()
-        Console(stderr=True).print("ending after this level; Ctrl-C again ends at once")
+        sys.stderr.write("ending after this level; Ctrl-C again ends at once\n")
 
     before = signal.signal(signal.SIGINT, ask)
     try:
@@ -183,3 +184,12 @@ def download_bar(what: str) -> tuple[AbstractContextManager[Any], Callable[[floa
     bar = bars.Progress(console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task(what, total=1.0, visible=False)
     return bar, lambda share: bar.update(task, completed=share, visible=True)
+
+
+class LogHandler(logging.StreamHandler[Any]):
+    """Writes to what stderr is at the time: while a bar is drawn that is the bar's own, which puts lines above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        self.stream = sys.stderr
+        super().emit(record)

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -12,24 +12,22 @@ from rich.markup import escape
 from rich.table import Table
 
 from tuner.batches.batch import records
+from tuner.cli.doctor import Finding
 from tuner.core.text import level_name
 from tuner.errors import RequestError
-from tuner.judging import comparison_text
-from tuner.judging.summary import table
+from tuner.judging.comparison_text import verdict_of
 from tuner.report.compared import SAME_CONFIGURATION, Compared
-
-if TYPE_CHECKING:
-    from tuner.cli.doctor import Finding
-
+from tuner.report.results import Results
+from tuner.traffic import calibration
 
 _WIDE_ENOUGH = 2000  # characters: in a file or a pipe, a row is one line
 
 
-def print_batches(judged: pd.DataFrame, form: str) -> None:
-    """Print judged batches on stdout.
+def print_batches(results: Results, form: str) -> None:
+    """Print judged batches on stdout, one row a batch.
 
     Args:
-        judged: one row a batch.
+        results: what holds them.
         form: `table` for a person, `json`, `csv` or `parquet` for a script.
 
     Raises:
@@ -39,7 +37,7 @@ def print_batches(judged: pd.DataFrame, form: str) -> None:
         raise RequestError(f"--format {form}: unknown; use one of {', '.join(_FORMS)}")
     if form == "parquet" and sys.stdout.isatty():
         raise RequestError("--format parquet is binary: redirect it into a file, as in … > batches.parquet")
-    _write(_FORMS[form](judged))
+    _write(_FORMS[form](results))
 
 
 def print_comparison(compared: Compared, form: str) -> None:
@@ -68,52 +66,55 @@ def _write(content: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _as_table(judged: pd.DataFrame) -> bytes:
+def _batches(results: Results) -> bytes:
     """A table for a person, the verdict in the row's colour; on a screen the reasons stand below it."""
-    on_screen = Console(highlight=False)
-    if not on_screen.is_terminal:
-        return _printed(Console(highlight=False, width=_WIDE_ENOUGH), _drawn(table(judged), judged["verdict"]))
-    rows = table(judged)
+    rows, verdicts, console = results.table, results.judged["verdict"], _console()
+    if not console.is_terminal:
+        return _text(console, _table(rows, verdicts))
     notes = (f"{name}: {why}" for name, why in zip(map(level_name, rows["level"]), rows["why"], strict=True) if why)
-    drawn = _drawn(rows.drop(columns="why"), judged["verdict"])
-    return _printed(on_screen, drawn, *(f"[dim]concurrency {escape(note)}[/]" for note in notes))
+    lines = (f"[dim]concurrency {escape(note)}[/]" for note in notes)
+    return _text(console, _table(rows.drop(columns="why"), verdicts), *lines)
 
 
-def _drawn(rows: pd.DataFrame, verdicts: Iterable[str]) -> Table:
+def _console() -> Console:
+    """Of the terminal; where there is none, so wide that a row is one line."""
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=_WIDE_ENOUGH)
+
+
+def _table(rows: pd.DataFrame, verdicts: Iterable[str]) -> Table:
     """The rows, each in its verdict's colour, or each cell in that of the verdict which it begins with."""
-    drawn = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
     cells = rows.astype("object").where(rows.notna(), "–").astype(str)
     for name in rows.columns:
-        drawn.add_column(escape(name), min_width=max(cells[name].str.len(), default=1))
+        table.add_column(escape(name), min_width=max(cells[name].str.len(), default=1))
     for row, verdict in zip(cells.itertuples(index=False), verdicts, strict=True):
-        drawn.add_row(*map(_coloured, row), style=_COLOURS.get(verdict, "dim"))
-    return drawn
+        table.add_row(*map(_cell, row), style=_COLOURS.get(verdict, "dim"))
+    return table
 
 
-def _coloured(cell: str) -> str:
-    colour = _COLOURS.get(comparison_text.verdict_of(cell), "")
-    return f"[{colour}]{escape(cell)}[/]" if colour else escape(cell)
+def _cell(content: str) -> str:
+    colour = _COLOURS.get(verdict_of(content), "")
+    return f"[{colour}]{escape(content)}[/]" if colour else escape(content)
 
 
 def _comparison(compared: Compared) -> bytes:
-    on_screen = Console(highlight=False)
-    console = on_screen if on_screen.is_terminal else Console(highlight=False, width=_WIDE_ENOUGH)
     answer = map(escape, compared.answer)
     configuration = compared.configuration
-    differs = SAME_CONFIGURATION if configuration.empty else _drawn(configuration, ["plain"] * len(configuration))
+    differs = SAME_CONFIGURATION if configuration.empty else _table(configuration, ["plain"] * len(configuration))
     parts: list[Any] = [f"[bold]{escape(compared.title)}[/]", "", differs]
     parts += ["", f"[bold]{next(answer)}[/]", *answer]
     for title, rows in compared.tables.items():
-        parts += ["", f"[bold]{title}[/]", _drawn(rows, rows.get("verdict", ["plain"] * len(rows)))]
-    parts += [f"[dim]{comparison_text.LEGEND}[/]"] if len(compared.comparison.differences) else []
-    return _printed(console, *parts)
+        parts += ["", f"[bold]{title}[/]", _table(rows, rows.get("verdict", ["plain"] * len(rows)))]
+    parts += [f"[dim]{compared.legend}[/]"] if compared.legend else []
+    return _text(_console(), *parts)
 
 
-def _printed(console: Console, *parts: Any) -> bytes:
-    with console.capture() as printed:
+def _text(console: Console, *parts: Any) -> bytes:
+    with console.capture() as text:
         for part in parts:
             console.print(part)
-    return printed.get().encode()
+    return text.get().encode()
 
 
 def _json(value: Any) -> bytes:
@@ -121,11 +122,13 @@ def _json(value: Any) -> bytes:
 
 
 _COLOURS = {"pass": "green", "soft": "yellow", "fail": "red", "better": "green", "worse": "red", "plain": ""}
-_FORMS: dict[str, Callable[[pd.DataFrame], bytes]] = {
-    "table": _as_table,
-    "json": lambda judged: _json(records(judged)),
-    "csv": lambda judged: pd.DataFrame(records(judged), columns=judged.columns).to_csv(index=False).encode(),
-    "parquet": lambda judged: judged.to_parquet(index=False) or b"",
+_FORMS: dict[str, Callable[[Results], bytes]] = {
+    "table": _batches,
+    "json": lambda results: _json(records(results.judged)),
+    "csv": lambda results: (
+        pd.DataFrame(records(results.judged), columns=results.judged.columns).to_csv(index=False).encode()
+    ),
+    "parquet": lambda results: results.judged.to_parquet(index=False) or b"",
 }
 
 
@@ -136,7 +139,7 @@ def print_lines(*lines: str | Path, on_stderr: bool = False) -> None:
         console.print(escape(str(line)))
 
 
-def print_findings(findings: "Iterable[Finding]") -> None:
+def print_findings(findings: Iterable[Finding]) -> None:
     """Print what `tuner doctor` found, with the command that would mend it."""
     console = Console(highlight=False, soft_wrap=True)
     for finding in findings:
@@ -148,7 +151,6 @@ def print_findings(findings: "Iterable[Finding]") -> None:
 
 def print_calibration(levels: list[int]) -> None:
     """Calibrate the load generator at `levels`, a line each on stderr, and print its own shares."""
-    from tuner.traffic.calibration import calibrate, table
-
     errors = Console(stderr=True, highlight=False)
-    print_lines(table(calibrate(levels, lambda done: errors.print(f"✓ concurrency {done.level}"))))
+    measured = calibration.calibrate(levels, lambda done: errors.print(f"✓ concurrency {done.level}"))
+    print_lines(calibration.table(measured))

@@ -1,5 +1,7 @@
 """Numbers and names in words: one minus sign, one spelling of percent, `pp` for percentage points."""
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from tuner.core.metrics import SHARE
@@ -77,3 +79,10 @@ def _signed(share: float, whole_from: float) -> str:
     if number > _FAR:
         return f"over +{_FAR}"
     return f"{number:+.{0 if abs(number) >= whole_from else 1}f}".replace("-", "−")
+
+
+def suggest(name: str, names: Iterable[str]) -> str:
+    """`did you mean …?` for a misspelt `name`, or the list of `names`."""
+    choices = sorted(names)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else f"it has {', '.join(choices)}"

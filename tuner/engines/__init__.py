@@ -2,8 +2,8 @@
 
 from importlib.metadata import EntryPoint, entry_points
 
+from tuner.core.text import suggest
 from tuner.engines.base import Engine
-from tuner.engines.parameters import suggest
 from tuner.errors import EngineError
 
 GROUP = "tuner.engines"

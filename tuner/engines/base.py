@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from tuner.core.locks import LOOPBACK as LOOPBACK  # noqa: PLC0414 - engines of others take it from here
 from tuner.core.secrets import names_secret
 from tuner.core.server_log import COMMON, OUT_OF_MEMORY, Pattern
+from tuner.core.text import suggest
 from tuner.engines import parameters
 from tuner.engines.parameters import Parameter
 from tuner.errors import EngineError, SpecError
@@ -87,7 +88,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors()[0]
     place = str(first["loc"][0]) if first["loc"] else "parameters"
     if first["type"] == "extra_forbidden":
-        return f"unknown parameter {place!r}; {parameters.suggest(place, model.model_fields)}"
+        return f"unknown parameter {place!r}; {suggest(place, model.model_fields)}"
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if first["type"] == "value_error":  # one about the whole says itself what it is about
         return message if not first["loc"] or message.startswith(place) else f"{place}: {message}"

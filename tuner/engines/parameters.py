@@ -1,11 +1,11 @@
 """The parameters of an engine: which names it knows, which values they take, how they are spelt as flags."""
 
-import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tuner.core.text import suggest
 from tuner.errors import SpecError
 
 
@@ -65,13 +65,6 @@ def check(engine: str, values: Mapping[str, Any], table: Mapping[str, Parameter]
                 raise SpecError(f"{engine} has no parameter {name!r}; {suggest(name, table)}")
         elif problem := table[name].problem(value):
             raise SpecError(f"{engine} parameter {name} = {value!r}: {problem}")
-
-
-def suggest(name: str, names: Iterable[str]) -> str:
-    """`did you mean …?` for a misspelt `name`, or the list of `names`."""
-    choices = sorted(names)
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
-    return f"did you mean {near[0]}?" if near else f"it has {', '.join(choices)}"
 
 
 def flags(values: Mapping[str, Any], *, no_prefix: bool) -> list[str]:

@@ -5,20 +5,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.core.run_directory import Experiment
-from tuner.engines.parameters import suggest
-from tuner.errors import SpecError
+from tuner.core.text import suggest
+from tuner.errors import PathError, SpecError
 from tuner.judging.slo import SLO
 from tuner.report.page import table_html
 from tuner.report.results import Results, read_results
 from tuner.report.write import ComparisonRequest, run_comparison, save_report, write_report
-from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
+from tuner.search.search import Kind
 from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec
 
 if TYPE_CHECKING:
-    from tuner.notebook.run_panel import ServerPanel, SweepPanel, TunePanel
+    from tuner.notebook.run_panel import RunPanel
+    from tuner.notebook.server_panel import ServerPanel
     from tuner.report.compared import Compared
-
-    Panel = SweepPanel | TunePanel
 
 #: what a notebook's parameters cell may hold besides the spec's own parameters
 RUN_NOW, RUN_FOLDER = "run_now", "run_folder"
@@ -29,7 +28,7 @@ _PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
 _JUPYTERS_OWN = {"In", "Out"}
 
 
-def sweep(namespace: dict[str, Any]) -> "Panel | Results":
+def sweep(namespace: dict[str, Any]) -> "RunPanel | Results":
     """Show the sweep panel, or with `run_now` run the sweep and show its results.
 
     Args:
@@ -41,34 +40,27 @@ def sweep(namespace: dict[str, Any]) -> "Panel | Results":
     Raises:
         SpecError: a parameter is unknown or has a wrong value.
     """
-    return _show_or_run(namespace, SWEEP_KIND)
+    from tuner.notebook.run_panel import SweepPanel
+
+    return _show_or_run(namespace, SweepPanel)
 
 
-def tune(namespace: dict[str, Any]) -> "Panel | Results":
-    """Show the search panel, or with `run_now` run the search and show its results.
+def tune(namespace: dict[str, Any]) -> "RunPanel | Results":
+    """Show the search panel, or with `run_now` run the search and show its results; as `sweep` otherwise."""
+    from tuner.notebook.run_panel import TunePanel
 
-    Args:
-        namespace: the notebook's `globals()`; its plain values are the parameters.
-
-    Returns:
-        The panel, or the results of the finished search.
-
-    Raises:
-        SpecError: a parameter is unknown or has a wrong value.
-    """
-    return _show_or_run(namespace, SEARCH_KIND)
+    return _show_or_run(namespace, TunePanel)
 
 
-def _show_or_run(namespace: dict[str, Any], kind: Kind) -> "Panel | Results":
+def _show_or_run(namespace: dict[str, Any], panel_of: "type[RunPanel]") -> "RunPanel | Results":
     """The panel of a kind of run, shown; or with `run_now` the results of such a run."""
-    parameters = parameters_in(namespace, {*kind.asks.model_fields, RUN_NOW, RUN_FOLDER})
+    kind = panel_of.kind
+    parameters = parameters_in(namespace, {*kind.spec.model_fields, RUN_NOW, RUN_FOLDER})
     run_now = _yes_or_no(RUN_NOW, parameters.pop(RUN_NOW, False))
     folder = parameters.pop(RUN_FOLDER, None)
     if run_now:
-        return run_here(kind, make_spec(parameters, kind.asks), folder)
-    from tuner.notebook.run_panel import PANELS
-
-    panel = PANELS[kind.name](parameters)
+        return run_here(kind, make_spec(parameters, kind.spec), folder)
+    panel = panel_of(parameters)
     panel.show()
     return panel
 
@@ -82,7 +74,7 @@ def launch_server(namespace: dict[str, Any]) -> "ServerPanel":
     Raises:
         SpecError: a parameter is unknown or has a wrong value.
     """
-    from tuner.notebook.run_panel import ServerPanel
+    from tuner.notebook.server_panel import ServerPanel
 
     panel = ServerPanel(parameters_in(namespace, set(ServeSpec.model_fields)))
     panel.show()
@@ -111,6 +103,8 @@ def compare(namespace: dict[str, Any]) -> "Compared | Results":
     paths = _paths(parameters.get("paths"))
     if not paths:
         raise SpecError("baseline and candidate: missing; name runs, such as baseline = 'runs/…' (or paths, a list)")
+    if missing := next((path for path in paths if not path.exists()), None):
+        raise PathError(f"{missing} does not exist: run sweep.ipynb first, or name runs as baseline and candidate")
     results = read_results(*paths, slo=slo)
     show(results)
     if target := parameters.get("report"):
@@ -167,7 +161,6 @@ def show_comparison(compared: "Compared") -> None:
     from IPython.display import HTML, display
 
     from tuner.figures import notebook_bundle
-    from tuner.judging.comparison_text import LEGEND
     from tuner.report.compared import SAME_CONFIGURATION
 
     first, *rest = map(escape, compared.answer)
@@ -179,7 +172,7 @@ def show_comparison(compared: "Compared") -> None:
         display(notebook_bundle(figure), raw=True)
     for title, rows in compared.tables.items():
         display(HTML(f'<h4>{title}</h4>{_ONE_LINE}<div class="tuner-rows">{table_html(rows)}</div>'))
-    display(HTML(f"<small>{LEGEND}</small>"))
+    display(HTML(f"<small>{compared.legend}</small>"))
 
 
 def parameters_in(namespace: dict[str, Any], names: set[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 import ipywidgets as widgets
+from IPython.display import display
 
 from tuner import engines, figures
 from tuner.core.secrets import hide_secrets
@@ -127,14 +128,16 @@ class Form(Generic[Spec]):
 
 
 class Panel(Generic[Spec]):
-    """A form, a button that starts something and one that stops it, the command, a status, and a log's end.
+    """A form, the command, a button that starts something and one that stops it, a status, a log's end, and results.
 
     Args:
         form: what can be filled in.
         starts: what the first button says.
+        beside: stands beside the buttons.
+        results: stands below all else.
     """
 
-    def __init__(self, form: Form[Spec], starts: str) -> None:
+    def __init__(self, form: Form[Spec], starts: str, beside: widgets.Widget, results: widgets.Widget) -> None:
         self.task: asyncio.Task[None] | None = None
         self._form = form
         self._go = widgets.Button(description=starts, button_style="primary", icon="play")
@@ -142,7 +145,15 @@ class Panel(Generic[Spec]):
         self._command, self._status, self._log = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self._go.on_click(lambda _: self.start())
         self._halt.on_click(lambda _: self.stop())
+        self._logs = widgets.Accordion([self._log], titles=["server log"])
+        buttons = widgets.HBox([self._go, self._halt, beside])
+        self.widget = widgets.VBox([form.widget, self._command, buttons, self._status, self._logs, results])
         form.on_change(self._preview)
+
+    def show(self) -> None:
+        """Display the panel, and what goes on or was the last."""
+        display(self.widget)
+        self._spawn(self._find())
 
     def start(self) -> None:
         """Start what is filled in; while something goes on this does nothing."""
@@ -151,6 +162,10 @@ class Panel(Generic[Spec]):
 
     def stop(self) -> None:
         """End what goes on."""
+        raise NotImplementedError
+
+    async def _find(self) -> None:
+        """Show what goes on, or was the last."""
         raise NotImplementedError
 
     async def _begin(self) -> None:
@@ -162,9 +177,9 @@ class Panel(Generic[Spec]):
         raise NotImplementedError
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self.task = asyncio.get_running_loop().create_task(self._shown(work))
+        self.task = asyncio.get_running_loop().create_task(self._guard(work))
 
-    async def _shown(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         """Do `work`; whatever goes wrong is shown here, since a task's traceback would only reach Lab's log console."""
         try:
             await work

@@ -9,19 +9,17 @@ from typing import Any
 import ipywidgets as widgets
 import pandas as pd
 import yaml
-from IPython.display import display
 
 from tuner import figures
 from tuner.batches.batch import to_frame
 from tuner.core import files, locks, timestamps
 from tuner.core.run_directory import READY, SERVER_FILE, STARTING, ServerRecord, Trial
-from tuner.engines import gguf
 from tuner.errors import PathError, TunerError
 from tuner.notebook.form import Form, Panel, copyable, draw, log_tail, text
 from tuner.servers import gpus, telemetry
 from tuner.servers.server import Server, launch, preview
 from tuner.sweep.spec import ServeSpec
-from tuner.sweep.sweep import with_model
+from tuner.sweep.sweep import tokenizer_of, with_model
 
 FORM = ("engine", "model", "parameters", "gpus", "port", "command", "base_url", "api_key_env")
 #: where the server's record and log go, a folder a start
@@ -48,8 +46,11 @@ class ServerPanel(Panel[ServeSpec]):
             description="Hand over to sweep", icon="share", disabled=True, layout=widgets.Layout(width="auto")
         )
         self._hand_on.on_click(lambda _: self.hand_over())
-        self._gpus, self._use = widgets.HTML(), widgets.Output()
-        super().__init__(Form(ServeSpec, FORM, parameters), "Start server")
+        self._use = widgets.Output()
+        form = Form(ServeSpec, FORM, parameters)
+        form.widget.children += (widgets.HTML(text(_gpus_here())),)
+        super().__init__(form, "Start server", self._hand_on, self._use)
+        self._logs.selected_index = 0
 
     @property
     def base_url(self) -> str | None:
@@ -57,14 +58,6 @@ class ServerPanel(Panel[ServeSpec]):
         file = self._folder / SERVER_FILE if self._folder else None
         record = files.read_json(file) if file and file.exists() else {}
         return str(record["base_url"]) if record.get("state") == READY else None
-
-    def show(self) -> None:
-        """Display the panel, and the server that runs already."""
-        self._gpus.value = text(_gpus_here())
-        buttons = widgets.HBox([self._go, self._halt, self._hand_on])
-        log = widgets.Accordion([self._log], titles=["server log"], selected_index=0)
-        display(widgets.VBox([self._form.widget, self._gpus, self._command, buttons, self._status, log, self._use]))
-        self._spawn(self._find())
 
     def stop(self) -> None:
         """End the server, whichever panel of this kernel started it."""
@@ -76,7 +69,8 @@ class ServerPanel(Panel[ServeSpec]):
         """Write down where the server is, for the sweep notebook and for `tuner sweep`."""
         if self._folder:
             record = Trial(self._folder).server or ServerRecord()
-            files.write_atomically(Path(HANDOVER), yaml.safe_dump(handover(record, self._form.values())))
+            values = handover(record, self._form.values().get("api_key_env"))
+            files.write_atomically(Path(HANDOVER), yaml.safe_dump(values))
             self._say(f"handed over: open sweep.ipynb, its form is filled in; or run: tuner sweep {HANDOVER}")
 
     def _spec(self) -> ServeSpec:
@@ -158,17 +152,16 @@ class ServerPanel(Panel[ServeSpec]):
             draw(self._use, figures.timeline(to_frame([]), pd.DataFrame(samples.tail(300))))
 
 
-def handover(record: ServerRecord, asked: dict[str, Any]) -> dict[str, Any]:
+def handover(record: ServerRecord, key: str | None) -> dict[str, Any]:
     """The parameters of a sweep that attaches to a server which runs.
 
     Args:
         record: its `server.json`.
-        asked: the form's values; of them only the name of the key's variable is passed on.
+        key: the name of the environment variable with its API key; None where it wants none.
     """
-    local = record.engine == "llamacpp"
-    folder = str(gguf.tokenizer_folder(Path(record.model))) if local else record.model
-    values = {"engine": "attach", "model": record.served_name, "base_url": record.base_url, "tokenizer": folder}
-    return values | {name: value for name, value in asked.items() if name == "api_key_env" and value}
+    tokenizer = tokenizer_of(record.engine, record.model) if record.model else ""
+    values = {"engine": "attach", "model": record.served_name, "base_url": record.base_url, "tokenizer": tokenizer}
+    return values | ({"api_key_env": key} if key else {})
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""Results in a notebook: SLO sliders that judge again at once, the figure, and a table that sorts and filters."""
+"""Results in a notebook: of a sweep with SLO sliders that judge again at once, of a search its trials."""
 
 import math
 from dataclasses import replace
@@ -8,7 +8,8 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from tuner.notebook.form import LABEL, WIDE, draw, text
+from tuner import figures
+from tuner.notebook.form import LABEL, WIDE, copyable, draw, text
 from tuner.report.page import table_html
 from tuner.report.results import Constraint, Results
 
@@ -71,13 +72,37 @@ class ResultsView:
         self._table.value = table_html(shown)
 
 
+class SearchView:
+    """The answer, the best so far, what the parameters did, and a row a trial."""
+
+    def __init__(self) -> None:
+        self._answer, self._command, self._table = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self._best, self._parameters = widgets.Output(), widgets.Output()
+        parts = [self._answer, self._command, self._best, self._table, self._parameters]
+        self.widget = widgets.VBox(parts)
+        self.widget.layout.display = "none"
+
+    def show(self, results: Results) -> None:
+        """Show the trials that there are."""
+        searched = results.searched
+        if searched is None:
+            return
+        self.widget.layout.display = ""
+        self._answer.value = text("\n".join(searched.answer))
+        again = f"<b>the best configuration again:</b>{copyable(results.command)}"
+        self._command.value = again if results.command else ""
+        draw(self._best, figures.best_so_far(searched.trials, searched.goal))
+        draw(self._parameters, figures.parallel_coordinates(searched.trials, searched.goal))
+        self._table.value = table_html(searched.table)
+
+
 def _slider(constraint: Constraint, threshold: float | None, judged: pd.DataFrame) -> widgets.SelectionSlider:
     """A slider over what could be asked: from half the smallest to twice the largest value measured, and no limit."""
     measured = [float(value) for value in judged[constraint.column].dropna() if value > 0]
-    asked = [] if threshold is None else [threshold]
-    values = measured + asked or [1.0]
+    thresholds = [] if threshold is None else [threshold]
+    values = measured + thresholds or [1.0]
     steps = np.geomspace(min(values) / 2, max(values) * 2, _STEPS)
-    offered = sorted({float(f"{step:.3g}") for step in steps} | {*asked})
+    offered = sorted({float(f"{step:.3g}") for step in steps} | {*thresholds})
     options = [(f"{value:g}{constraint.unit}", value) for value in offered]
     none = [("no limit", _NO_LIMIT)]
     return widgets.SelectionSlider(

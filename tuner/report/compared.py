@@ -153,6 +153,11 @@ class Compared:
         }
         return {title: table for title, table in tables.items() if len(table)}
 
+    @property
+    def legend(self) -> str:
+        """What the marks in the tables mean; empty where there is no difference to mark."""
+        return "" if self.comparison.differences.empty else comparison_text.LEGEND
+
     @cached_property
     def both(self) -> pd.DataFrame:
         """The judged batches of both sides; their experiments are called `baseline` and `candidate`."""

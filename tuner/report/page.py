@@ -209,7 +209,7 @@ def render_comparison(compared: Compared) -> str:
         overview=_plain_table(comparison_text.overview(compared.comparison)),
         unmatched=_plain_table(comparison_text.unmatched(compared.comparison)),
         details=_plain_table(comparison_text.details(compared.comparison)),
-        legend=comparison_text.LEGEND,
+        legend=compared.legend,
         same_configuration=SAME_CONFIGURATION,
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tuner.engines.parameters import suggest
+from tuner.core.text import suggest
 from tuner.errors import SpecError
 from tuner.judging.scores import maximised
 from tuner.search import optuna_study

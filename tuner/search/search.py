@@ -19,6 +19,7 @@ from tuner.search.optuna_study import Journal
 from tuner.search.samplers import Observation, Sampler
 from tuner.search.spec import TuneSpec
 from tuner.search.state import Limits, SearchTrial, Trials
+from tuner.sweep.progress import Progress, SearchProgress, read_search, read_sweep
 from tuner.sweep.spec import SweepSpec
 from tuner.sweep.sweep import StopRequest, check_same, prepare, recorded, run_sweep
 
@@ -240,21 +241,22 @@ class _Search:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of run.
+    """A kind of run; the notebook's panel of a kind, and the terminal's display, name the one that they are for.
 
     Args:
         name: of its command, its notebook, and in its run directories' names.
-        asks: what it is asked with.
-        run: carries it out in a run directory, resuming what is there, until it is done or the stop is set.
         noun: what it is called.
+        spec: what it is asked with.
+        run: carries it out in a run directory, resuming what is there, until it is done or the stop is set.
+        read_progress: how far a run is, from its directory.
     """
 
     name: str
-    asks: type[SweepSpec]
-    run: Callable[[Any, Experiment, StopRequest | None], None]
     noun: str
+    spec: type[SweepSpec]
+    run: Callable[[Any, Experiment, StopRequest | None], None]
+    read_progress: Callable[[Experiment], Progress | SearchProgress]
 
 
-SWEEP_KIND = Kind(experiment.SWEEP, SweepSpec, run_sweep, "sweep")
-SEARCH_KIND = Kind(experiment.SEARCH, TuneSpec, run_search, "search")
-KINDS = {kind.name: kind for kind in (SWEEP_KIND, SEARCH_KIND)}
+SWEEP_KIND = Kind(experiment.SWEEP, "sweep", SweepSpec, run_sweep, read_sweep)
+SEARCH_KIND = Kind(experiment.SEARCH, "search", TuneSpec, run_search, read_search)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from tuner.core.text import suggest
 from tuner.engines.base import Engine
-from tuner.engines.parameters import Parameter, suggest
+from tuner.engines.parameters import Parameter
 from tuner.errors import SpecError
 from tuner.search.expressions import Relation
 

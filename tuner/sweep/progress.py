@@ -1,6 +1,6 @@
 """How far a run is, read from its directory; so the terminal, a notebook and a second notebook see the same."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tuner.core.run_directory import (
     read_record,
     read_sidecar,
 )
+from tuner.core.text import plural
 from tuner.judging.summary import TOO_MUCH
 
 WAITING = "waiting"
@@ -45,22 +46,37 @@ class LevelState:
 
 @dataclass(frozen=True)
 class Progress:
-    """The server's state (`starting`, `ready`, … as in server.json; empty before) and that of every level."""
+    """The server's state (`starting`, `ready`, … as in server.json; empty before) and that of every level.
+
+    `seconds_a_level` is how long each may take; 0 where nobody said.
+    """
 
     server: str = ""
     levels: tuple[LevelState, ...] = ()
+    seconds_a_level: float = 0.0
 
     @property
     def ended(self) -> tuple[LevelState, ...]:
         """The levels that have an outcome."""
         return tuple(level for level in self.levels if level.ended)
 
-    def seconds_left(self, seconds_a_level: float) -> float:
-        """How long the levels that have not ended will take, where each takes `seconds_a_level`; 0 for none."""
+    @property
+    def planned(self) -> int:
+        """How many levels there will be."""
+        return len(self.levels)
+
+    @property
+    def total(self) -> str:
+        """How many levels have ended, in words."""
+        return plural(len(self.ended), "level")
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the levels that have not ended will take; 0 for none."""
         open_levels = [level for level in self.levels if not level.ended]
         begun = [level.started_at for level in open_levels if level.started_at]
         spent = sum((timestamps.now() - started).total_seconds() for started in begun)
-        return max(0.0, len(open_levels) * (seconds_a_level + _BETWEEN_LEVELS) - spent)
+        return max(0.0, len(open_levels) * (self.seconds_a_level + _BETWEEN_LEVELS) - spent)
 
     def describe(self) -> str:
         """What is going on now, in a few words."""
@@ -108,6 +124,11 @@ class SearchProgress:
         return (self.trials if self.state in ("", "searching") else len(self.tried)) + self.confirm
 
     @property
+    def total(self) -> str:
+        """How many trials have ended, in words; those that confirm are none."""
+        return plural(sum(record in self.ended for record in self.tried), "trial")
+
+    @property
     def seconds_left(self) -> float:
         """How long the runs that have not ended will take, as those took that have; 0 for nobody knows."""
         took = [record.seconds for record in self.ended if record.seconds]
@@ -127,6 +148,12 @@ class SearchProgress:
         again = f"confirming, run {len(self.records) - number} of {self.confirm}"
         what = again if running[0].role == "confirmation" else f"trial {number} of {self.trials}"
         return f"{what}: {self.now.describe()}"
+
+
+def read_sweep(experiment: Experiment) -> Progress:
+    """How far a sweep is; what is not there yet, or just being replaced, counts as not there."""
+    seconds = experiment.record.spec.get("max_seconds", 0.0)
+    return replace(read_progress(experiment.trial(1)), seconds_a_level=seconds)
 
 
 def read_search(experiment: Experiment) -> SearchProgress:

@@ -137,16 +137,20 @@ def with_model(spec: Spec, progress: gguf.Progress = lambda share: None) -> Spec
 def prepare(spec: AnySweep, progress: gguf.Progress = lambda share: None) -> AnySweep:
     """`spec` with everything resolved that can be before a server starts: `with_model`, and the tokenizer."""
     spec = with_model(spec, progress)
-    return spec if spec.tokenizer else spec.model_copy(update={"tokenizer": _tokenizer_of(spec)})
+    return spec if spec.tokenizer else spec.model_copy(update={"tokenizer": tokenizer_of(spec.engine, spec.model)})
 
 
-def _tokenizer_of(spec: SweepSpec) -> str:
-    """The tokenizer that sizes the prompts: made from a GGUF, or the one that the model's folder or hub id has."""
-    if spec.engine == "llamacpp":
-        return str(gguf.tokenizer_folder(Path(spec.model)))
-    if not spec.model:
+def tokenizer_of(engine: str, model: str) -> str:
+    """The tokenizer that sizes the prompts: made from a GGUF, or the one that the model's folder or hub id has.
+
+    Raises:
+        SpecError: no model is named.
+    """
+    if engine == "llamacpp":
+        return str(gguf.tokenizer_folder(Path(model)))
+    if not model:
         raise SpecError("tokenizer: missing; give a tokenizer folder or a hub id, so that prompts can be sized")
-    return spec.model
+    return model
 
 
 @dataclass(frozen=True)
