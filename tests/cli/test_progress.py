@@ -1,9 +1,11 @@
 """What a run says while it goes on: a line for each level, whether it meets the SLO, and the count in the end."""
 
+import logging
+
 import pytest
 from support import result_files
 
-from tuner.cli.progress import SweepDisplay
+from tuner.cli.progress import LogHandler, SweepDisplay
 from tuner.core.run_directory import Experiment, TrialFacts
 from tuner.report.results import read_results
 from tuner.sweep.spec import make_spec
@@ -44,11 +46,15 @@ def follow(tmp_path, capsys):
     return run
 
 
+def draw_as_in_a_terminal(monkeypatch):
+    for name, value in (("TTY_COMPATIBLE", "1"), ("FORCE_COLOR", "1"), ("NO_COLOR", "1"), ("COLUMNS", "200")):
+        monkeypatch.setenv(name, value)
+
+
 @pytest.mark.parametrize("where", ["file", "terminal"])
 def test_each_level_says_whether_it_meets_the_slo_and_what_it_violates(where, follow, monkeypatch):
     if where == "terminal":
-        for name, value in (("TTY_COMPATIBLE", "1"), ("FORCE_COLOR", "1"), ("NO_COLOR", "1"), ("COLUMNS", "200")):
-            monkeypatch.setenv(name, value)
+        draw_as_in_a_terminal(monkeypatch)
     lines, _ = follow(SLO)
     marks = ("✓", "✓", "✗", *(mark for _, mark in WITHOUT_NUMBERS.values()))
     expected = [f"{mark} D(100,100) concurrency {level} " for mark, level in zip(marks, (1, 2, 4, 8, 16), strict=True)]
@@ -71,3 +77,14 @@ def test_without_an_slo_there_is_nothing_to_count(follow):
 def test_a_level_that_cannot_be_judged_says_so(follow):
     lines, _ = follow({"ttft": {"p99": {"threshold": 1}}, "confidence": 0.95})
     assert lines[0].startswith("– D(100,100) concurrency 1 ") and "cannot be judged: " in lines[0]
+
+
+def test_a_log_line_stands_above_the_bar(tmp_path, monkeypatch, capsys):
+    draw_as_in_a_terminal(monkeypatch)
+    handler = LogHandler()
+    with SweepDisplay(Experiment.at(tmp_path / "run"), make_spec({})):
+        handler.emit(logging.makeLogRecord({"msg": "while it is drawn"}))
+    handler.emit(logging.makeLogRecord({"msg": "after it"}))
+    during, after = (line for line in capsys.readouterr().err.splitlines() if " it" in line)
+    assert during.split("\x1b[2K")[-1].strip() == "while it is drawn" and "\x1b[2K" in during  # the bar's line is wiped
+    assert after.split("\x1b[2K")[-1] == "after it"

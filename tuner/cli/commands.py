@@ -62,35 +62,14 @@ def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[...
 
 def _flag(name: str, field: Any) -> inspect.Parameter:
     default = field.get_default(call_default_factory=True)
-    shown = " ".join(map(str, default)) if isinstance(default, list) else default
-    text = (field.description or "") + (f" [default: {shown}]" if default not in (None, "", {}, []) else "")
+    value = " ".join(map(str, default)) if isinstance(default, list) else default
+    text = (field.description or "") + (f" [default: {value}]" if default not in (None, "", {}, []) else "")
     option = typer.Option(f"--{name.replace('_', '-')}", metavar="VALUE", help=text, show_default=False)
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])
 
 
 _POLL_SECONDS = 0.2
-
-
-def serve_until_ended(spec: ServeSpec, folder: Path) -> None:
-    """Serve until somebody ends us.
-
-    Args:
-        spec: the server.
-        folder: an existing folder for its log and record.
-
-    Raises:
-        ServerFailed: it did not get ready, or died.
-    """
-    bar, move = download_bar("fetching the demo's model")
-    with bar:
-        spec = with_model(spec, move)
-    with launch(spec, Trial(folder)) as server:
-        print_lines(f"{server} is ready at {server.base_url}/v1 (log: {server.trial.server_log}); Ctrl-C ends it")
-        while not (failure := server.failure()):
-            time.sleep(_POLL_SECONDS)
-        raise failure
-
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -305,7 +284,14 @@ def serve(
     folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="for server.log and server.json")] = Path(),
 ) -> None:
     """Run a server in the foreground, until Ctrl-C; it is gone when this is."""
-    serve_until_ended(make_spec(flags, ServeSpec), folder)
+    bar, move = download_bar("fetching the demo's model")
+    with bar:
+        spec = with_model(make_spec(flags, ServeSpec), move)
+    with launch(spec, Trial(folder)) as server:
+        print_lines(f"{server} is ready at {server.base_url}/v1 (log: {server.trial.server_log}); Ctrl-C ends it")
+        while not (failure := server.failure()):
+            time.sleep(_POLL_SECONDS)
+        raise failure
 
 
 @app.command()

@@ -29,7 +29,7 @@ _TRIAL_MARKS = {COMPLETE: _YES, FAILED: _NO}
 _VERDICT_MARKS = {"pass": _YES, "soft": _YES, "fail": _NO}
 #: what stands before the reason for a verdict
 _PREFIXES = {"pass": "", "soft": "softly violates: ", "fail": "violates: ", "unknown": "cannot be judged: "}
-_SHOWN = ("ttft_p90", "tpot_p90")
+_LATENCIES = ("ttft_p90", "tpot_p90")
 
 
 class RunDisplay(AbstractContextManager["RunDisplay"]):
@@ -149,7 +149,7 @@ class SearchDisplay(RunDisplay):
 def _numbers(row: dict[str, Any]) -> Iterator[str]:
     """What a level that completed came to, and what is wrong with it."""
     numbers = [f"{row['output_throughput']:.1f} tokens/s"]
-    numbers += [f"{column_name(column)} {row[column]:.3g} s" for column in _SHOWN if pd.notna(row[column])]
+    numbers += [f"{column_name(column)} {row[column]:.3g} s" for column in _LATENCIES if pd.notna(row[column])]
     numbers += [f"{row['errors']} of {row['requests']} requests failed"] if row["errors"] else []
     yield ", ".join(numbers)
     if row["verdict_reason"]:

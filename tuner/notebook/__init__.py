@@ -2,22 +2,23 @@
 
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from IPython.display import HTML, Markdown, display
 
 from tuner.core.run_directory import Experiment
 from tuner.core.text import suggest
 from tuner.errors import PathError, SpecError
+from tuner.figures import notebook_bundle
 from tuner.judging.slo import SLO
+from tuner.notebook.run_panel import RunPanel, SweepPanel, TunePanel
+from tuner.notebook.server_panel import ServerPanel
+from tuner.report.compared import SAME_CONFIGURATION, Compared
 from tuner.report.page import table_html
 from tuner.report.results import Results, read_results
 from tuner.report.write import ComparisonRequest, run_comparison, save_report, write_report
 from tuner.search.search import Kind
 from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec
-
-if TYPE_CHECKING:
-    from tuner.notebook.run_panel import RunPanel
-    from tuner.notebook.server_panel import ServerPanel
-    from tuner.report.compared import Compared
 
 #: what a notebook's parameters cell may hold besides the spec's own parameters
 RUN_NOW, RUN_FOLDER = "run_now", "run_folder"
@@ -28,7 +29,7 @@ _PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
 _JUPYTERS_OWN = {"In", "Out"}
 
 
-def sweep(namespace: dict[str, Any]) -> "RunPanel | Results":
+def sweep(namespace: dict[str, Any]) -> RunPanel | Results:
     """Show the sweep panel, or with `run_now` run the sweep and show its results.
 
     Args:
@@ -40,19 +41,15 @@ def sweep(namespace: dict[str, Any]) -> "RunPanel | Results":
     Raises:
         SpecError: a parameter is unknown or has a wrong value.
     """
-    from tuner.notebook.run_panel import SweepPanel
-
     return _show_or_run(namespace, SweepPanel)
 
 
-def tune(namespace: dict[str, Any]) -> "RunPanel | Results":
+def tune(namespace: dict[str, Any]) -> RunPanel | Results:
     """Show the search panel, or with `run_now` run the search and show its results; as `sweep` otherwise."""
-    from tuner.notebook.run_panel import TunePanel
-
     return _show_or_run(namespace, TunePanel)
 
 
-def _show_or_run(namespace: dict[str, Any], panel_of: "type[RunPanel]") -> "RunPanel | Results":
+def _show_or_run(namespace: dict[str, Any], panel_of: type[RunPanel]) -> RunPanel | Results:
     """The panel of a kind of run, shown; or with `run_now` the results of such a run."""
     kind = panel_of.kind
     parameters = parameters_in(namespace, {*kind.spec.model_fields, RUN_NOW, RUN_FOLDER})
@@ -65,7 +62,7 @@ def _show_or_run(namespace: dict[str, Any], panel_of: "type[RunPanel]") -> "RunP
     return panel
 
 
-def launch_server(namespace: dict[str, Any]) -> "ServerPanel":
+def launch_server(namespace: dict[str, Any]) -> ServerPanel:
     """Show the panel that launches a server.
 
     Args:
@@ -74,14 +71,12 @@ def launch_server(namespace: dict[str, Any]) -> "ServerPanel":
     Raises:
         SpecError: a parameter is unknown or has a wrong value.
     """
-    from tuner.notebook.server_panel import ServerPanel
-
     panel = ServerPanel(parameters_in(namespace, set(ServeSpec.model_fields)))
     panel.show()
     return panel
 
 
-def compare(namespace: dict[str, Any]) -> "Compared | Results":
+def compare(namespace: dict[str, Any]) -> Compared | Results:
     """Show what changed from baseline to candidate, or several runs side by side.
 
     Args:
@@ -112,12 +107,11 @@ def compare(namespace: dict[str, Any]) -> "Compared | Results":
     return results
 
 
-def _compare(parameters: dict[str, Any], slo: SLO | None) -> "Compared":
+def _compare(parameters: dict[str, Any], slo: SLO | None) -> Compared:
     fails = _yes_or_no("fail_on_regression", parameters.get("fail_on_regression", False))
     report, junit = (Path(parameters[name]) if parameters.get(name) else None for name in ("report", "junit"))
     sides = [_paths(parameters.get(name)) for name in ("baseline", "candidate")]
-    tolerance = parameters.get("tolerance", "5%")
-    request = ComparisonRequest(sides[0], sides[1], slo, tolerance, report, junit, fails)
+    request = ComparisonRequest(sides[0], sides[1], slo, parameters.get("tolerance", "5%"), report, junit, fails)
     return run_comparison(request, show_comparison)
 
 
@@ -144,10 +138,6 @@ def run_here(kind: Kind, spec: SweepSpec, folder: str | None) -> Results:
 
 def show(results: Results) -> None:
     """Display a run's answer, figures and table in the notebook; of a search, the trials' and how to run the best."""
-    from IPython.display import HTML, Markdown, display
-
-    from tuner.figures import notebook_bundle
-
     display(Markdown("\n\n".join(escape(line, quote=False) for line in results.answer)))
     if results.command:
         display(HTML(f"The best configuration again:<pre>{escape(results.command)}</pre>"))
@@ -156,17 +146,12 @@ def show(results: Results) -> None:
     display(HTML(table_html(results.searched.table if results.searched else results.table)))
 
 
-def show_comparison(compared: "Compared") -> None:
+def show_comparison(compared: Compared) -> None:
     """Display in the notebook in what two sides differ: configuration, answer, figures and tables."""
-    from IPython.display import HTML, display
-
-    from tuner.figures import notebook_bundle
-    from tuner.report.compared import SAME_CONFIGURATION
-
     first, *rest = map(escape, compared.answer)
-    same = compared.configuration.empty
+    configuration = compared.configuration
     display(HTML(f"<h3>{escape(compared.title)}</h3>"))
-    display(HTML(SAME_CONFIGURATION if same else table_html(compared.configuration)))
+    display(HTML(SAME_CONFIGURATION if configuration.empty else table_html(configuration)))
     display(HTML("<br>".join([f"<b>{first}</b>", *rest])))
     for figure in compared.figures:
         display(notebook_bundle(figure), raw=True)

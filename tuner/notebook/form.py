@@ -59,11 +59,11 @@ class Form(Generic[Spec]):
     Args:
         kind: the spec.
         names: of the parameters that have a field.
-        given: initial values, of any parameter.
+        initial: values, of any parameter.
     """
 
-    def __init__(self, kind: type[Spec], names: Sequence[str], given: dict[str, Any]) -> None:
-        self._kind, self._given = kind, given
+    def __init__(self, kind: type[Spec], names: Sequence[str], initial: dict[str, Any]) -> None:
+        self._kind, self._initial = kind, initial
         self._fields = {name: self._field(name) for name in names}
         self._notes = {name: widgets.HTML(self._help(name)) for name in names}
         self._listeners: list[Callable[[], None]] = []
@@ -79,8 +79,8 @@ class Form(Generic[Spec]):
 
     def values(self) -> dict[str, Any]:
         """What is filled in, and what was given besides."""
-        filled = {name: field.value for name, field in self._fields.items() if str(field.value).strip()}
-        return {**{name: value for name, value in self._given.items() if name not in self._fields}, **filled}
+        others = {name: value for name, value in self._initial.items() if name not in self._fields}
+        return others | {name: field.value for name, field in self._fields.items() if str(field.value).strip()}
 
     def spec(self) -> Spec:
         """The spec that is filled in; what is wrong stands beside its field from now on.
@@ -104,14 +104,9 @@ class Form(Generic[Spec]):
             self._notes[name].value = text(str(error), error=True)
         return name in self._notes
 
-    def fill(self, values: dict[str, Any]) -> None:
-        """Put `values` into their fields."""
-        for name, value in values.items():
-            self._fields[name].value = as_lines(value) if name in AREAS else as_text(value)
-
     def _field(self, name: str) -> widgets.Widget:
         field = self._kind.model_fields[name]
-        value = self._given.get(name, field.get_default(call_default_factory=True))
+        value = self._initial.get(name, field.get_default(call_default_factory=True))
         same = {"description": name.replace("_", " "), "layout": WIDE, "style": LABEL}
         if name == "engine":
             return widgets.Dropdown(options=engines.names(), value=value, **same)

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,8 @@ class ServerPanel(Panel[ServeSpec]):
     @property
     def base_url(self) -> str | None:
         """Where the server that is shown answers; None while none is ready."""
-        file = self._folder / SERVER_FILE if self._folder else None
-        record = files.read_json(file) if file and file.exists() else {}
-        return str(record["base_url"]) if record.get("state") == READY else None
+        record = Trial(self._folder).server if self._folder else None
+        return record.base_url if record and record.state == READY else None
 
     def stop(self) -> None:
         """End the server, whichever panel of this kernel started it."""
@@ -172,17 +171,18 @@ def _free_port() -> int:
     return port
 
 
-def _is_ours(pid: Any) -> bool:
+def _is_ours(pid: int | None) -> bool:
     """Whether the process runs, and was started by this kernel's user."""
-    try:
-        os.kill(int(pid), 0)
-    except (OSError, TypeError, ValueError):
+    if pid is None:
         return False
-    return True
+    with suppress(OSError):
+        os.kill(pid, 0)
+        return True
+    return False
 
 
 def _gpus_here() -> str:
-    found = gpus.gpus()
-    if not found:
+    here = gpus.gpus()
+    if not here:
         return f"no GPU here: {gpus.why_none()[0]}"
-    return "\n".join(f"GPU {gpu.index} {gpu.name}: {'free' if gpu.is_free else gpu.use}" for gpu in found)
+    return "\n".join(f"GPU {gpu.index} {gpu.name}: {'free' if gpu.is_free else gpu.use}" for gpu in here)

@@ -24,7 +24,7 @@ class ResultsView:
     def __init__(self) -> None:
         self._results: Results | None = None
         self._limits: list[tuple[Constraint, widgets.SelectionSlider]] = []
-        self._shown = pd.DataFrame()
+        self._rows = pd.DataFrame()
         self._answer, self._table, self._figure = widgets.HTML(), widgets.HTML(), widgets.Output()
         self._sliders = widgets.VBox()
         self._sort = widgets.Dropdown(options=[_AS_MEASURED], description="sort by", style=LABEL)
@@ -38,9 +38,9 @@ class ResultsView:
 
     def show(self, results: Results) -> None:
         """Show `results`; sliders start anew only where another run is shown, and stay as they are else."""
-        known = self._results
+        before = self._results
         self._results = results
-        if known is None or known.run_facts.folders != results.run_facts.folders:
+        if before is None or before.run_facts.folders != results.run_facts.folders:
             self._make_sliders(results)
         self.widget.layout.display = ""
         self._judge()
@@ -55,21 +55,21 @@ class ResultsView:
         if self._results is None:
             return
         limits = [replace(limit, threshold=slider.value) for limit, slider in self._limits if slider.value != _NO_LIMIT]
-        shown = self._results.limited_by(limits)
-        self._shown = shown.table
-        self._answer.value = text("\n".join(shown.answer))
-        draw(self._figure, shown.curves)
+        results = self._results.limited_by(limits)
+        self._rows = results.table
+        self._answer.value = text("\n".join(results.answer))
+        draw(self._figure, results.curves)
         self._tabulate()
 
     def _tabulate(self) -> None:
-        shown: Any = self._shown
-        self._sort.options = [_AS_MEASURED, *shown.columns]
+        rows: Any = self._rows
+        self._sort.options = [_AS_MEASURED, *rows.columns]
         if self._sort.value != _AS_MEASURED:
-            shown = shown.sort_values(self._sort.value, ascending=not self._down.value, kind="stable")
-        wanted = self._filter.value.strip().lower()
-        if wanted:
-            shown = shown[[wanted in " ".join(map(str, row)).lower() for row in shown.to_numpy().tolist()]]
-        self._table.value = table_html(shown)
+            rows = rows.sort_values(self._sort.value, ascending=not self._down.value, kind="stable")
+        words = self._filter.value.strip().lower()
+        if words:
+            rows = rows[[words in " ".join(map(str, row)).lower() for row in rows.to_numpy().tolist()]]
+        self._table.value = table_html(rows)
 
 
 class SearchView:

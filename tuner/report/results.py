@@ -124,7 +124,7 @@ class Results:
         return [*((limit, limit.threshold) for limit in limits), *((limit, None) for limit in further)]
 
     def limited_by(self, limits: Sequence[Constraint]) -> "Results":
-        """The same batches under other limits, at once: without the share of single requests that met them.
+        """The same batches under other limits, at once: nothing is read again.
 
         Args:
             limits: where they are the SLO's own, these results themselves are given back.
@@ -133,7 +133,7 @@ class Results:
             return self
         slo = replace(self.slo or SLO(), constraints=tuple(limits), tiers=())
         batches = self.judged.drop(columns=[name for name in self.judged if str(name).startswith(TIER)])
-        judged = judge(batches.assign(source=None), slo).assign(source=self.judged["source"])
+        judged = judge(batches, slo)
         return replace(self, slo=slo if limits else None, judged=judged, summary=summarize(judged), tiers=None)
 
     def _sweep_figures(self) -> list[Any]:
