@@ -78,9 +78,7 @@ app = typer.Typer(
     help="Find the LLM server configuration with the most throughput within its latency SLO.",
 )
 
-SloFile = Annotated[
-    SLO | None, typer.Option("--slo", metavar="FILE", parser=SLO.load, help="the SLO to judge by (YAML or JSON)")
-]
+SloFile = Annotated[Path | None, typer.Option("--slo", metavar="FILE", help="the SLO to judge by (YAML or JSON)")]
 ANY_RUN = "a run directory, a folder of result files, a file or a report"
 More = Annotated[list[Path] | None, typer.Option(metavar="PATH", help="another run of that side; may be repeated")]
 PerHour = Annotated[
@@ -233,7 +231,7 @@ def load(
 ) -> None:
     """Print one row a batch, also of other tools; with an SLO or a price the answer too (on stderr beside JSON)."""
     price = Price.optional(price_per_gpu_hour, gpus)
-    results = read_results(*paths, slo=slo, price=price)
+    results = read_results(*paths, slo=SLO.load(slo) if slo else None, price=price)
     answer = results.answer if slo or price else []
     tables.print_batches(results, form)
     print_lines(*answer, on_stderr=form != "table")
@@ -250,7 +248,7 @@ def report(
 ) -> None:
     """Write the offline report of what is there."""
     price = Price.optional(price_per_gpu_hour, gpus)
-    print_lines(f"report: {write_report(path, output, slo, price)}")
+    print_lines(f"report: {write_report(path, output, SLO.load(slo) if slo else None, price)}")
 
 
 @app.command()
@@ -273,7 +271,8 @@ def compare(  # noqa: PLR0913, PLR0917 - they are its flags
     """Say what changed from BASELINE to CANDIDATE, and whether the change is more than noise."""
     tables.must_be_form_of_comparison(form)
     sides = [[*filter(None, [path]), *(more or [])] for path, more in ((before, baseline), (after, candidate))]
-    request = ComparisonRequest(sides[0], sides[1], slo, tolerance, output, junit, fail_on_regression)
+    by = SLO.load(slo) if slo else None
+    request = ComparisonRequest(sides[0], sides[1], by, tolerance, output, junit, fail_on_regression)
     run_comparison(request, lambda compared: tables.print_comparison(compared, form))
 
 
