@@ -188,7 +188,7 @@ def _run(display_of: type[RunDisplay], values: dict[str, Any], resume: Path | No
     check_same(spec, experiment)
     with ctrl_c_stops() as stop:
         with display_of(experiment, spec) as display, _report_if_it_fails(experiment):
-            display.follow(lambda: kind.run(spec, experiment, stop), stop)
+            display.run(stop)
             results, report = _report(experiment)
         if not stop.after_level.is_set():
             results.must_have_survivors()

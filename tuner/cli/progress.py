@@ -36,7 +36,7 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
     """A bar that follows a run directory, and one line for each part that ended; without a terminal, the lines alone.
 
     Args:
-        experiment: the run to follow.
+        experiment: the run directory.
         spec: what was asked for.
     """
 
@@ -64,14 +64,14 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
     ) -> None:
         self._bar.stop()
 
-    def follow(self, work: Callable[[], None], stop: StopRequest) -> None:
-        """Do `work` in a thread and show what changes; whatever ends us early ends it at once, and is waited for.
+    def run(self, stop: StopRequest) -> None:
+        """Run in a thread and show what changes; whatever ends us early ends the run at once, and it is waited for.
 
         Raises:
-            BaseException: what `work` raised, or a signal's exception.
+            BaseException: what the run raised, or a signal's exception.
         """
         with ThreadPoolExecutor(1, "run") as pool:
-            running = pool.submit(work)
+            running = pool.submit(self.kind.run, self._spec, self._experiment, stop)
             try:
                 while not wait([running], _POLL_SECONDS).done:
                     self.update()
