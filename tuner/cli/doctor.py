@@ -73,18 +73,18 @@ def _engine(engine: Engine) -> Finding:
 
 
 def _gpus() -> Iterator[Finding]:
-    found = gpus.gpus()
-    for gpu in found:
+    here = gpus.gpus()
+    for gpu in here:
         state = "free" if gpu.is_free else gpu.use
         yield Finding(f"GPU {gpu.index}", True, f"{gpu.name}, {gpu.memory_total / (1 << 30):.0f} GiB, {state}")
-    if not found:
+    if not here:
         detail, remedy = gpus.why_none()
         yield Finding("GPU", False, detail, remedy)
 
 
 def _browser() -> Iterator[Finding]:
-    if found := next(filter(None, map(shutil.which, _BROWSERS)), None):
-        yield Finding("browser", True, found)
+    if browser := next(filter(None, map(shutil.which, _BROWSERS)), None):
+        yield Finding("browser", True, browser)
     else:
         detail = "no Chromium on PATH; only the tests of the report need it"
         yield Finding("browser", False, detail, "playwright install chromium")

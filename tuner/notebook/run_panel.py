@@ -116,7 +116,7 @@ class RunPanel(Panel[SweepSpec]):
         """Show what the run directory says until the run has ended."""
         self.experiment = experiment
         self._set_busy(True)
-        shown = 0
+        ended_before = 0
         while experiment.is_running if work is None else not work.done():
             await (asyncio.sleep(_POLL_SECONDS) if work is None else asyncio.wait({work}, timeout=_POLL_SECONDS))
             self._heed_stop_file(experiment)
@@ -126,8 +126,8 @@ class RunPanel(Panel[SweepSpec]):
             self._log.value = log_tail(Trial(next(reversed(experiment.trial_folders), experiment.folder)).server_log)
             if not experiment.stop_file.exists():
                 self._say(progress.describe())
-            if ended > shown:
-                shown = ended
+            if ended > ended_before:
+                ended_before = ended
                 await self._show_results(experiment)
 
     def _heed_stop_file(self, experiment: Experiment) -> None:

@@ -98,9 +98,9 @@ class SearchView:
 
 def _slider(constraint: Constraint, threshold: float | None, judged: pd.DataFrame) -> widgets.SelectionSlider:
     """A slider over what could be asked: from half the smallest to twice the largest value measured, and no limit."""
-    measured = [float(value) for value in judged[constraint.column].dropna() if value > 0]
+    batches = [float(value) for value in judged[constraint.column].dropna() if value > 0]
     thresholds = [] if threshold is None else [threshold]
-    values = measured + thresholds or [1.0]
+    values = batches + thresholds or [1.0]
     steps = np.geomspace(min(values) / 2, max(values) * 2, _STEPS)
     offered = sorted({float(f"{step:.3g}") for step in steps} | {*thresholds})
     options = [(f"{value:g}{constraint.unit}", value) for value in offered]
