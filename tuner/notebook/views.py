@@ -110,5 +110,5 @@ def _slider(constraint: Constraint, threshold: float | None, judged: pd.DataFram
         value=_NO_LIMIT if threshold is None else threshold,
         description=f"{constraint.label} {'≥' if constraint.sign < 0 else '≤'}",
         style={"description_width": "12em"},
-        layout=WIDE,
+        layout=widgets.Layout(width=WIDE.width),  # its flex is a width in a row, and a height in this column
     )
