@@ -212,7 +212,7 @@ def test_nobody_answers(monkeypatch):
 def test_nothing_outlives_the_driver(cluster, tmp_path, ending):
     """Two trials whose servers and their children ignore SIGTERM."""
     spec = faulty("ignore_sigterm=1", "orphans=2", "never_ready=1")
-    arguments = [SUPPORT / "trials_owner.py", cluster.address, tmp_path, json.dumps(spec), json.dumps({"CPU": 1})]
+    arguments = [SUPPORT / "trials_owner.py", cluster.address, tmp_path, json.dumps(spec)]
     with subprocess.Popen(
         [sys.executable, *arguments], env=environment(tmp_path), stderr=subprocess.PIPE, start_new_session=True
     ) as driver:

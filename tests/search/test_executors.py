@@ -20,6 +20,7 @@ from tuner.engines.gguf import tokenizer_folder
 from tuner.errors import ServerFailed, SpecError, Stopped
 from tuner.search import executors
 from tuner.search.executors import LocalExecutor
+from tuner.search.spec import TuneSpec
 from tuner.sweep.spec import make_spec
 from tuner.sweep.sweep import StopRequest
 
@@ -58,18 +59,22 @@ def test_only_gpus_that_a_scheduler_left_to_us_count(nvml, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("on", "asked", "message"),
+    ("asked", "message"),
     [
-        ("moon", {}, "'moon' is no place"),
-        ("ray://", {}, "'ray://' is no place"),
-        ("local", {"port": 8000}, "port: 2 trials at once cannot share 8000"),
-        ("local", {"gpus": [0, 1]}, r"gpus: 2 trials at once cannot share \[0, 1\]"),
-        ("local", {"engine": "attach", "base_url": "http://127.0.0.1:1"}, "base_url: 2 trials"),
+        ({"port": 8000}, "port: 2 trials at once cannot share 8000"),
+        ({"gpus": [0, 1]}, r"gpus: 2 trials at once cannot share \[0, 1\]"),
+        ({"engine": "attach", "base_url": "http://127.0.0.1:1"}, "base_url: 2 trials"),
     ],
 )
-def test_what_cannot_be_is_refused(on, asked, message):
+def test_what_trials_cannot_share_is_refused(asked, message):
     with pytest.raises(SpecError, match=message):
-        executors.make(on, 2, make_spec(faulty() | asked))
+        executors.make("local", 2, make_spec(faulty() | asked))
+
+
+@pytest.mark.parametrize("on", ["moon", "ray://", "ray://host", "a b:1"])
+def test_a_place_where_no_trial_can_run_is_refused(on):
+    with pytest.raises(SpecError, match=f"on: must be local, ray or ray://ADDRESS, got '{on}'"):
+        make_spec({"engine": "llamacpp", "on": on}, TuneSpec)
 
 
 def test_trials_at_once_have_gpus_of_their_own(nvml, experiment):

@@ -104,8 +104,13 @@ class TuneSpec(SweepSpec):
     @property
     def search_space(self) -> SearchSpace:
         """What may be tried, checked against what the engine knows."""
-        gpus = len(self.gpus) if isinstance(self.gpus, list) else self.gpus
-        return SearchSpace.parse(self.space, engines.find(self.engine), self.parameters, self.constraints, gpus)
+        engine = engines.find(self.engine)
+        return SearchSpace.parse(self.space, engine, self.parameters, self.constraints, self.gpu_count)
+
+    @property
+    def gpu_count(self) -> int | None:
+        """How many GPUs are asked for; None where nobody said."""
+        return len(self.gpus) if isinstance(self.gpus, list) else self.gpus
 
     def at_level(self) -> int | None:
         """The level at which latencies are read; None where no objective needs one."""

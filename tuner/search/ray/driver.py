@@ -27,8 +27,8 @@ class Lost(Exception):
 class Run:
     """One try of a trial on one node."""
 
-    def __init__(self, trial: Trial, wish: StopRequest, closing: threading.Event) -> None:
-        self._trial, self._wish, self._closing = trial, wish, closing
+    def __init__(self, trial: Trial, stop: StopRequest, closing: threading.Event) -> None:
+        self._trial, self._stop, self._closing = trial, stop, closing
         self._deadline = math.inf
         self._id, self.name = "", "?"
 
@@ -83,9 +83,9 @@ class Run:
             self._closing.wait(0.1 if self._closing.is_set() else _ASK)
 
     def _wanted(self) -> str:
-        if not (self._closing.is_set() or self._wish.is_set()):
+        if not (self._closing.is_set() or self._stop.is_set()):
             return GO_ON
-        if not (self._closing.is_set() or self._wish.at_once.is_set()):
+        if not (self._closing.is_set() or self._stop.at_once.is_set()):
             return AFTER_LEVEL
         self._deadline = min(self._deadline, time.monotonic() + _PATIENCE)
         return AT_ONCE

@@ -1,6 +1,6 @@
 """What Ray runs on a node for a trial: it starts the trial's process, and hands out what is new when it is asked.
 
-The driver asks again and again, and says with it what it wants; so files and wishes take one way, which a lost node, a
+The driver asks again and again, and says with it what it wants; so files and orders take one way, which a lost node, a
 lost driver and Ray's client (`ray://`) leave in a state that is easy to tell.
 """
 
@@ -79,11 +79,11 @@ class Node:
         )
         self._write(json.dumps({"spec": spec, "trial": number}))
 
-    def news(self, wish: str) -> News:
+    def news(self, wanted: str) -> News:
         """What is new; where the trial has ended, for the last time: nothing of it is left here then."""
-        if wish == AFTER_LEVEL:
+        if wanted == AFTER_LEVEL:
             self._write("end after the level that runs")
-        elif wish == AT_ONCE and self._process.stdin:
+        elif wanted == AT_ONCE and self._process.stdin:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
         ended = self._process.poll() is not None  # before the files are read, so that none comes after
