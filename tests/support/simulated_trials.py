@@ -21,7 +21,7 @@ class SimulatedExecutor:
     def __init__(self, curve: Curve) -> None:
         self._curve = curve
 
-    def submit(self, spec: SweepSpec, trial: Trial, wish: StopRequest) -> "Future[None]":
+    def submit(self, spec: SweepSpec, trial: Trial, stop: StopRequest) -> "Future[None]":
         """Write what a server as fast as the curve would have left."""
         done: Future[None] = Future()
         try:
