@@ -1,9 +1,8 @@
 """When a trial can end before its last level: as soon as its levels show that it cannot win."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 
 import pandas as pd
 
@@ -39,6 +38,7 @@ class TrialStop(StopRequest):
     best: pd.DataFrame | None = None
     factor: float = 1.0
     deadline: datetime | None = None
+    _answers: dict[int, str] = field(default_factory=dict, init=False)
 
     def is_set(self) -> bool:
         """Whether it shall end, for whichever of these reasons."""
@@ -62,10 +62,6 @@ class TrialStop(StopRequest):
             judged = Scoring.of(self.spec.model_dump(mode="json")).judged(self.trial.folder)
             self._answers[measured] = cannot_win(judged, self.best, self.spec, self.factor)
         return self._answers[measured]
-
-    @cached_property
-    def _answers(self) -> dict[int, str]:
-        return {}
 
 
 def cannot_win(judged: pd.DataFrame, best: pd.DataFrame, spec: TuneSpec, factor: float = 1.0) -> str:

@@ -176,7 +176,8 @@ class _Search:
     def _confirmation(self, baseline: SearchTrial, best: SearchTrial) -> Confirmation | None:
         """What runs in turn show; None where there was no time for one of each."""
         bests = [trial.score.summary.best_level for trial in (baseline, best) if trial.score]
-        levels = sorted({int(level) for level in ([self.spec.at_level()] if self.spec.at_level() else bests) if level})
+        at_level = self.trials.scoring.level
+        levels = [at_level] if at_level else sorted({int(level) for level in bests if level})
         runs: list[SearchTrial] = []
         for turn, trial in product(range(self.spec.confirm), (baseline, best)):
             run = self._once_more(WINNER if trial is best else BASELINE, trial, turn, levels)

@@ -59,6 +59,11 @@ class SearchTrial:
         return self.state == run_directory.COMPLETE
 
     @property
+    def gpu_seconds(self) -> float:
+        """What its runs took of all its GPUs."""
+        return self.record.seconds * self.record.gpus
+
+    @property
     def is_searched(self) -> bool:
         """Whether it is a trial of the search, not of the confirmation."""
         return self.record.role != "confirmation"
@@ -191,9 +196,8 @@ class Limits:
     @property
     def cost(self) -> float | None:
         """Money spent on GPUs by the trials that have ended; None where nobody said what one costs."""
-        if self.spec.price_per_gpu_hour is None:
-            return None
-        return sum(trial.record.seconds * trial.record.gpus for trial in self.trials.all) * self._price
+        price = self.spec.price_per_gpu_hour
+        return None if price is None else sum(trial.gpu_seconds for trial in self.trials.all) * price / 3600
 
     def deadline(self, *, confirming: bool = False) -> datetime | None:
         """When whatever runs must end after its level; None where it need not."""
@@ -250,13 +254,10 @@ class Limits:
 
     def _is_out_of_money(self) -> bool:
         """Whether one more trial, as dear as the dearest so far, and the confirmation would cost too much."""
-        if self.spec.max_cost is None or self.cost is None:
+        if self.spec.max_cost is None or self.spec.price_per_gpu_hour is None:
             return False
-        each = [trial.record.seconds * trial.record.gpus * self._price for trial in self._ended]
-        running = max(each, default=0.0) * sum(not trial.is_settled for trial in self.trials.searched)
-        return self.cost + running + max(each, default=0.0) + self._confirmation(each) > self.spec.max_cost
-
-    @property
-    def _price(self) -> float:
-        """What one GPU costs a second."""
-        return (self.spec.price_per_gpu_hour or 0.0) / 3600
+        each = [trial.gpu_seconds for trial in self._ended]
+        spent = sum(trial.gpu_seconds for trial in self.trials.all)
+        unsettled = sum(not trial.is_settled for trial in self.trials.searched)
+        gpu_seconds = spent + (unsettled + 1) * max(each, default=0.0) + self._confirmation(each)
+        return gpu_seconds * self.spec.price_per_gpu_hour / 3600 > self.spec.max_cost

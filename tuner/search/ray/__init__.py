@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
     """
 
     def __init__(self, on: str, slots: int, spec: SweepSpec, resources: Mapping[str, float] | None = None) -> None:
-        self._is_ours = join(on)
+        self._leave = join(on)
         self._resources = resources
         self._closing = threading.Event()
         try:
@@ -66,12 +66,6 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
         self._closing.set()
         self._pool.shutdown(cancel_futures=True)
         self._leave()
-
-    def _leave(self) -> None:
-        import ray
-
-        if self._is_ours:
-            ray.shutdown()
 
     def _run(self, spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
         takes = self._takes(spec)
@@ -126,8 +120,8 @@ def _portable(spec: SweepSpec) -> dict[str, Any]:
     return values
 
 
-def join(on: str) -> bool:
-    """Join the cluster, or start one; whether the connection is ours to end.
+def join(on: str) -> Callable[[], None]:
+    """Join the cluster, or start one; returns what leaves it again, which keeps a connection that was there before.
 
     Raises:
         ClusterError: Ray is not installed, or nobody answers.
@@ -140,7 +134,7 @@ def join(on: str) -> bool:
     except ImportError:
         raise ClusterError("Ray is not installed here: pip install 'tuner[ray]'") from None
     if ray.is_initialized():
-        return False
+        return lambda: None
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         _init(address)
@@ -151,7 +145,8 @@ def join(on: str) -> bool:
     finally:  # Ray sets a handler of its own, with which a command that is terminated would not end with 143
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
-    return True
+    leave: Callable[[], None] = ray.shutdown
+    return leave
 
 
 def _init(address: str) -> None:
