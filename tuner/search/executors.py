@@ -36,11 +36,11 @@ def make(on: str, slots: int, spec: SweepSpec) -> "Executor":
         ClusterError: the cluster does not answer, or no node of it has what a trial takes.
     """
     executor = LocalExecutor(slots or _fitting(spec)) if on == LOCAL else RayExecutor(on, slots, spec)
-    try:
-        _can_be_shared(spec, executor.slots)
-    except SpecError:
+    unshared = {"port": spec.port, "base_url": spec.base_url, "gpus": isinstance(spec.gpus, list)}
+    name = next((name for name, value in unshared.items() if value), "")
+    if name and executor.slots > 1:
         executor.__exit__(None, None, None)
-        raise
+        raise SpecError(f"{name}: {executor.slots} trials at once cannot share {getattr(spec, name)}; ask for 1 slot")
     return executor
 
 
@@ -48,13 +48,6 @@ def _fitting(spec: SweepSpec) -> int:
     """How many trials the GPUs that we may see are enough for; 1 where a trial takes none, or names its own."""
     wanted = gpus_wanted(spec)
     return max(1, len(gpus.visible(gpus.gpus())) // wanted) if isinstance(wanted, int) and wanted else 1
-
-
-def _can_be_shared(spec: SweepSpec, slots: int) -> None:
-    if slots > 1:
-        for field, value in (("port", spec.port), ("base_url", spec.base_url), ("gpus", isinstance(spec.gpus, list))):
-            if value:
-                raise SpecError(f"{field}: {slots} trials at once cannot share {getattr(spec, field)}; ask for 1 slot")
 
 
 class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
@@ -135,4 +128,5 @@ class _Room:
                 self._changed.notify_all()
 
 
+#: what `make` gives: `slots` trials at once, `submit` runs one, and leaving it ends at once what still runs
 Executor = LocalExecutor | RayExecutor

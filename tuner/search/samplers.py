@@ -103,13 +103,6 @@ class Sampler:
             yield self.space.at([(start + (number + 1) * ratio ** -(n + 1)) % 1 for n, start in enumerate(starts)])
 
 
-def gain(one: Observation, objectives: Sequence[str]) -> float:
-    """The logarithm of the first objective, so that more is better and shares count; NaN where it has no value."""
-    if not one.values or not one.values[0] > 0:
-        return math.nan
-    return math.log(one.values[0]) * (1 if maximised(objectives[0]) else -1)
-
-
 class Grid(Sampler):
     """Every configuration in turn; wide ranges by a few values each."""
 
@@ -180,11 +173,11 @@ class Climb(TPE):
         return itertools.chain(self._steps(trials, best, worth), super()._proposals(seen))
 
     def _worth(self, trials: Sequence[Observation]) -> dict[int, float]:
-        """What each trial is worth on a logarithmic scale; what does not count lies below all that does."""
-        gains = {id(one): gain(one, self.objectives) for one in trials}
-        worst = min((value for value in gains.values() if not math.isnan(value)), default=0.0)
-        below = {id(one): worst - BELOW - BELOW_EACH * violation(one) for one in trials}
-        return {key: below[key] if math.isnan(value) else value for key, value in gains.items()}
+        """What each trial is worth, as a logarithm, since shares count; what has no value lies below all that does."""
+        sign = 1 if maximised(self.objectives[0]) else -1
+        known = {id(one): sign * math.log(one.values[0]) for one in trials if one.values and one.values[0] > 0}
+        worst = min(known.values(), default=0.0)
+        return {id(one): known.get(id(one), worst - BELOW - BELOW_EACH * violation(one)) for one in trials}
 
     def _steps(self, trials: Sequence[Observation], best: Observation, worth: dict[int, float]) -> list[Point]:
         """The neighbours of the best, most promising first."""
@@ -195,10 +188,12 @@ class Climb(TPE):
                 gains[steps[0]].append(worth[id(other)] - worth[id(one)])
         dice = self._dice(trials, "steps")
 
-        def hope(point: Point) -> float:
-            return sum(_hope(gains.get(step)) for step in self._between(best.point, point)) + CHANCE * dice.random()
+        def expected_gain(point: Point) -> float:  # the mean of what each step gained, less of few tries
+            tries = [gains.get(step) for step in self._between(best.point, point)]
+            steps = (sum(gained) / (len(gained) + 1) if gained else UNTRIED for gained in tries)
+            return sum(steps) + CHANCE * dice.random()
 
-        return sorted(self._neighbours(best.point), key=hope, reverse=True)
+        return sorted(self._neighbours(best.point), key=expected_gain, reverse=True)
 
     def _between(self, one: Point, other: Point) -> list[Step]:
         """The steps that lead from one point to another, where both have the parameter."""
@@ -212,11 +207,6 @@ class Climb(TPE):
             if dimension.name in point:
                 for value in _next_values(dimension, point[dimension.name]):
                     yield self.space.active({**middle, **point, dimension.name: value})
-
-
-def _hope(gains: list[float] | None) -> float:
-    """What a step may gain: the mean of what it gained before, less where that was seldom."""
-    return sum(gains) / (len(gains) + 1) if gains else UNTRIED
 
 
 def _direction(dimension: Dimension, one: Scalar, other: Scalar) -> object:

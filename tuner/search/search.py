@@ -85,8 +85,7 @@ class _Search:
         """Search, then confirm."""
         for trial in self.trials.searched:
             self.journal.add(trial)
-        reason = self._search()
-        self._describe(state="confirming", reason=reason)
+        self._describe(state="confirming", reason=self._search())
         if not self.stop.is_set():
             self._confirm()
         if self.stop.is_set():
@@ -105,12 +104,11 @@ class _Search:
         while True:
             reason = "stopped" if self.stop.is_set() else ""
             while not reason and len(running) < self.executor.slots:
-                trial = waiting.pop(0) if waiting else None
-                reason = "" if trial else self.limits.reached()
-                if not reason and (trial := trial or self._next()) is None:
-                    reason = "every configuration of the space was tried"
-                if trial and not reason:
+                reason = "" if waiting else self.limits.reached()
+                if not reason and (trial := waiting.pop(0) if waiting else self._next()):
                     running |= self._start(trial)
+                else:
+                    reason = reason or "every configuration of the space was tried"
             if not running:
                 return reason
             self._settle(running, _TICK)

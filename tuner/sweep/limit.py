@@ -129,8 +129,7 @@ class LimitSearch:
         low, high = self.passing, self.failing
         if low is None:
             return 1
-        level = self._above(low) if high is None else self._between(low, high)
-        return min(level, self.highest)
+        return min(self._above(low) if high is None else self._between(low, high), self.highest)
 
     def _above(self, low: int) -> int:
         """A level above all that pass: just beyond where the excess should reach 0."""

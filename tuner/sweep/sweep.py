@@ -148,8 +148,7 @@ class StopRequest:
 
     def is_set(self) -> bool:
         """Whether somebody wants the sweep to end."""
-        by_event = self.after_level.is_set() or self.at_once.is_set()
-        return by_event or (self.file is not None and self.file.exists())
+        return self.after_level.is_set() or self.at_once.is_set() or (self.file is not None and self.file.exists())
 
     def of(self, experiment: Experiment) -> "StopRequest":
         """The same request, which the run directory's stop file makes too."""

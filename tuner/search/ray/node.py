@@ -22,8 +22,7 @@ from tuner.core.run_directory import NODE_VARIABLE, Experiment
 from tuner.errors import ClusterError
 from tuner.search.ray.sync import Change, Watch, apply
 
-TRIAL_PROCESS = "tuner.search.ray.worker"
-#: where that process leaves the exception that ended it
+#: where a trial's process leaves the exception that ended it
 ERROR_FILE = "error.pickle"
 #: what the driver may want of a trial
 GO_ON, AFTER_LEVEL, AT_ONCE = "go on", "after level", "at once"
@@ -69,7 +68,7 @@ class Node:
         self._watch = Watch(folder)
         self._watch.changes()  # the driver knows these
         self._process = subprocess.Popen(
-            [sys.executable, "-m", TRIAL_PROCESS, str(self._folder)],
+            [sys.executable, "-m", "tuner.search.ray.worker", str(self._folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._log.open("wb"),
