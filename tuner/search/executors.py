@@ -92,7 +92,7 @@ class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
                 raise Stopped
             spec = prepare(spec)
             wanted = gpus_wanted(spec)
-            with self._room.taken(wanted if isinstance(wanted, int) else len(wanted), stop):
+            with self._room.reserve(wanted if isinstance(wanted, int) else len(wanted), stop):
                 run_trial(spec, trial, stop)
         finally:
             self._running.remove(stop.at_once)
@@ -107,7 +107,7 @@ class _Room:
         self._turn = threading.Lock()
 
     @contextlib.contextmanager
-    def taken(self, number: int, stop: StopRequest) -> Iterator[None]:
+    def reserve(self, number: int, stop: StopRequest) -> Iterator[None]:
         """Hold `number` GPUs, in the order of coming; more than there are at all is for `gpus.claim` to refuse.
 
         Raises:

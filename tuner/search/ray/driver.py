@@ -72,11 +72,11 @@ class Run:
         while True:
             news: News = self._answer(node.news.remote(self._wanted()))
             apply(news.changes, self._trial.folder)
-            for line in news.said.splitlines():
+            for line in news.log.splitlines():
                 _log.warning("trial %d on node %s: %s", self._trial.number, self.name, line)
             if news.error:
                 raise news.error
-            if news.ended:
+            if news.has_ended:
                 return
             if time.monotonic() > self._deadline:
                 raise Stopped

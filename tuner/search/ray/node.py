@@ -32,8 +32,8 @@ class News(NamedTuple):
     """What has happened to a trial since the driver asked last."""
 
     changes: list[Change]
-    said: str  # what its process has logged
-    ended: bool
+    log: str  # what its process has logged
+    has_ended: bool
     error: Exception | None = None
 
 
@@ -85,9 +85,9 @@ class Node:
         elif wanted == AT_ONCE and self._process.stdin:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
-        ended = self._process.poll() is not None  # before the files are read, so that none comes after
-        news = News(self._watch.changes(), self._new_words(), ended, self._error() if ended else None)
-        if ended:
+        has_ended = self._process.poll() is not None  # before the files are read, so that none comes after
+        news = News(self._watch.changes(), self._new_log(), has_ended, self._error() if has_ended else None)
+        if has_ended:
             shutil.rmtree(self._folder, ignore_errors=True)
         return news
 
@@ -98,10 +98,10 @@ class Node:
                 stdin.write(line + "\n")
                 stdin.flush()
 
-    def _new_words(self) -> str:
-        with open(self._log, "rb") as log:
-            log.seek(self._position)
-            new = log.read()
+    def _new_log(self) -> str:
+        with open(self._log, "rb") as file:
+            file.seek(self._position)
+            new = file.read()
         self._position += len(new)
         return new.decode(errors="replace")
 
