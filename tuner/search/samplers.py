@@ -143,11 +143,9 @@ class TPE(Sampler):
 
     def _worst(self, observations: Sequence[Observation]) -> list[float]:
         """The worst value of each objective: what a trial without one is told to have."""
-        columns = zip(
-            *([one.values for one in observations if one.values] or [(1.0,) * len(self.objectives)]), strict=True
-        )
-        pairs = zip(self.objectives, columns, strict=True)
-        return [min(values) if maximised(objective) else max(values) for objective, values in pairs]
+        values = [one.values for one in observations if one.values] or [(1.0,) * len(self.objectives)]
+        columns = zip(self.objectives, zip(*values, strict=True), strict=True)
+        return [min(column) if maximised(objective) else max(column) for objective, column in columns]
 
 
 def violation(one: Observation) -> float:
