@@ -15,7 +15,7 @@ import pytest
 from support import SUPPORT
 from support.commands import CHECKOUT, environment
 from support.processes import processes_of, wait_until
-from support.side_by_side import faulty, record, started, wish
+from support.side_by_side import faulty, record, started, stop_request
 
 import tuner
 from tuner.core.run_directory import Experiment
@@ -116,7 +116,7 @@ def swept(model, **asked):
 
 def submit_all(executor, spec, experiment, number):
     trials = [experiment.trial(n) for n in range(1, number + 1)]
-    return [executor.submit(spec, trial, wish(experiment)) for trial in trials]
+    return [executor.submit(spec, trial, stop_request(experiment)) for trial in trials]
 
 
 def test_four_trials_though_a_node_is_killed_in_their_middle(cluster, tiny_gguf, experiment):
@@ -150,8 +150,8 @@ def test_what_a_trial_raised_comes_back(cluster, nothing_left, experiment, tmp_p
     fails = make_spec(faulty("die_after_seconds=0.1", "never_ready=1", "last_words=CUDA out of memory. Tried"))
     absent = swept(tmp_path / "absent.gguf")
     with RayExecutor(cluster.address, 2, fails) as executor:
-        failed = executor.submit(fails, experiment.trial(1), wish(experiment))
-        lacking = executor.submit(absent, experiment.trial(2), wish(experiment))
+        failed = executor.submit(fails, experiment.trial(1), stop_request(experiment))
+        lacking = executor.submit(absent, experiment.trial(2), stop_request(experiment))
         assert isinstance(failed.exception(60), ServerFailed) and failed.exception().kind == "out_of_memory"
         assert isinstance(lacking.exception(60), SpecError)
     assert "absent.gguf is not on node" in str(lacking.exception())
@@ -163,7 +163,7 @@ def test_a_key_that_the_node_has_not_is_missed(cluster, nothing_left, experiment
     monkeypatch.setenv("ONLY_HERE_KEY", "never-on-a-node-1")
     spec = make_spec(faulty(api_key_env="ONLY_HERE_KEY"))
     with RayExecutor(cluster.address, 1, spec) as executor:
-        error = executor.submit(spec, experiment.trial(1), wish(experiment)).exception(60)
+        error = executor.submit(spec, experiment.trial(1), stop_request(experiment)).exception(60)
     assert isinstance(error, SpecError) and "on node" in str(error) and "ONLY_HERE_KEY is not set" in str(error)
 
 
@@ -178,7 +178,7 @@ def test_leaving_ends_what_runs_and_what_waits(cluster, nothing_left, experiment
 
 
 def test_stopping_after_the_level_that_runs(cluster, nothing_left, tiny_gguf, experiment):
-    spec, wanted = swept(tiny_gguf, max_seconds=3), wish(experiment)
+    spec, wanted = swept(tiny_gguf, max_seconds=3), stop_request(experiment)
     with RayExecutor(cluster.address, 1, spec) as executor:
         future = executor.submit(spec, experiment.trial(1), wanted)
         wait_until(lambda: list(experiment.folder.glob("trials/0001/batches/*/concurrency-1.part/batch.json")), 90)
@@ -199,7 +199,7 @@ def test_a_node_with_another_version_is_refused(cluster, nothing_left, experimen
     spec = make_spec(faulty())
     monkeypatch.setattr(node, "__version__", "0.0.0")  # ours; the node's own is what it is
     with RayExecutor(cluster.address, 1, spec) as executor:
-        error = executor.submit(spec, experiment.trial(1), wish(experiment)).exception(60)
+        error = executor.submit(spec, experiment.trial(1), stop_request(experiment)).exception(60)
     assert isinstance(error, ClusterError) and f"has tuner {tuner.__version__}, here is 0.0.0" in str(error)
 
 
@@ -212,7 +212,7 @@ def test_nobody_answers(monkeypatch):
 def test_nothing_outlives_the_driver(cluster, tmp_path, ending):
     """Two trials whose servers and their children ignore SIGTERM."""
     spec = faulty("ignore_sigterm=1", "orphans=2", "never_ready=1")
-    arguments = [SUPPORT / "trials_owner.py", cluster.address, tmp_path, json.dumps(spec), json.dumps({"CPU": 1})]
+    arguments = [SUPPORT / "trials_owner.py", cluster.address, tmp_path, json.dumps(spec)]
     with subprocess.Popen(
         [sys.executable, *arguments], env=environment(tmp_path), stderr=subprocess.PIPE, start_new_session=True
     ) as driver:

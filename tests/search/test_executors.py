@@ -11,7 +11,7 @@ from support import SUPPORT
 from support.commands import environment
 from support.processes import processes_of, wait_until
 from support.recorded_nvml import RecordedNVML
-from support.side_by_side import faulty, record, started, wish
+from support.side_by_side import faulty, record, started, stop_request
 
 import tuner
 from tuner.core.run_directory import READY, Experiment
@@ -20,6 +20,7 @@ from tuner.engines.gguf import tokenizer_folder
 from tuner.errors import ServerFailed, SpecError, Stopped
 from tuner.search import executors
 from tuner.search.executors import LocalExecutor
+from tuner.search.spec import TuneSpec
 from tuner.sweep.spec import make_spec
 from tuner.sweep.sweep import StopRequest
 
@@ -58,31 +59,35 @@ def test_only_gpus_that_a_scheduler_left_to_us_count(nvml, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("on", "asked", "message"),
+    ("asked", "message"),
     [
-        ("moon", {}, "'moon' is no place"),
-        ("ray://", {}, "'ray://' is no place"),
-        ("local", {"port": 8000}, "port: 2 trials at once cannot share 8000"),
-        ("local", {"gpus": [0, 1]}, r"gpus: 2 trials at once cannot share \[0, 1\]"),
-        ("local", {"engine": "attach", "base_url": "http://127.0.0.1:1"}, "base_url: 2 trials"),
+        ({"port": 8000}, "port: 2 trials at once cannot share 8000"),
+        ({"gpus": [0, 1]}, r"gpus: 2 trials at once cannot share \[0, 1\]"),
+        ({"engine": "attach", "base_url": "http://127.0.0.1:1"}, "base_url: 2 trials"),
     ],
 )
-def test_what_cannot_be_is_refused(on, asked, message):
+def test_what_trials_cannot_share_is_refused(asked, message):
     with pytest.raises(SpecError, match=message):
-        executors.make(on, 2, make_spec(faulty() | asked))
+        executors.make("local", 2, make_spec(faulty() | asked))
+
+
+@pytest.mark.parametrize("on", ["moon", "ray://", "ray://host", "a b:1"])
+def test_a_place_where_no_trial_can_run_is_refused(on):
+    with pytest.raises(SpecError, match=f"on: must be local, ray or ray://ADDRESS, got '{on}'"):
+        make_spec({"engine": "llamacpp", "on": on}, TuneSpec)
 
 
 def test_trials_at_once_have_gpus_of_their_own(nvml, experiment):
     """Three of two GPUs each on four GPUs, in three slots: the third waits for its GPUs instead of failing."""
     spec, trials = make_spec(faulty("never_ready=1", gpus=2)), [experiment.trial(number) for number in (1, 2, 3)]
-    wishes = [wish(experiment) for _ in trials]
+    stops = [stop_request(experiment) for _ in trials]
     with LocalExecutor(3) as executor:
-        futures = [executor.submit(spec, *both) for both in zip(trials, wishes, strict=True)]
+        futures = [executor.submit(spec, *both) for both in zip(trials, stops, strict=True)]
         wait_until(lambda: len(started(trials)) == 2)
         taken = [gpu for trial in started(trials) for gpu in record(trial)["gpus"]]
         assert len(taken) == len(set(taken)) == 4
         running = trials.index(started(trials)[0])
-        wishes[running].at_once.set()
+        stops[running].at_once.set()
         assert isinstance(futures[running].exception(30), Stopped)
         wait_until(lambda: len(started(trials)) == 3)
     assert {type(future.exception()) for future in futures} == {Stopped}
@@ -92,14 +97,14 @@ def test_trials_at_once_have_gpus_of_their_own(nvml, experiment):
 def test_the_exception_is_the_one_of_the_trial(experiment):
     spec = make_spec(faulty("die_after_seconds=0.1", "never_ready=1", "last_words=CUDA out of memory. Tried"))
     with LocalExecutor() as executor:
-        error = executor.submit(spec, experiment.trial(1), wish(experiment)).exception(30)
+        error = executor.submit(spec, experiment.trial(1), stop_request(experiment)).exception(30)
     assert isinstance(error, ServerFailed) and error.kind == "out_of_memory"
 
 
 def test_what_waits_when_it_is_left_never_starts(experiment):
     spec = make_spec(faulty("never_ready=1"))
     with LocalExecutor() as executor:
-        futures = [executor.submit(spec, experiment.trial(number), wish(experiment)) for number in (1, 2)]
+        futures = [executor.submit(spec, experiment.trial(number), stop_request(experiment)) for number in (1, 2)]
         wait_until(lambda: started([experiment.trial(1)]))
     assert isinstance(futures[0].exception(), Stopped) and futures[1].cancelled()
     assert not record(experiment.trial(2))
@@ -110,7 +115,7 @@ def test_two_trials_measure_at_once(tiny_gguf, experiment):
     tokenizer = str(tokenizer_folder(tiny_gguf))
     spec = make_spec(faulty(tokenizer=tokenizer, scenarios=["D(20,8)"], levels=[1], max_seconds=1, warmup_requests=0))
     with LocalExecutor(2) as executor:
-        both = [executor.submit(spec, experiment.trial(number), wish(experiment)) for number in (1, 2)]
+        both = [executor.submit(spec, experiment.trial(number), stop_request(experiment)) for number in (1, 2)]
         assert [future.result(120) for future in both] == [None, None]
     batches = tuner.load_batches(experiment.folder)
     assert list(batches["trial"]) == [1, 2] and set(batches["outcome"]) == {"completed"}

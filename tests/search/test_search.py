@@ -306,7 +306,7 @@ def limits(tmp_path):
             record = TrialRecord(role="candidate", parameters={"n": number}, state=state, seconds=60, gpus=2)
             record.write(trial.folder)
             if throughput:
-                trial.write(TrialFacts(trial=number, engine="", model="", scenarios=["D(100,100)"], levels=[1]))
+                TrialFacts(trial=number, engine="", model="", scenarios=["D(100,100)"], levels=[1]).write(trial.folder)
                 result_files.add_level(
                     trial, 1, result_files.result([result_files.request(ttft=1 / throughput, tpot=1 / throughput)] * 99)
                 )
@@ -343,4 +343,5 @@ def test_a_trial_takes_as_many_gpus_as_its_sizes_come_to(tmp_path):
     assert trials.spec_of({"max_num_seqs": 8}).gpus == 4
     some = Trials(trials.experiment, spec.model_copy(update={"gpus": ["GPU-a", "GPU-b"]}))
     assert some.spec_of({"tensor_parallel_size": 1}).gpus == ["GPU-a"]
-    assert trials.add(TrialRecord(role="candidate", parameters={"tensor_parallel_size": 2})).record.gpus == 2
+    trials.begin(trial := trials.add(TrialRecord(role="candidate", parameters={"tensor_parallel_size": 2})))
+    assert trial.record.gpus == 2

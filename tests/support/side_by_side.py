@@ -15,8 +15,8 @@ def faulty(*knobs, **asked):
     return {"engine": "command", "command": command, "model": "faulty", "tokenizer": "none", **asked}
 
 
-def wish(experiment):
-    """A wish of a trial's own."""
+def stop_request(experiment):
+    """A request to stop of a trial's own."""
     return StopRequest().of(experiment)
 
 

@@ -21,7 +21,7 @@ class SimulatedExecutor:
     def __init__(self, curve: Curve) -> None:
         self._curve = curve
 
-    def submit(self, spec: SweepSpec, trial: Trial, wish: StopRequest) -> "Future[None]":
+    def submit(self, spec: SweepSpec, trial: Trial, stop: StopRequest) -> "Future[None]":
         """Write what a server as fast as the curve would have left."""
         done: Future[None] = Future()
         try:
@@ -33,7 +33,7 @@ class SimulatedExecutor:
 
     def _run(self, spec: SweepSpec, trial: Trial) -> None:
         asked = {"scenarios": ["D(100,100)"], "levels": spec.fixed_levels, "parameters": spec.parameters}
-        trial.write(TrialFacts(trial=trial.number, engine=spec.engine, model="m", **asked))
+        TrialFacts(trial=trial.number, engine=spec.engine, model="m", **asked).write(trial.folder)
         for level in spec.fixed_levels:
             if (trial.batch_folder("D(100,100)", level) / "batch.json").exists():
                 continue

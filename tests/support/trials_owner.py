@@ -1,4 +1,4 @@
-"""A process that runs two trials at once, to be killed: `trials_owner.py ON FOLDER SPEC-JSON [RESOURCES-JSON]`."""
+"""A process that runs two trials at once, to be killed: `trials_owner.py ON FOLDER SPEC-JSON`."""
 
 import json
 import sys
@@ -11,9 +11,9 @@ from tuner.sweep.spec import make_spec
 from tuner.sweep.sweep import StopRequest
 
 
-def main(on, folder, spec, resources="null"):
+def main(on, folder, spec):
     spec, experiment = make_spec(json.loads(spec)), Experiment.at(Path(folder))
-    with executors.make(on, 2, spec, json.loads(resources)) as executor:
+    with executors.make(on, 2, spec) as executor:
         wait([executor.submit(spec, experiment.trial(number), StopRequest().of(experiment)) for number in (1, 2)])
 
 

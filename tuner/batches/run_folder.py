@@ -22,7 +22,6 @@ from tuner.core.run_directory import (
     Sidecar,
     Trial,
     TrialFacts,
-    read_sidecar,
     safe_name,
 )
 from tuner.core.server_log import OUT_OF_MEMORY, diagnose
@@ -221,7 +220,7 @@ class _TrialReader:
 
 def _level_folder(path: Path, named: Key) -> LevelFolder:
     """A level's folder under what its sidecar says it is, or else its name."""
-    sidecar = read_sidecar(path)
+    sidecar = Sidecar.read(path)
     if sidecar and sidecar.scenario and 0 < sidecar.concurrency < MOST and 0 < sidecar.repeat < MOST:
         named = (sidecar.scenario, sidecar.concurrency, sidecar.repeat)
     return LevelFolder(path, *named, sidecar)

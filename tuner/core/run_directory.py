@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import msgspec
 
@@ -53,6 +53,11 @@ class _Record(msgspec.Struct):
         """Replace the file in `folder`."""
         files.write_json(folder / self.FILE, msgspec.to_builtins(self))
 
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """What the file in `folder` says; None where there is none, or it is damaged."""
+        return read_struct(folder / cls.FILE, cls)
+
 
 class TrialFacts(_Record, kw_only=True):
     """What was asked of one server configuration (`trial.json`)."""
@@ -85,11 +90,6 @@ class Sidecar(_Record, kw_only=True):
     duration: float | None = None  # seconds on the monotonic clock
     exit_code: int | None = None
     client: dict[str, Any] = {}  # health of the load generator, such as cpu_share
-
-
-def read_sidecar(folder: Path) -> Sidecar | None:
-    """The sidecar of a level's folder; None where there is none, or it is damaged."""
-    return read_struct(folder / SIDECAR_FILE, Sidecar)
 
 
 def part_of(folder: Path) -> Path:
@@ -136,21 +136,24 @@ class Trial:
     @property
     def server(self) -> "ServerRecord | None":
         """What is recorded of its server; None where nothing is, or the file is damaged."""
-        return read_struct(self.server_file, ServerRecord)
+        return ServerRecord.read(self.folder)
 
     def batch_folder(self, scenario: str, concurrency: int, repeat: int = 1) -> Path:
         """Where one level's files lie once it has ended."""
         again = f"-repeat-{repeat}" if repeat > 1 else ""
         return self.folder / "batches" / safe_name(scenario) / f"concurrency-{concurrency}{again}"
 
+    def level_folders(self, *, partial: bool = False) -> list[Path]:
+        """The folders of the levels that have ended, or instead of those that have not (`part_of`)."""
+        folders = [
+            level for scenario in files.subfolders(self.folder / "batches") for level in files.subfolders(scenario)
+        ]
+        return [folder for folder in folders if folder.name.endswith(PARTIAL) == partial]
+
     @property
     def facts(self) -> TrialFacts | None:
         """What was asked of this trial; None where nothing was yet, or the file is damaged."""
-        return read_struct(self.facts_file, TrialFacts)
-
-    def write(self, facts: TrialFacts) -> None:
-        """Record what is asked of this trial."""
-        facts.write(self.folder)
+        return TrialFacts.read(self.folder)
 
 
 @dataclass(frozen=True)
@@ -356,7 +359,7 @@ class TrialRecord(_Record, kw_only=True):
 
 def read_record(trial: Path) -> TrialRecord:
     """What a search noted of a trial; made from the trial itself where it noted nothing."""
-    if noted := read_struct(trial / RECORD_FILE, TrialRecord):
+    if noted := TrialRecord.read(trial):
         return noted
     facts = Trial(trial).facts
     role: Role = "baseline" if trial.name == "0001" else "candidate"

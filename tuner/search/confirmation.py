@@ -72,9 +72,9 @@ def conclude(
         trials: which trials these are.
     """
     sides = [[float(value) for value in side if value > 0] for side in (baseline, winner)]
-    verdict, text, interval = _verdict(objective, sides, (len(baseline), len(winner)))
+    verdict, words, interval = _verdict(objective, sides, (len(baseline), len(winner)))
     gain, low, high = interval or (None, None, None)
-    return Confirmation(verdict, text, levels, sides[0], sides[1], gain, low, high, trials=trials)
+    return Confirmation(verdict, words, levels, sides[0], sides[1], gain, low, high, trials=trials)
 
 
 def _verdict(objective: str, sides: list[list[float]], runs: tuple[int, int]) -> tuple[str, str, Interval | None]:

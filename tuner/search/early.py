@@ -1,13 +1,12 @@
 """When a trial can end before its last level: as soon as its levels show that it cannot win."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
 
 import pandas as pd
 
-from tuner.core.run_directory import COMPLETED, SIDECAR_FILE, Trial
+from tuner.core.run_directory import COMPLETED, Trial
 from tuner.core.timestamps import now
 from tuner.judging.scores import Scoring
 from tuner.judging.verdicts import COMPLIANT, FAIL
@@ -29,50 +28,40 @@ class TrialStop(StopRequest):
     Args:
         trial: the trial.
         spec: what is searched.
-        best: the judged batches of the best trial so far; empty where there is none.
+        best: the judged batches of the best trial so far; None where there is none.
         factor: throughput of the trial over that of the best at which they are worth the same: GPUs over GPUs.
         deadline: when the search must end; None where it need not.
     """
 
     trial: Trial
     spec: TuneSpec
-    best: pd.DataFrame
+    best: pd.DataFrame | None = None
     factor: float = 1.0
     deadline: datetime | None = None
+    _answers: dict[int, str] = field(default_factory=dict, init=False)
 
     def is_set(self) -> bool:
         """Whether it shall end, for whichever of these reasons."""
-        return self.is_asked or self.is_over or bool(self.hopeless)
+        return bool(self.end_of_search or self.reason_to_prune)
 
     @property
-    def is_asked(self) -> bool:
-        """Whether somebody wants the whole search to end."""
-        return super().is_set()
+    def end_of_search(self) -> str:
+        """Why the whole search ends; empty where it goes on."""
+        if self.deadline is not None and now() >= self.deadline:
+            return "the time was over"
+        return "stopped" if super().is_set() else ""
 
     @property
-    def is_over(self) -> bool:
-        """Whether the time of the search is over."""
-        return self.deadline is not None and now() >= self.deadline
-
-    @property
-    def hopeless(self) -> str:
+    def reason_to_prune(self) -> str:
         """Why the trial cannot win, by the levels that are there; empty where it can."""
-        if not self._may_end_early:
+        may_end_early = self.spec.early_stop and self.spec.objective == ["max_throughput"] and self.spec.fixed_levels
+        if self.best is None or not may_end_early:
             return ""
-        measured = sum(1 for _ in self.trial.folder.glob(f"batches/*/*[0-9]/{SIDECAR_FILE}"))
+        measured = len(self.trial.level_folders())
         if measured not in self._answers:  # asked several times a second, answered once a level
             judged = Scoring.of(self.spec.model_dump(mode="json")).judged(self.trial.folder)
             self._answers[measured] = cannot_win(judged, self.best, self.spec, self.factor)
         return self._answers[measured]
-
-    @cached_property
-    def _may_end_early(self) -> bool:
-        one = self.spec.objective == ["max_throughput"]
-        return self.spec.early_stop and one and bool(self.spec.fixed_levels) and not self.best.empty
-
-    @cached_property
-    def _answers(self) -> dict[int, str]:
-        return {}
 
 
 def cannot_win(judged: pd.DataFrame, best: pd.DataFrame, spec: TuneSpec, factor: float = 1.0) -> str:

@@ -6,14 +6,13 @@ its GPUs allow; `make("ray", …)` on the nodes of a cluster. Either way a trial
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Protocol
 
 from tuner.core.run_directory import Trial
 from tuner.errors import SpecError, Stopped
-from tuner.search.ray import RayExecutor, is_address
+from tuner.search.ray import RayExecutor
 from tuner.servers import gpus
 from tuner.servers.server import gpus_wanted
 from tuner.sweep.spec import SweepSpec
@@ -23,27 +22,7 @@ LOCAL = "local"
 _POLL = 0.2  # seconds between two questions whether a waiting trial is still wanted
 
 
-class Executor(AbstractContextManager["Executor", None], Protocol):
-    """Runs trials; a context manager, and what still runs when it is left is ended at once."""
-
-    @property
-    def slots(self) -> int:
-        """How many trials run at once."""
-
-    def submit(self, spec: SweepSpec, trial: Trial, wish: StopRequest) -> "Future[None]":
-        """Run a trial as soon as there is room for it.
-
-        Args:
-            spec: what to measure, as it was asked: it is prepared where the server runs.
-            trial: where its files go; what has a result there is not measured again.
-            wish: set when somebody wants the trial to end.
-
-        Returns:
-            A future without a value; its exception is what `sweep.run_trial` raised (ServerFailed, Stopped, …).
-        """
-
-
-def make(on: str, slots: int, spec: SweepSpec, resources: Mapping[str, float] | None = None) -> Executor:
+def make(on: str, slots: int, spec: SweepSpec) -> "Executor":
     """The executor that a user named.
 
     Args:
@@ -51,20 +30,17 @@ def make(on: str, slots: int, spec: SweepSpec, resources: Mapping[str, float] | 
             (`ray://HOST:PORT`, `HOST:PORT`).
         slots: how many trials at once; 0 for as many as there are GPUs for.
         spec: what trials have in common; it says how many GPUs one takes.
-        resources: on Ray, what to reserve for a trial instead of the GPUs that it takes, such as {"GPU": 1}.
 
     Raises:
-        SpecError: there is no such place, or trials of `spec` cannot run beside each other.
+        SpecError: trials of `spec` cannot run beside each other.
         ClusterError: the cluster does not answer, or no node of it has what a trial takes.
     """
-    if on != LOCAL and not is_address(on):
-        raise SpecError(f"on: {on!r} is no place to run trials; write local, ray, or a cluster's ray://HOST:PORT")
-    executor = LocalExecutor(slots or _fitting(spec)) if on == LOCAL else RayExecutor(on, slots, spec, resources)
-    try:
-        _can_be_shared(spec, executor.slots)
-    except SpecError:
+    executor = LocalExecutor(slots or _fitting(spec)) if on == LOCAL else RayExecutor(on, slots, spec)
+    unshared = {"port": spec.port, "base_url": spec.base_url, "gpus": isinstance(spec.gpus, list)}
+    name = next((name for name, value in unshared.items() if value), "")
+    if name and executor.slots > 1:
         executor.__exit__(None, None, None)
-        raise
+        raise SpecError(f"{name}: {executor.slots} trials at once cannot share {getattr(spec, name)}; ask for 1 slot")
     return executor
 
 
@@ -74,17 +50,10 @@ def _fitting(spec: SweepSpec) -> int:
     return max(1, len(gpus.visible(gpus.gpus())) // wanted) if isinstance(wanted, int) and wanted else 1
 
 
-def _can_be_shared(spec: SweepSpec, slots: int) -> None:
-    if slots > 1:
-        for field, value in (("port", spec.port), ("base_url", spec.base_url), ("gpus", isinstance(spec.gpus, list))):
-            if value:
-                raise SpecError(f"{field}: {slots} trials at once cannot share {getattr(spec, field)}; ask for 1 slot")
-
-
 class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
     """Trials on this machine, each in a thread: the server and the load generator are processes of their own.
 
-    Leaving it sets `wish.at_once` of every trial that still runs, and waits until their servers are gone.
+    Leaving it sets `stop.at_once` of every trial that still runs, and waits until their servers are gone.
 
     Args:
         slots: how many trials at once; one that takes more GPUs than are left waits its turn.
@@ -94,12 +63,21 @@ class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
         self.slots = slots
         self._pool = ThreadPoolExecutor(slots, "trial")
         self._room = _Room(len(gpus.visible(gpus.gpus())))
-        self._running: list[threading.Event] = []  # one may be there twice: trials can share a wish
+        self._running: list[threading.Event] = []  # one may be there twice: trials can share a request to stop
         self._closed = False
 
-    def submit(self, spec: SweepSpec, trial: Trial, wish: StopRequest) -> "Future[None]":
-        """Run a trial as soon as a slot and its GPUs are free."""
-        return self._pool.submit(self._run, spec, trial, wish)
+    def submit(self, spec: SweepSpec, trial: Trial, stop: StopRequest) -> "Future[None]":
+        """Run a trial as soon as a slot and its GPUs are free.
+
+        Args:
+            spec: what to measure, as it was asked: it is prepared where the server runs.
+            trial: where its files go; what has a result there is not measured again.
+            stop: set when somebody wants the trial to end.
+
+        Returns:
+            A future without a value; its exception is what `sweep.run_trial` raised (ServerFailed, Stopped, …).
+        """
+        return self._pool.submit(self._run, spec, trial, stop)
 
     def __exit__(self, *raised: object) -> None:
         self._closed = True
@@ -107,17 +85,17 @@ class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
             at_once.set()
         self._pool.shutdown(cancel_futures=True)
 
-    def _run(self, spec: SweepSpec, trial: Trial, wish: StopRequest) -> None:
-        at_once = wish.at_once
-        self._running.append(at_once)
+    def _run(self, spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
+        self._running.append(stop.at_once)
         try:
             if self._closed:
                 raise Stopped
             spec = prepare(spec)
-            with self._room.taken(_number(gpus_wanted(spec)), wish):
-                run_trial(spec, trial, wish)
+            wanted = gpus_wanted(spec)
+            with self._room.reserve(wanted if isinstance(wanted, int) else len(wanted), stop):
+                run_trial(spec, trial, stop)
         finally:
-            self._running.remove(at_once)
+            self._running.remove(stop.at_once)
 
 
 class _Room:
@@ -129,7 +107,7 @@ class _Room:
         self._turn = threading.Lock()
 
     @contextlib.contextmanager
-    def taken(self, number: int, wish: StopRequest) -> Iterator[None]:
+    def reserve(self, number: int, stop: StopRequest) -> Iterator[None]:
         """Hold `number` GPUs, in the order of coming; more than there are at all is for `gpus.claim` to refuse.
 
         Raises:
@@ -137,9 +115,9 @@ class _Room:
         """
         number = number if number <= self._total else 0
         with self._turn, self._changed:
-            while self._left < number and not wish.is_set():
+            while self._left < number and not stop.is_set():
                 self._changed.wait(_POLL)
-            if wish.is_set():
+            if stop.is_set():
                 raise Stopped
             self._left -= number
         try:
@@ -150,5 +128,5 @@ class _Room:
                 self._changed.notify_all()
 
 
-def _number(wanted: int | list[int | str]) -> int:
-    return wanted if isinstance(wanted, int) else len(wanted)
+#: what `make` gives: `slots` trials at once, `submit` runs one, and leaving it ends at once what still runs
+Executor = LocalExecutor | RayExecutor

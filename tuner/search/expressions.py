@@ -8,8 +8,7 @@ from typing import Any
 
 from tuner.errors import SpecError
 
-Operation = Callable[[Any, Any], Any]
-_OPERATIONS: dict[type[ast.AST], Operation] = {
+_OPERATIONS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,

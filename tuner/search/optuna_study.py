@@ -7,9 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.core.run_directory import COMPLETE, FAILED, INFEASIBLE, PRUNED, TrialRecord
+from tuner.core.run_directory import COMPLETE, FAILED, INFEASIBLE, PRUNED
 from tuner.judging.scores import LATENCIES, Score, Scoring, maximised, statistic_of
 from tuner.search.space import Dimension, Point, Scalar, SearchSpace
+from tuner.search.state import SearchTrial
 
 if TYPE_CHECKING:
     import optuna
@@ -115,9 +116,11 @@ class Journal:
         storage = JournalStorage(JournalFileBackend(str(path)))
         self._study = new_study(scoring.objectives, study_name=folder.name, storage=storage)
 
-    def add(self, number: int, record: TrialRecord, score: Score) -> None:
-        """Add a trial that has ended."""
-        state = score.state if record.state == "ended" else record.state
+    def add(self, searched: SearchTrial) -> None:
+        """Add a trial that has ended; one that is to be run again, or confirms, is left out."""
+        record, score, state = searched.record, searched.score, searched.state
+        if score is None or not (searched.is_settled and searched.is_searched):
+            return
         values = self._values(state, score)
         violation = 0.0 if score.state == COMPLETE else 1.0 if math.isnan(score.penalty) else max(score.penalty, 1e-9)
         trial = as_trial(
@@ -125,10 +128,10 @@ class Journal:
             self._space.point_of(record.parameters),
             "PRUNED" if state == PRUNED else "COMPLETE" if values else "FAIL",
             values=values,
-            user_attrs=_attributes(number, record, score, state),
+            user_attrs=_attributes(searched, score),
             constraints=None if state in (FAILED, PRUNED) else {"slo": violation},
         )
-        trial.number = number
+        trial.number = searched.files.number
         trial.datetime_start = _local(record.started_at) or trial.datetime_start
         trial.datetime_complete = _local(record.finished_at) or trial.datetime_complete
         self._study.add_trial(trial)
@@ -148,19 +151,13 @@ class Journal:
         return None if any(math.isnan(value) for value in values) else values
 
 
-def _attributes(number: int, record: TrialRecord, score: Score, state: str) -> Mapping[str, Any]:
+def _attributes(trial: SearchTrial, score: Score) -> Mapping[str, Any]:
     """What Optuna has no place for."""
-    attributes = {
-        "trial": number,
-        "role": record.role,
-        "state": state,
-        "cause": record.cause or score.cause,
-        "kind": record.kind,
-        "parameters": json.dumps(record.parameters),
-        "best_level": score.summary.best_level,
-        "max_throughput": score.summary.max_throughput,
-        "seconds": record.seconds,
-    }
+    record, summary = trial.record, score.summary
+    attributes = {name: getattr(record, name) for name in ("role", "kind", "seconds")}
+    attributes |= {name: getattr(summary, name) for name in ("best_level", "max_throughput")}
+    attributes |= {"trial": trial.files.number, "state": trial.state, "cause": record.cause or score.cause}
+    attributes |= {"parameters": json.dumps(record.parameters)}
     return {name: value for name, value in attributes.items() if value not in (None, "")}
 
 

@@ -67,31 +67,31 @@ class Sampler:
     objectives: tuple[str, ...]
     seed: int
 
-    def next(self, seen: Sequence[Observation]) -> Point | None:
+    def next(self, observations: Sequence[Observation]) -> Point | None:
         """A configuration that none of the trials seen has; None where there is none left.
 
         Args:
-            seen: every trial so far, in the order they were asked for.
+            observations: every trial so far, in the order they were asked for.
         """
-        tried = {key_of(one.point) for one in seen}
-        points = itertools.chain(self._proposals(seen), self._any(seen))
+        tried = {key_of(one.point) for one in observations}
+        points = itertools.chain(self._proposals(observations), self._untried(observations))
         return next((point for point in points if key_of(point) not in tried and self.space.allows(point)), None)
 
-    def _proposals(self, seen: Sequence[Observation]) -> Iterable[Point]:
+    def _proposals(self, observations: Sequence[Observation]) -> Iterable[Point]:
         """Configurations to try, the best first; some may have been tried, or not be allowed."""
         return ()
 
-    def _any(self, seen: Sequence[Observation]) -> Iterable[Point]:
-        """What is left to try where no proposal is new."""
-        dice = self._dice(seen, "any")
+    def _untried(self, observations: Sequence[Observation]) -> Iterable[Point]:
+        """What is left to try where no proposal is new; some may have been tried, or not be allowed."""
+        dice = self._dice(observations, "any")
         drawn = (self.space.at([dice.random() for _ in self.space.dimensions]) for _ in range(_DRAWS))
         return itertools.chain(drawn, self.space.grid())
 
-    def _dice(self, seen: Sequence[Observation], use: str) -> random.Random:
+    def _dice(self, observations: Sequence[Observation], use: str) -> random.Random:
         """Chance that follows from the seed and the number of trials."""
-        return random.Random(f"{self.seed} {len(seen)} {use}")  # noqa: S311 - no secret
+        return random.Random(f"{self.seed} {len(observations)} {use}")  # noqa: S311 - no secret
 
-    def _spread(self, seen: Sequence[Observation]) -> Iterable[Point]:
+    def _spread(self, observations: Sequence[Observation]) -> Iterable[Point]:
         """The next points of a sequence that fills the space evenly: Roberts' additive recurrence (2018)."""
         count = len(self.space.dimensions)
         ratio = 2.0
@@ -99,21 +99,14 @@ class Sampler:
             ratio = (1 + ratio) ** (1 / (count + 1))
         dice = self._dice([], "start")
         starts = [dice.random() for _ in range(count)]
-        for number in range(len(seen), len(seen) + _DRAWS):
+        for number in range(len(observations), len(observations) + _DRAWS):
             yield self.space.at([(start + (number + 1) * ratio ** -(n + 1)) % 1 for n, start in enumerate(starts)])
-
-
-def gain(one: Observation, objectives: Sequence[str]) -> float:
-    """The logarithm of the first objective, so that more is better and shares count; NaN where it has no value."""
-    if not one.values or not one.values[0] > 0:
-        return math.nan
-    return math.log(one.values[0]) * (1 if maximised(objectives[0]) else -1)
 
 
 class Grid(Sampler):
     """Every configuration in turn; wide ranges by a few values each."""
 
-    def _any(self, seen: Sequence[Observation]) -> Iterable[Point]:
+    def _untried(self, observations: Sequence[Observation]) -> Iterable[Point]:
         return self.space.grid()
 
 
@@ -124,35 +117,35 @@ class Random(Sampler):
 class TPE(Sampler):
     """The tree-structured Parzen estimator, over all parameters together, by groups where some are conditional."""
 
-    def _proposals(self, seen: Sequence[Observation]) -> Iterable[Point]:
-        if len(seen) < STARTUP or not any(one.values for one in seen):
-            yield from self._spread(seen)
-        study = self._study(seen)
+    def _proposals(self, observations: Sequence[Observation]) -> Iterable[Point]:
+        if len(observations) < STARTUP or not any(one.values for one in observations):
+            yield from self._spread(observations)
+        study = self._study(observations)
         for _ in range(_PROPOSALS):
             yield self.space.active(optuna_study.ask(study, self.space))
 
-    def _study(self, seen: Sequence[Observation]) -> "optuna.Study":
+    def _study(self, observations: Sequence[Observation]) -> "optuna.Study":
         """All trials so far, as a study."""
         import optuna
 
-        seed = self._dice(seen, "model").getrandbits(31)
+        seed = self._dice(observations, "model").getrandbits(31)
         conditional = any(dimension.when for dimension in self.space.dimensions)
         with warnings.catch_warnings():  # `group` calls itself experimental
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             estimator = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, group=conditional)
         study = optuna_study.new_study(self.objectives, sampler=estimator)
-        worst = self._worst(seen)
-        for one in seen:
+        worst = self._worst(observations)
+        for one in observations:
             facts = {"values": list(one.values or worst), "constraints": {"slo": violation(one)}}
             state, facts = ("RUNNING", {}) if one.state == "running" else ("COMPLETE", facts)
             study.add_trial(optuna_study.as_trial(self.space, one.point, state, by_place=True, **facts))
         return study
 
-    def _worst(self, seen: Sequence[Observation]) -> list[float]:
+    def _worst(self, observations: Sequence[Observation]) -> list[float]:
         """The worst value of each objective: what a trial without one is told to have."""
-        columns = zip(*([one.values for one in seen if one.values] or [(1.0,) * len(self.objectives)]), strict=True)
-        pairs = zip(self.objectives, columns, strict=True)
-        return [min(values) if maximised(objective) else max(values) for objective, values in pairs]
+        values = [one.values for one in observations if one.values] or [(1.0,) * len(self.objectives)]
+        columns = zip(self.objectives, zip(*values, strict=True), strict=True)
+        return [min(column) if maximised(objective) else max(column) for objective, column in columns]
 
 
 def violation(one: Observation) -> float:
@@ -167,24 +160,24 @@ def violation(one: Observation) -> float:
 class Climb(TPE):
     """Local steps from the best configuration so far, and TPE where they gain nothing."""
 
-    def _proposals(self, seen: Sequence[Observation]) -> Iterable[Point]:
-        trials = [one for one in seen if one.state != "running"]
+    def _proposals(self, observations: Sequence[Observation]) -> Iterable[Point]:
+        trials = [one for one in observations if one.state != "running"]
         bases = [one for one in trials if one.values or one.state == "infeasible"]
         if not bases:
-            return self._spread(seen)
+            return self._spread(observations)
         worth = self._worth(trials)
         best = max(bases, key=lambda one: worth[id(one)])
         since = len(trials) - 1 - trials.index(best)
         if since >= STALLED and since % 2 == 0:
-            return super()._proposals(seen)
-        return itertools.chain(self._steps(trials, best, worth), super()._proposals(seen))
+            return super()._proposals(observations)
+        return itertools.chain(self._steps(trials, best, worth), super()._proposals(observations))
 
     def _worth(self, trials: Sequence[Observation]) -> dict[int, float]:
-        """What each trial is worth on a logarithmic scale; what does not count lies below all that does."""
-        gains = {id(one): gain(one, self.objectives) for one in trials}
-        worst = min((value for value in gains.values() if not math.isnan(value)), default=0.0)
-        below = {id(one): worst - BELOW - BELOW_EACH * violation(one) for one in trials}
-        return {key: below[key] if math.isnan(value) else value for key, value in gains.items()}
+        """What each trial is worth, as a logarithm, since shares count; what has no value lies below all that does."""
+        sign = 1 if maximised(self.objectives[0]) else -1
+        known = {id(one): sign * math.log(one.values[0]) for one in trials if one.values and one.values[0] > 0}
+        worst = min(known.values(), default=0.0)
+        return {id(one): known.get(id(one), worst - BELOW - BELOW_EACH * violation(one)) for one in trials}
 
     def _steps(self, trials: Sequence[Observation], best: Observation, worth: dict[int, float]) -> list[Point]:
         """The neighbours of the best, most promising first."""
@@ -195,10 +188,12 @@ class Climb(TPE):
                 gains[steps[0]].append(worth[id(other)] - worth[id(one)])
         dice = self._dice(trials, "steps")
 
-        def hope(point: Point) -> float:
-            return sum(_hope(gains.get(step)) for step in self._between(best.point, point)) + CHANCE * dice.random()
+        def expected_gain(point: Point) -> float:  # the mean of what each step gained, less of few tries
+            tries = [gains.get(step) for step in self._between(best.point, point)]
+            steps = (sum(gained) / (len(gained) + 1) if gained else UNTRIED for gained in tries)
+            return sum(steps) + CHANCE * dice.random()
 
-        return sorted(self._neighbours(best.point), key=hope, reverse=True)
+        return sorted(self._neighbours(best.point), key=expected_gain, reverse=True)
 
     def _between(self, one: Point, other: Point) -> list[Step]:
         """The steps that lead from one point to another, where both have the parameter."""
@@ -212,11 +207,6 @@ class Climb(TPE):
             if dimension.name in point:
                 for value in _next_values(dimension, point[dimension.name]):
                     yield self.space.active({**middle, **point, dimension.name: value})
-
-
-def _hope(gains: list[float] | None) -> float:
-    """What a step may gain: the mean of what it gained before, less where that was seldom."""
-    return sum(gains) / (len(gains) + 1) if gains else UNTRIED
 
 
 def _direction(dimension: Dimension, one: Scalar, other: Scalar) -> object:

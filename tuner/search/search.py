@@ -4,7 +4,8 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 from tuner.core import files
@@ -58,9 +59,8 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: StopRequest | None 
 
 def _sampler(spec: TuneSpec, experiment: Experiment) -> tuple[str, Sampler]:
     """The sampler that was asked for; of `auto` the one that the search began with."""
-    before = {} if experiment.is_new else experiment.facts.get("search", {})
-    space = spec.search_space
-    name = before.get("sampler") or samplers.choose(spec.sampler, space, spec.objective, spec.trials)
+    space, before = spec.search_space, experiment.record.search.get("sampler")
+    name = before or samplers.choose(spec.sampler, space, spec.objective, spec.trials)
     return name, samplers.make(name, space, spec.objective, spec.seed)
 
 
@@ -74,29 +74,22 @@ class _Search:
     sampler_name: str
     sampler: Sampler
     executor: Executor
-    wish: StopRequest
-    trials: Trials = field(init=False)
-    limits: Limits = field(init=False)
-    journal: Journal = field(init=False)
+    stop: StopRequest
 
     def __post_init__(self) -> None:
-        spent = self.experiment.facts.get("search", {}).get("seconds", 0.0)
         self.space = self.spec.search_space
         self.trials = Trials(self.experiment, self.spec)
-        self.limits = Limits(self.spec, self.trials, spent)
+        self.limits = Limits(self.spec, self.trials, self.experiment.record.search.get("seconds", 0.0))
         self.journal = Journal(self.experiment.folder, self.space, self.trials.scoring)
 
     def run(self) -> None:
         """Search, then confirm."""
         for trial in self.trials.searched:
-            self._add_to_journal(trial)
-        reason = self._search()
-        self._describe(state="confirming", reason=reason)
-        if self.wish.is_set():
-            self._describe(state="stopped")
-            raise Stopped
-        self._confirm()
-        if self.wish.is_set():
+            self.journal.add(trial)
+        self._describe(state="confirming", reason=self._search())
+        if not self.stop.is_set():
+            self._confirm()
+        if self.stop.is_set():
             self._describe(state="stopped")
             raise Stopped
         self._describe(state="done")
@@ -110,18 +103,16 @@ class _Search:
         waiting = [trial for trial in self.trials.searched if not trial.is_settled]
         self._describe(state="searching")
         while True:
-            reason = "stopped" if self.wish.is_set() else ""
+            reason = "stopped" if self.stop.is_set() else ""
             while not reason and len(running) < self.executor.slots:
-                trial = waiting.pop(0) if waiting else None
-                reason = "" if trial else self.limits.reached()
-                if not reason and (trial := trial or self._next()) is None:
-                    reason = "every configuration of the space was tried"
-                if trial and not reason:
-                    running |= self._submit(trial)
+                reason = "" if waiting else self.limits.reached()
+                if not reason and (trial := waiting.pop(0) if waiting else self._next()):
+                    running |= self._start(trial)
+                else:
+                    reason = reason or "every configuration of the space was tried"
             if not running:
                 return reason
-            for future in wait(running, _TICK, FIRST_COMPLETED).done:
-                self._settle(future, *running.pop(future))
+            self._settle(running, _TICK)
 
     def _next(self) -> SearchTrial | None:
         """The next trial: the defaults, then what the sampler asks for."""
@@ -142,38 +133,29 @@ class _Search:
                 valued = () if any(map(math.isnan, values)) else values
                 yield Observation(point, trial.state, valued, trial.score.penalty)
 
-    def _submit(self, trial: SearchTrial, spec: TuneSpec | None = None) -> Running:
+    def _start(self, trial: SearchTrial, again: TuneSpec | None = None) -> Running:
+        """Begin a trial of the search, or measure `again` what it was asked."""
         self.trials.begin(trial)
-        wish = self._wish_for(trial, early=spec is None)
-        spec = spec or self.trials.spec_of(trial.record.parameters)
-        return {self.executor.submit(spec, trial.files, wish): (trial, wish)}
-
-    def _wish_for(self, trial: SearchTrial, *, early: bool) -> TrialStop:
-        best = self.trials.best if early else None
-        factor = max(trial.record.gpus, 1) / max(best.record.gpus, 1) if best else 1.0
-        judged = best.judged if best else trial.judged
-        deadline = self.limits.deadline(confirming=not early)
-        stop = self.wish
-        return TrialStop(
-            stop.after_level,
-            stop.at_once,
-            stop.file,
+        best = None if again else self.trials.best
+        stop = TrialStop(
+            **vars(self.stop),
             trial=trial.files,
             spec=self.spec,
-            best=judged,
-            factor=factor,
-            deadline=deadline,
+            best=best.judged if best else None,
+            factor=max(trial.record.gpus, 1) / max(best.record.gpus, 1) if best else 1.0,
+            deadline=self.limits.deadline(confirming=again is not None),
         )
+        spec = again or self.trials.spec_of(trial.record.parameters)
+        return {self.executor.submit(spec, trial.files, stop): (trial, stop)}
 
-    def _settle(self, future: "Future[None]", trial: SearchTrial, wish: TrialStop) -> None:
-        self.trials.settle(trial, future.exception(), wish)
-        _log.info("trial %d: %s %s", trial.files.number, trial.state, trial.record.cause)
-        self._add_to_journal(trial)
-        self._describe()
-
-    def _add_to_journal(self, trial: SearchTrial) -> None:
-        if trial.is_settled and trial.is_searched and trial.score:
-            self.journal.add(trial.files.number, trial.record, trial.score)
+    def _settle(self, running: Running, patience: float | None = None) -> None:
+        """Wait for one of `running` to end, for `patience` seconds at most, and take out of it what has."""
+        for future in wait(running, patience, FIRST_COMPLETED).done:
+            trial, stop = running.pop(future)
+            self.trials.settle(trial, future.exception(), stop)
+            _log.info("trial %d: %s %s", trial.files.number, trial.state, trial.record.cause)
+            self.journal.add(trial)
+            self._describe()
 
     def _confirm(self) -> None:
         """Measure baseline and winner again in turn, and note what that shows, and what to copy."""
@@ -193,42 +175,40 @@ class _Search:
     def _confirmation(self, baseline: SearchTrial, best: SearchTrial) -> Confirmation | None:
         """What runs in turn show; None where there was no time for one of each."""
         bests = [trial.score.summary.best_level for trial in (baseline, best) if trial.score]
-        levels = sorted({int(level) for level in ([self.spec.at_level()] if self.spec.at_level() else bests) if level})
-        runs: dict[str, list[SearchTrial]] = {BASELINE: [], WINNER: []}
-        for turn in range(2 * self.spec.confirm):
-            of, trial = ((BASELINE, baseline), (WINNER, best))[turn % 2]
-            if (run := self._once_more(of, trial, len(runs[of]), levels)) is None:
+        at_level = self.trials.scoring.level
+        levels = [at_level] if at_level else sorted({int(level) for level in bests if level})
+        runs: list[SearchTrial] = []
+        for turn, trial in product(range(self.spec.confirm), (baseline, best)):
+            run = self._once_more(WINNER if trial is best else BASELINE, trial, turn, levels)
+            if run is None:
                 break
-            runs[of].append(run)
+            runs.append(run)
+        telling = [(run.record.of, run.score) for run in runs if run.record.kind not in NOT_ITS_DOING]
         defaults, winners = (
-            [one.score.values[0] for one in runs[of] if one.score and one.record.kind not in NOT_ITS_DOING]
-            for of in (BASELINE, WINNER)
+            [score.values[0] for of, score in telling if of == side and score] for side in (BASELINE, WINNER)
         )
-        numbers = sorted(one.files.number for side in runs.values() for one in side)
+        numbers = sorted(run.files.number for run in runs)
         both = defaults and winners
         return conclude(self.spec.objective[0], defaults, winners, levels, numbers) if both else None
 
     def _once_more(self, of: str, trial: SearchTrial, turn: int, levels: list[int]) -> SearchTrial | None:
         """A further run of a trial, at these levels; the one that is there already where the search was cut off."""
         parameters = trial.record.parameters
-        confirmations = [one for one in self.trials.all if not one.is_searched and one.record.of == of]
-        before = [one for one in confirmations if one.record.parameters == parameters]
-        if turn < len(before) and before[turn].is_settled:
-            return before[turn]
-        if self.wish.is_set() or self.limits.is_over(confirming=True):
+        before = [one for one in self.trials.all if one.record.of == of and one.record.parameters == parameters]
+        again = before[turn] if turn < len(before) else None
+        if again and again.is_settled:
+            return again
+        if self.stop.is_set() or self.limits.is_over(confirming=True):
             return None
-        record = TrialRecord(role="confirmation", of=of, parameters=parameters)
-        again = before[turn] if turn < len(before) else self.trials.add(record)
+        again = again or self.trials.add(TrialRecord(role="confirmation", of=of, parameters=parameters))
         spec = self.trials.spec_of(parameters, levels=levels, stop_when_saturated=False)
-        ((future, (again, wish)),) = self._submit(again, spec).items()
-        wait([future])
-        self._settle(future, again, wish)
+        self._settle(self._start(again, spec))
         return again if again.is_settled else None
 
     def _describe(self, **facts: Any) -> None:
         """Keep the search's own facts in `experiment.json`."""
         best = self.trials.best
-        before = self.experiment.facts.get("search", {}) | {
+        before = self.experiment.record.search | {
             "sampler": self.sampler_name,
             "configurations": None if math.isinf(self.space.size) else int(self.space.size),
             "trials": len(self.trials.searched),

@@ -81,9 +81,7 @@ class Dimension:
     @property
     def size(self) -> float:
         """How many values it has; infinite where they cannot be counted."""
-        if self.choices:
-            return len(self.choices)
-        return self._steps + 1
+        return len(self.choices) or self._steps + 1
 
     def values(self) -> list[Scalar]:
         """All its values where they are few, or some evenly over the range, both ends included."""

@@ -7,10 +7,11 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 
 from tuner import engines
 from tuner.core.files import parse_yaml
-from tuner.judging.scores import Objective
+from tuner.judging.scores import LATENCIES, Objective
 from tuner.search.space import DEFAULT, SearchSpace
 from tuner.sweep.spec import SweepSpec, split
 
+SamplerName = Literal["auto", "grid", "random", "tpe", "climb"]
 _ON = re.compile(r"local|ray(://\S+:\d+)?|[^\s:/]+:\d+")
 
 
@@ -28,8 +29,8 @@ def _lines(value: Any) -> Any:
     return [part.strip() for part in re.split(r"[;\n]", value) if part.strip()]
 
 
-def _place(value: str) -> str:
-    """A place where trials can run."""
+def _where(value: str) -> str:
+    """Where trials can run."""
     if not _ON.fullmatch(value):
         raise ValueError(f"must be local, ray or ray://ADDRESS, got {value!r}")
     return value
@@ -46,8 +47,8 @@ class TuneSpec(SweepSpec):
     objective_level: PositiveInt | None = Field(
         None, description="the level at which min_… objectives are read; by default the only one"
     )
-    sampler: Literal["auto", "grid", "random", "tpe", "climb"] = Field(
-        "auto", description="what chooses the next configuration: auto, grid, random, tpe or climb"
+    sampler: SamplerName = Field(
+        "auto", description=f"what chooses the next configuration: {', '.join(get_args(SamplerName))}"
     )
     seed: NonNegativeInt = Field(0, description="of the sampler: the same seed and results, the same choices")
     trials: PositiveInt = Field(20, description="configurations tried at most, the baseline included")
@@ -67,7 +68,7 @@ class TuneSpec(SweepSpec):
     _space_text = field_validator("space", mode="before")(_space)
     _constraint_lines = field_validator("constraints", mode="before")(_lines)
     _objective_names = field_validator("objective", mode="before")(split)
-    _place_name = field_validator("on")(_place)
+    _on_address = field_validator("on")(_where)
 
     @model_validator(mode="before")
     @classmethod
@@ -79,34 +80,28 @@ class TuneSpec(SweepSpec):
 
     @model_validator(mode="after")
     def _can_be_searched(self) -> Self:
-        if len({*self.objective}) < len(self.objective):
-            raise ValueError(f"objective: {self.objective[0]} stands twice")
-        if self.max_cost is not None and self.price_per_gpu_hour is None:
-            raise ValueError("max_cost needs price_per_gpu_hour")
-        if self._needs_level:
-            self._check_level()
+        needs_level = any(one in LATENCIES for one in self.objective)
+        level, levels = self.objective_level, self.fixed_levels
+        is_unclear, is_absent = level is None and len(levels) != 1, level is not None and level not in levels
+        problems = (
+            (len({*self.objective}) < len(self.objective), f"objective: {self.objective[0]} stands twice"),
+            (self.max_cost is not None and self.price_per_gpu_hour is None, "max_cost needs price_per_gpu_hour"),
+            (needs_level and is_unclear, f"objective_level: {self.objective[0]} is read at one level; say which"),
+            (needs_level and not levels, "objective_level: levels: auto may never measure it; give levels"),
+            (needs_level and is_absent, f"objective_level: {level} is none of the levels {levels}"),
+        )
+        if problem := next((text for is_wrong, text in problems if is_wrong), None):
+            raise ValueError(problem)
         _ = self.search_space
         return self
 
     @property
-    def _needs_level(self) -> bool:
-        return any(one.startswith("min_") for one in self.objective)
-
-    def _check_level(self) -> None:
-        levels = self.fixed_levels
-        if self.objective_level is None and len(levels) != 1:
-            raise ValueError(f"objective_level: {self.objective[0]} is read at one level; say which")
-        if self.objective_level is not None and levels and self.objective_level not in levels:
-            raise ValueError(f"objective_level: {self.objective_level} is none of the levels {levels}")
-        if not levels:
-            raise ValueError("objective_level: levels: auto may never measure it; give levels")
-
-    @property
     def search_space(self) -> SearchSpace:
         """What may be tried, checked against what the engine knows."""
-        gpus = len(self.gpus) if isinstance(self.gpus, list) else self.gpus
-        return SearchSpace.parse(self.space, engines.find(self.engine), self.parameters, self.constraints, gpus)
+        engine = engines.find(self.engine)
+        return SearchSpace.parse(self.space, engine, self.parameters, self.constraints, self.gpu_count)
 
-    def at_level(self) -> int | None:
-        """The level at which latencies are read; None where no objective needs one."""
-        return (self.objective_level or self.fixed_levels[0]) if self._needs_level else None
+    @property
+    def gpu_count(self) -> int | None:
+        """How many GPUs are asked for; None where nobody said."""
+        return len(self.gpus) if isinstance(self.gpus, list) else self.gpus

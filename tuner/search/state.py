@@ -13,6 +13,7 @@ import pandas as pd
 from tuner import engines
 from tuner.core import run_directory
 from tuner.core.run_directory import ENDED, FAILED, PRUNED, RUNNING, WAITING, Experiment, Trial, TrialRecord, gpus_of
+from tuner.core.text import one_line
 from tuner.core.timestamps import now, to_text
 from tuner.errors import ServerFailed, SpecError, Stopped
 from tuner.judging.scores import Score, Scoring
@@ -22,7 +23,6 @@ from tuner.search.spec import TuneSpec
 
 #: The first trials, the baseline among them, that may all fail before the search is given up.
 HOPELESS = 5
-_LONGEST_CAUSE = 300
 
 
 @dataclass
@@ -57,6 +57,11 @@ class SearchTrial:
     def counts(self) -> bool:
         """Whether it is worth something as it is."""
         return self.state == run_directory.COMPLETE
+
+    @property
+    def gpu_seconds(self) -> float:
+        """What its runs took of all its GPUs."""
+        return self.record.seconds * self.record.gpus
 
     @property
     def is_searched(self) -> bool:
@@ -102,48 +107,46 @@ class Trials:
         return gains_of(trial.score.values, self.scoring.objectives) if trial.score else ()
 
     def add(self, record: TrialRecord) -> SearchTrial:
-        """A new trial, noted on disk before anything of it runs."""
+        """A new trial."""
         number = max((trial.files.number for trial in self.all), default=0) + 1
         trial = SearchTrial(self.experiment.trial(number), record)
         self.all.append(trial)
-        self.begin(trial)
         return trial
 
     def begin(self, trial: SearchTrial) -> None:
-        """Note that a trial runs, for the first time or again."""
+        """Note that a trial runs, for the first time or again; on disk before anything of it runs."""
         trial.began = time.monotonic()
         started = trial.record.started_at or to_text(now())
         spec = self.spec_of(trial.record.parameters)
-        gpus = len(spec.gpus) if isinstance(spec.gpus, list) else spec.gpus
-        if gpus is None:
-            gpus = engines.find(spec.engine).gpus(spec)
+        gpus = engines.find(spec.engine).gpus(spec) if spec.gpu_count is None else spec.gpu_count
         self._note(trial, state=RUNNING, cause="", started_at=started, gpus=gpus)
 
-    def settle(self, trial: SearchTrial, error: BaseException | None, wish: TrialStop | None = None) -> None:
+    def settle(self, trial: SearchTrial, error: BaseException | None, stop: TrialStop) -> None:
         """Note how a trial ended.
 
         Args:
             trial: the trial.
             error: what its run raised; None where it ran to its end.
-            wish: why it was stopped, where it was.
+            stop: why it was stopped, where it was.
 
         Raises:
             BaseException: `error`, where it says nothing about the trial.
         """
-        state, kind, cause = self._how(error, wish)
-        ending = {"state": state, "kind": kind, "cause": " ".join(cause.split())[:_LONGEST_CAUSE]}
+        state, kind, cause = self._ending(error, stop)
+        ending = {"state": state, "kind": kind, "cause": one_line(cause), "finished_at": to_text(now())}
         seconds = round(trial.record.seconds + time.monotonic() - trial.began, 3)
-        self._note(trial, **ending, finished_at=to_text(now()), seconds=seconds, gpus=gpus_of(trial.files.folder))
+        self._note(trial, **ending, seconds=seconds, gpus=gpus_of(trial.files.folder))
         self._score(trial)
 
-    def _how(self, error: BaseException | None, wish: TrialStop | None) -> tuple[str, str, str]:
+    def _ending(self, error: BaseException | None, stop: TrialStop) -> tuple[str, str, str]:
+        """The state in which a trial ended, the kind of its failure, and the cause."""
         match error:
             case None:
                 return ENDED, "", ""
-            case Stopped() if wish is not None and not wish.is_asked and not wish.is_over and wish.hopeless:
-                return PRUNED, "", wish.hopeless
+            case Stopped() if not stop.end_of_search and stop.reason_to_prune:
+                return PRUNED, "", stop.reason_to_prune
             case Stopped():
-                return WAITING, "", "the time was over" if wish is not None and wish.is_over else "stopped"
+                return WAITING, "", stop.end_of_search or "stopped"
             case ServerFailed():
                 return FAILED, error.kind, str(error)
             case SpecError():
@@ -193,9 +196,8 @@ class Limits:
     @property
     def cost(self) -> float | None:
         """Money spent on GPUs by the trials that have ended; None where nobody said what one costs."""
-        if self.spec.price_per_gpu_hour is None:
-            return None
-        return sum(trial.record.seconds * trial.record.gpus for trial in self.trials.all) * self._price
+        price = self.spec.price_per_gpu_hour
+        return None if price is None else sum(trial.gpu_seconds for trial in self.trials.all) * price / 3600
 
     def deadline(self, *, confirming: bool = False) -> datetime | None:
         """When whatever runs must end after its level; None where it need not."""
@@ -252,13 +254,10 @@ class Limits:
 
     def _is_out_of_money(self) -> bool:
         """Whether one more trial, as dear as the dearest so far, and the confirmation would cost too much."""
-        if self.spec.max_cost is None or self.cost is None:
+        if self.spec.max_cost is None or self.spec.price_per_gpu_hour is None:
             return False
-        each = [trial.record.seconds * trial.record.gpus * self._price for trial in self._ended]
-        running = max(each, default=0.0) * sum(not trial.is_settled for trial in self.trials.searched)
-        return self.cost + running + max(each, default=0.0) + self._confirmation(each) > self.spec.max_cost
-
-    @property
-    def _price(self) -> float:
-        """What one GPU costs a second."""
-        return (self.spec.price_per_gpu_hour or 0.0) / 3600
+        each = [trial.gpu_seconds for trial in self._ended]
+        spent = sum(trial.gpu_seconds for trial in self.trials.all)
+        unsettled = sum(not trial.is_settled for trial in self.trials.searched)
+        gpu_seconds = spent + (unsettled + 1) * max(each, default=0.0) + self._confirmation(each)
+        return gpu_seconds * self.spec.price_per_gpu_hour / 3600 > self.spec.max_cost

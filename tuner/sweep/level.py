@@ -12,7 +12,7 @@ import msgspec
 
 from tuner.batches.load import load_batches
 from tuner.core import files
-from tuner.core.run_directory import COMPLETED, RUNNING, Sidecar, Trial, TrialFacts, part_of, read_sidecar
+from tuner.core.run_directory import COMPLETED, RUNNING, Sidecar, Trial, TrialFacts, part_of
 from tuner.core.timestamps import now, to_text
 from tuner.errors import PathError, ServerFailed
 from tuner.judging.slo import SLO
@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 _REDACTED = b"[redacted]"
 _LONGEST_REASON = 300
 _WARMUP_SECONDS = 30.0
+#: (scenario, concurrency level, repeat)
+Measurement = tuple[str, int, int]
 #: outcomes that say nothing about the level: a resumed sweep measures it again
 UNSETTLED = (RUNNING, "interrupted", "client_failed")
 
@@ -45,15 +47,14 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
         What the sidecar says.
     """
     part = fresh_part(folder)
-    instrument = _instrument(load.concurrency) | {"prefix_cache_emptied": server.forget_prompts()}
-    request = Sidecar(scenario=load.scenario, concurrency=load.concurrency, repeat=load.repeat, client=instrument)
-    request.started_at = to_text(now())
-    request.write(part)
+    client = _client_share(load.concurrency) | {"prefix_cache_emptied": server.forget_prompts()}
+    sidecar = Sidecar(scenario=load.scenario, concurrency=load.concurrency, repeat=load.repeat, client=client)
+    sidecar.started_at = to_text(now())
+    sidecar.write(part)
     ended = bench.run(load, part, stop)
     outcome, reason = outcome_of(part, ended, server.failure(), interrupted=stop.is_set())
-    sidecar = msgspec.structs.replace(
-        request, outcome=outcome, reason=reason[:_LONGEST_REASON], **_how(ended, instrument)
-    )
+    end = _end(ended, client) | {"outcome": outcome, "reason": reason[:_LONGEST_REASON]}
+    sidecar = msgspec.structs.replace(sidecar, **end)
     _scrub(part, server.api_key())
     sidecar.write(part)
     put_in_place(part, folder)
@@ -69,16 +70,14 @@ def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> N
             bench.run(warm, Path(folder), stop)
 
 
-def record_unrun(folder: Path, sidecar: Sidecar) -> Sidecar:
+def record_unrun(load: Measurement, folder: Path, outcome: str, reason: str) -> Sidecar:
     """Write down why a level was not run."""
-    sidecar = msgspec.structs.replace(sidecar, reason=sidecar.reason[:_LONGEST_REASON])
+    scenario, concurrency, repeat = load
+    reason = reason[:_LONGEST_REASON]
+    sidecar = Sidecar(scenario=scenario, concurrency=concurrency, repeat=repeat, outcome=outcome, reason=reason)
     sidecar.write(part := fresh_part(folder))
     put_in_place(part, folder)
     return sidecar
-
-
-#: (scenario, concurrency level, repeat)
-Measurement = tuple[str, int, int]
 
 
 class Levels:
@@ -115,7 +114,7 @@ class Levels:
             repeats=spec.repeats,
         )
         if facts != self._facts:
-            self._trial.write(facts)
+            facts.write(self._trial.folder)
             self._facts = facts
 
 
@@ -123,8 +122,8 @@ def _read_settled(folder: Path) -> Sidecar | None:
     """The sidecar of a level; one that was cut off between its end and its renaming is put in place here."""
     part = part_of(folder)
     if folder.exists():
-        return read_sidecar(folder)
-    sidecar = read_sidecar(part)
+        return Sidecar.read(folder)
+    sidecar = Sidecar.read(part)
     if sidecar and sidecar.outcome not in UNSETTLED:
         put_in_place(part, folder)
     return sidecar
@@ -162,20 +161,21 @@ def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interr
     return next((outcome, reason) for fits, outcome, reason in cases if fits)
 
 
-def _instrument(level: int) -> dict[str, object]:
+def _client_share(level: int) -> dict[str, object]:
     """The load generator's own share of what it reads at this level, where this machine was calibrated."""
     own = calibration.share_of_client(level)
     return {"ttft": own.ttft, "tpot": own.tpot, "throughput": own.throughput} if own else {}
 
 
-def _how(ended: Ended, instrument: dict[str, object]) -> dict[str, object]:
+def _end(ended: Ended, client: dict[str, object]) -> dict[str, object]:
+    """When and how a level's process ended, as the sidecar has it."""
     cpu = {} if ended.cpu_seconds is None else {"cpu_share": round(ended.cpu_seconds / ended.duration, 3)}
     return {
         "started_at": to_text(ended.started_at),
         "finished_at": to_text(ended.finished_at),
         "duration": round(ended.duration, 3),
         "exit_code": ended.exit_code,
-        "client": instrument | cpu,
+        "client": client | cpu,
     }
 
 

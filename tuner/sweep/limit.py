@@ -4,20 +4,17 @@ Pure: nothing is run here, and what comes next follows from what was told, so th
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from tuner.core.run_directory import COMPLETED
+from tuner.judging.slo import SLO, Constraint
 from tuner.judging.summary import TOO_MUCH, fails_slo
 from tuner.judging.verdicts import ROUNDING, UNKNOWN
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import pandas as pd
-
-    from tuner.judging.slo import SLO, Constraint
 
 #: By how much levels grow while none fails, at least and at most.
 STEP_LEAST, STEP_MOST = 1.1, 8.0
@@ -93,14 +90,6 @@ class LimitSearch:
         """The lowest level that fails; None where none does."""
         return min((level for level in self.excesses if self._excess(level) > 0), default=None)
 
-    def __str__(self) -> str:
-        low, high = self.passing, self.failing
-        if low is None:
-            return "no level meets the SLO" if high == 1 else "no level was found that meets the SLO"
-        if high is None:
-            return f"level {low} still meets the SLO"
-        return f"level {low} meets the SLO, level {high} does not"
-
     def _excess(self, level: int) -> float:
         """The mean of what was told of a level; infinite where nobody could judge it."""
         known = [excess for excess in self.excesses[level] if excess is not None]
@@ -140,8 +129,7 @@ class LimitSearch:
         low, high = self.passing, self.failing
         if low is None:
             return 1
-        level = self._above(low) if high is None else self._between(low, high)
-        return min(level, self.highest)
+        return min(self._above(low) if high is None else self._between(low, high), self.highest)
 
     def _above(self, low: int) -> int:
         """A level above all that pass: just beyond where the excess should reach 0."""
@@ -197,7 +185,7 @@ def _root(square: float, linear: float, constant: float, width: float) -> float 
     return inside[0] if len(inside) == 1 else None
 
 
-def excess(row: "Mapping[str, Any] | pd.Series[Any]", slo: "SLO") -> float | None:
+def excess(row: Mapping[str, Any], slo: SLO) -> float | None:
     """How far a judged batch lies from the limits that more load makes worse.
 
     Args:
@@ -217,13 +205,13 @@ def excess(row: "Mapping[str, Any] | pd.Series[Any]", slo: "SLO") -> float | Non
     return max((_excess_over(limit, row.get(limit.column, math.nan)) for limit in limits), default=LEAST)
 
 
-def _excess_over(constraint: "Constraint", actual: float) -> float:
+def _excess_over(constraint: Constraint, actual: float) -> float:
     """ln(actual / limit), by the limit that verdicts go by; what is implied and not known exceeds nothing."""
     limit = constraint.threshold * (1 + constraint.fail_ratio + ROUNDING)
     return max(math.log(actual / limit), LEAST) if actual > 0 else LEAST
 
 
-def saturated(judged: "pd.DataFrame") -> bool:
+def saturated(judged: pd.DataFrame) -> bool:
     """Whether higher levels can be left out: the two highest fail, and the last gives no more throughput.
 
     Args:

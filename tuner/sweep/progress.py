@@ -9,11 +9,11 @@ from tuner.core.run_directory import (
     RECORD_FILE,
     RUNNING,
     Experiment,
+    Sidecar,
     Trial,
     TrialRecord,
     part_of,
     read_record,
-    read_sidecar,
 )
 from tuner.core.text import plural
 from tuner.judging.summary import TOO_MUCH
@@ -183,9 +183,9 @@ def read_progress(trial: Trial) -> Progress:
 
 def _level(trial: Trial, scenario: str, concurrency: int, repeat: int) -> LevelState:
     folder = trial.batch_folder(scenario, concurrency, repeat)
-    sidecar, is_whole = read_sidecar(folder), True
+    sidecar, is_whole = Sidecar.read(folder), True
     if sidecar is None:  # what is not in place yet goes on, whatever it says of its end
-        sidecar, is_whole = read_sidecar(part_of(folder)), False
+        sidecar, is_whole = Sidecar.read(part_of(folder)), False
     if sidecar is None:
         return LevelState(scenario, concurrency, folder=folder)
     started_at = timestamps.from_text(sidecar.started_at) if sidecar.started_at else None

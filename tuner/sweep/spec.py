@@ -76,7 +76,7 @@ def _level(part: Any) -> int:
     return number
 
 
-Levels = Annotated[list[int] | Literal["auto"], BeforeValidator(_levels)]
+ConcurrencyLevels = Annotated[list[int] | Literal["auto"], BeforeValidator(_levels)]
 Scenarios = Annotated[list[Annotated[str, BeforeValidator(_scenario)]], BeforeValidator(split), Field(min_length=1)]
 
 
@@ -94,7 +94,7 @@ class ServeSpec(ServerSpec):
 class SweepSpec(ServeSpec):
     """A server and the load that it is measured under."""
 
-    levels: Levels = Field(
+    levels: ConcurrencyLevels = Field(
         [1, 2, 4, 8], description="concurrency levels, such as 1,2,4,8; auto finds the highest that meets the SLO"
     )
     highest: PositiveInt = Field(256, description="the highest level that levels: auto tries")

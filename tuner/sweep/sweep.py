@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-
 from tuner import engines
 from tuner.batches.load import load_batches
 from tuner.core.run_directory import SWEEP, Experiment, Sidecar, Trial, environment
@@ -69,9 +67,9 @@ def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP) -> Iter
     """Keep in `experiment.json` what was asked, and how it ended whatever happens; `kind` is sweep or tune."""
     experiment.stop_file.unlink(missing_ok=True)
     started = "started_at" if experiment.is_new else "resumed_at"
-    asked = {"kind": kind, "name": spec.name, "spec": _plain(spec)} if experiment.is_new else {}
+    request = {"kind": kind, "name": spec.name, "spec": _plain(spec)} if experiment.is_new else {}
     hardware = {"gpus": [gpu.name for gpu in gpus.gpus()]}
-    experiment.describe(**asked, **environment(), **hardware, **{started: to_text(now())}, state="running")
+    experiment.describe(**request, **environment(), **hardware, **{started: to_text(now())}, state="running")
     state = "failed"
     try:
         yield
@@ -98,21 +96,12 @@ def _planned(spec: SweepSpec, levels: Levels) -> Iterator[Measurement]:
 
 
 def _limit_search(spec: SweepSpec, levels: Levels, scenario: str) -> Iterator[Measurement]:
-    search, slo, times = LimitSearch(highest=spec.highest), SLO.parse(spec.slo or {}), dict[int, int]()
-    while (level := search.next_level()) is not None:
-        times[level] = times.get(level, 0) + 1
-        load = (scenario, level, times[level])
+    search, slo = LimitSearch(highest=spec.highest), SLO.parse(spec.slo or {})
+    while (concurrency := search.next_level()) is not None:
+        load = (scenario, concurrency, len(search.excesses.get(concurrency, [])) + 1)
         if not levels.settled(load):
             yield load
-        search.tell(level, excess(judged_row(levels.folder(load), slo), slo))
-
-
-def _is_saturated(spec: SweepSpec, levels: Levels, scenario: str) -> bool:
-    """Whether the rest of a fixed sweep's levels can be spared: throughput does not grow, and the SLO failed twice."""
-    if not (spec.stop_when_saturated and spec.slo and spec.levels != AUTO):
-        return False
-    folders = [levels.folder(load) for load in spec.loads() if load[0] == scenario and levels.settled(load)]
-    return bool(folders) and saturated(judge(load_batches(*folders), spec.slo))
+        search.tell(concurrency, excess(judged_row(levels.folder(load), slo), slo))
 
 
 def with_model(spec: Spec, progress: gguf.Progress = lambda share: None) -> Spec:
@@ -163,8 +152,7 @@ class StopRequest:
 
     def is_set(self) -> bool:
         """Whether somebody wants the sweep to end."""
-        by_event = self.after_level.is_set() or self.at_once.is_set()
-        return by_event or (self.file is not None and self.file.exists())
+        return self.after_level.is_set() or self.at_once.is_set() or (self.file is not None and self.file.exists())
 
     def of(self, experiment: Experiment) -> "StopRequest":
         """The same request, which the run directory's stop file makes too."""
@@ -215,7 +203,7 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
             if stop.is_set():
                 raise Stopped
             levels.ask_for(load, spec)
-            levels.add(load, runner.run(*load))
+            levels.add(load, runner.run(load))
         if stop.at_once.is_set():
             raise Stopped
 
@@ -230,40 +218,35 @@ class _Runner:
     servers: "_Servers"
     at_once: threading.Event
 
-    def run(self, scenario: str, concurrency: int, repeat: int) -> Sidecar:
+    def run(self, measurement: Measurement) -> Sidecar:
         """Measure a level, or write down why it was not."""
-        folder = self.levels.folder((scenario, concurrency, repeat))
-        unrun = Sidecar(scenario=scenario, concurrency=concurrency, repeat=repeat, outcome="skipped")
-        if reason := self._reason_to_skip(scenario, concurrency):
-            return level.record_unrun(folder, msgspec.structs.replace(unrun, reason=reason))
+        folder = self.levels.folder(measurement)
+        if reason := self._reason_to_skip(*measurement[:2]):
+            return level.record_unrun(measurement, folder, "skipped", reason)
         try:
             server, is_cold = self.servers.alive()
         except ServerFailed as failure:
-            reason = f"not started again: {failure}"
-            return level.record_unrun(folder, msgspec.structs.replace(unrun, outcome="server_died", reason=reason))
-        load = _load(self.spec, server, scenario, concurrency, repeat)
+            return level.record_unrun(measurement, folder, "server_died", f"not started again: {failure}")
+        load = _load(self.spec, server, *measurement)
         if is_cold or self.spec.warmup_each:
             level.warm_up(self.bench, load, self.spec.warmup_requests, self.at_once)
         return level.run(self.bench, server, load, folder, self.at_once)
 
     def _reason_to_skip(self, scenario: str, concurrency: int) -> str:
-        """Why a level need not be measured; empty where it must be."""
-        if (lower := self._out_of_memory_below(scenario, concurrency)) is not None:
-            return f"concurrency {lower} ran out of memory"
-        if _is_saturated(self.spec, self.levels, scenario):
-            return "saturated: throughput no longer grows, and the SLO failed twice"
+        """Why a level of a fixed sweep need not be measured; empty where it must be."""
+        loads = [load for load in self.spec.loads() if load[0] == scenario]
+        settled = {load: end for load in loads if (end := self.levels.settled(load))}
+        exhausted = [load[1] for load, end in settled.items() if end.outcome == "out_of_memory"]
+        if exhausted and min(exhausted) <= concurrency and self.spec.on_oom == "skip_higher":
+            return f"concurrency {min(exhausted)} ran out of memory"
+        if settled and self.spec.stop_when_saturated and self.spec.slo:
+            batches = load_batches(*map(self.levels.folder, settled))
+            if saturated(judge(batches, self.spec.slo)):
+                return "saturated: throughput no longer grows, and the SLO failed twice"
         return ""
 
-    def _out_of_memory_below(self, scenario: str, concurrency: int) -> int | None:
-        """The lowest level up to `concurrency` that ran out of memory, where that is to spare the higher ones."""
-        if self.spec.on_oom == "continue":
-            return None
-        loads = [load for load in self.spec.loads() if load[0] == scenario and load[1] <= concurrency]
-        ends = [self.levels.settled(load) for load in loads]
-        return min((end.concurrency for end in ends if end and end.outcome == "out_of_memory"), default=None)
 
-
-class _Servers:
+class _Servers(contextlib.AbstractContextManager["_Servers", None]):
     """The server of a trial with its telemetry, started again where it died, at most `spec.max_restarts` times."""
 
     def __init__(self, spec: SweepSpec, trial: Trial, at_once: threading.Event) -> None:
@@ -271,9 +254,6 @@ class _Servers:
         self._restarts_left = spec.max_restarts
         self._running = contextlib.ExitStack()
         self._server, self._is_cold = self._start(), True
-
-    def __enter__(self) -> "_Servers":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._running.close()

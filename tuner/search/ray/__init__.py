@@ -6,13 +6,14 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from tuner import engines
 from tuner.core.run_directory import Trial
+from tuner.core.text import one_line
 from tuner.errors import ClusterError, SpecError
 from tuner.search.ray.driver import Lost, Run
 from tuner.sweep.spec import SweepSpec
@@ -23,7 +24,6 @@ _log = logging.getLogger(__name__)
 RAY, _LOCAL = "ray", "local"
 #: for a cluster that we start, read when Ray is imported: on loopback alone, and nothing is sent to Ray's makers
 _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-_LONGEST = 300  # characters of what Ray says
 _CONNECT = 5.0  # seconds in which a cluster's address must answer
 _TRIES = 4  # a trial whose nodes are lost again and again may be what kills them
 
@@ -47,7 +47,7 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
     """
 
     def __init__(self, on: str, slots: int, spec: SweepSpec, resources: Mapping[str, float] | None = None) -> None:
-        self._is_ours = join(on)
+        self._leave = join(on)
         self._resources = resources
         self._closing = threading.Event()
         try:
@@ -58,26 +58,20 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
             raise
         self._pool = ThreadPoolExecutor(self.slots, "trial")
 
-    def submit(self, spec: SweepSpec, trial: Trial, wish: StopRequest) -> "Future[None]":
-        """Run a trial as soon as a slot and a node are free; `spec` is prepared on the node."""
-        return self._pool.submit(self._run, spec, trial, wish)
+    def submit(self, spec: SweepSpec, trial: Trial, stop: StopRequest) -> "Future[None]":
+        """Run a trial as soon as a slot and a node are free, as `LocalExecutor.submit` does here."""
+        return self._pool.submit(self._run, spec, trial, stop)
 
     def __exit__(self, *raised: object) -> None:
         self._closing.set()
         self._pool.shutdown(cancel_futures=True)
         self._leave()
 
-    def _leave(self) -> None:
-        import ray
-
-        if self._is_ours:
-            ray.shutdown()
-
-    def _run(self, spec: SweepSpec, trial: Trial, wish: StopRequest) -> None:
+    def _run(self, spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
         takes = self._takes(spec)
         self._must_fit(takes)
         for tries_left in reversed(range(_TRIES)):
-            run = Run(trial, wish, self._closing)
+            run = Run(trial, stop, self._closing)
             try:
                 return run.on_a_node(_portable(spec), takes)
             except Lost as lost:
@@ -126,14 +120,8 @@ def _portable(spec: SweepSpec) -> dict[str, Any]:
     return values
 
 
-def is_address(on: str) -> bool:
-    """Whether `on` names a cluster: `ray`, `ray://HOST:PORT` or `HOST:PORT`."""
-    host, _, port = on.removeprefix("ray://").rpartition(":")
-    return on == RAY or (bool(host) and port.isdecimal())
-
-
-def join(on: str) -> bool:
-    """Join the cluster, or start one; whether the connection is ours to end.
+def join(on: str) -> Callable[[], None]:
+    """Join the cluster, or start one; returns what leaves it again, which keeps a connection that was there before.
 
     Raises:
         ClusterError: Ray is not installed, or nobody answers.
@@ -146,36 +134,26 @@ def join(on: str) -> bool:
     except ImportError:
         raise ClusterError("Ray is not installed here: pip install 'tuner[ray]'") from None
     if ray.is_initialized():
-        return False
+        return lambda: None
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        with _own_signal_handler():
-            _init(address)
+        _init(address)
     except Exception as error:  # Ray raises all kinds, plain ones too
-        reason = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
+        reason = one_line(str(error)) or type(error).__name__
         advice = "is it up (ray status), and is that its address?"
         raise ClusterError(f"cannot join the Ray cluster {address}: {reason}; {advice}") from error
-    return True
-
-
-@contextlib.contextmanager
-def _own_signal_handler() -> Iterator[None]:
-    """Ray sets a handler of its own for SIGTERM, with which a command that is terminated would not end with 143."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
+    finally:  # Ray sets a handler of its own, with which a command that is terminated would not end with 143
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, on_sigterm)
+    leave: Callable[[], None] = ray.shutdown
+    return leave
 
 
 def _init(address: str) -> None:
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == _LOCAL:
-        ray.init(address, include_dashboard=False, **quiet)
-        return
-    if is_address(address):  # else Ray asks for minutes before it says that nobody is there
-        host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():  # else Ray asks for minutes before it says that nobody is there
         socket.create_connection((host, int(port)), timeout=_CONNECT).close()
-    ray.init(address, **quiet)
+    ray.init(address, **quiet, **({"include_dashboard": False} if address == _LOCAL else {}))

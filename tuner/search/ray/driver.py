@@ -27,8 +27,8 @@ class Lost(Exception):
 class Run:
     """One try of a trial on one node."""
 
-    def __init__(self, trial: Trial, wish: StopRequest, closing: threading.Event) -> None:
-        self._trial, self._wish, self._closing = trial, wish, closing
+    def __init__(self, trial: Trial, stop: StopRequest, closing: threading.Event) -> None:
+        self._trial, self._stop, self._closing = trial, stop, closing
         self._deadline = math.inf
         self._id, self.name = "", "?"
 
@@ -72,20 +72,20 @@ class Run:
         while True:
             news: News = self._answer(node.news.remote(self._wanted()))
             apply(news.changes, self._trial.folder)
-            for line in news.said.splitlines():
+            for line in news.log.splitlines():
                 _log.warning("trial %d on node %s: %s", self._trial.number, self.name, line)
             if news.error:
                 raise news.error
-            if news.ended:
+            if news.has_ended:
                 return
             if time.monotonic() > self._deadline:
                 raise Stopped
             self._closing.wait(0.1 if self._closing.is_set() else _ASK)
 
     def _wanted(self) -> str:
-        if not (self._closing.is_set() or self._wish.is_set()):
+        if not (self._closing.is_set() or self._stop.is_set()):
             return GO_ON
-        if not (self._closing.is_set() or self._wish.at_once.is_set()):
+        if not (self._closing.is_set() or self._stop.at_once.is_set()):
             return AFTER_LEVEL
         self._deadline = min(self._deadline, time.monotonic() + _PATIENCE)
         return AT_ONCE

@@ -1,6 +1,6 @@
 """What Ray runs on a node for a trial: it starts the trial's process, and hands out what is new when it is asked.
 
-The driver asks again and again, and says with it what it wants; so files and wishes take one way, which a lost node, a
+The driver asks again and again, and says with it what it wants; so files and orders take one way, which a lost node, a
 lost driver and Ray's client (`ray://`) leave in a state that is easy to tell.
 """
 
@@ -22,8 +22,7 @@ from tuner.core.run_directory import NODE_VARIABLE, Experiment
 from tuner.errors import ClusterError
 from tuner.search.ray.sync import Change, Watch, apply
 
-TRIAL_PROCESS = "tuner.search.ray.worker"
-#: where that process leaves the exception that ended it
+#: where a trial's process leaves the exception that ended it
 ERROR_FILE = "error.pickle"
 #: what the driver may want of a trial
 GO_ON, AFTER_LEVEL, AT_ONCE = "go on", "after level", "at once"
@@ -33,8 +32,8 @@ class News(NamedTuple):
     """What has happened to a trial since the driver asked last."""
 
     changes: list[Change]
-    said: str  # what its process has logged
-    ended: bool
+    log: str  # what its process has logged
+    has_ended: bool
     error: Exception | None = None
 
 
@@ -69,7 +68,7 @@ class Node:
         self._watch = Watch(folder)
         self._watch.changes()  # the driver knows these
         self._process = subprocess.Popen(
-            [sys.executable, "-m", TRIAL_PROCESS, str(self._folder)],
+            [sys.executable, "-m", "tuner.search.ray.worker", str(self._folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._log.open("wb"),
@@ -79,16 +78,16 @@ class Node:
         )
         self._write(json.dumps({"spec": spec, "trial": number}))
 
-    def news(self, wish: str) -> News:
+    def news(self, wanted: str) -> News:
         """What is new; where the trial has ended, for the last time: nothing of it is left here then."""
-        if wish == AFTER_LEVEL:
+        if wanted == AFTER_LEVEL:
             self._write("end after the level that runs")
-        elif wish == AT_ONCE and self._process.stdin:
+        elif wanted == AT_ONCE and self._process.stdin:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
-        ended = self._process.poll() is not None  # before the files are read, so that none comes after
-        news = News(self._watch.changes(), self._new_words(), ended, self._error() if ended else None)
-        if ended:
+        has_ended = self._process.poll() is not None  # before the files are read, so that none comes after
+        news = News(self._watch.changes(), self._new_log(), has_ended, self._error() if has_ended else None)
+        if has_ended:
             shutil.rmtree(self._folder, ignore_errors=True)
         return news
 
@@ -99,10 +98,10 @@ class Node:
                 stdin.write(line + "\n")
                 stdin.flush()
 
-    def _new_words(self) -> str:
-        with open(self._log, "rb") as log:
-            log.seek(self._position)
-            new = log.read()
+    def _new_log(self) -> str:
+        with open(self._log, "rb") as file:
+            file.seek(self._position)
+            new = file.read()
         self._position += len(new)
         return new.decode(errors="replace")
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from tuner.batches.run_folder import LEVEL_NAME
 from tuner.core import files
-from tuner.core.files import subfolders
-from tuner.core.run_directory import PARTIAL, SERVER_LOG, SIDECAR_FILE
+from tuner.core.run_directory import PARTIAL, SERVER_LOG, SIDECAR_FILE, Trial
 from tuner.errors import PathError
 from tuner.servers.telemetry import TELEMETRY_FILE
 from tuner.sweep import level as levels
@@ -22,7 +22,7 @@ _NAME = r"[^/\\\0.][^/\\\0]*"  # one component: neither hidden nor a way up
 _PLACES = {
     WRITE: re.compile(rf"{_NAME}\.json|batches/{_NAME}/{_NAME}{re.escape(PARTIAL)}/{re.escape(SIDECAR_FILE)}"),
     APPEND: re.compile("|".join(map(re.escape, _LOGS))),
-    LEVEL: re.compile(rf"batches/{_NAME}/concurrency-[0-9]+(-repeat-[0-9]+)?"),
+    LEVEL: re.compile(rf"batches/{_NAME}/{LEVEL_NAME.pattern}"),
 }
 
 
@@ -48,13 +48,12 @@ class Watch:
 
     def _files(self) -> Iterator[Change]:
         """The trial's own small files, the sidecar of the level that runs, and the levels that are in place."""
-        running = self._folder.glob(f"batches/*/*{PARTIAL}/{SIDECAR_FILE}")
+        trial = Trial(self._folder)
+        running = [folder / SIDECAR_FILE for folder in trial.level_folders(partial=True)]
         for path in [*sorted(self._folder.glob("*.json")), *running]:
             yield from self._news(WRITE, path)
-        for scenario in subfolders(self._folder / "batches"):
-            for folder in subfolders(scenario):
-                if not folder.name.endswith(PARTIAL):
-                    yield from self._news(LEVEL, folder)
+        for folder in trial.level_folders():
+            yield from self._news(LEVEL, folder)
 
     def _news(self, kind: str, path: Path) -> Iterator[Change]:
         with contextlib.suppress(FileNotFoundError):
