@@ -188,7 +188,7 @@ def test_two_thousand_small_batches(tmp_path):
     for number in range(1, 101):
         trial = Experiment(tmp_path / "run").trial(number)
         levels = list(range(1, 21))
-        trial.write(TrialFacts(trial=number, engine="vllm", model="m", scenarios=["D(100,100)"], levels=levels))
+        TrialFacts(trial=number, engine="vllm", model="m", scenarios=["D(100,100)"], levels=levels).write(trial.folder)
         for level in levels:
             folder = trial.batch_folder("D(100,100)", level)
             folder.mkdir(parents=True)

@@ -28,7 +28,7 @@ def follow(tmp_path, capsys):
         experiment.describe(kind="sweep", spec=spec.model_dump(mode="json", exclude_none=True))
         trial = experiment.trial(1)
         asked = {"engine": "command", "model": "m", "scenarios": spec.scenarios, "levels": spec.fixed_levels}
-        trial.write(TrialFacts(trial=1, **asked))
+        TrialFacts(trial=1, **asked).write(trial.folder)
         with SweepProgress(experiment, spec) as progress:
             for level, requests in LEVELS.items():
                 result_files.add_level(trial, level, result_files.result(requests, level=level))

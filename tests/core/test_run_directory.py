@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tuner.core.run_directory import SEARCH, SWEEP, Experiment, Trial, read_sidecar
+from tuner.core.run_directory import SEARCH, SWEEP, Experiment, Sidecar, Trial
 from tuner.errors import PathError
 
 
@@ -41,7 +41,7 @@ def test_only_one_writes_into_a_run(tmp_path):
 def test_a_damaged_file_is_as_if_it_were_not_there(content, tmp_path):
     for name in ("server.json", "batch.json", "trial.json"):
         (tmp_path / name).write_text(content)
-    assert (Trial(tmp_path).server, Trial(tmp_path).facts, read_sidecar(tmp_path)) == (None, None, None)
+    assert (Trial(tmp_path).server, Trial(tmp_path).facts, Sidecar.read(tmp_path)) == (None, None, None)
 
 
 def test_an_odd_server_record_keeps_what_fits(tmp_path):

@@ -27,7 +27,7 @@ def search(tmp_path):
             if batches is None:
                 continue
             facts = {"engine": "vllm", "model": "m", "scenarios": ["D(100,100)"], "levels": list(levels)}
-            trial.write(TrialFacts(trial=number, **facts))
+            TrialFacts(trial=number, **facts).write(trial.folder)
             for level, content in batches.items():
                 if isinstance(content, str):
                     result_files.add_level(trial, level, outcome=content, reason="as told")
@@ -120,7 +120,7 @@ def test_throughput_is_a_gpus_where_there_are_more(search, tmp_path):
 def test_several_scenarios_count_together(search, tmp_path):
     search(({}, {1: batch(1)}), levels=(1,))
     trial = Experiment(tmp_path / "run").trial(1)
-    trial.write(TrialFacts(trial=1, engine="vllm", model="m", scenarios=["D(100,100)", "D(9,9)"], levels=[1]))
+    TrialFacts(trial=1, engine="vllm", model="m", scenarios=["D(100,100)", "D(9,9)"], levels=[1]).write(trial.folder)
     assert load_trials(tmp_path / "run").loc[0, "state"] == "infeasible"  # one scenario alone says too little
     result_files.add_level(trial, 1, batch(1, tpot=0.04), scenario="D(9,9)")
     both = load_trials(tmp_path / "run").loc[0]

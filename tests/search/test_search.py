@@ -306,7 +306,7 @@ def limits(tmp_path):
             record = TrialRecord(role="candidate", parameters={"n": number}, state=state, seconds=60, gpus=2)
             record.write(trial.folder)
             if throughput:
-                trial.write(TrialFacts(trial=number, engine="", model="", scenarios=["D(100,100)"], levels=[1]))
+                TrialFacts(trial=number, engine="", model="", scenarios=["D(100,100)"], levels=[1]).write(trial.folder)
                 result_files.add_level(
                     trial, 1, result_files.result([result_files.request(ttft=1 / throughput, tpot=1 / throughput)] * 99)
                 )

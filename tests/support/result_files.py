@@ -92,7 +92,7 @@ def run(folder: Path, levels: list[int], **facts: Any) -> Trial:
     made.describe(name="made")
     trial = made.trial(1)
     asked = {"engine": "vllm", "model": "m", "scenarios": ["D(100,100)"], "levels": levels}
-    trial.write(TrialFacts(trial=1, **(asked | facts)))
+    TrialFacts(trial=1, **(asked | facts)).write(trial.folder)
     return trial
 
 

@@ -33,7 +33,7 @@ class SimulatedExecutor:
 
     def _run(self, spec: SweepSpec, trial: Trial) -> None:
         asked = {"scenarios": ["D(100,100)"], "levels": spec.fixed_levels, "parameters": spec.parameters}
-        trial.write(TrialFacts(trial=trial.number, engine=spec.engine, model="m", **asked))
+        TrialFacts(trial=trial.number, engine=spec.engine, model="m", **asked).write(trial.folder)
         for level in spec.fixed_levels:
             if (trial.batch_folder("D(100,100)", level) / "batch.json").exists():
                 continue

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from tuner.batches._cache import Cache
 from tuner.batches.batch import Batch, Place, client
-from tuner.batches.genai_bench_folder import MOST, Metadata, read_files, result_files
-from tuner.core.files import is_regular, subfolders
+from tuner.batches.genai_bench_folder import Metadata, read_files, result_files
+from tuner.batches.result_file import MOST, iteration_type
+from tuner.core.files import is_regular, read_end, subfolders
 from tuner.core.run_directory import (
     COMPLETED,
     OUTCOMES,
@@ -22,34 +23,18 @@ from tuner.core.run_directory import (
     Sidecar,
     Trial,
     TrialFacts,
-    read_sidecar,
     safe_name,
 )
 from tuner.core.server_log import OUT_OF_MEMORY, diagnose
 from tuner.core.text import one_line
 from tuner.core.timestamps import read as read_time
 
-LOG_TAIL = 64 * 1024
+#: Bytes at the end of a server's log that are searched.
+LOG_READ = 64 * 1024
 #: Share of one core above which the load generator, and not the server, may be what was measured.
 CLIENT_BUSY = 0.9
 #: Seconds by which the wall clock and the monotonic clock may differ over one level.
 CLOCK_DRIFT = 2.0
-
-
-def failure_of(folder: Path) -> tuple[str, str] | None:
-    """What a server's failure makes of a batch that was not run for it, and why; None where nothing tells of one.
-
-    Args:
-        folder: the trial's; its `server.json` says it, or else the end of its log.
-    """
-    server = Trial(folder).server
-    recorded = server.failure if server else None
-    failure = recorded or diagnose(_tail(Trial(folder).server_log), None, [OUT_OF_MEMORY])
-    is_memory = failure.kind == OUT_OF_MEMORY.kind
-    if not (recorded or is_memory):
-        return None
-    reason = f"the server failed ({failure.kind}): {one_line(failure.detail)}".removesuffix(": ")
-    return failure.kind if is_memory else "server_died", reason
 
 
 def doubts(sidecar: Sidecar | None) -> list[str]:
@@ -70,18 +55,6 @@ def _drift(sidecar: Sidecar | None) -> float:
     except ValueError:
         return 0.0
     return (end - start).total_seconds() - sidecar.duration
-
-
-def _tail(path: Path) -> str:
-    """The last `LOG_TAIL` bytes of a log; nothing where there is none."""
-    if not is_regular(path):
-        return ""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - LOG_TAIL))
-            return file.read(LOG_TAIL).decode(errors="replace")
-    except OSError:
-        return ""
 
 
 logger = logging.getLogger(__name__)
@@ -147,12 +120,22 @@ class _TrialReader:
 
     @property
     def iteration_type(self) -> str:
-        return "batch_size" if self.facts.iteration_type == "batch_size" else "num_concurrency"
+        return iteration_type(self.facts.iteration_type)
 
     @cached_property
     def failure(self) -> tuple[str, str] | None:
-        """What the server's failure makes of a batch, and why, where it failed."""
-        return failure_of(self.folder)
+        """What the server's failure makes of a batch that was not run for it, and why; None where nothing tells of one.
+
+        The trial's `server.json` says it, or else the end of its log.
+        """
+        trial = Trial(self.folder)
+        recorded = server.failure if (server := trial.server) else None
+        failure = recorded or diagnose(read_end(trial.server_log, LOG_READ), None, [OUT_OF_MEMORY])
+        is_memory = failure.kind == OUT_OF_MEMORY.kind
+        if not (recorded or is_memory):
+            return None
+        reason = f"the server failed ({failure.kind}): {one_line(failure.detail)}".removesuffix(": ")
+        return failure.kind if is_memory else "server_died", reason
 
     @property
     def plan(self) -> list[Key]:
@@ -221,7 +204,7 @@ class _TrialReader:
 
 def _level_folder(path: Path, named: Key) -> LevelFolder:
     """A level's folder under what its sidecar says it is, or else its name."""
-    sidecar = read_sidecar(path)
+    sidecar = Sidecar.read(path)
     if sidecar and sidecar.scenario and 0 < sidecar.concurrency < MOST and 0 < sidecar.repeat < MOST:
         named = (sidecar.scenario, sidecar.concurrency, sidecar.repeat)
     return LevelFolder(path, *named, sidecar)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import msgspec
 
@@ -20,6 +20,7 @@ from tuner.errors import PathError
 EXPERIMENT_FILE = "experiment.json"
 TRIAL_FILE = "trial.json"
 SERVER_FILE = "server.json"
+SEARCH_FILE = "search.json"
 SERVER_LOG = "server.log"
 SIDECAR_FILE = "batch.json"
 PARTIAL = ".part"
@@ -48,6 +49,11 @@ class _Record(msgspec.Struct):
     """A JSON file of a folder; instants in it are UTC with a `Z`."""
 
     FILE: ClassVar[str]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """The file of `folder`; None where there is none, or it is damaged."""
+        return read_struct(folder / cls.FILE, cls)
 
     def write(self, folder: Path) -> None:
         """Replace the file in `folder`."""
@@ -87,18 +93,15 @@ class Sidecar(_Record, kw_only=True):
     client: dict[str, Any] = {}  # health of the load generator, such as cpu_share
 
 
-def read_sidecar(folder: Path) -> Sidecar | None:
-    """The sidecar of a level's folder; None where there is none, or it is damaged."""
-    return read_struct(folder / SIDECAR_FILE, Sidecar)
-
-
 def part_of(folder: Path) -> Path:
     """Where the files of a level lie that goes in `folder` when it has ended."""
     return folder.with_name(folder.name + PARTIAL)
 
 
-class ExperimentRecord(msgspec.Struct, kw_only=True):
+class ExperimentRecord(_Record, kw_only=True):
     """What was asked of a run, and how it stands (`experiment.json`, in which there is more)."""
+
+    FILE = EXPERIMENT_FILE
 
     kind: str = ""
     name: str = ""
@@ -136,7 +139,7 @@ class Trial:
     @property
     def server(self) -> "ServerRecord | None":
         """What is recorded of its server; None where nothing is, or the file is damaged."""
-        return read_struct(self.server_file, ServerRecord)
+        return ServerRecord.read(self.folder)
 
     def batch_folder(self, scenario: str, concurrency: int, repeat: int = 1) -> Path:
         """Where one level's files lie once it has ended."""
@@ -146,11 +149,7 @@ class Trial:
     @property
     def facts(self) -> TrialFacts | None:
         """What was asked of this trial; None where nothing was yet, or the file is damaged."""
-        return read_struct(self.facts_file, TrialFacts)
-
-    def write(self, facts: TrialFacts) -> None:
-        """Record what is asked of this trial."""
-        facts.write(self.folder)
+        return TrialFacts.read(self.folder)
 
 
 @dataclass(frozen=True)
@@ -214,19 +213,23 @@ class Experiment:
         return self.folder / "stop"
 
     def describe(self, **facts: Any) -> None:
-        """Add `facts` to `experiment.json`; a fact given again replaces the old one."""
-        path = self.folder / EXPERIMENT_FILE
-        files.write_json(path, (self.facts if path.exists() else {}) | facts)
+        """Add `facts` to `experiment.json`; a fact given again replaces the old one.
+
+        Raises:
+            PathError: what stands there already cannot be read, or nothing can be written.
+        """
+        before = {} if self.is_new else files.read_json(self.folder / EXPERIMENT_FILE)
+        files.write_json(self.folder / EXPERIMENT_FILE, before | facts)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What `experiment.json` says."""
-        return dict(files.read_json(self.folder / EXPERIMENT_FILE))
+        """All that `experiment.json` says; empty where the file is missing or damaged."""
+        return files.read_object(self.folder / EXPERIMENT_FILE)
 
     @property
     def record(self) -> ExperimentRecord:
         """The part of `experiment.json` that has a schema; empty where the file is missing or damaged."""
-        return read_struct(self.folder / EXPERIMENT_FILE, ExperimentRecord) or ExperimentRecord()
+        return ExperimentRecord.read(self.folder) or ExperimentRecord()
 
     @property
     def is_running(self) -> bool:
@@ -321,16 +324,12 @@ class ServerRecord(_Record, kw_only=True):
     warnings: list[str] = []
     previous: list[dict[str, Any]] = []  # earlier starts in the same trial, the oldest first
 
-
-def earlier_starts(trial: Trial) -> list[dict[str, Any]]:
-    """The records of servers that were started in this trial before, the oldest first."""
-    if not trial.server_file.exists():
-        return []
-    last = dict(files.read_json(trial.server_file))
-    return [*last.pop("previous", []), last]
+    def starts(self) -> list[dict[str, Any]]:
+        """All starts in the trial, the oldest first, this one last."""
+        own = msgspec.to_builtins(self)
+        return [*own.pop("previous"), own]
 
 
-RECORD_FILE = "search.json"
 Role = Literal["baseline", "candidate", "confirmation"]
 #: How a trial stands; `ended` becomes `complete`, `infeasible` or `failed` by what is on disk, whenever it is read.
 COMPLETE, INFEASIBLE, FAILED, PRUNED, WAITING = "complete", "infeasible", "failed", "pruned", "waiting"
@@ -340,7 +339,7 @@ ENDED = "ended"
 class TrialRecord(_Record, kw_only=True):
     """A search's own note of one trial (`search.json`)."""
 
-    FILE = RECORD_FILE
+    FILE = SEARCH_FILE
 
     role: Role
     parameters: dict[str, Any]
@@ -356,7 +355,7 @@ class TrialRecord(_Record, kw_only=True):
 
 def read_record(trial: Path) -> TrialRecord:
     """What a search noted of a trial; made from the trial itself where it noted nothing."""
-    if noted := read_struct(trial / RECORD_FILE, TrialRecord):
+    if noted := TrialRecord.read(trial):
         return noted
     facts = Trial(trial).facts
     role: Role = "baseline" if trial.name == "0001" else "candidate"

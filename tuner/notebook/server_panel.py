@@ -54,9 +54,8 @@ class ServerPanel(Panel[ServeSpec]):
     @property
     def base_url(self) -> str | None:
         """Where the server that is shown answers; None while none is ready."""
-        file = self._folder / SERVER_FILE if self._folder else None
-        record = files.read_json(file) if file and file.exists() else {}
-        return str(record["base_url"]) if record.get("state") == READY else None
+        record = Trial(self._folder).server if self._folder else None
+        return record.base_url if record and record.state == READY else None
 
     def show(self) -> None:
         """Display the panel, and the server that runs already."""

@@ -1,6 +1,5 @@
 """What stands beside the batches of a run: what was asked, servers, telemetry, logs."""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,7 +12,7 @@ import pandas as pd
 
 from tuner.batches import report_data as carried
 from tuner.batches.batch import Reading
-from tuner.batches.genai_bench_folder import asked_of_genai_bench
+from tuner.batches.genai_bench_folder import genai_bench_facts
 from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
 from tuner.core import files
@@ -26,8 +25,6 @@ from tuner.errors import PathError
 from tuner.judging.intervals import CONFIDENCE, intervals
 from tuner.judging.slo import SLO
 from tuner.judging.trials import load_trials, trials_from_records, trials_to_records
-
-logger = logging.getLogger(__name__)
 
 #: versions that shape the page, and not what was measured
 _OF_THE_PAGE = ("python", "pandas", "plotly")
@@ -70,15 +67,6 @@ def _telemetry(folders: list[Path]) -> pd.DataFrame:
         except (PathError, ValueError):  # none, or damaged: a report of the batches is worth having all the same
             continue
     return pd.concat(samples, ignore_index=True) if samples else pd.DataFrame({"at": []})
-
-
-def read(file: Path) -> dict[str, Any]:
-    """What a JSON file says; nothing where it is missing, damaged or no mapping."""
-    try:
-        return mapping(files.read_json(file)) if file.exists() else {}
-    except PathError as error:
-        logger.warning("%s", error)
-        return {}
 
 
 def mapping(value: Any) -> dict[str, Any]:
@@ -185,7 +173,7 @@ def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
     first, document = _of_folder(paths[0]), slo.to_dict() if slo else None
     servers = [list(_server_records(folder)) for folder in folders]
-    documents = [read(folder / EXPERIMENT_FILE) for folder in folders]
+    documents = [Experiment(folder).facts for folder in folders]
     is_search = first.facts.get("kind") == SEARCH
     return replace(
         first,
@@ -214,11 +202,9 @@ def runs_at(path: Path, batches: pd.DataFrame) -> list[Run]:
 
 def _of_folder(folder: Path) -> RunFacts:
     """What was asked of a run, or of a plain genai-bench folder, and the code that ran."""
-    facts_file = folder / EXPERIMENT_FILE
-    facts: dict[str, Any] = files.read_json(facts_file) if facts_file.exists() else asked_of_genai_bench(folder)
+    facts: dict[str, Any] = Experiment(folder).facts or genai_bench_facts(folder)
     if facts.get("state") == RUNNING and not Experiment(folder).is_running:
         facts["state"] = "interrupted"  # a run that nobody writes any more was cut off, whatever its file says
-    return RunFacts(facts, slo=facts.get("spec", {}).get("slo"))
 
 
 def _intervals(batches: pd.DataFrame, slo: Any) -> pd.DataFrame:

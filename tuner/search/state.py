@@ -75,7 +75,7 @@ class Trials:
     def __init__(self, experiment: Experiment, spec: TuneSpec) -> None:
         self.experiment, self.spec = experiment, spec
         self.scoring = Scoring.of(spec.model_dump(mode="json"))
-        folders = [path for path in experiment.trial_folders if (path / run_directory.RECORD_FILE).exists()]
+        folders = [path for path in experiment.trial_folders if (path / run_directory.SEARCH_FILE).exists()]
         self.all = [SearchTrial(Trial(path), run_directory.read_record(path)) for path in folders]
         for trial in self.all:
             if trial.is_settled:

@@ -12,7 +12,7 @@ import msgspec
 
 from tuner.batches.load import load_batches
 from tuner.core import files
-from tuner.core.run_directory import COMPLETED, RUNNING, Sidecar, Trial, TrialFacts, part_of, read_sidecar
+from tuner.core.run_directory import COMPLETED, RUNNING, Sidecar, Trial, TrialFacts, part_of
 from tuner.core.timestamps import now, to_text
 from tuner.errors import PathError, ServerFailed
 from tuner.judging.slo import SLO
@@ -115,7 +115,7 @@ class Levels:
             repeats=spec.repeats,
         )
         if facts != self._facts:
-            self._trial.write(facts)
+            facts.write(self._trial.folder)
             self._facts = facts
 
 
@@ -123,8 +123,8 @@ def _read_settled(folder: Path) -> Sidecar | None:
     """The sidecar of a level; one that was cut off between its end and its renaming is put in place here."""
     part = part_of(folder)
     if folder.exists():
-        return read_sidecar(folder)
-    sidecar = read_sidecar(part)
+        return Sidecar.read(folder)
+    sidecar = Sidecar.read(part)
     if sidecar and sidecar.outcome not in UNSETTLED:
         put_in_place(part, folder)
     return sidecar

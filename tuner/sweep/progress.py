@@ -6,14 +6,14 @@ from pathlib import Path
 
 from tuner.core import timestamps
 from tuner.core.run_directory import (
-    RECORD_FILE,
     RUNNING,
+    SEARCH_FILE,
     Experiment,
+    Sidecar,
     Trial,
     TrialRecord,
     part_of,
     read_record,
-    read_sidecar,
 )
 from tuner.judging.summary import TOO_MUCH
 
@@ -132,7 +132,7 @@ class SearchProgress:
 def read_search(experiment: Experiment) -> SearchProgress:
     """How far a search is; what is not there yet, or just being replaced, counts as not there."""
     record = experiment.record
-    folders = [folder for folder in experiment.trial_folders if (folder / RECORD_FILE).exists()]
+    folders = [folder for folder in experiment.trial_folders if (folder / SEARCH_FILE).exists()]
     return SearchProgress(
         records=tuple(map(read_record, folders)),
         trials=record.spec.get("trials", 0),
@@ -156,9 +156,9 @@ def read_progress(trial: Trial) -> Progress:
 
 def _level(trial: Trial, scenario: str, concurrency: int, repeat: int) -> LevelState:
     folder = trial.batch_folder(scenario, concurrency, repeat)
-    sidecar, is_whole = read_sidecar(folder), True
+    sidecar, is_whole = Sidecar.read(folder), True
     if sidecar is None:  # what is not in place yet goes on, whatever it says of its end
-        sidecar, is_whole = read_sidecar(part_of(folder)), False
+        sidecar, is_whole = Sidecar.read(part_of(folder)), False
     if sidecar is None:
         return LevelState(scenario, concurrency, folder=folder)
     started_at = timestamps.from_text(sidecar.started_at) if sidecar.started_at else None
