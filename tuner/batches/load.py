@@ -126,7 +126,7 @@ def is_run(folder: Path) -> bool:
 
 
 def _read_run(run: Path, cache: Cache) -> list[Batch]:
-    return [batch for folder in Experiment(run).trial_folders for batch in read_trial(folder, run, cache)]
+    return [batch for folder in Experiment(run).trial_folders for batch in read_trial(folder, cache)]
 
 
 def _trial_of(path: Path) -> Path | None:
@@ -140,7 +140,7 @@ def _read_in_trial(path: Path, cache: Cache) -> list[Batch] | None:
     trial, whole = _trial_of(path), path.resolve()
     if trial is None:
         return None
-    batches = read_trial(trial, trial.parents[1] if trial.parent.name == "trials" else trial, cache)
+    batches = read_trial(trial, cache)
     within = [b for b in batches if any(place and place.is_relative_to(whole) for place in (b.folder, b.file))]
     return batches if whole == trial else within or None
 

@@ -23,6 +23,9 @@ SERVER_FILE = "server.json"
 SEARCH_FILE = "search.json"
 SERVER_LOG = "server.log"
 SIDECAR_FILE = "batch.json"
+TRIALS = "trials"
+#: How the folder of a level is called, without `PARTIAL`; see `Trial.batch_folder`.
+LEVEL_NAME = re.compile(r"concurrency-(?P<level>\d{1,9})(?:-repeat-(?P<repeat>\d{1,9}))?")
 PARTIAL = ".part"
 
 #: the kinds of experiment
@@ -122,6 +125,16 @@ class Trial:
         return int(self.folder.name)
 
     @property
+    def run(self) -> Path:
+        """The run directory that it lies in; itself where it lies in none."""
+        return self.folder.parents[1] if self.folder.parent.name == TRIALS else self.folder
+
+    @property
+    def batches(self) -> Path:
+        """Where the folders of its levels lie, below one a scenario."""
+        return self.folder / "batches"
+
+    @property
     def facts_file(self) -> Path:
         """What is asked of this trial (TrialFacts)."""
         return self.folder / TRIAL_FILE
@@ -144,7 +157,7 @@ class Trial:
     def batch_folder(self, scenario: str, concurrency: int, repeat: int = 1) -> Path:
         """Where one level's files lie once it has ended."""
         again = f"-repeat-{repeat}" if repeat > 1 else ""
-        return self.folder / "batches" / safe_name(scenario) / f"concurrency-{concurrency}{again}"
+        return self.batches / safe_name(scenario) / f"concurrency-{concurrency}{again}"
 
     @property
     def facts(self) -> TrialFacts | None:
@@ -186,7 +199,7 @@ class Experiment:
             PathError: it cannot be made.
         """
         try:
-            (folder / "trials").mkdir(parents=True, exist_ok=True)
+            (folder / TRIALS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PathError(f"cannot make the run directory {folder}: {error.strerror}") from error
         return cls(folder)
@@ -255,13 +268,18 @@ class Experiment:
         return f"run-{hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:32]}"
 
     @property
+    def logs(self) -> list[Path]:
+        """What its servers and its other processes printed."""
+        return [*sorted(self.folder.glob(f"{TRIALS}/*/{SERVER_LOG}")), *sorted(self.folder.glob("*.log"))]
+
+    @property
     def trial_folders(self) -> list[Path]:
         """The folders of its trials, in the order of their numbers."""
-        return files.subfolders(self.folder / "trials")
+        return files.subfolders(self.folder / TRIALS)
 
     def trial(self, number: int) -> Trial:
         """The folder of trial `number` (from 1), made if it is not there."""
-        folder = self.folder / "trials" / f"{number:04d}"
+        folder = self.folder / TRIALS / f"{number:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         return Trial(folder)
 

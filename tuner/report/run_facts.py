@@ -17,7 +17,7 @@ from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
 from tuner.core import files
 from tuner.core.metrics import LATENCIES
-from tuner.core.run_directory import EXPERIMENT_FILE, RUNNING, SEARCH, SERVER_FILE, SERVER_LOG, Experiment, Trial
+from tuner.core.run_directory import EXPERIMENT_FILE, RUNNING, SEARCH, SERVER_FILE, Experiment, Trial
 from tuner.core.secrets import Guard
 from tuner.core.text import printable
 from tuner.core.timestamps import to_utc
@@ -148,7 +148,7 @@ class RunFacts:
             level = row.pop("level")
             guard.check_values({str(name): text for name, text in row.items()}, f"the batch at concurrency {level}")
         for folder in self.folders:
-            for log in [*sorted(folder.glob(f"trials/*/{SERVER_LOG}")), *sorted(folder.glob("*.log"))]:
+            for log in Experiment(folder).logs:
                 guard.check_file(log, str(log.relative_to(folder)))
 
 

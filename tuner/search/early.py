@@ -59,7 +59,7 @@ class TrialStop(StopRequest):
         """Why the trial cannot win, by the levels that are there; empty where it can."""
         if not self._may_end_early:
             return ""
-        measured = sum(1 for _ in self.trial.folder.glob(f"batches/*/*[0-9]/{SIDECAR_FILE}"))
+        measured = sum(1 for _ in self.trial.batches.glob(f"*/*[0-9]/{SIDECAR_FILE}"))
         if measured not in self._answers:  # asked several times a second, answered once a level
             judged = Scoring.of(self.spec.model_dump(mode="json")).judged(self.trial.folder)
             self._answers[measured] = cannot_win(judged, self.best, self.spec, self.factor)
