@@ -79,13 +79,15 @@ ENDINGS = {
     "nothing": (lambda trial: None, "missing", "not run"),
     "a server out of memory": (
         lambda trial: files.write_json(
-            trial.server_file, {"failure": {"kind": "out_of_memory", "detail": "KV cache of 9 GB"}}
+            trial.folder / "server.json", {"failure": {"kind": "out_of_memory", "detail": "KV cache of 9 GB"}}
         ),
         "out_of_memory",
         "KV cache of 9 GB",
     ),
     "a server that died": (
-        lambda trial: files.write_json(trial.server_file, {"failure": {"kind": "crashed", "detail": "exit 139"}}),
+        lambda trial: files.write_json(
+            trial.folder / "server.json", {"failure": {"kind": "crashed", "detail": "exit 139"}}
+        ),
         "server_died",
         "exit 139",
     ),
@@ -95,7 +97,7 @@ ENDINGS = {
         "torch.OutOfMemoryError",
     ),
     "a healthy log": (lambda trial: write(trial.server_log, "no Error, memory fine\n"), "missing", "not run"),
-    "a damaged server file": (lambda trial: write(trial.server_file, "{"), "missing", "not run"),
+    "a damaged server file": (lambda trial: write(trial.folder / "server.json", "{"), "missing", "not run"),
     "a damaged sidecar": (
         lambda trial: write(add_level(trial, 1, result()) / "batch.json", "{"),
         "completed",

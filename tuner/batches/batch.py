@@ -115,7 +115,7 @@ class Batch:
     sidecar: Sidecar | None = None
     superseded: bool = False  # the same level was run again later
     notes: list[str] = field(default_factory=list)
-    carried: dict[str, Any] | None = None  # the whole row, where a report carries it
+    report_row: dict[str, Any] | None = None  # the whole row, where a report carries it
 
     @property
     def numbers(self) -> Measured | None:
@@ -140,7 +140,7 @@ def to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
     """One row a batch, with the columns and types of `load_batches`, and what was read of their files in `attrs`."""
     every = list(batches)
     frame = typed(pd.DataFrame([_row(batch) for batch in every], columns=list(COLUMNS)))
-    known = {printable(batch.file): batch.reading for batch in every if batch.file and batch.carried is None}
+    known = {printable(batch.file): batch.reading for batch in every if batch.file and batch.report_row is None}
     frame.attrs[SAMPLES] = Samples(known)
     return frame
 
@@ -185,8 +185,8 @@ def plain(value: Any) -> Any:
 
 def _row(batch: Batch) -> dict[str, Any]:
     place = batch.place
-    if batch.carried is not None:
-        return batch.carried | {"experiment": place.experiment}
+    if batch.report_row is not None:
+        return batch.report_row | {"experiment": place.experiment}
     texts = {name: getattr(place, name) for name in ("experiment", "engine", "model")}
     texts |= {name: getattr(batch, name) for name in ("scenario", "outcome", "reason")}
     times = _times(batch)  # before the notes, to which it adds
@@ -222,7 +222,7 @@ def client(sidecar: Sidecar | None, name: str) -> float:
 
 def _times(batch: Batch) -> dict[str, Any]:
     """Start and end: as recorded, or else from the file's own time, which is only as good as its copies were."""
-    started, finished = (_recorded(batch, name) for name in TIMES)
+    started, finished = (_time_of(batch, name) for name in TIMES)
     if started or finished:
         return {"started_at": started, "finished_at": finished, "time_source": "recorded"}
     finished = timestamps.instant(batch.modified)
@@ -236,7 +236,7 @@ def _times(batch: Batch) -> dict[str, Any]:
     }
 
 
-def _recorded(batch: Batch, name: str) -> datetime | None:
+def _time_of(batch: Batch, name: str) -> datetime | None:
     """One recorded time; a time without a zone is taken for UTC, and the batch says so."""
     text = getattr(batch.sidecar, name, "")
     if not text:

@@ -32,9 +32,13 @@ def of_tools(found: list[NamedReading], place: Place) -> list[Batch]:
     """One batch for each of `found`, all of which are theirs."""
     trials: dict[tuple[str, str], int] = {}
     batches = [_batch_of_tool(path, reading, place, trials) for path, reading in found]
-    return _repeats(
-        sorted(batches, key=lambda batch: (batch.place.trial, batch.scenario, batch.level or 0, _when(batch)))
-    )
+    batches.sort(key=lambda batch: (batch.place.trial, batch.scenario, batch.level or 0, _when(batch)))
+    repeats: Counter[object] = Counter()
+    for batch in batches:
+        same = batch.place.trial, batch.scenario, batch.level
+        repeats[same] += 1
+        batch.repeat = repeats[same]
+    return batches
 
 
 def _batch_of_tool(path: Path, reading: Reading | Damage, place: Place, trials: dict[tuple[str, str], int]) -> Batch:
@@ -53,15 +57,6 @@ def _batch_of_tool(path: Path, reading: Reading | Damage, place: Place, trials: 
 def _when(batch: Batch) -> tuple[object, ...]:
     """What orders repeats: when they were measured, or else where they stand."""
     return (batch.sidecar.started_at if batch.sidecar else ""), *split_part(batch.file or Path())
-
-
-def _repeats(batches: list[Batch]) -> list[Batch]:
-    seen: Counter[object] = Counter()
-    for batch in batches:
-        same = (batch.place.trial, batch.scenario, batch.level)
-        seen[same] += 1
-        batch.repeat = seen[same]
-    return batches
 
 
 logger = logging.getLogger(__name__)

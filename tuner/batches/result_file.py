@@ -87,26 +87,17 @@ class Damage:
 _decode = msgspec.json.Decoder(ResultFile).decode
 
 
-def read(path: Path) -> ResultFile | Damage:
-    """Read the genai-bench file at `path`, whatever is in it.
-
-    Returns:
-        The file's wanted keys; values of a wrong type are None and counted in `mended`. Or what is wrong with it.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        return unread(path, error)
-    return parse(data, path.name)
-
-
 def unread(path: Path, error: OSError) -> Damage:
     """What is wrong with a file that cannot be read at all."""
     return Damage("unreadable", f"cannot read {path.name}: {error.strerror}")
 
 
 def parse(data: bytes, name: str) -> ResultFile | Damage:
-    """The result file in `data`; `name` is only for messages."""
+    """Read the genai-bench file that holds `data`, whatever that is; `name` is only for messages.
+
+    Returns:
+        The file's wanted keys; values of a wrong type are None and counted in `mended`. Or what is wrong with it.
+    """
     try:
         return _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

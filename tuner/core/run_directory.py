@@ -140,11 +140,6 @@ class Trial:
         return self.folder / TRIAL_FILE
 
     @property
-    def server_file(self) -> Path:
-        """The configuration, the exact command, and how the server ended."""
-        return self.folder / SERVER_FILE
-
-    @property
     def server_log(self) -> Path:
         """What the server printed."""
         return self.folder / SERVER_LOG
@@ -153,6 +148,11 @@ class Trial:
     def server(self) -> "ServerRecord | None":
         """What is recorded of its server; None where nothing is, or the file is damaged."""
         return ServerRecord.read(self.folder)
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs its server had, as the record says."""
+        return len(server.gpus) if (server := self.server) else 0
 
     def batch_folder(self, scenario: str, concurrency: int, repeat: int = 1) -> Path:
         """Where one level's files lie once it has ended."""
@@ -163,6 +163,15 @@ class Trial:
     def facts(self) -> TrialFacts | None:
         """What was asked of this trial; None where nothing was yet, or the file is damaged."""
         return TrialFacts.read(self.folder)
+
+    @property
+    def record(self) -> "TrialRecord":
+        """What a search noted of it; made from the trial itself where it noted nothing."""
+        if note := TrialRecord.read(self.folder):
+            return note
+        facts = self.facts
+        role: Role = "baseline" if self.folder.name == "0001" else "candidate"
+        return TrialRecord(role=role, parameters=facts.parameters if facts else {}, state=ENDED if facts else WAITING)
 
 
 @dataclass(frozen=True)
@@ -277,6 +286,11 @@ class Experiment:
         """The folders of its trials, in the order of their numbers."""
         return files.subfolders(self.folder / TRIALS)
 
+    @property
+    def search_trials(self) -> list[Trial]:
+        """Those of its trials of which a search has noted something."""
+        return [Trial(folder) for folder in self.trial_folders if (folder / SEARCH_FILE).exists()]
+
     def trial(self, number: int) -> Trial:
         """The folder of trial `number` (from 1), made if it is not there."""
         folder = self.folder / TRIALS / f"{number:04d}"
@@ -369,18 +383,3 @@ class TrialRecord(_Record, kw_only=True):
     finished_at: str = ""
     seconds: float = 0.0  # that its runs took, also those that were cut off
     gpus: int = 0
-
-
-def read_record(trial: Path) -> TrialRecord:
-    """What a search noted of a trial; made from the trial itself where it noted nothing."""
-    if noted := TrialRecord.read(trial):
-        return noted
-    facts = Trial(trial).facts
-    role: Role = "baseline" if trial.name == "0001" else "candidate"
-    return TrialRecord(role=role, parameters=facts.parameters if facts else {}, state=ENDED if facts else WAITING)
-
-
-def gpus_of(trial: Path) -> int:
-    """How many GPUs the server of a trial had, as its record says."""
-    server = Trial(trial).server
-    return len(server.gpus) if server else 0

@@ -10,12 +10,11 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from tuner.batches import report_data as carried
+from tuner.batches import report_data
 from tuner.batches.batch import Reading
 from tuner.batches.genai_bench_folder import genai_bench_facts
 from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
-from tuner.core import files
 from tuner.core.metrics import LATENCIES
 from tuner.core.run_directory import EXPERIMENT_FILE, RUNNING, SEARCH, SERVER_FILE, Experiment, Trial
 from tuner.core.secrets import Guard
@@ -168,8 +167,8 @@ def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None
     Raises:
         PathError: a report is damaged.
     """
-    if len(paths) == 1 and carried.is_page(paths[0]):
-        return _of_report(carried.unpack(paths[0]), batches.index, slo.to_dict() if slo else None)
+    if len(paths) == 1 and report_data.is_page(paths[0]):
+        return _of_report(report_data.unpack(paths[0]), batches.index, slo.to_dict() if slo else None)
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
     first, document = _of_folder(paths[0]), slo.to_dict() if slo else None
     servers = [list(_server_records(folder)) for folder in folders]
@@ -194,8 +193,8 @@ def runs_at(path: Path, batches: pd.DataFrame) -> list[Run]:
     Raises:
         PathError: a report is damaged.
     """
-    if carried.is_page(path):
-        return [(_of_report(carried.unpack(path), batches.index, None), batches)]
+    if report_data.is_page(path):
+        return [(_of_report(report_data.unpack(path), batches.index, None), batches)]
     each = [(Path(str(folder)), own) for folder, own in batches.groupby("run_folder", sort=False)]
     return [(replace(_of_folder(run), servers=list(_server_records(run)), folders=[run]), own) for run, own in each]
 
@@ -205,6 +204,7 @@ def _of_folder(folder: Path) -> RunFacts:
     facts: dict[str, Any] = Experiment(folder).facts or genai_bench_facts(folder)
     if facts.get("state") == RUNNING and not Experiment(folder).is_running:
         facts["state"] = "interrupted"  # a run that nobody writes any more was cut off, whatever its file says
+    return RunFacts(facts, slo=mapping(facts.get("spec")).get("slo"))
 
 
 def _intervals(batches: pd.DataFrame, slo: Any) -> pd.DataFrame:
@@ -220,7 +220,7 @@ def _confidence(slo: Any) -> float:
     return confidence if isinstance(confidence, float) and 0 < confidence < 1 else CONFIDENCE
 
 
-def _of_report(content: carried.Carried, index: "pd.Index[Any]", slo: dict[str, Any] | None) -> RunFacts:
+def _of_report(content: report_data.ReportData, index: "pd.Index[Any]", slo: dict[str, Any] | None) -> RunFacts:
     """Its intervals are those of its own confidence, and of no use for another."""
     same = slo is None or _confidence(slo) == _confidence(content.slo)
     samples = pd.DataFrame(content.telemetry)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from tuner import engines
 from tuner.core import run_directory
-from tuner.core.run_directory import ENDED, FAILED, PRUNED, RUNNING, WAITING, Experiment, Trial, TrialRecord, gpus_of
+from tuner.core.run_directory import ENDED, FAILED, PRUNED, RUNNING, WAITING, Experiment, Trial, TrialRecord
 from tuner.core.timestamps import now, to_text
 from tuner.errors import ServerFailed, SpecError, Stopped
 from tuner.judging.scores import Score, Scoring
@@ -75,8 +75,7 @@ class Trials:
     def __init__(self, experiment: Experiment, spec: TuneSpec) -> None:
         self.experiment, self.spec = experiment, spec
         self.scoring = Scoring.of(spec.model_dump(mode="json"))
-        folders = [path for path in experiment.trial_folders if (path / run_directory.SEARCH_FILE).exists()]
-        self.all = [SearchTrial(Trial(path), run_directory.read_record(path)) for path in folders]
+        self.all = [SearchTrial(trial, trial.record) for trial in experiment.search_trials]
         for trial in self.all:
             if trial.is_settled:
                 self._score(trial)
@@ -133,7 +132,7 @@ class Trials:
         state, kind, cause = self._how(error, wish)
         ending = {"state": state, "kind": kind, "cause": " ".join(cause.split())[:_LONGEST_CAUSE]}
         seconds = round(trial.record.seconds + time.monotonic() - trial.began, 3)
-        self._note(trial, **ending, finished_at=to_text(now()), seconds=seconds, gpus=gpus_of(trial.files.folder))
+        self._note(trial, **ending, finished_at=to_text(now()), seconds=seconds, gpus=trial.files.gpus)
         self._score(trial)
 
     def _how(self, error: BaseException | None, wish: TrialStop | None) -> tuple[str, str, str]:
@@ -156,7 +155,7 @@ class Trials:
 
     def _score(self, trial: SearchTrial) -> None:
         trial.judged = self.scoring.judged(trial.files.folder)
-        trial.score = self.scoring.score(trial.judged, gpus_of(trial.files.folder))
+        trial.score = self.scoring.score(trial.judged, trial.files.gpus)
 
     def spec_of(self, parameters: dict[str, Any], **changes: Any) -> TuneSpec:
         """What a trial with these parameters is asked to do; it takes as many GPUs as its parallel sizes come to."""
