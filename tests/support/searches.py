@@ -100,7 +100,7 @@ def add_trial(
     asked = TrialFacts(
         trial=number, engine="llamacpp", model="m", parameters=parameters, scenarios=["D(100,100)"], levels=list(levels)
     )
-    one.write(asked)
+    asked.write(one.folder)
     cause, kind = ("failed to create context", "out_of_memory") if how.get("failed") else ("", "")
     times = {"started_at": f"2026-11-24T04:{number:02}:00Z", "finished_at": f"2026-11-24T04:{number:02}:40Z"}
     state = "failed" if how.get("failed") else "ended"
