@@ -114,7 +114,7 @@ def test_a_round_trip_keeps_the_instants_and_the_types(tmp_path, way, judged):
     add_level(trial, 1, result(), started_at="2026-10-25T02:30:00.250123+02:00", finished_at="2026-10-25T01:30:00Z")
     batches = tuner.load_batches(tmp_path / "run")
     batches = tuner.judge(batches, {"ttft": {"threshold": 0.01}}) if judged else batches
-    back = rows.typed(way(batches))
+    back = rows.with_types(way(batches))
     for name in ("started_at", "finished_at"):
         pd.testing.assert_series_equal(back[name], batches[name])
     for name in rows.KINDS:

@@ -6,8 +6,9 @@
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -54,7 +55,7 @@ def load_batches(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     """
     if not paths:
         raise PathError("no path given: name a run directory, a genai-bench folder or a result file")
-    return load_together(paths)[0]
+    return _to_frame(chain.from_iterable(_read_each(paths)))
 
 
 def load_together(paths: Sequence[str | os.PathLike[str]]) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
@@ -63,13 +64,18 @@ def load_together(paths: Sequence[str | os.PathLike[str]]) -> tuple[pd.DataFrame
     Raises:
         PathError: a path does not exist, cannot be read, or holds no batch.
     """
+    each = _read_each(paths)
+    return _to_frame(chain.from_iterable(each)), [_to_frame(batches) for batches in each]
+
+
+def _read_each(paths: Iterable[str | os.PathLike[str]]) -> list[list[Batch]]:
     with Cache() as cache:
-        each = [_read(Path(path).expanduser(), cache) for path in paths]
-    return _framed([batch for batches in each for batch in batches]), [_framed(batches) for batches in each]
+        return [_read(Path(path).expanduser(), cache) for path in paths]
 
 
-def _framed(batches: list[Batch]) -> pd.DataFrame:
-    return to_frame(_with_distinct_names(_without_doubles(batches)))
+def _to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
+    """One row a batch: each once, and under a name of its own."""
+    return to_frame(_with_distinct_names(_without_doubles(list(batches))))
 
 
 def readings_of(batches: pd.DataFrame) -> list[Reading | None]:

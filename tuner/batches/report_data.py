@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pandas as pd
 
-from tuner.batches.batch import COLUMNS, Batch, Place, records, typed
+from tuner.batches.batch import COLUMNS, Batch, Place, records, with_types
 from tuner.core.files import is_regular
 from tuner.errors import PathError
 
@@ -119,7 +119,7 @@ def read_report(path: Path) -> list[Batch]:
     data = unpack(path)
     try:
         rows = [dict(zip(data.columns, row, strict=True)) for row in data.rows]
-        typed(pd.DataFrame(rows, columns=data.columns))
+        with_types(pd.DataFrame(rows, columns=data.columns))
         return [_batch(row) for row in rows]
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise PathError(f"{path}: the batches in the report are damaged: {error}") from error

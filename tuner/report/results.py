@@ -12,7 +12,7 @@ import pandas as pd
 
 from tuner import figures
 from tuner.batches import report_data
-from tuner.batches.batch import plain
+from tuner.batches.batch import json_value
 from tuner.batches.load import load_batches
 from tuner.core.run_directory import COMPLETED
 from tuner.core.timestamps import to_utc
@@ -245,7 +245,7 @@ class Results:
             rows=rows,
             attainment=[None if pd.isna(share) else float(share) for share in self.judged["attainment"]],
             spreads={} if self.is_many else self.run_facts.spreads,
-            intervals={str(name): list(map(plain, values)) for name, values in self.run_facts.intervals.items()},
+            intervals={str(name): list(map(json_value, values)) for name, values in self.run_facts.intervals.items()},
             facts=self.facts,
             servers=self.run_facts.servers,
             runs=self.run_facts.runs,
