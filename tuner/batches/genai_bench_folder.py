@@ -115,7 +115,7 @@ def _may_be_batch(entry: os.DirEntry[str]) -> bool:
     return entry.is_file(follow_symlinks=False)
 
 
-def is_plain(folder: Path) -> bool:
+def is_genai_bench(folder: Path) -> bool:
     """Whether genai-bench wrote into `folder`."""
     try:
         names = [path.name for path in folder.iterdir()]
@@ -124,7 +124,7 @@ def is_plain(folder: Path) -> bool:
     return is_regular(folder / METADATA_FILE) or any(RESULT_NAME.fullmatch(n) or DEBUG_NAME.fullmatch(n) for n in names)
 
 
-def read_plain(folder: Path, cache: Cache) -> list[Batch]:
+def read_genai_bench(folder: Path, cache: Cache) -> list[Batch]:
     """Every batch of a plain genai-bench folder: those asked for, and those that are there besides."""
     metadata = read_metadata(folder)
     place = Place(folder, folder.resolve().name, 1, metadata.server_engine or "", metadata.api_model_name or "")

@@ -15,7 +15,7 @@ import pandas as pd
 
 from tuner.batches._cache import Cache
 from tuner.batches.batch import SAMPLES, Batch, Place, Reading, Samples, to_frame
-from tuner.batches.genai_bench_folder import Metadata, is_plain, read_files, read_plain, result_files
+from tuner.batches.genai_bench_folder import Metadata, is_genai_bench, read_files, read_genai_bench, result_files
 from tuner.batches.other_tools import format_of, holds_one_run
 from tuner.batches.report_data import is_page, read_report
 from tuner.batches.run_folder import is_trial, read_trial
@@ -178,13 +178,13 @@ def _sources(folder: Path, depth: int) -> "Iterator[tuple[Reader, Path]]":
     elif is_trial(folder):
         yield _read_in_trial, folder
     else:
-        if is_plain(folder):
-            yield read_plain, folder
+        if is_genai_bench(folder):
+            yield read_genai_bench, folder
         elif any(map(format_of, _loose_files(folder))):
             yield _read_loose, folder
         deeper = depth > 0 and not holds_one_run(folder)
         for below in subfolders(folder) if deeper else ():
-            if is_plain(folder) or not holds_one_run(below):
+            if is_genai_bench(folder) or not holds_one_run(below):
                 yield from _sources(below, depth - 1)
 
 

@@ -218,10 +218,11 @@ class Experiment:
         """The run directory `folder`.
 
         Raises:
-            PathError: it is none.
+            PathError: it is none, or what was asked of it cannot be read.
         """
         if not (folder / EXPERIMENT_FILE).is_file():
             raise PathError(f"{folder} is no run directory: it has no {EXPERIMENT_FILE}")
+        files.read_json(folder / EXPERIMENT_FILE)
         return cls(folder)
 
     @property
@@ -240,7 +241,7 @@ class Experiment:
         Raises:
             PathError: what stands there already cannot be read, or nothing can be written.
         """
-        before = {} if self.is_new else files.read_json(self.folder / EXPERIMENT_FILE)
+        before = {} if self.is_new else dict(files.read_json(self.folder / EXPERIMENT_FILE))
         files.write_json(self.folder / EXPERIMENT_FILE, before | facts)
 
     @property
