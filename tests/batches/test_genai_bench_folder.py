@@ -16,7 +16,7 @@ from support.result_files import failure, metadata, name, plain_folder, request,
 
 import tuner
 from tuner.batches.batch import COLUMNS
-from tuner.batches.genai_bench_folder import sanitized
+from tuner.batches.genai_bench_folder import name_in_file
 from tuner.errors import PathError
 
 
@@ -33,8 +33,8 @@ def test_any_scenario_and_iteration_type(tmp_path, scenario, kind):
     """Level 2 is good, 4 is cut short, 8 is missing: all three are rows of the scenario as it was asked for."""
     write(tmp_path / "experiment_metadata.json", metadata([1], (scenario,), iteration_type=kind, **{kind: [2, 4, 8]}))
     good = result(scenario=scenario, iteration_type=kind, **{"num_concurrency": 1} | {kind: 2})
-    write(tmp_path / name(2, sanitized(scenario), kind), good)
-    write(tmp_path / name(4, sanitized(scenario), kind), json.dumps(good)[:-40])
+    write(tmp_path / name(2, name_in_file(scenario), kind), good)
+    write(tmp_path / name(4, name_in_file(scenario), kind), json.dumps(good)[:-40])
     batches = tuner.load_batches(tmp_path)
     assert outcomes(batches) == {2: "completed", 4: "truncated", 8: "missing"}
     assert set(batches["scenario"]) == {scenario}

@@ -11,6 +11,7 @@ from pandas.testing import assert_frame_equal
 from support.result_files import add_level, failure, name, plain_folder, request, result, run, write
 
 import tuner
+from tuner.batches.load import load_together
 from tuner.core import files
 from tuner.core.run_directory import Experiment, TrialFacts
 
@@ -51,8 +52,9 @@ DOUBTS = {
 def test_what_a_sidecar_gives_cause_to_doubt_is_said(tmp_path, doubt):
     sidecar, said = DOUBTS[doubt]
     add_level(run(tmp_path / "run", [1]), 1, result(), **sidecar)
-    [warnings] = tuner.load_batches(tmp_path / "run")["warnings"]
-    assert [warning for warning in warnings if said in warning], warnings
+    together, alone = load_together([tmp_path / "run"])
+    for [warnings] in (batches["warnings"] for batches in (together, *alone)):
+        assert len([warning for warning in warnings if said in warning]) == 1, warnings
 
 
 #: what lies on disk → (outcome, part of the reason)
@@ -79,13 +81,15 @@ ENDINGS = {
     "nothing": (lambda trial: None, "missing", "not run"),
     "a server out of memory": (
         lambda trial: files.write_json(
-            trial.server_file, {"failure": {"kind": "out_of_memory", "detail": "KV cache of 9 GB"}}
+            trial.folder / "server.json", {"failure": {"kind": "out_of_memory", "detail": "KV cache of 9 GB"}}
         ),
         "out_of_memory",
         "KV cache of 9 GB",
     ),
     "a server that died": (
-        lambda trial: files.write_json(trial.server_file, {"failure": {"kind": "crashed", "detail": "exit 139"}}),
+        lambda trial: files.write_json(
+            trial.folder / "server.json", {"failure": {"kind": "crashed", "detail": "exit 139"}}
+        ),
         "server_died",
         "exit 139",
     ),
@@ -95,7 +99,7 @@ ENDINGS = {
         "torch.OutOfMemoryError",
     ),
     "a healthy log": (lambda trial: write(trial.server_log, "no Error, memory fine\n"), "missing", "not run"),
-    "a damaged server file": (lambda trial: write(trial.server_file, "{"), "missing", "not run"),
+    "a damaged server file": (lambda trial: write(trial.folder / "server.json", "{"), "missing", "not run"),
     "a damaged sidecar": (
         lambda trial: write(add_level(trial, 1, result()) / "batch.json", "{"),
         "completed",

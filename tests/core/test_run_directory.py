@@ -44,6 +44,19 @@ def test_a_damaged_file_is_as_if_it_were_not_there(content, tmp_path):
     assert (Trial(tmp_path).server, Trial(tmp_path).facts, Sidecar.read(tmp_path)) == (None, None, None)
 
 
+def test_what_was_asked_of_a_run_cannot_be_lost(tmp_path):
+    run_of(tmp_path, SWEEP, "my run")
+    [file] = tmp_path.glob("*/experiment.json")
+    file.write_text(file.read_text()[:-9])
+    assert Experiment(file.parent).facts == {}
+    for write_or_go_on in (
+        lambda: Experiment(file.parent).describe(state="done"),
+        lambda: Experiment.open(file.parent),
+    ):
+        with pytest.raises(PathError, match=r"experiment\.json is not valid JSON"):
+            write_or_go_on()
+
+
 def test_an_odd_server_record_keeps_what_fits(tmp_path):
     odd = {"gpus": ["GPU-a"], "parameters": None, "version": 5, "of_a_later_tuner": 1, "failure": {"kind": "crashed"}}
     (tmp_path / "server.json").write_text(json.dumps(odd))

@@ -30,7 +30,7 @@ def night(folder, day, ttft=0.1, *, vllm="0.30.0", parameters=None, outcome="com
             result_files.add_level(trial, level, content, scenario=scenario, **times)
     failure = None if outcome == "completed" else {"kind": outcome, "detail": "<b>no memory"}
     server = {"engine": "vllm", "model": "m", "parameters": parameters or {}, "gpus": ["GPU-1"], "failure": failure}
-    write_json(trial.server_file, server)
+    write_json(trial.folder / "server.json", server)
     facts = {"versions": {"python": f"3.12.{day}", "tuner": "0.1.0", "vllm": vllm}, "state": "done"}
     file = folder / "experiment.json"
     write_json(file, read_json(file) | facts | {"started_at": f"2026-11-{day:02}T04:00:00Z"})

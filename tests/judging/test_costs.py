@@ -57,7 +57,7 @@ def levels_run(folder, gpus=("GPU-1", "GPU-2")):
         result_files.add_level(
             trial, level, result_files.result([result_files.request(ttft=0.1 * level)] * 60, level=level)
         )
-    write_json(trial.server_file, {"engine": "vllm", "model": "m", "state": "stopped", "gpus": list(gpus)})
+    write_json(trial.folder / "server.json", {"engine": "vllm", "model": "m", "state": "stopped", "gpus": list(gpus)})
     return folder
 
 

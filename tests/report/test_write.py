@@ -335,3 +335,11 @@ def test_ten_figures_and_a_hundred_batches_stay_below_2_3_mb(tmp_path):
     assert len(results.judged) == 100
     assert report.stat().st_size <= 2_300_000
     assert "plotly_min" not in json.dumps(results.facts)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"name": '])
+def test_batches_are_reported_without_what_was_asked(tmp_path, content):
+    result_files.add_level(result_files.run(tmp_path / "run", [1]), 1, result_files.result())
+    (tmp_path / "run/experiment.json").write_text(content)
+    results = read_results(tmp_path / "run")
+    assert results.facts == {} and results.judged["outcome"].tolist() == ["completed"]

@@ -36,7 +36,7 @@ def kinds(changes):
 
 def test_what_a_trial_does_is_done_again_step_by_step(trial, here):
     watch = Watch(trial.folder)
-    files.write_json(trial.server_file, {"state": "starting"})
+    files.write_json(trial.folder / "server.json", {"state": "starting"})
     trial.server_log.write_text("loading\n")
     part = result_files.add_level(trial, 1, partial=True, outcome="running")
     (part / "client.log").write_text("not wanted before the level is in place")
@@ -45,7 +45,7 @@ def test_what_a_trial_does_is_done_again_step_by_step(trial, here):
 
     result_files.write(part / result_files.name(1), result_files.result(level=1))
     part.rename(trial.batch_folder("D(100,100)", 1))
-    files.write_json(trial.server_file, {"state": "ready"})
+    files.write_json(trial.folder / "server.json", {"state": "ready"})
     with trial.server_log.open("a") as log:
         log.write("ready\n")
     apply(watch.changes(), here.folder)

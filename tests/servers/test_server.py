@@ -40,7 +40,7 @@ def faulty(*knobs, **more):
 
 
 def record(trial):
-    return json.loads(trial.server_file.read_text())
+    return json.loads((trial.folder / "server.json").read_text())
 
 
 def chat(server):
@@ -267,7 +267,7 @@ def test_the_api_key_works_and_is_nowhere(tiny_gguf, trial, monkeypatch, caplog,
         if engine == "llamacpp":
             assert CANARY not in " ".join(psutil.Process(server.pid).cmdline())
             assert CANARY not in trial.server_log.read_text()
-    seen = [trial.server_file.read_text(), caplog.text, repr(server.spec), repr(server.__dict__)]
+    seen = [(trial.folder / "server.json").read_text(), caplog.text, repr(server.spec), repr(server.__dict__)]
     assert not [text for text in seen if CANARY in text]
 
 
@@ -288,7 +288,7 @@ def test_attach_says_that_a_key_is_wanted(tmp_path, monkeypatch, key, remedy):
 def test_a_key_that_is_not_set_is_a_wrong_request(trial):
     with pytest.raises(SpecError, match="NO_SUCH_KEY is not set"):
         launch(faulty(api_key_env="NO_SUCH_KEY"), trial)
-    assert not trial.server_file.exists()
+    assert not (trial.folder / "server.json").exists()
 
 
 def test_an_engine_that_is_not_there(trial):

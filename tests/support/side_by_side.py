@@ -22,7 +22,7 @@ def stop_request(experiment):
 
 def record(trial):
     """What the trial's `server.json` says; nothing where there is none."""
-    return json.loads(trial.server_file.read_text()) if trial.server_file.exists() else {}
+    return json.loads((trial.folder / "server.json").read_text()) if (trial.folder / "server.json").exists() else {}
 
 
 def started(trials):

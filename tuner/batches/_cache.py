@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 
 import msgspec
 import numpy as np
@@ -120,7 +119,7 @@ class Cache(AbstractContextManager["Cache"]):
         self._reader = BatchReader()
         self._room = MOST_HELD
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._folder:
             self._folder.save()
 

@@ -115,7 +115,7 @@ class Batch:
     sidecar: Sidecar | None = None
     superseded: bool = False  # the same level was run again later
     notes: list[str] = field(default_factory=list)
-    carried: dict[str, Any] | None = None  # the whole row, where a report carries it
+    report_row: dict[str, Any] | None = None  # the whole row, where a report carries it
 
     @property
     def numbers(self) -> Measured | None:
@@ -139,13 +139,13 @@ class Batch:
 def to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
     """One row a batch, with the columns and types of `load_batches`, and what was read of their files in `attrs`."""
     every = list(batches)
-    frame = typed(pd.DataFrame([_row(batch) for batch in every], columns=list(COLUMNS)))
-    known = {printable(batch.file): batch.reading for batch in every if batch.file and batch.carried is None}
+    frame = with_types(pd.DataFrame([_row(batch) for batch in every], columns=list(COLUMNS)))
+    known = {printable(batch.file): batch.reading for batch in every if batch.file and batch.report_row is None}
     frame.attrs[SAMPLES] = Samples(known)
     return frame
 
 
-def typed(frame: pd.DataFrame) -> pd.DataFrame:
+def with_types(frame: pd.DataFrame) -> pd.DataFrame:
     """Give the columns of `load_batches` their types again, after JSON, CSV or a report have lost them.
 
     Args:
@@ -167,15 +167,15 @@ def _as_list(value: Any) -> list[str]:
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as JSON has them: None for what is missing, UTC with a `Z` for times."""
-    return [{str(name): plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
+    return [{str(name): json_value(value) for name, value in row.items()} for row in frame.to_dict("records")]
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """A cell of a DataFrame as a value that JSON has."""
     if isinstance(value, dict):
-        return {str(key): plain(part) for key, part in value.items()}
+        return {str(key): json_value(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [plain(part) for part in value]
+        return [json_value(part) for part in value]
     if pd.isna(value):
         return None
     if isinstance(value, pd.Timestamp):
@@ -185,11 +185,11 @@ def plain(value: Any) -> Any:
 
 def _row(batch: Batch) -> dict[str, Any]:
     place = batch.place
-    if batch.carried is not None:
-        return batch.carried | {"experiment": place.experiment}
+    if batch.report_row is not None:
+        return batch.report_row | {"experiment": place.experiment}
     texts = {name: getattr(place, name) for name in ("experiment", "engine", "model")}
     texts |= {name: getattr(batch, name) for name in ("scenario", "outcome", "reason")}
-    times = _times(batch)  # before the notes, to which it adds
+    times, time_notes = _times(batch)
     return {
         **{name: printable(text) for name, text in texts.items()},
         "run_folder": printable(place.folder),
@@ -199,7 +199,7 @@ def _row(batch: Batch) -> dict[str, Any]:
         "repeat": batch.repeat,
         **times,
         **_numbers(batch),
-        "warnings": [*map(printable, batch.notes), *(batch.numbers.warnings if batch.numbers else [])],
+        "warnings": [*map(printable, [*batch.notes, *time_notes]), *(batch.numbers.warnings if batch.numbers else [])],
         "superseded": batch.superseded,
         **{name: client(batch.sidecar, name) for name in CLIENT},
         "source": printable(batch.file) if batch.file else None,
@@ -220,32 +220,23 @@ def client(sidecar: Sidecar | None, name: str) -> float:
     return float(value) if isinstance(value, float | int) and abs(value) < 1e6 else math.nan
 
 
-def _times(batch: Batch) -> dict[str, Any]:
-    """Start and end: as recorded, or else from the file's own time, which is only as good as its copies were."""
-    started, finished = (_recorded(batch, name) for name in TIMES)
-    if started or finished:
-        return {"started_at": started, "finished_at": finished, "time_source": "recorded"}
-    finished = timestamps.instant(batch.modified)
-    if finished is None:
-        return {"started_at": None, "finished_at": None, "time_source": ""}
-    duration = batch.numbers.duration if batch.numbers else math.nan
-    return {
-        "started_at": timestamps.instant(batch.modified - duration),
-        "finished_at": finished,
-        "time_source": "file_mtime",
-    }
+def _times(batch: Batch) -> tuple[dict[str, Any], list[str]]:
+    """Start and end, and what must be said of them: as recorded, or else from the file's time, which copies change."""
+    (started, start_notes), (finished, end_notes) = (_read_time(batch.sidecar, name) for name in TIMES)
+    source = "recorded" if started or finished else ""
+    if not source and (finished := timestamps.instant(batch.modified)):
+        duration = batch.numbers.duration if batch.numbers else math.nan
+        started, source = timestamps.instant(batch.modified - duration), "file_mtime"
+    return {"started_at": started, "finished_at": finished, "time_source": source}, [*start_notes, *end_notes]
 
 
-def _recorded(batch: Batch, name: str) -> datetime | None:
-    """One recorded time; a time without a zone is taken for UTC, and the batch says so."""
-    text = getattr(batch.sidecar, name, "")
+def _read_time(sidecar: Sidecar | None, name: str) -> tuple[datetime | None, list[str]]:
+    """One recorded time; a time without a zone is taken for UTC, and the note says so."""
+    text = getattr(sidecar, name, "")
     if not text:
-        return None
+        return None, []
     try:
         instant, assumed = timestamps.read(text)
     except ValueError:
-        batch.notes.append(f"{name} is no time: {text!r}")
-        return None
-    if assumed:
-        batch.notes.append(f"{name} names no time zone: {assumed} assumed")
-    return instant
+        return None, [f"{name} is no time: {text!r}"]
+    return instant, [f"{name} names no time zone: {assumed} assumed"] if assumed else []

@@ -1,6 +1,5 @@
 """A folder of result files: genai-bench's, by name or by what is in them, and other tools'."""
 
-import json
 import logging
 import os
 import re
@@ -17,8 +16,8 @@ from tuner.batches._cache import Cache
 from tuner.batches.batch import Batch, Place, Reading
 from tuner.batches.other_tools import aiperf, distinct, format_of
 from tuner.batches.other_tools.values import DATASET
-from tuner.batches.result_file import Damage, Origin, mend_object
-from tuner.core.files import is_regular, split_part
+from tuner.batches.result_file import MOST, Damage, Origin, iteration_type
+from tuner.core.files import is_regular, read_object, read_struct, split_part
 from tuner.core.run_directory import COMPLETED, EXPERIMENT_FILE, SERVER_FILE, SIDECAR_FILE, TRIAL_FILE, Sidecar
 
 NamedReading = tuple[Path, Reading | Damage]
@@ -33,9 +32,13 @@ def of_tools(found: list[NamedReading], place: Place) -> list[Batch]:
     """One batch for each of `found`, all of which are theirs."""
     trials: dict[tuple[str, str], int] = {}
     batches = [_batch_of_tool(path, reading, place, trials) for path, reading in found]
-    return _repeats(
-        sorted(batches, key=lambda batch: (batch.place.trial, batch.scenario, batch.level or 0, _when(batch)))
-    )
+    batches.sort(key=lambda batch: (batch.place.trial, batch.scenario, batch.level or 0, _when(batch)))
+    repeats: Counter[object] = Counter()
+    for batch in batches:
+        same = batch.place.trial, batch.scenario, batch.level
+        repeats[same] += 1
+        batch.repeat = repeats[same]
+    return batches
 
 
 def _batch_of_tool(path: Path, reading: Reading | Damage, place: Place, trials: dict[tuple[str, str], int]) -> Batch:
@@ -56,15 +59,6 @@ def _when(batch: Batch) -> tuple[object, ...]:
     return (batch.sidecar.started_at if batch.sidecar else ""), *split_part(batch.file or Path())
 
 
-def _repeats(batches: list[Batch]) -> list[Batch]:
-    seen: Counter[object] = Counter()
-    for batch in batches:
-        same = (batch.place.trial, batch.scenario, batch.level)
-        seen[same] += 1
-        batch.repeat = seen[same]
-    return batches
-
-
 logger = logging.getLogger(__name__)
 
 METADATA_FILE = "experiment_metadata.json"
@@ -82,8 +76,6 @@ SERVER_FACTS = (
 OTHER_FILES = {METADATA_FILE, EXPERIMENT_FILE, TRIAL_FILE, SERVER_FILE, SIDECAR_FILE, *aiperf.OTHER_FILES}
 #: Two runs of one level end at least this many seconds apart, since genai-bench counts a level in whole seconds.
 SHORTEST_LEVEL = 1.0
-#: No level and no number of repeats is this large; the file that says so is damaged.
-MOST = 10**9
 
 
 class Metadata(msgspec.Struct):
@@ -99,7 +91,7 @@ class Metadata(msgspec.Struct):
     @property
     def levels(self) -> list[int]:
         """The levels asked for."""
-        asked = self.batch_size if self.iteration_type == "batch_size" else self.num_concurrency
+        asked = self.batch_size if iteration_type(self.iteration_type) == "batch_size" else self.num_concurrency
         return [level for level in asked or [] if 0 < level < MOST]
 
 
@@ -123,7 +115,7 @@ def _may_be_batch(entry: os.DirEntry[str]) -> bool:
     return entry.is_file(follow_symlinks=False)
 
 
-def is_plain(folder: Path) -> bool:
+def is_genai_bench(folder: Path) -> bool:
     """Whether genai-bench wrote into `folder`."""
     try:
         names = [path.name for path in folder.iterdir()]
@@ -132,7 +124,7 @@ def is_plain(folder: Path) -> bool:
     return is_regular(folder / METADATA_FILE) or any(RESULT_NAME.fullmatch(n) or DEBUG_NAME.fullmatch(n) for n in names)
 
 
-def read_plain(folder: Path, cache: Cache) -> list[Batch]:
+def read_genai_bench(folder: Path, cache: Cache) -> list[Batch]:
     """Every batch of a plain genai-bench folder: those asked for, and those that are there besides."""
     metadata = read_metadata(folder)
     place = Place(folder, folder.resolve().name, 1, metadata.server_engine or "", metadata.api_model_name or "")
@@ -141,33 +133,17 @@ def read_plain(folder: Path, cache: Cache) -> list[Batch]:
 
 def read_metadata(folder: Path) -> Metadata:
     """What was asked for; nothing where the file is missing or damaged."""
-    file = folder / METADATA_FILE
-    value = read_loosely(file) if is_regular(file) else None
-    if not isinstance(value, dict):
-        logger.warning("%s: missing or damaged, so nobody knows which batches were asked for", file)
-    metadata, losses = mend_object(Metadata, value)
-    if losses:
-        logger.warning("%s: %s of a wrong type", file, ", ".join(losses))
-    return metadata
+    metadata = read_struct(folder / METADATA_FILE, Metadata)
+    if metadata is None:
+        logger.warning("%s: missing or damaged, so nobody knows which batches were asked for", folder / METADATA_FILE)
+    return metadata or Metadata()
 
 
-def asked_of_genai_bench(folder: Path) -> dict[str, dict[str, Any]]:
+def genai_bench_facts(folder: Path) -> dict[str, dict[str, Any]]:
     """What `experiment_metadata.json` says of the server and the load, under `genai_bench`; no key is in it."""
-    document = read_loosely(folder / METADATA_FILE) if is_regular(folder / METADATA_FILE) else None
-    known = (
-        {name: document[name] for name in SERVER_FACTS if document.get(name) is not None}
-        if isinstance(document, dict)
-        else {}
-    )
+    document = read_object(folder / METADATA_FILE)
+    known = {name: document[name] for name in SERVER_FACTS if document.get(name) is not None}
     return {"genai_bench": known} if known else {}
-
-
-def read_loosely(file: Path) -> Any:
-    """What the JSON file `file` holds; None where it cannot be read."""
-    try:
-        return json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
 
 
 def read_files(paths: Iterable[Path], place: Place, metadata: Metadata, cache: Cache) -> list[Batch]:
@@ -222,14 +198,13 @@ def _from_name(path: Path, place: Place, metadata: Metadata) -> Batch | None:
     if match is None:
         return None
     found = match.groupdict()
-    iteration = found.get("iteration") or metadata.iteration_type or "num_concurrency"
-    iteration = "batch_size" if iteration == "batch_size" else "num_concurrency"
-    known = {sanitized(scenario): scenario for scenario in metadata.traffic_scenario or []}
+    kind = iteration_type(found.get("iteration") or metadata.iteration_type)
+    known = {name_in_file(scenario): scenario for scenario in metadata.traffic_scenario or []}
     scenario = known.get(found["scenario"], found["scenario"])
-    return Batch(place, scenario, int(found["level"]), iteration, file=path)
+    return Batch(place, scenario, int(found["level"]), kind, file=path)
 
 
-def sanitized(scenario: str) -> str:
+def name_in_file(scenario: str) -> str:
     """A scenario as genai-bench writes it in file names."""
     return scenario.translate(str.maketrans("/,", "__", "()"))
 
@@ -278,7 +253,7 @@ def _newest(batches: list[Batch]) -> Batch:
 
 def with_missing(batches: list[Batch], place: Place, metadata: Metadata) -> list[Batch]:
     """`batches`, and a row for each level that was asked for and has no file."""
-    kind = "batch_size" if metadata.iteration_type == "batch_size" else "num_concurrency"
+    kind = iteration_type(metadata.iteration_type)
     scenarios = list(dict.fromkeys(metadata.traffic_scenario or []))
     reason = "it was asked for, but genai-bench left no file"
     there = {(batch.scenario, batch.level) for batch in batches if batch.iteration_type == kind}

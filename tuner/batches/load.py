@@ -6,15 +6,16 @@
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 
 from tuner.batches._cache import Cache
 from tuner.batches.batch import SAMPLES, Batch, Place, Reading, Samples, to_frame
-from tuner.batches.genai_bench_folder import Metadata, is_plain, read_files, read_plain, result_files
+from tuner.batches.genai_bench_folder import Metadata, is_genai_bench, read_files, read_genai_bench, result_files
 from tuner.batches.other_tools import format_of, holds_one_run
 from tuner.batches.report_data import is_page, read_report
 from tuner.batches.run_folder import is_trial, read_trial
@@ -54,7 +55,7 @@ def load_batches(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     """
     if not paths:
         raise PathError("no path given: name a run directory, a genai-bench folder or a result file")
-    return load_together(paths)[0]
+    return _to_frame(chain.from_iterable(_read_each(paths)))
 
 
 def load_together(paths: Sequence[str | os.PathLike[str]]) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
@@ -63,13 +64,18 @@ def load_together(paths: Sequence[str | os.PathLike[str]]) -> tuple[pd.DataFrame
     Raises:
         PathError: a path does not exist, cannot be read, or holds no batch.
     """
+    each = _read_each(paths)
+    return _to_frame(chain.from_iterable(each)), [_to_frame(batches) for batches in each]
+
+
+def _read_each(paths: Iterable[str | os.PathLike[str]]) -> list[list[Batch]]:
     with Cache() as cache:
-        each = [_read(Path(path).expanduser(), cache) for path in paths]
-    return _framed([batch for batches in each for batch in batches]), [_framed(batches) for batches in each]
+        return [_read(Path(path).expanduser(), cache) for path in paths]
 
 
-def _framed(batches: list[Batch]) -> pd.DataFrame:
-    return to_frame(_with_distinct_names(_without_doubles(batches)))
+def _to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
+    """One row a batch: each once, and under a name of its own."""
+    return to_frame(_with_distinct_names(_without_doubles(list(batches))))
 
 
 def readings_of(batches: pd.DataFrame) -> list[Reading | None]:
@@ -126,7 +132,7 @@ def is_run(folder: Path) -> bool:
 
 
 def _read_run(run: Path, cache: Cache) -> list[Batch]:
-    return [batch for folder in Experiment(run).trial_folders for batch in read_trial(folder, run, cache)]
+    return [batch for folder in Experiment(run).trial_folders for batch in read_trial(folder, cache)]
 
 
 def _trial_of(path: Path) -> Path | None:
@@ -140,7 +146,7 @@ def _read_in_trial(path: Path, cache: Cache) -> list[Batch] | None:
     trial, whole = _trial_of(path), path.resolve()
     if trial is None:
         return None
-    batches = read_trial(trial, trial.parents[1] if trial.parent.name == "trials" else trial, cache)
+    batches = read_trial(trial, cache)
     within = [b for b in batches if any(place and place.is_relative_to(whole) for place in (b.folder, b.file))]
     return batches if whole == trial else within or None
 
@@ -172,13 +178,13 @@ def _sources(folder: Path, depth: int) -> "Iterator[tuple[Reader, Path]]":
     elif is_trial(folder):
         yield _read_in_trial, folder
     else:
-        if is_plain(folder):
-            yield read_plain, folder
+        if is_genai_bench(folder):
+            yield read_genai_bench, folder
         elif any(map(format_of, _loose_files(folder))):
             yield _read_loose, folder
         deeper = depth > 0 and not holds_one_run(folder)
         for below in subfolders(folder) if deeper else ():
-            if is_plain(folder) or not holds_one_run(below):
+            if is_genai_bench(folder) or not holds_one_run(below):
                 yield from _sources(below, depth - 1)
 
 

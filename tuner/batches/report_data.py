@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pandas as pd
 
-from tuner.batches.batch import COLUMNS, Batch, Place, records, typed
+from tuner.batches.batch import COLUMNS, Batch, Place, records, with_types
 from tuner.core.files import is_regular
 from tuner.errors import PathError
 
@@ -16,7 +16,7 @@ _CLOSING = "</script>"
 FORMAT = 1
 
 
-class CarriedTrial(msgspec.Struct, kw_only=True):
+class ReportTrial(msgspec.Struct, kw_only=True):
     """A trial of a search, as `load_trials` has it; None for what is missing."""
 
     trial: int
@@ -41,7 +41,7 @@ class CarriedTrial(msgspec.Struct, kw_only=True):
     is_pareto: bool
 
 
-class Carried(msgspec.Struct, kw_only=True):
+class ReportData(msgspec.Struct, kw_only=True):
     """The data of a report; seconds, tokens/s, UTC to the microsecond with a `Z`.
 
     Args:
@@ -70,7 +70,7 @@ class Carried(msgspec.Struct, kw_only=True):
     servers: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
     telemetry: dict[str, list[Any]] = {}
-    trials: list[CarriedTrial] = []
+    trials: list[ReportTrial] = []
 
 
 def columns_and_rows(batches: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
@@ -78,9 +78,9 @@ def columns_and_rows(batches: pd.DataFrame) -> tuple[list[str], list[list[Any]]]
     return list(COLUMNS), [list(row.values()) for row in records(batches[list(COLUMNS)])]
 
 
-def pack(carried: Carried) -> str:
-    """`carried` as JSON that no text in it can end early: every `<` is written as an escape."""
-    text = msgspec.json.encode(carried).decode()
+def pack(data: ReportData) -> str:
+    """`data` as JSON that no text in it can end early: every `<` is written as an escape."""
+    text = msgspec.json.encode(data).decode()
     for character in ("<", ">", "&", "\u2028", "\u2029"):
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
@@ -91,7 +91,7 @@ def is_page(path: Path) -> bool:
     return path.suffix.lower() in (".html", ".htm") and is_regular(path)
 
 
-def unpack(path: Path) -> Carried:
+def unpack(path: Path) -> ReportData:
     """What the report `path` carries.
 
     Raises:
@@ -102,12 +102,12 @@ def unpack(path: Path) -> Carried:
     if not found:
         raise PathError(f"{path} carries no batches: only a report that tuner made does, and only where it is whole")
     try:
-        carried = msgspec.json.decode(found[1], type=Carried)
+        data = msgspec.json.decode(found[1], type=ReportData)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise PathError(f"{path}: the data in the report is damaged: {error}") from error
-    if carried.format > FORMAT:
+    if data.format > FORMAT:
         raise PathError(f"{path} was made by a later tuner; install that one to read it")
-    return carried
+    return data
 
 
 def read_report(path: Path) -> list[Batch]:
@@ -116,10 +116,10 @@ def read_report(path: Path) -> list[Batch]:
     Raises:
         PathError: it carries none, or is damaged.
     """
-    carried = unpack(path)
+    data = unpack(path)
     try:
-        rows = [dict(zip(carried.columns, row, strict=True)) for row in carried.rows]
-        typed(pd.DataFrame(rows, columns=carried.columns))
+        rows = [dict(zip(data.columns, row, strict=True)) for row in data.rows]
+        with_types(pd.DataFrame(rows, columns=data.columns))
         return [_batch(row) for row in rows]
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise PathError(f"{path}: the batches in the report are damaged: {error}") from error
@@ -130,4 +130,4 @@ def _batch(row: dict[str, Any]) -> Batch:
     place = Place(Path(row["run_folder"] or ""), **{name: row[name] for name in names})
     keys = {name: row[name] for name in ("scenario", "iteration_type", "repeat", "outcome", "superseded")}
     file = Path(row["source"]) if row["source"] else None
-    return Batch(place, level=row["concurrency"], file=file, carried=row, **keys)
+    return Batch(place, level=row["concurrency"], file=file, report_row=row, **keys)

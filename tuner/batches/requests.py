@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tuner.batches.load import load_batches
 from tuner.batches.other_tools import BatchReader
-from tuner.batches.result_file import Columns, Damage, Request
+from tuner.batches.result_file import Columns, Damage
 
 #: What of a batch stands on each of its requests.
 OF_BATCH = ("experiment", "trial", "scenario", "iteration_type", "concurrency", "repeat")
@@ -52,6 +52,12 @@ def load_requests(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     return requests
 
 
+def _schema() -> pa.Schema:
+    integers = dict.fromkeys(("trial", "concurrency", "repeat", "request"), pa.int32())
+    kinds = integers | dict.fromkeys(TEXTS, pa.dictionary(pa.int32(), pa.string()))
+    return pa.schema([(name, kinds.get(name, pa.float64())) for name in REQUEST_COLUMNS])
+
+
 def _tables(rows: Iterable[dict[Any, Any]]) -> Iterator[pa.Table]:
     reader = BatchReader()
     for row in rows:
@@ -59,23 +65,9 @@ def _tables(rows: Iterable[dict[Any, Any]]) -> Iterator[pa.Table]:
         if isinstance(file, Damage) or not file.individual_request_metrics:
             continue
         columns = Columns(file)
-        arrays = {name: _repeat(row[name], len(columns.requests)) for name in (*OF_BATCH, "source")}
-        yield pa.table(arrays | _values(columns), schema=_schema())
-
-
-def _schema() -> pa.Schema:
-    integers = dict.fromkeys(("trial", "concurrency", "repeat", "request"), pa.int32())
-    texts = dict.fromkeys(TEXTS, pa.dictionary(pa.int32(), pa.string()))
-    kinds = integers | texts
-    return pa.schema([(name, kinds.get(name, pa.float64())) for name in REQUEST_COLUMNS])
-
-
-def _repeat(value: Any, count: int) -> Any:
-    if isinstance(value, str):
-        return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([value]))
-    if pd.isna(value):
-        return pa.nulls(count, pa.int32())
-    return pa.array(np.full(count, value, np.int32))
+        same = {name: None if pd.isna(row[name]) else row[name] for name in (*OF_BATCH, "source")}
+        repeated = {name: pa.repeat(value, len(columns.requests)) for name, value in same.items()}
+        yield pa.table(repeated | _values(columns), schema=_schema())
 
 
 def _values(columns: Columns) -> dict[str, Any]:
@@ -86,14 +78,6 @@ def _values(columns: Columns) -> dict[str, Any]:
     spread = {name: np.full(len(requests), np.nan) for name in numbers}
     for name, values in numbers.items():
         spread[name][done] = values
-    return {
-        "request": pa.array(np.arange(len(requests), dtype=np.int32)),
-        **{name: pa.array(values) for name, values in spread.items()},
-        "error_code": _texts(requests, "error_code"),
-        "error_message": _texts(requests, "error_message"),
-    }
-
-
-def _texts(requests: list[Request], name: str) -> Any:
-    values = [getattr(request, name) for request in requests]
-    return pa.array([str(value) if value else None for value in values], pa.string()).dictionary_encode()
+    codes = [str(request.error_code) if request.error_code else None for request in requests]
+    messages = [request.error_message or None for request in requests]
+    return spread | {"request": np.arange(len(requests)), "error_code": codes, "error_message": messages}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from tuner.core.metrics import LATENCIES, LATENCY_COLUMNS, PERCENTILES, STATISTICS
 from tuner.core.text import one_line
 
+#: No level and no number of repeats is this large; the file that says so is damaged.
+MOST = 10**9
 #: What one second is in the unit that a file names in `_time_unit`.
 UNITS = {"s": 1.0, "ms": 1000.0}
 
@@ -85,29 +87,17 @@ class Damage:
 _decode = msgspec.json.Decoder(ResultFile).decode
 
 
-Struct = TypeVar("Struct", bound=msgspec.Struct)
-
-
-def read(path: Path) -> ResultFile | Damage:
-    """Read the genai-bench file at `path`, whatever is in it.
-
-    Returns:
-        The file's wanted keys; values of a wrong type are None and counted in `mended`. Or what is wrong with it.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        return unread(path, error)
-    return parse(data, path.name)
-
-
 def unread(path: Path, error: OSError) -> Damage:
     """What is wrong with a file that cannot be read at all."""
     return Damage("unreadable", f"cannot read {path.name}: {error.strerror}")
 
 
 def parse(data: bytes, name: str) -> ResultFile | Damage:
-    """The result file in `data`; `name` is only for messages."""
+    """Read the genai-bench file that holds `data`, whatever that is; `name` is only for messages.
+
+    Returns:
+        The file's wanted keys; values of a wrong type are None and counted in `mended`. Or what is wrong with it.
+    """
     try:
         return _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -135,12 +125,6 @@ def mend(value: dict[str, Any]) -> ResultFile:
     requests = _mend_requests(entries, losses) if isinstance(entries, list) else None
     unit = value.get("_time_unit")
     return ResultFile(aggregates, requests, None if unit is None else str(unit), len(losses))
-
-
-def mend_object(kind: type[Struct], value: Any) -> tuple[Struct, list[str]]:
-    """Take from the JSON object `value` what fits the fields of `kind`; and the names of what did not."""
-    losses: list[str] = []
-    return _mend_struct(kind, value if isinstance(value, dict) else {}, losses), losses
 
 
 def _mend_requests(entries: list[Any], losses: list[str]) -> list[Request]:
@@ -266,13 +250,22 @@ def possible(values: Floats) -> Floats:
 
 def measure(columns: Columns) -> Measured:
     """Compute the numbers of one batch from its requests; from its own aggregates where it holds no requests."""
-    return _of_requests(columns) if columns.requests else _of_aggregates(columns.file)
+    claims = columns.file.aggregated_metrics
+    kind = iteration_type(claims.iteration_type)
+    level = claims.batch_size if kind == "batch_size" else claims.num_concurrency
+    return Measured(
+        scenario=claims.scenario or "",
+        iteration_type=kind,
+        level=level if level is not None and 0 < level < MOST else None,
+        duration=usable(claims.run_duration),
+        origin=columns.file.origin,
+        **(_of_requests(columns) if columns.requests else _of_aggregates(columns.file)),
+    )
 
 
-def level_of(aggregates: Aggregates) -> int | None:
-    """The level of the batch: its concurrency, or its batch size where that is what was varied; None where neither."""
-    level = aggregates.batch_size if aggregates.iteration_type == "batch_size" else aggregates.num_concurrency
-    return level if level is not None and 0 < level < 10**9 else None
+def iteration_type(name: str | None) -> str:
+    """What was varied from level to level: `batch_size` where a file names that, else `num_concurrency`."""
+    return "batch_size" if name == "batch_size" else "num_concurrency"
 
 
 def unit_of(file: ResultFile) -> float:
@@ -304,35 +297,24 @@ def usable(value: float | None) -> float:
     return math.nan if value is None or not 0 <= value < math.inf else float(value)
 
 
-def _of_requests(columns: Columns) -> Measured:
-    claims = columns.file.aggregated_metrics
+def _of_requests(columns: Columns) -> dict[str, Any]:
     total, errors = len(columns.requests), len(columns.errors)
-    duration = usable(claims.run_duration)
-    window = duration or math.nan
+    window = usable(columns.file.aggregated_metrics.run_duration) or math.nan
     inputs, outputs = _sum(columns.input_tokens), _sum(columns.output_tokens)
     computed = {name: statistics(values) for name, values in columns.latencies.items()}
-    return Measured(
-        scenario=claims.scenario or "",
-        iteration_type=_iteration_type(claims),
-        level=level_of(claims),
-        duration=duration,
-        requests=total,
-        completed=total - errors,
-        errors=errors,
-        error_rate=errors / total,
-        input_throughput=inputs / window,
-        output_throughput=outputs / window,
-        total_throughput=(inputs + outputs) / window,
-        request_throughput=(total - errors) / window,
-        latencies={f"{name}_{key}": value for name in computed for key, value in computed[name].items()},
-        error_codes=dict(sorted(Counter(str(request.error_code) for request in columns.errors).items())),
-        first_error=next((one_line(request.error_message) for request in columns.errors if request.error_message), ""),
-        origin=columns.file.origin,
-    )
-
-
-def _iteration_type(aggregates: Aggregates) -> str:
-    return "batch_size" if aggregates.iteration_type == "batch_size" else "num_concurrency"
+    return {
+        "requests": total,
+        "completed": total - errors,
+        "errors": errors,
+        "error_rate": errors / total,
+        "input_throughput": inputs / window,
+        "output_throughput": outputs / window,
+        "total_throughput": (inputs + outputs) / window,
+        "request_throughput": (total - errors) / window,
+        "latencies": {f"{name}_{key}": value for name in computed for key, value in computed[name].items()},
+        "error_codes": dict(sorted(Counter(str(request.error_code) for request in columns.errors).items())),
+        "first_error": next((one_line(one.error_message) for one in columns.errors if one.error_message), ""),
+    }
 
 
 def _sum(values: Floats) -> float:
@@ -340,28 +322,23 @@ def _sum(values: Floats) -> float:
     return math.nan if np.isnan(values).all() else float(np.nansum(values))
 
 
-def _of_aggregates(file: ResultFile) -> Measured:
+def _of_aggregates(file: ResultFile) -> dict[str, Any]:
     """Nothing to compute from: the file's own numbers, but the error rate and the unit put right."""
     claims, unit = file.aggregated_metrics, unit_of(file)
     completed, errors = _count(claims.num_completed_requests), _claimed_errors(claims)
     requests = None if completed is None or errors is None else completed + errors
-    return Measured(
-        scenario=claims.scenario or "",
-        iteration_type=_iteration_type(claims),
-        level=level_of(claims),
-        duration=usable(claims.run_duration),
-        requests=requests,
-        completed=completed,
-        errors=errors,
-        error_rate=(errors or 0) / requests if requests else usable(claims.error_rate if errors is None else None),
-        input_throughput=usable(claims.mean_input_throughput_tokens_per_s),
-        output_throughput=usable(claims.mean_output_throughput_tokens_per_s),
-        total_throughput=usable(claims.mean_total_tokens_throughput_tokens_per_s),
-        request_throughput=usable(claims.requests_per_second),
-        latencies={name: claim_of(claims, name) / unit for name in LATENCY_COLUMNS},
-        error_codes={code: count for code, count in (claims.error_codes_frequency or {}).items() if _count(count)},
-        origin=file.origin,
-    )
+    return {
+        "requests": requests,
+        "completed": completed,
+        "errors": errors,
+        "error_rate": (errors or 0) / requests if requests else usable(claims.error_rate if errors is None else None),
+        "input_throughput": usable(claims.mean_input_throughput_tokens_per_s),
+        "output_throughput": usable(claims.mean_output_throughput_tokens_per_s),
+        "total_throughput": usable(claims.mean_total_tokens_throughput_tokens_per_s),
+        "request_throughput": usable(claims.requests_per_second),
+        "latencies": {name: claim_of(claims, name) / unit for name in LATENCY_COLUMNS},
+        "error_codes": {code: count for code, count in (claims.error_codes_frequency or {}).items() if _count(count)},
+    }
 
 
 def _claimed_errors(claims: Aggregates) -> int | None:

@@ -5,15 +5,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 from tuner.batches._cache import Cache
 from tuner.batches.batch import Batch, Place, client
-from tuner.batches.genai_bench_folder import MOST, Metadata, read_files, result_files
-from tuner.core.files import is_regular, subfolders
+from tuner.batches.genai_bench_folder import Metadata, read_files, result_files
+from tuner.batches.result_file import MOST, iteration_type
+from tuner.core.files import is_regular, read_end, subfolders
 from tuner.core.run_directory import (
     COMPLETED,
+    LEVEL_NAME,
     OUTCOMES,
     PARTIAL,
     RUNNING,
@@ -28,27 +30,12 @@ from tuner.core.server_log import OUT_OF_MEMORY, diagnose
 from tuner.core.text import one_line
 from tuner.core.timestamps import read as read_time
 
-LOG_TAIL = 64 * 1024
+#: Bytes at the end of a server's log that are searched.
+LOG_READ = 64 * 1024
 #: Share of one core above which the load generator, and not the server, may be what was measured.
 CLIENT_BUSY = 0.9
 #: Seconds by which the wall clock and the monotonic clock may differ over one level.
 CLOCK_DRIFT = 2.0
-
-
-def failure_of(folder: Path) -> tuple[str, str] | None:
-    """What a server's failure makes of a batch that was not run for it, and why; None where nothing tells of one.
-
-    Args:
-        folder: the trial's; its `server.json` says it, or else the end of its log.
-    """
-    server = Trial(folder).server
-    recorded = server.failure if server else None
-    failure = recorded or diagnose(_tail(Trial(folder).server_log), None, [OUT_OF_MEMORY])
-    is_memory = failure.kind == OUT_OF_MEMORY.kind
-    if not (recorded or is_memory):
-        return None
-    reason = f"the server failed ({failure.kind}): {one_line(failure.detail)}".removesuffix(": ")
-    return failure.kind if is_memory else "server_died", reason
 
 
 def doubts(sidecar: Sidecar | None) -> list[str]:
@@ -71,45 +58,10 @@ def _drift(sidecar: Sidecar | None) -> float:
     return (end - start).total_seconds() - sidecar.duration
 
 
-def _tail(path: Path) -> str:
-    """The last `LOG_TAIL` bytes of a log; nothing where there is none."""
-    if not is_regular(path):
-        return ""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - LOG_TAIL))
-            return file.read(LOG_TAIL).decode(errors="replace")
-    except OSError:
-        return ""
-
-
 logger = logging.getLogger(__name__)
 
-LEVEL_NAME = re.compile(r"concurrency-(?P<level>\d{1,9})(?:-repeat-(?P<repeat>\d{1,9}))?")
 #: More repeats than this nobody asks for; a file that says so is damaged.
 MOST_REPEATS = 1000
-Key = tuple[str, int, int]
-
-
-@dataclass(frozen=True)
-class LevelFolder:
-    """One folder below `batches/<scenario>/`."""
-
-    path: Path
-    scenario: str
-    level: int
-    repeat: int
-    sidecar: Sidecar | None
-
-    @property
-    def partial(self) -> bool:
-        """Whether the level was still running when it was last heard of."""
-        return self.path.name.endswith(PARTIAL)
-
-    @property
-    def key(self) -> Key:
-        """Which batch it is."""
-        return self.scenario, self.level, self.repeat
 
 
 def is_trial(folder: Path) -> bool:
@@ -117,110 +69,113 @@ def is_trial(folder: Path) -> bool:
     return is_regular(folder / TRIAL_FILE)
 
 
-def read_trial(folder: Path, run: Path, cache: Cache) -> list[Batch]:
+def read_trial(folder: Path, cache: Cache) -> list[Batch]:
     """Every batch of one trial: those asked for, in the order asked, then those that are there besides."""
-    return list(_TrialReader(folder, run, cache).batches())
+    return list(_TrialReader(Trial(folder), cache).batches())
 
 
 @dataclass(frozen=True)
 class _TrialReader:
-    """One trial's folder, and what its files say that more than one batch needs."""
+    """One trial, and what its files say that more than one batch needs."""
 
-    folder: Path
-    run: Path
+    trial: Trial
     cache: Cache
 
     @cached_property
     def facts(self) -> TrialFacts:
         """What was asked for; only what the folder's name tells where `trial.json` is missing or damaged."""
-        facts = Trial(self.folder).facts
+        facts, name = self.trial.facts, self.trial.folder.name
         if facts and 0 < facts.trial < MOST:
             return facts
-        logger.warning("%s: missing or damaged, so nobody knows what was asked for", self.folder / TRIAL_FILE)
-        number = int(self.folder.name) if re.fullmatch(r"[0-9]{1,9}", self.folder.name) else 1
+        logger.warning("%s: missing or damaged, so nobody knows what was asked for", self.trial.facts_file)
+        number = int(name) if re.fullmatch(r"[0-9]{1,9}", name) else 1
         return TrialFacts(trial=number, engine="", model="", scenarios=[], levels=[])
 
     @cached_property
     def place(self) -> Place:
-        return Place(self.run, self.run.resolve().name, self.facts.trial, self.facts.engine, self.facts.model)
+        run, facts = self.trial.run, self.facts
+        return Place(run, run.resolve().name, facts.trial, facts.engine, facts.model)
 
     @property
     def iteration_type(self) -> str:
-        return "batch_size" if self.facts.iteration_type == "batch_size" else "num_concurrency"
+        return iteration_type(self.facts.iteration_type)
 
     @cached_property
     def failure(self) -> tuple[str, str] | None:
-        """What the server's failure makes of a batch, and why, where it failed."""
-        return failure_of(self.folder)
+        """What the server's failure makes of a batch that was not run for it, and why; None where nothing tells of one.
 
-    @property
-    def plan(self) -> list[Key]:
-        levels = [level for level in self.facts.levels if 0 < level < MOST]
-        repeats = range(1, min(self.facts.repeats, MOST_REPEATS) + 1)
-        return list(dict.fromkeys(product(self.facts.scenarios, levels, repeats)))
+        The trial's `server.json` says it, or else the end of its log.
+        """
+        recorded = server.failure if (server := self.trial.server) else None
+        failure = recorded or diagnose(read_end(self.trial.server_log, LOG_READ), None, [OUT_OF_MEMORY])
+        is_memory = failure.kind == OUT_OF_MEMORY.kind
+        if not (recorded or is_memory):
+            return None
+        reason = f"the server failed ({failure.kind}): {one_line(failure.detail)}".removesuffix(": ")
+        return failure.kind if is_memory else "server_died", reason
 
     def batches(self) -> Iterator[Batch]:
-        found: dict[Key, LevelFolder] = {}
-        for level in sorted(self.levels(), key=lambda level: not level.partial):
+        """Those asked for, and those of which there is a folder."""
+        facts, found = self.facts, {}
+        for level in sorted(self.levels(), key=lambda level: not _is_partial(level)):
             found[level.key] = level  # a finished folder replaces the partial one of the same level
-        for key in dict.fromkeys([*self.plan, *sorted(found)]):
-            yield self.read(found[key]) if key in found else self.absent(key)
+        repeats = range(1, min(facts.repeats, MOST_REPEATS) + 1)
+        levels = [level for level in facts.levels if 0 < level < MOST]
+        for key in dict.fromkeys([*product(facts.scenarios, [self.iteration_type], levels, repeats), *sorted(found)]):
+            yield self.read(found[key]) if key in found else self.absent(*key)
 
-    def levels(self) -> Iterator[LevelFolder]:
-        """The folders of levels that are there, finished or not."""
+    def levels(self) -> Iterator[Batch]:
+        """The levels of which there is a folder, finished or not, as its sidecar names them, or else its own name."""
         scenarios = {safe_name(scenario): scenario for scenario in self.facts.scenarios}
-        for of_scenario in subfolders(self.folder / "batches"):
-            for path in subfolders(of_scenario):
-                match = LEVEL_NAME.fullmatch(path.name.removesuffix(PARTIAL))
-                if match is None:
-                    logger.warning("skipped: %s is no folder of a level", path)
-                    continue
-                scenario = scenarios.get(of_scenario.name, of_scenario.name)
-                yield _level_folder(path, (scenario, int(match["level"]), int(match["repeat"] or 1)))
+        for folder in chain.from_iterable(map(subfolders, subfolders(self.trial.batches))):
+            match = LEVEL_NAME.fullmatch(folder.name.removesuffix(PARTIAL))
+            if match is None:
+                logger.warning("skipped: %s is no folder of a level", folder)
+                continue
+            scenario = scenarios.get(folder.parent.name, folder.parent.name)
+            level, repeat, sidecar = int(match["level"]), int(match["repeat"] or 1), Sidecar.read(folder)
+            if sidecar and sidecar.scenario and 0 < sidecar.concurrency < MOST and 0 < sidecar.repeat < MOST:
+                scenario, level, repeat = sidecar.scenario, sidecar.concurrency, sidecar.repeat
+            yield Batch(self.place, scenario, level, self.iteration_type, repeat, folder=folder, sidecar=sidecar)
 
-    def read(self, level: LevelFolder) -> Batch:
+    def read(self, level: Batch) -> Batch:
         """The one batch of a level's folder: genai-bench's file for the numbers, the sidecar for how it ended."""
-        batch = replace(
-            self.numbers(level),
-            scenario=level.scenario,
-            level=level.level,
-            repeat=level.repeat,
-            iteration_type=self.iteration_type,
-            folder=level.path,
-            sidecar=level.sidecar,
+        file = self.of_file(level)
+        outcome, reason = self.ending(level) or (file.outcome, file.reason)
+        return replace(
+            level,
+            outcome=outcome,
+            reason=reason or file.reason,
+            file=file.file,
+            reading=file.reading,
+            notes=[*file.notes, *doubts(level.sidecar)],
         )
-        batch.notes += doubts(level.sidecar)
-        outcome, reason = self.ending(level)
-        return batch if outcome == COMPLETED else replace(batch, outcome=outcome, reason=reason or batch.reason)
 
-    def numbers(self, level: LevelFolder) -> Batch:
+    def of_file(self, level: Batch) -> Batch:
+        """What the result file in a level's folder says of it."""
         asked = Metadata(traffic_scenario=[level.scenario], iteration_type=self.iteration_type)
-        files = read_files(result_files(level.path), self.place, asked, self.cache)
-        none = Batch(self.place, level.scenario, level.level, outcome="missing", reason="genai-bench left no file")
-        return next((found for found in files if found.level == level.level), files[0] if files else none)
+        batches = read_files(result_files(level.folder), self.place, asked, self.cache) if level.folder else []
+        none = replace(level, outcome="missing", reason="genai-bench left no file")
+        return next((batch for batch in batches if batch.level == level.level), batches[0] if batches else none)
 
-    def ending(self, level: LevelFolder) -> tuple[str, str]:
-        """How a level ended by its folder and sidecar: `completed` where they leave it to genai-bench's file."""
+    def ending(self, level: Batch) -> tuple[str, str] | None:
+        """How a level ended by its folder and sidecar, and why; None where they leave it to genai-bench's file."""
         said = level.sidecar.outcome if level.sidecar else COMPLETED
         reason = one_line(level.sidecar.reason) if level.sidecar else ""
         if said in OUTCOMES and said != COMPLETED:
             return said, reason
-        if level.partial or said == RUNNING:
+        if _is_partial(level) or said == RUNNING:
             return self.failure or ("interrupted", "the level was running, or was cut short")
         if said != COMPLETED:
             return "client_failed", f"{SIDECAR_FILE} names no known outcome: {one_line(said)!r}"
-        return COMPLETED, ""
+        return None
 
-    def absent(self, key: Key) -> Batch:
+    def absent(self, scenario: str, iteration_type: str, level: int | None, repeat: int) -> Batch:
         """The row of a level that was asked for and left nothing."""
-        scenario, level, repeat = key
         outcome, reason = self.failure or ("missing", "it was asked for, but not run")
-        return Batch(self.place, scenario, level, self.iteration_type, repeat, outcome, reason)
+        return Batch(self.place, scenario, level, iteration_type, repeat, outcome, reason)
 
 
-def _level_folder(path: Path, named: Key) -> LevelFolder:
-    """A level's folder under what its sidecar says it is, or else its name."""
-    sidecar = Sidecar.read(path)
-    if sidecar and sidecar.scenario and 0 < sidecar.concurrency < MOST and 0 < sidecar.repeat < MOST:
-        named = (sidecar.scenario, sidecar.concurrency, sidecar.repeat)
-    return LevelFolder(path, *named, sidecar)
+def _is_partial(level: Batch) -> bool:
+    """Whether the level was still running when it was last heard of."""
+    return level.folder is not None and level.folder.name.endswith(PARTIAL)

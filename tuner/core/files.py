@@ -78,32 +78,44 @@ def read_json(path: Path) -> Any:
         raise PathError(f"{path} is not valid JSON: {error}") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """What the JSON file `path` says; nothing where it is missing, a link, or damaged, of which a warning tells."""
+    if not is_regular(path):
+        return {}
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+        logger.warning("%s is damaged: %s", path, error)
+        return {}
+
+
 def read_struct(path: Path, kind: type[Struct]) -> Struct | None:
-    """The JSON file `path` as a `kind`; None where it is missing, a link, no JSON object, or lacks what `kind` needs.
+    """The JSON file `path` as a `kind`; None where `read_object` finds nothing, or what `kind` needs is not there.
 
     A field that `kind` does not have is ignored, one of another type is as if it were not there.
     """
-    if not is_regular(path):
-        return None
+    values = read_object(path)
     try:
-        data = path.read_bytes()
-        try:
-            return msgspec.json.decode(data, type=kind)
-        except msgspec.ValidationError as error:
-            logger.warning("%s is damaged: %s", path, error)
-            return _fitting(json.loads(data), kind)
-    except (OSError, msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        return msgspec.convert(values, kind) if values else None
+    except msgspec.ValidationError as error:
         logger.warning("%s is damaged: %s", path, error)
-        return None
-
-
-def _fitting(values: dict[str, Any], kind: type[Struct]) -> Struct:
-    """A `kind` of those `values` that are of its fields' types."""
     fitting = {}
     for field in msgspec.structs.fields(kind):
         with contextlib.suppress(KeyError, msgspec.ValidationError):
             fitting[field.name] = msgspec.convert(values[field.encode_name], field.type)
-    return kind(**fitting)
+    with contextlib.suppress(TypeError):  # it lacks what has no default
+        return kind(**fitting)
+    return None
+
+
+def read_end(path: Path, most: int, start: int = 0) -> str:
+    """The last `most` bytes of a log as text, nothing of it from before byte `start`; empty where it cannot be read."""
+    if not is_regular(path):
+        return ""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        file.seek(max(start, file.seek(0, os.SEEK_END) - most))
+        return file.read().decode(errors="replace")
+    return ""
 
 
 def is_regular(path: Path) -> bool:

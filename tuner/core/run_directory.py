@@ -20,8 +20,12 @@ from tuner.errors import PathError
 EXPERIMENT_FILE = "experiment.json"
 TRIAL_FILE = "trial.json"
 SERVER_FILE = "server.json"
+SEARCH_FILE = "search.json"
 SERVER_LOG = "server.log"
 SIDECAR_FILE = "batch.json"
+TRIALS = "trials"
+#: How the folder of a level is called, without `PARTIAL`; see `Trial.batch_folder`.
+LEVEL_NAME = re.compile(r"concurrency-(?P<level>\d{1,9})(?:-repeat-(?P<repeat>\d{1,9}))?")
 PARTIAL = ".part"
 
 #: the kinds of experiment
@@ -49,14 +53,14 @@ class _Record(msgspec.Struct):
 
     FILE: ClassVar[str]
 
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """The file of `folder`; None where there is none, or it is damaged."""
+        return read_struct(folder / cls.FILE, cls)
+
     def write(self, folder: Path) -> None:
         """Replace the file in `folder`."""
         files.write_json(folder / self.FILE, msgspec.to_builtins(self))
-
-    @classmethod
-    def read(cls, folder: Path) -> Self | None:
-        """What the file in `folder` says; None where there is none, or it is damaged."""
-        return read_struct(folder / cls.FILE, cls)
 
 
 class TrialFacts(_Record, kw_only=True):
@@ -97,8 +101,10 @@ def part_of(folder: Path) -> Path:
     return folder.with_name(folder.name + PARTIAL)
 
 
-class ExperimentRecord(msgspec.Struct, kw_only=True):
+class ExperimentRecord(_Record, kw_only=True):
     """What was asked of a run, and how it stands (`experiment.json`, in which there is more)."""
+
+    FILE = EXPERIMENT_FILE
 
     kind: str = ""
     name: str = ""
@@ -119,14 +125,19 @@ class Trial:
         return int(self.folder.name)
 
     @property
+    def run(self) -> Path:
+        """The run directory that it lies in; itself where it lies in none."""
+        return self.folder.parents[1] if self.folder.parent.name == TRIALS else self.folder
+
+    @property
+    def batches(self) -> Path:
+        """Where the folders of its levels lie, below one a scenario."""
+        return self.folder / "batches"
+
+    @property
     def facts_file(self) -> Path:
         """What is asked of this trial (TrialFacts)."""
         return self.folder / TRIAL_FILE
-
-    @property
-    def server_file(self) -> Path:
-        """The configuration, the exact command, and how the server ended."""
-        return self.folder / SERVER_FILE
 
     @property
     def server_log(self) -> Path:
@@ -138,22 +149,34 @@ class Trial:
         """What is recorded of its server; None where nothing is, or the file is damaged."""
         return ServerRecord.read(self.folder)
 
+    @property
+    def gpus(self) -> int:
+        """How many GPUs its server had, as the record says."""
+        return len(server.gpus) if (server := self.server) else 0
+
     def batch_folder(self, scenario: str, concurrency: int, repeat: int = 1) -> Path:
         """Where one level's files lie once it has ended."""
         again = f"-repeat-{repeat}" if repeat > 1 else ""
-        return self.folder / "batches" / safe_name(scenario) / f"concurrency-{concurrency}{again}"
+        return self.batches / safe_name(scenario) / f"concurrency-{concurrency}{again}"
 
     def level_folders(self, *, partial: bool = False) -> list[Path]:
         """The folders of the levels that have ended, or instead of those that have not (`part_of`)."""
-        folders = [
-            level for scenario in files.subfolders(self.folder / "batches") for level in files.subfolders(scenario)
-        ]
+        folders = [level for scenario in files.subfolders(self.batches) for level in files.subfolders(scenario)]
         return [folder for folder in folders if folder.name.endswith(PARTIAL) == partial]
 
     @property
     def facts(self) -> TrialFacts | None:
         """What was asked of this trial; None where nothing was yet, or the file is damaged."""
         return TrialFacts.read(self.folder)
+
+    @property
+    def record(self) -> "TrialRecord":
+        """What a search noted of it; made from the trial itself where it noted nothing."""
+        if note := TrialRecord.read(self.folder):
+            return note
+        facts = self.facts
+        role: Role = "baseline" if self.folder.name == "0001" else "candidate"
+        return TrialRecord(role=role, parameters=facts.parameters if facts else {}, state=ENDED if facts else WAITING)
 
 
 @dataclass(frozen=True)
@@ -190,7 +213,7 @@ class Experiment:
             PathError: it cannot be made.
         """
         try:
-            (folder / "trials").mkdir(parents=True, exist_ok=True)
+            (folder / TRIALS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PathError(f"cannot make the run directory {folder}: {error.strerror}") from error
         return cls(folder)
@@ -200,10 +223,11 @@ class Experiment:
         """The run directory `folder`.
 
         Raises:
-            PathError: it is none.
+            PathError: it is none, or what was asked of it cannot be read.
         """
         if not (folder / EXPERIMENT_FILE).is_file():
             raise PathError(f"{folder} is no run directory: it has no {EXPERIMENT_FILE}")
+        files.read_json(folder / EXPERIMENT_FILE)
         return cls(folder)
 
     @property
@@ -217,19 +241,23 @@ class Experiment:
         return self.folder / "stop"
 
     def describe(self, **facts: Any) -> None:
-        """Add `facts` to `experiment.json`; a fact given again replaces the old one."""
-        path = self.folder / EXPERIMENT_FILE
-        files.write_json(path, (self.facts if path.exists() else {}) | facts)
+        """Add `facts` to `experiment.json`; a fact given again replaces the old one.
+
+        Raises:
+            PathError: what stands there already cannot be read, or nothing can be written.
+        """
+        before = {} if self.is_new else dict(files.read_json(self.folder / EXPERIMENT_FILE))
+        files.write_json(self.folder / EXPERIMENT_FILE, before | facts)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What `experiment.json` says."""
-        return dict(files.read_json(self.folder / EXPERIMENT_FILE))
+        """All that `experiment.json` says; empty where the file is missing or damaged."""
+        return files.read_object(self.folder / EXPERIMENT_FILE)
 
     @property
     def record(self) -> ExperimentRecord:
         """The part of `experiment.json` that has a schema; empty where the file is missing or damaged."""
-        return read_struct(self.folder / EXPERIMENT_FILE, ExperimentRecord) or ExperimentRecord()
+        return ExperimentRecord.read(self.folder) or ExperimentRecord()
 
     @property
     def is_running(self) -> bool:
@@ -255,13 +283,23 @@ class Experiment:
         return f"run-{hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:32]}"
 
     @property
+    def logs(self) -> list[Path]:
+        """What its servers and its other processes printed."""
+        return [*sorted(self.folder.glob(f"{TRIALS}/*/{SERVER_LOG}")), *sorted(self.folder.glob("*.log"))]
+
+    @property
     def trial_folders(self) -> list[Path]:
         """The folders of its trials, in the order of their numbers."""
-        return files.subfolders(self.folder / "trials")
+        return files.subfolders(self.folder / TRIALS)
+
+    @property
+    def search_trials(self) -> list[Trial]:
+        """Those of its trials of which a search has noted something."""
+        return [Trial(folder) for folder in self.trial_folders if (folder / SEARCH_FILE).exists()]
 
     def trial(self, number: int) -> Trial:
         """The folder of trial `number` (from 1), made if it is not there."""
-        folder = self.folder / "trials" / f"{number:04d}"
+        folder = self.folder / TRIALS / f"{number:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         return Trial(folder)
 
@@ -324,16 +362,12 @@ class ServerRecord(_Record, kw_only=True):
     warnings: list[str] = []
     previous: list[dict[str, Any]] = []  # earlier starts in the same trial, the oldest first
 
-
-def earlier_starts(trial: Trial) -> list[dict[str, Any]]:
-    """The records of servers that were started in this trial before, the oldest first."""
-    if not trial.server_file.exists():
-        return []
-    last = dict(files.read_json(trial.server_file))
-    return [*last.pop("previous", []), last]
+    def starts(self) -> list[dict[str, Any]]:
+        """All starts in the trial, the oldest first, this one last."""
+        own = msgspec.to_builtins(self)
+        return [*own.pop("previous"), own]
 
 
-RECORD_FILE = "search.json"
 Role = Literal["baseline", "candidate", "confirmation"]
 #: How a trial stands; `ended` becomes `complete`, `infeasible` or `failed` by what is on disk, whenever it is read.
 COMPLETE, INFEASIBLE, FAILED, PRUNED, WAITING = "complete", "infeasible", "failed", "pruned", "waiting"
@@ -343,7 +377,7 @@ ENDED = "ended"
 class TrialRecord(_Record, kw_only=True):
     """A search's own note of one trial (`search.json`)."""
 
-    FILE = RECORD_FILE
+    FILE = SEARCH_FILE
 
     role: Role
     parameters: dict[str, Any]
@@ -355,18 +389,3 @@ class TrialRecord(_Record, kw_only=True):
     finished_at: str = ""
     seconds: float = 0.0  # that its runs took, also those that were cut off
     gpus: int = 0
-
-
-def read_record(trial: Path) -> TrialRecord:
-    """What a search noted of a trial; made from the trial itself where it noted nothing."""
-    if noted := TrialRecord.read(trial):
-        return noted
-    facts = Trial(trial).facts
-    role: Role = "baseline" if trial.name == "0001" else "candidate"
-    return TrialRecord(role=role, parameters=facts.parameters if facts else {}, state=ENDED if facts else WAITING)
-
-
-def gpus_of(trial: Path) -> int:
-    """How many GPUs the server of a trial had, as its record says."""
-    server = Trial(trial).server
-    return len(server.gpus) if server else 0

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The units of numbers that count from 1970-01-01T00:00Z.
-UNITS = ("s", "ms", "us", "ns")
 #: An ISO 8601 text with a time of day that names its zone.
 ZONE = r"[Tt ]\d.*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)\s*$"
 
@@ -75,68 +73,31 @@ def read(text: str) -> tuple[datetime, str]:
         raise ValueError(f"{text!r} lies outside the years 1 to 9999") from error
 
 
-def to_utc(values: "pd.Series[Any]", *, unit: str | None = None, zone: str = "UTC") -> "pd.Series[Any]":
+def to_utc(values: "pd.Series[Any]") -> "pd.Series[Any]":
     """A column of times, whatever they came as, as tz-aware UTC.
 
     Args:
-        values: ISO 8601 texts (with `Z`, an offset, or naive), datetimes, or numbers since 1970-01-01T00:00Z.
-        unit: of numbers: `s`, `ms`, `us` or `ns`; it is never guessed, and one column has one.
-        zone: what naive times are taken to be in; a warning names it where there are any.
+        values: ISO 8601 texts (with `Z`, an offset, or naive) or datetimes; naive ones are taken for UTC, and a warning
+            counts them.
 
     Returns:
-        `datetime64[us, UTC]`; NaT for what is missing or no time, and for naive times that `zone` had twice or never
-        (a clock set back or forward); a warning counts them.
+        `datetime64[us, UTC]`; NaT for what is missing or no time; a warning counts the latter.
 
     Raises:
-        ValueError: numbers without a unit, an unknown unit, or an unknown zone.
+        ValueError: numbers, of which nobody knows the unit.
     """
     import pandas as pd
 
-    _check(values, unit, zone)
-    if unit:
-        times = pd.to_datetime(pd.to_numeric(values, errors="coerce"), unit=unit, utc=True, errors="coerce")  # type: ignore[call-overload]
-    elif isinstance(values.dtype, pd.DatetimeTZDtype):
-        times = values.dt.tz_convert("UTC")
-    elif pd.api.types.is_datetime64_dtype(values):
-        times = _localize(values, zone)
-    else:
-        times = _from_texts(values, zone)
-    lost = int((times.isna() & values.notna()).sum())
-    if lost:
-        logger.warning("%d values of %s are no times, or ambiguous ones: left out", lost, values.name or "a column")
-    utc: pd.Series[Any] = times.astype("datetime64[us, UTC]")
-    return utc
-
-
-def _check(values: "pd.Series[Any]", unit: str | None, zone: str) -> None:
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
-    import pandas as pd
-
-    if unit is not None and unit not in UNITS:
-        raise ValueError(f"{unit!r} is no unit of time: use {', '.join(UNITS)}")
-    if unit is None and pd.api.types.is_numeric_dtype(values) and values.notna().any():
-        raise ValueError(f"{values.name or 'a column'} holds numbers: say their unit, one of {', '.join(UNITS)}")
-    try:
-        ZoneInfo(zone)
-    except (ZoneInfoNotFoundError, ValueError) as error:
-        raise ValueError(f"{zone!r} is no time zone: use a name such as UTC or Europe/Berlin") from error
-
-
-def _from_texts(values: "pd.Series[Any]", zone: str) -> "pd.Series[Any]":
-    """Texts and datetime objects, each with a zone of its own or none."""
-    import pandas as pd
-
+    name = values.name or "a column"
+    if pd.api.types.is_numeric_dtype(values) and values.notna().any():
+        raise ValueError(f"{name} holds numbers, and no times")
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
+        return values.astype("datetime64[us, UTC]")
     texts = values.map(lambda value: value.isoformat() if isinstance(value, datetime) else value).astype("str")
-    named = texts.str.contains(ZONE, na=False)
-    aware = pd.to_datetime(texts.where(named), format="ISO8601", utc=True, errors="coerce")
-    naive = pd.to_datetime(texts.where(~named), format="ISO8601", errors="coerce")
-    return aware.where(named, _localize(naive, zone))
-
-
-def _localize(naive: "pd.Series[Any]", zone: str) -> "pd.Series[Any]":
-    if naive.notna().any():
-        logger.warning("%d times of %s name no zone: %s assumed", naive.notna().sum(), naive.name or "a column", zone)
-    local = naive.dt.tz_localize(zone, ambiguous="NaT", nonexistent="NaT")
-    utc: pd.Series[Any] = local.dt.tz_convert("UTC")
+    times = pd.to_datetime(texts, format="ISO8601", utc=True, errors="coerce")
+    if naive := int((times.notna() & ~texts.str.contains(ZONE, na=False)).sum()):
+        logger.warning("%d times of %s name no zone: UTC assumed", naive, name)
+    if lost := int((times.isna() & values.notna()).sum()):
+        logger.warning("%d values of %s are no times: left out", lost, name)
+    utc: pd.Series[Any] = times.astype("datetime64[us, UTC]")
     return utc

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from tuner.batches.batch import plain
+from tuner.batches.batch import json_value
 from tuner.core.metrics import column_name, metric_of, table_column
 from tuner.core.run_directory import COMPLETED
 from tuner.core.text import level_name, percent, plural, shorten
@@ -75,7 +75,7 @@ class Summary:
         names = ("max_throughput", "best_level", "bracket", "compliant", "total", "text", "warnings")
         return {
             **{name: getattr(self, name) for name in names},
-            "best": None if self.best is None else {str(key): plain(value) for key, value in self.best.items()},
+            "best": None if self.best is None else {str(key): json_value(value) for key, value in self.best.items()},
             "scenarios": {name: part.to_dict() for name, part in self.scenarios.items()},
         }
 

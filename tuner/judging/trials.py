@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tuner.batches.batch import records
-from tuner.core.run_directory import COMPLETE, ENDED, RUNNING, WAITING, Experiment, gpus_of, read_record
+from tuner.core.run_directory import COMPLETE, ENDED, RUNNING, WAITING, Experiment, Trial
 from tuner.core.text import shorten
 from tuner.core.timestamps import to_utc
 from tuner.judging.scores import PER_GPU_UNIT, THROUGHPUT_UNIT, Scoring, maximised
@@ -64,8 +64,8 @@ def _with_times(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:
-    record = read_record(trial)
-    gpus = gpus_of(trial) or record.gpus
+    record = Trial(trial).record
+    gpus = Trial(trial).gpus or record.gpus
     score = scoring.score(scoring.judged(trial), gpus)
     summary, state = score.summary, score.state if record.state == ENDED else record.state
     counts = state == COMPLETE

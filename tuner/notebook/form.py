@@ -11,6 +11,7 @@ import ipywidgets as widgets
 from IPython.display import display
 
 from tuner import engines, figures
+from tuner.core.files import read_end
 from tuner.core.secrets import hide_secrets
 from tuner.errors import TunerError
 from tuner.sweep.spec import Spec, as_lines, as_text, make_spec
@@ -34,12 +35,8 @@ def copyable(words: str) -> str:
 
 def log_tail(path: Path, lines: int = 15) -> str:
     """The last lines of a log as HTML, without what looks like a key; empty where there is none."""
-    if not path.is_file():
-        return ""
-    with open(path, "rb") as file:
-        file.seek(max(0, file.seek(0, 2) - _LOG_READ))
-        last = file.read().decode(errors="replace").splitlines()[-lines:]
-    return text(hide_secrets("\n".join(last)))
+    last = read_end(path, _LOG_READ).splitlines()[-lines:]
+    return text(hide_secrets("\n".join(last))) if last else ""
 
 
 def draw(output: widgets.Output, figure: Any) -> None:

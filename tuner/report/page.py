@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from tuner import __version__, figures
-from tuner.batches import report_data as carried
+from tuner.batches import report_data
 from tuner.core import timestamps
 from tuner.core.run_directory import COMPLETED
 from tuner.core.text import UNKNOWN, level_name
@@ -55,7 +55,7 @@ def render_report(results: Results) -> str:
     )
 
 
-def document(name: str, shown: list[Any], live: dict[str, Any], data: carried.Carried, **content: Any) -> str:
+def document(name: str, shown: list[Any], live: dict[str, Any], data: report_data.ReportData, **content: Any) -> str:
     """One offline page as HTML text: its template and script are called `name`, and it carries `data`.
 
     Args:
@@ -81,8 +81,8 @@ def document(name: str, shown: list[Any], live: dict[str, Any], data: carried.Ca
         script=script,
         hashes=[_hash(script), plotly_hash],
         evaluates=any(trace["type"] in COMPILED for figure in plots for trace in figure["data"]),
-        data=carried.pack(data),
-        data_opening=carried.OPENING,
+        data=report_data.pack(data),
+        data_opening=report_data.OPENING,
         made_at=timestamps.to_text(timestamps.now()),
         version=__version__,
         **content,
@@ -218,8 +218,10 @@ def _plain_table(frame: pd.DataFrame) -> dict[str, Any]:
     return {"header": list(frame.columns), "rows": _cells(frame)}
 
 
-def _carried(compared: Compared) -> carried.Carried:
+def _carried(compared: Compared) -> report_data.ReportData:
     """The batches of both sides, each called by its side."""
-    columns, rows = carried.columns_and_rows(compared.both)
+    columns, rows = report_data.columns_and_rows(compared.both)
     slo = compared.slo.to_dict() if compared.slo else None
-    return carried.Carried(slo=slo, columns=columns, rows=rows, facts={"kind": COMPARISON, "name": compared.title})
+    return report_data.ReportData(
+        slo=slo, columns=columns, rows=rows, facts={"kind": COMPARISON, "name": compared.title}
+    )

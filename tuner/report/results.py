@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from tuner import figures
-from tuner.batches import report_data as carried
-from tuner.batches.batch import plain
+from tuner.batches import report_data
+from tuner.batches.batch import json_value
 from tuner.batches.load import load_batches
 from tuner.core.run_directory import COMPLETED
 from tuner.core.timestamps import to_utc
@@ -234,23 +234,23 @@ class Results:
             first = next(filter(None, self.judged["reason"]), "")
             raise NothingSurvived(f"no batch has a usable result ({ends}); the first: {first}")
 
-    def carried(self) -> carried.Carried:
+    def carried(self) -> report_data.ReportData:
         """What the report takes along of all this; of very many runs no spreads and no telemetry."""
-        columns, rows = carried.columns_and_rows(self.judged)
+        columns, rows = report_data.columns_and_rows(self.judged)
         samples = pd.DataFrame() if self.is_many else self.run_facts.telemetry
         exact = samples.assign(at=samples["at"].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")) if len(samples) else samples
-        return carried.Carried(
+        return report_data.ReportData(
             slo=self.slo.to_dict() if self.slo else None,
             columns=columns,
             rows=rows,
             attainment=[None if pd.isna(share) else float(share) for share in self.judged["attainment"]],
             spreads={} if self.is_many else self.run_facts.spreads,
-            intervals={str(name): list(map(plain, values)) for name, values in self.run_facts.intervals.items()},
+            intervals={str(name): list(map(json_value, values)) for name, values in self.run_facts.intervals.items()},
             facts=self.facts,
             servers=self.run_facts.servers,
             runs=self.run_facts.runs,
             telemetry={str(name): exact[name].tolist() for name in exact},
-            trials=msgspec.convert(trials_to_records(self.run_facts.trials), list[carried.CarriedTrial]),
+            trials=msgspec.convert(trials_to_records(self.run_facts.trials), list[report_data.ReportTrial]),
         )
 
 

@@ -1,6 +1,5 @@
 """What stands beside the batches of a run: what was asked, servers, telemetry, logs."""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,14 +10,13 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from tuner.batches import report_data as carried
+from tuner.batches import report_data
 from tuner.batches.batch import Reading
-from tuner.batches.genai_bench_folder import asked_of_genai_bench
+from tuner.batches.genai_bench_folder import genai_bench_facts
 from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
-from tuner.core import files
 from tuner.core.metrics import LATENCIES
-from tuner.core.run_directory import EXPERIMENT_FILE, RUNNING, SEARCH, SERVER_FILE, SERVER_LOG, Experiment, Trial
+from tuner.core.run_directory import EXPERIMENT_FILE, RUNNING, SEARCH, SERVER_FILE, Experiment, Trial
 from tuner.core.secrets import Guard
 from tuner.core.text import printable
 from tuner.core.timestamps import to_utc
@@ -26,8 +24,6 @@ from tuner.errors import PathError
 from tuner.judging.intervals import CONFIDENCE, intervals
 from tuner.judging.slo import SLO
 from tuner.judging.trials import load_trials, trials_from_records, trials_to_records
-
-logger = logging.getLogger(__name__)
 
 #: versions that shape the page, and not what was measured
 _OF_THE_PAGE = ("python", "pandas", "plotly")
@@ -70,15 +66,6 @@ def _telemetry(folders: list[Path]) -> pd.DataFrame:
         except (PathError, ValueError):  # none, or damaged: a report of the batches is worth having all the same
             continue
     return pd.concat(samples, ignore_index=True) if samples else pd.DataFrame({"at": []})
-
-
-def read(file: Path) -> dict[str, Any]:
-    """What a JSON file says; nothing where it is missing, damaged or no mapping."""
-    try:
-        return mapping(files.read_json(file)) if file.exists() else {}
-    except PathError as error:
-        logger.warning("%s", error)
-        return {}
 
 
 def mapping(value: Any) -> dict[str, Any]:
@@ -160,7 +147,7 @@ class RunFacts:
             level = row.pop("level")
             guard.check_values({str(name): text for name, text in row.items()}, f"the batch at concurrency {level}")
         for folder in self.folders:
-            for log in [*sorted(folder.glob(f"trials/*/{SERVER_LOG}")), *sorted(folder.glob("*.log"))]:
+            for log in Experiment(folder).logs:
                 guard.check_file(log, str(log.relative_to(folder)))
 
 
@@ -180,12 +167,12 @@ def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None
     Raises:
         PathError: a report is damaged.
     """
-    if len(paths) == 1 and carried.is_page(paths[0]):
-        return _of_report(carried.unpack(paths[0]), batches.index, slo.to_dict() if slo else None)
+    if len(paths) == 1 and report_data.is_page(paths[0]):
+        return _of_report(report_data.unpack(paths[0]), batches.index, slo.to_dict() if slo else None)
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
     first, document = _of_folder(paths[0]), slo.to_dict() if slo else None
     servers = [list(_server_records(folder)) for folder in folders]
-    documents = [read(folder / EXPERIMENT_FILE) for folder in folders]
+    documents = [Experiment(folder).facts for folder in folders]
     is_search = first.facts.get("kind") == SEARCH
     return replace(
         first,
@@ -206,19 +193,18 @@ def runs_at(path: Path, batches: pd.DataFrame) -> list[Run]:
     Raises:
         PathError: a report is damaged.
     """
-    if carried.is_page(path):
-        return [(_of_report(carried.unpack(path), batches.index, None), batches)]
+    if report_data.is_page(path):
+        return [(_of_report(report_data.unpack(path), batches.index, None), batches)]
     each = [(Path(str(folder)), own) for folder, own in batches.groupby("run_folder", sort=False)]
     return [(replace(_of_folder(run), servers=list(_server_records(run)), folders=[run]), own) for run, own in each]
 
 
 def _of_folder(folder: Path) -> RunFacts:
     """What was asked of a run, or of a plain genai-bench folder, and the code that ran."""
-    facts_file = folder / EXPERIMENT_FILE
-    facts: dict[str, Any] = files.read_json(facts_file) if facts_file.exists() else asked_of_genai_bench(folder)
+    facts: dict[str, Any] = Experiment(folder).facts or genai_bench_facts(folder)
     if facts.get("state") == RUNNING and not Experiment(folder).is_running:
         facts["state"] = "interrupted"  # a run that nobody writes any more was cut off, whatever its file says
-    return RunFacts(facts, slo=facts.get("spec", {}).get("slo"))
+    return RunFacts(facts, slo=mapping(facts.get("spec")).get("slo"))
 
 
 def _intervals(batches: pd.DataFrame, slo: Any) -> pd.DataFrame:
@@ -234,7 +220,7 @@ def _confidence(slo: Any) -> float:
     return confidence if isinstance(confidence, float) and 0 < confidence < 1 else CONFIDENCE
 
 
-def _of_report(content: carried.Carried, index: "pd.Index[Any]", slo: dict[str, Any] | None) -> RunFacts:
+def _of_report(content: report_data.ReportData, index: "pd.Index[Any]", slo: dict[str, Any] | None) -> RunFacts:
     """Its intervals are those of its own confidence, and of no use for another."""
     same = slo is None or _confidence(slo) == _confidence(content.slo)
     samples = pd.DataFrame(content.telemetry)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from tuner import engines
 from tuner.core import run_directory
-from tuner.core.run_directory import ENDED, FAILED, PRUNED, RUNNING, WAITING, Experiment, Trial, TrialRecord, gpus_of
+from tuner.core.run_directory import ENDED, FAILED, PRUNED, RUNNING, WAITING, Experiment, Trial, TrialRecord
 from tuner.core.text import one_line
 from tuner.core.timestamps import now, to_text
 from tuner.errors import ServerFailed, SpecError, Stopped
@@ -80,8 +80,7 @@ class Trials:
     def __init__(self, experiment: Experiment, spec: TuneSpec) -> None:
         self.experiment, self.spec = experiment, spec
         self.scoring = Scoring.of(spec.model_dump(mode="json"))
-        folders = [path for path in experiment.trial_folders if (path / run_directory.RECORD_FILE).exists()]
-        self.all = [SearchTrial(Trial(path), run_directory.read_record(path)) for path in folders]
+        self.all = [SearchTrial(trial, trial.record) for trial in experiment.search_trials]
         for trial in self.all:
             if trial.is_settled:
                 self._score(trial)
@@ -135,7 +134,7 @@ class Trials:
         state, kind, cause = self._ending(error, stop)
         ending = {"state": state, "kind": kind, "cause": one_line(cause), "finished_at": to_text(now())}
         seconds = round(trial.record.seconds + time.monotonic() - trial.began, 3)
-        self._note(trial, **ending, seconds=seconds, gpus=gpus_of(trial.files.folder))
+        self._note(trial, **ending, seconds=seconds, gpus=trial.files.gpus)
         self._score(trial)
 
     def _ending(self, error: BaseException | None, stop: TrialStop) -> tuple[str, str, str]:
@@ -159,7 +158,7 @@ class Trials:
 
     def _score(self, trial: SearchTrial) -> None:
         trial.judged = self.scoring.judged(trial.files.folder)
-        trial.score = self.scoring.score(trial.judged, gpus_of(trial.files.folder))
+        trial.score = self.scoring.score(trial.judged, trial.files.gpus)
 
     def spec_of(self, parameters: dict[str, Any], **changes: Any) -> TuneSpec:
         """What a trial with these parameters is asked to do; it takes as many GPUs as its parallel sizes come to."""

@@ -12,7 +12,8 @@ from typing import Self
 
 from tuner import engines
 from tuner.core import locks, timestamps
-from tuner.core.run_directory import NODE_VARIABLE, READY, SERVER_FAILED, STOPPED, ServerRecord, Trial, earlier_starts
+from tuner.core.files import read_end
+from tuner.core.run_directory import NODE_VARIABLE, READY, SERVER_FAILED, STOPPED, ServerRecord, Trial
 from tuner.core.server_log import Failure, diagnose
 from tuner.engines.base import LOOPBACK, Engine, Place, ServerSpec
 from tuner.errors import ServerFailed, TunerError
@@ -41,7 +42,7 @@ class Server:
             host=os.environ.get(NODE_VARIABLE) or platform.node(),
             started_at=timestamps.to_text(timestamps.now()),
             base_url=(spec.base_url or "").rstrip("/").removesuffix("/v1"),
-            previous=earlier_starts(trial),
+            previous=before.starts() if (before := trial.server) else [],
         )
         self._failure: Failure | None = None
         self._stop_wanted = stop or threading.Event()
@@ -235,11 +236,7 @@ class OwnServer(Server):
 
     def log_text(self) -> str:
         """What it printed since it was started, of a long log the end, without the API key."""
-        with suppress(OSError), open(self.trial.server_log, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(self._log_start, size - _LOG_READ))
-            return self._scrub(file.read().decode(errors="replace"))
-        return ""
+        return self._scrub(read_end(self.trial.server_log, _LOG_READ, self._log_start))
 
     def _spawn(self, claimed: ExitStack) -> None:
         place, held = self._claim(claimed)

@@ -6,14 +6,12 @@ from pathlib import Path
 
 from tuner.core import timestamps
 from tuner.core.run_directory import (
-    RECORD_FILE,
     RUNNING,
     Experiment,
     Sidecar,
     Trial,
     TrialRecord,
     part_of,
-    read_record,
 )
 from tuner.core.text import plural
 from tuner.judging.summary import TOO_MUCH
@@ -159,14 +157,14 @@ def read_sweep(experiment: Experiment) -> Progress:
 def read_search(experiment: Experiment) -> SearchProgress:
     """How far a search is; what is not there yet, or just being replaced, counts as not there."""
     record = experiment.record
-    folders = [folder for folder in experiment.trial_folders if (folder / RECORD_FILE).exists()]
+    trials = experiment.search_trials
     return SearchProgress(
-        records=tuple(map(read_record, folders)),
+        records=tuple(trial.record for trial in trials),
         trials=record.spec.get("trials", 0),
         confirm=2 * record.spec.get("confirm", 0),
         minutes=record.spec.get("max_minutes"),
         state=record.search.get("state", ""),
-        now=read_progress(Trial(folders[-1])) if folders else Progress(),
+        now=read_progress(trials[-1]) if trials else Progress(),
     )
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from tuner.batches import result_file
-from tuner.batches.result_file import Columns, Measured, measure
+from tuner.batches.other_tools import BatchReader
+from tuner.batches.result_file import Columns, Damage, Measured, measure
 from tuner.core import files
 from tuner.core.run_directory import safe_name
 from tuner.core.timestamps import now, to_text
@@ -141,8 +141,8 @@ def _calibrate_level(bench: Bench, url: str, level: int, folder: Path) -> Calibr
 def _numbers(place: Path, level: int) -> Measured:
     """The numbers of the one batch in `place`."""
     path = next(place.glob("*_time_*s.json"), None)
-    file = result_file.read(path) if path else result_file.Damage("missing", "genai-bench left no result")
-    if isinstance(file, result_file.Damage):
+    file = BatchReader().read(path) if path else Damage("missing", "genai-bench left no result")
+    if isinstance(file, Damage):
         reason = f"{file.reason}; `tuner doctor` says whether it is there as it should be"
         raise TunerError(f"calibration at level {level}: {reason}")
     return measure(Columns(file))

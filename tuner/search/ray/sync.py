@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tuner.batches.run_folder import LEVEL_NAME
 from tuner.core import files
-from tuner.core.run_directory import PARTIAL, SERVER_LOG, SIDECAR_FILE, Trial
+from tuner.core.run_directory import LEVEL_NAME, PARTIAL, SERVER_LOG, SIDECAR_FILE, Trial
 from tuner.errors import PathError
 from tuner.servers.telemetry import TELEMETRY_FILE
 from tuner.sweep import level as levels
