@@ -51,6 +51,9 @@ class Aggregates(msgspec.Struct, gc=False):
     stats: dict[str, dict[str, float | None]] | None = None
 
 
+Scalar = str | float | int | bool
+
+
 class Origin(msgspec.Struct):
     """What a file of another benchmark tool says beyond the numbers; texts are empty where it does not say."""
 
@@ -60,6 +63,7 @@ class Origin(msgspec.Struct):
     started_at: str = ""  # ISO 8601
     finished_at: str = ""
     notes: list[str] = []  # what a reader must know, first of all where its definitions differ
+    settings: dict[str, Scalar] = {}  # what was asked for, by the tool's own names
     parts: int = 1  # how many batches the file holds
 
 
