@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 #: The units of numbers that count from 1970-01-01T00:00Z.
 UNITS = ("s", "ms", "us", "ns")
 #: An ISO 8601 text with a time of day that names its zone.
-ZONE = r"[Tt ]\d.*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)\s*$"
+ZONE = r"[T ]\d.*(?:Z|[+-]\d{2}(?::?\d{2})?)\s*$"
 
 
 def now() -> datetime:
@@ -66,7 +66,7 @@ def read(text: str) -> tuple[datetime, str]:
     Raises:
         ValueError: `text` is no ISO 8601 instant.
     """
-    instant = datetime.fromisoformat(text)
+    instant = datetime.fromisoformat(text.upper())  # as RFC 3339 has it, `t` and `z` may be small
     if instant.tzinfo is None:
         return instant.replace(tzinfo=UTC), "UTC"
     try:
@@ -128,6 +128,7 @@ def _from_texts(values: "pd.Series[Any]", zone: str) -> "pd.Series[Any]":
     import pandas as pd
 
     texts = values.map(lambda value: value.isoformat() if isinstance(value, datetime) else value).astype("str")
+    texts = texts.str.upper().str.replace(",", ".")  # small `t` and `z` (RFC 3339), a decimal comma (ISO 8601)
     named = texts.str.contains(ZONE, na=False)
     aware = pd.to_datetime(texts.where(named), format="ISO8601", utc=True, errors="coerce")
     naive = pd.to_datetime(texts.where(~named), format="ISO8601", errors="coerce")

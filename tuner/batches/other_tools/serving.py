@@ -34,20 +34,18 @@ NO_SETTING = re.compile(
     r"(mean|median|std|min|max|p[\d.]+)_.*_(ms|s)|total_.*|.*(throughput|goodput|_tokens_per_s)|rtfx|duration|completed|"
     r"failed|date|run_number|concurrency|max_concurrent_requests|model_id|(spec_decode|accept|peak|steady)_.*"
 )
-#: What `vllm bench sweep` puts beside the runs of one combination of parameters: the same once more, and a warm-up.
-SWEPT = "run=*.json"
-TORCH = ".pytorch"
+#: What `vllm bench sweep` puts beside the runs of one combination of parameters: a warm-up, and all of them once more.
+WARM_UP, SUMMARY = "warmup.json", "summary.json"
+#: What follows on the name of a file that `vllm bench serve` writes once more for another program.
+COPY = ".pytorch"
 
 
 def fullest(path: Path) -> list[Path]:
-    """The files with what `path` repeats: a sweep's runs, or what has been rewritten for another program."""
-    if path.name in ("summary.json", "warmup.json") and (runs := sorted(path.parent.glob(SWEPT))):
-        return [run for run in runs if not run.name.endswith(FAILURE)]
-    whole = path.with_name(path.stem.removesuffix(TORCH) + path.suffix)
-    return [whole if whole.is_file() else path]
-
-
-FAILURE = ".failure.json"
+    """The files of the runs that `path` repeats, or was a warm-up of; itself where there are none."""
+    if path.name in (WARM_UP, SUMMARY):
+        runs = sorted(run for run in path.parent.glob("run=*.json") if run.stem[4:].isdecimal())
+        return runs or [path.with_name(SUMMARY)]
+    return [path.with_name(path.stem.removesuffix(COPY) + path.suffix)]
 
 
 def convert_failure(document: Any) -> list[values.ToolBatch | Damage]:
