@@ -249,9 +249,8 @@ class Columns:
     @cached_property
     def latencies(self) -> dict[str, Floats]:
         """As `raw`, but NaN too where the value cannot be a latency, and TTFT and TPOT where TTFT is no measurement."""
-        values = {name: possible(values) for name, values in self.raw.items()}
-        unknown = dict.fromkeys(("ttft", "tpot"), np.full(len(self.completed), np.nan)) if self.ttft_doubt else {}
-        return values | unknown
+        unknown = ("ttft", "tpot") if self.ttft_doubt else ()
+        return {name: possible(values * (np.nan if name in unknown else 1)) for name, values in self.raw.items()}
 
     @cached_property
     def ttft_doubt(self) -> str:

@@ -93,8 +93,8 @@ def measured_when(judged: pd.DataFrame) -> str:
     """When the batches were measured, in UTC; of what only files tell, their dates; empty where nobody knows."""
     of_files = judged["time_source"].eq("file_mtime") if "time_source" in judged else pd.Series(False, judged.index)
     recorded, guessed = (_from_to(judged[chosen]) for chosen in (~of_files, of_files))
-    told = f"measured {recorded}" if recorded else ""
-    return " · ".join(filter(None, [told, f"nobody recorded when: files of {guessed}" if guessed else ""]))
+    parts = {"measured": recorded, "nobody recorded when: files of": guessed}
+    return " · ".join(f"{what} {when}" for what, when in parts.items() if when)
 
 
 def _from_to(rows: pd.DataFrame) -> str:

@@ -60,10 +60,12 @@ def _benchmark(benchmark: Any, data: Any, version: str) -> values.ToolBatch | Da
         return Damage("unreadable", TOO_OLD)
     totals = at(metrics, "request_totals") or at(benchmark, "request_totals")
     done, errors = (count(totals, name) for name in ("successful", "errored"))
-    window, sent = Window.of(benchmark), _sent(benchmark)
+    sent, cut = _sent(benchmark), entries(benchmark, "requests", "incomplete")
+    window = Window.of(benchmark, [*(span for span, _ in sent), *map(_span, cut)])
     inside, edges = _within(window, sent, (done or 0) + (errors or 0))
     requests = [request for _, request in inside] if len(inside) >= (done or 0) + (errors or 0) else []
-    cut = len(entries(benchmark, "requests", "incomplete"))
+    if not requests:
+        window = Window.of(benchmark, [])
     strategies = (at(benchmark, place, "strategy") for place in ("config", "scheduler", "args"))  # of several versions
     level, rate = level_of(next(filter(None, strategies), None))
     names = () if requests else THROUGHPUTS  # its means weigh by time: only where nothing else is there
@@ -71,14 +73,14 @@ def _benchmark(benchmark: Any, data: Any, version: str) -> values.ToolBatch | Da
         f"written by {TOOL} {version}: {RECOMPUTED if requests else CLAIMED}; {THROUGHPUT}",
         rate,
         edges,
-        f"{cut} requests were cut off at the end and count neither as completed nor as failed" if cut else "",
+        f"{len(cut)} requests were cut off at the end and count neither as completed nor as failed" if cut else "",
         f"the file keeps only {len(inside)} of its requests" if inside and not requests else "",
     ]
     return values.ToolBatch(
         _origin(benchmark, window, notes),
         _scenario(data or at(benchmark, "request_loader", "data")),
         level,
-        window.divisor(inside) if requests else number(benchmark, "duration"),
+        window.divisor(inside if requests else []),
         requests,
         values.claims_of(done, errors, [number(metrics, name, "successful", "mean") for name in names]),
         {name: _statistics(at(metrics, key, "successful"), unit) for name, (key, unit) in LATENCIES.items()},
@@ -102,15 +104,15 @@ class Window:
     duration: float | None
 
     @classmethod
-    def of(cls, benchmark: Any) -> "Window":
-        """The time that the file names, without what lies before the first request or after the last."""
+    def of(cls, benchmark: Any, spans: list[Span | None]) -> "Window":
+        """The time that the file names, without what lies before the first of the requests or after the last."""
         begin, end, duration = (number(benchmark, name) for name in ("start_time", "end_time", "duration"))
-        kinds = ("successful", "errored", "incomplete")
-        spans = [_span(entry) for kind in kinds for entry in entries(benchmark, "requests", kind)]
         if begin is None or end is None or not spans or None in spans:
             return cls(begin, end, duration)
-        known = [span for span in spans if span]
-        begin, end = max(begin, min(known)[0]), min(end, max(last for _, last in known))
+        begin, end = (
+            max(begin, min(span[0] for span in spans if span)),
+            min(end, max(span[1] for span in spans if span)),
+        )
         is_shorter = duration is None or end - begin < duration * (1 - EDGE)
         return cls(begin, end, max(end - begin, 0.0) if is_shorter else duration)
 

@@ -137,13 +137,13 @@ def completion(ttft: float | None, latency: float | None, inputs: float | None, 
 
 def failure(message: Any, code: Any = None) -> Request:
     """A request that failed; where no code is given the HTTP status in the message, an exception's name, or `error`."""
-    said = str(message).strip() if isinstance(message, str) else ""
-    if said.startswith("Traceback") and (last := EXCEPTION.fullmatch(said.splitlines()[-1])):
+    cause = message.strip() if isinstance(message, str) else ""
+    if cause.startswith("Traceback") and (last := EXCEPTION.fullmatch(cause.splitlines()[-1])):
         return Request(error_code=text(last["name"]), error_message=text(last["says"] or ""))
-    status = STATUS.search(said)
+    status = STATUS.search(cause)
     if not (isinstance(code, int | str) and code):
         code = int(status[1]) if status else "error"
-    return Request(error_code=code, error_message=text(said))
+    return Request(error_code=code, error_message=text(cause))
 
 
 def instant(seconds: float | None) -> str:
