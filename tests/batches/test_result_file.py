@@ -168,7 +168,7 @@ NO_MEASUREMENTS = {
     "all zero": [request(ttft=0.0, tpot=0.01 + number * 1e-5) for number in range(300)],
     "the same where it is known": [request(), request() | {"ttft": None}] * 150,
     "not streamed": [request(ttft=1 + number / 300, tpot=0.0) for number in range(300)],
-    "the rest at once": [request(ttft=0.02 + number * 1e-4, tpot=5e-6) for number in range(300)],
+    "the rest at once": [request(ttft=0.02 + number * 1e-4, tpot=1e-6) for number in range(300)],
     "most not streamed": [request(ttft=1 + number / 300, tpot=0.0 if number % 3 else 0.01) for number in range(300)],
 }
 

@@ -24,8 +24,8 @@ UNITS = {"s": 1.0, "ms": 1000.0}
 SAME_LEAST = 5
 ALL_THE_SAME = "TTFT is the same for all requests, as no clock measures it"
 NOT_STREAMED = "TTFT equals the whole latency: nothing was streamed"
-#: Seconds after the first token within which the rest of an answer comes at once, and the shortest TPOT of an engine.
-AT_ONCE, FASTEST_TPOT = 1e-3, 1e-4
+#: Share of the whole latency after the first token in which the rest comes at once; the shortest TPOT of an engine (s).
+AT_ONCE, FASTEST_TPOT = 0.01, 1e-4
 
 
 class Request(msgspec.Struct, gc=False):
@@ -262,7 +262,7 @@ class Columns:
         answers, known = ~np.isnan(later) & (gaps > 0), first[~np.isnan(first)]
         if known.size >= SAME_LEAST and np.ptp(known) == 0:
             return ALL_THE_SAME
-        at_once = (later <= np.maximum(0.01 * whole, AT_ONCE)) & (later < FASTEST_TPOT * gaps)
+        at_once = (later <= AT_ONCE * whole) & (later < FASTEST_TPOT * gaps)
         return NOT_STREAMED if answers.any() and at_once[answers].mean() > 0.5 else ""
 
     @cached_property
@@ -399,7 +399,7 @@ def _claimed_ttft_doubt(file: ResultFile) -> str:
         return ALL_THE_SAME
     whole, first, gap = (claim_of(claims, f"{name}_mean") / unit for name in ("e2e_latency", "ttft", "tpot"))
     rates = usable(claims.mean_output_throughput_tokens_per_s), usable(claims.requests_per_second) or math.nan
-    is_at_once = whole - first <= max(0.01 * whole, AT_ONCE) and gap < FASTEST_TPOT
+    is_at_once = whole - first <= AT_ONCE * whole and gap < FASTEST_TPOT
     return NOT_STREAMED if is_at_once and rates[0] / rates[1] > 1 else ""
 
 
