@@ -410,6 +410,249 @@ def test_a_summary_that_comes_later_is_seen(folder, monkeypatch):
     assert levels(tuner.load_batches(run_folder)) == [4]
 
 
+# only what was measured counts
+
+
+def benchmark(spans, window, tokens=100, level=1, **changes):
+    """A benchmark of GuideLLM with a request for each of `spans`, of which it measured those in `window`."""
+    begin, end = window
+    within = [span for span in spans if span[1] > begin and span[0] < end]
+    requests = [
+        {"request_start_time": first, "request_end_time": last, "request_latency": last - first}
+        | {"time_to_first_token_ms": 100.0 + number, "prompt_tokens": 10, "output_tokens": tokens}
+        for number, (first, last) in enumerate(spans)
+    ]
+    totals = {"successful": len(within), "errored": 0, "incomplete": 0}
+    rates = {name: {"successful": {"mean": 7.0}} for name in ("output_tokens_per_second", "requests_per_second")}
+    return {
+        "type_": "generative_benchmark",
+        "config": {"strategy": {"type_": "concurrent", "streams": level}},
+        "start_time": begin,
+        "end_time": end,
+        "duration": end - begin,
+        "metrics": {"request_totals": totals, **rates},
+        "requests": {"successful": requests, "errored": [], "incomplete": []},
+    } | changes
+
+
+def guidellm(tmp_path, *benchmarks, **document):
+    """The rows of a GuideLLM file with these benchmarks."""
+    whole = {"metadata": {"guidellm_version": "0.8.1"}, "benchmarks": benchmarks} | document
+    return tuner.load_batches(write(tmp_path / "guidellm.json", whole)).to_dict("records")
+
+
+BEGAN = 1795533579.0
+#: One at a time, 10 s each: 10 tokens/s whatever part of it is looked at.
+STEADY = [(BEGAN + 10 * number, BEGAN + 10 * number + 10) for number in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "counted"),
+    [(0, 120, 12), (20, 100, 8), (25, 95, 8), (20, 95, 8), (0, 95, 10), (25, 300, 10), (-50, 120, 12), (101, 104, 1)],
+)
+def test_throughput_is_that_of_guidellms_window(tmp_path, first, last, counted):
+    """Warm-up, cool-down, both, one that ends after the run, and one within a single request."""
+    [row] = guidellm(tmp_path, benchmark(STEADY, (BEGAN + first, BEGAN + last)))
+    assert row["completed"] == counted
+    assert row["output_throughput"] == pytest.approx(10.0)
+    assert ("lie outside" in " ".join(row["warnings"])) == (counted < 12)
+    assert not any("claims" in warning for warning in row["warnings"])
+
+
+def test_a_faster_server_is_as_much_faster_in_its_window(tmp_path):
+    twice = [(BEGAN + 5 * number, BEGAN + 5 * number + 5) for number in range(12)]
+    window = (BEGAN + 12, BEGAN + 48)
+    slow, fast = guidellm(tmp_path, benchmark(STEADY, window), benchmark(twice, window))
+    assert fast["output_throughput"] == pytest.approx(2 * slow["output_throughput"])
+
+
+def test_requests_whose_time_is_unknown_leave_guidellms_own_numbers(tmp_path):
+    untimed = benchmark(STEADY, (BEGAN + 25, BEGAN + 95))
+    for entry in untimed["requests"]["successful"]:
+        del entry["request_start_time"], entry["request_end_time"]
+    [row] = guidellm(tmp_path, untimed)
+    assert (row["output_throughput"], row["completed"]) == (7.0, 8)
+    assert "do not say when they were" in " ".join(row["warnings"])
+
+
+def test_failures_outside_the_window_are_no_part_of_the_error_rate(tmp_path):
+    early = benchmark(STEADY, (BEGAN + 20, BEGAN + 100))
+    early["requests"]["errored"] = [{"request_start_time": BEGAN + at, "error": "503"} for at in (3, 50)]
+    early["metrics"]["request_totals"]["errored"] = 1
+    [row] = guidellm(tmp_path, early)
+    assert (row["errors"], row["completed"]) == (1, 8)
+
+
+# earlier versions
+
+
+def test_guidellm_0_2_names_no_version_and_other_keys(tmp_path):
+    names = {"request_start_time": "start_time", "request_end_time": "end_time"}
+    old = benchmark(STEADY, (BEGAN, BEGAN + 120), run_stats={}, worker={"backend_model": "m"})
+    old["request_loader"] = {"data": "prompt_tokens=60,output_tokens=100"}
+    old["request_totals"] = old["metrics"].pop("request_totals")
+    old["args"] = {"strategy": old.pop("config")["strategy"]}
+    for entry in old["requests"]["successful"]:
+        entry |= {names[name]: entry.pop(name) for name in names}
+    document = {"benchmarks": [old]}
+    [row] = tuner.load_batches(write(tmp_path / "old.json", document)).to_dict("records")
+    assert (row["concurrency"], row["scenario"], row["model"]) == (1, "D(60,100)", "m")
+    assert row["output_throughput"] == pytest.approx(10.0)
+    assert str(row["started_at"])[:10] == "2026-11-24" and "written by GuideLLM 0.2 or 0.3" in str(row["warnings"])
+
+
+def test_a_version_that_is_not_read_is_named(tmp_path):
+    """GuideLLM 0.1 had results and no metrics."""
+    document = {"benchmarks": [{"mode": "synchronous", "rate": None, "results": [], "errors": []}]}
+    [row] = tuner.load_batches(write(tmp_path / "first.json", document)).to_dict("records")
+    assert row["outcome"] == "unreadable" and "files from 0.2 on are read" in row["reason"]
+
+
+def aiperf_of_2025(folder, count=20):
+    """The files of a run by AIPerf as it was in October 2025: other names, and times in other places."""
+    lines = []
+    for number in range(count):
+        begin = int((BEGAN + number) * 1e9)
+        values = {"ttft": 100.0 + number, "request_latency": 1000.0, "max_response_timestamp": begin + 10**9}
+        values |= {"input_sequence_length": 60, "output_sequence_length": 50}
+        metrics = {name: {"value": value, "unit": "ms"} for name, value in values.items()}
+        phase = "warmup" if number == 0 else "profiling"
+        metadata = {"x_request_id": str(number), "timestamp_ns": begin, "credit_phase": phase}
+        lines.append(json.dumps({"metadata": metadata, "metrics": metrics, "error": None}))
+    write(folder / "profile_export.jsonl", "\n".join(lines))
+    statistics = {"avg": 200.0, "p50": 190.0, "p90": 220.0, "p99": 230.0, "unit": "ms"}
+    records = {"ttft": statistics, "request_latency": statistics, "request_count": {"avg": 19.0}}
+    records["min_request_timestamp"] = {"avg": (BEGAN + 1) * 1e9, "unit": "ns"}
+    records["benchmark_duration"] = {"avg": 19.0, "unit": "sec"}
+    prompt = {"input_tokens": {"mean": 60}, "output_tokens": {"mean": 50}}
+    config = {"endpoint": {"model_names": ["m"]}, "input": {"prompt": prompt}, "loadgen": {"concurrency": 7}}
+    summary = {"records": records, "input_config": config, "was_cancelled": False, "error_summary": []}
+    write(folder / "profile_export_aiperf.json", summary | {"start_time": "2026-11-24T07:19:40"})
+    (folder / "profile_export_aiperf.csv").write_text("Metric,avg,min,max,p1\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("lost", "level", "ttft"),
+    [("", 7, 0.11), ("profile_export.jsonl", 7, 0.19), ("profile_export_aiperf.json", None, 0.11)],
+)
+def test_aiperf_of_2025(tmp_path, lost, level, ttft):
+    folder = aiperf_of_2025(tmp_path / "run")
+    if lost:
+        (folder / lost).unlink()
+    [row] = tuner.load_batches(folder).to_dict("records")
+    assert (level is None) == pd.isna(row["concurrency"]) and (pd.isna(row["concurrency"]) or row["concurrency"] == 7)
+    assert row["ttft_p50"] == pytest.approx(ttft) and row["completed"] == 19  # without the warm-up
+    assert row["duration"] == pytest.approx(19.0)
+    assert str(row["started_at"])[:19] == "2026-11-24T15:19:40".replace("T", " ")  # not the local time
+    assert lost == "profile_export_aiperf.json" or (row["model"], row["scenario"]) == ("m", "D(60,50)")
+
+
+# what vllm writes beside its results
+
+
+def vllm_run(**changes):
+    """A run without single requests as `vllm bench serve` writes it."""
+    measured = {"duration": 10.0, "completed": 50, "failed": 0, "total_input_tokens": 5000, "total_output_tokens": 1000}
+    measured |= {"request_throughput": 5.0, "output_throughput": 100.0, "total_token_throughput": 600.0}
+    latencies = {
+        f"{stat}_{name}_ms": 50.0 + place
+        for place, stat in enumerate(("mean", "median", "p99"))
+        for name in ("ttft", "tpot")
+    }
+    asked = {"date": "20260818-021333", "backend": "openai", "model_id": "m", "tokenizer_id": "m", "num_prompts": 50}
+    return asked | {"request_rate": "inf", "max_concurrency": 2} | measured | latencies | changes
+
+
+def vllm_sweep(folder):
+    """What `vllm bench sweep` leaves of two runs of each of two values of a parameter, one of which failed."""
+    for value in (4, 8):
+        runs = [vllm_run(run_number=run, max_num_seqs=value, output_throughput=100.0 + run) for run in (0, 1)]
+        place = folder / f"SERVE--max_num_seqs={value}"
+        for number, one in enumerate(runs):
+            write(place / f"run={number}.json", one)
+        write(place / "summary.json", runs)
+        write(place / "warmup.json", vllm_run(run_number=-1, max_num_seqs=value, num_prompts=2))
+    failure = {"run_number": 2, "error_type": "OSError", "error": "no more memory"}
+    write(place / "run=2.failure.json", failure | {"serve_overrides": {"max_num_seqs": 8}, "bench_overrides": {}})
+    return folder
+
+
+def test_a_sweep_by_vllm_has_each_run_once(tmp_path):
+    batches = tuner.load_batches(vllm_sweep(tmp_path / "sweep"))
+    assert batches["outcome"].tolist() == ["completed"] * 4 + ["client_failed"]
+    assert batches["reason"].tolist()[-1] == "the benchmark failed with max_num_seqs 8: no more memory"
+    place = tmp_path / "sweep" / "SERVE--max_num_seqs=4"
+    assert len(tuner.load_batches(place / "summary.json")) == 2
+    assert len(tuner.load_batches(*place.iterdir())) == 2
+    for file in place.glob("run=*"):
+        file.unlink()
+    assert tuner.load_batches(place)["output_throughput"].tolist() == [100.0, 101.0]  # nothing else is left
+
+
+def test_the_swept_parameter_is_what_differs(tmp_path):
+    folder = vllm_sweep(tmp_path / "sweep")
+    code, out, err = run(folder, "compare", *(f"SERVE--max_num_seqs={value}" for value in (4, 8)), "--format", "json")
+    assert code == 0, err
+    assert {"what": "max_num_seqs", "baseline": "4", "candidate": "8"} in json.loads(out)["configuration"]
+
+
+def test_what_vllm_rewrote_for_another_program_is_no_batch(tmp_path):
+    write(tmp_path / "a.json", vllm_run())
+    write(
+        tmp_path / "a.pytorch.json", [{"benchmark": {"tokenizer_id": "m", "num_prompts": 50}, "metric": {"name": "x"}}]
+    )
+    assert len(tuner.load_batches(tmp_path)) == 1
+    (tmp_path / "a.json").unlink()
+    assert tuner.load_batches(tmp_path)["reason"].tolist() == ["a.pytorch.json holds no batch"]
+    write(tmp_path / "a.pytorch.json", ["tokenizer_id", "num_prompts"])
+    assert tuner.load_batches(tmp_path)["reason"].tolist() == ["a.pytorch.json is JSON but holds no batch"]
+
+
+def test_a_run_in_which_all_failed_has_no_latency_and_a_plain_reason(tmp_path):
+    zeros = {name: 0.0 for name in vllm_run() if name.endswith("_ms")}
+    file = write(tmp_path / "a.json", vllm_run(completed=0, failed=50, output_throughput=0.0, **zeros))
+    [row] = tuner.load_batches(file).to_dict("records")
+    assert (row["outcome"], row["reason"]) == ("all_errors", "all 50 requests failed")
+    assert math.isnan(row["ttft_p50"]) and math.isnan(row["tpot_mean"])
+
+
+def trimmed(whole, *names):
+    return {key: value for key, value in whole.items() if key not in names}
+
+
+TRIMMED = {
+    "vllm.json": trimmed(vllm_run(), "completed", "failed", "duration", "request_throughput", "output_throughput"),
+    "guidellm.json": {
+        "metadata": {"guidellm_version": "0.6.0"},
+        "benchmarks": [{"metrics": {}, "requests": {}, "config": {"strategy": {"type_": "synchronous"}}}],
+    },
+    "aiperf.json": {"aiperf_version": "1", "input_config": {"loadgen": {"concurrency": 2}}},
+}
+
+
+@pytest.mark.parametrize("file", TRIMMED)
+def test_a_file_without_counts_says_so(tmp_path, file):
+    [row] = tuner.load_batches(write(tmp_path / file, TRIMMED[file])).to_dict("records")
+    assert (row["outcome"], row["reason"]) == ("unreadable", "the file does not say how many requests completed")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (vllm_run(max_concurrency=None, request_rate=3.0), "no batch says at which concurrency it ran"),
+        (vllm_run(max_concurrency=None), "no batch says at which concurrency it ran"),
+        (TRIMMED["vllm.json"] | {"max_concurrency": None}, "baseline: unreadable: the file does not say how many"),
+    ],
+)
+def test_comparing_files_without_levels_is_one_readable_line(tmp_path, content, why):
+    for name in ("a.json", "b.json"):
+        write(tmp_path / name, content)
+    code, _, err = run(tmp_path, "compare", "a.json", "b.json")
+    [line] = [line for line in err.splitlines() if line.startswith("tuner: ")]
+    assert code == 1 and why in line and "None" not in line and ": ," not in line
+
+
 # damage
 
 

@@ -6,10 +6,12 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.result_files import failure, request, result
+from support.result_files import failure, name, request, result, write
 
+import tuner
 from tuner.batches import result_file
 from tuner.batches.result_file import Columns, Damage, measure
+from tuner.core.metrics import LATENCY_COLUMNS
 
 GOOD = json.dumps(result())
 
@@ -145,3 +147,73 @@ def test_nothing_in_a_file_raises(content):
     assert found.level is None or found.level > 0
     assert math.isnan(found.error_rate) or found.error_rate >= 0
     assert all(math.isnan(value) or value >= 0 for value in found.latencies.values())
+
+
+# a TTFT that is no measurement
+
+
+def batch_of(requests, tmp_path, **changes):
+    """The row of a file of these requests, as they stand."""
+    content = result(**changes) | {"individual_request_metrics": requests}
+    [row] = tuner.load_batches(write(tmp_path / name(), content)).to_dict("records")
+    return row
+
+
+def varied(count=300, **changes):
+    return [request(ttft=0.1 + number * 1e-4) | changes for number in range(count)]
+
+
+NO_MEASUREMENTS = {
+    "all the same": [request(ttft=0.1, tpot=0.01 + number * 1e-5) for number in range(300)],
+    "all zero": [request(ttft=0.0, tpot=0.01 + number * 1e-5) for number in range(300)],
+    "the same where it is known": [request(), request() | {"ttft": None}] * 150,
+    "not streamed": [request(ttft=1 + number / 300, tpot=0.0) for number in range(300)],
+    "the rest at once": [request(ttft=0.02 + number * 1e-4, tpot=1e-6) for number in range(300)],
+    "most not streamed": [request(ttft=1 + number / 300, tpot=0.0 if number % 3 else 0.01) for number in range(300)],
+}
+
+
+@pytest.mark.parametrize("case", NO_MEASUREMENTS)
+def test_a_ttft_that_is_no_measurement_is_believed_nowhere(case, tmp_path):
+    row = batch_of(NO_MEASUREMENTS[case], tmp_path)
+    assert all(math.isnan(row[name]) for name in LATENCY_COLUMNS if not name.startswith("e2e"))
+    said = " ".join(row["warnings"])
+    assert row["e2e_latency_p50"] > 0 and "TTFT and TPOT are unknown" in said and "left out" not in said
+    assert tuner.load_requests(tmp_path)[["ttft", "tpot"]].isna().all(axis=None)
+    judged = tuner.judge(tuner.load_batches(tmp_path), {"ttft": {"p90": {"threshold": 9.0}}})
+    assert judged["verdict"].tolist() == ["unknown"]
+
+
+BELIEVED = {
+    "streamed": varied(),
+    "four requests": [request()] * 4,
+    "a queue before few tokens": [request(ttft=20.0 + number / 300, tpot=0.005, outputs=8) for number in range(300)],
+    "one token": [request(ttft=0.1 + number * 1e-4, tpot=0.0, outputs=1) for number in range(300)],
+    "some at once": [*varied(200), *(request(ttft=0.3 + number / 999, tpot=0.0) for number in range(100))],
+}
+
+
+@pytest.mark.parametrize("case", BELIEVED)
+def test_what_may_be_a_measurement_stays(case, tmp_path):
+    row = batch_of(BELIEVED[case], tmp_path)
+    assert row["ttft_p50"] > 0 and "unknown" not in " ".join(row["warnings"])
+
+
+STATISTICS = ("mean", "p50", "p90", "p99")
+
+
+@pytest.mark.parametrize(
+    ("ttft", "tpot", "latency", "believed"),
+    [
+        ([0.1, 0.1, 0.1, 0.1], 0.01, 1.1, False),
+        ([1.0, 0.9, 1.2, 1.3], 0.0, 1.0, False),
+        ([0.1, 0.09, 0.2, 0.3], 0.01, 1.1, True),
+    ],
+)
+def test_what_a_file_says_of_all_its_requests_is_believed_no_more(ttft, tpot, latency, believed, tmp_path):
+    stats = {"ttft": dict(zip(STATISTICS, ttft, strict=True)), "tpot": dict.fromkeys(STATISTICS, tpot)}
+    stats["e2e_latency"] = dict.fromkeys(STATISTICS, latency)
+    row = batch_of([], tmp_path, stats=stats)
+    assert [math.isnan(row[name]) for name in ("ttft_p90", "tpot_p50")] == [not believed] * 2
+    assert row["e2e_latency_p50"] == latency
+    assert ("TTFT and TPOT are unknown" in " ".join(row["warnings"])) != believed

@@ -27,6 +27,9 @@ INSTANT = pd.Timestamp("2026-11-24T04:15:30.250Z")
         "20261124T041530.250Z",
         "2026-11-24T04:15:30.250000000Z",
         "2026-11-23T23:15:30.250-05",
+        "2026-11-24t04:15:30.250z",
+        "2026-11-24T04:15:30.250z",
+        "2026-11-24t05:15:30,250+01:00",
         datetime(2026, 11, 24, 4, 15, 30, 250_000, UTC),
         datetime(2026, 11, 24, 6, 15, 30, 250_000, timezone(timedelta(hours=2))),
         pd.Timestamp("2026-11-24 05:15:30.250", tz="Europe/Berlin"),
@@ -38,6 +41,13 @@ def test_whatever_comes_in_is_the_same_instant_in_utc(value):
     found = to_utc(pd.Series([value]))
     assert str(found.dtype) == "datetime64[us, UTC]"
     assert found[0] == INSTANT
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-11-24t04:15:30.250z", "2026-11-24 04:15:30.250z", "2026-11-24t05:15:30.25+01:00"]
+)
+def test_small_letters_are_read_where_one_instant_is(text):
+    assert timestamps.read(text) == (INSTANT.to_pydatetime(), "")
 
 
 def test_both_sides_of_a_change_of_clocks_in_one_column():

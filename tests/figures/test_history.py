@@ -10,6 +10,7 @@ from support.chromium import needs_chromium, opened_report
 import tuner
 from tuner import figures
 from tuner.core.files import read_json, write_json
+from tuner.judging.summary import table
 from tuner.report.results import read_results
 from tuner.report.write import write_report
 
@@ -185,4 +186,23 @@ def test_times_of_files_are_said_to_be_such(tmp_path):
         result_files.plain_folder(tmp_path / str(number), [1])
     judged = tuner.judge(tuner.load_batches(tmp_path), {})
     judged["started_at"] += pd.to_timedelta(range(3), unit="D")
-    assert "those of files" in figures.trend(judged).layout.title.subtitle.text
+    assert "nobody recorded when: files of" in figures.trend(judged).layout.title.subtitle.text
+
+
+def subtitle(figure):
+    return figure.layout.title.subtitle.text
+
+
+def test_the_dates_of_files_are_not_called_measured(tmp_path):
+    """Nobody recorded when; what was recorded is still called so, beside those that were not."""
+    plain = result_files.plain_folder(tmp_path / "plain", [1, 2])
+    night(tmp_path / "ours", 3)
+    draws = (figures.timeline, figures.trend, figures.throughput_vs_latency, figures.latency_vs_concurrency)
+    for draw in draws:
+        guessed, both = (
+            subtitle(draw(tuner.judge(tuner.load_batches(*paths), LIMIT))) for paths in ([plain], [tmp_path])
+        )
+        assert "measured" not in guessed and "nobody recorded when: files of 2" in guessed
+        assert "measured 2026-11-03 04:01:00 to 04:02:30 UTC" in both and "nobody recorded when" in both
+    shown = table(tuner.judge(tuner.load_batches(tmp_path), LIMIT))["start (UTC)"]
+    assert shown.str.contains("file").tolist() == [False, False, True, True]

@@ -87,7 +87,8 @@ def not_recomputed(evidence: Evidence) -> Iterable[str]:
     if evidence.recomputed:
         return
     yield "the file holds no individual requests: its own aggregates are used, unchecked"
-    missing = [name for name, value in evidence.batch.latencies.items() if math.isnan(value)]
+    claims = evidence.claims
+    missing = [name for name in evidence.batch.latencies if math.isnan(claim_of(claims, name))]
     if missing and evidence.batch.completed:
         yield f"the file says nothing of {', '.join(missing)}"
 
@@ -111,7 +112,7 @@ def values_mended(evidence: Evidence) -> Iterable[str]:
 
 def latencies_missing(evidence: Evidence) -> Iterable[str]:
     """Completed requests of which nobody knows how long they took; TPOT may be missing for very short answers."""
-    for name in ("ttft", "e2e_latency"):
+    for name in ("e2e_latency",) if evidence.columns.ttft_doubt else ("ttft", "e2e_latency"):
         missing = int(np.isnan(evidence.columns.latencies[name]).sum())
         if missing:
             yield f"{missing} of {evidence.batch.completed} completed requests have no {name}"
@@ -170,12 +171,11 @@ def outputs_short(evidence: Evidence) -> Iterable[str]:
         yield f"outputs of {mean:.1f} tokens on average where {asked:g} were asked for"
 
 
-def not_streamed(evidence: Evidence) -> Iterable[str]:
-    """A TTFT that is the whole latency: the answer came in one piece."""
-    first, whole = (evidence.columns.latencies[name] for name in ("ttft", "e2e_latency"))
-    known = ~(np.isnan(first) | np.isnan(whole)) & (evidence.columns.output_tokens > 1)
-    if known.any() and (first[known] >= 0.99 * whole[known]).mean() > 0.5:
-        yield "TTFT equals the whole latency: nothing was streamed, so TTFT and TPOT say nothing"
+def ttft_doubtful(evidence: Evidence) -> Iterable[str]:
+    """A TTFT that cannot be a measurement: all the same, or that of an answer that came in one piece."""
+    if doubt := evidence.columns.ttft_doubt:
+        yield f"{doubt}: TTFT and TPOT are unknown"
+    first, whole = (evidence.columns.raw[name] for name in ("ttft", "e2e_latency"))
     if (first > whole * (1 + TOLERANCE)).any():
         yield "some requests have a TTFT above their whole latency"
 
@@ -201,7 +201,7 @@ def no_duration(evidence: Evidence) -> Iterable[str]:
 
 CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     *(survivors_only, errors_hidden, not_recomputed, unit_unknown, values_mended, latencies_missing, counts_differ),
-    *(no_duration, throughput_deflated, latencies_differ, too_few_for_percentiles, outputs_short, not_streamed),
+    *(no_duration, throughput_deflated, latencies_differ, too_few_for_percentiles, outputs_short, ttft_doubtful),
     *(in_flight, origin_notes),
 )
 

@@ -219,9 +219,12 @@ def _with_outcome(batch: Batch) -> Batch:
             return replace(batch, outcome="client_failed", reason="genai-bench failed over this level (debug file)")
         return batch
     if not numbers.errors:
-        return replace(batch, outcome="unreadable", reason="the file holds no request")
+        lacking = numbers.completed is None
+        reason = "the file does not say how many requests completed" if lacking else "the file holds no request"
+        return replace(batch, outcome="unreadable", reason=reason)
     codes = ", ".join(f"{code} ×{count}" for code, count in numbers.error_codes.items())
-    reason = f"all {numbers.errors} requests failed ({codes}): {numbers.first_error}".removesuffix(": ")
+    causes = f" ({codes})" if codes else ""
+    reason = f"all {numbers.errors} requests failed{causes}: {numbers.first_error}".removesuffix(": ")
     return replace(batch, outcome="all_errors", reason=reason)
 
 

@@ -22,6 +22,14 @@ MOST = 10**9
 UNITS = {"s": 1.0, "ms": 1000.0}
 
 
+#: From so many requests on, TTFTs that are all the same are no measurements: a clock has more digits than that.
+SAME_LEAST = 5
+ALL_THE_SAME = "TTFT is the same for all requests, as no clock measures it"
+NOT_STREAMED = "TTFT equals the whole latency: nothing was streamed"
+#: Share of the whole latency after the first token in which the rest comes at once; the shortest TPOT of an engine (s).
+AT_ONCE, FASTEST_TPOT = 0.01, 1e-4
+
+
 class Request(msgspec.Struct, gc=False):
     """The wanted keys of one entry of `individual_request_metrics`; latencies in the file's unit."""
 
@@ -53,6 +61,9 @@ class Aggregates(msgspec.Struct, gc=False):
     stats: dict[str, dict[str, float | None]] | None = None
 
 
+Scalar = str | float | int | bool
+
+
 class Origin(msgspec.Struct):
     """What a file of another benchmark tool says beyond the numbers; texts are empty where it does not say."""
 
@@ -62,6 +73,7 @@ class Origin(msgspec.Struct):
     started_at: str = ""  # ISO 8601
     finished_at: str = ""
     notes: list[str] = []  # what a reader must know, first of all where its definitions differ
+    settings: dict[str, Scalar] = {}  # what was asked for, by the tool's own names
     parts: int = 1  # how many batches the file holds
 
 
@@ -220,8 +232,22 @@ class Columns:
 
     @cached_property
     def latencies(self) -> dict[str, Floats]:
-        """As `raw`, but NaN too where the value cannot be a latency."""
-        return {name: possible(values) for name, values in self.raw.items()}
+        """As `raw`, but NaN too where the value cannot be a latency, and TTFT and TPOT where TTFT is no measurement."""
+        unknown = ("ttft", "tpot") if self.ttft_doubt else ()
+        return {name: possible(values * (np.nan if name in unknown else 1)) for name, values in self.raw.items()}
+
+    @cached_property
+    def ttft_doubt(self) -> str:
+        """Why no TTFT of the file is a measurement; empty where nothing speaks against them."""
+        if not self.requests:
+            return _claimed_ttft_doubt(self.file)
+        first, whole = possible(self.raw["ttft"]), possible(self.raw["e2e_latency"])
+        gaps, later = self.output_tokens - 1, whole - first
+        answers, known = ~np.isnan(later) & (gaps > 0), first[~np.isnan(first)]
+        if known.size >= SAME_LEAST and np.ptp(known) == 0:
+            return ALL_THE_SAME
+        at_once = (later <= AT_ONCE * whole) & (later < FASTEST_TPOT * gaps)
+        return NOT_STREAMED if answers.any() and at_once[answers].mean() > 0.5 else ""
 
     @cached_property
     def input_tokens(self) -> Floats:
@@ -236,8 +262,7 @@ class Columns:
     @property
     def impossible(self) -> int:
         """How many latencies are negative or infinite."""
-        missing = [np.isnan(values).sum() for values in (*self.latencies.values(), *self.raw.values())]
-        return int(sum(missing[:3]) - sum(missing[3:]))
+        return sum(int((np.isnan(possible(values)) & ~np.isnan(values)).sum()) for values in self.raw.values())
 
     def _values(self, name: str) -> Floats:
         return np.array([*map(attrgetter(name), self.completed)], np.float64)
@@ -259,7 +284,7 @@ def measure(columns: Columns) -> Measured:
         level=level if level is not None and 0 < level < MOST else None,
         duration=usable(claims.run_duration),
         origin=columns.file.origin,
-        **(_of_requests(columns) if columns.requests else _of_aggregates(columns.file)),
+        **(_of_requests(columns) if columns.requests else _of_aggregates(columns)),
     )
 
 
@@ -322,9 +347,11 @@ def _sum(values: Floats) -> float:
     return math.nan if np.isnan(values).all() else float(np.nansum(values))
 
 
-def _of_aggregates(file: ResultFile) -> dict[str, Any]:
+def _of_aggregates(columns: Columns) -> dict[str, Any]:
     """Nothing to compute from: the file's own numbers, but the error rate and the unit put right."""
+    file = columns.file
     claims, unit = file.aggregated_metrics, unit_of(file)
+    names = [name for name in LATENCY_COLUMNS if not columns.ttft_doubt or name.startswith("e2e")]
     completed, errors = _count(claims.num_completed_requests), _claimed_errors(claims)
     requests = None if completed is None or errors is None else completed + errors
     return {
@@ -336,9 +363,21 @@ def _of_aggregates(file: ResultFile) -> dict[str, Any]:
         "output_throughput": usable(claims.mean_output_throughput_tokens_per_s),
         "total_throughput": usable(claims.mean_total_tokens_throughput_tokens_per_s),
         "request_throughput": usable(claims.requests_per_second),
-        "latencies": {name: claim_of(claims, name) / unit for name in LATENCY_COLUMNS},
+        "latencies": dict.fromkeys(LATENCY_COLUMNS, math.nan) | {name: claim_of(claims, name) / unit for name in names},
         "error_codes": {code: count for code, count in (claims.error_codes_frequency or {}).items() if _count(count)},
     }
+
+
+def _claimed_ttft_doubt(file: ResultFile) -> str:
+    """As `Columns.ttft_doubt`, from what a file without single requests says of them all."""
+    claims, unit = file.aggregated_metrics, unit_of(file)
+    firsts = [value for name in STATISTICS if not math.isnan(value := claim_of(claims, f"ttft_{name}"))]
+    if len(firsts) > 2 and len(set(firsts)) == 1 and (claims.num_completed_requests or SAME_LEAST) >= SAME_LEAST:
+        return ALL_THE_SAME
+    whole, first, gap = (claim_of(claims, f"{name}_mean") / unit for name in ("e2e_latency", "ttft", "tpot"))
+    rates = usable(claims.mean_output_throughput_tokens_per_s), usable(claims.requests_per_second) or math.nan
+    is_at_once = whole - first <= AT_ONCE * whole and gap < FASTEST_TPOT
+    return NOT_STREAMED if is_at_once and rates[0] / rates[1] > 1 else ""
 
 
 def _claimed_errors(claims: Aggregates) -> int | None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: An ISO 8601 text with a time of day that names its zone.
-ZONE = r"[Tt ]\d.*(?:[Zz]|[+-]\d{2}(?::?\d{2})?)\s*$"
+ZONE = r"[T ]\d.*(?:Z|[+-]\d{2}(?::?\d{2})?)\s*$"
 
 
 def now() -> datetime:
@@ -64,7 +64,7 @@ def read(text: str) -> tuple[datetime, str]:
     Raises:
         ValueError: `text` is no ISO 8601 instant.
     """
-    instant = datetime.fromisoformat(text)
+    instant = datetime.fromisoformat(text.upper())  # as RFC 3339 has it, `t` and `z` may be small
     if instant.tzinfo is None:
         return instant.replace(tzinfo=UTC), "UTC"
     try:
@@ -94,6 +94,7 @@ def to_utc(values: "pd.Series[Any]") -> "pd.Series[Any]":
     if isinstance(values.dtype, pd.DatetimeTZDtype):
         return values.astype("datetime64[us, UTC]")
     texts = values.map(lambda value: value.isoformat() if isinstance(value, datetime) else value).astype("str")
+    texts = texts.str.upper().str.replace(",", ".")  # small `t` and `z` (RFC 3339), a decimal comma (ISO 8601)
     times = pd.to_datetime(texts, format="ISO8601", utc=True, errors="coerce")
     if naive := int((times.notna() & ~texts.str.contains(ZONE, na=False)).sum()):
         logger.warning("%d times of %s name no zone: UTC assumed", naive, name)

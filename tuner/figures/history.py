@@ -122,7 +122,6 @@ _NAME = {
     **{"yref": "y3", "y": 0.02, "xanchor": "right", "yanchor": "bottom", "textangle": -90, "showarrow": False},
     "font": {"size": 11},
 }
-_OF_FILES = "some times are those of files, nobody recorded them"
 _FAILED = look.Look("no compliant batch", "x-thin-open", "#000", edge=2.5)
 _CHANGED = look.Look("changed", "triangle-down", "#333", 9, 0)
 _MARKERS = ("circle", "square", "diamond", "triangle-up", "star", "pentagon")
@@ -172,9 +171,7 @@ def trend(
     points = _points(judged, {} if runs is None else {row["run_folder"]: row for row in runs.to_dict("records")})
     column = f"{metric}_{statistic}"
     title = "Trend: the most throughput within the SLO, run by run"
-    is_guessed = judged["time_source"].eq("file_mtime").any()
-    about = " · ".join(filter(None, [_OF_FILES if is_guessed else "", look.measured_when(judged)]))
-    figure = look.figure(title, about, "start of the run (UTC)", "output tokens/s")
+    figure = look.figure(title, look.measured_when(judged), "start of the run (UTC)", "output tokens/s")
     figure.update_layout(
         height=600,
         xaxis={"anchor": "y2", "type": "date", "rangemode": "normal", "hoverformat": "%Y-%m-%d %H:%M UTC"},

@@ -90,12 +90,19 @@ def figure(title: str, subtitle: str, x: str, y: str) -> go.Figure:
 
 
 def measured_when(judged: pd.DataFrame) -> str:
-    """When the batches were measured, in UTC; empty where nobody knows."""
-    began, ended = judged["started_at"].min(), judged["finished_at"].max()
+    """When the batches were measured, in UTC; of what only files tell, their dates; empty where nobody knows."""
+    of_files = judged["time_source"].eq("file_mtime") if "time_source" in judged else pd.Series(False, judged.index)
+    recorded, guessed = (_from_to(judged[chosen]) for chosen in (~of_files, of_files))
+    parts = {"measured": recorded, "nobody recorded when: files of": guessed}
+    return " · ".join(f"{what} {when}" for what, when in parts.items() if when)
+
+
+def _from_to(rows: pd.DataFrame) -> str:
+    began, ended = rows["started_at"].min(), rows["finished_at"].max()
     if pd.isna(began) or pd.isna(ended):
         return ""
     ending = f"{ended:%H:%M:%S}" if began.date() == ended.date() else f"{ended:%Y-%m-%d %H:%M:%S}"
-    return f"measured {began:%Y-%m-%d %H:%M:%S} to {ending} UTC"
+    return f"{began:%Y-%m-%d %H:%M:%S} to {ending} UTC"
 
 
 def curves(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -232,6 +232,9 @@ def table(judged: pd.DataFrame) -> pd.DataFrame:
     place = [entry[1] for entry in shown].index("verdict") + 1 if tiers else 0
     shown[place:place] = [(f"verdict, {name.removeprefix(TIER)}", name, 1, None) for name in tiers]
     columns = {header: _cells(judged[name], factor, decimals) for header, name, factor, decimals in shown}
+    if "time_source" in judged and "start (UTC)" in columns:
+        of_file = judged["time_source"].eq("file_mtime") & judged["started_at"].notna()
+        columns["start (UTC)"] = columns["start (UTC)"].mask(of_file, columns["start (UTC)"] + " (file's date)")
     return pd.DataFrame(columns, index=judged.index).assign(why=[_why(row) for row in judged.to_dict("records")])
 
 

@@ -42,8 +42,8 @@ class Side:
 
     @property
     def start(self) -> str:
-        """When its measurement began, UTC with a `Z`; empty where nobody knows."""
-        began = self.judged["started_at"].min()
+        """When its measurement began, UTC with a `Z`; empty where nobody recorded it."""
+        began = self.judged.loc[self.judged["time_source"].eq("recorded"), "started_at"].min()
         return "" if pd.isna(began) else f"{began:%Y-%m-%dT%H:%M:%SZ}"
 
     def batches_called(self, name: str) -> pd.DataFrame:
@@ -103,6 +103,9 @@ def _keys(batches: pd.DataFrame) -> list[tuple[Any, ...]]:
 
 #: raised when a reader of today could not read the JSON any more
 FORMAT = 1
+NO_LEVEL = (
+    "no batch says at which concurrency it ran, as where requests come at a rate, and levels are what is compared"
+)
 SAME_CONFIGURATION = "Everything that was recorded of server, machine, load and versions is the same on both sides."
 
 
@@ -196,11 +199,9 @@ class Compared:
             Regressed: something got worse beyond the tolerance, or a level no longer works.
         """
         if self.comparison.differences.empty:
-            first = next(iter(records(self.comparison.unmatched)), dict.fromkeys(("side", "outcome", "reason"), ""))
-            why = f"{first['side']}, concurrency {first.get('concurrency')}: {first['outcome']}: {first['reason']}"
-            raise NothingSurvived(
-                f"no level has a result on both sides, so nothing could be compared; the first: {why}"
-            )
+            first = next(iter(records(self.comparison.unmatched)), None)
+            why = _gap(first) if first else NO_LEVEL
+            raise NothingSurvived(f"no level has a result on both sides, so nothing could be compared; {why}")
         if fail_on_regression and self.regressed:
             raise Regressed(f"{self.names[1]} is worse than {self.names[0]}: {self.answer[0]}")
 
@@ -215,6 +216,11 @@ class Compared:
                 "fail-on-regression asks for two runs or more a side: repeats: 3, or name more runs of each with "
                 "--baseline and --candidate"
             )
+
+
+def _gap(row: dict[str, Any]) -> str:
+    level = "" if row["concurrency"] is None else f", concurrency {row['concurrency']}"
+    return f"the first: {row['side']}{level}: {row['outcome']}: {row['reason']}"
 
 
 def read_comparison(

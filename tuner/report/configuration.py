@@ -73,6 +73,7 @@ def _facts(run: Run) -> dict[str, str]:
         [("state", facts.get("state"))],
         _of_batches(batches),
         _flat(mapping(facts.get("genai_bench")), _GENAI_BENCH),
+        _flat(mapping(facts.get("tool"))),
         _flat(mapping(facts.get("spec"))),
         ((f"{name} version", value) for name, value in mapping(facts.get("versions")).items()),
         [("GPU", ", ".join(f"{count} × {name}" for name, count in gpus.items()))],

@@ -170,7 +170,7 @@ def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None
     if len(paths) == 1 and report_data.is_page(paths[0]):
         return _of_report(report_data.unpack(paths[0]), batches.index, slo.to_dict() if slo else None)
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
-    first, document = _of_folder(paths[0]), slo.to_dict() if slo else None
+    first, document = _of_folder(paths[0], batches), slo.to_dict() if slo else None
     servers = [list(_server_records(folder)) for folder in folders]
     documents = [Experiment(folder).facts for folder in folders]
     is_search = first.facts.get("kind") == SEARCH
@@ -196,15 +196,26 @@ def runs_at(path: Path, batches: pd.DataFrame) -> list[Run]:
     if report_data.is_page(path):
         return [(_of_report(report_data.unpack(path), batches.index, None), batches)]
     each = [(Path(str(folder)), own) for folder, own in batches.groupby("run_folder", sort=False)]
-    return [(replace(_of_folder(run), servers=list(_server_records(run)), folders=[run]), own) for run, own in each]
+    return [
+        (replace(_of_folder(run, own), servers=list(_server_records(run)), folders=[run]), own) for run, own in each
+    ]
 
 
-def _of_folder(folder: Path) -> RunFacts:
-    """What was asked of a run, or of a plain genai-bench folder, and the code that ran."""
-    facts: dict[str, Any] = Experiment(folder).facts or genai_bench_facts(folder)
+def _of_folder(folder: Path, batches: pd.DataFrame) -> RunFacts:
+    """What was asked of a run, of a plain genai-bench folder or of another tool."""
+    facts: dict[str, Any] = Experiment(folder).facts or genai_bench_facts(folder) | _tool(batches)
     if facts.get("state") == RUNNING and not Experiment(folder).is_running:
         facts["state"] = "interrupted"  # a run that nobody writes any more was cut off, whatever its file says
     return RunFacts(facts, slo=mapping(facts.get("spec")).get("slo"))
+
+
+def _tool(batches: pd.DataFrame) -> dict[str, Any]:
+    """What was asked of another tool, each value once, under `tool`."""
+    values: dict[str, list[Any]] = {}
+    for reading in readings_of(batches):
+        for name, value in (reading.batch.origin.settings if reading and reading.batch.origin else {}).items():
+            values.setdefault(name, []).append(value)
+    return {"tool": {name: list(dict.fromkeys(every)) for name, every in values.items()}} if values else {}
 
 
 def _intervals(batches: pd.DataFrame, slo: Any) -> pd.DataFrame:

@@ -5,7 +5,7 @@ batches; `file.json#2` names the second.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,25 +33,30 @@ class Format:
         suffixes: what its name ends in.
         marks: texts that all stand near its beginning, and together in no other kind.
         convert: the batches in one of its documents (see `documents`), or in all of them where they are `joined`.
-        fullest: of the files that the tool writes of one run, the one that says most.
+        fullest: of the files that the tool writes of one run, the one that says most; of several runs, theirs.
     """
 
     tool: str
     suffixes: tuple[str, ...]
     marks: tuple[bytes, ...]
-    convert: Callable[[Any], list[ToolBatch]]
-    fullest: Callable[[Path], Path] = Path
+    convert: Callable[[Any], Sequence[ToolBatch | Damage]]
+    fullest: Callable[[Path], list[Path]] = lambda path: [path]
     joined: bool = False
 
 
 FORMATS = (
     Format(guidellm.TOOL, CSV, (b"Run Info,Run Info,",), guidellm.convert, guidellm.fullest),
     Format(guidellm.TOOL, JSON, (b'"guidellm_version"', b'"benchmarks"'), guidellm.convert, guidellm.fullest),
+    Format(guidellm.TOOL, JSON, (b'"benchmarks"', b'"generative_benchmark"'), guidellm.convert, guidellm.fullest),
+    Format(guidellm.TOOL, JSON, (b'"benchmarks"', b'"mode"', b'"results"'), guidellm.convert, guidellm.fullest),
     Format(guidellm.TOOL, YAML, (b"benchmarks:\n- ", b"module: guidellm."), guidellm.convert, guidellm.fullest),
+    Format(guidellm.TOOL, YAML, (b"benchmarks:\n- ", b"type_: generative_"), guidellm.convert, guidellm.fullest),
     Format(aiperf.TOOL, JSON, aiperf.RECORD_MARKS, aiperf.convert_run, joined=True),
     Format(aiperf.TOOL, JSON, (b'"aiperf_version"', b'"input_config"'), aiperf.convert, aiperf.fullest),
+    Format(aiperf.TOOL, JSON, (b'"error_summary"', b'"input_config"'), aiperf.convert, aiperf.fullest),
     Format(aiperf.TOOL, CSV, (b"Metric,avg,min,max,",), aiperf.convert, aiperf.fullest),
-    Format(serving.VLLM.tool, JSON, (b'"tokenizer_id"', b'"num_prompts"'), serving.VLLM.convert),
+    Format(serving.VLLM.tool, JSON, (b'"tokenizer_id"', b'"num_prompts"'), serving.VLLM.convert, serving.fullest),
+    Format(serving.VLLM.tool, JSON, (b'"error_type"', b'"serve_overrides"'), serving.convert_failure),
     Format(serving.SGLANG.tool, JSON, (b'"sharegpt_output_len"', b'"backend"'), serving.SGLANG.convert),
 )
 
@@ -76,14 +81,13 @@ def _format(path: Path, head: bytes) -> Format | None:
 
 def distinct(paths: Iterable[Path]) -> list[Path]:
     """Each batch once: of the files that a tool writes of one run only the fullest."""
-    return list(dict.fromkeys(map(_fullest, paths)))
+    return list(dict.fromkeys(fullest for path in paths for fullest in _fullest(path)))
 
 
-def _fullest(path: Path) -> Path:
+def _fullest(path: Path) -> list[Path]:
     known = format_of(path)
-    other = known.fullest(path) if known else path
-    same = known is not None and (found := format_of(other)) is not None and found.tool == known.tool
-    return other if same else path
+    others = known.fullest(path) if known else [path]
+    return [other for other in others if known and (one := format_of(other)) and one.tool == known.tool] or [path]
 
 
 def holds_one_run(folder: Path) -> bool:
@@ -142,10 +146,9 @@ def read_all(path: Path) -> list[Part]:
 
 
 def _converted(known: Format, path: Path, data: bytes) -> list[Part]:
-    found = documents(path, data)
-    if known.joined:
-        found = [aiperf.Run(path, found)]
-    parts = [part for document in found for part in _batches(known, document, path.name)]
+    whole = documents(path, data)
+    each = [aiperf.Run(path, whole)] if known.joined else whole
+    parts = [part for document in each for part in _batches(known, document, path.name)]
     for part in parts:
         if isinstance(part, ResultFile) and part.origin:
             part.origin.parts = len(parts)
@@ -155,5 +158,5 @@ def _converted(known: Format, path: Path, data: bytes) -> list[Part]:
 def _batches(known: Format, document: Any, name: str) -> list[Part]:
     if isinstance(document, Damage):
         return [replace(document, tool=known.tool)]
-    found: list[Part] = [batch.result() for batch in known.convert(document)]
-    return found or [Damage("unreadable", f"{name} holds no batch", known.tool)]
+    batches = known.convert(document) or [Damage("unreadable", f"{name} holds no batch")]
+    return [replace(one, tool=known.tool) if isinstance(one, Damage) else one.result() for one in batches]

@@ -5,23 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuner.batches.other_tools.values import (
-    DATASET,
-    Claims,
-    ToolBatch,
-    at,
-    claims_of,
-    completion,
-    count,
-    documents,
-    drawn,
-    entries,
-    failure,
-    instant,
-    number,
-    rate_note,
-    text,
-)
+from tuner.batches.other_tools import values
+from tuner.batches.other_tools.values import at, count, entries, number, text
 from tuner.batches.result_file import Damage, Origin, Request
 
 TOOL = "AIPerf"
@@ -29,9 +14,15 @@ TOOL = "AIPerf"
 SUMMARY, RECORDS = "_aiperf.json", ".jsonl"
 #: What else of JSON it puts beside them.
 OTHER_FILES = ("inputs.json", "run_config.json", "phase_manifest.json")
-#: What stands in each line of the single requests.
-RECORD_MARKS = (b'"x_request_id"', b'"benchmark_phase"', b'"metrics":{')
-LATENCIES = {"ttft": "time_to_first_token", "tpot": "inter_token_latency", "e2e_latency": "request_latency"}
+#: What stands in each line of the single requests; the phase is a `benchmark_phase`, in 2025 a `credit_phase`.
+RECORD_MARKS = (b'"x_request_id"', b'_phase":', b'"metrics":')
+PHASES = ("benchmark_phase", "credit_phase")
+#: Its names of our latencies, those of 2025 behind them.
+LATENCIES = {
+    "ttft": ("time_to_first_token", "ttft"),
+    "tpot": ("inter_token_latency",),
+    "e2e_latency": ("request_latency",),
+}
 STATISTICS = {"mean": "avg", "p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99"}
 #: Its names of `values.THROUGHPUTS`.
 THROUGHPUTS = ("request_throughput", "output_token_throughput", "input_token_throughput", "total_token_throughput")
@@ -50,11 +41,11 @@ class Run:
     lines: list[Any]
 
 
-def fullest(path: Path) -> Path:
+def fullest(path: Path) -> list[Path]:
     """Of the files that AIPerf wrote of the run of `path`, the one that says most: requests, a summary, a table."""
     stem = path.stem.removesuffix("_aiperf")
-    names = (stem + RECORDS, stem + SUMMARY, stem + ".json")
-    return next((other for name in names if (other := path.with_name(name)).is_file()), path)
+    others = (path.with_name(name) for name in (stem + RECORDS, stem + SUMMARY, stem + ".json"))
+    return [next((other for other in others if other.is_file()), path)]
 
 
 def summary_of(records: Path) -> Path:
@@ -63,74 +54,79 @@ def summary_of(records: Path) -> Path:
     return usual if usual.is_file() else records.with_suffix(".json")
 
 
-def convert(summary: Any) -> list[ToolBatch]:
+def convert(summary: Any) -> list[values.ToolBatch]:
     """The one batch of a `profile_export_aiperf.json`."""
     return [_batch(summary, [])]
 
 
-def convert_run(run: Run) -> list[ToolBatch]:
+def convert_run(run: Run) -> list[values.ToolBatch]:
     """The one batch of a `profile_export.jsonl` and the summary beside it."""
     lines = [line for line in run.lines if not isinstance(line, Damage)]
     lost = len(run.lines) - len(lines)
-    phases = ((line, text(at(line, "metadata", "benchmark_phase"))) for line in lines)
-    profiling = [line for line, phase in phases if phase in ("profiling", "")]  # without the warm-up
-    found = _batch(_summary(run.path), profiling)
+    batch = _batch(_summary(run.path), [line for line in lines if _phase(line) in ("profiling", "")])  # no warm-up
     if lost:
-        found.origin.notes.append(f"{lost} of {len(run.lines)} lines of {run.path.name} are damaged and left out")
-    return [found]
+        batch.origin.notes.append(f"{lost} of {len(run.lines)} lines of {run.path.name} are damaged and left out")
+    return [batch]
+
+
+def _phase(line: Any) -> str:
+    return next(filter(None, (text(line, "metadata", name) for name in PHASES)), "")
 
 
 def _summary(records: Path) -> Any:
     """What stands beside a file of single requests; None where nothing does."""
     beside = summary_of(records)
     try:
-        found = documents(beside, beside.read_bytes())[0]
+        document = values.documents(beside, beside.read_bytes())[0]
     except OSError:
         return None
-    return None if isinstance(found, Damage) else found
+    return None if isinstance(document, Damage) else document
 
 
-def _batch(summary: Any, lines: list[Any]) -> ToolBatch:
+def _batch(summary: Any, lines: list[Any]) -> values.ToolBatch:
+    metrics, asked = at(summary, "records") or summary, _asked(at(summary, "input_config"))
     recounted = _recounted(lines)
-    level, note = _level(summary)
-    written = f"written by {TOOL} {text(at(summary, 'aiperf_version'))}".rstrip()
-    first, last = _times(lines)
-    model = (entries(at(summary, "input_config", "models", "items")) or [None])[0]
+    version = text(summary, "aiperf_version") or ("" if summary is None else "of 2025")
+    first, last = _times(lines, metrics)
     origin = Origin(
         TOOL,
-        model=text(at(model, "name")),
-        started_at=instant(first) or text(at(summary, "start_time")),
-        finished_at=instant(last) or text(at(summary, "end_time")),
-        notes=[f"{written}: {SAME}", note, recounted, _incomplete(summary)],
+        model=asked.model,
+        started_at=values.instant(first) or text(summary, "start_time"),
+        finished_at=values.instant(last) or text(summary, "end_time"),
+        notes=[f"written by {TOOL} {version}".rstrip() + f": {SAME}", asked.note, recounted, _incomplete(summary)],
     )
-    return ToolBatch(
+    return values.ToolBatch(
         origin,
-        _scenario(summary),
-        level,
-        _mean(summary, "benchmark_duration") or (last - first if first and last else None),
+        asked.scenario,
+        asked.level,
+        number(metrics, "benchmark_duration", "avg") or (last - first if first and last else None),
         list(map(_request, lines)),
-        _claims(summary, bool(recounted)),
-        _statistics(summary, bool(recounted)),
+        _claims(metrics, bool(recounted)),
+        _statistics(metrics, bool(recounted)),
     )
 
 
 def _request(line: Any) -> Request:
     error = at(line, "error")
     if error or at(line, "metadata", "was_cancelled") is True:
-        return failure(at(error, "message") or "cancelled", at(error, "code") or text(at(error, "type")))
-    metrics = (at(line, "metrics", LATENCIES[name]) for name in ("ttft", "e2e_latency"))
-    ttft, latency = (number(at(metric, "value"), _unit(metric)) for metric in metrics)
-    return completion(ttft, latency, _tokens(line, INPUTS), _tokens(line, OUTPUTS))
+        return values.failure(at(error, "message") or "cancelled", at(error, "code") or text(error, "type"))
+    metrics = (_metric(at(line, "metrics"), name) for name in ("ttft", "e2e_latency"))
+    ttft, latency = (number(metric, "value", unit=_unit(metric)) for metric in metrics)
+    return values.completion(ttft, latency, _tokens(line, INPUTS), _tokens(line, OUTPUTS))
+
+
+def _metric(metrics: Any, latency: str) -> Any:
+    """What is said of one of our latencies."""
+    return next(filter(None, (at(metrics, name) for name in LATENCIES[latency])), None)
 
 
 def _unit(metric: Any) -> float:
-    return UNITS.get(text(at(metric, "unit")), math.nan)
+    return UNITS.get(text(metric, "unit"), math.nan)
 
 
 def _tokens(line: Any, names: tuple[str, ...]) -> float | None:
     """By the server's count where there is one, as genai-bench and the other tools have it."""
-    found = (number(at(line, "metrics", name, "value")) for name in names)
-    return next((value for value in found if value is not None), None)
+    return values.first_number(number(line, "metrics", name, "value") for name in names)
 
 
 def _recounted(lines: list[Any]) -> str:
@@ -147,52 +143,64 @@ def _recounted(lines: list[Any]) -> str:
     )
 
 
-def _level(summary: Any) -> tuple[int | None, str]:
-    """The concurrency that was held, and what must be said of it."""
-    phases = entries(at(summary, "input_config", "phases"))
-    phase = next((phase for phase in phases if text(at(phase, "kind") or at(phase, "name")) == "profiling"), None)
-    held, rate = count(at(phase, "concurrency")), number(at(phase, "rate"))
-    if rate is not None:
-        return held, rate_note(f"{rate:g}", held)
-    return held, "" if held else f"no …{SUMMARY} names the concurrency: the level is unknown"
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for: model, workload, the concurrency that was held, and what must be said of it."""
+
+    model: str
+    scenario: str
+    level: int | None
+    note: str
 
 
-def _scenario(summary: Any) -> str:
-    dataset = (entries(at(summary, "input_config", "datasets")) or [None])[0]
-    inputs, outputs = (
-        [number(at(dataset, "prompts", what, key)) for key in ("mean", "stddev")] for what in ("isl", "osl")
-    )
-    return drawn(inputs, outputs) if inputs[0] and outputs[0] else DATASET
+def _asked(config: Any) -> Asked:
+    """From `input_config`, whose form of 2025 names the command line's options."""
+    if at(config, "endpoint", "model_names") or at(config, "loadgen"):
+        model = (entries(config, "endpoint", "model_names") or [None])[0]
+        prompts, load = at(config, "input", "prompt"), at(config, "loadgen")
+        lengths, rate = [at(prompts, f"{what}_tokens") for what in ("input", "output")], number(load, "request_rate")
+    else:
+        model = at((entries(config, "models", "items") or [None])[0], "name")
+        prompts = at((entries(config, "datasets") or [None])[0], "prompts")
+        phases = entries(config, "phases")
+        load = next((phase for phase in phases if (text(phase, "kind") or text(phase, "name")) == "profiling"), None)
+        lengths, rate = [at(prompts, what) for what in ("isl", "osl")], number(load, "rate")
+    inputs, outputs = ((number(length, "mean"), number(length, "stddev")) for length in lengths)
+    level = count(load, "concurrency")
+    unknown = "" if level else f"no …{SUMMARY} names the concurrency: the level is unknown"
+    note = unknown if rate is None else values.rate_note(f"{rate:g}", level)
+    return Asked(text(model), values.scenario(inputs, outputs), level, note)
 
 
-def _times(lines: list[Any]) -> tuple[float | None, float | None]:
+def _times(lines: list[Any], metrics: Any) -> values.Spread:
     """When the first request was sent and the last one ended, in seconds since 1970."""
-    starts, ends = (
-        [value for line in lines if (value := number(at(line, "metadata", name), 1e9))]
-        for name in ("request_start_ns", "request_end_ns")
-    )
-    return min(starts, default=None), max(ends, default=None)
+    spans = list(map(_span, lines))
+    whole = [number(metrics, name, "avg", unit=1e9) for name in ("min_request_timestamp", "max_response_timestamp")]
+    begin = min((begin for begin, _ in spans if begin), default=whole[0])
+    return begin, max((end for _, end in spans if end), default=whole[1])
+
+
+def _span(line: Any) -> values.Spread:
+    begins = (number(line, "metadata", name, unit=1e9) for name in ("request_start_ns", "timestamp_ns"))
+    ends = (("metadata", "request_end_ns"), ("metrics", "max_response_timestamp", "value"))
+    return values.first_number(begins), values.first_number(number(line, *keys, unit=1e9) for keys in ends)
 
 
 def _incomplete(summary: Any) -> str:
     if at(summary, "was_cancelled") is not True and at(summary, "is_complete") is not False:
         return ""
-    return f"the run was cut short: {text(at(summary, 'incomplete_reason')) or 'cancelled'}"
+    return f"the run was cut short: {text(summary, 'incomplete_reason') or 'cancelled'}"
 
 
-def _mean(summary: Any, name: str) -> float | None:
-    return number(at(summary, name, "avg"))
+def _claims(metrics: Any, recounted: bool) -> values.Claims:
+    done, errors = (count(metrics, name, "avg") for name in ("request_count", "error_request_count"))
+    throughputs = [] if recounted else [number(metrics, name, "avg") for name in THROUGHPUTS]
+    return values.claims_of(done, errors or (0 if done is not None else None), throughputs)
 
 
-def _claims(summary: Any, recounted: bool) -> Claims:
-    done, errors = (count(_mean(summary, name)) for name in ("request_count", "error_request_count"))
-    throughputs = [] if recounted else [_mean(summary, name) for name in THROUGHPUTS]
-    return claims_of(done, errors or (0 if done is not None else None), throughputs)
-
-
-def _statistics(summary: Any, recounted: bool) -> dict[str, dict[str, float | None]]:
-    known = {ours: at(summary, theirs) for ours, theirs in LATENCIES.items() if not (recounted and ours == "tpot")}
+def _statistics(metrics: Any, recounted: bool) -> dict[str, dict[str, float | None]]:
+    known = {name: _metric(metrics, name) for name in LATENCIES if not (recounted and name == "tpot")}
     return {
-        name: {ours: number(at(metric, theirs), _unit(metric)) for ours, theirs in STATISTICS.items()}
+        name: {ours: number(metric, theirs, unit=_unit(metric)) for ours, theirs in STATISTICS.items()}
         for name, metric in known.items()
     }

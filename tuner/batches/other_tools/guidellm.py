@@ -1,25 +1,14 @@
 """GuideLLM: one file, one batch for each strategy that it ran."""
 
 import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuner.batches.other_tools.values import (
-    DATASET,
-    ToolBatch,
-    at,
-    claims_of,
-    completion,
-    count,
-    drawn,
-    entries,
-    failure,
-    instant,
-    number,
-    rate_note,
-    text,
-)
-from tuner.batches.result_file import Origin, Request
+from tuner.batches.other_tools import values
+from tuner.batches.other_tools.values import at, count, entries, number, text
+from tuner.batches.result_file import Damage, Origin, Request
 
 TOOL = "GuideLLM"
 #: Its names of our latencies, and how many of its unit are a second.
@@ -39,109 +28,201 @@ CLAIMED = (
     "TPOT is its own inter_token_latency, weighed by tokens and up to the last one; percentiles do not interpolate"
 )
 THROUGHPUT = "throughput is over the time it measured, without its warm-up and cool-down"
+UNTIMED = "its requests include those of warm-up and cool-down and do not say when they were: its own aggregates count"
+#: Files of versions before 0.4 name none.
+EARLY = "0.2 or 0.3"
+TOO_OLD = f"it holds no metrics, as those of {TOOL} 0.1: files from 0.2 on are read"
+#: Names of a request's begin and end, in several versions: its own, and those of `info.timings`.
+BEGINS, ENDS = ("request_start_time", "start_time"), ("request_end_time", "end_time")
+TIMED_BEGINS, TIMED_ENDS = ("request_start", "resolve_start"), ("request_end", "resolve_end")
+#: Seconds, and a share, that are no difference.
+EDGE = 1e-3
+#: A length as `prompt_tokens=60,output_tokens=16` has it.
+LENGTH = re.compile(r"\s*(\w+)\s*=\s*(\d{1,9})\s*")
 
 
-def fullest(path: Path) -> Path:
+def fullest(path: Path) -> list[Path]:
     """Of the files that GuideLLM wrote of the run of `path` the one that says most, and is read fastest."""
     others = (path.with_suffix(suffix) for suffix in (".json", ".yaml", ".yml"))
-    return next((other for other in others if other.is_file()), path)
+    return [next((other for other in others if other.is_file()), path)]
 
 
-def convert(document: Any) -> list[ToolBatch]:
+def convert(document: Any) -> list[values.ToolBatch | Damage]:
     """The batches of one report."""
-    version = text(at(document, "metadata", "guidellm_version"))
-    scenario = _scenario(at(document, "config", "spec", "data") or at(document, "args", "data"))
-    return [_benchmark(benchmark, scenario, version) for benchmark in entries(at(document, "benchmarks"))]
+    version = text(document, "metadata", "guidellm_version") or EARLY
+    data = at(document, "config", "spec", "data") or at(document, "args", "data")
+    return [_benchmark(benchmark, data, version) for benchmark in entries(document, "benchmarks")]
 
 
-def _benchmark(benchmark: Any, scenario: str, version: str) -> ToolBatch:
+def _benchmark(benchmark: Any, data: Any, version: str) -> values.ToolBatch | Damage:
     metrics = at(benchmark, "metrics")
-    done, errors = (count(at(metrics, "request_totals", name)) for name in ("successful", "errored"))
-    sent = {name: entries(at(benchmark, "requests", name)) for name in ("successful", "errored", "incomplete")}
-    kept = [*map(_completion, sent["successful"]), *map(_failure, sent["errored"])]
-    requests = kept if len(kept) >= (done or 0) + (errors or 0) else []
+    if metrics is None:
+        return Damage("unreadable", TOO_OLD)
+    totals = at(metrics, "request_totals") or at(benchmark, "request_totals")
+    done, errors = (count(totals, name) for name in ("successful", "errored"))
+    sent, cut = _sent(benchmark), entries(benchmark, "requests", "incomplete")
+    window = Window.of(benchmark, [*(span for span, _ in sent), *map(_span, cut)])
+    inside, edges = _within(window, sent, (done or 0) + (errors or 0))
+    requests = [request for _, request in inside] if len(inside) >= (done or 0) + (errors or 0) else []
+    if not requests:
+        window = Window.of(benchmark, [])
     strategies = (at(benchmark, place, "strategy") for place in ("config", "scheduler", "args"))  # of several versions
-    level, note = level_of(next(filter(None, strategies), None))
-    cut = len(sent["incomplete"])
+    level, rate = level_of(next(filter(None, strategies), None))
     names = () if requests else THROUGHPUTS  # its means weigh by time: only where nothing else is there
-    throughputs = [number(at(metrics, name, "successful", "mean")) for name in names]
     notes = [
         f"written by {TOOL} {version}: {RECOMPUTED if requests else CLAIMED}; {THROUGHPUT}",
-        note,
-        f"{cut} requests were cut off at the end and count neither as completed nor as failed" if cut else "",
-        f"the file keeps only {len(kept)} of its requests" if kept and not requests else "",
+        rate,
+        edges,
+        f"{len(cut)} requests were cut off at the end and count neither as completed nor as failed" if cut else "",
+        f"the file keeps only {len(inside)} of its requests" if inside and not requests else "",
     ]
-    return ToolBatch(
-        _origin(benchmark, notes),
-        scenario,
+    return values.ToolBatch(
+        _origin(benchmark, window, notes),
+        _scenario(data or at(benchmark, "request_loader", "data")),
         level,
-        number(at(benchmark, "duration")),
+        window.divisor(inside if requests else []),
         requests,
-        claims_of(done, errors, throughputs),
+        values.claims_of(done, errors, [number(metrics, name, "successful", "mean") for name in names]),
         {name: _statistics(at(metrics, key, "successful"), unit) for name, (key, unit) in LATENCIES.items()},
     )
 
 
-def _origin(benchmark: Any, notes: list[str]) -> Origin:
+Span = tuple[float, float]
+Sent = tuple[Span | None, Request]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The time that was measured, in seconds since 1970, which may reach beyond the requests; None where unknown.
+
+    GuideLLM keeps the requests of its warm-up and cool-down beside those of this time, and counts those that reach
+    across an edge as within.
+    """
+
+    begin: float | None
+    end: float | None
+    duration: float | None
+
+    @classmethod
+    def of(cls, benchmark: Any, spans: list[Span | None]) -> "Window":
+        """The time that the file names, without what lies before the first of the requests or after the last."""
+        begin, end, duration = (number(benchmark, name) for name in ("start_time", "end_time", "duration"))
+        if begin is None or end is None or not spans or None in spans:
+            return cls(begin, end, duration)
+        begin, end = (
+            max(begin, min(span[0] for span in spans if span)),
+            min(end, max(span[1] for span in spans if span)),
+        )
+        is_shorter = duration is None or end - begin < duration * (1 - EDGE)
+        return cls(begin, end, max(end - begin, 0.0) if is_shorter else duration)
+
+    def share(self, span: Span | None) -> float | None:
+        """The part of the time of a request that lies within; None where nobody knows."""
+        if span is None or self.begin is None or self.end is None:
+            return None
+        first, last = span
+        if last - first < EDGE or (self.begin - EDGE <= first and last <= self.end + EDGE):
+            return float(self.begin - EDGE <= first <= self.end + EDGE)
+        return max(0.0, min(last, self.end) - max(first, self.begin)) / (last - first)
+
+    def divisor(self, inside: list[Sent]) -> float | None:
+        """The time in which the tokens of all requests `inside` come at the rate of those tokens that came within."""
+        tokens = [(request.num_output_tokens or 0.0, self.share(span)) for span, request in inside]
+        within = sum(count * (1.0 if share is None else share) for count, share in tokens)
+        return self.duration * sum(count for count, _ in tokens) / within if self.duration and within else self.duration
+
+
+def _sent(benchmark: Any) -> list[Sent]:
+    """The requests that ended by themselves, and when they were."""
+    kinds = {"successful": _completion, "errored": _failure}
+    return [
+        (_span(entry), read(entry)) for kind, read in kinds.items() for entry in entries(benchmark, "requests", kind)
+    ]
+
+
+def _within(window: Window, sent: list[Sent], total: int) -> tuple[list[Sent], str]:
+    """Those `sent` requests that count, and what must be said of the others, of which GuideLLM counts `total`."""
+    shares = [window.share(span) for span, _ in sent]
+    if None in shares:
+        return (sent, "") if len(sent) <= total else ([], UNTIMED)
+    inside = [one for one, share in zip(sent, shares, strict=True) if share]
+    across = sum(0 < (share or 0) < 1 for share in shares)
+    if len(inside) == len(sent) and not across:
+        return sent, ""
+    return inside, (
+        f"{len(sent) - len(inside)} of {len(sent)} requests lie outside the {window.duration or 0:.1f} s that were "
+        f"measured; {across} reach across an edge, and of their tokens those within count"
+    )
+
+
+def _span(entry: Any) -> Span | None:
+    """When a request began and ended, in seconds since 1970; None where nobody knows when it began."""
+    timings = at(entry, "info", "timings")
+    begin, end = (
+        values.first_number([*(number(entry, name) for name in own), *(number(timings, name) for name in timed)])
+        for own, timed in ((BEGINS, TIMED_BEGINS), (ENDS, TIMED_ENDS))
+    )
+    return None if begin is None else (begin, max(begin, end or begin))  # a failed one may have no end
+
+
+def _origin(benchmark: Any, window: Window, notes: list[str]) -> Origin:
     backend = at(benchmark, "config", "backend") or at(benchmark, "backend") or at(benchmark, "worker")
     return Origin(
         TOOL,
-        engine="vllm" if text(at(backend, "kind")).startswith("vllm") else "",
-        model=text(at(backend, "model")),
-        started_at=instant(number(at(benchmark, "start_time"))),
-        finished_at=instant(number(at(benchmark, "end_time"))),
+        engine="vllm" if text(backend, "kind").startswith("vllm") else "",
+        model=text(backend, "model") or text(backend, "backend_model"),
+        started_at=values.instant(window.begin),
+        finished_at=values.instant(window.end),
         notes=notes,
     )
 
 
 def level_of(strategy: Any) -> tuple[int | None, str]:
     """The concurrency that the strategy held, and what must be said of it."""
-    kind, streams = text(at(strategy, "type_")), count(at(strategy, "streams"))
+    kind, streams = text(strategy, "type_"), count(strategy, "streams")
     if kind == "synchronous":
         return 1, ""
     if kind == "concurrent" and streams:
         return streams, ""
     if kind == "throughput":
-        limit = count(at(strategy, "max_concurrency"))
+        limit = count(strategy, "max_concurrency")
         return limit, f"all requests were sent at once, {limit or 'any number'} in flight"
-    return None, rate_note(number(at(strategy, "rate")) or "unknown")
+    return None, values.rate_note(number(strategy, "rate") or "unknown")
 
 
 def _completion(entry: Any) -> Request:
-    return completion(
-        number(at(entry, "time_to_first_token_ms"), 1000.0),
-        number(at(entry, "request_latency")),
-        number(at(entry, "prompt_tokens")),
-        number(at(entry, "output_tokens")),
+    return values.completion(
+        number(entry, "time_to_first_token_ms", unit=1000.0),
+        number(entry, "request_latency"),
+        number(entry, "prompt_tokens"),
+        number(entry, "output_tokens"),
     )
 
 
 def _failure(entry: Any) -> Request:
-    return failure(at(entry, "info", "error") or at(entry, "error"))
+    return values.failure(at(entry, "info", "error") or at(entry, "error"))
 
 
 def _statistics(summary: Any, unit: float) -> dict[str, float | None]:
-    if not count(at(summary, "count")):
+    if not count(summary, "count"):
         return {}
-    found = {name: number(at(summary, "percentiles", name), unit) for name in PERCENTILES}
-    return found | {"mean": number(at(summary, "mean"), unit)}
+    percentiles = {name: number(summary, "percentiles", name, unit=unit) for name in PERCENTILES}
+    return percentiles | {"mean": number(summary, "mean", unit=unit)}
 
 
 def _scenario(data: Any) -> str:
     """What was asked for: the lengths of synthetic prompts, `dataset` for all others."""
-    first = (entries(data) or [None])[0]
+    first = data if isinstance(data, str) else (entries(data) or [None])[0]
     asked = _described(first) if isinstance(first, str) else first
-    pairs = [
-        [number(at(asked, f"{what}_tokens")), number(at(asked, f"{what}_tokens_stdev"))]
-        for what in ("prompt", "output")
-    ]
-    return drawn(*pairs) if pairs[0][0] and pairs[1][0] else DATASET
+    inputs, outputs = (
+        (number(asked, f"{what}_tokens"), number(asked, f"{what}_tokens_stdev")) for what in ("prompt", "output")
+    )
+    return values.scenario(inputs, outputs)
 
 
 def _described(asked: str) -> Any:
     """Lengths as earlier versions keep them, `prompt_tokens=60,output_tokens=16` or JSON, as an object."""
     try:
         return json.loads(asked)
-    except ValueError:
-        pairs = [part.partition("=") for part in asked.split(",")]
-        return {key.strip(): int(value) for key, _, value in pairs if value.strip().isdecimal() and len(value) < 10}
+    except (ValueError, RecursionError):
+        return {length[1]: int(length[2]) for length in map(LENGTH.fullmatch, asked.split(",")) if length}

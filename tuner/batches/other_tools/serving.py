@@ -1,28 +1,17 @@
 """`vllm bench serve` and SGLang's `bench_serving`, which have one ancestor: an object a batch, requests as lists."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tuner.batches.other_tools.values import (
-    DATASET,
-    Claims,
-    ToolBatch,
-    at,
-    claims_of,
-    completion,
-    count,
-    entries,
-    failure,
-    lengths,
-    number,
-    rate_note,
-    text,
-)
-from tuner.batches.result_file import Origin, Request, statistics
+from tuner.batches.other_tools import values
+from tuner.batches.other_tools.values import at, count, entries, number, text
+from tuner.batches.result_file import Damage, Origin, Request, statistics
 
 #: What must be there of each request.
 LISTS = ["ttfts", "input_lens", "output_lens", "errors", "itls"]
@@ -38,6 +27,38 @@ NO_ERRORS = "it does not say how many requests failed"
 FIRST_CHUNK = (
     "its TTFT is the first chunk's, which may hold no more than the role: then TTFT is too short, TPOT too long"
 )
+
+
+#: What is no setting of those values that stand in an object itself, most of all what was measured.
+NO_SETTING = re.compile(
+    r"(mean|median|std|min|max|p[\d.]+)_.*_(ms|s)|total_.*|.*(throughput|goodput|_tokens_per_s)|rtfx|duration|completed|"
+    r"failed|date|run_number|concurrency|max_concurrent_requests|model_id|(spec_decode|accept|peak|steady)_.*"
+)
+#: What `vllm bench sweep` puts beside the runs of one combination of parameters: a warm-up, and all of them once more.
+WARM_UP, SUMMARY = "warmup.json", "summary.json"
+#: What follows on the name of a file that `vllm bench serve` writes once more for another program.
+COPY = ".pytorch"
+
+
+def fullest(path: Path) -> list[Path]:
+    """The files of the runs that `path` repeats, or was a warm-up of; itself where there are none."""
+    if path.name in (WARM_UP, SUMMARY):
+        runs = sorted(run for run in path.parent.glob("run=*.json") if run.stem[4:].isdecimal())
+        return runs or [path.with_name(SUMMARY)]
+    return [path.with_name(path.stem.removesuffix(COPY) + path.suffix)]
+
+
+def convert_failure(document: Any) -> list[values.ToolBatch | Damage]:
+    """What `vllm bench sweep` writes instead of a run, or of all runs, of a combination of parameters that failed."""
+    parameters = at(document, "serve_overrides"), at(document, "bench_overrides")
+    said = ", ".join(f"{name} {value}" for part in parameters for name, value in _settings(part).items())
+    outcome = "client_failed" if "bench_overrides" in document else "server_died"
+    what = "the benchmark failed" if outcome == "client_failed" else "the server or its benchmark failed"
+    return [Damage(outcome, f"{what} with {said or 'nothing changed'}: {text(document, 'error')}")]
+
+
+def _settings(document: Any) -> dict[str, Any]:
+    return values.settings(document, lambda name: not NO_SETTING.fullmatch(name))
 
 
 @dataclass(frozen=True)
@@ -58,92 +79,96 @@ class Dialect:
     origin: Callable[[Any], Origin]
     first_chunk: bool = False
 
-    def convert(self, document: Any) -> list[ToolBatch]:
+    def convert(self, document: Any) -> list[values.ToolBatch | Damage]:
         """The one batch of an object."""
-        requests = _requests(document)
-        level, note = _level(document)
-        claims = _claims(document)
-        notes = [
+        if "model_id" not in document and "backend" not in document:
+            return []
+        requests, claims = _requests(document), _claims(document)
+        level, rate = _level(document)
+        origin = self.origin(document)
+        origin.tool, origin.settings = self.tool, _settings(document)
+        origin.notes = [
             f"written by {self.tool}: {SAME}",
-            FIRST_CHUNK if self.first_chunk and "chat" in text(at(document, "backend")) else "",
+            FIRST_CHUNK if self.first_chunk and "chat" in text(document, "backend") else "",
             SUMMED if requests and not _has_latencies(document) else "",
             NO_ERRORS if not requests and claims["num_error_requests"] is None else "",
-            note,
+            rate,
         ]
-        origin = self.origin(document)
-        origin.tool, origin.notes = self.tool, notes
         names = {"ttft": "ttft", "tpot": "tpot", "e2e_latency": self.whole_latency}
         claimed = {ours: _statistics(document, theirs) for ours, theirs in names.items()}
         if not requests:
             claimed["e2e_latency"] |= _latency_statistics(document)
-        duration = number(at(document, "duration"))
-        return [ToolBatch(origin, self.scenario(document), level, duration, requests, claims, claimed)]
+        if claims["num_completed_requests"] == 0:
+            claimed = {}  # its zeros stand for nothing
+        duration = number(document, "duration")
+        return [values.ToolBatch(origin, self.scenario(document), level, duration, requests, claims, claimed)]
 
 
 def _requests(document: Any) -> list[Request]:
     """The single requests; none where a list that they need is missing."""
     names = [*LISTS, "latencies"] if _has_latencies(document) else LISTS
-    lists = [entries(at(document, name)) for name in names]
+    lists = [entries(document, name) for name in names]
     if min(map(len, lists)) < max(map(len, lists)):
         return []
-    return [_request(dict(zip(names, values, strict=True))) for values in zip(*lists, strict=True)]
+    return [_request(dict(zip(names, row, strict=True))) for row in zip(*lists, strict=True)]
 
 
 def _has_latencies(document: Any) -> bool:
-    return 0 < len(entries(at(document, "latencies"))) == len(entries(at(document, "ttfts")))
+    return 0 < len(entries(document, "latencies")) == len(entries(document, "ttfts"))
 
 
 def _request(known: dict[str, Any]) -> Request:
     """One request; it failed where there is an error, or neither a first token nor any other."""
     if known["errors"] or not (known["ttfts"] or known["output_lens"]):
-        return failure(known["errors"])
-    ttft = number(known["ttfts"])
-    summed = None if ttft is None else ttft + sum(number(gap) or 0.0 for gap in entries(known["itls"]))
-    latency = number(known.get("latencies", summed))
-    return completion(ttft, latency, number(known["input_lens"]), number(known["output_lens"]))
+        return values.failure(known["errors"])
+    ttft = number(known, "ttfts")
+    summed = None if ttft is None else ttft + sum(number(gap) or 0.0 for gap in entries(known, "itls"))
+    latency = number(known, "latencies") if "latencies" in known else summed
+    return values.completion(ttft, latency, number(known, "input_lens"), number(known, "output_lens"))
 
 
 def _level(document: Any) -> tuple[int | None, str]:
     """The concurrency that was held, and what must be said of it."""
-    limit, rate = count(at(document, "max_concurrency")), at(document, "request_rate")
+    limit, rate = count(document, "max_concurrency"), at(document, "request_rate")
     driven = number(rate) is not None or rate == "trace"
     if limit:
-        return limit, rate_note(rate, limit) if driven else ""
-    return None, rate_note(rate) if driven else "all requests were sent at once and no concurrency was held"
+        return limit, values.rate_note(rate, limit) if driven else ""
+    return None, values.rate_note(rate) if driven else "all requests were sent at once and no concurrency was held"
 
 
-def _claims(document: Any) -> Claims:
-    done, errors, asked = (count(at(document, name)) for name in ("completed", "failed", "num_prompts"))
+def _claims(document: Any) -> values.Claims:
+    done, errors, asked = (count(document, name) for name in ("completed", "failed", "num_prompts"))
     if errors is None and done is not None and asked is not None and asked >= done:
         errors = asked - done
-    each = ([number(at(document, name)) for name in names] for names in THROUGHPUTS)
-    return claims_of(done, errors, [next((value for value in of if value is not None), None) for of in each])
+    each = ([number(document, name) for name in names] for names in THROUGHPUTS)
+    return values.claims_of(done, errors, map(values.first_number, each))
 
 
 def _statistics(document: Any, latency: str) -> dict[str, float | None]:
-    return {ours: number(at(document, f"{theirs}_{latency}_ms"), 1000.0) for ours, theirs in STATISTICS.items()}
+    return {ours: number(document, f"{theirs}_{latency}_ms", unit=1000.0) for ours, theirs in STATISTICS.items()}
 
 
 def _latency_statistics(document: Any) -> dict[str, float | None]:
     """From the latencies alone, which vLLM keeps without the rest; nothing where they are not those that completed."""
-    values = map(number, entries(at(document, "latencies")))
-    positive = [value for value in values if value is not None and value > 0]
-    complete = positive and len(positive) == count(at(document, "completed"))
+    known = map(number, entries(document, "latencies"))
+    positive = [value for value in known if value is not None and value > 0]
+    complete = positive and len(positive) == count(document, "completed")
     return dict(statistics(np.array(positive))) if complete else {}
 
 
 def _vllm_scenario(document: Any) -> str:
     """The file tells no workload: what was counted, where all requests were alike."""
-    done = count(at(document, "completed"))
-    totals = (number(at(document, f"total_{what}_tokens")) for what in ("input", "output"))
-    return lengths(*(total / done if total is not None and done else None for total in totals))
+    done = count(document, "completed")
+    totals = (number(document, f"total_{what}_tokens") for what in ("input", "output"))
+    inputs, outputs = (total / done if total is not None and done else None for total in totals)
+    return values.scenario((inputs, None), (outputs, None))
 
 
 def _vllm_origin(document: Any) -> Origin:
     """`date` is when the batch ended by the client's clock, without a zone: `20261124-151042`."""
-    model, duration = text(at(document, "model_id")), number(at(document, "duration"))
+    model, duration = text(document, "model_id"), number(document, "duration")
     try:
-        ended = datetime.strptime(text(at(document, "date")), "%Y%m%d-%H%M%S")
+        ended = datetime.strptime(text(document, "date"), "%Y%m%d-%H%M%S")
         began = ended - timedelta(seconds=duration or 0.0)
     except (ValueError, OverflowError):
         return Origin("", model=model)
@@ -152,20 +177,19 @@ def _vllm_origin(document: Any) -> Origin:
 
 def _sglang_scenario(document: Any) -> str:
     """Random lengths are drawn evenly between a share of the length asked for and the whole of it."""
-    name, share = text(at(document, "dataset_name")), number(at(document, "random_range_ratio"))
-    asked = [count(at(document, f"random_{what}_len")) for what in ("input", "output")]
-    if not name.startswith("random") or share is None or None in asked:
-        return name or DATASET
+    name, share = text(document, "dataset_name"), number(document, "random_range_ratio")
+    most_in, most_out = (count(document, f"random_{what}_len") for what in ("input", "output"))
+    if not name.startswith("random") or share is None or most_in is None or most_out is None:
+        return name or values.DATASET
     if share == 1:
-        return lengths(*asked)
-    (low_in, high_in), (low_out, high_out) = ((int((most or 0) * share), most) for most in asked)
-    return f"U({low_in},{high_in})/({low_out},{high_out})"
+        return values.scenario((most_in, None), (most_out, None))
+    return f"U({int(most_in * share)},{most_in})/({int(most_out * share)},{most_out})"
 
 
 def _sglang_origin(document: Any) -> Origin:
     """Only SGLang's own server says what it is."""
     server = at(document, "server_info")
-    model = text(at(server, "served_model_name") or at(server, "model_path"))
+    model = text(server, "served_model_name") or text(server, "model_path")
     return Origin("", engine="sglang" if server else "", model=model)
 
 

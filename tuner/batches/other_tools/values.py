@@ -3,14 +3,14 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from tuner.batches.result_file import Aggregates, Damage, Origin, Request, ResultFile
+from tuner.batches.result_file import Aggregates, Damage, Origin, Request, ResultFile, Scalar
 from tuner.core import timestamps
 from tuner.core.text import one_line
 
@@ -20,9 +20,11 @@ DATASET = "dataset"
 STATUS = re.compile(r"(?:error|status|code|http)\W{0,5}([45]\d\d)\b", re.IGNORECASE)
 #: The last line of a traceback: the class of an exception, perhaps within modules, and what it says.
 EXCEPTION = re.compile(r"(?:\w+\.)*(?P<name>\w+)(?:: (?P<says>.*))?")
-
-
+#: Names of settings that hold secrets; `max_num_batched_tokens` holds none.
+SECRET = re.compile(r"(?:key|token|secret|password|credentials?)$", re.IGNORECASE)
 Claims = dict[str, float | int | None]
+#: Mean and standard deviation.
+Spread = tuple[float | None, float | None]
 
 
 @dataclass
@@ -79,31 +81,50 @@ def at(value: Any, *keys: str) -> Any:
     return value
 
 
-def number(value: Any, unit: float = 1.0) -> float | None:
-    """A finite number divided by `unit`; None where it is none."""
+def number(value: Any, *keys: str, unit: float = 1.0) -> float | None:
+    """The finite number at `keys`, divided by `unit`; None where there is none."""
+    value = at(value, *keys)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        found = float(value) / unit
+        quotient = float(value) / unit
     except OverflowError:
         return None
-    return found if math.isfinite(found) else None
+    return quotient if math.isfinite(quotient) else None
 
 
-def count(value: Any) -> int | None:
-    """A whole number from 0 to a billion; None where it is none."""
-    found = number(value)
-    return int(found) if found is not None and 0 <= found < 10**9 and found == int(found) else None
+def first_number(candidates: Iterable[float | None]) -> float | None:
+    """The first that is there."""
+    return next((value for value in candidates if value is not None), None)
 
 
-def text(value: Any) -> str:
-    """A text that stands in JSON; empty where it is none."""
+def count(value: Any, *keys: str) -> int | None:
+    """The whole number from 0 to a billion at `keys`; None where there is none."""
+    whole = number(value, *keys)
+    return int(whole) if whole is not None and 0 <= whole < 10**9 and whole == int(whole) else None
+
+
+def text(value: Any, *keys: str) -> str:
+    """The text at `keys`; empty where there is none."""
+    value = at(value, *keys)
     return one_line(value.encode("utf-8", "replace").decode()) if isinstance(value, str) else ""
 
 
-def entries(value: Any) -> list[Any]:
-    """The elements of a list; none where it is none."""
+def entries(value: Any, *keys: str) -> list[Any]:
+    """The elements of the list at `keys`; none where there is no list."""
+    value = at(value, *keys)
     return value if isinstance(value, list) else []
+
+
+def settings(value: Any, is_setting: Callable[[str], object]) -> dict[str, Scalar]:
+    """What stands in the object `value` itself under names that are settings, and is no secret: no list, no object."""
+    known = value.items() if isinstance(value, Mapping) else ()
+    plain = {key: part for key, part in known if isinstance(part, str | int | float) and part != ""}
+    return {
+        text(key): text(part) if isinstance(part, str) else part
+        for key, part in plain.items()
+        if is_setting(key) and not SECRET.search(key)
+    }
 
 
 def completion(ttft: float | None, latency: float | None, inputs: float | None, outputs: float | None) -> Request:
@@ -116,12 +137,13 @@ def completion(ttft: float | None, latency: float | None, inputs: float | None, 
 
 def failure(message: Any, code: Any = None) -> Request:
     """A request that failed; where no code is given the HTTP status in the message, an exception's name, or `error`."""
-    said = str(message).strip() if isinstance(message, str) else ""
-    if said.startswith("Traceback") and (last := EXCEPTION.fullmatch(said.splitlines()[-1])):
+    cause = message.strip() if isinstance(message, str) else ""
+    if cause.startswith("Traceback") and (last := EXCEPTION.fullmatch(cause.splitlines()[-1])):
         return Request(error_code=text(last["name"]), error_message=text(last["says"] or ""))
-    status = STATUS.search(said)
-    known = code if isinstance(code, int | str) and code else (int(status[1]) if status else "error")
-    return Request(error_code=known, error_message=text(said))
+    status = STATUS.search(cause)
+    if not (isinstance(code, int | str) and code):
+        code = int(status[1]) if status else "error"
+    return Request(error_code=code, error_message=text(cause))
 
 
 def instant(seconds: float | None) -> str:
@@ -130,20 +152,14 @@ def instant(seconds: float | None) -> str:
     return moment.isoformat() if moment else ""
 
 
-def lengths(inputs: float | None, outputs: float | None) -> str:
-    """The scenario that asks for this many tokens; `dataset` where they are not two whole numbers."""
-    known = [value for value in (inputs, outputs) if value is not None and value == int(value) and value > 0]
-    return f"D({int(known[0])},{int(known[1])})" if len(known) == 2 else DATASET
-
-
-def drawn(inputs: Iterable[float | None], outputs: Iterable[float | None]) -> str:
-    """The scenario of lengths drawn from normal distributions, each (mean, standard deviation)."""
+def scenario(inputs: Spread, outputs: Spread) -> str:
+    """The scenario of lengths, each (mean, standard deviation) in tokens; `dataset` where they are not known."""
     (mean_in, spread_in), (mean_out, spread_out) = inputs, outputs
-    if not spread_in and not spread_out:
-        return lengths(mean_in, mean_out)
-    if mean_in is None or mean_out is None:
+    if not mean_in or not mean_out or mean_in < 0 or mean_out < 0:
         return DATASET
-    return f"N({mean_in:g},{spread_in or 0:g})/({mean_out:g},{spread_out or 0:g})"
+    if spread_in or spread_out:
+        return f"N({mean_in:g},{spread_in or 0:g})/({mean_out:g},{spread_out or 0:g})"
+    return f"D({int(mean_in)},{int(mean_out)})" if mean_in % 1 == mean_out % 1 == 0 else DATASET
 
 
 def rate_note(rate: object, limit: int | None = None) -> str:
@@ -165,13 +181,15 @@ def documents(path: Path, data: bytes) -> list[Any]:
     """What the file `path` with the content `data` holds.
 
     Returns:
-        Objects of JSON or YAML; a Damage for each that cannot be read, and for a CSV file.
+        Objects of JSON or YAML, also those of a list; a Damage for each that cannot be read, and for a CSV file.
     """
     if path.suffix in (".yaml", ".yml"):
         return [_yaml(data, path.name)]
     if path.suffix == ".csv":
         return [Damage("unreadable", f"{path.name} is a table of aggregates: {INSTEAD_OF_TABLE}")]
     whole = _json(data, path.name)
+    if isinstance(whole, list):
+        return whole
     lines = [line for line in data.splitlines() if line.strip()]
     if not isinstance(whole, Damage) or len(lines) < 2 or isinstance(_json(lines[0], ""), Damage):
         return [whole]
@@ -179,14 +197,17 @@ def documents(path: Path, data: bytes) -> list[Any]:
 
 
 def _json(data: bytes, name: str) -> Any:
-    """An object."""
+    """An object, or a list of objects."""
     try:
         value = msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         value = _loosely(data)
     if value is CUT:
         return Damage("truncated", f"{name} ends in the middle ({len(data)} bytes)")
-    return value if isinstance(value, dict) else Damage("unreadable", f"{name} is not valid JSON")
+    if value is None:
+        return Damage("unreadable", f"{name} is not valid JSON")
+    is_list = isinstance(value, list) and value and all(isinstance(part, dict) for part in value)
+    return value if isinstance(value, dict) or is_list else Damage("unreadable", f"{name} is JSON but holds no batch")
 
 
 def _loosely(data: bytes) -> Any:
