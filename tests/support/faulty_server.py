@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 
 # an orphan leaves the group and the session, and does not mind SIGTERM, as an engine's worker may
 ORPHAN = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.setsid(); time.sleep(600)"
@@ -27,6 +28,9 @@ class Knobs:
     ttft: float = 0.01  # seconds to the first token
     itl: float = 0.001  # seconds between tokens
     burst: int = 1  # tokens sent at once
+    prefill: float = 0.0  # seconds of a prompt's prefill, one prompt at a time; before `ttft`
+    shortest: int = 0  # tokens of an answer: from here to `longest`, each length as often
+    longest: int = 0
     cap: int = 0  # most tokens of an answer, whatever was asked
     prompt_tokens: int = 100  # what usage says
     usage: int = 1  # whether usage is sent
@@ -85,6 +89,8 @@ class FaultyServer:
         self.knobs = knobs
         self.stats = Stats()
         self.started = time.monotonic()
+        self.prefilling = asyncio.Lock()
+        self.sent = []  # when each token was
 
     async def serve(self, reader, writer):
         self.stats.connections += 1
@@ -105,6 +111,8 @@ class FaultyServer:
                 reply(writer, 200, dataclasses.asdict(self.knobs))
             case "GET", "/stats":
                 reply(writer, 200, dataclasses.asdict(self.stats))
+            case "GET", "/sent":
+                reply(writer, 200, self.sent)
             case "GET", "/metrics":
                 reply(writer, 200, self.metrics(), "text/plain; version=0.0.4")
             case _ if self.knobs.api_key and request.headers.get("authorization") != f"Bearer {self.knobs.api_key}":
@@ -138,9 +146,18 @@ class FaultyServer:
         knobs = self.knobs
         if is_nth(number, knobs.hang_every):
             await asyncio.sleep(3600)
+        if knobs.prefill:
+            async with self.prefilling:
+                await asyncio.sleep(knobs.prefill)
         if (knobs.error_above and self.stats.active > knobs.error_above) or is_nth(number, knobs.error_every):
             return reply(writer, knobs.error_code, error(knobs.error_text, knobs.error_code))
         wanted = 0 if knobs.empty else min(asked.get("max_tokens") or 16, knobs.cap or sys.maxsize)
+        if knobs.longest:
+            evenly = number * 0.6180339887 % 1  # the golden ratio: neighbours differ, and few are spread as many are
+            wanted = knobs.shortest + int(evenly * (knobs.longest - knobs.shortest + 1))
+        way = asked["messages"][-1]["content"].removeprefix("stream as ")
+        if way in WAYS:
+            return await WAYS[way](Stream(writer, knobs, wanted))
         if not asked.get("stream"):
             await asyncio.sleep(knobs.ttft + knobs.itl * wanted)
             return reply(writer, 200, self.whole(wanted))
@@ -171,6 +188,7 @@ class FaultyServer:
         else:
             for sent in range(wanted):
                 event(writer, self.chunk({"content": " tok"}))
+                self.sent.append(time.monotonic())
                 if sent >= wanted // 2:
                     if knobs.die_after and number >= knobs.die_after:
                         self.die()
@@ -211,6 +229,178 @@ def reply(writer, status, content, kind="application/json"):
 def event(writer, content):
     data = f"data: {content if isinstance(content, str) else json.dumps(content)}\n\n".encode()
     writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+
+class Stream:
+    """An answer in one of the ways that servers have; what is right of each stands in the tests."""
+
+    def __init__(self, writer, knobs, tokens):
+        self.writer, self.knobs, self.tokens = writer, knobs, tokens
+        self.pack = lambda data: data
+
+    def head(self, more=""):
+        kind = f"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n{more}transfer-encoding: chunked\r\n\r\n"
+        self.writer.write(kind.encode())
+        return self
+
+    def raw(self, data):
+        data = self.pack(data)
+        self.writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+    def event(self, content):
+        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+        self.raw(f"data: {text}\n\n".encode())
+
+    async def later(self, seconds):
+        await self.writer.drain()
+        await asyncio.sleep(seconds)
+
+    async def say(self, delta, times=None, **more):
+        for _ in range(self.tokens if times is None else times):
+            self.event(delta_chunk(delta) | more)
+            await self.later(self.knobs.itl)
+
+    def end(self, usage=True, finish="length", done=True):
+        if finish:
+            self.event(delta_chunk({}, finish))
+        if usage:
+            self.event({"choices": [], "usage": self.usage})
+        if done:
+            self.event("[DONE]")
+        self.writer.write(b"0\r\n\r\n")
+
+    @property
+    def usage(self):
+        return {"prompt_tokens": 100, "completion_tokens": self.tokens, "prompt_tokens_details": {"cached_tokens": 64}}
+
+
+def delta_chunk(delta, finish=None):
+    return {"id": "x", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+
+WORD = {"content": " tok"}
+
+
+def after(*first):
+    """What comes before the first token, then an ordinary answer."""
+
+    async def way(stream):
+        stream.head()
+        for data in first:
+            stream.raw(data)
+            await stream.later(0)
+        await stream.later(stream.knobs.ttft)
+        await stream.say(WORD)
+        stream.end()
+
+    return way
+
+
+def saying(*deltas, **end):
+    """These deltas in turn, each in its share of the tokens."""
+
+    async def way(stream):
+        stream.head().event(delta_chunk({"role": "assistant", "content": None}))
+        await stream.later(stream.knobs.ttft)
+        for delta in deltas:
+            await stream.say(delta, stream.tokens // len(deltas))
+        stream.end(**end)
+
+    return way
+
+
+def breaking(error, kind=""):
+    """Half an answer, then an error in the stream."""
+
+    async def way(stream):
+        stream.head()
+        await stream.say(WORD, stream.tokens // 2)
+        stream.raw(f"{kind}data: {error}\n\n".encode())
+        stream.end(usage=False, finish="")
+
+    return way
+
+
+async def cut_characters(stream):
+    stream.head()
+    for _ in range(stream.tokens):
+        data = f"data: {json.dumps(delta_chunk({'content': '中'}), ensure_ascii=False)}\n\n".encode()
+        place = data.index("中".encode()) + 1
+        for part in (data[:place], data[place:]):
+            stream.raw(part)
+            await stream.later(stream.knobs.itl / 2)
+    stream.end()
+
+
+async def many_in_a_chunk(stream):
+    stream.head()
+    await stream.say({"content": " tok" * 4}, stream.tokens // 4)
+    stream.end()
+
+
+async def usage_in_every_chunk(stream):
+    stream.head()
+    await stream.later(stream.knobs.ttft)
+    for sent in range(stream.tokens):
+        await stream.say(WORD, 1, usage={"prompt_tokens": 100, "completion_tokens": sent + 1})
+    stream.end(usage=False)
+
+
+async def gzipped(stream):
+    packer = zlib.compressobj(wbits=31)
+    stream.pack = lambda data: packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH)
+    stream.head("content-encoding: gzip\r\n")
+    await stream.say(WORD)
+    stream.end()
+
+
+async def not_streamed(stream):
+    await stream.later(stream.knobs.ttft)
+    choice = {"index": 0, "message": {"content": " tok" * stream.tokens}, "finish_reason": "length"}
+    reply(stream.writer, 200, {"object": "chat.completion", "choices": [choice], "usage": stream.usage})
+
+
+async def empty(stream):
+    stream.tokens = 0
+    stream.head().end()
+
+
+async def without_length(stream):
+    """No chunks and no length: the answer ends with the connection."""
+    stream.writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+    stream.raw = stream.writer.write
+    await stream.say(WORD)
+    stream.event(delta_chunk({}, "stop"))
+    stream.event({"choices": [], "usage": stream.usage})
+    await stream.later(0)
+    stream.writer.close()
+
+
+WAYS = {
+    "plain": after(),
+    "comments": after(b": keep-alive\n\n", b":\n\n"),
+    "a comment as data": after(b"data: : PROCESSING\n\n", b"data:\n\n"),
+    "pings": after(b'event: ping\ndata: {"type": "ping"}\n\n', b"retry: 100\r\n\r\n"),
+    "role first": saying(WORD),
+    "many tokens in a chunk": many_in_a_chunk,
+    "reasoning": saying({"reasoning": " hm"}, WORD),
+    "reasoning_content alone": saying({"reasoning_content": " hm"}),
+    "tool calls": saying({"tool_calls": [{"index": 0, "function": {"arguments": "x"}}]}),
+    "usage in every chunk": usage_in_every_chunk,
+    "no usage": saying(WORD, usage=False),
+    "no [DONE]": saying(WORD, done=False),
+    "no finish reason": saying(WORD, finish=""),
+    "cut characters": cut_characters,
+    "gzip": gzipped,
+    "until the connection ends": without_length,
+    "not streamed": not_streamed,
+    "an error as object": breaking('{"error": {"message": "engine is dead", "code": 503}}'),
+    "an error as text": breaking('{"error": "upstream timed out"}'),
+    "an error event": breaking("bad gateway", "event: error\n"),
+    "bare words": breaking("bad gateway"),
+    "neither end nor usage": saying(WORD, usage=False, finish="", done=False),
+    "empty": empty,
+}
 
 
 async def main():

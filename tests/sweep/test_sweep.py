@@ -231,7 +231,7 @@ def test_auto_finds_the_highest_level_within_the_slo(swept, tmp_path):
 
 def test_levels_beyond_saturation_are_skipped(swept):
     slo = {"error_rate": {"threshold": 0.01}}
-    batches = swept("error_above=1", levels=[1, 2, 3, 4], slo=slo, stop_when_saturated=True)
+    batches = swept("error_above=1", "ttft=0.1", levels=[1, 2, 3, 4], slo=slo, stop_when_saturated=True)
     assert list(batches["outcome"]) == ["completed", "completed", "completed", "skipped"]
     assert batches["reason"].iloc[-1].startswith("saturated")
 

@@ -74,6 +74,12 @@ def origin_notes(evidence: Evidence) -> Iterable[str]:
     return origin.notes if origin else []
 
 
+def window_notes(evidence: Evidence) -> Iterable[str]:
+    """What the load generator knows of the part that is judged."""
+    window = evidence.columns.file.window
+    return window.notes if window else []
+
+
 def survivors_only(evidence: Evidence) -> Iterable[str]:
     """Latency and throughput come from the survivors alone."""
     batch = evidence.batch
@@ -202,7 +208,7 @@ def no_duration(evidence: Evidence) -> Iterable[str]:
 CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     *(survivors_only, errors_hidden, not_recomputed, unit_unknown, values_mended, latencies_missing, counts_differ),
     *(no_duration, throughput_deflated, latencies_differ, too_few_for_percentiles, outputs_short, ttft_doubtful),
-    *(in_flight, origin_notes),
+    *(in_flight, origin_notes, window_notes),
 )
 
 

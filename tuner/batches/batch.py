@@ -27,12 +27,12 @@ CLIENT = ("client_cpu_share", "client_ttft", "client_tpot")
 COLUMNS = (
     *("experiment", "trial", "engine", "model", "scenario", "iteration_type", "concurrency", "repeat"),
     *("outcome", "reason", *TIMES, "time_source", "duration", *COUNTS, "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS),
-    *("warnings", "superseded", *CLIENT, "run_folder", "source"),
+    *("burst_ttft_p90", "warnings", "superseded", *CLIENT, "run_folder", "source"),
 )
 KINDS: dict[str, str] = {
     **dict.fromkeys((*TEXTS, "run_folder", "source"), "str"),
     **dict.fromkeys((*COUNTS, "concurrency"), "Int64"),
-    **dict.fromkeys(("duration", "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS, *CLIENT), "float64"),
+    **dict.fromkeys(("duration", "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS, "burst_ttft_p90", *CLIENT), "float64"),
     **{"trial": "int64", "repeat": "int64", "superseded": "bool"},
 }
 
@@ -210,7 +210,7 @@ def _numbers(batch: Batch) -> dict[str, Any]:
     numbers = batch.numbers
     if numbers is None:  # nothing was recorded, so no request is known
         return dict.fromkeys(COUNTS, 0) | {"duration": batch.sidecar.duration if batch.sidecar else None}
-    names = ("duration", *COUNTS, "error_rate", *THROUGHPUTS)
+    names = ("duration", *COUNTS, "error_rate", *THROUGHPUTS, "burst_ttft_p90")
     return {name: getattr(numbers, name) for name in names} | numbers.latencies
 
 

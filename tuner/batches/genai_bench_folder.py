@@ -18,6 +18,7 @@ from tuner.batches.other_tools import aiperf, distinct, format_of
 from tuner.batches.other_tools.values import DATASET
 from tuner.batches.result_file import MOST, Damage, Origin, iteration_type
 from tuner.core.files import is_regular, read_object, read_struct, split_part
+from tuner.core.request_log import REQUESTS_FILE
 from tuner.core.run_directory import COMPLETED, EXPERIMENT_FILE, SERVER_FILE, SIDECAR_FILE, TRIAL_FILE, Sidecar
 
 NamedReading = tuple[Path, Reading | Damage]
@@ -96,7 +97,12 @@ class Metadata(msgspec.Struct):
 
 
 def result_files(folder: Path) -> list[Path]:
-    """The regular files of `folder` that may hold batches, sorted; links and pipes are left alone."""
+    """The regular files of `folder` that may hold batches, sorted; links and pipes are left alone.
+
+    Where a level's own file of requests is there, it says all that genai-bench's file beside it says, and more.
+    """
+    if is_regular(folder / REQUESTS_FILE):
+        return [folder / REQUESTS_FILE]
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if _may_be_batch(entry)]

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from msgspec.structs import replace
 
 from tuner.batches.load import load_batches
 from tuner.batches.other_tools import BatchReader
 from tuner.batches.result_file import Columns, Damage
+from tuner.core.request_log import COMPLETED, FAILED
 
 #: What of a batch stands on each of its requests.
 OF_BATCH = ("experiment", "trial", "scenario", "iteration_type", "concurrency", "repeat")
@@ -19,8 +21,13 @@ OF_BATCH = ("experiment", "trial", "scenario", "iteration_type", "concurrency", 
 REQUEST_COLUMNS = (
     *(*OF_BATCH, "request", "ttft", "tpot", "e2e_latency"),
     *("input_tokens", "output_tokens", "error_code", "error_message", "source"),
+    *("status", "is_counted", "sent_at", "ttfa", "itl_p50", "itl_p99", "cached_tokens", "finish_reason"),
 )
-TEXTS = ("experiment", "scenario", "iteration_type", "error_code", "error_message", "source")
+TEXTS = ("experiment", "scenario", "iteration_type", "error_code", "error_message", "source", "status", "finish_reason")
+#: What only our own files say of a request.
+LOGGED = {"is_counted": True} | dict.fromkeys(
+    ("sent_at", "ttfa", "itl_p50", "itl_p99", "cached_tokens", "finish_reason")
+)
 
 
 def load_requests(*paths: str | os.PathLike[str]) -> pd.DataFrame:
@@ -34,7 +41,10 @@ def load_requests(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     Returns:
         `ttft`, `tpot` and `e2e_latency` in seconds (NaN where the request failed), tokens, `error_code` and
         `error_message` (missing where it completed), and what batch it belongs to (`concurrency` is missing where none
-        was held). Texts are categories.
+        was held). Of levels that tuner measured also those that are not judged (`is_counted` is false: they were sent
+        outside the window, or in flight at its end, see `status`), when each was sent (UTC), the first token of the
+        answer after reasoning and percentiles of the gaps between chunks (seconds), cached prompt tokens. Texts are
+        categories.
 
     Raises:
         PathError: a path does not exist, cannot be read, or holds no batch.
@@ -55,6 +65,7 @@ def load_requests(*paths: str | os.PathLike[str]) -> pd.DataFrame:
 def _schema() -> pa.Schema:
     integers = dict.fromkeys(("trial", "concurrency", "repeat", "request"), pa.int32())
     kinds = integers | dict.fromkeys(TEXTS, pa.dictionary(pa.int32(), pa.string()))
+    kinds |= {"is_counted": pa.bool_(), "sent_at": pa.timestamp("us", "UTC")}
     return pa.schema([(name, kinds.get(name, pa.float64())) for name in REQUEST_COLUMNS])
 
 
@@ -64,7 +75,8 @@ def _tables(rows: Iterable[dict[Any, Any]]) -> Iterator[pa.Table]:
         file = reader.read(Path(row["source"]))
         if isinstance(file, Damage) or not file.individual_request_metrics:
             continue
-        columns = Columns(file)
+        every = file.every_request or file.individual_request_metrics
+        columns = Columns(replace(file, individual_request_metrics=every))
         same = {name: None if pd.isna(row[name]) else row[name] for name in (*OF_BATCH, "source")}
         repeated = {name: pa.repeat(value, len(columns.requests)) for name, value in same.items()}
         yield pa.table(repeated | _values(columns), schema=_schema())
@@ -73,11 +85,14 @@ def _tables(rows: Iterable[dict[Any, Any]]) -> Iterator[pa.Table]:
 def _values(columns: Columns) -> dict[str, Any]:
     """One value a request, failed ones too."""
     requests = columns.requests
-    done = np.array([not request.error_code for request in requests], bool)
+    done = np.array([not request.error_code for request in requests], bool)  # or in flight
     numbers = {**columns.latencies, "input_tokens": columns.input_tokens, "output_tokens": columns.output_tokens}
     spread = {name: np.full(len(requests), np.nan) for name in numbers}
     for name, values in numbers.items():
         spread[name][done] = values
     codes = [str(request.error_code) if request.error_code else None for request in requests]
     messages = [request.error_message or None for request in requests]
-    return spread | {"request": np.arange(len(requests)), "error_code": codes, "error_message": messages}
+    ends = [getattr(request, "status", FAILED if request.error_code else COMPLETED) for request in requests]
+    known = {"error_code": codes, "error_message": messages, "status": ends}
+    logged = {name: [getattr(request, name, otherwise) for request in requests] for name, otherwise in LOGGED.items()}
+    return spread | {"request": np.arange(len(requests))} | known | logged

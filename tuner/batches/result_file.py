@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -77,14 +78,28 @@ class Origin(msgspec.Struct):
     parts: int = 1  # how many batches the file holds
 
 
+class Window(msgspec.Struct):
+    """What happened in the part of a level that is judged, whichever request it belongs to."""
+
+    output_tokens: float
+    input_tokens: float
+    completed: int
+    burst_ttft_p90: float  # seconds, of each user's first request; NaN where none is known
+    notes: list[str]
+
+
 class ResultFile(msgspec.Struct):
     """One batch as genai-bench wrote it, or as it was converted from what another tool wrote (then with an origin)."""
 
     aggregated_metrics: Aggregates
-    individual_request_metrics: list[Request] | None = None
+    individual_request_metrics: Sequence[Request] | None = None
     time_unit: str | None = msgspec.field(default=None, name="_time_unit")  # of its latencies, as it names it
     mended: int = 0  # values of the wrong type that were left out
     origin: Origin | None = msgspec.field(default=None, name="_origin")
+    window: Window | None = msgspec.field(default=None, name="_window")  # where the file is ours
+    every_request: Sequence[Request] | None = msgspec.field(
+        default=None, name="_every_request"
+    )  # also what is not judged
 
 
 @dataclass(frozen=True)
@@ -194,6 +209,7 @@ class Measured(msgspec.Struct, kw_only=True):
     request_throughput: float
     latencies: dict[str, float]
     error_codes: dict[str, int]
+    burst_ttft_p90: float = math.nan  # seconds
     first_error: str = ""
     warnings: list[str] = []
     origin: Origin | None = None  # where another tool than genai-bench wrote it
@@ -210,7 +226,7 @@ class Columns:
     file: ResultFile
 
     @cached_property
-    def requests(self) -> list[Request]:
+    def requests(self) -> Sequence[Request]:
         """All of them, in the order of the file."""
         return self.file.individual_request_metrics or []
 
@@ -220,7 +236,7 @@ class Columns:
         return [request for request in self.requests if request.error_code]
 
     @cached_property
-    def completed(self) -> list[Request]:
+    def completed(self) -> Sequence[Request]:
         """The others."""
         return [request for request in self.requests if not request.error_code] if self.errors else self.requests
 
@@ -324,18 +340,22 @@ def usable(value: float | None) -> float:
 
 def _of_requests(columns: Columns) -> dict[str, Any]:
     total, errors = len(columns.requests), len(columns.errors)
-    window = usable(columns.file.aggregated_metrics.run_duration) or math.nan
+    seconds, done = usable(columns.file.aggregated_metrics.run_duration) or math.nan, total - errors
+    window = columns.file.window
     inputs, outputs = _sum(columns.input_tokens), _sum(columns.output_tokens)
+    if window:
+        inputs, outputs, done = window.input_tokens, window.output_tokens, window.completed
     computed = {name: statistics(values) for name, values in columns.latencies.items()}
     return {
         "requests": total,
         "completed": total - errors,
         "errors": errors,
         "error_rate": errors / total,
-        "input_throughput": inputs / window,
-        "output_throughput": outputs / window,
-        "total_throughput": (inputs + outputs) / window,
-        "request_throughput": (total - errors) / window,
+        "input_throughput": inputs / seconds,
+        "output_throughput": outputs / seconds,
+        "total_throughput": (inputs + outputs) / seconds,
+        "request_throughput": done / seconds,
+        "burst_ttft_p90": window.burst_ttft_p90 if window else math.nan,
         "latencies": {f"{name}_{key}": value for name in computed for key, value in computed[name].items()},
         "error_codes": dict(sorted(Counter(str(request.error_code) for request in columns.errors).items())),
         "first_error": next((one_line(one.error_message) for one in columns.errors if one.error_message), ""),

@@ -38,7 +38,7 @@ from tuner.search.executors import LOCAL
 from tuner.search.spec import TuneSpec
 from tuner.servers.server import launch
 from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec, read_spec
-from tuner.sweep.sweep import check_kind, check_same, prepare, with_model
+from tuner.sweep.sweep import check_kind, check_same, prepare, recorded_spec, with_model
 
 
 def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -181,7 +181,7 @@ def _run(display_of: type[RunDisplay], values: dict[str, Any], resume: Path | No
     kind = display_of.kind
     bar, move = download_bar("fetching the demo's model")
     with bar:
-        before = check_kind(kind.name, Experiment.open(resume)).facts.get("spec", {}) if resume else {}
+        before = recorded_spec(check_kind(kind.name, Experiment.open(resume))) if resume else {}
         spec = make_spec(before | values, kind.spec)
         spec = prepare(spec, move) if getattr(spec, "on", LOCAL) == LOCAL else spec  # or where the server runs
     experiment = Experiment(resume) if resume else Experiment.create(spec.runs, kind.name, spec.name)

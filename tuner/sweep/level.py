@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from tuner.batches.load import load_batches
-from tuner.core import files
+from tuner.core import files, request_log
+from tuner.core.request_log import REQUESTS_FILE, WHOLE
 from tuner.core.run_directory import COMPLETED, RUNNING, Sidecar, Trial, TrialFacts, part_of
 from tuner.core.timestamps import now, to_text
 from tuner.errors import PathError, ServerFailed
@@ -66,6 +67,7 @@ def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> N
     """Put real load on the server that is not counted, so that the first level does not pay for cold caches."""
     if requests:
         warm = replace(load, max_requests=requests, max_seconds=_WARMUP_SECONDS, extend_to=None, enough_requests=0)
+        warm = replace(warm, window=WHOLE)  # which has no drain
         with tempfile.TemporaryDirectory(prefix="tuner-warmup-") as folder:
             bench.run(warm, Path(folder), stop)
 
@@ -148,13 +150,14 @@ def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interr
         An outcome of `tuner.core.run_directory.OUTCOMES` and one line for people, empty where it completed.
     """
     memory = failure is not None and failure.kind == "out_of_memory"
+    ends = request_log.statuses(part / REQUESTS_FILE)
     cases = (
         (memory, "out_of_memory", str(failure)),
         (failure is not None, "server_died", str(failure)),
         (interrupted, "interrupted", "stopped by the user"),
         (ended.timed_out, "timeout", f"genai-bench had not ended after {ended.duration:.0f} s"),
-        (any(part.glob("*_time_*s.json")), COMPLETED, ""),
-        (any(part.glob("debug_for_run_*.json")), "all_errors", "every request failed"),
+        (request_log.COMPLETED in ends, COMPLETED, ""),
+        (request_log.FAILED in ends, "all_errors", "every request failed"),
         (ended.exit_code == 0, "timeout", "no request finished in the level's time"),
         (True, "client_failed", f"genai-bench ended with {ended.exit_code}: {_last_line(part / CLIENT_LOG)}"),
     )

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from tuner.core import files
+from tuner.core.request_log import STEADY, Window
 from tuner.engines.base import ServerSpec, explain
 from tuner.errors import SLOError, SpecError
 from tuner.judging.intervals import CONFIDENCE
@@ -102,10 +103,13 @@ class SweepSpec(ServeSpec):
     scenarios: Scenarios = Field(
         ["D(100,32)"], description="traffic scenarios in genai-bench's notation, such as D(100,32)"
     )
-    max_seconds: PositiveFloat = Field(20, description="seconds that a level lasts at most")
+    max_seconds: PositiveFloat = Field(20, description="seconds that a level's window lasts at most")
     max_requests: PositiveInt = Field(1000, description="requests after which a level ends, if that comes first")
     extend_to: PositiveFloat | None = Field(
         None, description="seconds up to which a level with too few requests for the SLO's percentiles goes on"
+    )
+    window: Window = Field(
+        STEADY, description="what of a level is judged: steady, after every user's first request, or whole"
     )
     min_requests: NonNegativeInt | None = Field(
         None, description="requests that are enough; by default what the SLO's percentiles need"

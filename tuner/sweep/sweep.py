@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from tuner import engines
 from tuner.batches.load import load_batches
+from tuner.core.request_log import WHOLE
 from tuner.core.run_directory import SWEEP, Experiment, Sidecar, Trial, environment
 from tuner.core.timestamps import now, to_text
 from tuner.engines import gguf
@@ -46,6 +47,11 @@ def check_kind(kind: str, experiment: Experiment) -> Experiment:
     return experiment
 
 
+def recorded_spec(experiment: Experiment) -> dict[str, Any]:
+    """What was asked of a run; earlier versions knew no window, and judged whole levels."""
+    return {"window": WHOLE} | experiment.record.spec
+
+
 def check_same(spec: SweepSpec, experiment: Experiment) -> None:
     """Refuse to go on with a run that was made with another configuration.
 
@@ -54,7 +60,7 @@ def check_same(spec: SweepSpec, experiment: Experiment) -> None:
     """
     if experiment.is_new:
         return
-    before, request = experiment.record.spec, _plain(spec)
+    before, request = recorded_spec(experiment), _plain(spec)
     for name in sorted({*before, *request} - {*_MAY_DIFFER}):
         old, new = before.get(name), request.get(name)
         if old != new:
@@ -297,6 +303,7 @@ def _load(spec: SweepSpec, server: Server, scenario: str, concurrency: int, repe
         extend_to=spec.extend_to,
         enough_requests=spec.enough_requests,
         workers=spec.client_workers,
+        window=spec.window,
         repeat=repeat,
         request_parameters=dict(server.engine.request_parameters) | spec.request_parameters,
     )

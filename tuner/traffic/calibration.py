@@ -21,6 +21,7 @@ import psutil
 from tuner.batches.other_tools import BatchReader
 from tuner.batches.result_file import Columns, Damage, Measured, measure
 from tuner.core import files
+from tuner.core.request_log import REQUESTS_FILE, WORKLOAD_FILE
 from tuner.core.run_directory import safe_name
 from tuner.core.timestamps import now, to_text
 from tuner.engines.gguf import cache_folder
@@ -34,6 +35,7 @@ TTFT, ITL, OUTPUTS = 0.1, 0.01, 50
 #: Requests that each of a level's users sends: a level takes some 6 s, the first one among many.
 ROUNDS = 10
 _MAX_SECONDS = 60.0
+_REQUEST = {"turns": [[{"role": "user", "content": "a " * 50}]], "max_tokens": OUTPUTS}
 
 
 class Calibration(msgspec.Struct, frozen=True):
@@ -125,6 +127,7 @@ def _calibrate_level(bench: Bench, url: str, level: int, folder: Path) -> Calibr
         max_seconds=_MAX_SECONDS,
         max_requests=level * ROUNDS,
     )
+    (place / WORKLOAD_FILE).write_text(json.dumps(_REQUEST))
     bench.run(load, place, threading.Event())
     measured = _numbers(place, level)
     sent = httpx.get(f"{url}/served", trust_env=False).json()
@@ -140,8 +143,8 @@ def _calibrate_level(bench: Bench, url: str, level: int, folder: Path) -> Calibr
 
 def _numbers(place: Path, level: int) -> Measured:
     """The numbers of the one batch in `place`."""
-    path = next(place.glob("*_time_*s.json"), None)
-    file = BatchReader().read(path) if path else Damage("missing", "genai-bench left no result")
+    path = place / REQUESTS_FILE
+    file = BatchReader().read(path) if path.exists() else Damage("missing", "genai-bench left no result")
     if isinstance(file, Damage):
         reason = f"{file.reason}; `tuner doctor` says whether it is there as it should be"
         raise TunerError(f"calibration at level {level}: {reason}")

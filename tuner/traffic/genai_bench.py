@@ -19,8 +19,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, cast
 
+import msgspec
+
 from tuner.core import timestamps
+from tuner.core.request_log import STEADY, Window
 from tuner.servers.supervised import Supervised
+from tuner.traffic.course import Limits
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +52,13 @@ class Load:
     repeat: int = 1  # which measurement of this level it is
     api_backend: str = "vllm"  # the OpenAI API with `ignore_eos`, so that output lengths hold
     request_parameters: dict[str, Any] = field(default_factory=dict)
+    window: Window = STEADY
+
+    @property
+    def limits(self) -> Limits:
+        """What ends the level."""
+        longest = self.extend_to or self.max_seconds
+        return Limits(self.concurrency, self.max_seconds, longest, self.enough_requests, self.max_requests, self.window)
 
     def arguments(self, folder: Path) -> list[str]:
         """The command line behind `genai-bench benchmark`; the order matters to it, and the key is not in it."""
@@ -62,6 +73,7 @@ class Load:
             "max-requests-per-run": self.max_requests,
             "num-concurrency": self.concurrency,
             "traffic-scenario": self.scenario,
+            "metrics-refresh-interval": 10**9,  # nobody looks at what it would compute anew after each request
             "additional-request-params": json.dumps(self.request_parameters),
             "experiment-base-dir": folder.parent,
             "experiment-folder-name": folder.name,
@@ -151,10 +163,11 @@ class Bench:
         return {
             "arguments": load.arguments(folder),
             "key": self._key,
-            "seconds": load.max_seconds,
-            "extend_to": load.extend_to or load.max_seconds,
-            "enough": load.enough_requests,
-            "deadline": (load.extend_to or load.max_seconds) + MARGIN_SECONDS,
+            "scenario": load.scenario,
+            "folder": str(folder),
+            "workers": load.workers,
+            "limits": msgspec.structs.asdict(load.limits),
+            "deadline": load.limits.extend_to + 2 * load.max_seconds + MARGIN_SECONDS,
             "errors": str(folder / CLIENT_LOG),
         }
 
@@ -176,7 +189,7 @@ _SET = {
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 _START_SECONDS = 120.0
 _GRACE = 1.0  # seconds: nothing of a level that was cut off is kept
-MARGIN_SECONDS = 30.0  # between a level's own limit and the end of our patience with it
+MARGIN_SECONDS = 30.0  # between a level's own limits and the end of our patience with it
 
 
 class HostLost(Exception):

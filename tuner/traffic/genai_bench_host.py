@@ -3,7 +3,7 @@
 Importing genai-bench takes seconds and patches the standard library for gevent, which hangs a Jupyter kernel; so it
 lives here. The owner speaks JSON lines with us over stdin and stdout:
 
-    owner: {"arguments": […], "key": "…", "seconds": 30, "extend_to": 60, "enough": 29, "deadline": 90, "errors": "…"}
+    owner: {"arguments": […], "key": "…", "limits": {…}, "folder": "…", "workers": 0, "deadline": 90, …}
     host:  {"ready": true}  {"started": PID}  {"ended": 0, "timed_out": false, "cpu_seconds": 3.2}
 
 Any line of the owner's while a level runs, or the end of its stdin, ends that level's whole process group.
@@ -11,22 +11,22 @@ Any line of the owner's while a level runs, or the end of its stdin, ends that l
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import resource
 import select
 import signal
 import sys
-import time
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # What a level needs of the system, taken before gevent replaces it.
 _fork, _select, _waitpid = os.fork, select.select, os.waitpid
 _PR_SET_PDEATHSIG = 1
 _STDIN = 0
-_POLL_SECONDS = 0.1
 
 
 def main() -> None:
@@ -40,19 +40,14 @@ def main() -> None:
 
 
 def _import_genai_bench() -> Any:
-    """Import genai-bench's command line without its sheet, its pictures and its pauses for people."""
+    """Import genai-bench's command line, which all levels share."""
+    import gc
+
     from genai_bench.cli import cli
 
-    plots = ("plot_experiment_data_flexible", "plot_single_scenario_inference_speed_vs_throughput")
-    for name in ("create_workbook", *plots):
-        setattr(cli, name, _nothing)
-    cli.load_one_experiment = lambda folder: (None, {})
-    cli.gevent = types.SimpleNamespace(sleep=_nothing)
+    importlib.import_module("tuner.traffic.user")
+    gc.freeze()  # a collection in a level, among all that was imported, would stop its clock for 0.1 s
     return cli
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    """Stand in for a step of genai-bench that costs seconds and that we don't need."""
 
 
 def _read_line() -> bytes:
@@ -111,41 +106,36 @@ def _be_the_child(work: Callable[[], int], errors: str) -> None:
 
 
 def _benchmark(cli: Any, request: dict[str, Any]) -> int:
-    """Run `genai-bench benchmark` in this process; 0 where it ended well."""
+    """Run `genai-bench benchmark` in this process, with our users and our limits; 0 where it ended well."""
     import gevent
+    import msgspec
+    from genai_bench.cli.validation import API_BACKEND_USER_MAP
+
+    from tuner.core.request_log import REQUESTS_FILE
+    from tuner.traffic.course import Course, Limits, Spool
+    from tuner.traffic.user import User, report, stop_users
 
     gevent.reinit()
-    _limit(cli, request)
-    _hand_over_key(cli, request["key"])
+    folder, spool = Path(request["folder"]), Spool()
+    course = Course(msgspec.convert(request["limits"], Limits), spool, gevent.sleep)
+    users = User.for_level(request["key"], folder, request["workers"], spool.add)
+    API_BACKEND_USER_MAP.update(dict.fromkeys(("openai", "vllm", "sglang"), users))
+
+    def run(environment: Any, **_: Any) -> int:
+        seconds = course.run()
+        stop_users(environment.runner)
+        report(environment, course.requests())
+        return round(seconds)
+
+    cli.manage_run_time = run
+    cli.gevent = types.SimpleNamespace(sleep=lambda _: sys.exit(0))  # the pause after its file: the rest is for people
     try:
         cli.cli.main(["benchmark", *request["arguments"]], prog_name="genai-bench", standalone_mode=False)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
+    finally:
+        course.write(folder / REQUESTS_FILE, request["scenario"])
     return 0
-
-
-def _limit(cli: Any, request: dict[str, Any]) -> None:
-    """End the level by our limits; genai-bench's own know whole minutes, and no number of requests that is enough."""
-    import gevent
-
-    def wait(max_time_per_run: int, max_requests_per_run: int, environment: Any) -> int:
-        began = time.monotonic()
-        while True:
-            gevent.sleep(_POLL_SECONDS)
-            seconds, requests = time.monotonic() - began, environment.runner.stats.total.num_requests
-            long_enough = seconds >= request["seconds"] and requests >= request["enough"]
-            if long_enough or seconds >= request["extend_to"] or requests >= max_requests_per_run:
-                return round(seconds)
-
-    cli.manage_run_time = wait
-
-
-def _hand_over_key(cli: Any, key: str) -> None:
-    """Give the key to the HTTP headers alone; genai-bench writes its arguments into several files in clear."""
-    create = cli.UnifiedAuthFactory.create_model_auth
-    cli.UnifiedAuthFactory.create_model_auth = lambda provider, **kwargs: create(
-        provider, **(kwargs | {"api_key": key})
-    )
 
 
 if __name__ == "__main__":

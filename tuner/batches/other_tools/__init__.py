@@ -12,7 +12,8 @@ from typing import Any
 
 from tuner.batches.other_tools import aiperf, guidellm, serving
 from tuner.batches.other_tools.values import ToolBatch, documents
-from tuner.batches.result_file import Damage, ResultFile, parse, unread
+from tuner.batches.result_file import Damage, ResultFile, unread
+from tuner.batches.sent_requests import parse_any
 from tuner.core.files import is_regular, split_part
 
 #: Where a format's marks stand: within this many bytes from the start.
@@ -142,7 +143,7 @@ def read_all(path: Path) -> list[Part]:
     except OSError as error:
         return [unread(path, error)]
     known = _format(path, data[:HEAD])
-    return _converted(known, path, data) if known else [parse(data, path.name)]
+    return _converted(known, path, data) if known else [parse_any(data, path.name)]
 
 
 def _converted(known: Format, path: Path, data: bytes) -> list[Part]:

@@ -1,0 +1,106 @@
+"""Every way in which a server streams is read as what it is, and every request that was sent is in the file."""
+
+import json
+import subprocess
+import sys
+import threading
+
+import pytest
+from support import FAULTY_SERVER
+
+import tuner
+from tuner.core import request_log
+from tuner.engines.gguf import tokenizer_folder
+from tuner.traffic.genai_bench import Bench, Load
+
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("streams")]
+
+TTFT, TOKENS = 0.05, 8
+#: a way to stream → (output tokens, and what else is right of its line)
+RIGHT = {
+    "plain": {"first_token": TTFT},
+    "comments": {"first_token": TTFT},
+    "a comment as data": {"first_token": TTFT},
+    "pings": {"first_token": TTFT},
+    "role first": {"first_token": TTFT},
+    "many tokens in a chunk": {},
+    "reasoning": {"first_token": TTFT, "first_answer_token": TTFT + TOKENS / 2 * 0.01},
+    "reasoning_content alone": {"first_token": TTFT, "first_answer_token": None},
+    "tool calls": {"first_token": TTFT, "first_answer_token": TTFT},
+    "usage in every chunk": {"first_token": TTFT, "cached_tokens": None},
+    "no usage": {"first_token": TTFT, "estimated": True, "cached_tokens": None},
+    "no [DONE]": {"first_token": TTFT},
+    "no finish reason": {"first_token": TTFT, "finish_reason": ""},
+    "cut characters": {},
+    "gzip": {},
+    "until the connection ends": {"finish_reason": "stop"},
+    "not streamed": {"streamed": False, "first_token": None},
+}
+#: a way to fail → (code, the server's own words, or ours)
+WRONG = {
+    "an error as object": (503, "engine is dead"),
+    "an error as text": (500, "upstream timed out"),
+    "an error event": (500, "bad gateway"),
+    "bare words": (500, "bad gateway"),
+    "neither end nor usage": (500, "the stream ended in the middle of the answer"),
+    "empty": (500, "the answer is empty"),
+}
+WAYS = [*RIGHT, *WRONG]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_gguf, tmp_path_factory):
+    """What one user's level leaves that asks for every way in turn."""
+    place = tmp_path_factory.mktemp("level")
+    asked = [{"turns": [[{"role": "user", "content": f"stream as {way}"}]], "max_tokens": TOKENS} for way in WAYS]
+    (place / request_log.WORKLOAD_FILE).write_text("".join(json.dumps(request) + "\n" for request in asked))
+    command = [sys.executable, str(FAULTY_SERVER), f"ttft={TTFT}", "itl=0.01"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, Bench() as bench:
+        url = server.stdout.readline().split()[-1]
+        tokenizer = str(tokenizer_folder(tiny_gguf))
+        load = Load(url, "faulty", tokenizer, "D(20,8)", 1, 60, len(WAYS), window=request_log.WHOLE)
+        assert bench.run(load, place, threading.Event()).exit_code == 0
+        server.kill()
+    return place
+
+
+@pytest.fixture(scope="module")
+def lines(folder):
+    """The line of each way."""
+    _, requests = request_log.parse((folder / request_log.REQUESTS_FILE).read_bytes())
+    return dict(zip(WAYS, sorted(requests, key=lambda request: request.number), strict=False))
+
+
+@pytest.mark.parametrize("way", RIGHT)
+def test_an_answer_is_read_as_it_was_streamed(lines, way):
+    line, right = lines[way], {"finish_reason": "length", "cached_tokens": 64, "estimated": False} | RIGHT[way]
+    assert line.status == request_log.COMPLETED, line
+    assert line.estimated or line.output_tokens == TOKENS
+    for name, value in right.items():
+        found = getattr(line, name)
+        if isinstance(value, float):
+            assert value <= found - line.sent < value + 1 and found <= line.last_token <= line.end
+        else:
+            assert found == value, name
+    assert line.streamed == bool(line.gaps)
+
+
+@pytest.mark.parametrize("way", WRONG)
+def test_what_fails_is_an_error_with_a_cause(lines, way):
+    assert lines[way].status == request_log.FAILED
+    assert (lines[way].error_code, lines[way].error_message) == WRONG[way]
+
+
+def test_the_row_counts_them_all_and_says_what_is_not_as_it_seems(folder):
+    (row,) = tuner.load_batches(folder).to_dict("records")
+    assert (row["completed"], row["errors"]) == (len(RIGHT), len(WRONG))
+    warnings = " ".join(row["warnings"])
+    assert "1 answers were not streamed" in warnings and "tokens of 1 requests are the tokenizer's count" in warnings
+
+
+def test_every_request_is_a_row(folder):
+    requests = tuner.load_requests(folder)
+    assert requests["status"].value_counts()["completed"] == len(RIGHT)
+    assert requests["sent_at"].is_monotonic_increasing and str(requests["sent_at"].dtype).endswith("UTC]")
+    assert requests["error_message"].dropna().tolist() == [words for _, words in WRONG.values()]
+    assert set(requests["cached_tokens"].dropna()) == {64}

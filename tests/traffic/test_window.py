@@ -1,0 +1,103 @@
+"""The steady part of a level is judged: no burst, nothing cut off at the end, the tokens that really came."""
+
+import json
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from support import FAULTY_SERVER
+
+import tuner
+from tuner.core import request_log
+from tuner.engines.gguf import tokenizer_folder
+from tuner.traffic.genai_bench import Bench, Load
+
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("streams")]
+
+
+@pytest.fixture(scope="module")
+def bench():
+    with Bench() as bench:
+        yield bench
+
+
+@pytest.fixture
+def measured(bench, tiny_gguf, tmp_path):
+    """Measure a level of a server with these knobs; returns its row, its file's content, and when tokens were sent."""
+
+    def measure(level, *knobs, tokens=20, seconds=5.0, **more):
+        folder = tmp_path / f"level-{level}-{more.get('window')}"
+        folder.mkdir()
+        request = {"turns": [[{"role": "user", "content": "hello"}]], "max_tokens": tokens}
+        (folder / request_log.WORKLOAD_FILE).write_text(json.dumps(request))
+        with faulty_server(*knobs) as url:
+            load = Load(
+                url, "faulty", str(tokenizer_folder(tiny_gguf)), f"D(20,{tokens})", level, seconds, 10**6, **more
+            )
+            assert bench.run(load, folder, threading.Event()).exit_code == 0
+            sent = httpx.get(f"{url}/sent", trust_env=False).json()
+        return tuner.load_batches(folder), request_log.parse((folder / request_log.REQUESTS_FILE).read_bytes()), sent
+
+    return measure
+
+
+@contextmanager
+def faulty_server(*knobs):
+    command = [sys.executable, str(FAULTY_SERVER), *knobs]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        yield server.stdout.readline().split()[-1]
+        server.kill()
+
+
+PREFILLS = ("prefill=0.04", "ttft=0", "itl=0.075")
+SLO = {"ttft": {"p90": {"threshold": 0.3}}}
+
+
+@pytest.mark.parametrize(
+    ("level", "window", "verdict"), [(4, "steady", "pass"), (16, "steady", "pass"), (16, "whole", "fail")]
+)
+def test_the_burst_of_prefills_decides_nothing_but_where_it_is_asked_for(measured, level, window, verdict):
+    batches, (record, requests), _ = measured(level, *PREFILLS, window=window)
+    (row,) = tuner.judge(batches, SLO).to_dict("records")
+    assert (row["verdict"], record.window) == (verdict, window), row["ttft_p90"]
+    assert row["burst_ttft_p90"] >= 0.9 * level * 0.04
+    counted = [request for request in requests if record.begin <= request.sent <= record.end]
+    assert window == "whole" or len(counted) == row["requests"]
+    assert min(request.number for request in counted) == (2 if window == "steady" else 1)
+
+
+def test_answers_of_any_length_count_and_the_throughput_is_the_servers(measured):
+    level, lengths = 16, ("shortest=2", "longest=300")
+    batches, (record, requests), sent = measured(level, *lengths, "itl=0.01", "ttft=0.01", tokens=300, seconds=8.0)
+    (row,) = batches.to_dict("records")
+    counted = [request for request in requests if record.begin <= request.sent <= record.end]
+    assert {request.status for request in counted} == {request_log.COMPLETED}
+    assert row["completed"] == len(counted)
+    assert sum(request.output_tokens for request in counted) / len(counted) == pytest.approx((2 + 300) / 2, rel=0.03)
+    span = record.end - record.begin
+    truth = sum(record.begin <= instant < record.end for instant in sent) / span
+    assert row["output_throughput"] == pytest.approx(truth, rel=0.02)
+
+
+def test_what_hangs_is_in_flight_at_the_end_and_the_row_says_so(measured):
+    batches, (record, requests), _ = measured(2, "hang_every=6", seconds=1.0)
+    assert {request.status for request in requests} == {request_log.COMPLETED, request_log.IN_FLIGHT}
+    assert record.window == request_log.STEADY
+    assert "had not ended when the level did" in " ".join(batches["warnings"].iloc[0])
+
+
+def test_a_level_without_a_request_in_its_window_is_judged_whole_and_says_so(measured):
+    batches, (record, _), _ = measured(1, "hang_every=2", seconds=1.0)
+    assert record.window == request_log.WHOLE
+    assert batches["completed"].tolist() == [1]
+    assert "no request was sent in the window and ended" in " ".join(batches["warnings"].iloc[0])
+
+
+def test_workers_share_a_level(measured):
+    batches, (_, requests), _ = measured(4, "itl=0.01", seconds=1.0, workers=2)
+    assert batches["outcome"].tolist() == ["completed"] and batches["completed"].iloc[0] > 4
+    assert len({(request.worker, request.user) for request in requests}) == 4
+    assert sum(request.number == 1 for request in requests) == 4

@@ -1,0 +1,90 @@
+"""`requests.jsonl`: every request of a level, a line each, below one that says when the level was and what counts."""
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from tuner.core import files
+
+REQUESTS_FILE = "requests.jsonl"
+#: beside it: what is to be sent, a request a line
+WORKLOAD_FILE = "workload.jsonl"
+COMPLETED, FAILED, IN_FLIGHT = "completed", "failed", "in flight"
+Window = Literal["steady", "whole"]
+STEADY: Window = "steady"
+WHOLE: Window = "whole"
+
+
+class LevelRecord(msgspec.Struct, kw_only=True):
+    """The first line; instants are seconds on the monotonic clock, which showed `monotonic` when it was `utc`."""
+
+    schema_of_requests: int = 1
+    scenario: str
+    concurrency: int
+    window: Window
+    begin: float
+    end: float
+    monotonic: float
+    utc: str  # with a `Z`
+    note: str = ""  # what a reader must know of the window
+
+
+class SentRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One request; instants are seconds on the monotonic clock, None where they never came."""
+
+    status: str = COMPLETED  # completed, failed, or in flight when the level ended
+    worker: int = 0
+    user: int = 0
+    number: int = 1  # of its user's requests; the first ones are the burst
+    turn: int = 1  # of its conversation
+    scheduled: float = 0.0
+    sent: float = 0.0
+    first_token: float | None = None  # of whatever kind
+    first_answer_token: float | None = None  # after reasoning
+    last_token: float | None = None
+    end: float | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None  # of the prompt, as usage says
+    gaps: dict[str, float] = {}  # p50, p90, p99 and max of the seconds between chunks
+    finish_reason: str = ""
+    http_status: int | None = None
+    error_code: int | str | None = None
+    error_message: str | None = None
+    streamed: bool = True
+    estimated: bool = False  # the output tokens: by the tokenizer, as usage said nothing
+
+
+_MARK = b'{"schema_of_requests":'
+decode_request = msgspec.json.Decoder(SentRequest).decode
+_decode_requests = msgspec.json.Decoder(SentRequest).decode_lines
+
+
+def is_request_log(data: bytes) -> bool:
+    """Whether this is the beginning of such a file."""
+    return data.startswith(_MARK)
+
+
+def parse(data: bytes) -> tuple[LevelRecord, list[SentRequest]]:
+    """The file's content.
+
+    Raises:
+        msgspec.MsgspecError: it is damaged, or ends in the middle.
+    """
+    first, _, rest = data.partition(b"\n")
+    return msgspec.json.decode(first, type=LevelRecord), _decode_requests(rest)
+
+
+def statuses(path: Path) -> set[str]:
+    """How the requests in the file ended; none where there is no file, or it is damaged."""
+    try:
+        return {request.status for request in parse(path.read_bytes())[1]}
+    except (OSError, msgspec.MsgspecError):
+        return set()
+
+
+def write(path: Path, level: LevelRecord, requests: list[SentRequest]) -> None:
+    """Write the file, whole or not at all: what ended first comes first, as in genai-bench's own file."""
+    ordered = sorted(requests, key=lambda request: request.end or float("inf"))
+    files.write_atomically(path, msgspec.json.Encoder().encode_lines([level, *ordered]))

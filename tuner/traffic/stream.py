@@ -1,0 +1,200 @@
+"""An answer as it arrives: the events of the stream (the SSE standard, and what servers really send), and their times.
+
+Nothing here reads a clock or a socket: whoever feeds it says when the bytes came.
+"""
+
+import json
+import re
+from typing import Any
+
+import msgspec
+
+from tuner.core.text import one_line
+
+#: A chunk with visible text and nothing else that we want to know: it is kept unread.
+_TEXT = re.compile(rb'"delta":\s*+\{[^{}]*"content":\s*+"[^"]')
+_MORE = re.compile(rb'"(?:finish_reason|usage|error)":\s*+(?!null)')
+_DONE = b"[DONE]"
+#: What genai-bench calls an error that the server gave no code for.
+SERVER_ERROR = 500
+
+
+class EventReader:
+    """The events of a stream, out of pieces that are cut anywhere (HTML standard, 9.2.6)."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, piece: bytes) -> list[tuple[bytes, bytes]]:
+        """(type, data) of each event that is whole by now; one without data is none."""
+        text = self._rest + piece
+        if b"\r" in text:  # the last one may be half of a line's end
+            kept = b"\r" if text.endswith(b"\r") else b""
+            text = text.removesuffix(kept).replace(b"\r\n", b"\n").replace(b"\r", b"\n") + kept
+        *events, self._rest = text.split(b"\n\n")
+        return [event for text in events if (event := _event(text))]
+
+    def close(self) -> list[tuple[bytes, bytes]]:
+        """The event that the end of the stream left without its blank line."""
+        return self.feed(b"\n\n")
+
+
+def _event(text: bytes) -> tuple[bytes, bytes] | None:
+    if text.startswith(b"data: ") and b"\n" not in text:
+        return b"", text[6:].strip()
+    fields: dict[bytes, list[bytes]] = {}
+    for line in text.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
+        name, _, value = line.partition(b":")
+        fields.setdefault(name, []).append(value.removeprefix(b" "))
+    if b"data" not in fields:
+        return None
+    return fields.get(b"event", [b""])[-1], b"\n".join(fields[b"data"]).strip()
+
+
+class Answer:
+    """What has come of an answer, and when (seconds on the caller's clock)."""
+
+    def __init__(self) -> None:
+        self.arrivals: list[float] = []  # of each chunk with something in it
+        self.first_answer_token: float | None = None
+        self.end: float | None = None
+        self.usage: dict[str, Any] = {}
+        self.finish_reason = ""
+        self.error: tuple[int | str, str] | None = None
+        self.streamed = True
+        self._events = EventReader()
+        self._chunks: list[bytes] = []  # those with something in them
+        self._is_first = True  # piece
+        self._whole = b""  # an answer that is no stream
+        self._words = ""  # what the server said without any form
+        self._is_done = False
+
+    def feed(self, piece: bytes, at: float) -> bool:
+        """Take what arrived; whether the answer is over, even if the stream is not."""
+        if self._whole or (self._is_first and piece.lstrip()[:1] == b"{"):
+            self._whole += piece
+            return False
+        self._is_first = self._is_first and not piece.strip()
+        for kind, data in self._events.feed(piece):
+            self._take(kind, data, at)
+        if self._is_done or self.error:
+            self.end = at
+        return self.end is not None
+
+    def close(self, at: float) -> None:
+        """The stream has ended, or was over: what is missing is an error."""
+        for kind, data in [] if self.end or self._whole else self._events.close():
+            self._take(kind, data, at)
+        if self._whole:
+            self._take_whole(at)
+        self.end = self.end or at
+        is_complete = self.finish_reason or self.usage or (self._is_done and not self._words)
+        is_empty = not self.arrivals and not self.usage.get("completion_tokens") and self.streamed
+        if not self.error and (is_empty or not is_complete):
+            cause = "the answer is empty" if is_complete else "the stream ended in the middle of the answer"
+            self.fail(SERVER_ERROR, self._words or cause)
+
+    def fail(self, code: int | str, message: str) -> None:
+        """It is an error, with the server's own words or ours; what is known already stays."""
+        self.error = self.error or (code, one_line(message))
+
+    @property
+    def text(self) -> str:
+        """The answer without its reasoning."""
+        return "".join(_texts(self._chunks, "content"))
+
+    @property
+    def every_text(self) -> str:
+        """Reasoning, answer and calls: all that are output tokens."""
+        return "".join(_texts(self._chunks, "reasoning", "reasoning_content", "content", "tool_calls"))
+
+    def tokens(self, name: str, otherwise: int | None = None) -> int | None:
+        """A count of usage's, also of the details of its prompt."""
+        details = self.usage.get("prompt_tokens_details")
+        count = {**(details if isinstance(details, dict) else {}), **self.usage}.get(name)
+        return count if isinstance(count, int) and not isinstance(count, bool) else otherwise
+
+    @property
+    def gaps(self) -> dict[str, float]:
+        """Seconds between chunks: p50, p90, p99 (nearest rank) and the longest."""
+        gaps = sorted(later - earlier for earlier, later in zip(self.arrivals, self.arrivals[1:], strict=False))
+        shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+        return {name: round(gaps[int(share * (len(gaps) - 1) + 0.5)], 6) for name, share in shares.items() if gaps}
+
+    def _take(self, kind: bytes, data: bytes, at: float) -> None:
+        if self.first_answer_token is not None and _TEXT.search(data) and not _MORE.search(data):
+            self.arrivals.append(at)
+            self._chunks.append(data)
+        elif data == _DONE:
+            self._is_done = True
+        elif data and not data.startswith(b":"):
+            value = _json(data)
+            if isinstance(value, dict):
+                self._read(value, data, at)
+            else:
+                self._words = data.decode(errors="replace")
+            if kind == b"error":
+                self.fail(SERVER_ERROR, error_words(data))
+
+    def _read(self, value: dict[str, Any], data: bytes, at: float) -> None:
+        error = value.get("error") or (value if value.get("object") == "error" else None)
+        if error:
+            code = error.get("code") if isinstance(error, dict) else None
+            self.fail(_code(code), error_words(data))
+        usage = value.get("usage")
+        self.usage = usage if isinstance(usage, dict) and usage else self.usage
+        for choice, delta in _deltas(value):
+            self.finish_reason = str(choice.get("finish_reason") or self.finish_reason)
+            is_answer = bool(delta.get("content") or delta.get("tool_calls"))
+            if is_answer or delta.get("reasoning") or delta.get("reasoning_content"):
+                self.arrivals.append(at)
+                self._chunks.append(data)
+            if is_answer and self.first_answer_token is None:
+                self.first_answer_token = at
+
+    def _take_whole(self, at: float) -> None:
+        """An answer in one piece tells nothing of when its tokens were there."""
+        self.streamed = False
+        value = _json(self._whole)
+        self._read(value if isinstance(value, dict) else {"error": "no JSON"}, self._whole, at)
+        self._is_done = bool(self.arrivals)
+        self.arrivals, self.first_answer_token = [], None
+
+
+def error_words(body: bytes) -> str:
+    """The server's own words in the body of an error: the message in its JSON, or all of it."""
+    value = _json(body)
+    while isinstance(value, dict):
+        value = value.get("error") or value.get("message") or value.get("detail") or json.dumps(value)
+    return value if isinstance(value, str) else body.decode(errors="replace").strip()
+
+
+def _code(code: Any) -> int | str:
+    if isinstance(code, str) and code and not code.isdecimal():
+        return code
+    return int(code) if code and isinstance(code, int | str) else SERVER_ERROR
+
+
+def _json(data: bytes) -> Any:
+    """The value, or None where it is none; half a surrogate pair is replaced."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        try:
+            return json.loads(data.decode(errors="replace"))
+        except (ValueError, RecursionError):
+            return None
+
+
+def _deltas(value: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    choices = value.get("choices")
+    objects = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+    found = [(choice, choice.get("delta") or choice.get("message") or {}) for choice in objects]
+    return [(choice, delta) for choice, delta in found if isinstance(delta, dict)]
+
+
+def _texts(chunks: list[bytes], *names: str) -> list[str]:
+    """What the deltas say under the first of `names` that says something."""
+    deltas = [delta for chunk in chunks for _, delta in _deltas(_json(chunk))]
+    found = [next((value for name in names if (value := delta.get(name))), "") for delta in deltas]
+    return [value if isinstance(value, str) else json.dumps(value) for value in found]

@@ -1,0 +1,253 @@
+"""genai-bench's user, but for how it sends and reads: exactly, and with a line for each request.
+
+Imported in the host process alone, since genai-bench patches the standard library. One subclass a level.
+"""
+
+import http.client
+import itertools
+import json
+import os
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import certifi
+import gevent
+import msgspec
+import urllib3
+from genai_bench.metrics.request_metrics_collector import RequestMetricsCollector
+from genai_bench.protocol import UserChatResponse
+from genai_bench.user.openai_user import OpenAIUser
+from locust.runners import STATE_STOPPED, LocalRunner, WorkerRunner
+
+from tuner.core.request_log import COMPLETED, FAILED, IN_FLIGHT, WORKLOAD_FILE, SentRequest
+from tuner.traffic.stream import SERVER_ERROR, Answer, error_words
+
+_BLOCK = 1 << 16
+#: Seconds for the end of a stream whose answer is over, so that its connection can be used again.
+_END_OF_STREAM = 0.25
+_NO_CONNECTION = 503
+#: Seconds between first and last token, so that genai-bench divides by none where an answer came in one piece.
+_SHORTEST = 1e-6
+_MOST_CONNECTIONS = 1024
+_encode = msgspec.json.Encoder().encode
+
+
+class Wanted(msgspec.Struct):
+    """A request to send: each turn adds its messages; `fixed` asks for exactly `max_tokens`."""
+
+    turns: list[list[dict[str, Any]]]
+    max_tokens: int | None = None
+    fixed: bool = True
+
+
+def read_workload(folder: Path) -> list[Wanted]:
+    """The requests of a level in the order of sending; none where genai-bench's own sampler makes them."""
+    path = folder / WORKLOAD_FILE
+    return msgspec.json.Decoder(Wanted).decode_lines(path.read_bytes()) if path.exists() else []
+
+
+class User(OpenAIUser):  # type: ignore[misc]
+    """One of a level's users, who sends a request as soon as the one before has ended."""
+
+    key: ClassVar[str] = ""
+    workload: ClassVar[list[Wanted]] = []
+    workers: ClassVar[int] = 1
+    record: ClassVar[Any]  # a function of a line
+    _order: ClassVar[Iterator[int]] = itertools.count()
+    _users: ClassVar[Iterator[int]] = itertools.count(1)
+    _pool: ClassVar[urllib3.PoolManager]
+
+    @classmethod
+    def for_level(cls, key: str, folder: Path, workers: int, record: Callable[[bytes], object]) -> "type[User]":
+        """The users of one level.
+
+        Args:
+            key: the API key; it reaches the HTTP headers alone.
+            folder: the level's own.
+            workers: processes that share the level's users.
+            record: takes each request's line.
+        """
+        own = {
+            "key": key,
+            "workload": read_workload(folder),
+            "workers": max(workers, 1),
+            "record": staticmethod(record),
+        }
+        make: Any = type(cls)
+        users: type[User] = make("User", (cls,), own | {"_order": itertools.count(), "_users": itertools.count(1)})
+        return users
+
+    def on_start(self) -> None:
+        """Take the key, which genai-bench's command line was not told: it writes that into its files in clear."""
+        super().on_start()
+        self.headers["Authorization"] = f"Bearer {self.key}"
+        self._user, self._numbers = next(self._users), itertools.count(1)
+        if not hasattr(type(self), "_pool"):
+            type(self)._pool = _pool(self.host)
+
+    @property
+    def _worker(self) -> int:
+        runner = self.environment.runner
+        return max(runner.worker_index, 0) if isinstance(runner, WorkerRunner) else 0
+
+    def next_request(self) -> Wanted | None:
+        """The next of the workload, in turn with the other workers; None where genai-bench's sampler makes it."""
+        if not self.workload:
+            return None
+        return self.workload[(next(self._order) * self.workers + self._worker) % len(self.workload)]
+
+    def chat(self) -> None:
+        """Send the next request, turn by turn, each with the answers so far."""
+        wanted = self.next_request()
+        if wanted is None:
+            super().chat()
+            return
+        messages: list[dict[str, Any]] = []
+        for number, turn in enumerate(wanted.turns, 1):
+            messages += turn
+            answer = self._exchange(self._payload(wanted, messages), None, number)
+            if answer.error:
+                break
+            if number < len(wanted.turns):
+                messages.append({"role": "assistant", "content": answer.text})
+
+    def send_request(
+        self,
+        stream: bool,
+        endpoint: str,
+        payload: dict[str, Any],
+        parse_strategy: Any,
+        num_prefill_tokens: int | None = None,
+    ) -> None:
+        """Send what genai-bench's sampler made."""
+        self._exchange(payload, num_prefill_tokens)
+
+    def _payload(self, wanted: Wanted, messages: list[dict[str, Any]]) -> dict[str, Any]:
+        more = dict(self.environment.sampler.additional_request_params)
+        system = more.pop("system_message", None)
+        fixed = {"ignore_eos": wanted.fixed} if self.api_backend in {"vllm", "sglang"} else {}
+        payload = {
+            "model": self.environment.sampler.model,
+            "messages": [*([{"role": "system", "content": system}] if system else []), *messages],
+            "max_tokens": wanted.max_tokens,
+            "temperature": 0.0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        more.pop("ignore_eos", None)  # the sampler's, of its scenario
+        return payload | fixed | more
+
+    def _exchange(self, payload: dict[str, Any], prompt_tokens: int | None, turn: int = 1) -> Answer:
+        """Send one request, read its answer, and write its line, whatever happens."""
+        answer, body, status = Answer(), json.dumps(payload).encode(), COMPLETED
+        request = SentRequest(worker=self._worker, user=self._user, number=next(self._numbers), turn=turn)
+        request.scheduled = request.sent = time.monotonic()
+        try:
+            request.http_status = self._read(body, answer)
+        except gevent.GreenletExit:
+            status = IN_FLIGHT
+            raise
+        except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ProxyError) as error:
+            answer.fail(_NO_CONNECTION, f"Connection error: {error}")
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
+            answer.fail(SERVER_ERROR, f"the connection broke: {error}")
+        finally:
+            self._write(request, answer, FAILED if answer.error else status, prompt_tokens)
+        return answer
+
+    def _read(self, body: bytes, answer: Answer) -> int:
+        """Send `body` and read the stream into `answer`; returns the HTTP status."""
+        url = f"{self.host}/v1/chat/completions"
+        response: Any = self._pool.urlopen(
+            "POST", url, body=body, headers=self.headers, retries=False, preload_content=False, timeout=None
+        )
+        try:
+            if response.status != 200:
+                words = error_words(response.read()) or response.reason or "no words"
+                answer.fail(response.status, words)
+            body_of = response if response.headers.get("content-encoding") else response._original_response
+            while not answer.error and (piece := body_of.read1(_BLOCK)):
+                if answer.feed(piece, time.monotonic()):
+                    break
+            answer.close(time.monotonic())
+            with gevent.Timeout(_END_OF_STREAM, False):
+                while body_of.read1(_BLOCK):
+                    pass
+                response.release_conn()
+        finally:
+            response.close()
+        return int(response.status)
+
+    def _write(self, request: SentRequest, answer: Answer, status: str, prompt_tokens: int | None) -> None:
+        request.status = status
+        if status != IN_FLIGHT:
+            request.end = answer.end or time.monotonic()
+        if answer.error:
+            request.error_code, request.error_message = answer.error
+        if answer.arrivals:
+            request.first_token, request.last_token = answer.arrivals[0], answer.arrivals[-1]
+        request.first_answer_token, request.gaps = answer.first_answer_token, answer.gaps
+        request.finish_reason, request.streamed = answer.finish_reason, answer.streamed
+        request.prompt_tokens = answer.tokens("prompt_tokens", prompt_tokens)
+        request.output_tokens = answer.tokens("completion_tokens")
+        request.cached_tokens = answer.tokens("cached_tokens")
+        if request.output_tokens is None and (answer.arrivals or not answer.streamed):
+            request.output_tokens, request.estimated = self._count(answer, status), True
+        self.record(_encode(request) + b"\n")
+
+    def _count(self, answer: Answer, status: str) -> int:
+        """The tokens that came, where usage does not say: by the tokenizer, or one a chunk where time is short."""
+        if status == IN_FLIGHT:
+            return len(answer.arrivals)
+        return int(self.environment.sampler.get_token_length(answer.every_text, add_special_tokens=False))
+
+
+def stop_users(runner: Any) -> None:
+    """End the requests in flight, at once: Locust's own way looks around for up to a second before it does."""
+    if isinstance(runner, LocalRunner):
+        runner.user_greenlets.kill()
+        runner.state = STATE_STOPPED
+    else:
+        runner.stop()
+
+
+def report(environment: Any, requests: list[SentRequest]) -> None:
+    """Have genai-bench count the requests that have ended, for its own file."""
+    handler, *_ = environment.runner.custom_messages["request_metrics"]
+    for request in requests:
+        if request.status != IN_FLIGHT:
+            handler(environment, SimpleNamespace(data=_as_genai_bench(request)))
+
+
+def _as_genai_bench(request: SentRequest) -> str:
+    collector = RequestMetricsCollector()
+    if request.error_code:
+        collector.metrics.error_code = request.error_code if isinstance(request.error_code, int) else SERVER_ERROR
+        collector.metrics.error_message = request.error_message
+    else:
+        response = UserChatResponse(
+            status_code=200,
+            tokens_received=request.output_tokens,
+            time_at_first_token=request.first_token or request.sent,
+            num_prefill_tokens=request.prompt_tokens or 0,
+            start_time=request.sent,
+            end_time=max(request.end or 0.0, (request.first_token or 0.0) + _SHORTEST),
+        )
+        collector.calculate_metrics(response)
+    return str(collector.metrics.model_dump_json())
+
+
+def _pool(base_url: str) -> urllib3.PoolManager:
+    """The connections of one process, through a proxy where the environment names one."""
+    certificates = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or certifi.where()
+    options: dict[str, Any] = {"maxsize": _MOST_CONNECTIONS, "ca_certs": certificates}
+    parts = urlsplit(base_url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.netloc):
+        return urllib3.ProxyManager(proxy, **options)
+    return urllib3.PoolManager(**options)
