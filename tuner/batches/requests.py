@@ -25,8 +25,8 @@ REQUEST_COLUMNS = (
 )
 TEXTS = ("experiment", "scenario", "iteration_type", "error_code", "error_message", "source", "status", "finish_reason")
 #: What only our own files say of a request.
-LOGGED = {"is_counted": True} | dict.fromkeys(
-    ("sent_at", "ttfa", "itl_p50", "itl_p99", "cached_tokens", "finish_reason")
+LOGGED = {"is_counted": True, "finish_reason": ""} | dict.fromkeys(
+    ("sent_at", "ttfa", "itl_p50", "itl_p99", "cached_tokens")
 )
 
 
