@@ -21,6 +21,7 @@ from tuner.servers.server import Server
 from tuner.sweep.spec import SweepSpec
 from tuner.traffic import calibration
 from tuner.traffic.genai_bench import CLIENT_LOG, Bench, Ended, Load
+from tuner.traffic.workload import WORKLOAD_FILE
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
     outcome, reason = outcome_of(part, ended, server.failure(), interrupted=stop.is_set())
     end = _end(ended, client) | {"outcome": outcome, "reason": reason[:_LONGEST_REASON]}
     sidecar = msgspec.structs.replace(sidecar, **end)
+    (part / WORKLOAD_FILE).unlink(missing_ok=True)  # seed and hash say what it was, and it can be long
     _scrub(part, server.api_key())
     sidecar.write(part)
     put_in_place(part, folder)
@@ -66,6 +68,7 @@ def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> N
     """Put real load on the server that is not counted, so that the first level does not pay for cold caches."""
     if requests:
         warm = replace(load, max_requests=requests, max_seconds=_WARMUP_SECONDS, extend_to=None, enough_requests=0)
+        warm = replace(warm, repeat=0)  # with prompts that no level has
         with tempfile.TemporaryDirectory(prefix="tuner-warmup-") as folder:
             bench.run(warm, Path(folder), stop)
 
@@ -169,13 +172,14 @@ def _client_share(level: int) -> dict[str, object]:
 
 def _end(ended: Ended, client: dict[str, object]) -> dict[str, object]:
     """When and how a level's process ended, as the sidecar has it."""
+    workload = {"workload": ended.workload} if ended.workload else {}
     cpu = {} if ended.cpu_seconds is None else {"cpu_share": round(ended.cpu_seconds / ended.duration, 3)}
     return {
         "started_at": to_text(ended.started_at),
         "finished_at": to_text(ended.finished_at),
         "duration": round(ended.duration, 3),
         "exit_code": ended.exit_code,
-        "client": client | cpu,
+        "client": client | workload | cpu,
     }
 
 

@@ -21,6 +21,7 @@ from typing import IO, Any, cast
 
 from tuner.core import timestamps
 from tuner.servers.supervised import Supervised
+from tuner.traffic.workload import SCENARIO, WORKLOAD_FILE, Workload
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,14 @@ class Load:
     repeat: int = 1  # which measurement of this level it is
     api_backend: str = "vllm"  # the OpenAI API with `ignore_eos`, so that output lengths hold
     request_parameters: dict[str, Any] = field(default_factory=dict)
+    workload: Workload | None = None  # None leaves it to what is in the folder, or to genai-bench
+
+    def write_workload(self, folder: Path) -> str:
+        """Write the level's requests into its `folder`; returns their SHA-256."""
+        if self.workload is None:
+            return ""
+        number = self.max_requests + 2 * self.concurrency  # with those that begin it, and those in flight at its end
+        return self.workload.write(folder, self.scenario, self.concurrency, self.repeat, number)
 
     def arguments(self, folder: Path) -> list[str]:
         """The command line behind `genai-bench benchmark`; the order matters to it, and the key is not in it."""
@@ -61,7 +70,7 @@ class Load:
             "max-time-per-run": max(1, round(self.max_seconds / 60)),
             "max-requests-per-run": self.max_requests,
             "num-concurrency": self.concurrency,
-            "traffic-scenario": self.scenario,
+            "traffic-scenario": found[0] if (found := SCENARIO.match(self.scenario)) else "dataset",
             "additional-request-params": json.dumps(self.request_parameters),
             "experiment-base-dir": folder.parent,
             "experiment-folder-name": folder.name,
@@ -82,6 +91,7 @@ class Ended:
     exit_code: int | None = None  # None where the host itself was lost; negative for a signal
     timed_out: bool = False
     cpu_seconds: float | None = None
+    workload: str = ""  # the SHA-256 of the requests
 
 
 def _free_port() -> int:
@@ -119,6 +129,7 @@ class Bench:
             stop: ends the level at once when it is set.
         """
         self._revive()
+        sha256 = load.write_workload(folder)
         started_at, clock = timestamps.now(), time.monotonic()
         try:
             answer = self._host.run(self._request(load, folder), stop)
@@ -133,6 +144,7 @@ class Bench:
             exit_code=answer.get("ended"),
             timed_out=answer.get("timed_out", False),
             cpu_seconds=answer.get("cpu_seconds"),
+            workload=sha256,
         )
 
     def close(self) -> None:
@@ -156,6 +168,7 @@ class Bench:
             "enough": load.enough_requests,
             "deadline": (load.extend_to or load.max_seconds) + MARGIN_SECONDS,
             "errors": str(folder / CLIENT_LOG),
+            "workload": str(folder / WORKLOAD_FILE),
         }
 
 

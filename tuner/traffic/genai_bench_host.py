@@ -3,7 +3,8 @@
 Importing genai-bench takes seconds and patches the standard library for gevent, which hangs a Jupyter kernel; so it
 lives here. The owner speaks JSON lines with us over stdin and stdout:
 
-    owner: {"arguments": […], "key": "…", "seconds": 30, "extend_to": 60, "enough": 29, "deadline": 90, "errors": "…"}
+    owner: {"arguments": […], "key": "…", "seconds": 30, "extend_to": 60, "enough": 29, "deadline": 90, "errors": "…",
+            "workload": "…/workload.jsonl"}
     host:  {"ready": true}  {"started": PID}  {"ended": 0, "timed_out": false, "cpu_seconds": 3.2}
 
 Any line of the owner's while a level runs, or the end of its stdin, ends that level's whole process group.
@@ -20,6 +21,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # What a level needs of the system, taken before gevent replaces it.
@@ -116,6 +118,7 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
 
     gevent.reinit()
     _limit(cli, request)
+    _take_requests(request["workload"])
     _hand_over_key(cli, request["key"])
     try:
         cli.cli.main(["benchmark", *request["arguments"]], prog_name="genai-bench", standalone_mode=False)
@@ -138,6 +141,34 @@ def _limit(cli: Any, request: dict[str, Any]) -> None:
                 return round(seconds)
 
     cli.manage_run_time = wait
+
+
+def _take_requests(path: str) -> None:
+    """Send the requests of the file at `path`, in their order and then again; without one genai-bench draws its own."""
+    import multiprocessing
+
+    from genai_bench.protocol import UserChatRequest
+    from genai_bench.sampling.text import TextSampler
+
+    if not (file := Path(path)).exists():
+        return
+    requests = [json.loads(line) for line in file.read_bytes().splitlines()]
+    taken = multiprocessing.Value("L", 0)  # worker processes, forked later, count on together
+
+    def sample(self: Any, scenario: Any) -> UserChatRequest:
+        with taken.get_lock():
+            number, taken.value = taken.value, taken.value + 1
+        request = requests[number % len(requests)]
+        content = "\n".join(message["content"] for message in request["turns"][0])
+        return UserChatRequest(
+            model=self.model,
+            prompt=content,
+            num_prefill_tokens=None,
+            max_tokens=request["max_tokens"],
+            additional_request_params=self.additional_request_params | {"ignore_eos": request["fixed"]},
+        )
+
+    TextSampler.sample = sample
 
 
 def _hand_over_key(cli: Any, key: str) -> None:
