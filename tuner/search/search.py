@@ -49,12 +49,11 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: StopRequest | None 
     stop = (stop or StopRequest()).of(experiment)
     with experiment.only_writer():
         request = spec
-        spec = (
-            prepare(spec) if spec.on == LOCAL else with_workload(spec)
-        )  # elsewhere it is prepared where the server runs
+        is_here = spec.on == LOCAL
+        spec = prepare(spec) if is_here else with_workload(spec)  # elsewhere the rest is prepared where the server runs
         check_same(spec, experiment)
         name, sampler = _sampler(spec, experiment)
-        facts = {"workload": fingerprint(spec)} if spec.on == LOCAL else {}
+        facts = {"workload": fingerprint(spec)} if is_here else {}
         with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, SEARCH, **facts):
             experiment.describe(spec=spec.model_dump(mode="json", exclude_none=True))  # with limits that have changed
             _Search(request, spec, experiment, name, sampler, executor, stop).run()
