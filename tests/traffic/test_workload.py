@@ -7,11 +7,11 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import BYTE_TOKENIZER
 from tokenizers import Tokenizer
 
 from tuner.engines.gguf import tokenizer_folder
 from tuner.errors import SpecError
-from tuner.traffic.calibration import _tokenizer as byte_tokenizer
 from tuner.traffic.prompt_file import Request
 from tuner.traffic.workload import WORKLOAD_FILE, Prefix, Workload, most_tokens
 
@@ -76,9 +76,8 @@ def test_a_prompt_has_exactly_the_tokens_asked_for(written, encode, inputs):
 
 
 def test_tokens_are_exact_where_no_word_is_one_token(tmp_path):
-    folder = byte_tokenizer(tmp_path)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    Workload(tokenizer=str(folder)).write(tmp_path, "D(100,8)", 1, 1, 100)
+    tokenizer = Tokenizer.from_file(str(BYTE_TOKENIZER / "tokenizer.json"))
+    Workload(tokenizer=str(BYTE_TOKENIZER)).write(tmp_path, "D(100,8)", 1, 1, 100)
     lines = [json.loads(line) for line in (tmp_path / WORKLOAD_FILE).read_text().splitlines()]
     assert {len(tokenizer.encode(text).ids) for text in texts(lines)} == {100}
     assert len({text[:BLOCK] for text in texts(lines)}) == 100
