@@ -108,7 +108,7 @@ def test_own_prompts_are_sent_as_they_are_and_compared_with_their_like_alone(swe
     prompts.write_text('{"prompt": "another"}')
     other, _ = swept("other", prompts=str(prompts))
     with pytest.raises(NothingSurvived, match="no level has a result on both sides"):
-        read_comparison([natural], [other], tolerance=0.05).must_be_comparable()
+        read_comparison([natural], [other], tolerance=0.05).must_pass(fail_on_regression=False)
 
 
 @pytest.fixture

@@ -95,6 +95,12 @@ def test_a_packed_file_is_the_same_and_called_by_what_is_in_it(read, tmp_path):
     assert names[0].startswith("a.jsonl#") and names[1].startswith("a.jsonl.gz#")
 
 
+def test_fixed_lengths_are_another_workload(read, tmp_path):
+    content = lines({"prompt": "A", "max_tokens": 3})
+    read(content)
+    assert len({read_prompt_file(tmp_path / "chat.jsonl", fixed=fixed).name for fixed in (True, False)}) == 2
+
+
 def test_the_name_tells_contents_apart_and_is_one_word(read, tmp_path):
     read("A", "my, prompts (1).txt")
     one = read_prompt_file(tmp_path / "my, prompts (1).txt").name

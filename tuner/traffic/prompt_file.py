@@ -46,7 +46,7 @@ class Request(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class PromptFile:
-    """The requests of a file, and what the file is called: its name and the beginning of its SHA-256."""
+    """The requests of a file, and what they are called: its name and the beginning of a SHA-256."""
 
     name: str
     requests: tuple[Request, ...]
@@ -80,7 +80,8 @@ def read_prompt_file(path: Path, *, fixed: bool = False) -> PromptFile:
     if not requests:
         raise SpecError(f'prompts: {path} holds no prompt; write one a line, as text or as {{"prompt": "…"}}')
     shown = re.sub(r"[^\w.-]", "_", path.name)[-60:]
-    return PromptFile(f"{shown}#{hashlib.sha256(content).hexdigest()[:8]}", tuple(requests))
+    sha256 = hashlib.sha256(content + (b"\0fixed" if fixed else b"")).hexdigest()  # other answers, another workload
+    return PromptFile(f"{shown}#{sha256[:8]}", tuple(requests))
 
 
 def _content(path: Path) -> bytes:
