@@ -1,6 +1,7 @@
 """Searches whose trials take no time: what is told of them stays true whatever a trial does."""
 
 import pytest
+from support import BYTE_TOKENIZER
 from support.simulated_trials import SimulatedExecutor
 
 from tuner.core.run_directory import Experiment
@@ -20,8 +21,14 @@ def search(tmp_path, monkeypatch):
 
     def run(curve, stop=None, **changes):
         monkeypatch.setattr(executors, "make", lambda *_: SimulatedExecutor(curve))
-        asked = {"engine": "command", "command": ["true", "{n}", "{port}"], "model": "m", "tokenizer": str(tmp_path)}
-        asked |= {"levels": [1, 4], "scenarios": ["D(100,100)"], "parameters": {"n": 1}, "space": {"n": [1, 2, 3]}}
+        asked = {"engine": "command", "command": ["true", "{n}", "{port}"], "model": "m"}
+        asked |= {
+            "tokenizer": str(BYTE_TOKENIZER),
+            "levels": [1, 4],
+            "scenarios": ["D(100,100)"],
+            "parameters": {"n": 1},
+            "space": {"n": [1, 2, 3]},
+        }
         run_search(make_spec(asked | {"sampler": "grid"} | changes, TuneSpec), Experiment.at(tmp_path / "run"), stop)
         return Experiment(tmp_path / "run").facts["search"], load_trials(tmp_path / "run")
 

@@ -8,3 +8,5 @@ DATA = TESTS / "data"
 SAMPLES = DATA / "samples"
 SUPPORT = TESTS / "support"
 FAULTY_SERVER = SUPPORT / "faulty_server.py"
+#: a tokenizer in which each byte is a token
+BYTE_TOKENIZER = DATA / "byte-tokenizer"

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from support import FAULTY_SERVER
+from support import BYTE_TOKENIZER, FAULTY_SERVER
 from tuner.sweep.sweep import StopRequest
 
 FAULTY = FAULTY_SERVER
@@ -12,7 +12,7 @@ FAULTY = FAULTY_SERVER
 def faulty(*knobs, **asked):
     """What to ask for where the server shall be a faulty one."""
     command = [sys.executable, str(FAULTY), "--port", "{port}", *knobs]
-    return {"engine": "command", "command": command, "model": "faulty", "tokenizer": "none", **asked}
+    return {"engine": "command", "command": command, "model": "faulty", "tokenizer": str(BYTE_TOKENIZER), **asked}
 
 
 def stop_request(experiment):

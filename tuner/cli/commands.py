@@ -38,7 +38,7 @@ from tuner.search.executors import LOCAL
 from tuner.search.spec import TuneSpec
 from tuner.servers.server import launch
 from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec, read_spec
-from tuner.sweep.sweep import check_kind, check_same, prepare, recorded_spec, with_model
+from tuner.sweep.sweep import check_kind, check_same, prepare, recorded_spec, with_model, with_workload
 
 
 def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -183,7 +183,8 @@ def _run(display_of: type[RunDisplay], values: dict[str, Any], resume: Path | No
     with bar:
         before = recorded_spec(check_kind(kind.name, Experiment.open(resume))) if resume else {}
         spec = make_spec(before | values, kind.spec)
-        spec = prepare(spec, move) if getattr(spec, "on", LOCAL) == LOCAL else spec  # or where the server runs
+        is_here = getattr(spec, "on", LOCAL) == LOCAL
+        spec = prepare(spec, move) if is_here else with_workload(spec)  # the rest where the server runs
     experiment = Experiment(resume) if resume else Experiment.create(spec.runs, kind.name, spec.name)
     check_same(spec, experiment)
     with ctrl_c_stops() as stop:

@@ -19,7 +19,8 @@ _TELLS_NOTHING = ("name", "runs", "port", "ready_timeout", "max_restarts", "api_
 _ORDER = (
     *("state", "engine", "server version", "vllm version", "sglang version", "xllamacpp version", "model"),
     *("served_name", "parameters", "environment", "command", "executable", "base_url", "gpus", "GPU", "host"),
-    *("scenarios", "levels", "iteration_type", "max_seconds", "max_requests", "request_parameters", "tokenizer"),
+    *("scenarios", "prompts", "output", "prefix", "seed"),
+    *("levels", "iteration_type", "max_seconds", "max_requests", "request_parameters", "tokenizer"),
     *("tuner version", "genai-bench version", "python version"),
 )
 #: genai-bench's words for what tuner calls otherwise

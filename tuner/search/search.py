@@ -22,7 +22,7 @@ from tuner.search.spec import TuneSpec
 from tuner.search.state import Limits, SearchTrial, Trials
 from tuner.sweep.progress import Progress, SearchProgress, read_search, read_sweep
 from tuner.sweep.spec import SweepSpec
-from tuner.sweep.sweep import StopRequest, check_same, prepare, recorded, run_sweep
+from tuner.sweep.sweep import StopRequest, check_same, fingerprint, prepare, recorded, run_sweep, with_workload
 
 _log = logging.getLogger(__name__)
 
@@ -49,10 +49,12 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: StopRequest | None 
     stop = (stop or StopRequest()).of(experiment)
     with experiment.only_writer():
         request = spec
-        spec = prepare(spec) if spec.on == LOCAL else spec  # elsewhere it is prepared where the server runs
+        is_here = spec.on == LOCAL
+        spec = prepare(spec) if is_here else with_workload(spec)  # elsewhere the rest is prepared where the server runs
         check_same(spec, experiment)
         name, sampler = _sampler(spec, experiment)
-        with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, SEARCH):
+        facts = {"workload": fingerprint(spec)} if is_here else {}
+        with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, SEARCH, **facts):
             experiment.describe(spec=spec.model_dump(mode="json", exclude_none=True))  # with limits that have changed
             _Search(request, spec, experiment, name, sampler, executor, stop).run()
 
@@ -61,7 +63,7 @@ def _sampler(spec: TuneSpec, experiment: Experiment) -> tuple[str, Sampler]:
     """The sampler that was asked for; of `auto` the one that the search began with."""
     space, before = spec.search_space, experiment.record.search.get("sampler")
     name = before or samplers.choose(spec.sampler, space, spec.objective, spec.trials)
-    return name, samplers.make(name, space, spec.objective, spec.seed)
+    return name, samplers.make(name, space, spec.objective, int(spec.seed))
 
 
 @dataclass

@@ -50,7 +50,6 @@ class TuneSpec(SweepSpec):
     sampler: SamplerName = Field(
         "auto", description=f"what chooses the next configuration: {', '.join(get_args(SamplerName))}"
     )
-    seed: NonNegativeInt = Field(0, description="of the sampler: the same seed and results, the same choices")
     trials: PositiveInt = Field(20, description="configurations tried at most, the baseline included")
     patience: NonNegativeInt = Field(0, description="end after so many trials without gain; 0: never")
     max_minutes: PositiveFloat | None = Field(None, description="end after this many minutes")

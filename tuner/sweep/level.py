@@ -12,7 +12,7 @@ import msgspec
 
 from tuner.batches.load import load_batches
 from tuner.core import files, request_log
-from tuner.core.request_log import REQUESTS_FILE, WHOLE
+from tuner.core.request_log import REQUESTS_FILE, WHOLE, WORKLOAD_FILE
 from tuner.core.run_directory import COMPLETED, RUNNING, Sidecar, Trial, TrialFacts, part_of
 from tuner.core.timestamps import now, to_text
 from tuner.errors import PathError, ServerFailed
@@ -56,6 +56,7 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
     outcome, reason = outcome_of(part, ended, server.failure(), interrupted=stop.is_set())
     end = _end(ended, client) | {"outcome": outcome, "reason": reason[:_LONGEST_REASON]}
     sidecar = msgspec.structs.replace(sidecar, **end)
+    (part / WORKLOAD_FILE).unlink(missing_ok=True)  # seed and hash say what it was, and it can be long
     _scrub(part, server.api_key())
     sidecar.write(part)
     put_in_place(part, folder)
@@ -67,7 +68,7 @@ def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> N
     """Put real load on the server that is not counted, so that the first level does not pay for cold caches."""
     if requests:
         warm = replace(load, max_requests=requests, max_seconds=_WARMUP_SECONDS, extend_to=None, enough_requests=0)
-        warm = replace(warm, window=WHOLE)  # which has no drain
+        warm = replace(warm, window=WHOLE, repeat=0)  # which has no drain, and prompts that no level has
         with tempfile.TemporaryDirectory(prefix="tuner-warmup-") as folder:
             bench.run(warm, Path(folder), stop)
 
@@ -172,13 +173,14 @@ def _client_share(level: int) -> dict[str, object]:
 
 def _end(ended: Ended, client: dict[str, object]) -> dict[str, object]:
     """When and how a level's process ended, as the sidecar has it."""
+    workload = {"workload": ended.workload} if ended.workload else {}
     cpu = {} if ended.cpu_seconds is None else {"cpu_share": round(ended.cpu_seconds / ended.duration, 3)}
     return {
         "started_at": to_text(ended.started_at),
         "finished_at": to_text(ended.finished_at),
         "duration": round(ended.duration, 3),
         "exit_code": ended.exit_code,
-        "client": client | cpu,
+        "client": client | workload | cpu,
     }
 
 

@@ -19,10 +19,15 @@ from tuner.errors import SLOError, SpecError
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import requests_needed_for
+from tuner.traffic.workload import SCENARIO, Prefix
 
-#: `D(100,32)`, `N(480,240)/(300,150)`, `U(50,100)/(200,250)`, `dataset`: genai-bench's notation
-_SCENARIO = re.compile(r"(dataset|D\(\d+,\d+\)|N\(\d+,\d+\)/\(\d+,\d+\)|U\(\d+,\d+\)(/\(\d+,\d+\))?)")
-AUTO = "auto"
+#: prompts out of a file, as genai-bench calls them; then they are called by the file's name and hash
+DATASET = "dataset"
+_FROM_FILE = re.compile(r"[\w.-]+#[0-9a-f]{8}")
+_PREFIX = re.compile(r"\+prefix\(\d+,\d+\)$")
+#: what else genai-bench can be asked for, by the first letter of its notation
+_NOT_TEXT = {"E": "embeddings", "R": "reranking", "I": "images", "A": "audio"}
+AUTO, RANDOM = "auto", "random"
 _BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
 
 
@@ -55,9 +60,18 @@ def _some_gpus(value: Any) -> Any:
 
 
 def _scenario(value: str) -> str:
-    if not _SCENARIO.fullmatch(value):
+    """A scenario in genai-bench's notation; what a run has recorded of a file or a prefix is read again too."""
+    if other := re.match(r"([ERIA])\(\d", value):
+        raise ValueError(f"{value!r} asks for {_NOT_TEXT[other[1]]}; only text to text is measured, as by D(100,32)")
+    base = base_of(value)
+    if base != DATASET and not SCENARIO.fullmatch(base) and not _FROM_FILE.fullmatch(base):
         raise ValueError(f"{value!r} is no traffic scenario; write one such as D(100,32): 100 tokens in, 32 out")
     return value
+
+
+def base_of(scenario: str) -> str:
+    """`D(100,32)` of `D(100,32)+prefix(1500,8)`."""
+    return _PREFIX.sub("", scenario)
 
 
 def _levels(value: Any) -> Any:
@@ -75,6 +89,20 @@ def _level(part: Any) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ValueError(f"{part!r} is no concurrency level: it must be a whole number greater than 0, or {AUTO}")
     return number
+
+
+def _prefix(value: Any) -> Any:
+    """`"tokens: 1500, groups: 8"` or a mapping of these."""
+    parts = _mapping(value)
+    if isinstance(parts, Mapping) and not ("tokens" in parts and {*parts} <= {*Prefix.model_fields}):
+        raise ValueError(f"{value!r} is no prefix; write one such as {{tokens: 1500, groups: 8}}")
+    return parts
+
+
+def _seed(value: Any) -> Any:
+    if value == RANDOM or (isinstance(value, int) and value >= 0) or str(value).isdecimal():
+        return value
+    raise ValueError(f"{value!r} is no seed: it must be a whole number from 0, or {RANDOM}")
 
 
 ConcurrencyLevels = Annotated[list[int] | Literal["auto"], BeforeValidator(_levels)]
@@ -102,6 +130,18 @@ class SweepSpec(ServeSpec):
     stop_when_saturated: bool = Field(False, description="skip levels after throughput stops growing and the SLO fails")
     scenarios: Scenarios = Field(
         ["D(100,32)"], description="traffic scenarios in genai-bench's notation, such as D(100,32)"
+    )
+    prompts: Path | None = Field(
+        None, description="own prompts instead: a file of JSON lines, CSV, or text with one a line; .gz too"
+    )
+    output: Literal["natural", "fixed"] | None = Field(
+        None, description="answers end by themselves (natural; default for own prompts) or at max_tokens (fixed)"
+    )
+    prefix: Prefix | None = Field(
+        None, description="beginnings that prompts have in common, such as {tokens: 1500, groups: 8}"
+    )
+    seed: NonNegativeInt | Literal["random"] = Field(
+        0, description="decides prompts, their order and a search's choices; random: others each time"
     )
     max_seconds: PositiveFloat = Field(20, description="seconds that a level's window lasts at most")
     max_requests: PositiveInt = Field(1000, description="requests after which a level ends, if that comes first")
@@ -135,6 +175,8 @@ class SweepSpec(ServeSpec):
     runs: Path = Field(Path("runs"), description="the folder that run directories are made in")
 
     _request_mapping = field_validator("request_parameters", mode="before")(_mapping)
+    _prefix_parts = field_validator("prefix", mode="before")(_prefix)
+    _seed_or_random = field_validator("seed", mode="before")(_seed)
 
     @field_validator("slo", mode="before")
     @classmethod
@@ -147,6 +189,21 @@ class SweepSpec(ServeSpec):
         if content is not None:
             SLO.parse(content, "slo")
         return content
+
+    @field_validator("prompts")
+    @classmethod
+    def _from_anywhere(cls, value: Path | None) -> Path | None:
+        """As it can be found again from another folder."""
+        return value and value.expanduser().absolute()
+
+    @pydantic.model_validator(mode="after")
+    def _has_prompts(self) -> Self:
+        drawn = [scenario for scenario in self.scenarios if SCENARIO.fullmatch(base_of(scenario))]
+        if self.prompts and drawn and "scenarios" in self.model_fields_set:
+            raise ValueError(f"scenarios: {drawn[0]} draws prompts, and prompts names a file of them; leave one out")
+        if not self.prompts and len(drawn) < len(self.scenarios):
+            raise ValueError("scenarios: prompts out of a file need prompts, such as prompts: chat.jsonl")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _extends(self) -> Self:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import secrets
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -23,8 +24,10 @@ from tuner.servers.telemetry import Recorder
 from tuner.sweep import level
 from tuner.sweep.level import Levels, Measurement, judged_row
 from tuner.sweep.limit import LimitSearch, excess, saturated
-from tuner.sweep.spec import AUTO, Spec, SweepSpec
+from tuner.sweep.spec import AUTO, RANDOM, Spec, SweepSpec, base_of
 from tuner.traffic.genai_bench import Bench, Load
+from tuner.traffic.prompt_file import read_prompt_file
+from tuner.traffic.workload import Workload, most_tokens
 
 _log = logging.getLogger(__name__)
 AnySweep = TypeVar("AnySweep", bound=SweepSpec)
@@ -60,20 +63,21 @@ def check_same(spec: SweepSpec, experiment: Experiment) -> None:
     """
     if experiment.is_new:
         return
+    defaults = {name: part.default for name, part in type(spec).model_fields.items()}  # of what came in later
     before, request = recorded_spec(experiment), _plain(spec)
     for name in sorted({*before, *request} - {*_MAY_DIFFER}):
-        old, new = before.get(name), request.get(name)
+        old, new = (values.get(name, defaults.get(name)) for values in (before, request))
         if old != new:
             difference = f"{experiment.folder} was made with {name} {old!r}, now {new!r} is asked"
             raise SpecError(f"{difference}: start a new run, or leave that out")
 
 
 @contextlib.contextmanager
-def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP) -> Iterator[None]:
+def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP, **facts: Any) -> Iterator[None]:
     """Keep in `experiment.json` what was asked, and how it ended whatever happens; `kind` is sweep or tune."""
     experiment.stop_file.unlink(missing_ok=True)
     started = "started_at" if experiment.is_new else "resumed_at"
-    request = {"kind": kind, "name": spec.name, "spec": _plain(spec)} if experiment.is_new else {}
+    request = {"kind": kind, "name": spec.name, "spec": _plain(spec), **facts} if experiment.is_new else {}
     hardware = {"gpus": [gpu.name for gpu in gpus.gpus()]}
     experiment.describe(**request, **environment(), **hardware, **{started: to_text(now())}, state="running")
     state = "failed"
@@ -130,9 +134,47 @@ def with_model(spec: Spec, progress: gguf.Progress = lambda share: None) -> Spec
 
 
 def prepare(spec: AnySweep, progress: gguf.Progress = lambda share: None) -> AnySweep:
-    """`spec` with everything resolved that can be before a server starts: `with_model`, and the tokenizer."""
-    spec = with_model(spec, progress)
+    """`spec` with everything resolved that can be before a server starts: model, workload and tokenizer."""
+    spec = with_workload(with_model(spec, progress))
     return spec if spec.tokenizer else spec.model_copy(update={"tokenizer": tokenizer_of(spec.engine, spec.model)})
+
+
+def with_workload(spec: AnySweep) -> AnySweep:
+    """`spec` with a seed, and with scenarios that are called by all that is sent: the file's hash, the prefix.
+
+    Raises:
+        RequestError: the prompts cannot be read, are not those that a run began with, or a request cannot fit.
+    """
+    seed = secrets.randbelow(2**31) if spec.seed == RANDOM else spec.seed
+    names = [base_of(scenario) for scenario in spec.scenarios]
+    if spec.prompts:
+        name = read_prompt_file(spec.prompts, fixed=spec.output == "fixed").name
+        if other := [before for before in names if "#" in before and before != name]:
+            raise SpecError(f"prompts: {spec.prompts} is {name} and not {other[0]} any more; start a new run")
+        names = [name]
+    _must_fit(spec, names)
+    return spec.model_copy(update={"seed": seed, "scenarios": [f"{name}{spec.prefix or ''}" for name in names]})
+
+
+def _must_fit(spec: SweepSpec, scenarios: list[str]) -> None:
+    """Refuse requests longer than what the engine is told to take, where it is told."""
+    context, prefix = engines.find(spec.engine).context(spec), spec.prefix.tokens if spec.prefix else 0
+    for scenario in scenarios:
+        if context and prefix + most_tokens(scenario) > context:
+            what = f"prefix: {prefix} tokens before those of {scenario}" if prefix else f"scenarios: {scenario}"
+            raise SpecError(f"{what} are more than the {context} that {spec.engine} takes for a request")
+
+
+def workload_of(spec: SweepSpec) -> Workload:
+    """What decides the requests of a prepared spec."""
+    fixed = spec.output == "fixed" if spec.output or spec.prompts else True
+    requests = read_prompt_file(spec.prompts, fixed=fixed).requests if spec.prompts else ()
+    return Workload(int(spec.seed), spec.tokenizer or "", requests, spec.prefix, fixed)
+
+
+def fingerprint(spec: SweepSpec) -> dict[str, Any]:
+    """Seed and hash of the prompts of a prepared spec, in their order, for `experiment.json`."""
+    return workload_of(spec).fingerprint(spec.scenarios)
 
 
 def tokenizer_of(engine: str, model: str) -> str:
@@ -181,7 +223,7 @@ def run_sweep(spec: SweepSpec, experiment: Experiment, stop: StopRequest | None 
     with experiment.only_writer():
         spec = prepare(spec)
         check_same(spec, experiment)
-        with recorded(experiment, spec):
+        with recorded(experiment, spec, workload=fingerprint(spec)):
             run_trial(spec, experiment.trial(1), stop)
 
 
@@ -202,9 +244,10 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
     if first is None:
         return
     levels.ask_for(first, spec)  # before the server: if it does not start, this was asked
-    offline = Path(spec.tokenizer or "").is_dir()
+    offline, workload = Path(spec.tokenizer or "").is_dir(), workload_of(spec)
+    next(workload.draw(first[0], 1, 1))  # a tokenizer that nobody can read costs no server
     with Bench(spec.api_key() or "", offline=offline) as bench, _Servers(spec, trial, stop.at_once) as servers:
-        runner = _Runner(spec, levels, bench, servers, stop.at_once)
+        runner = _Runner(spec, levels, bench, servers, workload, stop.at_once)
         for load in _planned(spec, levels):
             if stop.is_set():
                 raise Stopped
@@ -222,6 +265,7 @@ class _Runner:
     levels: Levels
     bench: Bench
     servers: "_Servers"
+    workload: Workload
     at_once: threading.Event
 
     def run(self, measurement: Measurement) -> Sidecar:
@@ -233,10 +277,29 @@ class _Runner:
             server, is_cold = self.servers.alive()
         except ServerFailed as failure:
             return level.record_unrun(measurement, folder, "server_died", f"not started again: {failure}")
-        load = _load(self.spec, server, *measurement)
+        load = self._load(server, *measurement)
         if is_cold or self.spec.warmup_each:
             level.warm_up(self.bench, load, self.spec.warmup_requests, self.at_once)
         return level.run(self.bench, server, load, folder, self.at_once)
+
+    def _load(self, server: Server, scenario: str, concurrency: int, repeat: int) -> Load:
+        spec, engines_own = self.spec, server.engine.request_parameters
+        return Load(
+            base_url=server.base_url,
+            model_name=server.model_name,
+            tokenizer=spec.tokenizer or "",
+            scenario=scenario,
+            concurrency=concurrency,
+            max_seconds=spec.max_seconds,
+            max_requests=spec.max_requests,
+            extend_to=spec.extend_to,
+            enough_requests=spec.enough_requests,
+            workers=spec.client_workers,
+            window=spec.window,
+            repeat=repeat,
+            request_parameters=({} if self.workload.keeps_cache else dict(engines_own)) | spec.request_parameters,
+            workload=self.workload,
+        )
 
     def _reason_to_skip(self, scenario: str, concurrency: int) -> str:
         """Why a level of a fixed sweep need not be measured; empty where it must be."""
@@ -289,21 +352,3 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
             raise
         self._running.enter_context(Recorder(server))
         return server
-
-
-def _load(spec: SweepSpec, server: Server, scenario: str, concurrency: int, repeat: int) -> Load:
-    return Load(
-        base_url=server.base_url,
-        model_name=server.model_name,
-        tokenizer=spec.tokenizer or "",
-        scenario=scenario,
-        concurrency=concurrency,
-        max_seconds=spec.max_seconds,
-        max_requests=spec.max_requests,
-        extend_to=spec.extend_to,
-        enough_requests=spec.enough_requests,
-        workers=spec.client_workers,
-        window=spec.window,
-        repeat=repeat,
-        request_parameters=dict(server.engine.request_parameters) | spec.request_parameters,
-    )

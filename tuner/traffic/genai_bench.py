@@ -25,6 +25,7 @@ from tuner.core import timestamps
 from tuner.core.request_log import STEADY, Window
 from tuner.servers.supervised import Supervised
 from tuner.traffic.course import Limits
+from tuner.traffic.workload import SCENARIO, Workload
 
 _log = logging.getLogger(__name__)
 
@@ -53,12 +54,20 @@ class Load:
     api_backend: str = "vllm"  # the OpenAI API with `ignore_eos`, so that output lengths hold
     request_parameters: dict[str, Any] = field(default_factory=dict)
     window: Window = STEADY
+    workload: Workload | None = None  # None leaves it to what is in the folder, or to genai-bench
 
     @property
     def limits(self) -> Limits:
         """What ends the level."""
         longest = self.extend_to or self.max_seconds
         return Limits(self.concurrency, self.max_seconds, longest, self.enough_requests, self.max_requests, self.window)
+
+    def write_workload(self, folder: Path) -> str:
+        """Write the level's requests into its `folder`; returns their SHA-256."""
+        if self.workload is None:
+            return ""
+        number = self.max_requests + 2 * self.concurrency  # with those that begin it, and those in flight at its end
+        return self.workload.write(folder, self.scenario, self.concurrency, self.repeat, number)
 
     def arguments(self, folder: Path) -> list[str]:
         """The command line behind `genai-bench benchmark`; the order matters to it, and the key is not in it."""
@@ -72,7 +81,7 @@ class Load:
             "max-time-per-run": max(1, round(self.max_seconds / 60)),
             "max-requests-per-run": self.max_requests,
             "num-concurrency": self.concurrency,
-            "traffic-scenario": self.scenario,
+            "traffic-scenario": found[0] if (found := SCENARIO.match(self.scenario)) else "dataset",
             "metrics-refresh-interval": 10**9,  # nobody looks at what it would compute anew after each request
             "additional-request-params": json.dumps(self.request_parameters),
             "experiment-base-dir": folder.parent,
@@ -94,6 +103,7 @@ class Ended:
     exit_code: int | None = None  # None where the host itself was lost; negative for a signal
     timed_out: bool = False
     cpu_seconds: float | None = None
+    workload: str = ""  # the SHA-256 of the requests
 
 
 def _free_port() -> int:
@@ -131,6 +141,7 @@ class Bench:
             stop: ends the level at once when it is set.
         """
         self._revive()
+        sha256 = load.write_workload(folder)
         started_at, clock = timestamps.now(), time.monotonic()
         try:
             answer = self._host.run(self._request(load, folder), stop)
@@ -145,6 +156,7 @@ class Bench:
             exit_code=answer.get("ended"),
             timed_out=answer.get("timed_out", False),
             cpu_seconds=answer.get("cpu_seconds"),
+            workload=sha256,
         )
 
     def close(self) -> None:

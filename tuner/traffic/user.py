@@ -25,6 +25,7 @@ from genai_bench.user.openai_user import OpenAIUser
 from locust.runners import STATE_STOPPED, LocalRunner, WorkerRunner
 
 from tuner.core.request_log import COMPLETED, FAILED, IN_FLIGHT, WORKLOAD_FILE, SentRequest
+from tuner.traffic.prompt_file import Request
 from tuner.traffic.stream import SERVER_ERROR, Answer, error_words
 
 _BLOCK = 1 << 16
@@ -37,25 +38,17 @@ _MOST_CONNECTIONS = 1024
 _encode = msgspec.json.Encoder().encode
 
 
-class Wanted(msgspec.Struct):
-    """A request to send: each turn adds its messages; `fixed` asks for exactly `max_tokens`."""
-
-    turns: list[list[dict[str, Any]]]
-    max_tokens: int | None = None
-    fixed: bool = True
-
-
-def read_workload(folder: Path) -> list[Wanted]:
+def read_workload(folder: Path) -> list[Request]:
     """The requests of a level in the order of sending; none where genai-bench's own sampler makes them."""
     path = folder / WORKLOAD_FILE
-    return msgspec.json.Decoder(Wanted).decode_lines(path.read_bytes()) if path.exists() else []
+    return msgspec.json.Decoder(Request).decode_lines(path.read_bytes()) if path.exists() else []
 
 
 class User(OpenAIUser):  # type: ignore[misc]
     """One of a level's users, who sends a request as soon as the one before has ended."""
 
     key: ClassVar[str] = ""
-    workload: ClassVar[list[Wanted]] = []
+    workload: ClassVar[list[Request]] = []
     workers: ClassVar[int] = 1
     record: ClassVar[Any]  # a function of a line
     _order: ClassVar[Iterator[int]] = itertools.count()
@@ -95,7 +88,7 @@ class User(OpenAIUser):  # type: ignore[misc]
         runner = self.environment.runner
         return max(runner.worker_index, 0) if isinstance(runner, WorkerRunner) else 0
 
-    def next_request(self) -> Wanted | None:
+    def next_request(self) -> Request | None:
         """The next of the workload, in turn with the other workers; None where genai-bench's sampler makes it."""
         if not self.workload:
             return None
@@ -103,17 +96,17 @@ class User(OpenAIUser):  # type: ignore[misc]
 
     def chat(self) -> None:
         """Send the next request, turn by turn, each with the answers so far."""
-        wanted = self.next_request()
-        if wanted is None:
+        request = self.next_request()
+        if request is None:
             super().chat()
             return
         messages: list[dict[str, Any]] = []
-        for number, turn in enumerate(wanted.turns, 1):
+        for number, turn in enumerate(request.turns, 1):
             messages += turn
-            answer = self._exchange(self._payload(wanted, messages), None, number)
+            answer = self._exchange(self._payload(request, messages), None, number)
             if answer.error:
                 break
-            if number < len(wanted.turns):
+            if number < len(request.turns):
                 messages.append({"role": "assistant", "content": answer.text})
 
     def send_request(
@@ -127,20 +120,20 @@ class User(OpenAIUser):  # type: ignore[misc]
         """Send what genai-bench's sampler made."""
         self._exchange(payload, num_prefill_tokens)
 
-    def _payload(self, wanted: Wanted, messages: list[dict[str, Any]]) -> dict[str, Any]:
+    def _payload(self, request: Request, messages: list[dict[str, Any]]) -> dict[str, Any]:
         more = dict(self.environment.sampler.additional_request_params)
         system = more.pop("system_message", None)
-        fixed = {"ignore_eos": wanted.fixed} if self.api_backend in {"vllm", "sglang"} else {}
+        fixed = {"ignore_eos": request.fixed} if self.api_backend in {"vllm", "sglang"} else {}
         payload = {
             "model": self.environment.sampler.model,
             "messages": [*([{"role": "system", "content": system}] if system else []), *messages],
-            "max_tokens": wanted.max_tokens,
             "temperature": 0.0,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
         more.pop("ignore_eos", None)  # the sampler's, of its scenario
-        return payload | fixed | more
+        length = {} if request.max_tokens is None else {"max_tokens": request.max_tokens}
+        return payload | length | fixed | more
 
     def _exchange(self, payload: dict[str, Any], prompt_tokens: int | None, turn: int = 1) -> Answer:
         """Send one request, read its answer, and write its line, whatever happens."""

@@ -45,8 +45,8 @@ def _obey(leash: IO[str], stop: StopRequest) -> None:
 
 def _prepared(spec: SweepSpec, node: str) -> SweepSpec:
     """`spec` prepared here; what is wrong says where."""
-    for what in ("model", "tokenizer"):
-        name = getattr(spec, what) or ""
+    for what in ("model", "tokenizer", "prompts"):
+        name = str(getattr(spec, what) or "")
         if name.startswith(("/", "~", ".")) and not Path(name).expanduser().exists():
             raise SpecError(f"the {what} {name} is not on node {node}: put it there too, or name it by its hub id")
     try:
