@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -42,6 +43,7 @@ class Knobs:
     error_text: str = "overloaded, as told"
     hang_every: int = 0  # every Nth request is never answered
     close_every: int = 0  # every Nth answer is cut in its middle
+    hangs_up_after: int = 0  # a connection is closed, without a word, when one more request than so many comes
     inband_every: int = 0  # every Nth answer has an error in its stream
     die_after: int = 0  # the process exits in the middle of the Nth answer
     # the life of the process
@@ -95,8 +97,11 @@ class FaultyServer:
     async def serve(self, reader, writer):
         self.stats.connections += 1
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while not writer.is_closing():
-                await self.answer(await Request.read(reader), writer)
+            for number in itertools.count():
+                request = await Request.read(reader)
+                if writer.is_closing() or (number and number == self.knobs.hangs_up_after):
+                    break
+                await self.answer(request, writer)
                 await writer.drain()
         writer.close()
 

@@ -48,20 +48,29 @@ WRONG = {
 WAYS = [*RIGHT, *WRONG]
 
 
+def level_of(place, tokenizer, number, *knobs):
+    """Run one user's level of so many requests in `place`, against a server of its own."""
+    command = [sys.executable, str(FAULTY_SERVER), *knobs]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, Bench() as bench:
+        url = server.stdout.readline().split()[-1]
+        load = Load(url, "faulty", tokenizer, "D(20,8)", 1, 60, number, window=request_log.WHOLE)
+        assert bench.run(load, place, threading.Event()).exit_code == 0
+        server.kill()
+    return place
+
+
 @pytest.fixture(scope="module")
-def folder(tiny_gguf, tmp_path_factory):
+def tokenizer(tiny_gguf):
+    return str(tokenizer_folder(tiny_gguf))
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory):
     """What one user's level leaves that asks for every way in turn."""
     place = tmp_path_factory.mktemp("level")
     asked = [{"turns": [[{"role": "user", "content": f"stream as {way}"}]], "max_tokens": TOKENS} for way in WAYS]
     (place / request_log.WORKLOAD_FILE).write_text("".join(json.dumps(request) + "\n" for request in asked))
-    command = [sys.executable, str(FAULTY_SERVER), f"ttft={TTFT}", "itl=0.01"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, Bench() as bench:
-        url = server.stdout.readline().split()[-1]
-        tokenizer = str(tokenizer_folder(tiny_gguf))
-        load = Load(url, "faulty", tokenizer, "D(20,8)", 1, 60, len(WAYS), window=request_log.WHOLE)
-        assert bench.run(load, place, threading.Event()).exit_code == 0
-        server.kill()
-    return place
+    return level_of(place, tokenizer, len(WAYS), f"ttft={TTFT}", "itl=0.01")
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +113,9 @@ def test_every_request_is_a_row(folder):
     assert requests["sent_at"].is_monotonic_increasing and str(requests["sent_at"].dtype).endswith("UTC]")
     assert requests["error_message"].dropna().tolist() == [words for _, words in WRONG.values()]
     assert set(requests["cached_tokens"].dropna()) == {64}
+
+
+@pytest.mark.parametrize(("knob", "errors"), [("hangs_up_after=3", 0), ("close_every=4", 3)])
+def test_a_kept_connection_that_the_server_closed_is_no_failure_of_its_own(tokenizer, tmp_path, knob, errors):
+    (row,) = tuner.load_batches(level_of(tmp_path, tokenizer, 12, knob)).to_dict("records")
+    assert (row["completed"], row["errors"]) == (12 - errors, errors)

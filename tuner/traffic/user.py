@@ -31,10 +31,11 @@ from tuner.traffic.stream import SERVER_ERROR, Answer, error_words
 _BLOCK = 1 << 16
 #: Seconds for the end of a stream whose answer is over, so that its connection can be used again.
 _END_OF_STREAM = 0.25
+#: Seconds within which a connection that the server has closed meanwhile shows it; later it is an answer that broke.
+_STALE = 1.0
 _NO_CONNECTION = 503
 #: Seconds between first and last token, so that genai-bench divides by none where an answer came in one piece.
 _SHORTEST = 1e-6
-_MOST_CONNECTIONS = 1024
 _encode = msgspec.json.Encoder().encode
 
 
@@ -53,7 +54,6 @@ class User(OpenAIUser):  # type: ignore[misc]
     record: ClassVar[Any]  # a function of a line
     _order: ClassVar[Iterator[int]] = itertools.count()
     _users: ClassVar[Iterator[int]] = itertools.count(1)
-    _pool: ClassVar[urllib3.PoolManager]
 
     @classmethod
     def for_level(cls, key: str, folder: Path, workers: int, record: Callable[[bytes], object]) -> "type[User]":
@@ -80,8 +80,7 @@ class User(OpenAIUser):  # type: ignore[misc]
         super().on_start()
         self.headers["Authorization"] = f"Bearer {self.key}"
         self._user, self._numbers = next(self._users), itertools.count(1)
-        if not hasattr(type(self), "_pool"):
-            type(self)._pool = _pool(self.host)
+        self._pool = _pool(self.host)
 
     @property
     def _worker(self) -> int:
@@ -155,10 +154,7 @@ class User(OpenAIUser):  # type: ignore[misc]
 
     def _read(self, body: bytes, answer: Answer) -> int:
         """Send `body` and read the stream into `answer`; returns the HTTP status."""
-        url = f"{self.host}/v1/chat/completions"
-        response: Any = self._pool.urlopen(
-            "POST", url, body=body, headers=self.headers, retries=False, preload_content=False, timeout=None
-        )
+        response = self._post(body)
         try:
             if response.status != 200:
                 words = error_words(response.read()) or response.reason or "no words"
@@ -175,6 +171,18 @@ class User(OpenAIUser):  # type: ignore[misc]
         finally:
             response.close()
         return int(response.status)
+
+    def _post(self, body: bytes) -> Any:
+        """The response to `body`, sent once more where the server had closed the kept connection: no failure of its."""
+        url, is_kept, began = f"{self.host}/v1/chat/completions", bool(len(self._pool.pools)), time.monotonic()
+        options: dict[str, Any] = {"retries": False, "preload_content": False, "timeout": None}
+        try:
+            return self._pool.urlopen("POST", url, body=body, headers=self.headers, **options)
+        except urllib3.exceptions.ProtocolError as error:
+            is_stale = is_kept and isinstance(error.args[-1], ConnectionError)
+            if not is_stale or time.monotonic() - began > _STALE:
+                raise
+            return self._pool.urlopen("POST", url, body=body, headers=self.headers, **options)
 
     def _write(self, request: SentRequest, answer: Answer, status: str, prompt_tokens: int | None) -> None:
         request.status = status
@@ -236,9 +244,9 @@ def _as_genai_bench(request: SentRequest) -> str:
 
 
 def _pool(base_url: str) -> urllib3.PoolManager:
-    """The connections of one process, through a proxy where the environment names one."""
+    """The one connection of a user, through a proxy where the environment names one."""
     certificates = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or certifi.where()
-    options: dict[str, Any] = {"maxsize": _MOST_CONNECTIONS, "ca_certs": certificates}
+    options: dict[str, Any] = {"maxsize": 1, "ca_certs": certificates}
     parts = urlsplit(base_url)
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and not urllib.request.proxy_bypass(parts.netloc):
