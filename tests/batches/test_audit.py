@@ -35,6 +35,7 @@ CASES = {
     "statistics of other requests": (result(stats={"ttft": {"p99": 5.0}}), "own ttft_p99 differ"),
     "too few": (result([request()] * 30), "30 completed requests are too few for p95 (59), p99 (299)"),
     "short outputs": (result([request(outputs=50)] * 300), "outputs of 50.0 tokens on average where 100"),
+    "another tokenizer's outputs": (result([request(outputs=140)] * 300), "140.0 tokens on average where 100 at most"),
     "nothing streamed": (result([one_piece()] * 300), "nothing was streamed"),
     "TTFT above the latency": (result([*many, request() | {"ttft": 9.0}]), "TTFT above their whole latency"),
     "a level too short": (result(many, level=8, run_duration=1000.0), "only 0.3 of 8 requests in flight"),

@@ -42,3 +42,25 @@ def test_words():
     ]
     assert text.shorten("a  long\nname", 6) == "a lon…"
     assert text.one_line("Bearer abc123 \n sk-12345678") == "Bearer *** ***"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ('{"error": {"message": "The model `x` does not exist.", "code": 404}}', "The model `x` does not exist."),
+        ('{"object": "error", "message": "no chat template", "code": 400}', "no chat template"),
+        ('{"error": "upstream timed out"}', "upstream timed out"),
+        ('[{"error": {"code": 400, "message": "API key not valid"}}]', "API key not valid"),
+        ('{"detail": [{"loc": ["body", "ignore_eos"], "msg": "not permitted"}]}', "body.ignore_eos: not permitted"),
+        ('{"detail": "Not Found"}', "Not Found"),
+        ('{"status": 3}', '{"status": 3}'),
+        ("<html><head><title>502 Bad\n Gateway</title></head><p>x", "502 Bad Gateway"),
+        ("<h1>no &amp; never</h1><script>alert(1)</script>", "no & never"),
+        ("\x1b[31mred\x07\nlines", "red lines"),
+        ('{"error": {"message": "bad key sk-abcdef1234567890"}}', "bad key ***"),
+        ("[" * 50_000, "[" * 300),
+        ("", ""),
+    ],
+)
+def test_a_servers_own_words(body, words):
+    assert text.server_words(body) == words

@@ -1,19 +1,16 @@
-"""What each engine is told, what it refuses before the launch, and what its log lines mean."""
+"""What each engine is told, and what it refuses before the launch."""
 
 import sys
 from importlib.metadata import EntryPoint
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tuner import engines
-from tuner.core.server_log import diagnose
 from tuner.engines import llamacpp
-from tuner.engines.base import Engine, Place, ServerSpec
+from tuner.engines.base import Engine, Placement, ServerSpec
 from tuner.errors import EngineError, SpecError
 
-PLACE = Place(port=8123, gpus=("GPU-a", "GPU-b"), name="tuner-1")
+PLACE = Placement(port=8123, gpus=("GPU-a", "GPU-b"), name="tuner-1")
 
 
 def program(folder, name="vllm"):
@@ -50,7 +47,7 @@ def command(tmp_path, place=PLACE, **asked):
     ],
 )
 def test_parameters_are_spelt_as_the_engine_wants_them(tmp_path, engine, parameters, flags):
-    one = Place(port=8123)
+    one = Placement(port=8123)
     plain = command(tmp_path, one, engine=engine)
     assert command(tmp_path, one, engine=engine, parameters=parameters) == plain + flags
 
@@ -96,6 +93,20 @@ def test_any_command_is_filled_in():
         ({"engine": "vllm", "modle": "m"}, "unknown parameter 'modle'; did you mean model?"),
         ({"engine": "vllm", "port": 0}, "port: must be greater than or equal to 1, got 0"),
         ({"engine": "vllm", "environment": {"HF_TOKEN": "x"}}, "HF_TOKEN looks like a secret"),
+        ({"engine": "vllm", "environment": {"MY_PASSWORD": "2" * 8}}, "MY_PASSWORD looks like a secret"),
+        (
+            {"engine": "vllm", "environment": {"OMP_NUM_THREADS": 4}},
+            "environment: OMP_NUM_THREADS must be a text.*got 4",
+        ),
+        ({"engine": "vllm", "environment": {"A": "1", "VLLM_USE_V1": True}}, "environment: VLLM_USE_V1 must be a text"),
+        ({"engine": "vllm", "model": "m", "parameters": {"port": 80}}, "port is none of vllm's here: set port beside"),
+        (
+            {"engine": "vllm", "model": "m", "parameters": {"--host": "::"}},
+            "host is none of vllm's here: servers of ours",
+        ),
+        ({"engine": "sglang", "model": "m", "parameters": {"model-path": "x"}}, "set model beside parameters"),
+        ({"engine": "vllm", "model": "m", "parameters": {"api_key": "x"}}, "in api_key_env"),
+        ({"engine": "vllm", "model": "m", "parameters": {"ssl_keyfile": "x"}}, "without TLS"),
         ({"engine": "vllm"}, "engine vllm needs model"),
         ({"engine": "vllm", "model": "/no/such/folder"}, "the model /no/such/folder does not exist"),
         (
@@ -178,6 +189,50 @@ def test_an_engine_that_is_not_installed_says_how_to(monkeypatch, name):
         engines.find(name).check(ServerSpec(engine=name, model="m"))
 
 
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "llamacpp"])
+def test_a_program_that_is_named_is_found_or_named(tmp_path, monkeypatch, tiny_gguf, engine):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "notes").write_text("")
+    real = program(tmp_path, "real")
+    for name in ("~/real", "./real", real):
+        spec = ServerSpec(engine=engine, model=str(tiny_gguf), executable=name)
+        engines.find(engine).check(spec)
+        assert engines.find(engine).command(spec, PLACE)[0] in (real, "./real")
+    wrong = {
+        "~/none": "the program ~/none is not there",
+        "venv/": "venv/ is a folder",
+        "./notes": "may not be executed",
+    }
+    for name, message in wrong.items():
+        with pytest.raises(EngineError, match=f"executable: .*{message}"):
+            engines.find(engine).check(ServerSpec(engine=engine, model=str(tiny_gguf), executable=name))
+
+
+def test_a_model_and_a_command_at_home_are_found_without_a_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = program(tmp_path, "serve")
+    assert command(tmp_path, engine="vllm", model="~/vllm")[2] == str(tmp_path / "vllm")
+    spec = ServerSpec(engine="command", command=["~/serve", "{port}"])
+    engines.find("command").check(spec)
+    assert engines.find("command").command(spec, PLACE) == [path, "8123"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TOKENIZERS_PARALLELISM", "false"),
+        ("VLLM_MAX_TOKENS_PER_EXPERT_FP4_MOE", "163840000"),
+        ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"),
+        ("HF_TOKEN_PATH", "/run/token"),
+        ("MONKEY_PATCH", "yes"),
+    ],
+)
+def test_what_only_looks_like_a_secret_by_its_name_is_none(name, value):
+    assert ServerSpec.parse({"engine": "vllm", "environment": {name: value}}).environment == {name: value}
+
+
 # registered by others
 
 
@@ -198,78 +253,6 @@ def test_another_package_registers_an_engine(monkeypatch, value, outcome):
     else:
         with pytest.raises(EngineError, match="engine 'other'"):
             engines.find("other")
-
-
-# why it failed: lines that real servers printed
-
-DIAGNOSES = {"out_of_memory", "port_in_use", "bad_argument", "model_not_found", "gpu_unavailable", "crashed"}
-
-LOGS = [
-    ("vllm", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", "out_of_memory"),
-    ("vllm", "ValueError: No available memory for the cache blocks.", "out_of_memory"),
-    (
-        "vllm",
-        "ValueError: Available memory on node 0 (3.1 GiB) is less than requested memory for kv (900 GiB)",
-        "out_of_memory",
-    ),
-    (
-        "vllm",
-        "ValueError: To serve at least one request with the model's max seq len (2048), 9 GiB KV cache",
-        "out_of_memory",
-    ),
-    ("vllm", "OSError: [Errno 98] Address already in use", "port_in_use"),
-    ("vllm", "vllm: error: unrecognized arguments: --max-num-sqs 3", "bad_argument"),
-    ("vllm", "pydantic_core._pydantic_core.ValidationError: 1 validation error for SchedulerConfig", "bad_argument"),
-    ("vllm", "  Value error, User-specified max_model_len (100000) is greater than the derived one", "bad_argument"),
-    ("vllm", "huggingface_hub.errors.HFValidationError: Repo id must be in the form 'repo_name'", "model_not_found"),
-    ("vllm", "RuntimeError: No CUDA GPUs are available", "gpu_unavailable"),
-    ("sglang", "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static.", "out_of_memory"),
-    ("llamacpp", "srv start: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 80", "port_in_use"),
-    ("llamacpp", "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 204", "out_of_memory"),
-    (
-        "llamacpp",
-        "llama_model_load: error loading model: tensor 'x' data is not within the file bounds",
-        "model_not_found",
-    ),
-    ("command", "INFO: loading weights into memory\nERROR: 0 errors so far", "crashed"),
-]
-
-
-@pytest.mark.parametrize("prefix", ["", "(EngineCore pid=15289) ERROR 11-24 08:00:44 [core.py:1063] ", "0.01.359 E "])
-@pytest.mark.parametrize(("engine", "line", "kind"), LOGS)
-def test_a_log_tells_the_kind_of_failure(engine, line, kind, prefix):
-    noise = "INFO 11-24 06:00:00 [a.py:1] memory profiling took 3 s\n\x1b[32mINFO\x1b[0m Error budget: none\n"
-    after = "\nTraceback (most recent call last):\nRuntimeError: Engine core initialization failed."
-    found = diagnose(noise + prefix + line + after, 1, engines.find(engine).patterns())
-    assert found.kind == kind and kind in DIAGNOSES
-    if kind != "crashed":
-        assert found.detail == line.strip() and line in found.log_tail and "\x1b" not in "".join(found.log_tail)
-
-
-def test_the_first_exception_tells_where_no_pattern_does():
-    log = "WARNING: ulimit (`OSError: x`)\n(Worker pid=1) ERROR 11-24 08:00:44 [a.py:9] ValueError: the root\n"
-    found = diagnose(log + "RuntimeError: Worker failed\nits last words\n", 1, ())
-    assert (found.kind, found.detail) == ("crashed", "it ended with exit code 1: ValueError: the root")
-
-
-@pytest.mark.parametrize(
-    ("exit_code", "words"),
-    [(0, "with exit code 0"), (-9, "by signal SIGKILL"), (-15, "by signal SIGTERM"), (None, "supervisor was killed")],
-)
-def test_without_a_telling_line_the_way_it_ended_is_told(exit_code, words):
-    found = diagnose("hello\n", exit_code, ())
-    assert found.kind == "crashed" and words in found.detail and found.detail.endswith(": hello")
-
-
-@given(log=st.text(), exit_code=st.one_of(st.none(), st.integers(-64, 255)))
-def test_any_log_gives_one_line_and_a_known_kind(log, exit_code):
-    found = diagnose(log, exit_code, engines.find("vllm").patterns())
-    assert found.kind in DIAGNOSES and len(found.detail.splitlines()) == 1
-
-
-def test_every_engine_names_only_known_kinds():
-    for name in engines.names():
-        assert {pattern.kind for pattern in engines.find(name).patterns()} <= DIAGNOSES
 
 
 def test_every_flag_of_the_embedded_server_is_taken_by_it(tiny_gguf):

@@ -6,7 +6,7 @@ import random
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
-from support import SAMPLES, result_files
+from support import DATA, SAMPLES, result_files
 from support.chromium import needs_chromium, opened_report
 from support.commands import run
 
@@ -58,6 +58,12 @@ def test_a_report_keeps_slo_times_and_attainment_without_the_run(tmp_path):
     assert here.answer == there.answer
     assert str(here.judged["started_at"].dt.tz) == "UTC"
     assert here.judged["started_at"].iloc[0] == pd.Timestamp("2026-11-24T04:01:00.123Z")
+
+
+def test_a_report_names_the_engines_version(tmp_path):
+    (run_of_before,) = (DATA / "earlier_version").glob("*-sweep-before")
+    page = write_report(run_of_before, tmp_path / "r.html").read_text()
+    assert "<dd>llamacpp b0-unknown</dd>" in page and '"llamacpp":"b0-unknown"' in page
 
 
 def test_tuner_load_reads_a_report(tmp_path):

@@ -103,11 +103,11 @@ def test_without_a_driver_there_are_none(monkeypatch):
         gpus.claim(1)
 
 
-def test_a_server_gets_its_gpus_by_uuid_and_keeps_others_off_them(nvml, tmp_path):
-    command = ["sh", "-c", 'echo "sees $CUDA_VISIBLE_DEVICES"; exec "$0" "$@"', *FAULTY]
+def test_a_server_gets_its_gpus_by_index_and_keeps_others_off_them(nvml, tmp_path):
+    command = ["sh", "-c", 'echo "sees $CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER"; exec "$0" "$@"', *FAULTY]
     with launch(ServerSpec(engine="command", command=command, gpus=2), Trial(tmp_path)) as server:
         assert server.record.gpus == uuids(nvml, 0, 1)
-        assert f"sees {','.join(uuids(nvml, 0, 1))}" in server.log_text()
+        assert "sees 0,1 PCI_BUS_ID" in server.log_text()
         with pytest.raises(ServerFailed):
             gpus.claim(1)
         nvml.use(0, 60 << 30)
@@ -116,6 +116,34 @@ def test_a_server_gets_its_gpus_by_uuid_and_keeps_others_off_them(nvml, tmp_path
     release(gpus.claim(2))
     said = json.loads((tmp_path / "server.json").read_text())
     assert set(said["gpu_memory"]) == {"before", "ready", "after"} and said["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "visible", "shown"),
+    [
+        ([1, 0], None, "1,0"),
+        (1, "1", "1"),
+        (["{uuid}"], None, "1"),
+        (1, "MIG-a", "MIG-a"),
+        (["MIG-b"], None, "MIG-b"),
+        (3, None, "MIG-a,MIG-b,1"),
+    ],
+)
+def test_whole_gpus_are_shown_by_index_and_slices_by_uuid(nvml, monkeypatch, asked, visible, shown):
+    if "MIG" in f"{asked}{visible}{shown}":
+        nvml.cut(2, ["MIG-a", "MIG-b"])
+        nvml.gpus[0], nvml.gpus[2] = nvml.gpus[2], nvml.gpus[0]
+        for part in nvml.gpus[0]["slices"]:
+            part |= {
+                "nvmlDeviceGetComputeRunningProcesses": [],
+                "nvmlDeviceGetMemoryInfo": {"total": 8 << 30, "used": 0},
+            }
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    asked = uuids(nvml, 1) if asked == ["{uuid}"] else asked
+    claim = gpus.claim(asked)
+    assert gpus.cuda_environment(claim.gpus)["CUDA_VISIBLE_DEVICES"] == shown
+    release(claim)
 
 
 def test_memory_that_was_not_given_back_is_warned_of(nvml, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Asking a server: what counts as an answer, and what its counters mean."""
 
 import http.server
+import itertools
 import socket
 import threading
 
@@ -15,11 +16,15 @@ def answering():
     servers = []
 
     def start(status, body=b""):
+        bodies = itertools.chain(body, itertools.repeat(body[-1])) if isinstance(body, list) else itertools.repeat(body)
+
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 self.send_response(status)
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(next(bodies))
+
+            do_POST = do_GET  # noqa: N815
 
             def log_message(self, *_):
                 pass
@@ -59,21 +64,10 @@ def test_what_a_status_means(answering, status, healthy, there):
 def test_a_server_too_busy_to_answer_is_there_and_one_that_is_gone_is_not():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        assert ask(probe.is_there, url) and not ask(probe.is_healthy, url) and ask(probe.models, url) == []
+        assert ask(probe.is_there, url) and not ask(probe.is_healthy, url)
+        with pytest.raises(probe.NotReady, match="takes the connection and does not answer"):
+            ask(probe.models, url)
     assert not ask(probe.is_there, url)
-
-
-@pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{}", b'{"data": 3}', b'{"data": [{}]}', b'{"data": [3]}', b"\xff", b"<html>"]
-)
-def test_a_strange_list_of_models_is_none(answering, body):
-    assert ask(probe.models, answering(200, body)) == []
-
-
-@pytest.mark.parametrize(("status", "word"), [(401, "401 Unauthorized"), (403, "403 Forbidden")])
-def test_a_key_that_is_wanted_is_said(answering, status, word):
-    with pytest.raises(probe.Refused, match=word):
-        ask(probe.models, answering(status))
 
 
 @pytest.mark.parametrize(
@@ -103,3 +97,72 @@ def test_counters_are_summed_over_their_labels(answering, body, values):
 )
 def test_the_version_that_a_server_says(status, body, said, answering):
     assert ask(probe.version, answering(status, body)) == said
+
+
+@pytest.mark.parametrize(
+    ("status", "bodies", "emptied"),
+    [
+        (200, [b""], True),
+        (200, [b'{"success": true}'], True),
+        (200, [b'{"success": false}'], False),
+        (200, [b'{"success": false}', b'{"success": false}', b'{"success": true}'], True),
+        (200, [b'{"error": "busy"}'], False),
+        (200, [b"Cache flushed."], True),
+        (200, [b"Flush failed: requests are running"], False),
+        (404, [b'{"success": true}'], False),
+    ],
+)
+def test_a_cache_is_emptied_where_the_server_says_so(answering, monkeypatch, status, bodies, emptied):
+    monkeypatch.setattr(probe, "_EMPTYING", 0.5)
+    url = answering(status, bodies)
+    assert ask(lambda http: probe.empty_cache(http, "/reset_prefix_cache"), url) is emptied
+
+
+@pytest.mark.parametrize(
+    ("variables", "url", "way"),
+    [
+        ({}, "http://10.1.2.3:8000", None),
+        ({"HTTP_PROXY": "http://p:3128"}, "http://10.1.2.3:8000", "http://p:3128"),
+        ({"http_proxy": "p:3128"}, "http://10.1.2.3:8000", "http://p:3128"),
+        ({"http_proxy": "http://p:3128"}, "https://host", None),
+        ({"ALL_PROXY": "http://p:3128"}, "https://host", "http://p:3128"),
+        ({"http_proxy": "http://p:3128"}, "http://127.0.0.1:8000", None),
+        ({"http_proxy": "http://p:3128"}, "http://[::1]:8000", None),
+        ({"http_proxy": "http://p:3128", "NO_PROXY": "10.0.0.0/8"}, "http://10.1.2.3:8000", None),
+        ({"http_proxy": "http://p:3128", "no_proxy": "10.1.2.3"}, "http://10.1.2.3:8000", None),
+        ({"HTTP_PROXY": "http://p:3128", "no_proxy": ".corp, other"}, "http://llm.corp:8000", None),
+        ({"HTTP_PROXY": "http://p:3128", "NO_PROXY": "*.corp"}, "http://llm.corp", None),
+        ({"HTTP_PROXY": "http://p:3128", "NO_PROXY": "corp"}, "http://llmcorp", "http://p:3128"),
+        ({"HTTP_PROXY": "http://p:3128", "NO_PROXY": "llm:9000"}, "http://llm:8000", "http://p:3128"),
+        ({"HTTP_PROXY": "http://p:3128", "NO_PROXY": "*"}, "http://llm", None),
+    ],
+)
+def test_probe_and_load_take_the_same_way(monkeypatch, variables, url, way):
+    import requests
+
+    names = [name for kind in ("http", "https", "all", "no") for name in (f"{kind}_proxy", f"{kind}_proxy".upper())]
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert probe.proxy(url) == way
+    passed_on = probe.environment(url)
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in passed_on.items():
+        monkeypatch.setenv(name, value)
+    session = requests.Session()
+    taken = session.merge_environment_settings(url, {}, None, None, None)["proxies"]
+    way_of_load = requests.utils.select_proxy(url, taken)
+    assert (way_of_load and way_of_load.removeprefix("http://")) == (way and way.removeprefix("http://"))
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", None])
+def test_certificates_mean_the_same_to_probe_and_load(monkeypatch, variable):
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, "/theirs.pem")
+    assert probe.certificates(None) == ("/theirs.pem" if variable else None)
+    assert probe.environment("https://host", "/ca.pem")["REQUESTS_CA_BUNDLE"] == "/ca.pem"
+    assert probe.environment("https://host").get("REQUESTS_CA_BUNDLE") == ("/theirs.pem" if variable else None)

@@ -41,6 +41,7 @@ class Knobs:
     error_every: int = 0  # every Nth request: error_code
     error_code: int = 429
     error_text: str = "overloaded, as told"
+    refuse: str = ""  # requests with this parameter are refused, as by a strict gateway
     hang_every: int = 0  # every Nth request is never answered
     close_every: int = 0  # every Nth answer is cut in its middle
     hangs_up_after: int = 0  # a connection is closed, without a word, when one more request than so many comes
@@ -151,6 +152,8 @@ class FaultyServer:
         knobs = self.knobs
         if is_nth(number, knobs.hang_every):
             await asyncio.sleep(3600)
+        if knobs.refuse and knobs.refuse in asked:
+            return reply(writer, 400, error(f"Unrecognized request argument supplied: {knobs.refuse}", None))
         if knobs.prefill:
             async with self.prefilling:
                 await asyncio.sleep(knobs.prefill)

@@ -31,7 +31,23 @@ class RecordedNVML:
         return self.gpus[index]
 
     def __getattr__(self, question):
-        return lambda handle, *_: self._answer(handle[question])
+        return lambda handle, *_: self._answer(handle.get(question))
+
+    def cut(self, index, uuids):
+        """Cut a GPU into MIG slices of these UUIDs."""
+        whole = self.gpus[index]
+        self.gpus[index] = whole | {"slices": [whole | {"nvmlDeviceGetUUID": uuid} for uuid in uuids]}
+
+    def nvmlDeviceGetMigMode(self, handle):  # noqa: N802
+        return [int("slices" in handle), 0]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle):  # noqa: N802
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle, number):  # noqa: N802
+        if number >= len(handle["slices"]):
+            raise self.NVMLError("Not Found")
+        return handle["slices"][number]
 
     def _answer(self, value):
         if value is None:

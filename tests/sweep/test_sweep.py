@@ -18,10 +18,14 @@ from support.processes import processes_of, wait_until
 
 import tuner
 from tuner.core.run_directory import Experiment
+from tuner.core.timestamps import now
 from tuner.engines.gguf import tokenizer_folder
 from tuner.errors import PathError, SpecError
+from tuner.sweep.level import outcome_of
 from tuner.sweep.spec import make_spec
 from tuner.sweep.sweep import StopRequest, run_sweep
+from tuner.traffic.genai_bench import Ended
+from tuner.traffic.tokenizer import check_tokenizer
 
 pytestmark = pytest.mark.real
 
@@ -76,6 +80,119 @@ def test_a_fault_gives_the_table_that_is_true(swept, knobs, expected):
     assert passing.isdisjoint(failing) and passing | failing == {1, 2, 4} - {
         level for level, outcome in expected.items() if outcome == "timeout"
     }
+
+
+def test_the_servers_own_words_are_in_the_row_and_in_the_report(swept, tmp_path, caplog):
+    words = "error_text=This model's maximum <b>context</b> length is 64 tokens"
+    (row,) = swept("error_every=1", "error_code=400", words, levels=[1]).to_dict("records")
+    assert row["outcome"] == "all_errors"
+    assert "(400 ×" in row["reason"] and "This model's maximum <b>context</b> length is 64" in row["reason"]
+    page = tuner.write_report(tmp_path / "run", tmp_path / "r.html").read_text()
+    assert "maximum &lt;b&gt;context&lt;/b&gt; length is 64" in page and "<b>context" not in page
+
+
+@pytest.mark.parametrize("warmup_requests", [0, 2])
+def test_a_parameter_that_is_refused_is_left_out(swept, warmup_requests):
+    batches = swept("refuse=ignore_eos", levels=[1, 2], warmup_requests=warmup_requests)
+    assert outcomes(batches) == {1: "completed", 2: "completed"} and not batches["errors"].any()
+    assert batches["warnings"].str.contains("sent without ignore_eos").all()
+
+
+@pytest.mark.parametrize(("knob", "api"), [("refuse=ignore_eos", "vllm"), ("refuse=stream_options", None)])
+def test_what_cannot_be_left_out_is_named(swept, knob, api):
+    (row,) = swept(knob, levels=[1], api=api).to_dict("records")
+    assert row["outcome"] == "all_errors" and f"argument supplied: {knob.removeprefix('refuse=')}" in row["reason"]
+
+
+def test_levels_after_an_attached_server_has_died_are_not_run(swept, tmp_path):
+    server = subprocess.Popen(
+        [sys.executable, str(FAULTY), "die_after=9", "ttft=0.05"], stdout=subprocess.PIPE, text=True
+    )
+    url = server.stdout.readline().split()[-1]
+    asked = {"engine": "attach", "command": None, "base_url": url, "ready_timeout": 0.2}
+    batches = swept(levels=[1, 2, 4, 8], max_requests=30, max_seconds=30, **asked)
+    server.wait(10)
+    ends = list(outcomes(batches).values())
+    first = ends.index("server_died")
+    assert set(ends[first:]) == {"server_died"} and first < 2
+    after = batches.iloc[first + 1 :]
+    assert (
+        after["duration"].isna().all()
+        and after["reason"].str.contains(f"not started again: .*unreachable.*{url}").all()
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "exit_code", "outcome", "reason"),
+    [
+        ({}, 0, "timeout", "no request finished in 20 s: give a level more with max_seconds, or with extend_to"),
+        (
+            {"genai_bench.log": "x\nTraceback (most recent call last):\n  File 'a'\n    b\nKeyError: 'choices'\n"},
+            0,
+            "client_failed",
+            "genai-bench failed within a request: KeyError: 'choices'",
+        ),
+        (
+            {"client.log": "Traceback (most recent call last):\n  File 'a'\n\n    b\nValueError: \x1b[31mno\n"},
+            0,
+            "client_failed",
+            "within a request: ValueError: no",
+        ),
+        ({"client.log": "ValueError: bad\n"}, 1, "client_failed", "genai-bench ended with 1: ValueError: bad"),
+    ],
+)
+def test_a_level_without_an_answer_says_whose_fault_it_is(tmp_path, files, exit_code, outcome, reason):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    ended = Ended(now(), now(), duration=20.0, exit_code=exit_code)
+    got = outcome_of(tmp_path, ended, None, interrupted=False)
+    assert got[0] == outcome and got[1].endswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"engine": "llamacpp", "parameters": {"n_ctx": 256}},
+            "scenarios: D(20,80) are more than the 64 that llamacpp takes",
+        ),
+        (
+            {"parameters": {"max_model_len": 99}},
+            "scenarios: D(20,80) are more than the 99 that vllm takes",
+        ),
+        (
+            {"scenarios": ["U(5,10)/(10,120)"], "parameters": {"max_model_len": 99}},
+            "U(5,10)/(10,120) are more than the 99",
+        ),
+        ({"tokenizer": "{empty}"}, "the folder {empty} holds none (tokenizer.json"),
+        ({"tokenizer": "{empty}/none"}, "is no folder that is there, and no name on the model hub"),
+        ({"tokenizer": "my model"}, "'my model' is no folder that is there, and no name on the model hub"),
+        ({"tokenizer": "a/b/c"}, "'a/b/c' is no folder"),
+        ({"tokenizer": "served-name"}, "'served-name' is not in the cache, and HF_HUB_OFFLINE is set"),
+        ({"tokenizer": "{empty}/notes.json"}, "is a file; give its folder"),
+    ],
+)
+def test_what_no_load_could_do_is_said_before_it(tiny_gguf, tmp_path, monkeypatch, asked, said):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (empty := tmp_path / "empty").mkdir()
+    (empty / "notes.json").write_text("{}")
+    asked = {name: value.format(empty=empty) if isinstance(value, str) else value for name, value in asked.items()}
+    usual = {"engine": "vllm", "executable": sys.executable, "model": str(tiny_gguf), "scenarios": ["D(20,80)"]}
+    spec = make_spec(usual | {"tokenizer": str(tokenizer_folder(tiny_gguf))} | asked)
+    with pytest.raises(SpecError) as refused:
+        run_sweep(spec, Experiment.at(tmp_path / "run"))
+    assert said.format(empty=empty) in str(refused.value) and not (tmp_path / "run/experiment.json").exists()
+
+
+def test_a_hub_that_cannot_be_asked_is_said_in_seconds(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with pytest.raises(SpecError, match=r"http://127.0.0.1:9 cannot be asked for 'org/m' \(.*refused"):
+        check_tokenizer("org/m")
+    (tmp_path / "hub/models--org--m/snapshots/1").mkdir(parents=True)
+    (tmp_path / "hub/models--org--m/snapshots/1/tokenizer.json").write_text("{}")
+    assert check_tokenizer("org/m") == "org/m"
 
 
 def test_a_server_that_dies_in_a_level_costs_that_level(swept, tmp_path):

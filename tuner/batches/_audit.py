@@ -169,12 +169,15 @@ def too_few_for_percentiles(evidence: Evidence) -> Iterable[str]:
         yield f"{completed} completed requests are too few for {', '.join(lacking)}"
 
 
-def outputs_short(evidence: Evidence) -> Iterable[str]:
-    """Fewer output tokens than the scenario asked for make every request look fast."""
+def outputs_unlike(evidence: Evidence) -> Iterable[str]:
+    """Fewer output tokens than the scenario asked for make every request look fast; more were counted, not sent."""
     asked = output_tokens_asked(evidence.batch.scenario)
     mean = statistics(evidence.columns.output_tokens)["mean"]
     if asked and mean < asked * 0.95:
         yield f"outputs of {mean:.1f} tokens on average where {asked:g} were asked for"
+    if asked and mean > asked * (1.05 if evidence.batch.scenario.startswith("D") else 1.5):
+        cause = "the tokenizer that counts them may not be the model's, or max_tokens is not kept"
+        yield f"outputs of {mean:.1f} tokens on average where {asked:g} at most were asked for: {cause}"
 
 
 def ttft_doubtful(evidence: Evidence) -> Iterable[str]:
@@ -207,7 +210,7 @@ def no_duration(evidence: Evidence) -> Iterable[str]:
 
 CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     *(survivors_only, errors_hidden, not_recomputed, unit_unknown, values_mended, latencies_missing, counts_differ),
-    *(no_duration, throughput_deflated, latencies_differ, too_few_for_percentiles, outputs_short, ttft_doubtful),
+    *(no_duration, throughput_deflated, latencies_differ, too_few_for_percentiles, outputs_unlike, ttft_doubtful),
     *(in_flight, origin_notes, window_notes),
 )
 

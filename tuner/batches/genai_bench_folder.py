@@ -137,6 +137,12 @@ def read_genai_bench(folder: Path, cache: Cache) -> list[Batch]:
     return with_missing(read_files(result_files(folder), place, metadata, cache), place, metadata)
 
 
+def words_of_failure(folder: Path) -> str:
+    """How many requests of a level failed, with which status, and the server's words for the first that has some."""
+    batches = read_files(result_files(folder), Place(folder, "", 1), Metadata(), Cache())
+    return next((batch.reason for batch in batches if batch.reason), "every request failed")
+
+
 def read_metadata(folder: Path) -> Metadata:
     """What was asked for; nothing where the file is missing or damaged."""
     metadata = read_struct(folder / METADATA_FILE, Metadata)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.core.metrics import LATENCIES, LATENCY_COLUMNS, PERCENTILES, STATISTICS
-from tuner.core.text import one_line
+from tuner.core.text import one_line, server_words
 
 #: No level and no number of repeats is this large; the file that says so is damaged.
 MOST = 10**9
@@ -358,7 +358,7 @@ def _of_requests(columns: Columns) -> dict[str, Any]:
         "burst_ttft_p90": window.burst_ttft_p90 if window else math.nan,
         "latencies": {f"{name}_{key}": value for name in computed for key, value in computed[name].items()},
         "error_codes": dict(sorted(Counter(str(request.error_code) for request in columns.errors).items())),
-        "first_error": next((one_line(one.error_message) for one in columns.errors if one.error_message), ""),
+        "first_error": next((server_words(one.error_message) for one in columns.errors if one.error_message), ""),
     }
 
 

@@ -42,6 +42,8 @@ def doubts(sidecar: Sidecar | None) -> list[str]:
     """What the sidecar gives cause to doubt."""
     busy, drift = client(sidecar, "client_cpu_share"), _drift(sidecar)
     notes = [f"the load generator used {busy:.0%} of a core: it may be what was measured"] if busy > CLIENT_BUSY else []
+    if sidecar and sidecar.client.get("api") == "openai":
+        notes.append("requests were sent without ignore_eos (api: openai): answers can end before their length")
     if abs(drift) > CLOCK_DRIFT:
         notes.append(f"the clock was set during the level: its start and end are {drift:+.1f} s off")
     return notes

@@ -9,8 +9,10 @@ from typing import Any
 
 from tuner.errors import SecretFound
 
-#: what names of environment variables tell secrets by; `TOKENIZERS_…` is none
-_SECRET_NAME = re.compile(r"keys?$|keys?_|token(?!iz)|secret|passw|credential", re.IGNORECASE)
+#: what names of environment variables tell secrets by; `TOKENIZERS_…` is none, and `…_TOKENS` is how many
+_SECRET_NAME = re.compile(r"keys?$|keys?_|token(?!iz|s$|s_)|secret|passw|credential", re.IGNORECASE)
+#: values that are none, whatever the name: a short number, a switch, a path
+_PLAIN_VALUE = re.compile(r"[+-]?[\d.]{1,7}|true|false|yes|no|on|off|none|auto|(/|~|\./).*|", re.IGNORECASE | re.DOTALL)
 _SHORTEST = 8  # characters; shorter values stand in texts by chance
 #: asked for where words could have the shape of a key, too
 _DIGIT = r"(?=[\w.~+/=-]*\d)"
@@ -32,9 +34,9 @@ _PERHAPS = re.compile(
 )
 
 
-def names_secret(name: str) -> bool:
-    """Whether an environment variable of this name holds a secret."""
-    return bool(_SECRET_NAME.search(name))
+def is_secret(name: str, value: str) -> bool:
+    """Whether an environment variable of this name and value holds a secret."""
+    return bool(_SECRET_NAME.search(name)) and not _PLAIN_VALUE.fullmatch(value)
 
 
 def hide_secrets(text: str) -> str:
@@ -52,8 +54,7 @@ class Guard:
 
     def __init__(self, key_names: Iterable[str] = (), environment: Mapping[str, str] = os.environ) -> None:
         named = {name: environment.get(name, "") for name in key_names}
-        long = {name: value for name, value in environment.items() if names_secret(name) and len(value) >= _SHORTEST}
-        looks = {name: value for name, value in long.items() if not value.startswith(("/", "~", "./"))}
+        looks = {name: text for name, text in environment.items() if len(text) >= _SHORTEST and is_secret(name, text)}
         by_value = {value: name for name, value in (looks | named).items() if value}
         self._names = list(by_value.values())
         self._values = re.compile("|".join(f"({re.escape(value)})" for value in by_value)) if by_value else None

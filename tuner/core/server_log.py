@@ -24,11 +24,14 @@ OUT_OF_MEMORY = Pattern(
 #: what any engine may print, the most telling first; healthy logs hold "error" and "memory" too, so never those alone
 COMMON = (
     OUT_OF_MEMORY,
-    Pattern("out_of_memory", r"Cannot allocate memory|^MemoryError\b|std::bad_alloc"),
+    Pattern("out_of_memory", r"[Cc]annot allocate memory|^MemoryError\b|std::bad_alloc"),
     Pattern("port_in_use", r"Address already in use|Errno 98\b|EADDRINUSE"),
     Pattern("gpu_unavailable", r"No CUDA GPUs are available|no CUDA-capable device|invalid device ordinal"),
     Pattern("gpu_unavailable", r"CUDA driver version is insufficient|Failed to infer device type"),
-    Pattern("model_not_found", r"RepositoryNotFoundError|HFValidationError|is not a local folder and is not a valid"),
+    Pattern(
+        "model_not_found", r"(RepositoryNotFound|HFValidation|LocalEntryNotFound|GatedRepo|OfflineModeIsEnabled)\w*: "
+    ),
+    Pattern("model_not_found", r"is not a local folder and is not a valid|We couldn't connect to 'https?://"),
     Pattern("model_not_found", r"does not appear to have a file named config\.json|Can't load the configuration of"),
     Pattern("bad_argument", r"unrecognized arguments|invalid choice: |error: argument |\bValidationError: "),
 )
@@ -36,10 +39,16 @@ COMMON = (
 _LAST_LINES = 1000  # of a log are searched: an engine of many processes repeats its traceback in each
 _BEFORE, _AFTER = 10, 3  # lines kept around the telling one
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-#: what vLLM's and llama.cpp's loggers put before the message
-_PREFIX = re.compile(r"^(\(\w+ pid=\d+\) )?[A-Z]+ [\d :-]+\[[^]]*\] |^[\d.]+ [A-Z] ")
-#: the last line of a traceback; the first one in a log is the root, the others come of it
-_EXCEPTION = re.compile(r"^([\w.]+\.)?\w*(Error|Exception): .")
+#: what stands before a message: the process (vLLM, Ray), then vLLM's, SGLang's or llama.cpp's level and time
+_PREFIX = re.compile(
+    r"^(\([\w.-]+( rank=\d+)? pid=\d+(, ip=[\d.]+)?\) ?)*"
+    r"([A-Z]+ [\d :-]+(\[[^]]*\]|[\w./]+:\d+\]) |\[\d{4}-\d\d-\d\d [^]]*\] |[\d.]+ [A-Z] )?"
+)
+#: the last line of a traceback; the first one in a log is the root, the others come of it and say "see above"
+_EXCEPTION = re.compile(
+    r"^(?!.*(WorkerProc initialization failed|[Ee]ngine ?[Cc]ore (initialization failed|encountered)))"
+    r"([\w.]+\.)?\w*(Error|Exception): ."
+)
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -1,6 +1,9 @@
 """Numbers and names in words: one minus sign, one spelling of percent, `pp` for percentage points."""
 
 import difflib
+import html
+import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,6 +11,12 @@ from tuner.core.metrics import SHARE
 from tuner.core.secrets import hide_secrets
 
 UNKNOWN = "–"
+#: where the message of an error stands in its JSON
+_MESSAGES = ("error", "message", "msg", "detail", "error_message", "errors")
+_LONGEST = 20_000  # characters of a message that are looked at
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_TAG = re.compile(r"<(script|style).*?</\1>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.DOTALL | re.IGNORECASE)
 #: Percent beyond which a change says no more than that nobody knows.
 _FAR = 1000
 
@@ -49,8 +58,31 @@ def shorten(text: str, width: int) -> str:
 
 
 def one_line(text: str) -> str:
-    """A message of others as one line of at most 300 characters, without what looks like a key."""
-    return hide_secrets(" ".join(text.split()))[:300]
+    """A message of others as one line of at most 300 characters, without controls or what looks like a key."""
+    plain = _ESCAPE.sub("", text[:_LONGEST])
+    printing = "".join(character if character.isprintable() else " " for character in plain)
+    return hide_secrets(" ".join(printing.split()))[:300]
+
+
+def server_words(body: str) -> str:
+    """What a server says in an error's body, in one line: the message in its JSON, or the title of its page."""
+    body = body[:_LONGEST]
+    try:
+        return one_line(_message(json.loads(body)) or body)
+    except (ValueError, RecursionError):
+        title = _TITLE.search(body)
+        return one_line(html.unescape(_TAG.sub(" ", title[1] if title else body)))
+
+
+def _message(said: Any) -> str:
+    """The first text under the names that servers use, however deep (OpenAI, FastAPI, TGI, Google, Azure)."""
+    if isinstance(said, list):
+        return next(filter(None, map(_message, said)), "")
+    if not isinstance(said, dict):
+        return str(said) if isinstance(said, str) else ""
+    found = next((text for name in _MESSAGES if (text := _message(said.get(name)))), "")
+    place = said.get("loc")
+    return f"{'.'.join(map(str, place))}: {found}" if found and isinstance(place, list) else found
 
 
 def printable(text: object) -> str:

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from tuner.core.locks import LOOPBACK as LOOPBACK  # noqa: PLC0414 - engines of others take it from here
-from tuner.core.secrets import names_secret
+from tuner.core.secrets import is_secret
 from tuner.core.server_log import COMMON, OUT_OF_MEMORY, Pattern
 from tuner.core.text import suggest
 from tuner.engines import parameters
@@ -34,8 +35,13 @@ class ServerSpec(BaseModel):
     stop_command: list[str] | None = Field(
         None, description="what ends that for good where the processes are not ours (docker, ssh): run after each end"
     )
-    executable: str | None = Field(None, description="the engine's program, where it is not the one on PATH")
-    environment: dict[str, str] = Field({}, description="variables to set for the server, none of them secret")
+    executable: str | None = Field(
+        None, description="the engine's program where it is not on PATH: ~/vllm/bin/vllm, or sglang's python"
+    )
+    environment: dict[str, str] = Field(
+        {}, description="variables to set for the server, none of them secret: {VLLM_USE_V1: '1'}"
+    )
+    verify: str | None = Field(None, description="a CA's certificate (PEM file), where https is signed by one's own")
     api_key_env: str | None = Field(
         None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the environment variable that holds the API key"
     )
@@ -45,11 +51,14 @@ class ServerSpec(BaseModel):
     port: int | None = Field(None, ge=1, le=65535, description="the port to serve on; by default a free one")
     ready_timeout: float | None = Field(None, gt=0, description="seconds until the server must be ready")
 
-    @field_validator("environment")
+    @field_validator("environment", mode="before")
     @classmethod
-    def _holds_no_secret(cls, value: dict[str, str]) -> dict[str, str]:
-        if secret := next(filter(names_secret, value), None):
-            raise ValueError(f"{secret} looks like a secret: set it in the environment of tuner, which is handed on")
+    def _holds_texts_and_no_secret(cls, value: Any) -> Any:
+        for name, text in value.items() if isinstance(value, dict) else ():
+            if not isinstance(text, str):
+                raise ValueError(f"{name} must be a text: write it in quotes, as in {name}: '1'; got {text!r}")
+            if is_secret(str(name), text):
+                raise ValueError(f"{name} looks like a secret: set it in the environment of tuner, which is handed on")
         return value
 
     @field_validator("parameters")
@@ -96,7 +105,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Where on this host one server is to run.
 
     Args:
@@ -108,6 +117,9 @@ class Place:
     port: int
     gpus: tuple[str, ...] = ()
     name: str = ""
+
+
+Place = Placement  # the name by which engines of others know it
 
 
 class Engine:
@@ -140,6 +152,8 @@ class Engine:
     module: ClassVar[str] = ""
     #: the command that installs it
     install: ClassVar[str] = ""
+    #: the parameter that bounds prompt and output together
+    context_parameter: ClassVar[str] = ""
 
     def check(self, spec: ServerSpec) -> None:
         """Refuse what is sure to fail, before anything is started.
@@ -157,19 +171,24 @@ class Engine:
         Raises:
             EngineError: it is not installed here.
         """
-        if spec.executable is None and not (self.module and importlib.util.find_spec(self.module)):
-            raise self.missing()
-        return spec.executable or sys.executable
+        if spec.executable:
+            return _program(spec.executable)
+        if self.module and importlib.util.find_spec(self.module):
+            return sys.executable
+        raise self.missing()
 
     def missing(self) -> EngineError:
         """The error that says that it is not installed, and how it is."""
-        return EngineError(f"engine {self.name} is not installed here; install it: {self.install}")
+        return EngineError(
+            f"engine {self.name} is not installed here; install it: {self.install}; "
+            "or name its program where it is installed, with executable"
+        )
 
-    def command(self, spec: ServerSpec, place: Place) -> list[str]:
+    def command(self, spec: ServerSpec, place: Placement) -> list[str]:
         """Program and arguments that serve `spec` at `place`, on loopback."""
         raise NotImplementedError
 
-    def stop_command(self, spec: ServerSpec, place: Place) -> list[str]:
+    def stop_command(self, spec: ServerSpec, place: Placement) -> list[str]:
         """What is run after the server ended, to end what is no process of ours; empty for nothing."""
         return []
 
@@ -185,6 +204,10 @@ class Engine:
         """The name under which it is to serve the model."""
         return spec.served_name or spec.model.rstrip("/").rpartition("/")[2]
 
+    def named_model(self, spec: ServerSpec) -> str:
+        """The name under which the model must be served, or there is a mistake; empty where any will do."""
+        return spec.served_name or ""
+
     def context(self, spec: ServerSpec) -> int | None:
         """Most tokens, prompt and output together, of one request; None where it is not known before it runs."""
         return None
@@ -194,17 +217,52 @@ class Engine:
         return (OUT_OF_MEMORY, *self.failures, *COMMON)
 
 
+def without_tilde(path: str) -> str:
+    """`~/x` as a path of the user's, since no shell reads it; all else as it is written."""
+    return os.path.expanduser(path)  # noqa: PTH111 - as a Path, `./x` would lose its `./`
+
+
+def _program(name: str) -> str:
+    """The path of the program that somebody named.
+
+    Raises:
+        EngineError: there is none.
+    """
+    path = without_tilde(name)
+    if program := shutil.which(path):
+        return program
+    if Path(path).is_dir():
+        raise EngineError(f"executable: {name} is a folder; name the program in it, such as {name.rstrip('/')}/bin/…")
+    what = "is a file that may not be executed" if Path(path).is_file() else "is not there, nor on PATH"
+    raise EngineError(f"executable: the program {name} {what}; give its path, as in ~/vllm/bin/vllm")
+
+
+#: parameters that a server of ours gets from elsewhere, and where what they ask for is said instead
+_NOT_PARAMETERS = {
+    "host": "servers of ours serve on 127.0.0.1 alone",
+    "uds": "servers of ours serve on 127.0.0.1 alone",
+    "ssl_keyfile": "servers of ours serve on 127.0.0.1, without TLS",
+    "ssl_certfile": "servers of ours serve on 127.0.0.1, without TLS",
+    "headless": "servers of ours serve by themselves",
+    "port": "set port beside parameters",
+    "model": "set model beside parameters",
+    "model_path": "set model beside parameters",
+    "served_model_name": "set served_name beside parameters",
+    "api_key": "name the key's environment variable in api_key_env",
+}
+
+
 class GPUEngine(Engine):
     """An engine that spreads one model over GPUs."""
 
     #: parameters whose product is the number of GPUs, the first one set where only the number is given
     sizes: ClassVar[tuple[str, ...]]
-    #: the parameter that bounds prompt and output together
-    context_parameter: ClassVar[str]
 
     def check(self, spec: ServerSpec) -> None:
         """Refuse what would fail only after a minute of imports."""
         super().check(spec)
+        for name in spec.parameters.keys() & _NOT_PARAMETERS.keys():
+            raise SpecError(f"parameters: {name} is none of {self.name}'s here: {_NOT_PARAMETERS[name]}")
         if not spec.model:
             raise SpecError(f"engine {self.name} needs model, a folder or a name on Hugging Face")
         if spec.model.startswith(("/", ".", "~")) and not Path(spec.model).expanduser().exists():
@@ -222,7 +280,7 @@ class GPUEngine(Engine):
         value = spec.parameters.get(self.context_parameter)
         return value if isinstance(value, int) else None
 
-    def flags(self, spec: ServerSpec, place: Place, *, no_prefix: bool) -> list[str]:
+    def flags(self, spec: ServerSpec, place: Placement, *, no_prefix: bool) -> list[str]:
         """Where to serve and the parameters; where nothing says how several GPUs share, each layer is split."""
         where = ["--host", LOOPBACK, "--port", str(place.port), "--served-model-name", self.served_name(spec)]
         is_split = len(place.gpus) < 2 or any(name in spec.parameters for name in self.sizes)

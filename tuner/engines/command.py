@@ -4,7 +4,7 @@ import re
 import shutil
 from urllib.parse import urlsplit
 
-from tuner.engines.base import Engine, Place, ServerSpec
+from tuner.engines.base import Engine, Placement, ServerSpec, without_tilde
 from tuner.engines.parameters import as_text
 from tuner.errors import EngineError, SpecError
 
@@ -36,23 +36,36 @@ class Command(Engine):
         """The program, which is the command's first word."""
         if not spec.command:
             raise SpecError("engine command needs command, a list such as [my-server, --port, '{port}']")
-        if program := shutil.which(spec.command[0]):
+        if program := shutil.which(without_tilde(spec.command[0])):
             return program
         raise EngineError(f"engine command: there is no program {spec.command[0]} on PATH")
 
-    def command(self, spec: ServerSpec, place: Place) -> list[str]:
+    def command(self, spec: ServerSpec, place: Placement) -> list[str]:
         """The command with everything filled in."""
-        return _fill(spec.command or [], spec, place)
+        return [self.find(spec), *_fill(spec.command or [], spec, place)[1:]]
 
-    def stop_command(self, spec: ServerSpec, place: Place) -> list[str]:
+    def stop_command(self, spec: ServerSpec, place: Placement) -> list[str]:
         """The stop command with everything filled in."""
         return _fill(spec.stop_command or [], spec, place)
 
 
-def _fill(words: list[str], spec: ServerSpec, place: Place) -> list[str]:
+def _fill(words: list[str], spec: ServerSpec, place: Placement) -> list[str]:
     values = {name: as_text(value) for name, value in spec.parameters.items()}
     values |= {"port": str(place.port), "model": spec.model, "gpus": ",".join(place.gpus), "name": place.name}
     return [_PLACE.sub(lambda match: values[match[1]], word) for word in words]
+
+
+#: the ends of URLs that people paste: of the API itself, and of pages beside it
+_PAGE = re.compile(
+    r"(/v1)?(/(chat/completions|completions|embeddings|responses|models)|/(health|metrics|docs|version))?/*$"
+)
+#: an endpoint that no load generator of ours asks
+_OTHER_PATH = re.compile(r"(?<!/v1)/(chat/completions|generate_stream|generate|invocations|api/(chat|generate))/*$")
+
+
+def api_root(url: str) -> str:
+    """The base URL of an API, whichever of its endpoints was given: `http://host:8000`, without `/v1`."""
+    return _PAGE.sub("", url.strip(), count=1)
 
 
 class Attach(Engine):
@@ -70,9 +83,17 @@ class Attach(Engine):
             raise SpecError(f"engine attach needs base_url, as in http://127.0.0.1:8000; got {shown!r}")
         if url.username or url.password:
             raise SpecError("base_url holds a user or password; name the key's environment variable in api_key_env")
+        if url.query or url.fragment:
+            raise SpecError(f"base_url ends at ?{url.query or url.fragment}: give it up to /v1, without what follows")
+        if match := _OTHER_PATH.search(url.path):
+            raise SpecError(
+                f"base_url ends in {match[0]}: only servers that answer at /v1/chat/completions are measured"
+            )
         if spec.parameters:
             raise SpecError("engine attach takes no parameters: the server already runs")
 
-    def served_name(self, spec: ServerSpec) -> str:
+    def named_model(self, spec: ServerSpec) -> str:
         """The model asked for, or nothing: then the server's first."""
         return spec.served_name or spec.model
+
+    served_name = named_model

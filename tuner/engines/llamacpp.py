@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tuner.core.server_log import Pattern
 from tuner.engines import llamacpp_server, parameters
-from tuner.engines.base import LOOPBACK, Engine, Place, ServerSpec
+from tuner.engines.base import LOOPBACK, Engine, Placement, ServerSpec
 from tuner.engines.gguf import check_gguf
 from tuner.errors import SpecError
 
@@ -34,6 +34,7 @@ class LlamaCpp(Engine):
         },
     }
     ready_timeout = 60.0
+    context_parameter = "n_ctx"
     module = "xllamacpp"
     install = "pip install xllamacpp"
     request_parameters = {"cache_prompt": False}
@@ -55,7 +56,7 @@ class LlamaCpp(Engine):
                 f"set n_ctx to at least {_LEAST_CONTEXT * self._slots(spec)}"
             )
 
-    def command(self, spec: ServerSpec, place: Place) -> list[str]:
+    def command(self, spec: ServerSpec, place: Placement) -> list[str]:
         """Our own small server file, with the parameters as flags."""
         where = ["--host", LOOPBACK, "--port", str(place.port), "--served-name", self.served_name(spec)]
         key = ["--api-key-env", _KEY_VARIABLE] if spec.api_key_env else []

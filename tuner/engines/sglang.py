@@ -1,7 +1,7 @@
 """SGLang: `python -m sglang.launch_server`, on GPUs. Not run on a GPU yet: written from its documentation."""
 
 from tuner.core.server_log import Pattern
-from tuner.engines.base import GPUEngine, Place, ServerSpec
+from tuner.engines.base import GPUEngine, Placement, ServerSpec, without_tilde
 from tuner.engines.parameters import Parameter
 from tuner.errors import SpecError
 
@@ -12,13 +12,8 @@ class SGLang(GPUEngine):
     name = module = "sglang"
     install = "python -m venv sglang && sglang/bin/pip install sglang, and then executable: sglang/bin/python"
     sizes = (
-        "tp_size",
-        "tp",
-        "tensor_parallel_size",
-        "pp_size",
-        "pipeline_parallel_size",
-        "dp_size",
-        "data_parallel_size",
+        *("tp_size", "tp", "tensor_parallel_size", "pp_size", "pipeline_parallel_size"),
+        *("dp_size", "data_parallel_size"),
     )
     context_parameter = "context_length"
     tunables = {
@@ -54,7 +49,10 @@ class SGLang(GPUEngine):
         },
     }
     forget_path = "/flush_cache"
-    failures = (Pattern("out_of_memory", r"Not enough memory|Please try to increase --mem-fraction-static"),)
+    failures = (
+        Pattern("out_of_memory", r"Not enough memory|leaves? no GPU memory for the KV cache|Out of request slots"),
+        Pattern("out_of_memory", r"(Prefill|Decode) out of memory|alloc_req_slots runs out of memory"),
+    )
 
     def check(self, spec: ServerSpec) -> None:
         """Refuse also a key, which it takes on its command line only."""
@@ -62,7 +60,14 @@ class SGLang(GPUEngine):
         if spec.api_key_env:
             raise SpecError("sglang takes an API key only where every process listing shows it; leave api_key_env out")
 
-    def command(self, spec: ServerSpec, place: Place) -> list[str]:
+    def command(self, spec: ServerSpec, place: Placement) -> list[str]:
         """Its launcher with the parameters as flags; false leaves a flag out."""
-        launcher = [self.find(spec), "-m", "sglang.launch_server", "--enable-metrics", "--model-path", spec.model]
+        launcher = [
+            self.find(spec),
+            "-m",
+            "sglang.launch_server",
+            "--enable-metrics",
+            "--model-path",
+            without_tilde(spec.model),
+        ]
         return [*launcher, *self.flags(spec, place, no_prefix=False)]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tuner.core.server_log import Pattern
-from tuner.engines.base import GPUEngine, Place, ServerSpec
+from tuner.engines.base import GPUEngine, Placement, ServerSpec, without_tilde
 from tuner.engines.parameters import Parameter
 
 
@@ -51,8 +51,8 @@ class VLLM(GPUEngine):
         },
     }
     failures = (
-        Pattern("out_of_memory", r"is less than (requested memory for kv|desired GPU memory utilization)"),
-        Pattern("out_of_memory", r"To serve at least one request with the model"),
+        Pattern("out_of_memory", r"is less than (requested memory for kv|desired [CG]PU memory utilization)"),
+        Pattern("out_of_memory", r"To serve at least one request with the model|tokens that can be stored in KV cache"),
         Pattern("model_not_found", r"Repo id must|Invalid repository ID"),
         Pattern("bad_argument", r"^ +Value error, |No common block size"),
     )
@@ -60,13 +60,12 @@ class VLLM(GPUEngine):
     def find(self, spec: ServerSpec) -> str:
         """The program `vllm`: the one named, or the one beside this Python, or the one on PATH."""
         beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        if program := shutil.which(spec.executable or "vllm", path=beside):
-            return program
-        raise self.missing()
+        program = None if spec.executable else shutil.which("vllm", path=beside)
+        return program or super().find(spec)
 
-    def command(self, spec: ServerSpec, place: Place) -> list[str]:
+    def command(self, spec: ServerSpec, place: Placement) -> list[str]:
         """`vllm serve` with the parameters as flags; false is `--no-flag`."""
-        return [self.find(spec), "serve", spec.model, *self.flags(spec, place, no_prefix=True)]
+        return [self.find(spec), "serve", without_tilde(spec.model), *self.flags(spec, place, no_prefix=True)]
 
     def environment(self, spec: ServerSpec) -> dict[str, str]:
         """Its key, and no usage statistics sent to anyone."""

@@ -178,8 +178,8 @@ def _read_handover() -> dict[str, Any]:
     try:
         values = read_spec(Path(HANDOVER))
         with probe.client(values["base_url"], timeout=1) as http:
-            return values if probe.models(http) else {}
-    except (OSError, ValueError, KeyError, TypeError, probe.Refused):
+            return values if probe.is_there(http) else {}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 

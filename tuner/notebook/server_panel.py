@@ -21,7 +21,10 @@ from tuner.servers.server import Server, launch, preview
 from tuner.sweep.spec import ServeSpec
 from tuner.sweep.sweep import tokenizer_of, with_model
 
-FORM = ("engine", "model", "parameters", "gpus", "port", "command", "base_url", "api_key_env")
+FORM = (
+    *("engine", "model", "executable", "parameters", "environment", "gpus", "port"),
+    *("command", "base_url", "api_key_env"),
+)
 #: where the server's record and log go, a folder a start
 SERVERS = Path("servers")
 #: what the sweep notebook, or `tuner sweep`, takes a server over from

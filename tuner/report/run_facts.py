@@ -45,6 +45,7 @@ def _made_with(folder: Path, facts: dict[str, Any], servers: list[dict[str, Any]
         **{"run_folder": printable(folder), "started_at": facts.get("started_at"), "host": host.get("name")},
         **{name: str(value) for name, value in parameters.items()},
         **{name: version for name, version in versions.items() if name not in _OF_THE_PAGE},
+        **({server["engine"]: server["version"]} if server.get("version") else {}),
         **({"GPUs": len(server["gpus"])} if server.get("gpus") else {}),
     }
 

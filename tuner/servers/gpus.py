@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 #: a GPU with less in use than this, in bytes, and no process is free: the driver itself takes some hundred MiB
 FREE_BELOW = 1 << 30
 _SLACK = 256 << 20  # bytes more than before that need no warning
+_NO_GPU = "the driver knows no GPU"
 GIVE_BACK = 5.0  # seconds that the driver has to take memory back
 
 
@@ -41,6 +42,11 @@ class GPU:
     def is_free(self) -> bool:
         """Nobody computes on it, as far as one can see (a container hides its processes, not its memory)."""
         return not self.processes and self.memory_used < FREE_BELOW
+
+    @property
+    def is_slice(self) -> bool:
+        """Whether it is a part of a GPU that MIG has cut."""
+        return self.uuid.startswith("MIG-")
 
     @property
     def use(self) -> str:
@@ -70,13 +76,23 @@ def _ask_driver() -> tuple[list[GPU], str, str]:
     except pynvml.NVMLError as error:
         return [], f"no NVIDIA driver answers ({error}); engine llamacpp and attach need none", ""
     try:
-        return [_read(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())], "the driver knows no GPU", ""
+        return [gpu for index in range(pynvml.nvmlDeviceGetCount()) for gpu in _read_all(pynvml, index)], _NO_GPU, ""
     finally:
         pynvml.nvmlShutdown()
 
 
-def _read(nvml: Any, index: int) -> GPU:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+def _read_all(nvml: Any, index: int) -> list[GPU]:
+    """One GPU, or the MIG slices that it is cut into."""
+    handle, slices = nvml.nvmlDeviceGetHandleByIndex(index), []
+    with suppress(nvml.NVMLError):  # a GPU that cannot be cut
+        is_cut = nvml.nvmlDeviceGetMigMode(handle)[0]
+        for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle) if is_cut else 0):
+            with suppress(nvml.NVMLError):  # there are fewer than there could be
+                slices.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number))
+    return [_read(nvml, index, each) for each in slices or [handle]]
+
+
+def _read(nvml: Any, index: int, handle: Any) -> GPU:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
 
     def maybe(question: str, scale: float, *more: Any) -> float | None:
@@ -112,8 +128,17 @@ def visible(all_gpus: Sequence[GPU]) -> list[GPU]:
 
 
 def _by_name(candidates: Sequence[GPU]) -> dict[str, GPU]:
-    """By index and by UUID."""
-    return {name: gpu for gpu in candidates for name in (str(gpu.index), gpu.uuid)}
+    """By index and by UUID; a MIG slice by its UUID alone."""
+    return {name: gpu for gpu in candidates for name in (gpu.uuid if gpu.is_slice else str(gpu.index), gpu.uuid)}
+
+
+def cuda_environment(chosen: Sequence[GPU]) -> dict[str, str]:
+    """The variables that show a program these GPUs alone: by index, since vLLM up to 0.20 ends on a UUID.
+
+    NVML counts GPUs in the order of the PCI bus, CUDA by speed unless it is told otherwise. A MIG slice has no index.
+    """
+    names = [gpu.uuid if gpu.is_slice else str(gpu.index) for gpu in chosen]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 class Claim(NamedTuple):

@@ -1,30 +1,130 @@
-"""Asking a server over HTTP: is it ready, which models has it, what do its counters say."""
+"""Asking a server over HTTP: which way to it, is it ready, which models has it, what do its counters say."""
 
 import contextlib
+import ipaddress
 import logging
-from urllib.parse import urlsplit
+import os
+import re
+import ssl
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, urlsplit
 
 import httpx
+
+from tuner.core.text import server_words, shorten
+from tuner.engines.base import without_tilde
 
 log = logging.getLogger(__name__)
 
 _TIMEOUT = 5.0
-#: where servers say their version, and under which key: vLLM, llama.cpp, SGLang
-VERSION_PATHS = {"/version": "version", "/props": "build_info", "/get_server_info": "version"}
+#: where servers say their version, and under which key: vLLM, llama.cpp, SGLang (old, new), TGI, Ollama
+VERSION_PATHS = {
+    **{"/version": "version", "/props": "build_info", "/get_server_info": "version", "/server_info": "version"},
+    **{"/info": "version", "/api/version": "version"},
+}
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_MODELS = "/v1/models"
+_REDIRECTS = 5  # followed at most
+_EMPTYING = 5.0  # seconds in which a server that is still busy can empty its prefix cache
+#: variables that name the certificates to trust, the first that is set counts
+_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
-class Refused(Exception):
-    """It answers and wants another API key."""
+class NotReady(Exception):
+    """What stands between us and a server's list of models.
+
+    Args:
+        words: for people; `{url}` in them is the server's, which else stands before them.
+        kind: as in `tuner.errors.ServerFailed`.
+        is_final: waiting does not help.
+        has_no_list: it can be measured all the same, where the model is named.
+    """
+
+    def __init__(
+        self, words: str, kind: str = "unreachable", *, is_final: bool = True, has_no_list: bool = False
+    ) -> None:
+        super().__init__(words)
+        self.kind, self.is_final, self.has_no_list = kind, is_final, has_no_list
+
+    def about(self, url: str) -> str:
+        """The words, about the server at `url`."""
+        return str(self).replace("{url}", url) if "{url}" in str(self) else f"{url} {self}"
 
 
-def client(base_url: str, api_key: str | None = None, timeout: float = _TIMEOUT) -> httpx.Client:
-    """A client for one server; no proxy stands between us and our own machine."""
+class Listing(NamedTuple):
+    """The models that a server lists, and where it lists them: elsewhere after a redirect."""
+
+    names: list[str]
+    base_url: str
+
+
+def certificates(verify: str | None) -> str | None:
+    """The PEM file with the certificates to trust: as asked, or as the environment says; None for the usual ones."""
+    return without_tilde(verify) if verify else next(filter(None, map(os.environ.get, _CA_VARIABLES)), None)
+
+
+def proxy(url: str) -> str | None:
+    """The proxy between us and `url` by HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, in capitals or not.
+
+    None stands between us and our own machine. NO_PROXY may name hosts, domains, networks (10.0.0.0/8) and `*`.
+    """
+    where, proxies = urlsplit(url), urllib.request.getproxies_environment()
+    address = proxies.get(where.scheme) or proxies.get("all")
+    exceptions = [*_LOOPBACK, *proxies.get("no", "").lower().split(",")]
+    if not address or any(_is_meant(where, part.strip()) for part in exceptions):
+        return None
+    return address if "://" in address else f"http://{address}"
+
+
+def _is_meant(where: SplitResult, exception: str) -> bool:
+    """Whether a part of NO_PROXY means this URL."""
+    host, domain = where.hostname or "", exception.lstrip("*.").strip("[]")
+    if domain and (domain in (host, where.netloc) or host.endswith(f".{domain}")):
+        return True
+    with contextlib.suppress(ValueError):  # a name is in no network
+        if "/" in exception and ipaddress.ip_address(host) in ipaddress.ip_network(exception, strict=False):
+            return True
+    return exception == "*"
+
+
+def environment(url: str, verify: str | None = None) -> dict[str, str]:
+    """The variables by which another program takes the same way to `url` as we do, and trusts the same."""
+    proxies = urllib.request.getproxies_environment()
+    host = urlsplit(url).hostname or ""
+    passing = {
+        f"{name}_proxy": address for name in ("http", "https") if (address := proxies.get(name, proxies.get("all")))
+    }
+    direct = _LOOPBACK if proxy(url) else (host, f"[{host}]", *_LOOPBACK)
+    passing["no_proxy"] = ",".join(filter(None, (*direct, proxies.get("no"))))
+    trusted = certificates(verify)
+    both = {spelt: value for name, value in passing.items() for spelt in (name, name.upper())}
+    return both | (dict.fromkeys(_CA_VARIABLES, trusted) if trusted else {})
+
+
+def client(
+    base_url: str, api_key: str | None = None, verify: str | None = None, timeout: float = _TIMEOUT
+) -> httpx.Client:
+    """A client for one server; no proxy stands between us and our own machine.
+
+    Raises:
+        NotReady: the certificates to trust cannot be read.
+    """
+    trusted = certificates(verify) if base_url.startswith("https") else None
+    folder = trusted if trusted and Path(trusted).is_dir() else None
+    try:
+        context = ssl.create_default_context(cafile=None if folder else trusted, capath=folder) if trusted else True
+    except OSError as error:
+        raise NotReady(f"cannot be trusted: {trusted} holds no certificate ({error.strerror or error})") from None
     return httpx.Client(
         base_url=base_url,
         headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
         timeout=timeout,
-        trust_env=urlsplit(base_url).hostname not in _LOOPBACK,
+        verify=context,
+        proxy=proxy(base_url),
+        trust_env=False,
         # llama.cpp announces keep-alive and closes: each question gets a connection of its own
         limits=httpx.Limits(max_keepalive_connections=0),
     )
@@ -41,28 +141,113 @@ def is_healthy(http: httpx.Client) -> bool:
 def is_there(http: httpx.Client) -> bool:
     """Whether anybody serves there; one that is too busy to answer in time does, a gateway with nobody behind not."""
     try:
-        return http.get("/v1/models").status_code not in (502, 503, 504)
+        return http.get(_MODELS).status_code not in (502, 503, 504)
     except (httpx.ConnectError, httpx.ConnectTimeout):
         return False
     except httpx.HTTPError as error:
-        log.debug("/v1/models: %s", error)
+        log.debug("%s: %s", _MODELS, error)
         return True
 
 
-def models(http: httpx.Client) -> list[str]:
-    """The models it serves; none where it does not answer yet.
+def models(http: httpx.Client) -> Listing:
+    """The models it serves.
 
     Raises:
-        Refused: it wants an API key, or another one.
+        NotReady: it does not say; why, and whether it may later.
     """
     try:
-        answer = http.get("/v1/models")
-        if answer.status_code in (401, 403):
-            raise Refused(f"{answer.status_code} {answer.reason_phrase}")
-        return [str(model["id"]) for model in answer.raise_for_status().json()["data"]]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        log.debug("/v1/models: %s", error)
-        return []
+        answer = _follow(http)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise _no_answer(error, http) from None
+    if not answer.is_success:
+        raise _refused(answer, http)
+    return Listing(_names(answer), str(answer.url).partition("?")[0].removesuffix(_MODELS))
+
+
+def _follow(http: httpx.Client) -> httpx.Response:
+    """The list of models, behind redirects too; a key goes to no other host, nor out of TLS."""
+    answer = http.get(_MODELS)
+    for _ in range(_REDIRECTS):
+        if not answer.has_redirect_location:
+            return answer
+        here, target = answer.url, answer.url.join(answer.headers["location"])
+        if not target.path.endswith(_MODELS):
+            raise NotReady(
+                f"sends to {shorten(str(target), 100)} ({answer.status_code}), which is no API: name the API itself"
+            )
+        is_same = here.host == target.host and not (here.scheme == "https" and target.scheme == "http")
+        if "authorization" in http.headers and not is_same:
+            raise NotReady(
+                f"redirects ({answer.status_code}) to {target.scheme}://{target.netloc.decode()}, which is not to get "
+                "the key of this host: if it is right, give that as base_url"
+            )
+        answer = http.get(target)
+    raise NotReady(f"redirects ({answer.status_code}) in a circle")
+
+
+#: what an error of the connection tells, whether it is final, and what to do
+_CONNECTION = (
+    (
+        r"CERTIFICATE_VERIFY_FAILED\] certificate verify failed: (.*?) \(_ssl",
+        True,
+        "shows a certificate that is not trusted ({}): name the CA's certificate, verify: CA.pem",
+    ),
+    (r"WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|UNKNOWN_PROTOCOL", True, "speaks no TLS: write http:// for https://"),
+    (r"illegal status line", True, "answers, but not as HTTP: write https:// for http://"),
+    (r"(ReadTimeout|WriteTimeout)", False, f"takes the connection and does not answer {_MODELS} in time"),
+    (r"ProxyError: (.*)", True, "is behind a proxy that refuses: {}"),
+)
+
+
+def _no_answer(error: Exception, http: httpx.Client) -> NotReady:
+    said = f"{type(error).__name__}: {error}"
+    for regex, is_final, words in _CONNECTION:
+        if match := re.search(regex, said):
+            message = words.format(shorten(match[match.lastindex or 0], 100)) + _by_proxy(http)
+            return NotReady(message, is_final=is_final, has_no_list="Timeout" in said)
+    reason = shorten(str(error) or type(error).__name__, 100) + _by_proxy(http)
+    return NotReady(f"no server answers at {{url}} ({reason})", is_final=False)
+
+
+def _by_proxy(http: httpx.Client) -> str:
+    way = proxy(str(http.base_url))
+    return f", through the proxy {urlsplit(way).hostname} (HTTP_PROXY, NO_PROXY)" if way else ""
+
+
+def _refused(answer: httpx.Response, http: httpx.Client) -> NotReady:
+    """Why a status is no list of models."""
+    status = f"{answer.status_code} {answer.reason_phrase}".strip()
+    words = server_words(answer.text)
+    said = (f"{status}: {words}" if words and words != answer.reason_phrase else status) + _by_proxy(http)
+    code = answer.status_code
+    if code in (401, 403):
+        return NotReady(f"answers {said}", "unauthorized", has_no_list=code == 403)
+    if code == 429 or code >= 500:
+        return NotReady(f"is not ready: {said}", is_final=code == 501, has_no_list=code == 501)
+    if "HTTPS port" in words:
+        return NotReady(f"answers {said}: write https:// for http://")
+    return NotReady(f"has no list of models at {_MODELS} ({said})", has_no_list=True)
+
+
+def _names(answer: httpx.Response) -> list[str]:
+    """The models of a list: as OpenAI has it, or bare."""
+    try:
+        said = answer.json()
+    except ValueError:
+        page = server_words(answer.text) or "it is empty"
+        what = "a page for people" if "<" in answer.text[:200] else "no JSON"
+        raise NotReady(f"answers {_MODELS} with {what} ({shorten(page, 100)})", has_no_list=True) from None
+    entries = said if isinstance(said, list) else said.get("data") if isinstance(said, dict) else None
+    names = [_name(entry) for entry in entries] if isinstance(entries, list) else [""]
+    if not all(names):
+        raise NotReady(f"answers {_MODELS} with a list that cannot be read", has_no_list=True)
+    if not names:
+        raise NotReady(f"lists no model at {_MODELS}: load one there", "model_not_found", has_no_list=True)
+    return names
+
+
+def _name(entry: Any) -> str:
+    return str(entry.get("id") or entry.get("name") or "") if isinstance(entry, dict) else str(entry or "")
 
 
 def version(http: httpx.Client) -> str:
@@ -74,12 +259,28 @@ def version(http: httpx.Client) -> str:
     return ""
 
 
-def post(http: httpx.Client, path: str) -> bool:
-    """Whether a POST without a body to `path` succeeds."""
+def empty_cache(http: httpx.Client, path: str) -> bool:
+    """Whether a POST to `path` empties the prefix cache; a server that says that it is still busy is asked again."""
+    deadline = time.monotonic() + _EMPTYING
+    while True:
+        try:
+            answer = http.post(path)
+        except httpx.HTTPError:
+            return False
+        if not answer.is_success or _is_done(answer):
+            return answer.is_success
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+
+
+def _is_done(answer: httpx.Response) -> bool:
+    """Whether an answer says that what was asked is done: vLLM says `{"success": false}` with 200 while it is busy."""
     try:
-        return http.post(path).is_success
-    except httpx.HTTPError:
-        return False
+        said = answer.json()
+    except ValueError:
+        return not re.search(r"\b(fail|not )", answer.text, re.IGNORECASE)
+    return not isinstance(said, dict) or (said.get("success", True) is True and not said.get("error"))
 
 
 def metrics(http: httpx.Client) -> dict[str, float]:

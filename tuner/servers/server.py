@@ -1,21 +1,27 @@
 """A server: ours or attached, ready, watched, gone."""
 
+import fnmatch
+import glob
 import logging
 import os
 import platform
 import secrets
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any
+
+import httpx
 
 from tuner import engines
 from tuner.core import locks, timestamps
 from tuner.core.files import read_end
 from tuner.core.run_directory import NODE_VARIABLE, READY, SERVER_FAILED, STOPPED, ServerRecord, Trial
 from tuner.core.server_log import Failure, diagnose
-from tuner.engines.base import LOOPBACK, Engine, Place, ServerSpec
+from tuner.core.text import suggest
+from tuner.engines.base import LOOPBACK, Engine, Placement, ServerSpec
+from tuner.engines.command import api_root
 from tuner.errors import ServerFailed, TunerError
 from tuner.servers import gpus
 from tuner.servers import http as probe
@@ -26,7 +32,7 @@ log = logging.getLogger(__name__)
 POLL = 0.1  # seconds between two questions whether it is ready
 
 
-class Server:
+class Server(AbstractContextManager["Server", None]):
     """A server that answers at `base_url`; this one is never started, stopped or signalled."""
 
     def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) -> None:
@@ -41,9 +47,11 @@ class Server:
             parameters=dict(spec.parameters),
             host=os.environ.get(NODE_VARIABLE) or platform.node(),
             started_at=timestamps.to_text(timestamps.now()),
-            base_url=(spec.base_url or "").rstrip("/").removesuffix("/v1"),
+            base_url=api_root(spec.base_url or ""),
             previous=before.starts() if (before := trial.server) else [],
         )
+        #: how requests are sent: vllm with `ignore_eos`, openai without
+        self.api = "vllm"
         self._failure: Failure | None = None
         self._stop_wanted = stop or threading.Event()
 
@@ -65,25 +73,27 @@ class Server:
         """The API key, read from its environment variable now and kept nowhere."""
         return self.spec.api_key()
 
+    def client(self, **more: Any) -> httpx.Client:
+        """A client that reaches it as it was asked for."""
+        return probe.client(self.base_url, self.api_key(), self.spec.verify, **more)
+
     def is_alive(self) -> bool:
         """Whether anybody serves there."""
-        with probe.client(self.base_url, self.api_key()) as http:
+        with self.client() as http:
             return probe.is_there(http)
 
     def failure(self) -> ServerFailed | None:
         """Why it died, or None while it lives or where we ended it ourselves."""
-        if self._failure:
-            return self._error(self._failure)
-        if self.record.state == READY and not self.is_alive():
-            return self._error(Failure("unreachable", f"{self.base_url} does not answer any more"))
-        return None
+        if not self._failure and self.record.state == READY and not self.is_alive():
+            self._failure = Failure("unreachable", f"{self.base_url} does not answer any more")
+        return self._error(self._failure) if self._failure else None
 
     def forget_prompts(self) -> bool:
         """Empty the prefix cache, so that a level finds no answer of the one before; whether the engine could."""
         if not self.engine.forget_path:
             return False
-        with probe.client(self.base_url, self.api_key()) as http:
-            return probe.post(http, self.engine.forget_path)
+        with self.client() as http:
+            return probe.empty_cache(http, self.engine.forget_path)
 
     def start(self) -> None:
         """Wait until it is ready.
@@ -105,39 +115,55 @@ class Server:
     def __str__(self) -> str:
         return f"server {self.spec.engine} ({self.model_name or self.base_url})"
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _await_ready(self) -> None:
         began = time.monotonic()
         timeout = self.spec.ready_timeout or self.engine.ready_timeout
-        while not (names := self._ready_models()):
-            if self._stop_wanted.is_set():
+        while True:
+            try:
+                self._find_model()
+                break
+            except probe.NotReady as reason:
+                if reason.is_final or time.monotonic() - began > timeout:
+                    raise self._give_up(self._not_ready(reason, timeout)) from None
+            if self._stop_wanted.wait(POLL):
                 raise self._error(Failure("stopped", "it was wanted no more before it was ready"))
-            if time.monotonic() - began > timeout:
-                raise self._give_up(self._not_ready(timeout))
-            self._stop_wanted.wait(POLL)
-        self.model_name = self.model_name if self.model_name in names else names[0]
         self.record.served_name = self.model_name
-        with probe.client(self.base_url, self.api_key()) as http:
+        with self.client() as http:
             self.record.version = probe.version(http)
         self.record.ready_seconds = round(time.monotonic() - began, 3)
 
-    def _ready_models(self) -> list[str]:
-        """The models it serves, once it is ready; before, none."""
-        try:
-            with probe.client(self.base_url, self.api_key()) as http:
-                return probe.models(http)
-        except probe.Refused as answer:
-            variable = self.spec.api_key_env
-            remedy = f"the key in {variable} is not accepted" if variable else "name the key's variable in api_key_env"
-            raise self._give_up(Failure("unauthorized", f"{self.base_url} answers {answer}; {remedy}")) from None
+    def _find_model(self) -> None:
+        """Settle under which name the model is asked for: as it was named, or else the first that is listed.
 
-    def _not_ready(self, timeout: float) -> Failure:
-        return Failure("unreachable", f"no server answers at {self.base_url} within {timeout:g} s")
+        Raises:
+            NotReady: the server does not serve it, or not yet.
+        """
+        named = self.engine.named_model(self.spec)
+        try:
+            with self.client() as http:
+                names, self.record.base_url = probe.models(http)
+        except probe.NotReady as reason:
+            if not (named and reason.has_no_list):
+                raise
+            log.warning("%s; asking for %s all the same", reason.about(self.base_url), named)
+            names = [named]
+        if named and not any(fnmatch.fnmatchcase(named, name) for name in [*names, *map(glob.escape, names)]):
+            raise probe.NotReady(f"serves no model {named!r}; {suggest(named, names)}", "model_not_found")
+        self.model_name = named or (self.model_name if self.model_name in names else names[0])
+
+    def _not_ready(self, reason: probe.NotReady, timeout: float) -> Failure:
+        """Why we give up waiting, and what to do."""
+        variable, remedy = self.spec.api_key_env, ""
+        if reason.kind == "unauthorized":
+            remedy = f"; the key in {variable} is not accepted" if variable else "; name its variable in api_key_env"
+        elif reason.has_no_list:
+            remedy = "; name the model, with model, or correct base_url"
+        elif not reason.is_final:
+            remedy = f", within {timeout:g} s (ready_timeout)"
+        return Failure(reason.kind, reason.about(self.base_url) + remedy)
 
     def _give_up(self, failure: Failure) -> ServerFailed:
         self._failure = failure
@@ -198,6 +224,7 @@ class OwnServer(Server):
         self._stopping = False
         self._log_start = trial.server_log.stat().st_size if trial.server_log.exists() else 0
         self._oom_kills = _oom_kills()
+        self._shows_gpus: dict[str, str] = {}
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
@@ -247,7 +274,7 @@ class OwnServer(Server):
         self._process = Supervised(
             command,
             self.trial.server_log,
-            env=os.environ | self._environment(place),
+            env=os.environ | self.engine.environment(self.spec) | self._shows_gpus | self.spec.environment,
             grace=self.engine.grace,
             held=held,
             afterwards=self.engine.stop_command(self.spec, place),
@@ -255,29 +282,34 @@ class OwnServer(Server):
         )
         self.record.pid = self._process.start().pid
 
-    def _claim(self, claimed: ExitStack) -> tuple[Place, list[int]]:
+    def _claim(self, claimed: ExitStack) -> tuple[Placement, list[int]]:
         """A port, GPUs and a name for it, and the descriptors that hold them."""
         port = locks.reserve_port(self.spec.port)
         held = [claimed.enter_context(holder).fileno() for holder in port]
         claim = gpus.claim(gpus_wanted(self.spec))
         held += [claimed.enter_context(holder).fileno() for holder in claim.holders]
         self.record.gpus = [gpu.uuid for gpu in claim.gpus]
+        if claim.gpus or self.spec.gpus == 0:
+            self._shows_gpus = gpus.cuda_environment(claim.gpus)
         self._note_gpu_memory("before")
-        return Place(locks.port_of(port[0]), tuple(self.record.gpus), f"tuner-{secrets.token_hex(4)}"), held
+        return Placement(locks.port_of(port[0]), tuple(self.record.gpus), f"tuner-{secrets.token_hex(4)}"), held
 
-    def _environment(self, place: Place) -> dict[str, str]:
-        names_gpus = place.gpus or self.spec.gpus == 0
-        visible = {"CUDA_VISIBLE_DEVICES": ",".join(place.gpus)} if names_gpus else {}
-        return self.engine.environment(self.spec) | visible | self.spec.environment
-
-    def _ready_models(self) -> list[str]:
+    def _find_model(self) -> None:
         if failure := self.failure():
             raise failure
-        with probe.client(self.base_url) as http:
-            return super()._ready_models() if probe.is_healthy(http) else []
+        with self.client() as http:
+            if not probe.is_healthy(http):
+                raise probe.NotReady("is not healthy yet", is_final=False)
+        try:
+            super()._find_model()
+        except probe.NotReady as reason:  # what starts may say anything, except that our key is wrong
+            reason.is_final = reason.kind == "unauthorized"
+            raise
 
-    def _not_ready(self, timeout: float) -> Failure:
-        return Failure("timeout", f"not ready within {timeout:g} s", self.log_text().splitlines()[-12:])
+    def _not_ready(self, reason: probe.NotReady, timeout: float) -> Failure:
+        if reason.is_final:
+            return super()._not_ready(reason, timeout)
+        return Failure("timeout", f"not ready within {timeout:g} s: it {reason}", self.log_text().splitlines()[-12:])
 
     def _on_end(self, exit_code: int | None) -> None:
         """Called by the process's own thread when all of it is gone, whoever ended it."""
@@ -320,7 +352,7 @@ def preview(spec: ServerSpec, port: int) -> list[str]:
         return []
     if spec.engine == "llamacpp" and not spec.model:
         spec = spec.model_copy(update={"model": "the demo's model, fetched at the start"})
-    return engine.command(spec, Place(spec.port or port))
+    return engine.command(spec, Placement(spec.port or port))
 
 
 def gpus_wanted(spec: ServerSpec) -> int | list[int | str]:

@@ -47,10 +47,10 @@ def end_family(find: Callable[[], set[int]], grace: float) -> bool:
     """
     for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILL_WAIT)):
         deadline = time.monotonic() + seconds
-        told: set[int] = set()
+        signalled: set[int] = set()
         while (family := find()) and time.monotonic() < deadline:
-            _send(number, family - told)  # those born meanwhile too
-            told |= family
+            _send(number, family - signalled)  # those born meanwhile too
+            signalled |= family
             time.sleep(_PAUSE)
     return not find()
 
@@ -79,13 +79,13 @@ def descendants_of(root: int) -> set[int]:
     children: dict[int, list[int]] = {}
     for pid, parent in _living():
         children.setdefault(parent, []).append(pid)
-    found: set[int] = set()
+    family: set[int] = set()
     todo = [root]
     while todo:
-        fresh = set(children.get(todo.pop(), [])) - found
-        found |= fresh
+        fresh = set(children.get(todo.pop(), [])) - family
+        family |= fresh
         todo += fresh
-    return found
+    return family
 
 
 def _living() -> Iterable[tuple[int, int]]:
@@ -156,10 +156,10 @@ class Supervisor:
     def _reap(self) -> None:
         """Collect the children that have ended; the command's end is reported at once."""
         with contextlib.suppress(ChildProcessError):
-            while (found := os.waitpid(-1, os.WNOHANG)) != (0, 0):
-                if found[0] == self._main:
+            while (child := os.waitpid(-1, os.WNOHANG)) != (0, 0):
+                if child[0] == self._main:
                     self._ended = True
-                    _report(f"ended {os.waitstatus_to_exitcode(found[1])}")
+                    _report(f"ended {os.waitstatus_to_exitcode(child[1])}")
 
     def _family(self) -> set[int]:
         self._reap()

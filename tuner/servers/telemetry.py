@@ -120,7 +120,7 @@ def gpu_columns(uuids: Sequence[str]) -> dict[str, Any]:
 
 def engine_columns(server: Server) -> dict[str, Any]:
     """`running` and `waiting` requests and `kv_cache_use` (share), as the engine itself counts them."""
-    with probe.client(server.base_url, server.api_key(), timeout=_METRICS_TIMEOUT) as http:
+    with server.client(timeout=_METRICS_TIMEOUT) as http:
         values = probe.metrics(http)
     columns = {column: [values[name] for name in names if name in values] for column, names in ENGINE_METRICS.items()}
     return {column: numbers[0] for column, numbers in columns.items() if numbers}

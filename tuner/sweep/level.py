@@ -1,6 +1,7 @@
 """One level from beginning to end: run it aside, tell how it ended, scrub it, and put it in place whole."""
 
 import logging
+import re
 import shutil
 import tempfile
 import threading
@@ -10,10 +11,12 @@ from typing import Any
 
 import msgspec
 
+from tuner.batches.genai_bench_folder import words_of_failure
 from tuner.batches.load import load_batches
 from tuner.core import files, request_log
 from tuner.core.request_log import REQUESTS_FILE, WHOLE, WORKLOAD_FILE
 from tuner.core.run_directory import COMPLETED, RUNNING, Sidecar, Trial, TrialFacts, part_of
+from tuner.core.text import one_line
 from tuner.core.timestamps import now, to_text
 from tuner.errors import PathError, ServerFailed
 from tuner.judging.slo import SLO
@@ -27,6 +30,9 @@ _log = logging.getLogger(__name__)
 
 _REDACTED = b"[redacted]"
 _LONGEST_REASON = 300
+ALL_ERRORS = "all_errors"
+_MORE_TIME = "give a level more with max_seconds, or with extend_to"
+_TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", re.MULTILINE)
 _WARMUP_SECONDS = 30.0
 #: (scenario, concurrency level, repeat)
 Measurement = tuple[str, int, int]
@@ -48,7 +54,10 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
         What the sidecar says.
     """
     part = fresh_part(folder)
-    client = _client_share(load.concurrency) | {"prefix_cache_emptied": server.forget_prompts()}
+    client = _client_share(load.concurrency) | {
+        "prefix_cache_emptied": server.forget_prompts(),
+        "api": load.api_backend,
+    }
     sidecar = Sidecar(scenario=load.scenario, concurrency=load.concurrency, repeat=load.repeat, client=client)
     sidecar.started_at = to_text(now())
     sidecar.write(part)
@@ -64,13 +73,19 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
     return sidecar
 
 
-def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> None:
-    """Put real load on the server that is not counted, so that the first level does not pay for cold caches."""
-    if requests:
-        warm = replace(load, max_requests=requests, max_seconds=_WARMUP_SECONDS, extend_to=None, enough_requests=0)
-        warm = replace(warm, window=WHOLE, repeat=0)  # which has no drain, and prompts that no level has
-        with tempfile.TemporaryDirectory(prefix="tuner-warmup-") as folder:
-            bench.run(warm, Path(folder), stop)
+def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> str:
+    """Put real load on the server that is not counted, so that the first level does not pay for cold caches.
+
+    Returns:
+        The server's words where every request failed; empty where some completed, or none was sent.
+    """
+    if not requests:
+        return ""
+    warm = replace(load, max_requests=requests, max_seconds=_WARMUP_SECONDS, extend_to=None, enough_requests=0)
+    warm = replace(warm, window=WHOLE, repeat=0)  # which has no drain, and prompts that no level has
+    with tempfile.TemporaryDirectory(prefix="tuner-warmup-") as folder:
+        outcome, reason = outcome_of(Path(folder), bench.run(warm, Path(folder), stop), None, interrupted=False)
+    return reason if outcome == ALL_ERRORS else ""
 
 
 def record_unrun(load: Measurement, folder: Path, outcome: str, reason: str) -> Sidecar:
@@ -158,11 +173,20 @@ def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interr
         (interrupted, "interrupted", "stopped by the user"),
         (ended.timed_out, "timeout", f"genai-bench had not ended after {ended.duration:.0f} s"),
         (request_log.COMPLETED in ends, COMPLETED, ""),
-        (request_log.FAILED in ends, "all_errors", "every request failed"),
-        (ended.exit_code == 0, "timeout", "no request finished in the level's time"),
+        (request_log.FAILED in ends, ALL_ERRORS, words_of_failure(part)),
+        (bool(error := _client_error(part)), "client_failed", f"genai-bench failed within a request: {error}"),
+        (ended.exit_code == 0, "timeout", f"no request finished in {ended.duration:.0f} s: {_MORE_TIME}"),
         (True, "client_failed", f"genai-bench ended with {ended.exit_code}: {_last_line(part / CLIENT_LOG)}"),
     )
     return next((outcome, reason) for fits, outcome, reason in cases if fits)
+
+
+def _client_error(part: Path) -> str:
+    """The last line of the first traceback that the load generator logged; empty where there is none."""
+    for path in sorted(part.glob("*.log")):
+        if error := _TRACEBACK.search(path.read_text(errors="replace")):
+            return one_line(error[1])
+    return ""
 
 
 def _client_share(level: int) -> dict[str, object]:

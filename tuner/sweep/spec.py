@@ -167,6 +167,9 @@ class SweepSpec(ServeSpec):
     tokenizer: str | None = Field(
         None, description="tokenizer folder or hub id, to size prompts; by default the model's"
     )
+    api: Literal["openai", "vllm"] | None = Field(
+        None, description="vllm sends ignore_eos with each request, openai does not; by default what the server takes"
+    )
     request_parameters: dict[str, Any] = Field(
         {}, description="put into every request's body, such as {temperature: 0.7}"
     )

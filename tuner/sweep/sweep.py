@@ -15,10 +15,11 @@ from tuner.core.request_log import WHOLE
 from tuner.core.run_directory import SWEEP, Experiment, Sidecar, Trial, environment
 from tuner.core.timestamps import now, to_text
 from tuner.engines import gguf
+from tuner.engines.base import LOOPBACK
 from tuner.errors import ServerFailed, SpecError, Stopped
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import judge
-from tuner.servers import gpus
+from tuner.servers import gpus, http
 from tuner.servers.server import Server, launch
 from tuner.servers.telemetry import Recorder
 from tuner.sweep import level
@@ -27,13 +28,14 @@ from tuner.sweep.limit import LimitSearch, excess, saturated
 from tuner.sweep.spec import AUTO, RANDOM, Spec, SweepSpec, base_of
 from tuner.traffic.genai_bench import Bench, Load
 from tuner.traffic.prompt_file import read_prompt_file
+from tuner.traffic.tokenizer import check_tokenizer, is_at_hand
 from tuner.traffic.workload import Workload, most_tokens
 
 _log = logging.getLogger(__name__)
 AnySweep = TypeVar("AnySweep", bound=SweepSpec)
 #: what may differ when a run is resumed: where it lies, and how a server is reached
 _MAY_DIFFER = (
-    *("runs", "name", "port", "ready_timeout", "max_restarts"),
+    *("runs", "name", "port", "ready_timeout", "verify", "max_restarts"),
     *("trials", "patience", "max_minutes", "max_cost", "price_per_gpu_hour", "parallel", "on", "confirm"),
 )
 
@@ -136,7 +138,8 @@ def with_model(spec: Spec, progress: gguf.Progress = lambda share: None) -> Spec
 def prepare(spec: AnySweep, progress: gguf.Progress = lambda share: None) -> AnySweep:
     """`spec` with everything resolved that can be before a server starts: model, workload and tokenizer."""
     spec = with_workload(with_model(spec, progress))
-    return spec if spec.tokenizer else spec.model_copy(update={"tokenizer": tokenizer_of(spec.engine, spec.model)})
+    tokenizer = check_tokenizer(spec.tokenizer or tokenizer_of(spec.engine, spec.model))
+    return spec.model_copy(update={"tokenizer": tokenizer})
 
 
 def with_workload(spec: AnySweep) -> AnySweep:
@@ -244,9 +247,13 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
     if first is None:
         return
     levels.ask_for(first, spec)  # before the server: if it does not start, this was asked
-    offline, workload = Path(spec.tokenizer or "").is_dir(), workload_of(spec)
+    offline, workload = is_at_hand(spec.tokenizer or ""), workload_of(spec)
     next(workload.draw(first[0], 1, 1))  # a tokenizer that nobody can read costs no server
-    with Bench(spec.api_key() or "", offline=offline) as bench, _Servers(spec, trial, stop.at_once) as servers:
+    network = http.environment(spec.base_url or f"http://{LOOPBACK}", spec.verify)
+    with (
+        Bench(spec.api_key() or "", offline=offline, network=network) as bench,
+        _Servers(spec, trial, stop.at_once) as servers,
+    ):
         runner = _Runner(spec, levels, bench, servers, workload, stop.at_once)
         for load in _planned(spec, levels):
             if stop.is_set():
@@ -278,9 +285,24 @@ class _Runner:
         except ServerFailed as failure:
             return level.record_unrun(measurement, folder, "server_died", f"not started again: {failure}")
         load = self._load(server, *measurement)
-        if is_cold or self.spec.warmup_each:
-            level.warm_up(self.bench, load, self.spec.warmup_requests, self.at_once)
-        return level.run(self.bench, server, load, folder, self.at_once)
+        warmups = self.spec.warmup_requests if is_cold or self.spec.warmup_each else 0
+        words = level.warm_up(self.bench, load, warmups, self.at_once)
+        if self._leaves_out_what_is_refused(server, words):
+            load = self._load(server, *measurement)
+            level.warm_up(self.bench, load, warmups, self.at_once)
+        sidecar = level.run(self.bench, server, load, folder, self.at_once)
+        if sidecar.outcome == level.ALL_ERRORS and self._leaves_out_what_is_refused(server, sidecar.reason):
+            load = self._load(server, *measurement)
+            sidecar = level.run(self.bench, server, load, folder, self.at_once)
+        return sidecar
+
+    def _leaves_out_what_is_refused(self, server: Server, words: str) -> bool:
+        """Whether the server refused `ignore_eos`, and is asked without it from now on."""
+        if self.spec.api or server.api == "openai" or "ignore_eos" not in words:
+            return False
+        server.api = "openai"
+        _log.warning("%s refuses ignore_eos (%s): it is left out, and answers can end early", server, words)
+        return True
 
     def _load(self, server: Server, scenario: str, concurrency: int, repeat: int) -> Load:
         spec, engines_own = self.spec, server.engine.request_parameters
@@ -299,6 +321,7 @@ class _Runner:
             repeat=repeat,
             request_parameters=({} if self.workload.keeps_cache else dict(engines_own)) | spec.request_parameters,
             workload=self.workload,
+            api_backend=spec.api or server.api,
         )
 
     def _reason_to_skip(self, scenario: str, concurrency: int) -> str:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -119,12 +120,13 @@ class Bench:
     Args:
         key: the API key; it reaches the HTTP headers alone.
         offline: whether the tokenizer is a local folder, so that nothing is looked up on the model hub.
+        network: variables that say which way to the server, and whom to trust (`servers.http.environment`).
     """
 
-    def __init__(self, key: str = "", *, offline: bool = True) -> None:
+    def __init__(self, key: str = "", *, offline: bool = True, network: Mapping[str, str] | None = None) -> None:
         self._key = key or "none"
-        self._offline = offline
-        self._host = Host(offline)
+        self._environment = (_OFFLINE if offline else {}) | dict(network or {})
+        self._host = Host(self._environment)
 
     def __enter__(self) -> "Bench":
         return self
@@ -167,7 +169,7 @@ class Bench:
         """Have a host that has imported genai-bench, so that a level's start is not blurred by it."""
         if self._host.is_lost:
             self._host.close()
-            self._host = Host(self._offline)
+            self._host = Host(self._environment)
         with contextlib.suppress(HostLost):  # `run` meets it again, and says so
             self._host.wait_ready()
 
@@ -188,13 +190,12 @@ class Bench:
 _PASSED_ON = (
     *("PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV"),
     *("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LD_LIBRARY_PATH"),
-    *("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "HF_HOME", "HF_TOKEN"),
+    *("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN"),
 )
 _SET = {
     "ENABLE_UI": "false",  # its dashboard ends the process at the first logged error
     "GENAI_BENCH_LOGGING_LEVEL": "WARNING",
     "MPLBACKEND": "Agg",
-    "NO_PROXY": "127.0.0.1,localhost",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
@@ -211,7 +212,7 @@ class HostLost(Exception):
 class Host:
     """The host process and the JSON lines that go to and fro."""
 
-    def __init__(self, offline: bool) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         self._ready = False
         self._buffer = b""
@@ -219,7 +220,7 @@ class Host:
         self._process = Supervised(
             [sys.executable, "-m", "tuner.traffic.genai_bench_host"],
             Path(self._errors.name),
-            env=passed_on | _SET | (_OFFLINE if offline else {}),
+            env={**passed_on, **_SET, **environment},
             grace=_GRACE,
             pipe_stdin=True,
             pipe_stdout=True,

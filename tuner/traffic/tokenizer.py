@@ -1,0 +1,82 @@
+"""The tokenizer that sizes prompts: a folder, a GGUF file, or a name on the model hub; checked before anything runs."""
+
+import os
+import re
+from pathlib import Path
+
+import httpx
+
+from tuner.core.text import one_line
+from tuner.engines import gguf
+from tuner.engines.base import without_tilde
+from tuner.errors import SpecError
+from tuner.servers import http
+
+#: by one of these files a folder is known to hold a tokenizer
+_FILES = ("tokenizer*", "vocab.*", "*.tiktoken", "tekken.json", "spiece.model", "sentencepiece*.model")
+_HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
+_TIMEOUT = 5.0  # seconds in which the hub must answer
+_HUB = "https://huggingface.co"
+
+
+def check_tokenizer(name: str) -> str:
+    """The tokenizer that is meant by `name`, as the load generator takes it.
+
+    Args:
+        name: a folder, a GGUF file, or a name on the model hub.
+
+    Raises:
+        SpecError: there is none; found in seconds, and not by a load that waits for it.
+    """
+    path = Path(without_tilde(name))
+    if path.suffix == ".gguf" and path.is_file():
+        return str(gguf.tokenizer_folder(path))
+    if path.is_dir():
+        if not _has_tokenizer(path):
+            raise SpecError(
+                f"tokenizer: the folder {name} holds none (tokenizer.json or tokenizer.model); give another"
+            )
+        return str(path) if name.startswith("~") else name
+    if path.is_file():
+        raise SpecError(f"tokenizer: {name} is a file; give its folder")
+    if name.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(name):
+        raise SpecError(f"tokenizer: {name!r} is no folder that is there, and no name on the model hub; {_WHAT_TO_DO}")
+    if not is_at_hand(name):
+        _ask_hub(name)
+    return name
+
+
+_WHAT_TO_DO = "give the folder of the model's tokenizer, or its name there, with tokenizer"
+
+
+def is_at_hand(name: str) -> bool:
+    """Whether nothing has to be fetched for this tokenizer."""
+    if Path(name).is_dir():
+        return True
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    return any(map(_has_tokenizer, (cache / f"models--{name.replace('/', '--')}" / "snapshots").glob("*")))
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any(path for pattern in _FILES for path in folder.glob(pattern))
+
+
+def _ask_hub(name: str) -> None:
+    """Ask the hub whether it has this tokenizer and would give it to us."""
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if os.environ.get(variable, "").lower() in ("1", "true", "yes", "on"):
+            raise SpecError(f"tokenizer: {name!r} is not in the cache, and {variable} is set; {_WHAT_TO_DO}")
+    hub = os.environ.get("HF_ENDPOINT") or _HUB
+    try:
+        with http.client(hub, os.environ.get("HF_TOKEN"), timeout=_TIMEOUT) as client:
+            answer = client.head(f"/{name}/resolve/main/tokenizer_config.json")
+    except (httpx.HTTPError, http.NotReady) as error:
+        raise SpecError(
+            f"tokenizer: {hub} cannot be asked for {name!r} ({one_line(str(error))}); {_WHAT_TO_DO}"
+        ) from None
+    if answer.is_error and answer.headers.get("x-error-code") != "EntryNotFound":  # older ones have other files
+        what = (
+            "gives it only to some (set HF_TOKEN)" if answer.headers.get("x-error-code") == "GatedRepo" else "has none"
+        )
+        raise SpecError(f"tokenizer: {hub} {what}: {name!r} ({answer.status_code}); {_WHAT_TO_DO}")
