@@ -53,6 +53,7 @@ def test_words():
         ('[{"error": {"code": 400, "message": "API key not valid"}}]', "API key not valid"),
         ('{"detail": [{"loc": ["body", "ignore_eos"], "msg": "not permitted"}]}', "body.ignore_eos: not permitted"),
         ('{"detail": "Not Found"}', "Not Found"),
+        ("maximum <b>context</b> length", "maximum <b>context</b> length"),
         ('{"status": 3}', '{"status": 3}'),
         ("<html><head><title>502 Bad\n Gateway</title></head><p>x", "502 Bad Gateway"),
         ("<h1>no &amp; never</h1><script>alert(1)</script>", "no & never"),

@@ -70,6 +70,8 @@ def server_words(body: str) -> str:
     try:
         return one_line(_message(json.loads(body)) or body)
     except (ValueError, RecursionError):
+        if not body.lstrip().startswith("<"):
+            return one_line(body)
         title = _TITLE.search(body)
         return one_line(html.unescape(_TAG.sub(" ", title[1] if title else body)))
 
