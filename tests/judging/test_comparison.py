@@ -197,13 +197,13 @@ def test_errors_and_attainment_are_compared_as_shares(tmp_path):
     assert row_of(found, "attainment")["verdict"] == "worse"
 
 
-def test_the_maximum_of_runs_whose_best_levels_differ_is_doubtful(tmp_path):
-    """The higher level misses the limit in one run of three: chance, though the maxima are far apart."""
+def test_a_level_complies_in_all_of_its_runs_or_in_none(tmp_path):
+    """The higher level misses the limit in one run of three: together they meet it, so that the maximum is theirs."""
     sides = [batches_of(tmp_path / name, {1: noisy(1), 2: noisy(2)}) for name in "ab"]
     sides[1].loc[sides[1]["repeat"].eq(1) & sides[1]["concurrency"].eq(2), "verdict"] = "fail"
     row = row_of(compare(*sides), "max_throughput")
     assert row["verdict"] == "same"
-    assert row["change"] < -0.1
+    assert abs(row["change"]) < 0.05
     assert row["note"] == "at concurrency 2"
 
 

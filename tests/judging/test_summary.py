@@ -3,15 +3,19 @@
 import json
 import logging
 import math
+from collections import Counter
 
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import result_files
 from support.result_files import failure, name, request, result, write
 
 import tuner
-from tuner.judging.summary import table
+from tuner.judging.levels import levels_of
+from tuner.judging.summary import answer, table
+from tuner.sweep.limit import excess
 
 
 def curve(spec, **changes):
@@ -39,7 +43,7 @@ BRACKETS = [
     ("1:pass 2:pass 4:unknown:interrupted 8:unknown:client_failed", 20.0, 2, "open", 2, 4),
     ("1:pass 4:fail 6:pass 8:unknown:out_of_memory", 60.0, 6, "non_monotone", 2, 4),
     ("1:unknown:out_of_memory 2:pass", 20.0, 2, "non_monotone", 1, 2),
-    ("2:fail 2:pass", 20.0, 2, "non_monotone", 1, 2),
+    ("2:fail 2:pass", None, None, "none", 1, 2),
     ("4:pass 1:pass 8:fail", 40.0, 4, "bracketed", 2, 3),
     ("1:fail 2:fail", None, None, "none", 0, 2),
     ("1:unknown:missing", None, None, "none", 0, 1),
@@ -140,7 +144,7 @@ def test_a_batch_that_does_not_comply_never_raises_the_maximum(batches, level, t
         return tuner.summarize(frame.assign(output_throughput=[row[2] for row in rows]))
 
     before, after = summary_of(batches), summary_of([*batches, (level, verdict, throughput)])
-    assert after.max_throughput == before.max_throughput
+    assert (after.max_throughput or 0) <= (before.max_throughput or 0)
     assert after.compliant == before.compliant
 
 
@@ -157,3 +161,115 @@ def test_the_table_of_a_person(tmp_path):
     assert "verdict" not in table(batches)
     assert not {"experiment", "trial", "repeat"} & set(shown)
     assert "experiment" in table(pd.concat([batches, batches.assign(experiment="other")]))
+
+
+def levels_run(folder, *runs):
+    """A run of levels of 300 requests each, as (concurrency, TTFT in s or the outcome without a result)."""
+    trial = result_files.run(folder, sorted({level for level, _ in runs}))
+    repeats = Counter()
+    for level, ttft in runs:
+        repeats[level] += 1
+        requests = [request(ttft=ttft)] * 300 if not isinstance(ttft, str) else None
+        content = requests and result(requests, level=level)
+        ended = {} if requests else {"outcome": ttft, "reason": "why"}
+        result_files.add_level(trial, level, content, repeat=repeats[level], **ended)
+    return folder
+
+
+LIMIT = {"ttft": {"p90": {"threshold": 0.5}}}
+#: (level, TTFT) of each run → (best level, bracket, concurrency and verdict of each level)
+REPEATS = {
+    "the best of three is not the level's": (
+        [(16, 0.4), (20, 0.45), (20, 0.52), (20, 0.56)],
+        16,
+        {16: "pass", 20: "fail"},
+    ),
+    "nor is the worst": ([(16, 0.4), (20, 0.45), (20, 0.46), (20, 0.54)], 20, {16: "pass", 20: "pass"}),
+    "two that disagree": ([(16, 0.4), (20, 0.52), (20, 0.47)], 20, {16: "pass", 20: "pass"}),
+    "one broke the server": ([(16, 0.4), (20, 0.4), (20, "out_of_memory")], 16, {16: "pass", 20: "unknown"}),
+    "one was interrupted": ([(16, 0.4), (20, "interrupted"), (20, 0.6)], 16, {16: "pass", 20: "fail"}),
+}
+
+
+@pytest.mark.parametrize(("runs", "best", "verdicts"), REPEATS.values(), ids=REPEATS)
+def test_a_level_has_one_verdict_from_all_of_its_runs(runs, best, verdicts, tmp_path):
+    slo = tuner.SLO.parse(LIMIT)
+    judged = tuner.judge(tuner.load_batches(levels_run(tmp_path, *runs)), slo)
+    levels, summary = levels_of(judged), tuner.summarize(judged)
+    assert dict(zip(levels["concurrency"], levels["verdict"], strict=True)) == verdicts
+    assert (summary.best_level, summary.total) == (best, len(runs))
+    assert summary.bracket == ("open" if best == 20 else "bracketed")
+    excesses = {row["concurrency"]: excess(row, slo) for row in levels.to_dict("records")}
+    assert max(level for level, value in excesses.items() if value <= 0) == best  # as `levels: auto` has it
+    drawn = tuner.figures.throughput_vs_latency(judged, slo, metric="ttft")
+    assert sum(len(trace.x) for trace in drawn.data if trace.meta) + (verdicts[20] == "unknown") == 2
+    told = answer(judged, summary, slo)
+    assert f"concurrency {best}" in told[0] and (best == 20 or "between concurrency 16 and 20" in told[1])
+    tiered = tuner.tiers(judged, {"tiers": {"a": LIMIT, "b": {"ttft": {"p90": {"threshold": 0.41}}}}})
+    assert [tier.summary.best_level for tier in tiered.tiers.values()] == [best, 16]
+
+
+def test_levels_that_ran_once_are_the_batches_themselves(tmp_path):
+    judged = tuner.judge(tuner.load_batches(levels_run(tmp_path, (1, 0.1), (2, 0.6))), LIMIT)
+    pd.testing.assert_frame_equal(levels_of(judged), judged)
+
+
+def test_the_level_of_several_runs_is_their_mean(tmp_path):
+    judged = tuner.judge(tuner.load_batches(levels_run(tmp_path, (4, 0.1), (4, 0.3), (4, 0.2))), LIMIT)
+    (level,) = levels_of(judged).to_dict("records")
+    assert level["ttft_p90"] == pytest.approx(0.2) and level["completed"] == 900 and level["runs"] == 3
+    assert level["output_throughput"] == pytest.approx(judged["output_throughput"].mean())
+    assert level["goodput"] == pytest.approx(judged["goodput"].mean())
+
+
+LEAST = {"ttft": {"p90": {"threshold": 0.5}}, "min_throughput": {"threshold": 200}}
+
+
+def test_a_limit_from_below_bounds_the_compliant_levels_from_below(tmp_path):
+    """Level 1 gives 92 tokens/s, 4 and 8 comply, 16 is too slow."""
+    judged = tuner.judge(tuner.load_batches(levels_run(tmp_path, (1, 0.1), (4, 0.1), (8, 0.2), (16, 0.6))), LEAST)
+    summary = tuner.summarize(judged)
+    assert judged["verdict"].tolist() == ["fail", "pass", "pass", "fail"]
+    assert (summary.bracket, summary.best_level) == ("bracketed", 8)
+    limit = answer(judged, summary, tuner.SLO.parse(LEAST))[1]
+    assert limit.startswith("The limit lies between concurrency 8 and 16, which does not meet the SLO (TTFT p90")
+    assert "It takes at least concurrency 4, since 1 does not meet the SLO (output throughput 91" in limit
+
+
+def test_too_little_throughput_above_a_compliant_level_bounds_it_from_above(tmp_path):
+    judged = tuner.judge(tuner.load_batches(levels_run(tmp_path, (4, 0.1), (8, 0.4))), LEAST)
+    judged.loc[1, "output_throughput"] = 100.0
+    assert tuner.summarize(tuner.judge(judged, LEAST)).bracket == "bracketed"
+    judged.loc[0, "ttft_p90"] = 0.6
+    assert tuner.summarize(tuner.judge(judged, LEAST)).bracket == "none"
+
+
+def test_higher_levels_that_were_tried_are_named(tmp_path):
+    folder = levels_run(tmp_path, (4, 0.1), (8, "interrupted"), (16, "client_failed"))
+    judged = tuner.judge(tuner.load_batches(folder), LIMIT)
+    limit = answer(judged, tuner.summarize(judged), tuner.SLO.parse(LIMIT))[1]
+    assert "nobody knows of 8 (interrupted: why), 16 (client_failed: why)" in limit and "highest" not in limit
+
+
+def test_each_scenario_has_an_answer_and_all_of_them_together_have_one():
+    """The first holds to 8, the second to 2, and the third only from 2 on."""
+    parts = [
+        ("D(1,1)", "1:pass 4:pass 8:pass 16:fail"),
+        ("D(2,2)", "1:pass 2:pass 4:fail"),
+        ("D(3,3)", "2:pass 4:pass"),
+    ]
+    judged = pd.concat([curve(spec).assign(scenario=name) for name, spec in parts], ignore_index=True)
+    judged = judged.assign(evidence="strong", evidence_reason="", completed=300)
+    summary = tuner.summarize(judged)
+    assert (summary.common_level, summary.best_level) == (2, 8)
+    told = answer(judged, summary, tuner.SLO.parse(LIMIT))
+    assert told[0] == "Concurrency 2 is the highest that meets the SLO in each of 3 scenarios"
+    assert [line.split(":")[0] for line in told[1:4]] == [name for name, _ in parts]
+    assert "20.0 output tokens/s at concurrency 2. The limit lies between concurrency 2 and 4" in told[2]
+    without = judged[~(judged["scenario"].eq("D(2,2)") & judged["verdict"].eq("pass"))]
+    assert tuner.summarize(without).common_level is None
+    assert answer(without, tuner.summarize(without), None)[0].startswith("No concurrency meets the SLO in each of 3")
+
+
+def test_of_two_equal_throughputs_the_lower_level_is_the_answer():
+    assert tuner.summarize(curve("1:pass 4:pass 8:pass").assign(output_throughput=[10.0, 30.0, 30.0])).best_level == 4

@@ -13,6 +13,7 @@ from support.commands import run
 import tuner
 from tuner.core import files
 from tuner.errors import PathError, SecretFound
+from tuner.judging.levels import levels_of
 from tuner.report.results import read_results
 from tuner.report.write import write_report
 
@@ -145,7 +146,7 @@ def judged_page(tmp_path):
 
 
 JUDGED = """([limits, confidence]) => {
-  const judged = judge(rows, limits, confidence), best = bestOf(judged);
+  const judged = judge(rows, limits, confidence), best = bestOf(levelsOf(judged, limits, confidence));
   return [judged.map(row => row.verdict), best && best.concurrency];
 }"""
 
@@ -183,6 +184,30 @@ def test_the_page_judges_as_python_does(judged_page):
         assert seen.page.evaluate(JUDGED, [limits_of(slo), slo.confidence]) == expected, slo
 
 
+LEVELS = """([limits, confidence]) => {
+  const levels = levelsOf(judge(rows, limits, confidence), limits, confidence), best = bestOf(levels);
+  return [Object.fromEntries(levels.map(level => [level.concurrency, level.verdict])), best && best.concurrency];
+}"""
+
+
+@needs_chromium
+@pytest.mark.browser
+def test_the_page_judges_the_runs_of_a_level_together_as_python_does(tmp_path):
+    times = [(4, 0.1), (8, 0.2), (8, 0.24), (16, 0.3), (16, 0.42), (16, 0.45), (32, 0.5), (32, "timeout"), (64, 0.5)]
+    report = what_if_page(tmp_path, times, LIMITED)
+    chance, batches = random.Random(7), tuner.load_batches(report)
+    with opened_report(report) as seen:
+        drawn = seen.page.evaluate(DRAWN)
+        for slo in [some_slo(chance) for _ in range(40)]:
+            judged = tuner.judge(batches, slo)
+            levels = levels_of(judged)
+            verdicts = dict(zip(levels["concurrency"].astype(str), levels["verdict"], strict=True))
+            expected = [verdicts, tuner.summarize(judged).best_level]
+            assert seen.page.evaluate(LEVELS, [limits_of(slo), slo.confidence]) == expected, slo
+        move(seen.page, "TTFT p90 at most", "ArrowLeft")
+        assert drawn[0] == 5 and seen.page.evaluate(DRAWN) == drawn and seen.errors == []
+
+
 @needs_chromium
 @pytest.mark.browser
 def test_a_slider_judges_table_answer_and_figure_again(judged_page):
@@ -212,12 +237,13 @@ def test_a_slider_judges_table_answer_and_figure_again(judged_page):
 def what_if_page(tmp_path, levels, slo):
     """A report of levels given as (concurrency, TTFT in s or the outcome of one without a result)."""
     trial = result_files.run(tmp_path / "run", [level for level, _ in levels])
-    for level, ttft in levels:
+    for place, (level, ttft) in enumerate(levels):
+        repeat = [before for before, _ in levels[:place]].count(level) + 1
         if isinstance(ttft, str):
-            result_files.add_level(trial, level, outcome=ttft, reason="somebody stopped it")
+            result_files.add_level(trial, level, repeat=repeat, outcome=ttft, reason="somebody stopped it")
         else:
             requests = [result_files.request(ttft=ttft)] * 60
-            result_files.add_level(trial, level, result_files.result(requests, level=level))
+            result_files.add_level(trial, level, result_files.result(requests, level=level), repeat=repeat)
     return write_report(tmp_path / "run", tmp_path / "r.html", tuner.SLO.parse(slo))
 
 

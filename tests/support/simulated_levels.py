@@ -2,6 +2,7 @@
 
 import math
 import random
+import statistics
 
 #: (share of the limit that a level is) → latency / threshold, which reaches 1 at 1
 CURVES = {
@@ -26,11 +27,11 @@ def excess_of(curve, limit, level, noise, dice):
     return ratio if math.isinf(ratio) else math.log(ratio) + dice.gauss(0, noise)
 
 
-def find(search, curve, limit, noise=0.03, seed=0):
-    """Run `search` to its end against a simulated server; returns how many batches it took."""
+def find(search, curve, limit, noise=0.03, seed=0, runs=None):
+    """Run `search` to its end against a simulated server; returns how many batches it took, and fills `runs`."""
     dice = random.Random(f"{curve} {limit} {seed}")
-    batches = 0
+    runs = {} if runs is None else runs
     while (level := search.next_level()) is not None:
-        search.tell(level, excess_of(curve, limit, level, noise, dice))
-        batches += 1
-    return batches
+        runs.setdefault(level, []).append(excess_of(curve, limit, level, noise, dice))
+        search.tell(level, math.log(statistics.fmean(map(math.exp, runs[level]))))
+    return sum(map(len, runs.values()))

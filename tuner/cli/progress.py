@@ -18,7 +18,7 @@ from tuner.core.metrics import column_name
 from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, RUNNING, WAITING, Experiment
 from tuner.report.results import Results, read_results
 from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
-from tuner.sweep.level import judged_row
+from tuner.sweep.level import judged_level
 from tuner.sweep.progress import LevelState, Progress
 from tuner.sweep.spec import SweepSpec
 from tuner.sweep.sweep import StopRequest
@@ -119,7 +119,7 @@ class SweepDisplay(RunDisplay):
     def _line(self, level: LevelState) -> str:
         """A level that has ended: whether it meets the SLO, its numbers or how else it ended, and what it violates."""
         if level.state == COMPLETED:
-            row = judged_row(level.folder, self._spec.slo or {})
+            row = judged_level([level.folder], self._spec.slo or {})
             mark, text = _VERDICT_MARKS.get(row["verdict"], _UNKNOWN), "; ".join(_numbers(row))
         else:
             mark, text = _NO if level.is_too_much else _UNKNOWN, f"{level.state}: {level.reason}"

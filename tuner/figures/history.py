@@ -15,6 +15,7 @@ from tuner.core.metrics import column_name
 from tuner.core.run_directory import COMPLETED
 from tuner.core.text import level_name
 from tuner.figures import style as look
+from tuner.judging.levels import levels_of
 from tuner.judging.verdicts import COMPLIANT
 
 #: the curves below the batches: (axis title, what their columns end in, factor to the unit of the title)
@@ -131,24 +132,24 @@ _NO_FACTS = ("run_folder", "started_at", "state")
 
 @dataclass
 class _Point:
-    """One run under one scenario: when, what it was made with, its batches, and the best of those that comply."""
+    """One run under one scenario: when, what it was made with, its levels, and the best of those that comply."""
 
     run: str
     scenario: str
     at: pd.Timestamp
     setup: dict[str, str]
-    batches: list[dict[Any, Any]] = field(default_factory=list)
+    levels: list[dict[Any, Any]] = field(default_factory=list)
 
     @property
     def best(self) -> dict[Any, Any] | None:
-        counts = [row for row in self.batches if row["verdict"] in COMPLIANT and row["output_throughput"] >= 0]
+        counts = [row for row in self.levels if row["verdict"] in COMPLIANT and row["output_throughput"] >= 0]
         return max(counts, key=lambda row: float(row["output_throughput"]), default=None)
 
     @property
     def failure(self) -> str:
         """Why there is no best batch."""
-        reasons = [row["verdict_reason"] for row in self.batches if row["verdict_reason"]]
-        return f"none of {len(self.batches)} batches complies: {(reasons or ['nobody knows why'])[0]}"
+        reasons = [row["verdict_reason"] for row in self.levels if row["verdict_reason"]]
+        return f"none of {len(self.levels)} levels complies: {(reasons or ['nobody knows why'])[0]}"
 
 
 def trend(
@@ -197,14 +198,14 @@ def _points(judged: pd.DataFrame, runs: Mapping[str, Mapping[Any, Any]]) -> list
     """The runs whose time is known, the oldest first."""
     points: dict[tuple[str, str], _Point] = {}
     began = judged.groupby("run_folder", dropna=False)["started_at"].min().to_dict()
-    for row in judged[~judged["superseded"].eq(True)].to_dict("records"):
+    for row in levels_of(judged).to_dict("records"):
         folder, scenario = row["run_folder"], str(row["scenario"])
         facts = runs.get(folder, {})
         if (folder, scenario) not in points:
             at = began.get(folder, pd.NaT)
             at = facts.get("started_at", pd.NaT) if pd.isna(at) else at
             points[folder, scenario] = _Point(str(row["experiment"]), scenario, at, _setup(row, facts))
-        points[folder, scenario].batches.append(row)
+        points[folder, scenario].levels.append(row)
     return sorted((point for point in points.values() if pd.notna(point.at)), key=lambda point: point.at)
 
 
@@ -275,7 +276,7 @@ def _run_hover(point: _Point, best: Mapping[Any, Any]) -> str:
     if not best:
         return _head(point)
     most = f"{best['output_throughput']:.1f} output tokens/s at concurrency {best['concurrency']}"
-    last = best["concurrency"] == max(row["concurrency"] for row in point.batches if pd.notna(row["concurrency"]))
+    last = best["concurrency"] == max(row["concurrency"] for row in point.levels if pd.notna(row["concurrency"]))
     bound = "the highest level measured: at least this much" if last else ""
     return look.hover(_head(point), most, bound, *look.latencies(best), f"{best['evidence']} evidence")
 

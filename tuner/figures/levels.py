@@ -1,6 +1,6 @@
 """Throughput versus latency, latency versus level, and how latencies are distributed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from tuner.core.metrics import column_name, metric_of
 from tuner.core.text import level_name
 from tuner.figures import style as look
+from tuner.judging.levels import levels_of
 from tuner.judging.slo import SLO
 
 _STRIP = {
@@ -37,6 +38,7 @@ def throughput_vs_latency(
         >>> judged = tuner.judge(tuner.load_batches("runs/monday"), {"ttft": {"p90": {"threshold": "500 ms"}}})
         >>> tuner.figures.throughput_vs_latency(judged, metric="ttft").write_html("figure.html")
     """
+    judged = levels_of(judged)
     latency = judged[f"{metric}_{statistic}"]
     bounded = (f"{metric}_{statistic}", "output_throughput")
     titles = ("Throughput versus latency", f"{column_name(bounded[0])} (s)", "output tokens/s")
@@ -60,6 +62,7 @@ def trade_off(judged: pd.DataFrame, gpus: Mapping[int, int] | None = None) -> go
         >>> judged = tuner.judge(tuner.load_batches("runs/monday"), {"ttft": {"p90": {"threshold": "500 ms"}}})
         >>> figure = tuner.figures.trade_off(judged)
     """
+    judged = levels_of(judged)
     counts = judged["trial"].map(gpus or {})
     per_gpu = len(judged) > 0 and bool(counts.gt(0).all())
     shares = counts if per_gpu else 1
@@ -85,17 +88,23 @@ def latency_vs_concurrency(judged: pd.DataFrame, slo: SLO | None = None, *, metr
     name = look.LABELS[metric]
     when = look.measured_when(judged)
     figure = look.figure(f"{name} versus concurrency", when, "concurrency (requests in flight)", f"{name} (s)")
-    rows = judged[judged[f"{metric}_p50"].notna() & judged["concurrency"].notna()]
+    levels = levels_of(judged)
+    rows = levels[levels[f"{metric}_p50"].notna() & levels["concurrency"].notna()]
+    limits = look.thresholds(judged, slo, metric)
+    shown = {limit.statistic for limit, _ in limits} or {"p50", "p99"}
     for number, (curve_name, curve) in enumerate(look.curves(rows)):
-        _add_percentiles(figure, curve, metric, curve_name, number)
-    for constraint, line in look.thresholds(judged, slo, metric):
+        _add_percentiles(figure, curve, metric, (curve_name, number), shown)
+    for constraint, line in limits:
         figure.add_hline(y=constraint.threshold, **line)
     figure.update_xaxes(type="log", tickvals=_ticks(rows["concurrency"]))
     return figure
 
 
-def _add_percentiles(figure: go.Figure, curve: pd.DataFrame, metric: str, name: str, number: int) -> None:
-    """One line a statistic; of several curves each has its colour, and the statistics their dashes and markers."""
+def _add_percentiles(
+    figure: go.Figure, curve: pd.DataFrame, metric: str, label: tuple[str, int], shown: Collection[str]
+) -> None:
+    """One line a statistic; of several curves each has its colour, and those `shown` their dashes and markers."""
+    name, number = label
     for place, statistic in enumerate(look.STATISTICS):
         colour = look.LINES[(number if name else place) % len(look.LINES)]
         figure.add_scatter(
@@ -106,7 +115,7 @@ def _add_percentiles(figure: go.Figure, curve: pd.DataFrame, metric: str, name: 
             line={"color": colour, "dash": look.DASHES[place % len(look.DASHES)]},
             marker={"symbol": place},
             error_y=look.error_bars(curve, f"{metric}_{statistic}", colour),
-            visible=True if number < 3 and (not name or statistic in ("p50", "p99")) else "legendonly",
+            visible=True if number < 3 and (not name or statistic in shown) else "legendonly",
         )
 
 
@@ -122,7 +131,7 @@ def _ticks(levels: pd.Series) -> list[int]:
 def _points(
     judged: pd.DataFrame, x: pd.Series, y: pd.Series, titles: tuple[str, str, str], bounded: Sequence[str] = ()
 ) -> go.Figure:
-    """Curves of batches, each with its verdict's marker and its level; those without a result at the right edge.
+    """Curves of levels, each with its verdict's marker and its level; those without a result at the right edge.
 
     `bounded` names the columns that x and y are, where their intervals are drawn.
     """
@@ -186,7 +195,7 @@ def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, bounded: Sequence[str],
 
 
 def _facts(row: dict[Any, Any], bounded: Sequence[str]) -> str:
-    own = row.get("client_ttft")  # where the machine was calibrated
+    runs, own = row.get("runs", 1), row.get("client_ttft")  # where the machine was calibrated
     return look.hover(
         look.level_title(row),
         str(row["curve"]),
@@ -194,6 +203,7 @@ def _facts(row: dict[Any, Any], bounded: Sequence[str]) -> str:
         *look.latencies(row),
         *(_interval(row, column) for column in bounded),
         f"{row['completed']} completed, {row['errors']} failed",
+        f"the mean of {runs} runs" if runs > 1 else "",
         "" if own is None or pd.isna(own) else f"of the TTFT, {own * 1000:.1f} ms are the load generator's own",
         look.start_line(row),
     )

@@ -15,8 +15,8 @@ from tuner.batches.result_file import Floats
 from tuner.core.metrics import SHARE, metric_of
 from tuner.core.run_directory import COMPLETED
 from tuner.judging.intervals import CONFIDENCE, correlated, of_requests, satterthwaite, student, student_above
+from tuner.judging.levels import BRACKETED, bracket, levels_of, without_superseded
 from tuner.judging.slo import SLO
-from tuner.judging.summary import BRACKETED, bracket, without_superseded
 from tuner.judging.verdicts import COMPLIANT, latency_limits, met
 
 #: What is said of a difference.
@@ -204,7 +204,11 @@ class Levels:
     def __init__(self, judged: pd.DataFrame) -> None:
         self.batches = without_superseded(judged)
         self.limits = latency_limits(SLO.parse(judged.attrs.get("slo") or {}))
-        self.done = self.batches[(self.batches["outcome"] == COMPLETED) & self.batches["concurrency"].notna()]
+        self.levels = levels_of(judged, LEVEL[:-1])  # of all runs of this side
+        done = self.batches[(self.batches["outcome"] == COMPLETED) & self.batches["concurrency"].notna()]
+        verdicts = dict(zip(self.levels[LEVEL].itertuples(index=False, name=None), self.levels["verdict"], strict=True))
+        together = [verdicts[key] for key in done[LEVEL].itertuples(index=False, name=None)]
+        self.done = done.assign(verdict=done["verdict"].where(done["verdict"] == "unknown", together))
 
     @cached_property
     def runs(self) -> dict[Key, list[CompletedBatch]]:
@@ -232,7 +236,7 @@ class Levels:
 
     def is_bounded(self, scenario: str) -> bool:
         """Whether a level that fails bounds the compliant ones from above, so that the maximum is no lower bound."""
-        return bracket(self.batches[self.batches["scenario"] == scenario]) == BRACKETED
+        return bracket(self.levels[self.levels["scenario"] == scenario]) == BRACKETED
 
     def maximum(self, levels: Collection[Key]) -> tuple[Estimate, int | None]:
         """The compliant maximum over these levels, 0 in a run where none complies, and the level it was reached at."""

@@ -12,8 +12,9 @@ from tuner.batches.load import load_batches
 from tuner.batches.run_folder import is_trial
 from tuner.core.metrics import METRICS, PERCENTILES
 from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, INFEASIBLE
+from tuner.judging.levels import NONE, levels_of
 from tuner.judging.slo import SLO
-from tuner.judging.summary import NONE, Summary, summarize
+from tuner.judging.summary import Summary, summarize
 from tuner.judging.verdicts import COMPLIANT, judge
 
 THROUGHPUT_UNIT, PER_GPU_UNIT = "tokens/s", "tokens/s per GPU"
@@ -79,19 +80,19 @@ class Scoring:
         nothing = (math.nan,) * len(self.objectives)
         if judged.empty:
             return Score(FAILED, nothing, cause="nothing was measured")
-        summary = summarize(judged)
+        summary, levels = summarize(judged), levels_of(judged)
         if not judged["outcome"].eq(COMPLETED).any():
             return Score(FAILED, nothing, cause=_how_it_ended(judged), summary=summary)
-        values = tuple(self._value(judged, summary, one, gpus) for one in self.objectives)
+        values = tuple(self._value(levels, summary, one, gpus) for one in self.objectives)
         if any(math.isnan(value) for value in values):
-            return Score(INFEASIBLE, nothing, _least_penalty(summary), self._why_not(judged), summary)
+            return Score(INFEASIBLE, nothing, _least_penalty(summary), self._why_not(levels), summary)
         return Score(COMPLETE, values, 0.0, summary=summary)
 
-    def _value(self, judged: pd.DataFrame, summary: Summary, objective: str, gpus: int) -> float:
+    def _value(self, levels: pd.DataFrame, summary: Summary, objective: str, gpus: int) -> float:
         """One objective's value, over several scenarios their geometric mean; NaN where a scenario has none."""
         if objective in LATENCIES:
             column = f"{LATENCIES[objective]}_{statistic_of(objective, self.slo)}"
-            at_level = judged[(judged["concurrency"] == self.level) & judged["verdict"].isin(COMPLIANT)]
+            at_level = levels[(levels["concurrency"] == self.level) & levels["verdict"].isin(COMPLIANT)]
             values = [at_level.loc[at_level["scenario"] == name, column].median() for name in summary.scenarios]
         else:
             maxima = [part.max_throughput for part in summary.scenarios.values()]
@@ -99,9 +100,9 @@ class Scoring:
         positive = [float(value) if 0 < value < math.inf else math.nan for value in values]
         return math.exp(sum(map(math.log, positive)) / len(positive)) if positive else math.nan
 
-    def _why_not(self, judged: pd.DataFrame) -> str:
+    def _why_not(self, levels: pd.DataFrame) -> str:
         """Why a trial with results does not count."""
-        rows = judged if self.level is None else judged[judged["concurrency"] == self.level]
+        rows = levels if self.level is None else levels[levels["concurrency"] == self.level]
         away = rows[rows["outcome"].eq(COMPLETED) & ~rows["verdict"].isin(COMPLIANT)]
         if away.empty:
             return f"level {self.level} has no result" if self.level else "its throughput is not known"

@@ -2,9 +2,11 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tuner.batches.batch import json_value
@@ -12,32 +14,42 @@ from tuner.core.metrics import column_name, metric_of, table_column
 from tuner.core.run_directory import COMPLETED
 from tuner.core.text import level_name, percent, plural, shorten
 from tuner.judging.intervals import CONFIDENCE
+from tuner.judging.levels import (
+    CURVE,
+    NONE,
+    OPEN,
+    bracket,
+    column_of,
+    compliant_levels,
+    held_levels,
+    levels_of,
+    needs_more_load,
+    too_much,
+    without_superseded,
+)
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import COMPLIANT, FAIL, PASS, SOFT
 
 logger = logging.getLogger(__name__)
-
-BRACKETED, OPEN, NONE, NON_MONOTONE = "bracketed", "open", "none", "non_monotone"
-#: Outcomes which say that the level is too much for the server; others say nothing about it.
-TOO_MUCH = ("out_of_memory", "server_died", "timeout", "all_errors")
-#: What makes the batches of one curve: levels are compared only within it.
-CURVE = ["experiment", "trial", "scenario", "iteration_type"]
 
 
 @dataclass(frozen=True)
 class Summary:
     """What judged batches amount to; over several scenarios, the best one's numbers and `scenarios` for each.
 
+    Where a level was run several times, it is one level of `levels_of`: the mean of its runs.
+
     Args:
-        max_throughput: output tokens/s, the highest among compliant batches; None where no batch is compliant.
-        best_level: the level it was reached at; None too where no concurrency was held.
+        max_throughput: output tokens/s, the highest among compliant levels; None where no level is compliant.
+        best_level: the lowest level it was reached at; None too where no concurrency was held.
         bracket: `bracketed` (a higher level fails), `open` (the highest level still passes: at least this much),
-            `non_monotone` (a level at or below a compliant one fails), `none` (no compliant batch).
-        compliant: how many batches count (verdict pass or soft).
+            `non_monotone` (a level below a compliant one fails, and not for want of load), `none` (no compliant level).
+        compliant: how many batches meet the SLO by themselves (verdict pass or soft).
         total: how many batches there are, failed ones too, without those that were run again later.
-        best: the row of the best batch; None where no batch is compliant.
-        fallback: where none is compliant, all judged batches, the least penalised first; otherwise empty.
+        best: the row of the best level; None where no level is compliant.
+        fallback: where none is compliant, all judged levels, the least penalised first; otherwise empty.
         scenarios: the same for each scenario alone; scenarios are never mixed in one figure.
+        common_level: of several scenarios the highest level up to which all hold in one trial; None without one.
     """
 
     max_throughput: float | None
@@ -48,6 +60,7 @@ class Summary:
     best: "pd.Series[Any] | None" = None
     fallback: pd.DataFrame = field(default_factory=pd.DataFrame)
     scenarios: "dict[str, Summary]" = field(default_factory=dict)
+    common_level: int | None = None
 
     @property
     def scenario(self) -> str | None:
@@ -62,17 +75,29 @@ class Summary:
     @property
     def text(self) -> str:
         """The result in one line, with its unit."""
+        if len(self.scenarios) > 1:
+            parts = "; ".join(f"{name}: {part.text}" for name, part in self.scenarios.items())
+            return f"{self.common_text}; {parts}"
         if self.best is None and self.compliant:
-            return f"{self.compliant}/{self.total} batches comply, but none of them has a known throughput"
+            known = "none of them has a known throughput in a level that complies"
+            return f"{self.compliant}/{self.total} batches comply, but {known}"
         if self.best is None:
             return f"No SLO-compliant batch: all {self.total} are kept with their penalties, and there is no maximum"
         bound = "≥ " if self.bracket == OPEN else ""
         batches = plural(self.compliant, "SLO-compliant batch")
         return f"Max throughput: {bound}{self.max_throughput:.1f} tokens/s at {_level(self.best)} (from {batches})"
 
+    @property
+    def common_text(self) -> str:
+        """What holds for all scenarios together."""
+        which = (
+            "No concurrency" if self.common_level is None else f"Concurrency {self.common_level} is the highest that"
+        )
+        return f"{which} meets the SLO in each of {len(self.scenarios)} scenarios"
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON: numbers, texts and the best row; NaN is None, times end in `Z`."""
-        names = ("max_throughput", "best_level", "bracket", "compliant", "total", "text", "warnings")
+        names = ("max_throughput", "best_level", "common_level", "bracket", "compliant", "total", "text", "warnings")
         return {
             **{name: getattr(self, name) for name in names},
             "best": None if self.best is None else {str(key): json_value(value) for key, value in self.best.items()},
@@ -95,28 +120,18 @@ def summarize(judged: pd.DataFrame) -> Summary:
         >>> round(summary.max_throughput), summary.best_level, summary.bracket
         (367, 4, 'bracketed')
     """
-    rows = without_superseded(judged)
-    _log_batches(rows)
-    scenarios = _column(rows, "scenario")
-    parts = {str(name): _of_scenario(rows[scenarios == name]) for name in scenarios.unique()}
-    summary = _overall(rows, parts)
+    rows, levels = without_superseded(judged), levels_of(judged)
+    _log_batches(rows, levels)
+    of_rows, of_levels = (column_of(frame, "scenario") for frame in (rows, levels))
+    parts = {str(name): _of_scenario(rows[of_rows == name], levels[of_levels == name]) for name in of_rows.unique()}
+    summary = _overall(rows, levels, parts)
     logger.info("%s %d/%d batches passed SLO", "✓" if summary.compliant else "✗", summary.compliant, summary.total)
     for name, part in parts.items():
         logger.info("%s%s", f"{name}: " if len(parts) > 1 else "", part.text)
     return summary
 
 
-def without_superseded(judged: pd.DataFrame) -> pd.DataFrame:
-    """The batches that are asked about: not those whose level was run again later."""
-    return judged[~judged["superseded"].eq(True)] if "superseded" in judged else judged
-
-
-def _column(frame: pd.DataFrame, name: str) -> "pd.Series[Any]":
-    """A column, or empty texts where a frame that others made lacks it."""
-    return frame[name] if name in frame else pd.Series("", index=frame.index)
-
-
-def _overall(rows: pd.DataFrame, scenarios: dict[str, Summary]) -> Summary:
+def _overall(rows: pd.DataFrame, levels: pd.DataFrame, scenarios: dict[str, Summary]) -> Summary:
     """The numbers of the scenario with the most throughput, the counts of all of them."""
     parts = list(scenarios.values())
     best = max(parts, key=lambda part: -math.inf if part.max_throughput is None else part.max_throughput, default=None)
@@ -124,66 +139,63 @@ def _overall(rows: pd.DataFrame, scenarios: dict[str, Summary]) -> Summary:
         best or Summary(None, None, NONE, 0, 0),
         compliant=sum(part.compliant for part in parts),
         total=len(rows),
-        fallback=pd.DataFrame() if best and best.best is not None else _by_penalty(rows),
+        fallback=pd.DataFrame() if best and best.best is not None else _by_penalty(levels),
         scenarios=scenarios,
+        common_level=_common_level(levels, len(scenarios)),
     )
 
 
-def _of_scenario(batches: pd.DataFrame) -> Summary:
-    compliant = batches[batches["verdict"].isin(COMPLIANT)]
-    ranked = compliant[compliant["output_throughput"].notna()].sort_values("output_throughput", kind="stable")
-    best = None if ranked.empty else ranked.iloc[-1]
+def _of_scenario(batches: pd.DataFrame, levels: pd.DataFrame) -> Summary:
+    compliant = levels[levels["verdict"].isin(COMPLIANT) & levels["output_throughput"].notna()]
+    ranked = compliant.sort_values(["output_throughput", "concurrency"], ascending=[False, True], kind="stable")
+    best = None if ranked.empty else ranked.iloc[0]
     return Summary(
         max_throughput=None if best is None else float(best["output_throughput"]),
         best_level=None if best is None or pd.isna(best["concurrency"]) else int(best["concurrency"]),
-        bracket=NONE if best is None else bracket(_curve_of(best, batches)),
-        compliant=len(compliant),
+        bracket=NONE if best is None else bracket(_curve_of(best, levels)),
+        compliant=int(batches["verdict"].isin(COMPLIANT).sum()),
         total=len(batches),
         best=best,
-        fallback=_by_penalty(batches) if best is None else pd.DataFrame(),
+        fallback=_by_penalty(levels) if best is None else pd.DataFrame(),
     )
 
 
-def _by_penalty(batches: pd.DataFrame) -> pd.DataFrame:
-    return batches[batches["penalty"].notna()].sort_values("penalty", kind="stable")
+def _by_penalty(levels: pd.DataFrame) -> pd.DataFrame:
+    return levels[levels["penalty"].notna()].sort_values("penalty", kind="stable")
 
 
-def _curve_of(best: "pd.Series[Any]", batches: pd.DataFrame) -> pd.DataFrame:
-    """The batches of the trial and scenario that `best` belongs to."""
-    names = [name for name in CURVE if name in batches]
-    return batches[(batches[names] == best[names]).all(axis=1)]
+def _curve_of(best: "pd.Series[Any]", levels: pd.DataFrame) -> pd.DataFrame:
+    """The levels of the trial and scenario that `best` belongs to."""
+    names = [name for name in CURVE if name in levels]
+    return levels[(levels[names] == best[names]).all(axis=1)]
 
 
-def fails_slo(batches: pd.DataFrame) -> "pd.Series[Any]":
-    """Which batches say that their level is too much: they violate the SLO, or the server broke under it."""
-    return (batches["verdict"] == FAIL) | _column(batches, "outcome").isin(TOO_MUCH)
+def _common_level(levels: pd.DataFrame, scenarios: int) -> int | None:
+    """The highest level up to which every scenario holds, in the trial where that is highest; None without one."""
+    if scenarios < 2:
+        return None
+    ends = []
+    for _, trial in levels.groupby([name for name in CURVE if name in levels and name != "scenario"], dropna=False):
+        curves = np.array([held_levels(curve) for _, curve in trial.groupby("scenario")])
+        if len(curves) == scenarios and curves[:, 0].max() <= curves[:, 1].min():  # never, where one is NaN
+            ends.append(int(curves[:, 1].min()))
+    return max(ends, default=None)
 
 
-def highest_compliant(curve: pd.DataFrame) -> Any:
-    """The highest level of a curve that complies; NaN or NA without one."""
-    return curve.loc[curve["verdict"].isin(COMPLIANT), "concurrency"].max()
-
-
-def bracket(curve: pd.DataFrame) -> str:
-    """How far the compliant levels of one curve are confined by levels that fail."""
-    fails, highest = fails_slo(curve), highest_compliant(curve)
-    if (curve.loc[fails, "concurrency"] <= highest).any():
-        return NON_MONOTONE
-    return BRACKETED if (curve.loc[fails, "concurrency"] > highest).any() else OPEN
-
-
-def _log_batches(batches: pd.DataFrame) -> None:
+def _log_batches(batches: pd.DataFrame, levels: pd.DataFrame) -> None:
     if not logger.isEnabledFor(logging.INFO):
         return
     logger.info("Filtering %d batches by SLO compliance", len(batches))
     several = "scenario" in batches and batches["scenario"].nunique() > 1
-    for _, row in batches.iterrows():
+    repeated = levels[levels["runs"] > 1].to_dict("records") if "runs" in levels else []
+    said = [("Batch", row) for row in batches.to_dict("records")] + [("Level", row) for row in repeated]
+    for what, row in said:
         name = f"{row['scenario']} {_level(row, '=')}" if several else _level(row, "=")
         sign, text = _verdict_line(row)
-        logger.info("%s Batch %s %s", sign, name, text)
+        logger.info("%s %s %s %s", sign, what, name, text)
 
 
-def _verdict_line(row: "pd.Series[Any]") -> tuple[str, str]:
+def _verdict_line(row: Mapping[Any, Any]) -> tuple[str, str]:
     reason = row.get("verdict_reason", "")
     lines = {
         PASS: ("✓", "met SLO"),
@@ -193,7 +205,7 @@ def _verdict_line(row: "pd.Series[Any]") -> tuple[str, str]:
     return lines.get(row["verdict"], ("?", f"cannot be judged, so it does not count: {reason}"))
 
 
-def _level(row: "pd.Series[Any]", between: str = " ") -> str:
+def _level(row: "Mapping[Any, Any] | pd.Series[Any]", between: str = " ") -> str:
     kind = "batch_size" if row.get("iteration_type") == "batch_size" else "concurrency"
     return f"{kind}{between}{level_name(row['concurrency'])}"
 
@@ -263,16 +275,23 @@ def answer(judged: pd.DataFrame, summary: Summary, slo: SLO | None) -> list[str]
         summary: theirs.
         slo: what they were judged by; None where nobody asked for one.
     """
+    levels = levels_of(judged)
+    if len(summary.scenarios) > 1 and summary.best is not None:
+        parts = {name: _of_best(part, levels, slo) for name, part in summary.scenarios.items()}
+        each = [f"{name}: {'. '.join([lines[0], ' '.join(lines[1:])])}" for name, lines in parts.items()]
+        return [summary.common_text, *each, _compliance_text(summary, slo)]
+    lines = _of_best(summary, levels, slo) if summary.best is not None else [_nothing(judged, slo)]
+    lines.insert(2, _compliance_text(summary, slo))
+    return lines
+
+
+def _of_best(summary: Summary, levels: pd.DataFrame, slo: SLO | None) -> list[str]:
+    """What is to be said of one scenario's best level, most important line first."""
     best = summary.best
     if best is None:
-        return [_nothing(judged, slo), _compliance_text(summary, slo)]
-    return [
-        _best(summary, judged),
-        _limit(_curve_of(best, without_superseded(judged)).sort_values("concurrency"), summary),
-        _compliance_text(summary, slo),
-        _evidence(best),
-        *_intervals(best, slo),
-    ]
+        return ["no level meets the SLO"]
+    limit = _limit(_curve_of(best, levels).sort_values("concurrency"))
+    return [_best(summary, levels), limit, _evidence(best), *_intervals(best, slo)]
 
 
 def _nothing(judged: pd.DataFrame, slo: SLO | None) -> str:
@@ -281,30 +300,38 @@ def _nothing(judged: pd.DataFrame, slo: SLO | None) -> str:
     return "No batch meets the SLO, so there is no maximum" if slo else "Every batch has too many errors to count"
 
 
-def _best(summary: Summary, judged: pd.DataFrame) -> str:
+def _best(summary: Summary, levels: pd.DataFrame) -> str:
     bound = "At least " if summary.bracket == OPEN else ""
-    names = [name for name in ("scenario", "experiment") if judged[name].nunique() > 1]
-    where = ", ".join(str(summary.best[name]) for name in names) if summary.best is not None else ""
+    several = levels["experiment"].nunique() > 1 and summary.best is not None
+    where = f" ({summary.best['experiment']})" if several and summary.best is not None else ""
     level = "an unknown concurrency" if summary.best_level is None else f"concurrency {summary.best_level}"
-    most = f"{bound}{summary.max_throughput:.1f} output tokens/s at {level}"
-    return f"{most} ({where})" if where else most
+    return f"{bound}{summary.max_throughput:.1f} output tokens/s at {level}{where}"
 
 
-def _limit(curve: pd.DataFrame, summary: Summary) -> str:
-    """How far the measured levels confine the maximum."""
-    fails, highest = fails_slo(curve), highest_compliant(curve)
-    above = curve[fails & (curve["concurrency"] > highest)].head(1)
-    below = curve[fails & (curve["concurrency"] < highest)].tail(1)
+def _limit(curve: pd.DataFrame) -> str:
+    """How far the measured levels confine those that comply: from above, and where a limit asks for load from below."""
+    level, fails, (lowest, highest) = curve["concurrency"], too_much(curve), compliant_levels(curve).agg(["min", "max"])
     if pd.isna(highest):
         return "No concurrency was held where the SLO is met, so that the limit is none of concurrency."
-    if summary.bracket == NON_MONOTONE and len(below):
-        level, reason = below.iloc[0][["concurrency", "verdict_reason"]]
-        return f"Concurrency {level} does not meet the SLO ({reason}) while {highest} does: measure them again."
-    if len(above):
-        level, reason = above.iloc[0][["concurrency", "verdict_reason"]]
-        return f"The limit lies between concurrency {highest} and {level}, which does not meet the SLO ({reason})."
+    amid, above = _named(curve[fails & (level < highest)]), _named(curve[fails & (level > highest)])
+    if amid:
+        return f"Concurrency {amid[-1]} while {highest} does: measure them again."
+    less = _named(curve[needs_more_load(curve) & (level < lowest)])
+    least = f" It takes at least concurrency {lowest}, since {less[-1]}." if less else ""
+    if above:
+        return (
+            f"The limit lies between concurrency {highest} and {above[0].replace(' does', ', which does', 1)}.{least}"
+        )
+    if unknown := ", ".join(_named(curve[level > highest], "")):
+        return f"Concurrency {highest} still meets the SLO, and nobody knows of {unknown}: measure again.{least}"
     there = f"Concurrency {highest}, the highest that was measured, still meets the SLO"
-    return f"{there}: measure higher ones for the limit."
+    return f"{there}: measure higher ones for the limit.{least}"
+
+
+def _named(levels: pd.DataFrame, what: str = " does not meet the SLO") -> list[str]:
+    """Levels, each with the reason."""
+    named = levels[["concurrency", "verdict_reason"]].itertuples(index=False)
+    return [f"{level}{what} ({reason})" for level, reason in named]
 
 
 def _compliance_text(summary: Summary, slo: SLO | None) -> str:

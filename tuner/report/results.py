@@ -18,10 +18,11 @@ from tuner.core.run_directory import COMPLETED
 from tuner.core.timestamps import to_utc
 from tuner.errors import NothingSurvived, RequestError
 from tuner.figures.style import TRIAL_NAMES
+from tuner.judging.levels import CURVE
 from tuner.judging.scores import goals_of
 from tuner.judging.search_answer import Searched
 from tuner.judging.slo import SLO, Constraint
-from tuner.judging.summary import CURVE, TIER, Summary, answer, summarize, table
+from tuner.judging.summary import TIER, Summary, answer, summarize, table
 from tuner.judging.tiers import Price, Tier, Tiers, cost, tiers
 from tuner.judging.trials import importances, name_of, trials_to_records
 from tuner.judging.verdicts import goodput, judge

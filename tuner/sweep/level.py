@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tuner.core.run_directory import COMPLETED, RUNNING, Sidecar, Trial, TrialFa
 from tuner.core.text import one_line
 from tuner.core.timestamps import now, to_text
 from tuner.errors import PathError, ServerFailed
+from tuner.judging.levels import levels_of
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import judge
 from tuner.servers.server import Server
@@ -147,9 +149,9 @@ def _read_settled(folder: Path) -> Sidecar | None:
     return sidecar
 
 
-def judged_row(folder: Path, slo: SLO | dict[str, Any]) -> dict[str, Any]:
-    """The batch of one level, judged."""
-    (row,) = judge(load_batches(folder), slo).to_dict("records")
+def judged_level(folders: Sequence[Path], slo: SLO | dict[str, Any]) -> dict[str, Any]:
+    """One level, judged by all of its runs."""
+    (row,) = levels_of(judge(load_batches(*folders), slo)).to_dict("records")
     return {str(name): value for name, value in row.items()}
 
 

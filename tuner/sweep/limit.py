@@ -6,14 +6,13 @@ Pure: nothing is run here, and what comes next follows from what was told, so th
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from tuner.core.run_directory import COMPLETED
+from tuner.judging.levels import TOO_MUCH, fails_slo, levels_of
 from tuner.judging.slo import SLO, Constraint
-from tuner.judging.summary import TOO_MUCH, fails_slo
 from tuner.judging.verdicts import ROUNDING, UNKNOWN
 
 #: By how much levels grow while none fails, at least and at most.
@@ -42,7 +41,7 @@ class LimitSearch:
     Levels grow by up to eight times, guided by the excess, until one fails. The crossing is then interpolated between
     the highest passing and the lowest failing level, but never so far from the middle that bisection could not end
     with the batches that are left (as the ITP method projects: Oliveira & Takahashi, 2020). What lies within the
-    noise is repeated before it decides, and counts by its mean.
+    noise is repeated before it decides, and counts as `levels_of` judges all of its runs.
 
     Args:
         highest: the highest level to try.
@@ -65,8 +64,8 @@ class LimitSearch:
 
         Args:
             level: its concurrency level.
-            excess: as from `excess`: at most 0 passes; infinite where the level broke the server; None where nobody
-                can judge it, which is tried once more and then fails.
+            excess: of all runs of the level so far, as from `excess`: at most 0 passes; infinite where it broke the
+                server; None where nobody can judge it, which is tried once more and then fails.
         """
         self.batches += level == self.next_level()
         self.excesses.setdefault(level, []).append(excess)
@@ -91,9 +90,9 @@ class LimitSearch:
         return min((level for level in self.excesses if self._excess(level) > 0), default=None)
 
     def _excess(self, level: int) -> float:
-        """The mean of what was told of a level; infinite where nobody could judge it."""
-        known = [excess for excess in self.excesses[level] if excess is not None]
-        return fmean(known) if known else math.inf
+        """What was told last of a level, of all its runs; infinite where nobody can judge it."""
+        last = self.excesses[level][-1]
+        return math.inf if last is None else last
 
     def _errors(self, level: int) -> float:
         """How many standard errors a level lies from the threshold."""
@@ -186,16 +185,16 @@ def _root(square: float, linear: float, constant: float, width: float) -> float 
 
 
 def excess(row: Mapping[str, Any], slo: SLO) -> float | None:
-    """How far a judged batch lies from the limits that more load makes worse.
+    """How far a level lies from the limits that more load makes worse.
 
     Args:
-        row: one row of `judge`.
+        row: one row of `levels_of`.
         slo: what it was judged against. Only what can fail hard counts, beyond its `fail_ratio`, and never
             `min_throughput`, which more load helps to reach.
 
     Returns:
         The largest ln(actual / limit), at most 0 where none is exceeded; infinite where the level was too much for the
-        server (`summary.TOO_MUCH`); None where the batch cannot be judged.
+        server (`levels.TOO_MUCH`); None where the level cannot be judged.
     """
     if row["outcome"] != COMPLETED:
         return math.inf if row["outcome"] in TOO_MUCH else None
@@ -217,7 +216,7 @@ def saturated(judged: pd.DataFrame) -> bool:
     Args:
         judged: the batches of one scenario so far, as from `judge`.
     """
-    levels = judged.assign(fails=fails_slo(judged)).groupby("concurrency")
-    fails, throughput = levels["fails"].all(), levels["output_throughput"].max().fillna(0.0)
+    levels = levels_of(judged).sort_values("concurrency")
+    fails, throughput = fails_slo(levels), levels["output_throughput"].fillna(0.0)
     grown = throughput.iloc[-1:].max() > throughput.iloc[:-1].max() * GROWTH
     return len(fails) > 1 and bool(fails.iloc[-2:].all()) and not grown

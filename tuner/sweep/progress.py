@@ -14,7 +14,7 @@ from tuner.core.run_directory import (
     part_of,
 )
 from tuner.core.text import plural
-from tuner.judging.summary import TOO_MUCH
+from tuner.judging.levels import TOO_MUCH
 
 WAITING = "waiting"
 _BETWEEN_LEVELS = 1.0  # seconds

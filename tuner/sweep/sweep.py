@@ -23,7 +23,7 @@ from tuner.servers import gpus, http
 from tuner.servers.server import Server, launch
 from tuner.servers.telemetry import Recorder
 from tuner.sweep import level
-from tuner.sweep.level import Levels, Measurement, judged_row
+from tuner.sweep.level import Levels, Measurement, judged_level
 from tuner.sweep.limit import LimitSearch, excess, saturated
 from tuner.sweep.spec import AUTO, RANDOM, Spec, SweepSpec, base_of
 from tuner.traffic.genai_bench import Bench, Load
@@ -110,10 +110,10 @@ def _planned(spec: SweepSpec, levels: Levels) -> Iterator[Measurement]:
 def _limit_search(spec: SweepSpec, levels: Levels, scenario: str) -> Iterator[Measurement]:
     search, slo = LimitSearch(highest=spec.highest), SLO.parse(spec.slo or {})
     while (concurrency := search.next_level()) is not None:
-        load = (scenario, concurrency, len(search.excesses.get(concurrency, [])) + 1)
-        if not levels.settled(load):
-            yield load
-        search.tell(concurrency, excess(judged_row(levels.folder(load), slo), slo))
+        runs = [(scenario, concurrency, n + 1) for n in range(len(search.excesses.get(concurrency, [])) + 1)]
+        if not levels.settled(runs[-1]):
+            yield runs[-1]
+        search.tell(concurrency, excess(judged_level([levels.folder(run) for run in runs], slo), slo))
 
 
 def with_model(spec: Spec, progress: gguf.Progress = lambda share: None) -> Spec:

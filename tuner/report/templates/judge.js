@@ -1,10 +1,11 @@
 "use strict";
-// The SLO's rules for a reader without Python: verdict and best batch, as verdicts.py and summary.py have them, on the
+// The SLO's rules for a reader without Python: verdict and best level, as verdicts.py, levels.py and summary.py have them, on the
 // data that the file carries. A test holds both sides to the same. Why a verdict is what it is, how sure it is and
 // where the limit lies are Python's to say.
 
 const ROUNDING = 1e-9, MOST_ERRORS = 0.1;
-const COMPLIANT = ["pass", "soft"];
+const COMPLIANT = ["pass", "soft"], TOO_MUCH = ["out_of_memory", "server_died", "timeout", "all_errors"];
+const CURVE = ["experiment", "trial", "scenario", "iteration_type"];
 
 // Python's format(value, ".{digits}g")
 function general(value, digits) {
@@ -51,24 +52,45 @@ function judge(rows, limits, confidence) {
   });
 }
 
-// The batch with the most throughput among those that count; null where there is none.
-function bestOf(judged) {
-  let best = null;
-  for (const scenario of new Set(judged.map(row => row.scenario))) {
-    const ranked = judged.filter(row => row.scenario === scenario && counts(row) && row.output_throughput !== null);
-    const first = ranked.reduce((top, row) => top && top.output_throughput > row.output_throughput ? top : row, null);
-    if (first && (!best || first.output_throughput > best.output_throughput)) best = first;
-  }
-  return best;
+const mean = values => values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
+
+// One row a level, with the places of its runs: the mean of those that can be judged, judged once.
+function levelsOf(judged, limits, confidence) {
+  const groups = new Map();
+  judged.forEach((row, place) => {
+    if (row.superseded) return;
+    const key = JSON.stringify([...CURVE.map(name => row[name]), row.concurrency ?? `batch ${place}`]);
+    groups.set(key, [...groups.get(key) || [], { ...row, place }]);
+  });
+  return [...groups.values()].map(runs => {
+    const broken = runs.find(row => TOO_MUCH.includes(row.outcome)), known = runs.filter(row => row.verdict !== "unknown");
+    const places = runs.map(row => row.place);
+    if (broken || known.length < 2) return { ...broken || known[0] || runs[0], places };
+    const columns = ["output_throughput", "error_rate", ...limits.map(limit => limit.column)];
+    const means = columns.map(name => [name, mean(known.map(row => number(row[name])).filter(value => !Number.isNaN(value)))]);
+    const completed = known.reduce((sum, row) => sum + row.completed, 0);
+    return { ...judge([{ ...known[0], ...Object.fromEntries(means), completed }], limits, confidence)[0], places };
+  });
 }
 
-// The best batch and how many count, most important line first.
-function answer(judged, limits) {
-  const counted = judged.filter(row => !row.superseded), best = bestOf(counted);
+// The level with the most throughput among those that comply, of equal ones the lowest; null where there is none.
+function bestOf(levels) {
+  const ranked = levels.filter(row => counts(row) && row.output_throughput !== null);
+  const lower = (one, other) => (one.concurrency ?? Infinity) < (other.concurrency ?? Infinity);
+  const better = (one, top) => one.output_throughput > top.output_throughput
+    || (one.output_throughput === top.output_throughput && one.scenario === top.scenario && lower(one, top));
+  return ranked.reduce((top, row) => !top || better(row, top) ? row : top, null);
+}
+
+// The best level of each scenario and how many batches comply, most important line first.
+function answer(judged, levels, limits) {
+  const counted = judged.filter(row => !row.superseded);
+  const bests = [...new Set(levels.map(row => row.scenario))].map(name => bestOf(levels.filter(row => row.scenario === name)));
   const compliance = limits.length === 0
     ? "No SLO was given: every batch counts in which at most one request in ten failed."
     : `${counted.filter(counts).length} of ${counted.length} batches meet the SLO: ${limits.map(limitText).join(", ")}.`;
-  return [best ? bestText(best, counted) : "No batch counts, so there is no maximum", compliance];
+  const lines = bests.filter(best => best).map(best => bestText(best, counted));
+  return [...lines.length ? lines : ["No batch counts, so there is no maximum"], compliance];
 }
 
 function bestText(best, counted) {

@@ -12,23 +12,25 @@ function markedPlots() {
   return [...document.querySelectorAll(".plot")].map(plot => {
     const places = plot.data.flatMap((trace, place) => trace.meta && trace.meta.verdict ? [place] : []);
     const points = places.flatMap(place => {
-      const { x, y, customdata, hovertext } = plot.data[place];
-      return Array.from(customdata, ([row, facts], index) => ({ x: x[index], y: y[index], row, facts, said: hovertext[index] }));
+      const { x, y, customdata, hovertext, meta: { verdict: asked } } = plot.data[place];
+      return Array.from(customdata, ([row, facts], index) => ({ x: x[index], y: y[index], row, facts, asked, said: hovertext[index] }));
     });
     return { plot, places, points };
   }).filter(({ places }) => places.length);
 }
 
-// Give each verdict's markers the batches that have it now.
-function moveMarkers(marked, judged, looks, asAsked) {
+// Give each verdict's markers the levels that have it now.
+function moveMarkers(marked, levels, looks, asAsked) {
+  const now = new Map(levels.flatMap(level => level.places.map(place => [place, level.verdict])));
+  const verdictOf = ({ row, asked }) => asAsked ? asked : now.get(row) || "unknown";
   for (const { plot, places, points } of marked) {
-    const groups = places.map(place => points.filter(({ row }) => judged[row].verdict === plot.data[place].meta.verdict));
+    const groups = places.map(place => points.filter(point => verdictOf(point) === plot.data[place].meta.verdict));
     const each = value => groups.map(group => group.map(value));
     Plotly.restyle(plot, {
       x: each(point => point.x),
       y: each(point => point.y),
       customdata: each(({ row, facts }) => [row, facts]),
-      hovertext: each(({ row, facts, said }) => asAsked ? said : `${facts}<br>${looks[judged[row].verdict]}`),
+      hovertext: each(point => asAsked ? point.said : `${point.facts}<br>${looks[verdictOf(point)]}`),
       showlegend: groups.map(group => group.length > 0),
     }, places);
   }
@@ -104,9 +106,9 @@ function showVerdicts(judged, asAsked) {
   });
 }
 
-function showAnswer(lines, judged) {
+function showAnswer(lines, levels) {
   const box = byId("answer");
-  box.className = judged.some(counts) ? "answer" : "answer none";
+  box.className = levels.some(counts) ? "answer" : "answer none";
   box.replaceChildren(...lines.map((line, place) => {
     const part = document.createElement(place ? "p" : "strong");
     part.textContent = line;
@@ -122,9 +124,10 @@ function offerSliders(page) {
     const asAsked = page.constraints.every((limit, place) => limit.threshold === thresholds[place]);
     const judged = asAsked ? judgedAsAsked : judge(rows, limits, page.confidence);
     showVerdicts(judged, asAsked);
-    showAnswer(asAsked ? askedAnswer : answer(judged, limits), judged);
+    const levels = levelsOf(judged, limits, page.confidence);
+    showAnswer(asAsked ? askedAnswer : answer(judged, levels, limits), levels);
     byId("changed").hidden = byId("reset").hidden = asAsked;
-    moveMarkers(marked, judged, page.looks, asAsked);
+    moveMarkers(marked, levels, page.looks, asAsked);
     moveThresholds(limits);
   };
   for (const limit of page.constraints) slider(limit, again);
