@@ -217,3 +217,20 @@ def test_what_a_file_says_of_all_its_requests_is_believed_no_more(ttft, tpot, la
     assert [math.isnan(row[name]) for name in ("ttft_p90", "tpot_p50")] == [not believed] * 2
     assert row["e2e_latency_p50"] == latency
     assert ("TTFT and TPOT are unknown" in " ".join(row["warnings"])) != believed
+
+
+#: (TTFT, TPOT of the file, e2e latency, tokens) → TPOT
+TPOTS = [
+    (0.2, None, 0.2004, 5, 0.0001),  # faster than genai-bench's clock
+    (0.2, None, 0.2, 1, 0.0),
+    (0.2, None, 0.2, 5, math.nan),  # it was not streamed
+    (None, None, 0.2, 5, math.nan),
+    (0.2, 0.03, 0.3, 5, 0.03),
+]
+
+
+@pytest.mark.parametrize(("ttft", "tpot", "whole", "tokens", "expected"), TPOTS)
+def test_a_tpot_that_the_file_leaves_out_is_computed_by_its_definition(ttft, tpot, whole, tokens, expected):
+    one = request() | {"ttft": ttft, "tpot": tpot, "e2e_latency": whole, "num_output_tokens": tokens}
+    columns = Columns(result_file.parse(json.dumps(result([*varied(2), one])).encode(), "file"))
+    assert columns.latencies["tpot"][-1] == pytest.approx(expected, nan_ok=True)

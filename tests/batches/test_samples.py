@@ -27,7 +27,7 @@ TRUE = {
     "server-dies-in-level-2": {
         1: ("completed", "pass"),
         2: ("completed", "fail"),
-        4: ("all_errors", "unknown"),
+        4: ("all_errors", "fail"),
         8: ("missing", "unknown"),
     },
     "overload-429": {4: ("completed", "pass"), 16: ("completed", "fail"), 32: ("completed", "fail")},

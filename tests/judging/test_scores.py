@@ -6,7 +6,9 @@ from itertools import pairwise
 import pytest
 from support import result_files
 
+import tuner
 from tuner.core.run_directory import Experiment, TrialFacts, TrialRecord
+from tuner.judging.scores import goals_of
 from tuner.judging.trials import COLUMNS, load_trials
 
 SLO = {"ttft": {"p50": {"threshold": 0.5}}}
@@ -134,3 +136,8 @@ def test_a_damaged_note_costs_its_trial_no_more_than_the_note(search, tmp_path, 
     (tmp_path / "run/trials/0002/search.json").write_bytes(damage.encode("latin-1"))
     trials = load_trials(tmp_path / "run")
     assert list(trials["state"]) == ["complete", "complete"]
+
+
+def test_throughput_per_gpu_says_so_in_name_and_unit():
+    (goal,) = goals_of({"objective": "max_throughput"}, tuner.SLO.parse({}), per_gpu=True)
+    assert "per GPU" in goal.label and goal.title.endswith("(tokens/s per GPU)") and "per GPU" in goal.of(1.0)

@@ -497,3 +497,67 @@ def test_a_limit_on_another_column_is_one_line_in_the_table_of_metrics(column, t
 def test_the_least_requests_per_second_can_be_limited():
     limit = SLO.parse({"min_request_throughput": {"threshold": 2}}).constraints[0]
     assert (limit.column, limit.sign, str(limit)) == ("request_throughput", -1, "request throughput ≥ 2 requests/s")
+
+
+def test_a_level_in_which_every_request_failed_violates_the_slo(tmp_path):
+    trial = run_directory(tmp_path, [1, 2])
+    add_level(trial, 1, result())
+    add_level(trial, 2, outcome="all_errors", reason="503: overloaded")
+    for extra in ({}, {"error_rate": {"threshold": 0.01}}, {"confidence": 0.95}):
+        judged = tuner.judge(tuner.load_batches(tmp_path), {"ttft": {"p90": {"threshold": 1.0}}} | extra)
+        assert judged["verdict"].tolist() == ["pass", "fail"]
+        [violation] = judged["violations"].iloc[1]
+        assert (violation["metric"], violation["actual"]) == ("error_rate", 1.0)
+        assert judged["verdict_reason"].iloc[1] == "all_errors: 503: overloaded"
+        assert tuner.summarize(judged).bracket == "bracketed"
+
+
+def test_no_completed_request_never_complies():
+    for aggregates in ({"num_completed_requests": 0}, result([failure()] * 3)["aggregated_metrics"]):
+        complies, details = tuner.check_batch_slo_compliance(aggregates, {})
+        assert not complies and details["error_rate"]["actual"] == 1.0
+
+
+#: (limit, errors of 300 or fewer requests) → (verdict, its evidence)
+ERRORS = [
+    (0.01, 0, 298, "pass", "weak"),
+    (0.01, 0, 299, "pass", "strong"),
+    (0.01, 3, 6, "fail", "strong"),  # few requests do not exclude errors, but show them
+    (0.1, 0, 28, "pass", "weak"),
+    (0.1, 0, 29, "pass", "strong"),
+    (0.0, 0, 6, "pass", "strong"),
+    (0.0, 1, 1000, "fail", "strong"),
+    (1.0, 5, 6, "pass", "strong"),
+]
+
+
+@pytest.mark.parametrize(("limit", "errors", "requests", "verdict", "evidence"), ERRORS)
+def test_an_error_rate_needs_its_number_of_requests(limit, errors, requests, verdict, evidence):
+    counts = {"requests": requests, "completed": requests - errors, "errors": errors, "error_rate": errors / requests}
+    slo = {"error_rate": {"threshold": limit}}
+    [row] = tuner.judge(pd.DataFrame([counts]), slo).to_dict("records")
+    assert (row["verdict"], row["evidence"]) == (verdict, evidence)
+    assert json.dumps(row["violations"], allow_nan=False)
+    [strict] = tuner.judge(pd.DataFrame([counts]), slo | {"confidence": 0.95})["verdict"]
+    assert strict == ("unknown" if evidence == "weak" else verdict)
+
+
+def test_at_99_percent_an_error_rate_of_1_percent_needs_459_requests():
+    slo = {"error_rate": {"threshold": 0.01}, "confidence": 0.99}
+    rows = pd.DataFrame({"completed": [458, 459], "error_rate": [0.0, 0.0]})
+    assert tuner.judge(rows, slo)["verdict"].tolist() == ["unknown", "pass"]
+
+
+@pytest.mark.parametrize("number", ["010", "1:30", "1:30.5", "+0777", "'010'"])
+def test_a_number_that_yaml_reads_otherwise_is_refused_with_how_to_write_it(number, tmp_path):
+    path = write(tmp_path / "slo.yaml", f"ttft: {{threshold: {number}}}")
+    with pytest.raises(SLOError, match=r"ambiguous.*write a plain decimal number|must be a number") as refused:
+        SLO.load(path)
+    assert number.strip("'") in str(refused.value)
+
+
+def test_a_plain_zero_and_decimals_stay(tmp_path):
+    path = write(
+        tmp_path / "slo.yaml", "ttft: {threshold: 0.5}\nerror_rate: {threshold: 0}\nlatency: {p90: {threshold: 10}}"
+    )
+    assert sorted(limit.threshold for limit in SLO.load(path).constraints) == [0, 0.5, 10]

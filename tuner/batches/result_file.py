@@ -242,9 +242,16 @@ class Columns:
 
     @cached_property
     def raw(self) -> dict[str, Floats]:
-        """One value a completed request of each latency, in seconds; NaN where the file has none."""
-        unit = unit_of(self.file)
-        return {name: self._values(name) / unit for name in LATENCIES}
+        """One value a completed request of each latency, in seconds; NaN where the file has none.
+
+        A TPOT that genai-bench left out, since the tokens came faster than its clock, is computed by its definition; of
+        a single token it is 0, as in `vllm bench serve`.
+        """
+        unit, tokens = unit_of(self.file), self.output_tokens
+        raw = {name: self._values(name) / unit for name in LATENCIES}
+        later = raw["e2e_latency"] - raw["ttft"]
+        computed = np.where((tokens == 1) | (later > 0), later / np.maximum(tokens - 1, 1), np.nan) * (tokens > 1)
+        return raw | {"tpot": np.where(np.isnan(raw["tpot"]) & (tokens > 0), computed, raw["tpot"])}
 
     @cached_property
     def latencies(self) -> dict[str, Floats]:

@@ -211,6 +211,16 @@ def _strict_loader() -> Any:
             _must_be_unique([(key.tag, key.value) for key, _ in node.value], node.start_mark.line + 1)
             return node
 
+    def number(loader: Any, node: Any) -> Any:
+        kind = node.tag.rpartition(":")[2]
+        value, line = getattr(safe, f"construct_yaml_{kind}")(loader, node), node.start_mark.line + 1
+        if ":" in node.value or (kind == "int" and re.match(r"[+-]?0[0-7_]+$", node.value)):
+            told = f"line {line}: {node.value} is ambiguous (YAML 1.1 reads it as {value})"
+            raise yaml.YAMLError(f"{told}: write a plain decimal number, or quote it if it is a text")
+        return value
+
+    for name in ("int", "float"):
+        StrictLoader.add_constructor(f"tag:yaml.org,2002:{name}", number)
     StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", safe.construct_yaml_str)
     for name in ("binary", "set", "omap", "pairs"):
         StrictLoader.add_constructor(f"tag:yaml.org,2002:{name}", safe.construct_undefined)

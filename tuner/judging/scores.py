@@ -171,4 +171,4 @@ def _goal(objective: str, slo: SLO, per_gpu: bool) -> Goal:
     if objective in LATENCIES:
         metric = LATENCIES[objective]
         return Goal(f"{METRICS[metric].name} {statistic_of(objective, slo)}", "s", maximised(objective))
-    return Goal(unit=PER_GPU_UNIT) if per_gpu else THROUGHPUT
+    return Goal("max throughput per GPU", PER_GPU_UNIT) if per_gpu else THROUGHPUT

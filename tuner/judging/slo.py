@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from tuner.core.files import read_document
-from tuner.core.metrics import LATENCIES, METRICS, PERCENTILES, SHARE, STATISTICS, WHOLE_FIRST, Metric, column_name
+from tuner.core.metrics import (
+    LATENCIES,
+    METRICS,
+    PERCENTILES,
+    SECONDS,
+    SHARE,
+    STATISTICS,
+    WHOLE_FIRST,
+    Metric,
+    column_name,
+)
 from tuner.errors import SLOError
 
 
@@ -41,8 +51,8 @@ class Position:
 
 
 def _number_and_unit(value: Any) -> tuple[float, str]:
-    """A number and the unit behind it; NaN where it is no number."""
-    match = re.fullmatch(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\d\s.]*)\s*", str(value))
+    """A number and the unit behind it; NaN where it is no number, or an ambiguous one such as 010."""
+    match = re.fullmatch(r"\s*([+-]?(?!0\d)(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([^\d\s.]*)\s*", str(value))
     return (float(match[1]), match[2]) if match else (math.nan, "")
 
 
@@ -281,20 +291,22 @@ def _constraint(value: Any, metric: str, statistic: str, place: Position) -> Con
     return Constraint(
         metric,
         statistic,
-        _threshold(value["threshold"], place.below("threshold"), timed=bool(statistic)),
+        _threshold(value["threshold"], place.below("threshold"), METRICS[metric].unit),
         hard_fail,
         _number_at(value, "fail_ratio", place, 0.0, NOT_NEGATIVE),
         _number_at(value, "weight", place, 1.0, NOT_NEGATIVE),
     )
 
 
-def _threshold(value: Any, place: Position, *, timed: bool) -> float:
-    """A threshold in seconds (or as it stands, where it is no time): above 0 and finite."""
+def _threshold(value: Any, place: Position, kind: str) -> float:
+    """A threshold in seconds (or as it stands, where it is no time): finite, above 0, and 0 where it is a share."""
     number, unit = _number_and_unit(value)
+    timed = kind == SECONDS
     allowed = list(_PER_SECOND) if timed else []
     if unit and unit not in allowed:
         what = f"is none of {', '.join(allowed)}" if allowed else "has no place here, the threshold is a bare number"
         raise place.error(f"the unit {unit!r} {what}")
-    if not (math.isfinite(number) and number > 0):
-        raise place.error(f"must be a number above 0{', in seconds or such as 500 ms' if timed else ''}, not {value!r}")
+    must = NOT_NEGATIVE if kind == SHARE else POSITIVE
+    if not (math.isfinite(number) and _MUST_BE[must](number)):
+        raise place.error(f"must be a number {must}{', in seconds or such as 500 ms' if timed else ''}, not {value!r}")
     return number / _PER_SECOND[unit or "s"]

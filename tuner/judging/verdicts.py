@@ -23,6 +23,8 @@ PASS, SOFT, FAIL, UNKNOWN = "pass", "soft", "fail", "unknown"
 Flags = NDArray[np.bool_]
 #: Verdicts of batches that count.
 COMPLIANT = (PASS, SOFT)
+#: Outcomes in which the server answered, if only with errors.
+ANSWERED = (COMPLETED, "all_errors")
 HARD_FAIL, SOFT_VIOLATION = "HARD_FAIL", "SOFT_VIOLATION"
 #: Relative difference that rounding makes, such as by a file in milliseconds: it violates nothing.
 ROUNDING = 1e-9
@@ -42,12 +44,12 @@ def judge(batches: pd.DataFrame, slo: SLO | Mapping[str, Any]) -> pd.DataFrame:
     Returns:
         A copy with `verdict` (pass, soft, fail, unknown), `violations` (a list of dicts: metric, threshold, actual,
         violation_ratio, type), `verdict_reason`, `penalty` (0 where nothing is violated, NaN where unknown),
-        `evidence` (strong, weak; weak too where a value lies nearer to its threshold than the load generator's own
-        share of it, or its interval on both sides of it), `evidence_reason` (why it is weak), `attainment` (the share
-        of all requests, failed ones included, that met every latency threshold; NaN where the file is gone or has no
-        requests) and `goodput` (such requests/s). A batch that did not complete, or that was run again later, is
-        unknown. The intervals are those of `intervals` where the batches have them already; else they are computed
-        for what is limited.
+        `evidence` (strong, weak; weak where requests are too few, a value lies nearer to its threshold than the load
+        generator's own share of it, or its interval on both sides of it), `evidence_reason` (why it is weak),
+        `attainment` (the share of all requests, failed ones included, that met every latency threshold; NaN where the
+        file is gone or has no requests) and `goodput` (such requests/s). A batch in which every request failed violates
+        the error rate; one that ended otherwise, or that was run again later, is unknown. The intervals are those of
+        `intervals` where the batches have them already; else they are computed for what is limited.
 
     Raises:
         SLOError: `slo` is a document and is wrong.
@@ -107,7 +109,7 @@ class _Judgement:
         self.batches = batches
         self.slo = slo
         superseded = self._column("superseded", False).eq(True)
-        self.judged = (self._column("outcome", COMPLETED).eq(COMPLETED) & ~superseded).to_numpy(bool)
+        self.judged = (self._column("outcome", COMPLETED).isin(ANSWERED) & ~superseded).to_numpy(bool)
         self.findings = [_Finding(self, constraint) for constraint in slo.all_constraints]
         # not the errors: few requests never exclude them
         self.bounded = [finding for finding in self.findings if finding.constraint.metric != "error_rate"]
@@ -118,7 +120,10 @@ class _Judgement:
 
     def numbers(self, name: str) -> Floats:
         values = pd.to_numeric(self._column(name, np.nan), errors="coerce").to_numpy("float64", na_value=np.nan)
-        return np.where(np.isfinite(values), values, np.nan)
+        known = np.isfinite(values)
+        if name == "error_rate":  # where nothing completed, all that was sent failed
+            return np.where(known, values, np.where(self.numbers("completed") == 0, 1.0, np.nan))
+        return np.where(known, values, np.nan)
 
     def frame(self) -> pd.DataFrame:
         rows, limits = range(len(self.batches)), latency_limits(self.slo)
@@ -159,9 +164,9 @@ class _Judgement:
 
     def reason(self, row: int) -> str:
         """Why the verdict is what it is, as a sentence; empty for a pass."""
-        if not self.judged[row]:
-            said = [str(self._column(name, "").iloc[row]) for name in ("outcome", "reason")]
-            return ": ".join(part for part in said if part not in ("", COMPLETED))
+        ended = [str(self._column(name, "").iloc[row]) for name in ("outcome", "reason")]
+        if ended[0] not in ("", COMPLETED) or not self.judged[row]:
+            return ": ".join(part for part in ended if part not in ("", COMPLETED))
         return "; ".join(text for finding in self.findings if (text := finding.text(row)))
 
     def penalties(self) -> Floats:
@@ -203,15 +208,17 @@ class _Finding:
         self.constraint = constraint
         slo = judgement.slo
         self.actual = judgement.numbers(constraint.column)
-        self.ratio = constraint.sign * (self.actual - constraint.threshold) / constraint.threshold
+        self.ratio = constraint.sign * (self.actual - constraint.threshold) / (constraint.threshold or 1.0)
+        self.violated = self.ratio > ROUNDING
         self.needed = requests_needed_for(constraint, judgement.confidence)
         self.completed = judgement.numbers("completed")
         self.weak = (self.needed > 0) & ~(self.completed >= self.needed)
+        if constraint.metric == "error_rate":  # few requests never exclude errors, but they show them
+            self.weak &= ~self.violated
         self.missing = np.isnan(self.actual) & (not constraint.implied)
         self.unknown = self.missing | (self.weak & (slo.confidence is not None))
         self.share = judgement.numbers(CLIENT_SHARES.get(constraint.metric, ""))
         self.near = np.min([np.abs(self.actual - turn) for turn in constraint.turns], axis=0) < self.share
-        self.violated = self.ratio > ROUNDING
         self.over = self.violated & constraint.hard_fail & (self.ratio > constraint.fail_ratio + ROUNDING)
         self.hard = self.over & ~self.unknown
         self.soft = self.violated & ~self.over & ~self.unknown
@@ -298,12 +305,18 @@ def _attainment(reading: Reading | None, limits: Mapping[str, float]) -> float:
 
 
 #: Why evidence is weak: there are too few requests, or the verdict may be the load generator's own doing.
-TOO_FEW = "too few for the percentiles that the SLO limits; measure longer"
+TOO_FEW = "too few for what the SLO limits; measure longer"
 TOO_NEAR = "the verdict turns on less than the load generator's own share of the latency"
 
 
 def requests_needed_for(constraint: Constraint, confidence: float) -> int:
-    """How many requests a constraint needs to be judged; the mean as many as the median, what is no latency none."""
+    """How many requests a constraint needs to be judged: the mean as many as the median, a throughput none.
+
+    An error rate needs as many without an error as only a server of fewer errors would give, with this confidence: 299
+    for 1 % at 0.95. A limit of 0 can only be refuted.
+    """
+    if constraint.metric == "error_rate" and not constraint.implied and 0 < constraint.threshold < 1:
+        return requests_needed(1 - constraint.threshold, confidence)
     if not constraint.is_latency:
         return 0
     return requests_needed(PERCENTILES.get(constraint.statistic, 50.0) / 100, confidence)

@@ -206,6 +206,8 @@ def excess(row: Mapping[str, Any], slo: SLO) -> float | None:
 
 def _excess_over(constraint: Constraint, actual: float) -> float:
     """ln(actual / limit), by the limit that verdicts go by; what is implied and not known exceeds nothing."""
+    if not constraint.threshold:  # no errors at all
+        return -LEAST if actual > 0 else LEAST
     limit = constraint.threshold * (1 + constraint.fail_ratio + ROUNDING)
     return max(math.log(actual / limit), LEAST) if actual > 0 else LEAST
 

@@ -32,22 +32,24 @@ function allLimits(limits) {
 
 // What one limit makes of a batch.
 function verdictBy(row, limit, confidence) {
-  const actual = number(row[limit.column]);
-  const ratio = limit.sign * (actual - limit.threshold) / limit.threshold;
-  const few = limit.needed > 0 && !(number(row.completed) >= limit.needed);
+  const known = number(row[limit.column]), errors = limit.column === "error_rate";
+  const actual = errors && Number.isNaN(known) && row.completed === 0 ? 1 : known;
+  const ratio = limit.sign * (actual - limit.threshold) / (limit.threshold || 1);
+  const few = limit.needed > 0 && !(number(row.completed) >= limit.needed) && !(errors && ratio > ROUNDING);
   if ((Number.isNaN(actual) && !limit.implied) || (few && confidence !== null)) return "unknown";
   if (!(ratio > ROUNDING)) return "pass";
   return limit.hard_fail && ratio > limit.fail_ratio + ROUNDING ? "fail" : "soft";
 }
 
 const hasResult = row => row.outcome === "completed" && !row.superseded;
+const isJudged = row => hasResult(row) || (row.outcome === "all_errors" && !row.superseded);
 const counts = row => COMPLIANT.includes(row.verdict);
 
 // The rows with their verdicts; `limits` are those that are set.
 function judge(rows, limits, confidence) {
   const all = allLimits(limits);
   return rows.map(row => {
-    const verdicts = hasResult(row) ? all.map(limit => verdictBy(row, limit, confidence)) : ["unknown"];
+    const verdicts = isJudged(row) ? all.map(limit => verdictBy(row, limit, confidence)) : ["unknown"];
     return { ...row, verdict: ["fail", "unknown", "soft", "pass"].find(verdict => verdicts.includes(verdict)) };
   });
 }

@@ -73,7 +73,7 @@ function slider(limit, changed) {
   if (!bounds) return;
   const [low, high] = bounds.map(Math.log), asked = limit.threshold;
   const off = limit.sign < 0 ? 0 : STEPS;  // the end where there is no limit
-  const place = value => value === null ? off : Math.round((Math.log(value) - low) / (high - low) * STEPS);
+  const place = value => value === null ? off : value === 0 ? 0 : Math.round((Math.log(value) - low) / (high - low) * STEPS);
   const part = byId("slider").content.cloneNode(true);
   const [label, input, output] = ["label", "input", "output"].map(name => part.querySelector(name));
   label.textContent = `${limit.label} ${limit.sign < 0 ? "at least" : "at most"}`;
