@@ -501,7 +501,7 @@ def test_the_least_requests_per_second_can_be_limited():
 
 def test_a_level_in_which_every_request_failed_violates_the_slo(tmp_path):
     trial = run_directory(tmp_path, [1, 2])
-    add_level(trial, 1, result())
+    add_level(trial, 1, result([request(0.1 + n * 1e-4) for n in range(300)]))
     add_level(trial, 2, outcome="all_errors", reason="503: overloaded")
     for extra in ({}, {"error_rate": {"threshold": 0.01}}, {"confidence": 0.95}):
         judged = tuner.judge(tuner.load_batches(tmp_path), {"ttft": {"p90": {"threshold": 1.0}}} | extra)

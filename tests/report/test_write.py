@@ -242,7 +242,7 @@ def what_if_page(tmp_path, levels, slo):
         if isinstance(ttft, str):
             result_files.add_level(trial, level, repeat=repeat, outcome=ttft, reason="somebody stopped it")
         else:
-            requests = [result_files.request(ttft=ttft)] * 60
+            requests = [result_files.request(ttft=ttft + n * 1e-6) for n in range(60)]
             result_files.add_level(trial, level, result_files.result(requests, level=level), repeat=repeat)
     return write_report(tmp_path / "run", tmp_path / "r.html", tuner.SLO.parse(slo))
 
