@@ -1,10 +1,12 @@
 """Each contradiction that a file can hold is said, and a good file says nothing."""
 
 import json
+import random
 
 import pytest
-from support.result_files import failure, request, result
+from support.result_files import failure, name, request, result, write
 
+import tuner
 from tuner.batches import result_file
 from tuner.batches._audit import audit, output_tokens_asked
 from tuner.batches.result_file import Columns, measure
@@ -90,3 +92,12 @@ def test_requests_that_a_percentile_needs(percentile, confidence, needed):
 )
 def test_outputs_asked_for(scenario, tokens):
     assert output_tokens_asked(scenario) == tokens
+
+
+@pytest.mark.parametrize(("growth", "said"), [(0.0, False), (0.05, False), (0.4, True), (-0.3, True)])
+def test_a_latency_that_drifts_through_the_level_is_said(growth, said, tmp_path):
+    dice = random.Random(1)
+    requests = [request(ttft=(1 + growth * n / 300) * dice.uniform(0.9, 1.1), tpot=0.0001) for n in range(300)]
+    write(tmp_path / name(), result(requests))
+    [warnings] = tuner.load_batches(tmp_path)["warnings"]
+    assert any("drifted by" in warning for warning in warnings) == said

@@ -180,3 +180,38 @@ def test_blocks_are_as_long_as_can_be(requests, concurrency):
 
 def test_all_columns_that_have_an_interval_are_columns():
     assert {*BOUNDED} == {*LATENCY_COLUMNS, "output_throughput", "request_throughput", "error_rate"}
+
+
+def test_a_throughput_covers_what_the_ends_of_its_level_take(tmp_path):
+    """20 requests, 4 at a time, of which the last run alone: steadily there were 4 · 101 tokens a mean latency."""
+    batches = batches_of(tmp_path, np.linspace(1, 1.2, 20))
+    (reading,) = readings_of(batches)
+    steady = reading.batch.output_throughput
+    reading.batch.output_throughput = 0.9 * steady
+    low, high = of_requests(reading, 4, "output_throughput")
+    assert low < 0.9 * steady < steady < high
+    reading.batch.output_throughput = 0.5 * steady  # more than the ends can take: fewer were in flight all along
+    assert of_requests(reading, 4, "output_throughput")[1] < 0.7 * steady
+
+
+@pytest.mark.parametrize("column", THROUGHPUTS)
+def test_waves_of_equal_requests_have_no_interval_of_width_zero(column, tmp_path):
+    (reading,) = readings_of(batches_of(tmp_path, np.ones(300), level=16))
+    low, high = of_requests(reading, 16, column)
+    assert low < getattr(reading.batch, column) < high
+
+
+def test_what_outlasts_a_block_widens_the_interval(tmp_path):
+    """Latencies that remember four times as many as were in flight; from blocks alone it is 69 %."""
+    dice, held = np.random.default_rng(3), []
+    (reading,) = readings_of(batches_of(tmp_path, np.ones(300), level=8))
+    for _ in range(300):
+        steps, slow = dice.normal(size=300), np.zeros(300)
+        slow[0] = steps[0]
+        for n in range(1, 300):
+            slow[n] = 0.9692 * slow[n - 1] + 0.2462 * steps[n]
+        values = 10 + math.sqrt(0.3) * slow + math.sqrt(0.7) * dice.normal(size=300)
+        samples = np.concatenate([values, np.full(300, 0.01), values + 1, np.full(300, 101.0)])
+        low, high = of_requests(type(reading)(reading.batch, samples.tobytes(), True), 8, "ttft_mean")
+        held.append(low <= 10 <= high)
+    assert np.mean(held) >= 0.73

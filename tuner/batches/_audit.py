@@ -17,6 +17,9 @@ from tuner.core.metrics import PERCENTILES, requests_needed
 TOLERANCE = 0.01
 #: Share of the asked-for level that must be in flight on average, or the level was too short to say much.
 IN_FLIGHT_LEAST = 0.9
+#: So many requests and so large a change of latency through a level are called a drift, where Student's t of ten parts
+#: (8 degrees of freedom) is beyond that of 1 in 1,000.
+DRIFT_LEAST, DRIFT, T_OF_DRIFT = 40, 0.1, 5.04
 
 
 @dataclass(frozen=True)
@@ -208,10 +211,25 @@ def no_duration(evidence: Evidence) -> Iterable[str]:
         yield "the file gives no run duration: throughput is unknown"
 
 
+def drifting(evidence: Evidence) -> Iterable[str]:
+    """A latency that grows or falls through the level, by a regression over the means of ten parts of it."""
+    whole = evidence.columns.latencies["e2e_latency"]
+    whole = whole[~np.isnan(whole)]
+    if len(whole) < DRIFT_LEAST:
+        return
+    means = np.array([part.mean() for part in np.array_split(whole, 10)])
+    at = np.arange(10) - 4.5
+    slope = float(at @ means / (at @ at))
+    error = math.sqrt(float(((means - means.mean() - slope * at) ** 2).sum()) / 8 / float(at @ at))
+    change = 9 * slope / float(means.mean()) if means.mean() > 0 else 0.0
+    if abs(change) > DRIFT and abs(slope) > T_OF_DRIFT * error:
+        yield f"e2e latency drifted by {change:+.0%} through the level: intervals are too narrow, measure longer"
+
+
 CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     *(survivors_only, errors_hidden, not_recomputed, unit_unknown, values_mended, latencies_missing, counts_differ),
     *(no_duration, throughput_deflated, latencies_differ, too_few_for_percentiles, outputs_unlike, ttft_doubtful),
-    *(in_flight, origin_notes, window_notes),
+    *(in_flight, origin_notes, window_notes, drifting),
 )
 
 

@@ -8,7 +8,10 @@ and never less than independent requests would have.
 - percentile: between two of the values, whose ranks are Clopper and Pearson's limits of the share of requests below it,
   for the effective number of requests (Woodruff, 1952; Korn and Graubard, 1998).
 - throughput: Student's t of the ratio Σ tokens / Σ e2e latency, linearised (Cochran, Sampling Techniques, 6.4); of
-  requests the same, each of which counts one.
+  requests the same, each of which counts one. Beside it what the ends of the level leave open.
+- of both the wider of two: from blocks, and from the autocorrelation. By simulation (300 requests, 8 in flight, 30 % of
+  the variance remembered over so many times 8 requests) they hold the truth in 98 % (0), 93 % (1), 87 % (2), 77 % (4)
+  and 64 % (8): what drifts slower than a level lasts shows in longer levels or several runs alone.
 - error rate: Wilson's (1927), as of independent requests.
 """
 
@@ -153,13 +156,36 @@ def _in_flight(batches: pd.DataFrame) -> list[int]:
 
 
 def _of_mean(values: Floats, concurrency: int, confidence: float) -> Bounds:
-    variance, freedom = _variance(values, concurrency)
-    reach = student(confidence, freedom) * math.sqrt(variance)
+    reach = _reach(values, concurrency, confidence)
     return max(float(values.mean()) - reach, 0.0), float(values.mean()) + reach
 
 
+def _reach(values: Floats, concurrency: int, confidence: float) -> float:
+    """How far the mean of correlated values may lie from the truth: the wider of two estimates, by Student's t."""
+    estimates = _variance(values, concurrency), _variance_by_autocorrelation(values)
+    return max(student(confidence, freedom) * math.sqrt(variance) for variance, freedom in estimates)
+
+
+def _variance_by_autocorrelation(values: Floats) -> tuple[float, float]:
+    """The same as `_variance` from the initial monotone sequence (Geyer, 1992), which sees what outlasts a block."""
+    count, left = len(values), values - values.mean()
+    spectrum = np.abs(np.fft.rfft(left, 2 * count)) ** 2
+    products = np.fft.irfft(spectrum)[:count]
+    if not products[0] > 0:
+        return 0.0, count - 1
+    shares = products[1 : 1 + (count - 1) // 2 * 2].reshape(-1, 2).sum(axis=1) / products[0]
+    positive = shares[: int(np.argmax(shares <= 0)) if (shares <= 0).any() else None]
+    effective = max(count / (1 + 2 * float(np.minimum.accumulate(positive).sum())), 2.0)
+    return float(values.var(ddof=1)) / effective, max(effective - 1, 1.0)
+
+
 def _of_throughput(reading: Reading, column: str, concurrency: int, confidence: float) -> Bounds:
-    """Relative to Σ tokens / Σ e2e latency, which it is proportional to in a closed loop, but for the level's ends."""
+    """Relative to Σ tokens / Σ e2e latency, which it is proportional to in a closed loop, but for the level's ends.
+
+    What the level's ends, in which fewer are in flight, take of it lies between the throughput that was measured and
+    concurrency · Σ tokens / Σ e2e latency, of which at most the requests in flight are missing. It is never known
+    better than to half a request, however alike all of them are.
+    """
     seconds, tokens = reading.latencies["e2e_latency"], reading.output_tokens
     tokens = tokens if column == "output_throughput" else np.ones(len(seconds))
     measured = ~np.isnan(seconds) & ~np.isnan(tokens)
@@ -167,10 +193,12 @@ def _of_throughput(reading: Reading, column: str, concurrency: int, confidence: 
     if len(tokens) < 2 or not tokens.sum() > 0 or not seconds.sum() > 0:
         return _UNKNOWN
     left = tokens - seconds * (tokens.sum() / seconds.sum())
-    variance, freedom = _variance(left, concurrency)
-    reach = student(confidence, freedom) * math.sqrt(variance) / tokens.mean()
+    reach = max(_reach(left, concurrency, confidence) / float(tokens.mean()), 0.5 / len(tokens))
     value = float(getattr(reading.batch, column))
-    return value * max(1 - reach, 0.0), value * (1 + reach)
+    is_closed = reading.batch.level == concurrency and value > 0
+    ends = concurrency / len(tokens) if is_closed else 0.0
+    steady = min(max(concurrency * float(tokens.sum() / seconds.sum()), value * (1 - ends)), value * (1 + ends))
+    return min(value, steady) * max(1 - reach, 0.0), max(value, steady) * (1 + reach)
 
 
 def _variance(values: Floats, concurrency: int) -> tuple[float, int]:

@@ -1,0 +1,20 @@
+"""What the figures of levels draw."""
+
+import pytest
+from support import result_files
+
+import tuner
+from tuner import figures
+
+
+@pytest.mark.parametrize(("statistic", "drawn"), [("p90", {"p90"}), ("mean", {"mean"}), (None, {"p50", "p99"})])
+def test_of_several_curves_the_statistic_is_drawn_that_the_slo_limits(statistic, drawn, tmp_path):
+    for number, scenario in enumerate(("D(1,1)", "D(2,2)")):
+        trial = result_files.run(tmp_path / str(number), [1, 2], scenarios=[scenario])
+        for level in (1, 2):
+            requests = [result_files.request(ttft=0.1 * level + n * 1e-4) for n in range(60)]
+            result_files.add_level(trial, level, result_files.result(requests, level=level), scenario=scenario)
+    slo = {"ttft": {statistic: {"threshold": 0.15}} if statistic not in ("mean", None) else {"threshold": 0.15}}
+    judged = tuner.judge(tuner.load_batches(tmp_path / "0", tmp_path / "1"), slo if statistic else {})
+    figure = figures.latency_vs_concurrency(judged, metric="ttft")
+    assert {trace.name.split()[0] for trace in figure.data if trace.visible is True} == drawn
