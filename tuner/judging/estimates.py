@@ -127,8 +127,8 @@ def difference(baseline: Estimate, candidate: Estimate, scale: float = 1.0) -> D
     return Difference(shift, error, sum(counts) - 2, RUNS, baseline.log, scale, runs, values)
 
 
-#: So many random rotations tell a p-value of 5 % to ±0.3 points.
-ROTATIONS = 20_000
+#: So many random rotations tell a p-value of 5 % to ±0.4 points.
+ROTATIONS = 10_000
 
 
 def smallest_by_chance(differences: Iterable[Difference]) -> Floats:
