@@ -44,7 +44,6 @@ METRICS = ("output_throughput", "request_throughput", *_LATENCIES, *_WHOLE, "err
 MAXIMUM = "max_throughput"
 #: What is said of a difference whose sides have not both been run again.
 NOT_JUDGED = "one run a side: not judged"
-_SENSITIVITY = ("noise", "findable")
 COLUMNS = (
     *("scenario", "concurrency", "metric", "unit", "baseline", "candidate", "change", "low", "high"),
     *("p_value", "p_adjusted", "verdict", "over"),
@@ -68,7 +67,7 @@ class Comparison:
         tolerance: relative change that does not matter.
         confidence: that not one of all rows is called different by chance.
         noise: by how much output throughput varies from run to run (relative standard deviation), at its median level;
-            NaN where no level was run again on both sides, as `findable`.
+            None where no level was run again on both sides, as `findable`.
         findable: the relative change of it that is found nine times in ten where runs vary so.
     """
 
@@ -76,8 +75,8 @@ class Comparison:
     unmatched: pd.DataFrame
     tolerance: float
     confidence: float
-    noise: float = math.nan
-    findable: float = math.nan
+    noise: float | None = None
+    findable: float | None = None
 
     @property
     def lost(self) -> pd.DataFrame:
@@ -103,10 +102,11 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: plain values, None for what is unknown."""
-        sensitivity = {name: None if math.isnan(value := getattr(self, name)) else value for name in _SENSITIVITY}
-        return sensitivity | {
+        return {
             "tolerance": self.tolerance,
             "confidence": self.confidence,
+            "noise": self.noise,
+            "findable": self.findable,
             "text": self.text,
             "regressions": len(self.regressions),
             "differences": records(self.differences),
@@ -215,11 +215,13 @@ def _decided(
     return _typed(rows.assign(verdict=[_verdict(row, 1 - sure[REQUESTS]) for row in rows.to_dict("records")]))
 
 
-def _sensitivity(compared: list[RowAndDifference], tolerance: float, confidence: float) -> tuple[float, float]:
-    """(how runs vary, the change found nine times in ten) of output throughput; NaN where none was run again."""
+def _sensitivity(
+    compared: list[RowAndDifference], tolerance: float, confidence: float
+) -> tuple[float, float] | tuple[None, None]:
+    """(how runs vary, the change found nine times in ten) of output throughput; None where none was run again."""
     known = [(one, row) for row, one in compared if one and one.over == RUNS and row["metric"] == "output_throughput"]
     if not known:
-        return math.nan, math.nan
+        return None, None
     one, row = sorted(known, key=lambda pair: pair[0].error)[len(known) // 2]
     noise = one.error / math.sqrt(1 / row["baseline_runs"] + 1 / row["candidate_runs"])
     return noise, one.findable(tolerance, confidence)

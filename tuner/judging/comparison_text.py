@@ -68,7 +68,7 @@ def _rest(differences: pd.DataFrame, any_shown: bool, tolerance: float, confiden
 
 def _sensitivity(comparison: "Comparison") -> Iterator[str]:
     """How large a change could have been found, so that nobody takes `same` for equal."""
-    if comparison.noise > 0:
+    if comparison.noise and comparison.findable:
         known = comparison.differences[comparison.differences["metric"] == "output_throughput"]
         fewest = min(known["baseline_runs"].max(), known["candidate_runs"].max())
         noise, change = (text.percent(float(f"{each:.2g}")) for each in (comparison.noise, comparison.findable))
