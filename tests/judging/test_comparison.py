@@ -17,8 +17,6 @@ from tuner.judging.estimates import (
     Estimate,
     adjusted,
     difference,
-    interval_confidence,
-    smallest_by_chance,
 )
 
 DIFFERENT = ["better", "worse"]
@@ -275,26 +273,29 @@ def rows_of_runs(values):
 
 def test_rows_of_one_speed_count_as_one_and_independent_rows_as_many():
     """Against the exact: of copies, p stays as it is; of independent rows, it is Šidák's 1 − (1 − p)ⁿ."""
-    dice, p = np.random.default_rng(4), np.array([0.001, 0.01, 0.05, 0.5])
+    dice, p = np.random.default_rng(4), np.array([0.06, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
     speed = dice.normal(size=(6, 1))
-    of_copies = adjusted(p, smallest_by_chance(rows_of_runs(np.repeat(speed, 60, axis=1) * dice.uniform(1, 9, 60))))
-    assert of_copies == pytest.approx(p, rel=0.1, abs=0.001)
-    orthogonal = np.linalg.qr(np.column_stack([np.ones(20), dice.normal(size=(20, 8))]))[0][:, 1:]
-    of_eight = adjusted(p, smallest_by_chance(rows_of_runs(orthogonal)))
-    assert of_eight == pytest.approx(1 - (1 - p) ** 8, rel=0.1, abs=0.003)
-    assert np.isnan(adjusted(np.array([math.nan]), np.ones(9))).all()
+    of_copies, _ = adjusted(rows_of_runs(speed * dice.uniform(1, 9, 8)), p, 0.95)
+    assert of_copies == pytest.approx(p, abs=0.01)
+    orthogonal = np.linalg.qr(np.column_stack([np.ones(200), dice.normal(size=(200, 8))]))[0][:, 1:]
+    of_eight, confidence = adjusted(rows_of_runs(orthogonal), p, 0.95)
+    assert of_eight == pytest.approx(1 - (1 - p) ** 8, abs=0.02)
+    assert confidence == pytest.approx(0.95 ** (1 / 8), abs=0.001)
+    one_found, _ = adjusted(rows_of_runs(orthogonal), np.array([0.001, *p[1:]]), 0.95)
+    assert one_found[1] == pytest.approx(1 - 0.9**7, abs=0.02)  # what is found counts no more against the others
+    unknown, _ = adjusted([None], np.array([math.nan]), 0.95)
+    assert np.isnan(unknown).all()
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.03]), st.integers(2, 4), st.floats(0, 0.5))
 def test_verdicts_and_intervals_agree(seed, tolerance, runs, change):
     values = np.random.default_rng(seed).normal(0, 0.05, (2 * runs, 5))
-    values[runs:] += change
+    values[runs:] += change * np.array([1, 1, 0.5, 0, -1])
     found = rows_of_runs(values)
-    smallest = smallest_by_chance(found)
-    p_values = adjusted(np.array([one.p_value(tolerance) for one in found]), smallest)
+    p_values, confidence = adjusted(found, np.array([one.p_value(tolerance) for one in found]), 0.95)
     for one, p_value in zip(found, p_values, strict=True):
-        low, high = one.interval(interval_confidence(smallest, 0.95))
+        low, high = one.interval(confidence)
         assert (p_value < 0.05) == (low > tolerance or high < -tolerance)
 
 
@@ -362,6 +363,7 @@ def test_a_quarter_slower_in_everything_is_found_beyond_the_noise_of_three_runs(
     found = compare(before, after, tolerance=0.05)
     worse = found.differences[found.differences["verdict"] == "worse"]
     assert {"output_throughput", "ttft_p50", "tpot_p50", "e2e_latency_p90", "max_throughput"} <= set(worse["metric"])
+    assert (worse["high"] - worse["low"] > 0.1).all()  # wide, though nothing varies in the rows that are left
     assert found.noise == pytest.approx(0.04, rel=0.1)
     (line,) = [line for line in found.text if "9 times in 10" in line]
     assert line.startswith("With 3 runs a side that vary by 4") and f"{100 * found.findable:.2g} %" in line

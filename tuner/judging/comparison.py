@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from tuner.batches.batch import records
-from tuner.batches.result_file import Floats
 from tuner.core.metrics import PERCENTILES, SHARE, metric_of, requests_needed, split
 from tuner.core.run_directory import COMPLETED
 from tuner.judging import comparison_text
@@ -32,8 +31,6 @@ from tuner.judging.estimates import (
     Levels,
     adjusted,
     difference,
-    interval_confidence,
-    smallest_by_chance,
 )
 from tuner.judging.verdicts import judge
 
@@ -137,9 +134,12 @@ def compare(
     """
     sides = [Levels(each if "verdict" in each else judge(each, {})) for each in (baseline, candidate)]
     compared = [*_maxima(*sides), *_levels(*sides)]
-    smallest = smallest_by_chance(one for _, one in compared if one and one.over == RUNS)
-    sure = interval_confidence(smallest, confidence)
-    rows = _decided(compared, smallest, tolerance, {RUNS: sure, REQUESTS: confidence})
+    differences = [one for _, one in compared]
+    p_values = np.array([one.p_value(tolerance) if one and one.over == RUNS else math.nan for one in differences])
+    corrected, sure = adjusted(differences, p_values, confidence)
+    rows = pd.DataFrame([row for row, _ in compared], columns=list(COLUMNS))
+    rows = rows.assign(p_value=p_values, p_adjusted=corrected)
+    rows = _decided(rows, differences, {RUNS: sure, REQUESTS: confidence})
     return Comparison(rows, _unmatched(*sides), tolerance, confidence, *_sensitivity(compared, tolerance, sure))
 
 
@@ -201,18 +201,12 @@ def _why_unknown(metric: str, sides: tuple[Estimate, Estimate]) -> str:
     return "0 has no relative change" if is_relative and not all(side.values.all() for side in sides) else ""
 
 
-def _decided(
-    compared: list[RowAndDifference], smallest: Floats, tolerance: float, sure: dict[str, float]
-) -> pd.DataFrame:
-    """The rows with what is left of each difference among so many; those of one run a side are none of them."""
-    differences = [one for _, one in compared]
-    rows = pd.DataFrame([row for row, _ in compared], columns=list(COLUMNS))
-    p_values = [one.p_value(tolerance) if one and one.over == RUNS else math.nan for one in differences]
+def _decided(rows: pd.DataFrame, differences: list[Difference | None], sure: dict[str, float]) -> pd.DataFrame:
+    """The rows with their intervals and verdicts."""
     bounds = [one.interval(sure[one.over]) if one else (math.nan, math.nan) for one in differences]
     low, high = ([pair[side] for pair in bounds] for side in (0, 1))
-    rows = rows.assign(p_value=p_values, p_adjusted=adjusted(np.array(p_values, np.float64), smallest))
-    rows = rows.assign(low=low, high=high)
-    return _typed(rows.assign(verdict=[_verdict(row, 1 - sure[REQUESTS]) for row in rows.to_dict("records")]))
+    verdicts = [_verdict(row, 1 - sure[REQUESTS]) for row in rows.to_dict("records")]
+    return _typed(rows.assign(low=low, high=high, verdict=verdicts))
 
 
 def _sensitivity(

@@ -1,7 +1,7 @@
 """One metric of one side, and the difference of two."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -139,7 +139,7 @@ def smallest_by_chance(differences: Iterable[Difference]) -> Floats:
     that all show one run's speed count as hardly more than one row, independent ones as many.
     """
     by_runs: dict[tuple[tuple[str, str], ...], list[Difference]] = {}
-    for one in (each for each in differences if not math.isnan(each.error)):
+    for one in differences:
         by_runs.setdefault(one.runs, []).append(one)
     dice, smallest = np.random.default_rng(0), np.ones(ROTATIONS)
     drawn = {run: dice.normal(size=ROTATIONS) for run in sorted({run for runs in by_runs for run in runs})}
@@ -159,20 +159,28 @@ def _directions(values: Floats) -> Floats:
     return np.asarray(centred / np.where(length > 0, length, 1.0), np.float64)
 
 
-def adjusted(p_values: Floats, smallest: Floats) -> Floats:
-    """How often chance alone gives any row a p-value as small as each of these; NaN stays NaN."""
-    known = (np.searchsorted(smallest, p_values, "right") + 1) / (len(smallest) + 1)
-    return np.where(np.isnan(p_values), np.nan, np.minimum(known, 1.0))
-
-
-def interval_confidence(smallest: Floats, confidence: float) -> float:
-    """The confidence of each interval, so that it leaves out the tolerance exactly where `adjusted` is small enough.
+def adjusted(differences: Sequence[Difference | None], p_values: Floats, confidence: float) -> tuple[Floats, float]:
+    """P-values corrected for their number, stepwise (Romano and Wolf, 2005); NaN stays NaN and counts nothing.
 
     Args:
-        smallest: p-values as from `smallest_by_chance`.
-        confidence: that not one of all comparisons is called different by chance.
+        differences: what each p-value is of.
+        p_values: of changes within the tolerance.
+        confidence: that not one of all rows is called different by chance.
+
+    Returns:
+        How often chance alone gives any row so small a p-value, of those rows that are not called different by a step
+        before; and the confidence of each interval, so that it leaves out the tolerance exactly where that is small.
     """
-    return 1 - float(smallest[max(math.ceil((1 - confidence) * (len(smallest) + 1)) - 2, 0)])
+    corrected, left = np.full(len(p_values), np.nan), np.flatnonzero(~np.isnan(p_values))
+    while True:
+        smallest = smallest_by_chance(one for place in left.tolist() if (one := differences[place]))
+        by_chance = (np.searchsorted(smallest, p_values[left], "right") + 1) / (ROTATIONS + 1)
+        corrected[left] = np.clip(by_chance, p_values[left], 1.0)
+        same = left[corrected[left] >= 1 - confidence]
+        if len(same) in {0, len(left)}:
+            least = smallest[max(math.ceil((1 - confidence) * (ROTATIONS + 1)) - 2, 0)]
+            return corrected, max(1 - float(least), confidence)  # rows in which nothing varies bound nothing
+        left = same
 
 
 LEVEL = ["scenario", "iteration_type", "concurrency"]
