@@ -1,11 +1,12 @@
-"""How often `compare` calls equal things different, and how often it finds a true change of 10 %.
+"""How often `compare` calls equal things different, and how often it finds a true change of 10 % and of 25 %.
 
-Run it by hand: `python benchmarks/differences.py [--comparisons 200] [--engine]`; some minutes. Two samples of 300
-requests a level are drawn, in blocks of neighbours, from the same real batches (tests/data/samples), for two and for
-three runs a side (one is not judged): what is called different then is a false alarm. The same with one side 10 %
-slower: what is not found is missed. With `--engine` the
-embedded engine is measured again and again as well, and its runs are compared with each other: there is nothing to
-find but what the machine does from run to run.
+Run it by hand: `python benchmarks/differences.py [--comparisons 500] [--real] [--engine]`; some minutes. Runs are
+simulated: one speed a run, which all its levels and metrics share, and 1 % noise of each row beside it; one run a side
+is not judged. What is called different where the sides are equal is a false alarm. The machine may drift, a random walk
+whose steps are half the noise, the baseline's runs first or both sides' in turn; or the candidate varies twice as much.
+With `--real`, samples of 300 requests a level are drawn, in blocks of neighbours, from the same real batches
+(tests/data/samples). With `--engine` the embedded engine is measured again and again as well, and its runs are compared
+with each other: there is nothing to find but what the machine does from run to run.
 """
 
 import argparse
@@ -18,13 +19,50 @@ from pathlib import Path
 import numpy as np
 
 import tuner
-from tuner.judging.comparison import compare
+from tuner.judging.comparison import METRICS, compare
+from tuner.judging.estimates import Estimate, adjusted, difference
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.resampled import SERVERS, real, side
 
 REQUESTS = 300
+NOISES, RUNS, ROW_NOISE = (0.02, 0.04, 0.08), (2, 3, 4, 5), 0.01
+#: levels by metrics that show a run's speed
+ROWS = 4 * sum(not name.endswith(("_rate", "attainment")) for name in METRICS)
+#: what each column of the table simulates: (candidate slower by, drift, its noise in that of the baseline)
+CELLS = {
+    "equal": (0.0, "", 1),
+    "10 %": (0.1, "", 1),
+    "25 %": (0.25, "", 1),
+    "equal, drift": (0.0, "one side first", 1),
+    "equal, drift, in turn": (0.0, "in turn", 1),
+    "10 %, drift, in turn": (0.1, "in turn", 1),
+    "equal, one twice as noisy": (0.0, "", 2),
+}
 FASTEST = ("e2e_latency_mean", "output_throughput")
+
+
+def simulated(dice, runs, noise, cell):
+    """Whether anything is called different between two sides of so many simulated runs."""
+    slower, drift, ratio = cell
+    speeds = dice.normal(0, noise, 2 * runs) * np.repeat([1, ratio], runs) + np.repeat([0, np.log1p(slower)], runs)
+    if drift:
+        walk = np.cumsum(dice.normal(0, noise / 2, 2 * runs))
+        speeds += walk if drift == "one side first" else np.concatenate([walk[::2], walk[1::2]])
+    values = np.exp(speeds[:, None] + dice.normal(0, ROW_NOISE, (2 * runs, ROWS)))
+    names = tuple(map(str, range(runs)))
+    rows = [difference(*(Estimate(side, runs=names) for side in np.split(row, 2))) for row in values.T]
+    p_values = np.array([one.p_value(0.0) for one in rows])
+    return bool((adjusted(rows, p_values, 0.95)[0] < 0.05).any())
+
+
+def table(comparisons):
+    """A line for each noise and number of runs: in which share of comparisons anything is called different."""
+    print("noise", "runs", *CELLS, sep=" | ")
+    for noise, runs in itertools.product(NOISES, RUNS):
+        dice = np.random.default_rng(3)
+        cells = [np.mean([simulated(dice, runs, noise, cell) for _ in range(comparisons)]) for cell in CELLS.values()]
+        print(f"{noise:.0%}", runs, *(f"{share:.1%}" for share in cells), sep=" | ", flush=True)
 
 
 def called(baseline, candidate, tolerance=0.0):
@@ -73,12 +111,14 @@ def between_runs(batches, runs, most=120):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--comparisons", type=int, default=200)
+    parser.add_argument("--comparisons", type=int, default=500)
+    parser.add_argument("--real", action="store_true", help="draw from real batches too")
     parser.add_argument("--engine", action="store_true", help="measure the embedded engine too")
     parser.add_argument("--repeats", type=int, default=16, help="how often")
     given = parser.parse_args()
+    table(given.comparisons)
     with tempfile.TemporaryDirectory() as folder:
-        for name, factor, runs in itertools.product(SERVERS, (1.0, 1.1), (2, 3)):
+        for name, factor, runs in itertools.product(SERVERS if given.real else (), (1.0, 1.1), (2, 3)):
             share, each = drawn(name, given.comparisons, factor, runs, Path(folder))
             what = "equal, called different" if factor == 1 else "10 % slower, found"
             told = ", ".join(f"{metric} {found:.1%}" for metric, found in each.items())

@@ -13,7 +13,11 @@ from support.resampled import SERVERS, places, real, side, waves
 import tuner
 from tuner.batches.result_file import statistics
 from tuner.judging.comparison import METRICS, NOT_JUDGED, compare
-from tuner.judging.estimates import Difference, Estimate, difference, holm, interval_confidence
+from tuner.judging.estimates import (
+    Estimate,
+    adjusted,
+    difference,
+)
 
 DIFFERENT = ["better", "worse"]
 
@@ -257,40 +261,50 @@ def test_a_report_is_compared_by_the_intervals_it_carries(tmp_path):
     assert row["low"] < 0.5 < row["high"] and row["note"] == NOT_JUDGED
 
 
-@given(st.lists(st.floats(0, 1) | st.just(math.nan), max_size=12))
-def test_holm(p_values):
-    """Against its definition: the k-th smallest of m is compared with α / (m − k + 1), until the first that fails."""
-    adjusted = holm(np.array(p_values, np.float64))
-    known = sorted(value for value in p_values if not math.isnan(value))
-    running = 0.0
-    for place, value in enumerate(known):
-        running = max(running, min(value * (len(known) - place), 1.0))
-        assert np.isclose(adjusted, running).any()
-    assert (np.isnan(adjusted) == np.isnan(np.array(p_values, np.float64))).all()
-    assert all(after >= before for before, after in zip(p_values, adjusted, strict=True) if not math.isnan(before))
+def rows_of_runs(values):
+    """Differences of two sides of runs, one for each column of `values`; the first half of its rows is the baseline."""
+    names = tuple(map(str, range(len(values))))
+    sides = slice(0, len(values) // 2), slice(len(values) // 2, None)
+    return [
+        difference(*(Estimate(row[side], log=False, runs=names[side]) for side in sides))
+        for row in np.transpose(values)
+    ]
 
 
-@settings(max_examples=60)
-@given(
-    st.lists(st.tuples(st.floats(-0.5, 0.5), st.floats(0.001, 0.2), st.floats(2, 200)), min_size=1, max_size=20),
-    st.sampled_from([0.0, 0.03]),
-)
-def test_verdicts_and_intervals_agree(effects, tolerance):
-    found = [Difference(shift, error, freedom, "requests") for shift, error, freedom in effects]
-    corrected = holm(np.array([one.p_value(tolerance) for one in found]))
-    confidence = interval_confidence(corrected, 0.95)
-    for one, adjusted in zip(found, corrected, strict=True):
+def test_rows_of_one_speed_count_as_one_and_independent_rows_as_many():
+    """Against the exact: of copies, p stays as it is; of independent rows, it is Šidák's 1 − (1 − p)ⁿ."""
+    dice, p = np.random.default_rng(4), np.array([0.06, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+    speed = dice.normal(size=(6, 1))
+    of_copies, _ = adjusted(rows_of_runs(speed * dice.uniform(1, 9, 8)), p, 0.95)
+    assert of_copies == pytest.approx(p, abs=0.01)
+    orthogonal = np.linalg.qr(np.column_stack([np.ones(200), dice.normal(size=(200, 8))]))[0][:, 1:]
+    of_eight, confidence = adjusted(rows_of_runs(orthogonal), p, 0.95)
+    assert of_eight == pytest.approx(1 - (1 - p) ** 8, abs=0.02)
+    assert confidence == pytest.approx(0.95 ** (1 / 8), abs=0.001)
+    one_found, _ = adjusted(rows_of_runs(orthogonal), np.array([0.001, *p[1:]]), 0.95)
+    assert one_found[1] == pytest.approx(1 - 0.9**7, abs=0.02)  # what is found counts no more against the others
+    unknown, _ = adjusted([None], np.array([math.nan]), 0.95)
+    assert np.isnan(unknown).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.03]), st.integers(2, 4), st.floats(0, 0.5))
+def test_verdicts_and_intervals_agree(seed, tolerance, runs, change):
+    values = np.random.default_rng(seed).normal(0, 0.05, (2 * runs, 5))
+    values[runs:] += change * np.array([1, 1, 0.5, 0, -1])
+    found = rows_of_runs(values)
+    p_values, confidence = adjusted(found, np.array([one.p_value(tolerance) for one in found]), 0.95)
+    for one, p_value in zip(found, p_values, strict=True):
         low, high = one.interval(confidence)
-        if abs(adjusted - 0.05) > 1e-6:
-            assert (adjusted < 0.05) == (low > tolerance or high < -tolerance)
+        assert (p_value < 0.05) == (low > tolerance or high < -tolerance)
 
 
-def test_welch_on_runs_is_the_textbook_one():
+def test_students_t_on_runs_is_the_textbook_one():
     from scipy import stats
 
     before, after = np.array([1.0, 1.1, 0.9, 1.05]), np.array([1.3, 1.5, 1.4])
     found = difference(Estimate(before, log=False), Estimate(after, log=False))
-    expected = stats.ttest_ind(after, before, equal_var=False)
+    expected = stats.ttest_ind(after, before)
     assert found.p_value(0.0) == pytest.approx(expected.pvalue)
     assert found.interval(0.95) == pytest.approx(tuple(expected.confidence_interval(0.95)))
 
@@ -317,3 +331,41 @@ def test_a_high_percentile_of_requests_that_hang_together_is_no_difference_by_ch
     row = row_of(compare(*sides), "ttft_p99")
     assert (row["verdict"], row["over"]) == ("unknown", "runs")
     assert "in flight together" in row["note"]
+
+
+def test_runs_of_one_name_in_different_folders_are_different_runs(tmp_path):
+    """`monday/out/run` and `tuesday/out/run` are two runs, whose speeds are not one."""
+    folders = [tmp_path / day / "out" / "run" for day in ("monday", "tuesday")]
+    for folder in folders:
+        result_files.plain_folder(folder, [1, 2])
+    batches = tuner.load_batches(*folders)
+    assert batches["experiment"].unique().tolist() == ["monday/out/run", "tuesday/out/run"]
+    found = compare(batches, batches)
+    assert set(found.differences["baseline_runs"]) == {2} and found.noise == 0
+
+
+def runs_at_speeds(folder, factors, dice, levels=(1, 4, 16, 64)):
+    """Runs at several levels; each run is as much slower as its factor says, in everything."""
+    for number, factor in enumerate(factors):
+        one = result_files.plain_folder(folder / f"run {number}", list(levels))
+        for level in levels:
+            times = factor * np.exp(0.1 * dice.normal(size=(300, 2))) * (0.2, 0.02)
+            content = result_files.result([result_files.request(*map(float, pair)) for pair in times], level=level)
+            result_files.write(one / result_files.name(level), content)
+    return tuner.judge(tuner.load_batches(*sorted(folder.iterdir())), {})
+
+
+def test_a_quarter_slower_in_everything_is_found_beyond_the_noise_of_three_runs(tmp_path):
+    """Runs are one factor: that all rows of a run share its speed must not count against them as 61 chances."""
+    dice = np.random.default_rng(0)
+    before = runs_at_speeds(tmp_path / "a", (0.96, 1.0, 1.04), dice)
+    after = runs_at_speeds(tmp_path / "b", (1.2, 1.25, 1.3), dice)
+    found = compare(before, after, tolerance=0.05)
+    worse = found.differences[found.differences["verdict"] == "worse"]
+    assert {"output_throughput", "ttft_p50", "tpot_p50", "e2e_latency_p90", "max_throughput"} <= set(worse["metric"])
+    assert (worse["high"] - worse["low"] > 0.1).all()  # wide, though nothing varies in the rows that are left
+    assert found.noise == pytest.approx(0.04, rel=0.1)
+    (line,) = [line for line in found.text if "9 times in 10" in line]
+    assert line.startswith("With 3 runs a side that vary by 4") and f"{100 * found.findable:.2g} %" in line
+    again = compare(before, before.assign(experiment=before["experiment"] + " again"), tolerance=0.05)
+    assert set(again.differences["verdict"]) <= {"same", "unknown"}

@@ -219,14 +219,17 @@ def _where(batch: Batch, real: Callable[[str], str]) -> object:
     return batch.file.resolve() if batch.file.is_symlink() else Path(real(above), batch.file.relative_to(above))
 
 
-def _with_distinct_names(batches: list[Batch]) -> list[Batch]:
-    """Experiments of one name in different folders are told apart by the folder above."""
+def _with_distinct_names(batches: list[Batch], parts: int = 2) -> list[Batch]:
+    """Experiments of one name in different folders are told apart by as many folders above as it takes."""
+    real = functools.cache(Path.resolve)
     folders: dict[str, set[Path]] = {}
     for batch in batches:
-        folders.setdefault(batch.place.experiment, set()).add(batch.place.folder)
-    return [batch if len(folders[batch.place.experiment]) == 1 else _with_longer_name(batch) for batch in batches]
+        folders.setdefault(batch.place.experiment, set()).add(real(batch.place.folder))
+    twice = {name for name, those in folders.items() if len(those) > 1}
+    longer = [_with_longer_name(one, parts) if one.place.experiment in twice else one for one in batches]
+    return _with_distinct_names(longer, parts + 1) if twice else batches
 
 
-def _with_longer_name(batch: Batch) -> Batch:
-    folder = batch.place.folder.resolve()
-    return replace(batch, place=replace(batch.place, experiment=f"{folder.parent.name}/{folder.name}"))
+def _with_longer_name(batch: Batch, parts: int) -> Batch:
+    name = "/".join(batch.place.folder.resolve().parts[-parts:])
+    return replace(batch, place=replace(batch.place, experiment=name))

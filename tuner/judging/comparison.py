@@ -29,9 +29,8 @@ from tuner.judging.estimates import (
     Estimate,
     Key,
     Levels,
+    adjusted,
     difference,
-    holm,
-    interval_confidence,
 )
 from tuner.judging.verdicts import judge
 
@@ -57,19 +56,24 @@ class Comparison:
         differences: one row a scenario, level and metric, the compliant maximum (`max_throughput`, no level) too:
             scenario, concurrency, metric, unit, baseline, candidate (their means over the runs), change (relative, for
             shares the difference; of the candidate where the baseline is 0), low and high (its interval), p_value (of a
-            change within the tolerance), p_adjusted (Holm, over all rows), verdict (`better`, `worse`, `same`: none
-            shown, `unknown`: also of one run a side), over (`runs`, `requests`), baseline_runs, candidate_runs,
-            baseline_requests, candidate_requests, note.
+            change within the tolerance), p_adjusted (how probably chance gives any row so small a one), verdict
+            (`better`, `worse`, `same`: none shown, `unknown`: also of one run a side), over (`runs`, `requests`),
+            baseline_runs, candidate_runs, baseline_requests, candidate_requests, note.
         unmatched: what has no counterpart: scenario, concurrency, side (where it is missing or failed), outcome,
             reason, lost (it completed in the baseline and fails in the candidate).
         tolerance: relative change that does not matter.
         confidence: that not one of all rows is called different by chance.
+        noise: by how much output throughput varies from run to run (relative standard deviation), at its median level;
+            None where no level was run again on both sides, as `findable`.
+        findable: the relative change of it that is found nine times in ten where runs vary so.
     """
 
     differences: pd.DataFrame
     unmatched: pd.DataFrame
     tolerance: float
     confidence: float
+    noise: float | None = None
+    findable: float | None = None
 
     @property
     def lost(self) -> pd.DataFrame:
@@ -91,13 +95,15 @@ class Comparison:
     @property
     def text(self) -> list[str]:
         """The answer in words, most important line first."""
-        return comparison_text.conclusions(self.differences, self.unmatched, self.tolerance, self.confidence)
+        return comparison_text.conclusions(self)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: plain values, None for what is unknown."""
         return {
             "tolerance": self.tolerance,
             "confidence": self.confidence,
+            "noise": self.noise,
+            "findable": self.findable,
             "text": self.text,
             "regressions": len(self.regressions),
             "differences": records(self.differences),
@@ -111,9 +117,9 @@ def compare(
     """Say what differs between two sets of batches, and whether it is more than chance.
 
     Levels are matched by scenario, iteration type and concurrency; all experiments, trials and repeats of a side are
-    its runs. With several runs on both sides runs are compared (Welch's t), which includes drift between them. One run
-    a side is not judged: its interval over the requests (`intervals`) does not include drift. Relative changes are
-    compared as logarithms, shares and the maximum as they are.
+    its runs. With several runs on both sides runs are compared (Student's t), which includes what a machine does from
+    run to run; all rows of a run may share that. One run a side is not judged: its interval over the requests
+    (`intervals`) does not include it. Relative changes are compared as logarithms, shares and the maximum as they are.
 
     Args:
         baseline: judged batches; those that nobody judged are judged without limits.
@@ -128,9 +134,13 @@ def compare(
     """
     sides = [Levels(each if "verdict" in each else judge(each, {})) for each in (baseline, candidate)]
     compared = [*_maxima(*sides), *_levels(*sides)]
+    differences = [one for _, one in compared]
+    p_values = np.array([one.p_value(tolerance) if one and one.over == RUNS else math.nan for one in differences])
+    corrected, sure = adjusted(differences, p_values, confidence)
     rows = pd.DataFrame([row for row, _ in compared], columns=list(COLUMNS))
-    rows = _decided(rows, [each for _, each in compared], tolerance, confidence)
-    return Comparison(rows, _unmatched(*sides), tolerance, confidence)
+    rows = rows.assign(p_value=p_values, p_adjusted=corrected)
+    rows = _decided(rows, differences, {RUNS: sure, REQUESTS: confidence})
+    return Comparison(rows, _unmatched(*sides), tolerance, confidence, *_sensitivity(compared, tolerance, sure))
 
 
 RowAndDifference = tuple[dict[str, Any], Difference | None]
@@ -191,18 +201,24 @@ def _why_unknown(metric: str, sides: tuple[Estimate, Estimate]) -> str:
     return "0 has no relative change" if is_relative and not all(side.values.all() for side in sides) else ""
 
 
-def _decided(
-    rows: pd.DataFrame, differences: list[Difference | None], tolerance: float, confidence: float
-) -> pd.DataFrame:
-    """The rows with what is left of each difference among so many; those of one run a side are none of them."""
-    p_values = [one.p_value(tolerance) if one and one.over == RUNS else math.nan for one in differences]
-    adjusted = holm(np.array(p_values, np.float64))
-    sure = {RUNS: interval_confidence(adjusted, confidence), REQUESTS: confidence}
+def _decided(rows: pd.DataFrame, differences: list[Difference | None], sure: dict[str, float]) -> pd.DataFrame:
+    """The rows with their intervals and verdicts."""
     bounds = [one.interval(sure[one.over]) if one else (math.nan, math.nan) for one in differences]
     low, high = ([pair[side] for pair in bounds] for side in (0, 1))
-    rows = rows.assign(p_value=p_values, p_adjusted=adjusted, low=low, high=high)
-    verdicts = [_verdict(row, 1 - confidence) for row in rows.to_dict("records")]
-    return _typed(rows.assign(verdict=verdicts))
+    verdicts = [_verdict(row, 1 - sure[REQUESTS]) for row in rows.to_dict("records")]
+    return _typed(rows.assign(low=low, high=high, verdict=verdicts))
+
+
+def _sensitivity(
+    compared: list[RowAndDifference], tolerance: float, confidence: float
+) -> tuple[float, float] | tuple[None, None]:
+    """(how runs vary, the change found nine times in ten) of output throughput; None where none was run again."""
+    known = [(one, row) for row, one in compared if one and one.over == RUNS and row["metric"] == "output_throughput"]
+    if not known:
+        return None, None
+    one, row = sorted(known, key=lambda pair: pair[0].error)[len(known) // 2]
+    noise = one.error / math.sqrt(1 / row["baseline_runs"] + 1 / row["candidate_runs"])
+    return noise, one.findable(tolerance, confidence)
 
 
 def _verdict(row: dict[Any, Any], alpha: float) -> str:

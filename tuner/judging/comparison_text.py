@@ -23,13 +23,15 @@ def lost_row(row: dict[Any, Any]) -> dict[str, Any]:
     return same | {"metric": "outcome", "unit": "", "verdict": WORSE, "over": "", "note": note}
 
 
-def conclusions(differences: pd.DataFrame, unmatched: pd.DataFrame, tolerance: float, confidence: float) -> list[str]:
-    """Lost levels first, then the maximum, what is worse, what is better, and what is not known."""
+def conclusions(comparison: "Comparison") -> list[str]:
+    """Lost levels first, then the maximum, what is worse, what is better, what can be found, and what is not known."""
+    differences, unmatched = comparison.differences, comparison.unmatched
     lost = unmatched[unmatched["lost"]].to_dict("records")
     lines = [f"WORSE: {_where(row)} {lost_row(row)['note']}" for row in lost]
     for verdict in (WORSE, BETTER):
         lines += _called(differences[differences["verdict"] == verdict], verdict)
-    return [*lines, _rest(differences, bool(lines), tolerance, confidence), *_limits(differences, unmatched)]
+    rest = _rest(differences, bool(lines), comparison.tolerance, comparison.confidence)
+    return [*lines, rest, *_sensitivity(comparison), *_limits(differences, unmatched)]
 
 
 def _called(rows: pd.DataFrame, verdict: str) -> list[str]:
@@ -62,6 +64,18 @@ def _rest(differences: pd.DataFrame, any_shown: bool, tolerance: float, confiden
     start = "No further difference" if any_shown else "No difference"
     sure = f"at {text.percent(confidence)} over all of them"
     return f"{start}{beyond} was shown in {same} of {len(differences)} comparisons, {sure}"
+
+
+def _sensitivity(comparison: "Comparison") -> Iterator[str]:
+    """How large a change could have been found, so that nobody takes `same` for equal."""
+    if comparison.noise and comparison.findable:
+        known = comparison.differences[comparison.differences["metric"] == "output_throughput"]
+        fewest = min(known["baseline_runs"].max(), known["candidate_runs"].max())
+        noise, change = (text.percent(float(f"{each:.2g}")) for each in (comparison.noise, comparison.findable))
+        yield (
+            f"With {fewest} runs a side that vary by {noise} from run to run in output throughput, "
+            f"a change of {change} is found 9 times in 10; more runs find smaller ones"
+        )
 
 
 #: Why one run a side is no verdict, and what helps.

@@ -1,8 +1,8 @@
 """One metric of one side, and the difference of two."""
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
 from tuner.core.metrics import SHARE, metric_of
 from tuner.core.run_directory import COMPLETED
-from tuner.judging.intervals import CONFIDENCE, correlated, of_requests, satterthwaite, student, student_above
+from tuner.judging.intervals import CONFIDENCE, correlated, of_requests, student, student_above
 from tuner.judging.levels import BRACKETED, bracket, levels_of, without_superseded
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import COMPLIANT, latency_limits, met
@@ -36,6 +36,7 @@ class Estimate:
         log: whether the scale is that of logarithms, on which a relative change is a difference.
         requests: how many completed, in all runs.
         is_lacking: whether a run has requests, but too few to tell its variance.
+        runs: which run each value is of, so that those of several metrics and levels are known to be one run's.
     """
 
     values: Floats
@@ -43,6 +44,7 @@ class Estimate:
     log: bool = True
     requests: int = 0
     is_lacking: bool = False
+    runs: tuple[str, ...] = ()
 
     @property
     def value(self) -> float:
@@ -53,16 +55,6 @@ class Estimate:
     def scaled(self) -> Floats:
         """The values on the scale that is compared; NaN where they have no place on it."""
         return np.log(np.where(self.values > 0, self.values, np.nan)) if self.log else self.values
-
-    @property
-    def over_runs(self) -> tuple[float, float]:
-        """(variance of the mean, degrees of freedom) from how the runs vary, which includes drift between them.
-
-        Runs cannot vary less than the requests in them: where they seem to, that is chance, or their values are coarse.
-        """
-        variance = float(np.var(self.scaled, ddof=1)) / len(self.values)
-        least = math.nan if math.isnan(variance) else float(np.nanmax([variance, self.variance]))
-        return least, len(self.values) - 1
 
 
 @dataclass(frozen=True)
@@ -75,6 +67,10 @@ class Difference:
     over: str
     log: bool = True
     scale: float = 1.0  # what a shift of 1 is as a change, where the scale is not that of logarithms
+    runs: tuple[tuple[str, str], ...] = ()  # side and run of each value, where it is over runs
+    values: Floats = field(
+        default_factory=lambda: np.empty(0), compare=False
+    )  # of the runs, on the scale that is compared
 
     def p_value(self, tolerance: float) -> float:
         """How probable so large a shift is where the true change is within the tolerance: two-sided, Student's t."""
@@ -84,12 +80,19 @@ class Difference:
             return math.nan
         if beyond <= _EQUAL:
             return 1.0
-        return 2 * student_above(beyond / self.error, self.freedom) if self.error > 0 else 0.0
+        return 2 * float(student_above(beyond / self.error, self.freedom)) if self.error > 0 else 0.0
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """The change's interval, of Student's t."""
         reach = student(confidence, self.freedom) * self.error if self.error > 0 else 0.0 * self.error
         return self.change(self.shift - reach), self.change(self.shift + reach)
+
+    def findable(self, tolerance: float, confidence: float) -> float:
+        """The change that is found beyond the tolerance nine times in ten where runs vary so (noncentral t)."""
+        from scipy import special
+
+        away = float(special.nctdtrinc(self.freedom, 0.1, student(confidence, self.freedom)))
+        return self.change(self._placed(tolerance) + away * self.error)
 
     def change(self, shift: float) -> float:
         """A shift as a change: relative, or for shares as it is."""
@@ -104,39 +107,80 @@ class Difference:
 def difference(baseline: Estimate, candidate: Estimate, scale: float = 1.0) -> Difference:
     """How far the candidate lies from the baseline.
 
-    Where both have several runs it is Welch's t over the runs' values, whose spread includes the drift between runs;
-    otherwise over the requests, by their variances, which is no verdict.
+    Where both have several runs it is Student's t over the runs' values, whose spread includes the drift between runs.
+    Both sides are taken to vary alike: of three runs a side, a variance each finds half as much. Runs cannot vary less
+    than the requests in them: where they seem to, that is chance, or their values are coarse. Otherwise it is over the
+    requests, by their variances, which is no verdict.
     """
     sides = (baseline, candidate)
-    over_runs = all(len(side.values) > 1 for side in sides)
-    parts = [side.over_runs if over_runs else (side.variance, math.inf) for side in sides]
     known = all(len(side.values) for side in sides)
     shift = float(np.mean(candidate.scaled) - np.mean(baseline.scaled)) if known else math.nan
-    error = math.sqrt(sum(part for part, _ in parts))
-    return Difference(shift, error, satterthwaite(parts), RUNS if over_runs else REQUESTS, baseline.log, scale)
+    least = baseline.variance + candidate.variance
+    if any(len(side.values) < 2 for side in sides):
+        return Difference(shift, math.sqrt(least), math.inf, REQUESTS, baseline.log, scale)
+    counts = [len(side.values) for side in sides]
+    within = sum(float(np.var(side.scaled)) * count for side, count in zip(sides, counts, strict=True))
+    variance = within / (sum(counts) - 2) * sum(1 / count for count in counts)
+    error = math.nan if math.isnan(variance) else math.sqrt(np.nanmax([variance, least]))
+    runs = tuple((name, run) for name, side in zip(("baseline", "candidate"), sides, strict=True) for run in side.runs)
+    values = np.concatenate([side.scaled for side in sides])
+    return Difference(shift, error, sum(counts) - 2, RUNS, baseline.log, scale, runs, values)
 
 
-def holm(p_values: Floats) -> Floats:
-    """P-values corrected for their number, by Holm's step-down procedure (1979); NaN stays NaN and counts nothing."""
-    known = np.flatnonzero(~np.isnan(p_values))
-    order = known[np.argsort(p_values[known], kind="stable")]
-    steps = p_values[order] * np.arange(len(order), 0, -1)
-    adjusted = np.full(len(p_values), np.nan)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(order) else steps
-    return adjusted
+#: So many random rotations tell a p-value of 5 % to ±0.4 points.
+ROTATIONS = 10_000
 
 
-def interval_confidence(adjusted: Floats, confidence: float) -> float:
-    """The confidence of each interval, so that it leaves out the tolerance exactly where p is small enough.
+def smallest_by_chance(differences: Iterable[Difference]) -> Floats:
+    """The smallest p-value among differences over runs where nothing differs but the runs, often drawn, ascending.
 
-    That of the step at which Holm's procedure stops: 1 − α / (comparisons − those called different).
+    Without a difference, runs that vary alike lie in any direction with the same probability, whatever their metrics
+    have in common; so the runs are rotated at random, those of all rows alike (Langsrud, Rotation tests, 2005). Rows
+    that all show one run's speed count as hardly more than one row, independent ones as many.
+    """
+    by_runs: dict[tuple[tuple[str, str], ...], list[Difference]] = {}
+    for one in differences:
+        by_runs.setdefault(one.runs, []).append(one)
+    dice, smallest = np.random.default_rng(0), np.ones(ROTATIONS)
+    drawn = {run: dice.normal(size=ROTATIONS) for run in sorted({run for runs in by_runs for run in runs})}
+    for runs, rows in by_runs.items():
+        directions, nearest = _directions(np.stack([drawn[run] for run in runs], axis=1)), np.zeros(ROTATIONS)
+        for one in rows:
+            np.maximum(nearest, np.abs(directions @ _directions(one.values)), out=nearest)
+        t = nearest * np.sqrt((len(runs) - 2) / np.maximum(1 - nearest**2, 1e-300))
+        smallest = np.minimum(smallest, 2 * student_above(t, len(runs) - 2))
+    return np.sort(smallest)
+
+
+def _directions(values: Floats) -> Floats:
+    """Where each row lies from its mean, one long; 0 where nothing varies."""
+    centred = values - values.mean(axis=-1, keepdims=True)
+    length = np.linalg.norm(centred, axis=-1, keepdims=True)
+    return np.asarray(centred / np.where(length > 0, length, 1.0), np.float64)
+
+
+def adjusted(differences: Sequence[Difference | None], p_values: Floats, confidence: float) -> tuple[Floats, float]:
+    """P-values corrected for their number, stepwise (Romano and Wolf, 2005); NaN stays NaN and counts nothing.
 
     Args:
-        adjusted: p-values as from `holm`.
-        confidence: that not one of all comparisons is called different by chance.
+        differences: what each p-value is of.
+        p_values: of changes within the tolerance.
+        confidence: that not one of all rows is called different by chance.
+
+    Returns:
+        How often chance alone gives any row so small a p-value, of those rows that are not called different by a step
+        before; and the confidence of each interval, so that it leaves out the tolerance exactly where that is small.
     """
-    left = int((~np.isnan(adjusted) & ~(adjusted < 1 - confidence)).sum())
-    return 1 - (1 - confidence) / max(left, 1)
+    corrected, left = np.full(len(p_values), np.nan), np.flatnonzero(~np.isnan(p_values))
+    while True:
+        smallest = smallest_by_chance(one for place in left.tolist() if (one := differences[place]))
+        by_chance = (np.searchsorted(smallest, p_values[left], "right") + 1) / (ROTATIONS + 1)
+        corrected[left] = np.clip(by_chance, p_values[left], 1.0)
+        same = left[corrected[left] >= 1 - confidence]
+        if len(same) in {0, len(left)}:
+            least = smallest[max(math.ceil((1 - confidence) * (ROTATIONS + 1)) - 2, 0)]
+            return corrected, max(1 - float(least), confidence)  # rows in which nothing varies bound nothing
+        left = same
 
 
 LEVEL = ["scenario", "iteration_type", "concurrency"]
@@ -153,6 +197,11 @@ class CompletedBatch:
 
     row: Mapping[Any, Any]
     reading: Reading | None
+
+    @property
+    def run(self) -> str:
+        """Which run of its side it is of."""
+        return " ".join(str(self.row.get(part)) for part in RUN)
 
     @property
     def concurrency(self) -> int:
@@ -226,7 +275,8 @@ class Levels:
         requests = sum(int(run.row["completed"]) for run in runs)
         values = np.array([run.row[metric] for run in runs], np.float64)
         is_lacking = any(math.isnan(part) and run.readable for run, part in zip(runs, parts, strict=True))
-        return Estimate(values, sum(parts) / max(len(runs), 1) ** 2, not share, requests, is_lacking)
+        names = tuple(run.run for run in runs)
+        return Estimate(values, sum(parts) / max(len(runs), 1) ** 2, not share, requests, is_lacking, names)
 
     @cached_property
     def tried(self) -> set[Key]:
@@ -240,14 +290,13 @@ class Levels:
 
     def maximum(self, levels: Collection[Key]) -> tuple[Estimate, int | None]:
         """The compliant maximum over these levels, 0 in a run where none complies, and the level it was reached at."""
-        best: dict[Key, CompletedBatch] = {}
+        best: dict[str, CompletedBatch] = {}
         for run in (run for key, runs in self.runs.items() if key in levels for run in runs):
-            of = tuple(run.row.get(part) for part in RUN)
-            best[of] = max(best.get(of, run), run, key=lambda one: one.throughput)
+            best[run.run] = max(best.get(run.run, run), run, key=lambda one: one.throughput)
         values = np.array([run.throughput for run in best.values()], np.float64)
         variance = sum(run.variance("output_throughput") * run.throughput**2 for run in best.values() if run.throughput)
         first = max(best.values(), key=lambda run: run.throughput, default=None)
         if not first or not first.throughput:
-            return Estimate(values, 0.0, log=False), None
-        estimate = Estimate(values, variance / len(values) ** 2, False, int(first.row["completed"]))
+            return Estimate(values, 0.0, log=False, runs=tuple(best)), None
+        estimate = Estimate(values, variance / len(values) ** 2, False, int(first.row["completed"]), runs=tuple(best))
         return estimate, int(first.row["concurrency"])

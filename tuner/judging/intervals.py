@@ -16,7 +16,7 @@ and never less than independent requests would have.
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -230,18 +230,11 @@ def student(confidence: float, freedom: float) -> float:
     return float(special.stdtrit(min(max(freedom, 1e-3), 1e9), (1 + confidence) / 2))
 
 
-def student_above(value: float, freedom: float) -> float:
+def student_above(value: Floats | float, freedom: float) -> Floats:
     """How probable it is that Student's t lies above a value."""
     from scipy import special
 
-    return float(special.stdtr(min(max(freedom, 1e-3), 1e9), -value))
-
-
-def satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
-    """The degrees of freedom of a sum of variances, each with its own (Satterthwaite, 1946), as for Welch's t."""
-    whole = sum(variance for variance, _ in parts)
-    below = sum(variance**2 / freedom for variance, freedom in parts if freedom > 0 and variance > 0)
-    return whole**2 / below if below > 0 else math.inf
+    return np.asarray(special.stdtr(min(max(freedom, 1e-3), 1e9), -value), np.float64)
 
 
 def _over_runs(
