@@ -11,6 +11,8 @@ import random
 from dataclasses import dataclass
 from functools import cached_property
 
+import pandas as pd
+
 from tuner.engines.base import Engine
 from tuner.search.space import SearchSpace
 
@@ -300,3 +302,81 @@ def _around(space, start, steps=400):
 
 MODELS = (VLLMOnEightGPUs, VLLMByRanges, LlamaCppOnSixteenCores, SGLangOnOneGPU, TwoRegimes)
 SURFACES = [Surface(model()) for model in MODELS]
+
+
+def curve_of(step, slots=math.inf, room=math.inf, prompt=0.1, outputs=100):
+    """(throughput, TTFT, TPOT) by level of a server; beyond `room` requests preempt each other and work twice."""
+
+    def measure(level):
+        running = min(level, slots)
+        again = 1 + max(0.0, running / room - 1)
+        return closed_loop(level, running, lambda n: step(n) * again, prompt * (1 + running / 64), outputs)
+
+    return measure
+
+
+def _between(dice, low, high):
+    return low * (high / low) ** dice.random()
+
+
+def _weights(dice):
+    """Seconds to read the weights, and for each request beside."""
+    return _between(dice, 0.005, 0.05), _between(dice, 0.00005, 0.001)
+
+
+def _dense(dice):
+    a, b = _weights(dice)
+    return curve_of(lambda n: a + b * n)
+
+
+def _slots(dice):
+    a, b = _weights(dice)
+    return curve_of(lambda n: a + b * n, slots=2 ** dice.randint(2, 8))
+
+
+def _prefill(dice):
+    a, b, prompt = *_weights(dice), _between(dice, 0.05, 1)
+    return curve_of(lambda n: a + (b + prompt / 100) * n, prompt=prompt)
+
+
+def _cache(dice):
+    a, b = _weights(dice)
+    return curve_of(lambda n: a + b * n, room=_between(dice, 8, 256))
+
+
+def _overhead(dice):
+    a, host = _between(dice, 0.02, 0.1), _between(dice, 0.00001, 0.0001)
+    return curve_of(lambda n: a + host * n)
+
+
+def _experts(dice):
+    a, each, chance = _between(dice, 0.002, 0.01), _between(dice, 0.01, 0.1), _between(dice, 0.02, 0.3)
+    return curve_of(lambda n: a + each * (1 - (1 - chance) ** n) + 0.0001 * n)
+
+
+#: families of servers by name, each drawing one: its step time is a + b·n of n running requests, or
+FAMILIES = {
+    "step time a + b·n": _dense,
+    "few slots": _slots,
+    "prompts bind": _prefill,
+    "KV cache with preemption": _cache,
+    "overhead binds": _overhead,
+    "mixture of experts": _experts,  # more weights are read the more requests there are, up to all
+}
+
+
+def judged_levels(curve, levels, ttft_limit, tpot_limit, noise=0.0, dice=None):
+    """The levels of a server as `judge` gives them, as far as the end of trials needs them."""
+    rows = []
+    for level in levels:
+        numbers = (value * math.exp(noise * dice.gauss(0, 1)) if noise else value for value in curve(level))
+        throughput, ttft, tpot = numbers
+        limits = (("ttft_p90", ttft, ttft_limit), ("tpot_p90", tpot, tpot_limit))
+        over = [
+            {"metric": name, "actual": actual, "threshold": limit, "type": "HARD_FAIL"}
+            for name, actual, limit in limits
+            if actual > limit
+        ]
+        row = {"concurrency": level, "outcome": "completed", "output_throughput": throughput, "violations": over}
+        rows.append(row | {"verdict": "fail" if over else "pass"})
+    return pd.DataFrame(rows)

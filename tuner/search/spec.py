@@ -56,7 +56,9 @@ class TuneSpec(SweepSpec):
     max_cost: PositiveFloat | None = Field(None, description="end before this much money is spent on GPUs")
     price_per_gpu_hour: PositiveFloat | None = Field(None, description="what one GPU costs an hour, for max_cost")
     early_stop: bool = Field(True, description="end a trial whose first levels show that it cannot win")
-    margin: float = Field(0.2, description="by how much it must lag behind the best for that", ge=0, lt=1)
+    margin: float = Field(
+        0.2, description="by how much it must lag behind the best, or miss the SLO, for that", ge=0, lt=1
+    )
     parallel: NonNegativeInt = Field(1, description="trials at once; 0: as many as there are GPUs for")
     on: str = Field("local", description="where trials run: local, ray or ray://ADDRESS")
     confirm: NonNegativeInt = Field(
