@@ -254,11 +254,15 @@ class TwoRegimes:
 
 
 class Surface:
-    """A modelled server with its search space; measuring it has 3 % noise."""
+    """A modelled server with its search space; measuring it has 3 % noise.
 
-    def __init__(self, model, noise=0.03):
+    The baseline names every parameter, or (`named=False`) none, nor does the engine's class know its defaults.
+    """
+
+    def __init__(self, model, noise=0.03, *, named=True):
         self.model, self.noise = model, noise
-        self.space = SearchSpace.parse(model.document, Modelled(), model.start, list(model.constraints))
+        baseline = model.start if named else {}
+        self.space = SearchSpace.parse(model.document, Modelled(), baseline, list(model.constraints))
 
     def __str__(self):
         return self.model.name
@@ -275,7 +279,7 @@ class Surface:
         return max(self.true(start), *(self.true(point) for point in _around(self.space, start)))
 
     def true(self, point):
-        value = self.model.measure(self.space.parameters(point)).value
+        value = self.model.measure(self.model.start | point).value
         return 0.0 if math.isnan(value) else value
 
     def share(self, within=0.05):
@@ -284,7 +288,7 @@ class Surface:
 
     def measure(self, point, dice):
         """One noisy trial."""
-        outcome = self.model.measure(self.space.parameters(point))
+        outcome = self.model.measure(self.model.start | point)
         noise = math.exp(dice.gauss(0, self.noise))
         return Outcome(outcome.state, outcome.value * noise, outcome.penalty * noise)
 
@@ -302,6 +306,7 @@ def _around(space, start, steps=400):
 
 MODELS = (VLLMOnEightGPUs, VLLMByRanges, LlamaCppOnSixteenCores, SGLangOnOneGPU, TwoRegimes)
 SURFACES = [Surface(model()) for model in MODELS]
+UNNAMED = [Surface(model(), named=False) for model in MODELS]
 
 
 def curve_of(step, slots=math.inf, room=math.inf, prompt=0.1, outputs=100):

@@ -18,7 +18,7 @@ class Parameter:
         low: the smallest number allowed.
         high: the largest number allowed.
         choices: the values allowed, where they are few.
-        default: what we start the engine with where nothing is said; None leaves it to the engine.
+        default: what it is where nothing is said, as far as it is the same everywhere.
         help: what it does, in a few words.
     """
 

@@ -16,21 +16,21 @@ class SGLang(GPUEngine):
         *("dp_size", "data_parallel_size"),
     )
     context_parameter = "context_length"
-    tunables = {
+    tunables = {  # the defaults of 0.5.23; without one where it depends on the GPU or the model
         "max_running_requests": Parameter(int, 1, help="most requests decoded at once"),
         "mem_fraction_static": Parameter(float, 0, 1, help="share of a GPU's memory for weights and KV cache"),
         "chunked_prefill_size": Parameter(int, -1, help="most prompt tokens of a chunk; -1 for whole prompts"),
-        "max_prefill_tokens": Parameter(int, 1, help="most prompt tokens in one step"),
+        "max_prefill_tokens": Parameter(int, 1, default=16384, help="most prompt tokens in one step"),
         "context_length": Parameter(int, 1, help="most tokens of a request, prompt and output"),
-        "schedule_policy": Parameter(str, help="which request is next"),
-        "schedule_conservativeness": Parameter(float, 0, help="above 1: fewer requests let in at once"),
-        "tp_size": Parameter(int, 1, help="GPUs that share each layer"),
-        "pp_size": Parameter(int, 1, help="groups of GPUs that share the layers out"),
-        "dp_size": Parameter(int, 1, help="copies of the model"),
-        "disable_radix_cache": Parameter(bool, help="do not reuse the cache of a common prefix"),
-        "disable_cuda_graph": Parameter(bool, help="no CUDA graphs"),
-        "kv_cache_dtype": Parameter(str, help="type of the KV cache"),
-        "dtype": Parameter(str, help="type of the weights"),
+        "schedule_policy": Parameter(str, default="fcfs", help="which request is next"),
+        "schedule_conservativeness": Parameter(float, 0, default=1.0, help="above 1: fewer requests let in at once"),
+        "tp_size": Parameter(int, 1, default=1, help="GPUs that share each layer"),
+        "pp_size": Parameter(int, 1, default=1, help="groups of GPUs that share the layers out"),
+        "dp_size": Parameter(int, 1, default=1, help="copies of the model"),
+        "disable_radix_cache": Parameter(bool, default=False, help="do not reuse the cache of a common prefix"),
+        "disable_cuda_graph": Parameter(bool, default=False, help="no CUDA graphs"),
+        "kv_cache_dtype": Parameter(str, default="auto", help="type of the KV cache"),
+        "dtype": Parameter(str, default="auto", help="type of the weights"),
         "quantization": Parameter(str, help="method by which the weights are quantised"),
     }
     spaces = {

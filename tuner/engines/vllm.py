@@ -19,20 +19,20 @@ class VLLM(GPUEngine):
     context_parameter = "max_model_len"
     forget_path = "/reset_prefix_cache"  # only with VLLM_SERVER_DEV_MODE=1 in its environment
     grace = 5.0  # idle, it takes 2.5 s to end; with a request in flight it never does
-    tunables = {
+    tunables = {  # the defaults of 0.32; without one where it depends on the GPU or the model
         "max_num_seqs": Parameter(int, 1, help="most requests in one step"),
         "max_num_batched_tokens": Parameter(int, 1, help="most tokens in one step"),
         "max_model_len": Parameter(int, 1, help="most tokens of a request, prompt and output"),
-        "gpu_memory_utilization": Parameter(float, 0, 1, help="share of a GPU's memory to take"),
-        "tensor_parallel_size": Parameter(int, 1, help="GPUs that share each layer"),
-        "pipeline_parallel_size": Parameter(int, 1, help="groups of GPUs that share the layers out"),
-        "data_parallel_size": Parameter(int, 1, help="copies of the model"),
+        "gpu_memory_utilization": Parameter(float, 0, 1, default=0.92, help="share of a GPU's memory to take"),
+        "tensor_parallel_size": Parameter(int, 1, default=1, help="GPUs that share each layer"),
+        "pipeline_parallel_size": Parameter(int, 1, default=1, help="groups of GPUs that share the layers out"),
+        "data_parallel_size": Parameter(int, 1, default=1, help="copies of the model"),
         "block_size": Parameter(int, 1, help="tokens of a KV-cache block"),
-        "enable_chunked_prefill": Parameter(bool, help="long prompts in pieces, between decoding steps"),
-        "enable_prefix_caching": Parameter(bool, help="reuse the cache of a common prefix"),
-        "enforce_eager": Parameter(bool, help="no CUDA graphs"),
-        "kv_cache_dtype": Parameter(str, help="type of the KV cache"),
-        "dtype": Parameter(str, help="type of the weights"),
+        "enable_chunked_prefill": Parameter(bool, default=True, help="long prompts in pieces, between decoding steps"),
+        "enable_prefix_caching": Parameter(bool, default=True, help="reuse the cache of a common prefix"),
+        "enforce_eager": Parameter(bool, default=False, help="no CUDA graphs"),
+        "kv_cache_dtype": Parameter(str, default="auto", help="type of the KV cache"),
+        "dtype": Parameter(str, default="auto", help="type of the weights"),
         "quantization": Parameter(str, help="method by which the weights are quantised"),
     }
     spaces = {

@@ -115,6 +115,14 @@ class Dimension:
             return False
         return not self._step or math.isclose(self.nearest(value), value)
 
+    def stand_in(self, value: Any) -> Scalar | None:
+        """`value`, or what is nearest to it; where it is no number halfway through, None where there is no order."""
+        if self.contains(value) or not self.is_ordered:
+            return value if self.contains(value) else None
+        if not _is_number(value):
+            return self.at(0.5)
+        return min(self.choices, key=lambda one: abs(float(one) - value)) if self.choices else self.nearest(value)
+
     def nearest(self, value: float) -> int | float:
         """The value of the range that is nearest to `value`, with six digits at most."""
         if self._step:
@@ -260,6 +268,11 @@ class SearchSpace:
         return space
 
     @cached_property
+    def known(self) -> Mapping[str, Any]:
+        """What parameters are that a configuration does not name, as far as we know it."""
+        return {**self.defaults, **self.fixed}
+
+    @cached_property
     def size(self) -> float:
         """How many configurations there are at most, before constraints; infinite where they cannot be counted."""
         return math.prod(dimension.size for dimension in self.dimensions)
@@ -276,14 +289,14 @@ class SearchSpace:
         return False
 
     def _meets(self, point: Mapping[str, Any]) -> bool:
-        values = {**self.defaults, **self.fixed, **point}
+        values = {**self.known, **point}
         return all(constraint.holds(values) for constraint in self.constraints)
 
     def active(self, point: Mapping[str, Any]) -> Point:
         """`point` without the parameters whose condition does not hold."""
         active: Point = {}
         for dimension in self.dimensions:
-            others = {**self.defaults, **self.fixed, **active}
+            others = {**self.known, **active}
             is_active = all(others.get(other) in allowed for other, allowed in dimension.when.items())
             if dimension.name in point and is_active:
                 active[dimension.name] = point[dimension.name]
@@ -302,9 +315,12 @@ class SearchSpace:
 
     def baseline(self) -> Point | None:
         """The point of the defaults; None where they lie outside of the space, or nobody knows them."""
-        values = {**self.defaults, **self.fixed}
-        point = self.active({d.name: values.get(d.name) for d in self.dimensions})
+        point = self.active({d.name: self.known.get(d.name) for d in self.dimensions})
         return point if all(d.contains(point[d.name]) for d in self.dimensions if d.name in point) else None
+
+    def standing(self, point: Mapping[str, Any]) -> Mapping[str, Scalar | None]:
+        """`point` with what it leaves to the engine where the engine's default stands, as near as the space has it."""
+        return self.active({d.name: point.get(d.name, d.stand_in(self.known.get(d.name))) for d in self.dimensions})
 
     def grid(self) -> Iterator[Point]:
         """Every point that is allowed, once; wide ranges by a few values each."""
