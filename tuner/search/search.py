@@ -96,8 +96,10 @@ class _Search:
             raise Stopped
         self._describe(state="done")
         if all(trial.state == FAILED for trial in self.trials.searched):
-            causes = (trial.record.cause or trial.score.cause for trial in self.trials.searched if trial.score)
+            causes = (trial.cause for trial in self.trials.searched)
             raise NothingSurvived(f"no trial has a usable result: {next(causes, 'none was run')}")
+        if cause := self.limits.one_cause:
+            raise NothingSurvived(f"all trials but the baseline failed of one cause: {cause}")
 
     def _search(self) -> str:
         """Run trials until there is a reason not to, which is returned."""
