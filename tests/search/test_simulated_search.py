@@ -7,7 +7,7 @@ from support import BYTE_TOKENIZER
 from support.simulated_trials import SimulatedExecutor
 
 from tuner.core.run_directory import Experiment
-from tuner.errors import NothingSurvived, ServerFailed
+from tuner.errors import NothingSurvived, ServerFailed, SpecError
 from tuner.judging.search_answer import Searched
 from tuner.judging.trials import load_trials
 from tuner.search import executors
@@ -57,6 +57,19 @@ def test_a_baseline_that_fails_confirms_the_winner_without_a_gain_that_nobody_me
     assert facts["confirmation"]["verdict"] == "only_winner"
     answer = Searched(trials, facts={"search": facts}).answer[0]
     assert answer.endswith(", confirmed") and "%" not in answer
+
+
+def test_a_misspelt_parameter_of_the_space_is_refused_before_the_first_trial(search, tmp_path):
+    source = tmp_path / "lib/python3.12/site-packages/vllm/engine/arg_utils.py"
+    source.parent.mkdir(parents=True)
+    source.write_text("class EngineArgs:\n    max_num_seqs: int = 128\n    block_size: int = 16\n")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/vllm").write_text("#!/bin/sh\n")
+    (tmp_path / "bin/vllm").chmod(0o755)
+    values = {"engine": "vllm", "executable": str(tmp_path / "bin/vllm"), "parameters": {"max_num_seqs": 8}}
+    with pytest.raises(SpecError, match=r"vllm has no parameter 'max_num_sqs'; did you mean max_num_seqs\?"):
+        search(lambda *_: 100, **values, space={"max_num_sqs": [1, 2]})
+    assert not list((tmp_path / "run").glob("trials/*"))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ Point = dict[str, Scalar]
 DEFAULT = "default"
 #: the number of GPUs that a search has, as constraints name it
 GPUS = "gpus"
+#: as many as one machine has at most, where nobody said how many there are
+MOST_GPUS = 8
 #: values of a range that are all gone through by a grid, and into how many a longer one is divided
 COUNTABLE, DIVISIONS = 12, 5
 _KEYS = ("low", "high", "step", "log", "choices", "when")
@@ -245,7 +247,7 @@ class SearchSpace:
             engine: what is to be tuned.
             fixed: the parameters of the baseline.
             constraints: between parameters, as text.
-            gpus: how many there are, for constraints; None where nobody said.
+            gpus: how many there are, for constraints; None where nobody said, which stands for `MOST_GPUS`.
 
         Raises:
             SpecError: one line that names the place, what is wrong and what would be right.
@@ -257,8 +259,10 @@ class SearchSpace:
         if engine.complete:
             _check_names(named, engine.tunables, f"space: {engine.name} has no parameter")
         dimensions = {name: Dimension.parse(name, values, engine.tunables.get(name)) for name, values in named.items()}
-        defaults = {name: parameter.default for name, parameter in engine.tunables.items()} | {GPUS: gpus}
-        relations = tuple(Relation.parse(text) for text in constraints)
+        defaults = {name: parameter.default for name, parameter in engine.tunables.items()} | {GPUS: gpus or MOST_GPUS}
+        other_names = ({*fixed} | {*named}) & {*getattr(engine, "sizes", ())} - {*engine.tunables}  # of the same sizes
+        conditions = () if other_names else engine.conditions
+        relations = tuple(Relation.parse(text) for text in (*constraints, *conditions))
         known_defaults = {name: value for name, value in defaults.items() if value is not None}
         space = cls(_in_order(dimensions, fixed, engine), relations, dict(fixed), known_defaults)
         for relation in relations:

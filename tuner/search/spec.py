@@ -9,6 +9,7 @@ from tuner import engines
 from tuner.core.files import parse_yaml
 from tuner.judging.scores import LATENCIES, Objective
 from tuner.search.space import DEFAULT, SearchSpace
+from tuner.servers import gpus
 from tuner.sweep.spec import SweepSpec, split
 
 SamplerName = Literal["auto", "grid", "random", "tpe", "climb"]
@@ -98,9 +99,11 @@ class TuneSpec(SweepSpec):
 
     @property
     def search_space(self) -> SearchSpace:
-        """What may be tried, checked against what the engine knows."""
-        engine = engines.find(self.engine)
-        return SearchSpace.parse(self.space, engine, self.parameters, self.constraints, self.gpu_count)
+        """What may be tried, checked against what the engine knows, with as many GPUs as were said or are here."""
+        engine, count = engines.find(self.engine), self.gpu_count
+        if count is None and self.on == "local":
+            count = len(gpus.visible(gpus.gpus()))
+        return SearchSpace.parse(self.space, engine, self.parameters, self.constraints, count)
 
     @property
     def gpu_count(self) -> int | None:
