@@ -2,7 +2,8 @@
 
 Run it by hand: `python benchmarks/search_efficiency.py [--seeds 50] [--samplers random,climb,…] [--unnamed]`; minutes.
 No server is started: `tests/support/simulated_servers.py` models five, each trial with 3 % noise; grid visits the space
-in a random order. The baseline names every parameter, or, `--unnamed`, none, and nobody knows the engine's defaults.
+in a random order. The baseline names every parameter; `--unnamed` none, and the engine's class knows the defaults but
+those that depend on the machine.
 A search has come near when the configuration that it would name, by its noisy trials, truly is within 5 %.
 """
 

@@ -14,6 +14,7 @@ from functools import cached_property
 import pandas as pd
 
 from tuner.engines.base import Engine
+from tuner.engines.parameters import Parameter
 from tuner.search.space import SearchSpace
 
 LEVELS = (4, 8, 16, 32, 64, 128, 256, 512)
@@ -61,6 +62,7 @@ class VLLMOnEightGPUs:
     """34 billion parameters on 8 GPUs of 80 GB, as many copies as fit: 1500 tokens in, 250 out."""
 
     name = "vLLM, 8 GPUs"
+    unknown = ("max_num_seqs", "max_num_batched_tokens")
     document = {
         "max_num_seqs": [8, 16, 32, 64, 128, 256, 512, 1024],
         "max_num_batched_tokens": [512, 1024, 2048, 4096, 8192, 16384, 32768],
@@ -120,6 +122,7 @@ class LlamaCppOnSixteenCores:
     """A small model on 8 cores with two threads each: 400 tokens in, 120 out."""
 
     name = "llama.cpp, 16 threads"
+    unknown = ()
     document = {
         "n_parallel": [1, 2, 4, 8, 16, 32, 64],
         "n_batch": [64, 128, 256, 512, 1024, 2048],
@@ -169,6 +172,7 @@ class SGLangOnOneGPU:
     """8 billion parameters on one GPU of 80 GB: 3000 tokens in, 400 out, prompts that share their beginnings."""
 
     name = "SGLang, 1 GPU"
+    unknown = ("max_running_requests", "mem_fraction_static", "chunked_prefill_size")
     document = {
         "max_running_requests": [16, 32, 64, 96, 128, 192, 256, 384, 512],
         "mem_fraction_static": {"low": 0.6, "high": 0.94, "step": 0.02},
@@ -217,6 +221,7 @@ class TwoRegimes:
     """
 
     name = "two regimes"
+    unknown = ("max_num_seqs",)
     document = {
         "max_num_seqs": [4, 8, 16, 32, 64, 128, 256, 512],
         "speculative_tokens": [0, 1, 2, 3, 4, 5, 6],
@@ -256,13 +261,16 @@ class TwoRegimes:
 class Surface:
     """A modelled server with its search space; measuring it has 3 % noise.
 
-    The baseline names every parameter, or (`named=False`) none, nor does the engine's class know its defaults.
+    The baseline names every parameter, or (`named=False`) none; then the engine's class knows the defaults but those
+    that depend on the machine.
     """
 
     def __init__(self, model, noise=0.03, *, named=True):
         self.model, self.noise = model, noise
-        baseline = model.start if named else {}
-        self.space = SearchSpace.parse(model.document, Modelled(), baseline, list(model.constraints))
+        engine, baseline = Modelled(), model.start if named else {}
+        known = {} if named else {name: model.start[name] for name in model.start if name not in model.unknown}
+        engine.tunables = {name: Parameter(type(value), default=value) for name, value in known.items()}
+        self.space = SearchSpace.parse(model.document, engine, baseline, list(model.constraints))
 
     def __str__(self):
         return self.model.name
