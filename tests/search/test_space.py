@@ -99,7 +99,6 @@ def test_parallelism_wants_no_more_gpus_than_there_are(gpus):
         ("sglang", {"dp_size": [1, 2, 4]}, {"tp_size": 4}, [0, 1]),
         ("sglang", {"attn_dp_size": [1, 2, 3]}, {"tp_size": 8}, [0, 1]),
         ("sglang", {"dp_size": [1, 8]}, {"tp": 8, "enable_dp_attention": True}, [0, 1]),  # by another name: unknown
-        ("llamacpp", {"cache_type_v": ["f16", "q8_0"]}, {"flash_attn": "off"}, [0]),
         ("llamacpp", {"n_parallel": [1, 8, 16]}, {"n_ctx": 512}, [0, 1]),
         ("llamacpp", {"n_parallel": [1, 16]}, {"n_ctx": 512, "kv_unified": True}, [0, 1]),
     ],

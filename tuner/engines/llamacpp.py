@@ -18,10 +18,7 @@ class LlamaCpp(Engine):
     name = "llamacpp"
     tunables = llamacpp_server.PARAMETERS
     complete = True
-    conditions = (
-        "flash_attn != 'off' or cache_type_v == 'f16' or cache_type_v == 'bf16' or cache_type_v == 'f32'",
-        f"n_ctx >= {_LEAST_CONTEXT} * n_parallel or kv_unified",
-    )
+    conditions = (f"n_ctx >= {_LEAST_CONTEXT} * n_parallel or kv_unified",)
     spaces = {
         "default": {
             "n_parallel": [1, 2, 4, 8, 16],
