@@ -1,8 +1,9 @@
 """How many trials a search needs to come within 5 % of the best that is known, by sampler, on modelled servers.
 
-Run it by hand: `python benchmarks/search_efficiency.py [--seeds 50] [--samplers random,climb,…]`; a few minutes. No
-server is started: `tests/support/simulated_servers.py` models five, each trial with 3 % noise; grid visits the space in
-a random order.
+Run it by hand: `python benchmarks/search_efficiency.py [--seeds 50] [--samplers random,climb,…] [--unnamed]`; minutes.
+No server is started: `tests/support/simulated_servers.py` models five, each trial with 3 % noise; grid visits the space
+in a random order. The baseline names every parameter; `--unnamed` none, and the engine's class knows the defaults but
+those that depend on the machine.
 A search has come near when the configuration that it would name, by its noisy trials, truly is within 5 %.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from support.simulated_servers import SURFACES, Surface
+from support.simulated_servers import SURFACES, UNNAMED, Surface
 
 from tuner.search.samplers import Observation, Sampler, make
 
@@ -36,7 +37,7 @@ class ShuffledGrid:
 def trials_needed(surface: Surface, sampler: Sampler | ShuffledGrid, seed: int, most: int) -> int:
     """Trials until the best by measurement is truly near the best known; `most` where it never is."""
     dice = random.Random(f"{surface} {seed}")
-    point, seen, best = surface.space.baseline(), [], 0.0
+    point, seen, best = surface.space.point_of(surface.space.fixed), [], 0.0
     while len(seen) < most:
         outcome = surface.measure(point, dice)
         values = (outcome.value,) if outcome.state == "complete" else ()
@@ -60,13 +61,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--samplers", default="random,grid,tpe,climb")
+    parser.add_argument("--unnamed", action="store_true", help="the baseline names no parameter")
     parser.add_argument("--most", type=int, default=100, help="trials of the samplers that learn")
     asked = parser.parse_args()
     names = asked.samplers.split(",")
     print(f"{asked.seeds} seeds: median trials (nine of ten searches need at most)")
     print(f"{'':24}{'configurations':>15}{'near best':>11}" + "".join(f"{name:>14}" for name in names))
     started = time.monotonic()
-    for surface in SURFACES:
+    for surface in UNNAMED if asked.unnamed else SURFACES:
         cells = []
         for name in names:
             most = 1000 if name in ("random", "grid") else asked.most

@@ -105,7 +105,7 @@ def test_vllm_is_gone_within_10_seconds_also_with_a_request_in_flight(model, tmp
 @pytest.mark.parametrize(
     ("parameters", "environment", "kind", "detail"),
     [
-        ({"max_num_sqs": 3}, {}, "bad_argument", "unrecognized arguments: --max-num-sqs 3"),
+        ({"no_dtype": True}, {}, "bad_argument", "unrecognized arguments: --no-dtype"),
         ({}, {"VLLM_CPU_KVCACHE_SPACE": "900"}, "out_of_memory", "less than requested memory for kv"),
     ],
 )

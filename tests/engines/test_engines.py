@@ -155,6 +155,107 @@ def test_llamacpp_refuses_what_it_does_not_know(tiny_gguf, parameters, message):
         engines.find("llamacpp").check(spec)
 
 
+# what the installed version has
+
+SOURCES = {
+    "vllm": {
+        "engine/arg_utils.py": "class EngineArgs:\n    swap_space: float = 4\n    compilation_config: dict = {}\n\n"
+        'parser.add_argument("--max-num-seqs")\nparser.add_argument("--enable-prefix-caching")\n',
+        "entrypoints/launchers/cli_args.py": "class FrontendArgs:\n    uvicorn_log_level: str = 'info'\n",
+    },
+    "sglang": {"srt/server_args.py": "class ServerArgs:\n    tp_size: int = 1\n    page_size: int = 1\n"},
+    "new sglang": {
+        "srt/arg_groups/fields/parallel.py": "class Parallel:\n    tp_size: A[int] = 1\n"
+        "    dp_size: A[int] = 1\n    attn_dp_size: A[int] = 1\n"
+        "    cuda_graph_backend_decode: A[str] = None\n    cuda_graph_backend_prefill: A[str] = None\n",
+        "cli/serve.py": "",
+    },
+}
+
+
+def installed(folder, version):
+    """The program of an engine in an environment that has this version of its package."""
+    name = version.rpartition(" ")[2]
+    for path, source in SOURCES[version].items():
+        file = folder / "lib/python3.12/site-packages" / name / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source)
+    (folder / "bin").mkdir()
+    program(folder / "bin", "sglang")
+    return program(folder / "bin", "vllm" if name == "vllm" else "python")
+
+
+@pytest.mark.parametrize(
+    ("version", "parameter", "message"),
+    [
+        ("vllm", "max_num_sqs", "vllm has no parameter 'max_num_sqs'; did you mean max_num_seqs?"),
+        ("vllm", "swap_spaces", "did you mean swap_space?"),
+        ("vllm", "zzz", "vllm has no parameter 'zzz'; its --help lists all"),
+        ("vllm", "uvicorn_log_levl", "did you mean uvicorn_log_level?"),
+        ("sglang", "max_runing_requests", "did you mean max_running_requests?"),
+        ("sglang", "page_sizes", "did you mean page_size?"),
+        *(
+            ("vllm", name, "")
+            for name in ("swap-space", "no_enable_prefix_caching", "compilation_config.level", "dtype")
+        ),
+        *(("sglang", name, "") for name in ("tp", "page_size", "tp_size", "disable_cuda_graph")),
+    ],
+)
+def test_a_misspelt_parameter_is_refused_by_the_names_of_the_installed_version(tmp_path, version, parameter, message):
+    spec = ServerSpec(engine=version, model="m", executable=installed(tmp_path, version))
+    try:
+        engines.find(version).check_names(spec, [parameter.replace("-", "_")])
+    except SpecError as refused:
+        assert message and message in str(refused)
+    else:
+        assert not message
+
+
+@pytest.mark.parametrize(("parameter", "is_near"), [("max_num_sqs", True), ("max_num_seqs", False), ("xyz", False)])
+def test_where_nobody_knows_the_names_one_that_looks_misspelt_is_warned_of(tmp_path, caplog, parameter, is_near):
+    command(tmp_path, engine="vllm", parameters={parameter: 4})
+    assert ("did you mean max_num_seqs?" in caplog.text) == is_near and bool(caplog.records) == is_near
+
+
+@pytest.mark.parametrize(
+    ("version", "parameters", "flags"),
+    [
+        ("sglang", {"tp_size": 8, "dp_size": 8, "enable_dp_attention": True}, "--dp-size 8 --enable-dp-attention"),
+        ("new sglang", {"tp_size": 8, "dp_size": 8, "enable_dp_attention": True}, "--attn-dp-size 8"),
+        ("new sglang", {"tp_size": 8, "dp": 2, "enable_dp_attention": True}, "--attn-dp-size 2"),
+        ("new sglang", {"tp_size": 8, "dp_size": 2, "enable_dp_attention": False}, "--dp-size 2"),
+        ("sglang", {"tp_size": 8, "disable_cuda_graph": True}, "--disable-cuda-graph"),
+        (
+            "new sglang",
+            {"tp_size": 8, "disable_cuda_graph": True},
+            "--cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled",
+        ),
+    ],
+)
+def test_sglang_is_started_as_the_installed_version_wants_it(tmp_path, version, parameters, flags):
+    executable = installed(tmp_path, version)
+    words = command(tmp_path, engine="sglang", executable=executable, parameters=parameters)
+    launcher = [str(tmp_path / "bin/sglang"), "serve"] if version == "new sglang" else [executable, "-m"]
+    assert words[:2] == launcher and " ".join(words).endswith(f"--tp-size 8 {flags}")
+
+
+@pytest.mark.parametrize(
+    ("engine", "parameters", "gpus"),
+    [
+        ("sglang", {"tp_size": 8, "dp_size": 8, "enable_dp_attention": True}, 8),
+        ("sglang", {"tp": 8, "dp": 8, "enable_dp_attention": True}, 8),
+        ("sglang", {"tp_size": 8, "attn_dp_size": 8}, 8),
+        ("sglang", {"tp_size": 4, "pp_size": 2, "data_parallel_size": 2, "enable_dp_attention": True}, 8),
+        ("sglang", {"tp_size": 2, "dp_size": 4}, 8),
+        ("sglang", {"tp_size": 2, "dp_size": 4, "enable_dp_attention": False}, 8),
+        ("vllm", {"tensor_parallel_size": 2, "prefill_context_parallel_size": 2}, 4),
+        ("vllm", {"tensor_parallel_size": 4, "data_parallel_size": 2, "enable_expert_parallel": True}, 8),
+    ],
+)
+def test_a_server_takes_as_many_gpus_as_its_sizes_come_to(engine, parameters, gpus):
+    assert engines.find(engine).gpus(ServerSpec(engine=engine, model="m", parameters=parameters)) == gpus
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [(None, "No such file"), (b"", "is no GGUF file"), (b"PK\x03\x04", "is no GGUF file")]
 )

@@ -8,6 +8,7 @@ import pytest
 from support import CHECKOUT
 from support.simulated_servers import SURFACES, Modelled
 
+from tuner import engines
 from tuner.errors import SpecError
 from tuner.search.samplers import Observation, choose, make
 from tuner.search.space import SearchSpace, key_of
@@ -89,6 +90,41 @@ def test_less_is_better_where_latency_is_wanted():
     worth = lambda point: 0.1 + abs(math.log2(point["a"]) - 9) + abs(math.log2(point["b"]) - 2)  # noqa: E731
     seen = searched("climb", where, lambda p: ("complete", (worth(p),)), 30, {"a": 16, "b": 16}, ["min_ttft"])
     assert min(one.values[0] for one in seen) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("baseline", "values"),
+    [
+        ({}, {2, 8}),  # from halfway
+        ({"a": 2}, {1, 4}),
+        ({"a": 3, "b": 7.0}, {1, 4}),  # from what is nearest
+        ({"c": "z"}, {2, 8}),
+        ({"a": 2, "b": 0.5, "c": "x"}, {1, 4}),
+    ],
+    ids=str,
+)
+def test_climb_steps_along_every_parameter_whether_the_baseline_names_it_or_not(baseline, values):
+    where, stepped = space({"a": [1, 2, 4, 8], "b": {"low": 0.0, "high": 1.0}, "c": ["x", "y"]}, **baseline), set()
+    first = where.point_of(baseline)
+    for seed in range(20):
+        seen = [Observation(first, "complete", (100.0,))]
+        for _ in range(2):
+            point = make("climb", where, ["max_throughput"], seed).next(seen)
+            seen.append(Observation(point, "complete", (90.0,)))
+            (changed,) = {name for name in "abc" if point.get(name) != first.get(name)}
+            stepped.add((changed, point[changed] if changed != "b" else "some"))
+    assert {value for name, value in stepped if name == "a"} == values
+    assert ("b", "some") in stepped and ("c", "y") in stepped and (("c", "x") in stepped) == ("c" not in first)
+
+
+def test_what_the_engine_knows_of_its_defaults_is_where_steps_begin():
+    where = SearchSpace.parse({"tensor_parallel_size": [1, 2, 4, 8], "max_num_seqs": [1, 64]}, engines.find("vllm"), {})
+    known = SearchSpace.parse({"n_parallel": [1, 2], "n_batch": [512, 2048]}, engines.find("llamacpp"), {})
+    for seed in range(10):
+        seen = [Observation({}, "complete", (100.0,))]
+        assert make("climb", where, ["max_throughput"], seed).next(seen).get("tensor_parallel_size") in (None, 2)
+        point = make("climb", known, ["max_throughput"], seed).next(seen)
+        assert point in ({"n_parallel": 1}, {"n_parallel": 2}, {"n_batch": 512})  # by default 4 and 2048
 
 
 def test_two_objectives_are_weighed_by_tpe():

@@ -67,6 +67,52 @@ def test_presets_are_what_the_engine_takes(engine):
         assert space(name, engine=engine).size >= 20
 
 
+@pytest.mark.parametrize("gpus", [None, 1, 4, 8, 16])
+def test_parallelism_wants_no_more_gpus_than_there_are(gpus):
+    for engine, sizes in (
+        ("vllm", ("tensor_parallel_size", "pipeline_parallel_size")),
+        ("sglang", ("tp_size", "dp_size")),
+    ):
+        wanted = {math.prod(point[size] for size in sizes) for point in space("parallelism", (), engine, gpus).grid()}
+        assert max(wanted) == (gpus or 8)
+        with pytest.raises(SpecError, match="no configuration"):
+            space({sizes[0]: [32]}, (), engine, gpus)
+
+
+@pytest.mark.parametrize(
+    ("engine", "document", "fixed", "allowed"),
+    [
+        (
+            "vllm",
+            {"enable_chunked_prefill": [True, False]},
+            {"max_num_batched_tokens": 2048, "max_model_len": 4096},
+            [0],
+        ),
+        (
+            "vllm",
+            {"enable_chunked_prefill": [True, False]},
+            {"max_num_batched_tokens": 4096, "max_model_len": 4096},
+            [0, 1],
+        ),
+        ("vllm", {"max_num_batched_tokens": [64, 512]}, {"max_num_seqs": 256}, [1]),
+        ("sglang", {"dp_size": [1, 4, 8]}, {"tp_size": 4, "enable_dp_attention": True}, [0, 1]),
+        ("sglang", {"dp_size": [1, 2, 4]}, {"tp_size": 4}, [0, 1]),
+        ("sglang", {"attn_dp_size": [1, 2, 3]}, {"tp_size": 8}, [0, 1]),
+        ("sglang", {"dp_size": [1, 8]}, {"tp": 8, "enable_dp_attention": True}, [0, 1]),  # by another name: unknown
+        ("llamacpp", {"n_parallel": [1, 8, 16]}, {"n_ctx": 512}, [0, 1]),
+        ("llamacpp", {"n_parallel": [1, 16]}, {"n_ctx": 512, "kv_unified": True}, [0, 1]),
+    ],
+)
+def test_an_engines_own_conditions_hold_in_every_space(engine, document, fixed, allowed):
+    (values,) = document.values()
+    points = list(space(document, engine=engine, **fixed).grid())
+    assert points == [{name: values[place]} for name in document for place in allowed]
+
+
+def test_what_vllm_warns_of_is_in_no_preset():
+    assert not any("enable_chunked_prefill" in preset for preset in engines.find("vllm").spaces.values())
+
+
 WRONG = {
     "misspelt": ({"n_bach": [1]}, (), "n_bach.*did you mean n_batch"),
     "a value that the engine refuses": ({"n_batch": [16, 0]}, (), "n_batch: 0 must be at least 1"),

@@ -11,7 +11,10 @@ import random
 from dataclasses import dataclass
 from functools import cached_property
 
+import pandas as pd
+
 from tuner.engines.base import Engine
+from tuner.engines.parameters import Parameter
 from tuner.search.space import SearchSpace
 
 LEVELS = (4, 8, 16, 32, 64, 128, 256, 512)
@@ -59,6 +62,7 @@ class VLLMOnEightGPUs:
     """34 billion parameters on 8 GPUs of 80 GB, as many copies as fit: 1500 tokens in, 250 out."""
 
     name = "vLLM, 8 GPUs"
+    unknown = ("max_num_seqs", "max_num_batched_tokens")
     document = {
         "max_num_seqs": [8, 16, 32, 64, 128, 256, 512, 1024],
         "max_num_batched_tokens": [512, 1024, 2048, 4096, 8192, 16384, 32768],
@@ -118,6 +122,7 @@ class LlamaCppOnSixteenCores:
     """A small model on 8 cores with two threads each: 400 tokens in, 120 out."""
 
     name = "llama.cpp, 16 threads"
+    unknown = ()
     document = {
         "n_parallel": [1, 2, 4, 8, 16, 32, 64],
         "n_batch": [64, 128, 256, 512, 1024, 2048],
@@ -167,6 +172,7 @@ class SGLangOnOneGPU:
     """8 billion parameters on one GPU of 80 GB: 3000 tokens in, 400 out, prompts that share their beginnings."""
 
     name = "SGLang, 1 GPU"
+    unknown = ("max_running_requests", "mem_fraction_static", "chunked_prefill_size")
     document = {
         "max_running_requests": [16, 32, 64, 96, 128, 192, 256, 384, 512],
         "mem_fraction_static": {"low": 0.6, "high": 0.94, "step": 0.02},
@@ -215,6 +221,7 @@ class TwoRegimes:
     """
 
     name = "two regimes"
+    unknown = ("max_num_seqs",)
     document = {
         "max_num_seqs": [4, 8, 16, 32, 64, 128, 256, 512],
         "speculative_tokens": [0, 1, 2, 3, 4, 5, 6],
@@ -252,11 +259,18 @@ class TwoRegimes:
 
 
 class Surface:
-    """A modelled server with its search space; measuring it has 3 % noise."""
+    """A modelled server with its search space; measuring it has 3 % noise.
 
-    def __init__(self, model, noise=0.03):
+    The baseline names every parameter, or (`named=False`) none; then the engine's class knows the defaults but those
+    that depend on the machine.
+    """
+
+    def __init__(self, model, noise=0.03, *, named=True):
         self.model, self.noise = model, noise
-        self.space = SearchSpace.parse(model.document, Modelled(), model.start, list(model.constraints))
+        engine, baseline = Modelled(), model.start if named else {}
+        known = {} if named else {name: model.start[name] for name in model.start if name not in model.unknown}
+        engine.tunables = {name: Parameter(type(value), default=value) for name, value in known.items()}
+        self.space = SearchSpace.parse(model.document, engine, baseline, list(model.constraints))
 
     def __str__(self):
         return self.model.name
@@ -273,7 +287,7 @@ class Surface:
         return max(self.true(start), *(self.true(point) for point in _around(self.space, start)))
 
     def true(self, point):
-        value = self.model.measure(self.space.parameters(point)).value
+        value = self.model.measure(self.model.start | point).value
         return 0.0 if math.isnan(value) else value
 
     def share(self, within=0.05):
@@ -282,7 +296,7 @@ class Surface:
 
     def measure(self, point, dice):
         """One noisy trial."""
-        outcome = self.model.measure(self.space.parameters(point))
+        outcome = self.model.measure(self.model.start | point)
         noise = math.exp(dice.gauss(0, self.noise))
         return Outcome(outcome.state, outcome.value * noise, outcome.penalty * noise)
 
@@ -300,3 +314,82 @@ def _around(space, start, steps=400):
 
 MODELS = (VLLMOnEightGPUs, VLLMByRanges, LlamaCppOnSixteenCores, SGLangOnOneGPU, TwoRegimes)
 SURFACES = [Surface(model()) for model in MODELS]
+UNNAMED = [Surface(model(), named=False) for model in MODELS]
+
+
+def curve_of(step, slots=math.inf, room=math.inf, prompt=0.1, outputs=100):
+    """(throughput, TTFT, TPOT) by level of a server; beyond `room` requests preempt each other and work twice."""
+
+    def measure(level):
+        running = min(level, slots)
+        again = 1 + max(0.0, running / room - 1)
+        return closed_loop(level, running, lambda n: step(n) * again, prompt * (1 + running / 64), outputs)
+
+    return measure
+
+
+def _between(dice, low, high):
+    return low * (high / low) ** dice.random()
+
+
+def _weights(dice):
+    """Seconds to read the weights, and for each request beside."""
+    return _between(dice, 0.005, 0.05), _between(dice, 0.00005, 0.001)
+
+
+def _dense(dice):
+    a, b = _weights(dice)
+    return curve_of(lambda n: a + b * n)
+
+
+def _slots(dice):
+    a, b = _weights(dice)
+    return curve_of(lambda n: a + b * n, slots=2 ** dice.randint(2, 8))
+
+
+def _prefill(dice):
+    a, b, prompt = *_weights(dice), _between(dice, 0.05, 1)
+    return curve_of(lambda n: a + (b + prompt / 100) * n, prompt=prompt)
+
+
+def _cache(dice):
+    a, b = _weights(dice)
+    return curve_of(lambda n: a + b * n, room=_between(dice, 8, 256))
+
+
+def _overhead(dice):
+    a, host = _between(dice, 0.02, 0.1), _between(dice, 0.00001, 0.0001)
+    return curve_of(lambda n: a + host * n)
+
+
+def _experts(dice):
+    a, each, chance = _between(dice, 0.002, 0.01), _between(dice, 0.01, 0.1), _between(dice, 0.02, 0.3)
+    return curve_of(lambda n: a + each * (1 - (1 - chance) ** n) + 0.0001 * n)
+
+
+#: families of servers by name, each drawing one: its step time is a + b·n of n running requests, or
+FAMILIES = {
+    "step time a + b·n": _dense,
+    "few slots": _slots,
+    "prompts bind": _prefill,
+    "KV cache with preemption": _cache,
+    "overhead binds": _overhead,
+    "mixture of experts": _experts,  # more weights are read the more requests there are, up to all
+}
+
+
+def judged_levels(curve, levels, ttft_limit, tpot_limit, noise=0.0, dice=None):
+    """The levels of a server as `judge` gives them, as far as the end of trials needs them."""
+    rows = []
+    for level in levels:
+        numbers = (value * math.exp(noise * dice.gauss(0, 1)) if noise else value for value in curve(level))
+        throughput, ttft, tpot = numbers
+        limits = (("ttft_p90", ttft, ttft_limit), ("tpot_p90", tpot, tpot_limit))
+        over = [
+            {"metric": name, "actual": actual, "threshold": limit, "type": "HARD_FAIL"}
+            for name, actual, limit in limits
+            if actual > limit
+        ]
+        row = {"concurrency": level, "outcome": "completed", "output_throughput": throughput, "violations": over}
+        rows.append(row | {"verdict": "fail" if over else "pass"})
+    return pd.DataFrame(rows)

@@ -1,11 +1,12 @@
 """What a server is asked to be (ServerSpec), and what an engine must be able to say (Engine)."""
 
 import importlib.util
+import logging
 import math
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -19,6 +20,8 @@ from tuner.core.text import suggest
 from tuner.engines import parameters
 from tuner.engines.parameters import Parameter
 from tuner.errors import EngineError, SpecError
+
+_log = logging.getLogger(__name__)
 
 
 class ServerSpec(BaseModel):
@@ -134,6 +137,10 @@ class Engine:
     tunables: ClassVar[Mapping[str, Parameter]] = {}
     #: `tunables` holds every parameter there is, so that another name is a mistake
     complete: ClassVar[bool] = False
+    #: the files of its package that declare its flags, where `tunables` holds only some of them
+    flag_files: ClassVar[Sequence[str]] = ()
+    #: between parameters, and `gpus`: without which it does not start, as a search's constraints are written
+    conditions: ClassVar[Sequence[str]] = ()
     #: where a search can start, by name: as a search's `space` says it; `default` is the usual one
     spaces: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     #: log lines that tell why it failed, tried before those that any engine may print
@@ -163,7 +170,35 @@ class Engine:
             EngineError: it is not installed here.
         """
         self.find(spec)
-        parameters.check(self.name, spec.parameters, self.tunables, complete=self.complete)
+        self.check_names(spec, spec.parameters)
+        parameters.check(self.name, spec.parameters, self.tunables)
+
+    def check_names(self, spec: ServerSpec, names: Iterable[str]) -> None:
+        """Refuse parameters that the installed version does not have; where nobody knows, misspelt ones are warned of.
+
+        Raises:
+            SpecError: it has none of that name.
+        """
+        unknown = sorted({*names} - {*self.tunables})
+        known = {*self.tunables} if self.complete or not unknown else self.flag_names(spec)
+        for name in unknown:
+            advice = suggest(name, {*known, *self.tunables})
+            if known and not parameters.is_among(name, known):
+                raise SpecError(
+                    f"{self.name} has no parameter {name!r}; {advice if len(advice) < 300 else 'its --help lists all'}"
+                )
+            if not known and advice.startswith("did"):
+                _log.warning("%s parameter %s is none that is known here; %s", self.name, name, advice)
+
+    def flag_names(self, spec: ServerSpec) -> set[str]:
+        """The parameters of the installed version, by its source (its help takes a minute) where that is found."""
+        package = self.package(spec)
+        files = [file for pattern in self.flag_files for file in package.glob(pattern)] if package else []
+        return {name for file in files for name in parameters.names_in(file.read_text("utf-8"))}
+
+    def package(self, spec: ServerSpec) -> Path | None:
+        """Where its Python package lies beside the program in an environment; None where it lies elsewhere."""
+        return next(Path(self.find(spec)).parent.parent.glob(f"lib/python3*/*-packages/{self.name}"), None)
 
     def find(self, spec: ServerSpec) -> str:
         """The program that runs it, as a path: the one named, or this Python where `module` is installed in it.

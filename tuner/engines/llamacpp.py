@@ -18,6 +18,7 @@ class LlamaCpp(Engine):
     name = "llamacpp"
     tunables = llamacpp_server.PARAMETERS
     complete = True
+    conditions = (f"n_ctx >= {_LEAST_CONTEXT} * n_parallel or kv_unified",)
     spaces = {
         "default": {
             "n_parallel": [1, 2, 4, 8, 16],

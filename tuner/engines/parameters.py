@@ -1,11 +1,11 @@
 """The parameters of an engine: which names it knows, which values they take, how they are spelt as flags."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.core.text import suggest
 from tuner.errors import SpecError
 
 
@@ -18,7 +18,7 @@ class Parameter:
         low: the smallest number allowed.
         high: the largest number allowed.
         choices: the values allowed, where they are few.
-        default: what we start the engine with where nothing is said; None leaves it to the engine.
+        default: what it is where nothing is said, as far as it is the same everywhere.
         help: what it does, in a few words.
     """
 
@@ -47,24 +47,32 @@ class Parameter:
 _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
-def check(engine: str, values: Mapping[str, Any], table: Mapping[str, Parameter], *, complete: bool) -> None:
-    """Refuse a parameter that the engine would refuse, before minutes are spent on starting it.
+def check(engine: str, values: Mapping[str, Any], table: Mapping[str, Parameter]) -> None:
+    """Refuse a value that the engine would refuse, before minutes are spent on starting it.
 
     Args:
         engine: its name, for the message.
         values: the parameters of the specification.
         table: the parameters known here.
-        complete: the table holds all that the engine knows, so that another name is a mistake.
 
     Raises:
-        SpecError: a name that the engine does not know, or a value it cannot take.
+        SpecError: a parameter of the table has a value that it cannot take.
     """
     for name, value in values.items():
-        if name not in table:
-            if complete:
-                raise SpecError(f"{engine} has no parameter {name!r}; {suggest(name, table)}")
-        elif problem := table[name].problem(value):
+        if name in table and (problem := table[name].problem(value)):
             raise SpecError(f"{engine} parameter {name} = {value!r}: {problem}")
+
+
+def names_in(source: str) -> set[str]:
+    """The parameters that a module's source declares: flags as texts, and fields of classes."""
+    found = re.findall(r'"--([\w-]+)"', source) + re.findall(r"^    ([a-z]\w*): ", source, re.MULTILINE)
+    return {name.replace("-", "_") for name in found}
+
+
+def is_among(name: str, names: Iterable[str]) -> bool:
+    """Whether a command line takes a parameter: argparse takes beginnings and `--no-…`, vLLM `config.part` too."""
+    beginnings = (name.partition(".")[0], name.removeprefix("no_"))
+    return any(one.startswith(beginnings) for one in names)
 
 
 def flags(values: Mapping[str, Any], *, no_prefix: bool) -> list[str]:

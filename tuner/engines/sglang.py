@@ -1,9 +1,16 @@
-"""SGLang: `python -m sglang.launch_server`, on GPUs. Not run on a GPU yet: written from its documentation."""
+"""SGLang: `sglang serve`, or of older versions its module, on GPUs. Not run on a GPU yet: written from its source."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from tuner.core.server_log import Pattern
 from tuner.engines.base import GPUEngine, Placement, ServerSpec, without_tilde
 from tuner.engines.parameters import Parameter
 from tuner.errors import SpecError
+
+#: copies of the model
+_COPIES = ("dp_size", "data_parallel_size", "dp")
 
 
 class SGLang(GPUEngine):
@@ -11,26 +18,33 @@ class SGLang(GPUEngine):
 
     name = module = "sglang"
     install = "python -m venv sglang && sglang/bin/pip install sglang, and then executable: sglang/bin/python"
-    sizes = (
-        *("tp_size", "tp", "tensor_parallel_size", "pp_size", "pipeline_parallel_size"),
-        *("dp_size", "data_parallel_size"),
-    )
+    sizes = ("tp_size", "tp", "tensor_parallel_size", "pp_size", "pp", "pipeline_parallel_size", *_COPIES)
     context_parameter = "context_length"
-    tunables = {
+    flag_files = ("srt/server_args.py", "srt/arg_groups/**/*.py")
+    conditions = (
+        "tp_size * pp_size <= gpus",
+        "enable_dp_attention or tp_size * pp_size * dp_size <= gpus",
+        "not enable_dp_attention or tp_size % dp_size == 0",
+        "tp_size % attn_dp_size == 0",
+        "attn_dp_size == 1 or dp_size == 1",
+    )
+    tunables = {  # the defaults of 0.5.23; without one where it depends on the GPU or the model
         "max_running_requests": Parameter(int, 1, help="most requests decoded at once"),
         "mem_fraction_static": Parameter(float, 0, 1, help="share of a GPU's memory for weights and KV cache"),
         "chunked_prefill_size": Parameter(int, -1, help="most prompt tokens of a chunk; -1 for whole prompts"),
-        "max_prefill_tokens": Parameter(int, 1, help="most prompt tokens in one step"),
+        "max_prefill_tokens": Parameter(int, 1, default=16384, help="most prompt tokens in one step"),
         "context_length": Parameter(int, 1, help="most tokens of a request, prompt and output"),
-        "schedule_policy": Parameter(str, help="which request is next"),
-        "schedule_conservativeness": Parameter(float, 0, help="above 1: fewer requests let in at once"),
-        "tp_size": Parameter(int, 1, help="GPUs that share each layer"),
-        "pp_size": Parameter(int, 1, help="groups of GPUs that share the layers out"),
-        "dp_size": Parameter(int, 1, help="copies of the model"),
-        "disable_radix_cache": Parameter(bool, help="do not reuse the cache of a common prefix"),
-        "disable_cuda_graph": Parameter(bool, help="no CUDA graphs"),
-        "kv_cache_dtype": Parameter(str, help="type of the KV cache"),
-        "dtype": Parameter(str, help="type of the weights"),
+        "schedule_policy": Parameter(str, default="fcfs", help="which request is next"),
+        "schedule_conservativeness": Parameter(float, 0, default=1.0, help="above 1: fewer requests let in at once"),
+        "tp_size": Parameter(int, 1, default=1, help="GPUs that share each layer"),
+        "pp_size": Parameter(int, 1, default=1, help="groups of GPUs that share the layers out"),
+        "dp_size": Parameter(int, 1, default=1, help="copies of the model"),
+        "attn_dp_size": Parameter(int, 1, default=1, help="copies of the attention, on the GPUs that share a layer"),
+        "enable_dp_attention": Parameter(bool, default=False, help="dp_size is that, as older versions have it"),
+        "disable_radix_cache": Parameter(bool, default=False, help="do not reuse the cache of a common prefix"),
+        "disable_cuda_graph": Parameter(bool, default=False, help="no CUDA graphs"),
+        "kv_cache_dtype": Parameter(str, default="auto", help="type of the KV cache"),
+        "dtype": Parameter(str, default="auto", help="type of the weights"),
         "quantization": Parameter(str, help="method by which the weights are quantised"),
     }
     spaces = {
@@ -60,14 +74,28 @@ class SGLang(GPUEngine):
         if spec.api_key_env:
             raise SpecError("sglang takes an API key only where every process listing shows it; leave api_key_env out")
 
+    def gpus(self, spec: ServerSpec) -> int:
+        """Copies of the attention alone lie on the GPUs that share a layer."""
+        inside = _COPIES if spec.parameters.get("enable_dp_attention") else ()
+        outside = {name: value for name, value in spec.parameters.items() if name not in inside}
+        return super().gpus(spec.model_copy(update={"parameters": outside}))
+
     def command(self, spec: ServerSpec, place: Placement) -> list[str]:
-        """Its launcher with the parameters as flags; false leaves a flag out."""
-        launcher = [
-            self.find(spec),
-            "-m",
-            "sglang.launch_server",
-            "--enable-metrics",
-            "--model-path",
-            without_tilde(spec.model),
-        ]
-        return [*launcher, *self.flags(spec, place, no_prefix=False)]
+        """Its launcher and the parameters as flags, as the installed version has both; false leaves a flag out."""
+        program, package = self.find(spec), self.package(spec)
+        script = Path(program).with_name("sglang")
+        has_script = package and (package / "cli/serve.py").exists() and script.exists()
+        launcher = [str(script), "serve"] if has_script else [program, "-m", "sglang.launch_server"]
+        spec = spec.model_copy(update={"parameters": _renamed(spec.parameters, self.flag_names(spec))})
+        model = ["--enable-metrics", "--model-path", without_tilde(spec.model)]
+        return [*launcher, *model, *self.flags(spec, place, no_prefix=False)]
+
+
+def _renamed(parameters: Mapping[str, Any], flags: set[str]) -> dict[str, Any]:
+    """Parameters under the names that newer versions (0.5.23 has both) gave them."""
+    renamed = dict(parameters)
+    if "attn_dp_size" in flags and renamed.pop("enable_dp_attention", False):
+        renamed["attn_dp_size"] = next((renamed.pop(name) for name in _COPIES if name in renamed), 1)
+    if "cuda_graph_backend_decode" in flags and renamed.pop("disable_cuda_graph", False):
+        renamed |= dict.fromkeys(("cuda_graph_backend_decode", "cuda_graph_backend_prefill"), "disabled")
+    return renamed

@@ -15,24 +15,30 @@ class VLLM(GPUEngine):
 
     name = "vllm"
     install = "python -m venv vllm && vllm/bin/pip install vllm, and then executable: vllm/bin/vllm"
-    sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+    sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "prefill_context_parallel_size")
     context_parameter = "max_model_len"
     forget_path = "/reset_prefix_cache"  # only with VLLM_SERVER_DEV_MODE=1 in its environment
     grace = 5.0  # idle, it takes 2.5 s to end; with a request in flight it never does
-    tunables = {
+    flag_files = ("engine/arg_utils.py", "entrypoints/**/cli_args.py")
+    conditions = (
+        "tensor_parallel_size * pipeline_parallel_size * data_parallel_size <= gpus",
+        "max_num_batched_tokens >= max_num_seqs",
+        "enable_chunked_prefill or max_num_batched_tokens >= max_model_len",
+    )
+    tunables = {  # the defaults of 0.32; without one where it depends on the GPU or the model
         "max_num_seqs": Parameter(int, 1, help="most requests in one step"),
         "max_num_batched_tokens": Parameter(int, 1, help="most tokens in one step"),
         "max_model_len": Parameter(int, 1, help="most tokens of a request, prompt and output"),
-        "gpu_memory_utilization": Parameter(float, 0, 1, help="share of a GPU's memory to take"),
-        "tensor_parallel_size": Parameter(int, 1, help="GPUs that share each layer"),
-        "pipeline_parallel_size": Parameter(int, 1, help="groups of GPUs that share the layers out"),
-        "data_parallel_size": Parameter(int, 1, help="copies of the model"),
+        "gpu_memory_utilization": Parameter(float, 0, 1, default=0.92, help="share of a GPU's memory to take"),
+        "tensor_parallel_size": Parameter(int, 1, default=1, help="GPUs that share each layer"),
+        "pipeline_parallel_size": Parameter(int, 1, default=1, help="groups of GPUs that share the layers out"),
+        "data_parallel_size": Parameter(int, 1, default=1, help="copies of the model"),
         "block_size": Parameter(int, 1, help="tokens of a KV-cache block"),
-        "enable_chunked_prefill": Parameter(bool, help="long prompts in pieces, between decoding steps"),
-        "enable_prefix_caching": Parameter(bool, help="reuse the cache of a common prefix"),
-        "enforce_eager": Parameter(bool, help="no CUDA graphs"),
-        "kv_cache_dtype": Parameter(str, help="type of the KV cache"),
-        "dtype": Parameter(str, help="type of the weights"),
+        "enable_chunked_prefill": Parameter(bool, default=True, help="long prompts in pieces, between decoding steps"),
+        "enable_prefix_caching": Parameter(bool, default=True, help="reuse the cache of a common prefix"),
+        "enforce_eager": Parameter(bool, default=False, help="no CUDA graphs"),
+        "kv_cache_dtype": Parameter(str, default="auto", help="type of the KV cache"),
+        "dtype": Parameter(str, default="auto", help="type of the weights"),
         "quantization": Parameter(str, help="method by which the weights are quantised"),
     }
     spaces = {
@@ -41,7 +47,6 @@ class VLLM(GPUEngine):
             "max_num_batched_tokens": [2048, 4096, 8192, 16384, 32768],
             "gpu_memory_utilization": {"low": 0.8, "high": 0.95, "step": 0.05},
             "kv_cache_dtype": ["auto", "fp8"],
-            "enable_chunked_prefill": [True, False],
         },
         "parallelism": {
             "tensor_parallel_size": [1, 2, 4, 8],

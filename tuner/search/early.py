@@ -1,22 +1,22 @@
 """When a trial can end before its last level: as soon as its levels show that it cannot win."""
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import pandas as pd
 
 from tuner.core.run_directory import COMPLETED, Trial
 from tuner.core.timestamps import now
 from tuner.judging.scores import Scoring
-from tuner.judging.verdicts import COMPLIANT, FAIL
+from tuner.judging.verdicts import COMPLIANT, FAIL, HARD_FAIL
 from tuner.search.spec import TuneSpec
 from tuner.sweep.sweep import StopRequest
 
 #: Levels that must fail, since one may be an accident.
 FEWEST = 2
-#: Levels that tell whether it catches up: noise in two alone hides that it does.
-FEWEST_OF_TREND = 3
 #: How a level stands that is still to come, or that runs.
 TO_COME = ("missing", "interrupted")
 
@@ -67,58 +67,48 @@ class TrialStop(StopRequest):
 def cannot_win(judged: pd.DataFrame, best: pd.DataFrame, spec: TuneSpec, factor: float = 1.0) -> str:
     """Why a trial cannot have more throughput than the best one; empty where it still can.
 
+    Only what holds for every closed loop counts: no request is faster beside more others. So tokens/s grow at most as
+    the level does, and above a level that is too slow for the SLO all are. Whether a trial catches up is not guessed
+    from its first levels: mixtures of experts, for one, scale badly at first and well later.
+
     Args:
         judged: the batches of the trial, those that are still to come `missing`.
         best: the judged batches of the best trial.
-        spec: what is searched: its levels, and the margin that is left for noise.
+        spec: what is searched: its `margin` is left for noise.
         factor: throughput of the trial over that of the best at which they are worth the same.
     """
     if judged.empty or best.empty or len(spec.scenarios) > 1:
         return ""
-    own, others = _measured(judged), _measured(best)
-    if own["verdict"].isin((*COMPLIANT, FAIL)).all() and len(own):
-        needed = others.loc[others["verdict"].isin(COMPLIANT), "output_throughput"].max() * factor * (1 - spec.margin)
-        return _fails(own, others) or _bounded(own, needed, spec) or _lags(judged, best, needed)
-    return ""
-
-
-def _measured(judged: pd.DataFrame) -> pd.DataFrame:
-    """The levels that were run; one without a result fails."""
-    run = judged[~judged["outcome"].isin(TO_COME)]
-    return run.assign(verdict=run["verdict"].where(run["outcome"] == COMPLETED, FAIL))
-
-
-def _fails(own: pd.DataFrame, others: pd.DataFrame) -> str:
-    """Latency grows with the level: whoever misses the SLO where the best trial met it does not meet it higher up."""
-    met = others.loc[others["verdict"].isin(COMPLIANT), "concurrency"]
-    if own["concurrency"].nunique() >= FEWEST and own["verdict"].eq(FAIL).all() and own["concurrency"].isin(met).all():
-        return f"none of its first {len(own)} levels meets the SLO as the best trial's do"
-    return ""
-
-
-def _bounded(own: pd.DataFrame, needed: float, spec: TuneSpec) -> str:
-    """In a closed loop throughput grows at most as the level does, since no request is faster beside more others."""
-    highest = max(spec.fixed_levels)
-    most = (own["output_throughput"] * highest / own["concurrency"]).min()
-    if most < needed:
-        return f"at most {most:.4g} tokens/s are in reach at concurrency {highest}, less than the best trial has"
-    return ""
-
-
-def _lags(judged: pd.DataFrame, best: pd.DataFrame, needed: float) -> str:
-    """Whether it stays behind at each level to come, even if it goes on to catch up with the best as it did so far."""
-    own, others = _throughputs(judged), _throughputs(best)
-    ahead = judged.loc[judged["outcome"].isin(TO_COME), "concurrency"]
-    shares = {level: own[level] / others[level] for level in sorted({*own} & {*others})}
-    if len(shares) < FEWEST_OF_TREND or not {*ahead} <= {*others}:  # where the best has no result nobody knows
+    needed = best.loc[best["verdict"].isin(COMPLIANT), "output_throughput"].max() * factor * (1 - spec.margin)
+    rows = judged.to_dict("records")
+    own = [row for row in rows if row["outcome"] not in TO_COME]
+    results = [row for row in own if row["outcome"] == COMPLETED and row["output_throughput"] > 0]
+    ahead = {row["concurrency"] for row in rows if row["outcome"] in TO_COME} - _forbidden(rows, spec.margin)
+    reached = [row["output_throughput"] for row in results if row["verdict"] != FAIL]
+    most = max([*reached, *(_reach(results, level) for level in ahead)], default=0.0)
+    if not own or not most < needed:
         return ""
-    (first, at_first), (last, at_last) = (list(shares.items())[place] for place in (0, -1))
-    growth = max(math.log(at_last / at_first) / math.log(last / first), 0.0)
-    most = max([*own.values(), *(others[level] * at_last * (level / last) ** growth for level in ahead)])
-    return f"after {len(own)} levels at {at_last:.0%} of the best trial, and not catching up" if most < needed else ""
+    if not most:
+        return f"none of its first {len(own)} levels meets the SLO, and no higher one will"
+    return f"at most {most:.4g} tokens/s are in reach within the SLO, less than the best trial has"
 
 
-def _throughputs(judged: pd.DataFrame) -> dict[int, float]:
-    """The throughput of each level that has one, whether it complies or not."""
-    rows = judged[(judged["outcome"] == COMPLETED) & (judged["output_throughput"] > 0)].to_dict("records")
-    return {int(row["concurrency"]): float(row["output_throughput"]) for row in rows}
+def _forbidden(rows: list[dict[Hashable, Any]], margin: float) -> set[int]:
+    """The levels that cannot meet the SLO: above so many that do not that it is no accident, and none that may."""
+    run = [row for row in rows if row["outcome"] not in TO_COME]
+    highest = max((row["concurrency"] for row in run if not _is_too_much(row, margin)), default=0)
+    missed = sorted({row["concurrency"] for row in run if row["concurrency"] > highest})
+    return {row["concurrency"] for row in rows if sum(level <= row["concurrency"] for level in missed) >= FEWEST}
+
+
+def _is_too_much(row: dict[Hashable, Any], margin: float) -> bool:
+    """Whether a level has no result or is clearly over a hard limit; what is under one, as of throughput, may grow."""
+    hard = [one for one in row["violations"] if one["type"] == HARD_FAIL]
+    is_over = any(one["actual"] > (1 + margin) * one["threshold"] for one in hard)
+    return row["outcome"] != COMPLETED or (row["verdict"] == FAIL and is_over)
+
+
+def _reach(results: list[dict[Hashable, Any]], level: int) -> float:
+    """The most tokens/s that a level can have: in proportion to what lower ones had."""
+    each = [row["output_throughput"] / row["concurrency"] for row in results if row["concurrency"] <= level]
+    return level * min(each, default=math.inf)

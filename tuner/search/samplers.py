@@ -5,7 +5,7 @@ import math
 import random
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,8 @@ STEP = 0.15
 BELOW, BELOW_EACH = 0.2, 0.02
 #: (parameter, up or down, or the value that it is set to)
 Step = tuple[str, object]
+#: a point with what it leaves to the engine, as `SearchSpace.standing` has it
+Standing = Mapping[str, Scalar | None]
 
 
 @dataclass(frozen=True)
@@ -182,48 +184,60 @@ class Climb(TPE):
     def _steps(self, trials: Sequence[Observation], best: Observation, worth: dict[int, float]) -> list[Point]:
         """The neighbours of the best, most promising first."""
         gains: dict[Step, list[float]] = defaultdict(list)
+        standing = {id(one): self.space.standing(one.point) for one in trials}
         for one, other in itertools.permutations(trials, 2):
-            steps = self._between(one.point, other.point)
+            steps = self._between(standing[id(one)], standing[id(other)])
             if len(steps) == 1:
                 gains[steps[0]].append(worth[id(other)] - worth[id(one)])
         dice = self._dice(trials, "steps")
 
         def expected_gain(point: Point) -> float:  # the mean of what each step gained, less of few tries
-            tries = [gains.get(step) for step in self._between(best.point, point)]
+            tries = [gains.get(step) for step in self._between(standing[id(best)], self.space.standing(point))]
             steps = (sum(gained) / (len(gained) + 1) if gained else UNTRIED for gained in tries)
             return sum(steps) + CHANCE * dice.random()
 
         return sorted(self._neighbours(best.point), key=expected_gain, reverse=True)
 
-    def _between(self, one: Point, other: Point) -> list[Step]:
+    def _between(self, one: Standing, other: Standing) -> list[Step]:
         """The steps that lead from one point to another, where both have the parameter."""
         both = [d for d in self.space.dimensions if d.name in one and d.name in other]
         return [(d.name, _direction(d, one[d.name], other[d.name])) for d in both if one[d.name] != other[d.name]]
 
     def _neighbours(self, point: Point) -> Iterator[Point]:
-        """The points that differ in one parameter, by one step; those that this makes active have a middle value."""
+        """The points that differ in one parameter, by one step; those that this makes active have a middle value.
+
+        What a point leaves to the engine stays so but for the one that is stepped from there, which may also come to
+        stand where it is thought to be.
+        """
         middle = {d.name: d.at(0.5) for d in self.space.dimensions}
+        standing = self.space.standing(point)
+        unnamed = {*standing} - {*point}
         for dimension in self.space.dimensions:
-            if dimension.name in point:
-                for value in _next_values(dimension, point[dimension.name]):
-                    yield self.space.active({**middle, **point, dimension.name: value})
+            name = dimension.name
+            if name in standing:
+                guess = name in unnamed and not dimension.contains(self.space.known.get(name))
+                for value in _next_values(dimension, standing[name], stay=guess):
+                    stepped = self.space.active({**middle, **standing, name: value})
+                    yield {each: stepped[each] for each in stepped if each == name or each not in unnamed}
 
 
-def _direction(dimension: Dimension, one: Scalar, other: Scalar) -> object:
-    if not dimension.is_ordered:
+def _direction(dimension: Dimension, one: Scalar | None, other: Scalar | None) -> object:
+    if one is None or other is None or not dimension.is_ordered:
         return other
     return "up" if dimension.place(other) > dimension.place(one) else "down"
 
 
-def _next_values(dimension: Dimension, value: Scalar) -> list[Scalar]:
-    if not dimension.is_ordered:
+def _next_values(dimension: Dimension, value: Scalar | None, *, stay: bool) -> list[Scalar]:
+    """The values one step away from `value`; with itself where it is only a guess."""
+    if value is None or not dimension.is_ordered:
         return [other for other in dimension.choices if other != value]
+    own = [value] if stay else []
     if dimension.choices:
         at = dimension.choices.index(value)
-        return [*dimension.choices[max(at - 1, 0) : at], *dimension.choices[at + 1 : at + 2]]
+        return [*dimension.choices[max(at - 1, 0) : at], *dimension.choices[at + 1 : at + 2], *own]
     place, step = dimension.place(value), max(STEP, 1 / max(dimension.size - 1, 1))
     near = (dimension.at(min(max(place + change, 0.0), 1.0)) for change in (-step, step))
-    return [other for other in near if other != value]
+    return [*(other for other in near if other != value), *own]
 
 
 SAMPLERS: dict[str, type[Sampler]] = {"grid": Grid, "random": Random, "tpe": TPE, "climb": Climb}

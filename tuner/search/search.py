@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
+from tuner import engines
 from tuner.core import files
 from tuner.core import run_directory as experiment
 from tuner.core.run_directory import FAILED, PRUNED, SEARCH, Experiment, TrialRecord
@@ -51,6 +52,8 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: StopRequest | None 
         request = spec
         is_here = spec.on == LOCAL
         spec = prepare(spec) if is_here else with_workload(spec)  # elsewhere the rest is prepared where the server runs
+        if is_here:
+            engines.find(spec.engine).check_names(spec, [one.name for one in spec.search_space.dimensions])
         check_same(spec, experiment)
         name, sampler = _sampler(spec, experiment)
         facts = {"workload": fingerprint(spec)} if is_here else {}
@@ -96,8 +99,10 @@ class _Search:
             raise Stopped
         self._describe(state="done")
         if all(trial.state == FAILED for trial in self.trials.searched):
-            causes = (trial.record.cause or trial.score.cause for trial in self.trials.searched if trial.score)
+            causes = (trial.cause for trial in self.trials.searched)
             raise NothingSurvived(f"no trial has a usable result: {next(causes, 'none was run')}")
+        if cause := self.limits.one_cause:
+            raise NothingSurvived(f"all trials but the baseline failed of one cause: {cause}")
 
     def _search(self) -> str:
         """Run trials until there is a reason not to, which is returned."""

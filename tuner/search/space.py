@@ -19,6 +19,8 @@ Point = dict[str, Scalar]
 DEFAULT = "default"
 #: the number of GPUs that a search has, as constraints name it
 GPUS = "gpus"
+#: as many as one machine has at most, where nobody said how many there are
+MOST_GPUS = 8
 #: values of a range that are all gone through by a grid, and into how many a longer one is divided
 COUNTABLE, DIVISIONS = 12, 5
 _KEYS = ("low", "high", "step", "log", "choices", "when")
@@ -114,6 +116,14 @@ class Dimension:
         if not _is_number(value) or not self.low <= value <= self.high:
             return False
         return not self._step or math.isclose(self.nearest(value), value)
+
+    def stand_in(self, value: Any) -> Scalar | None:
+        """`value`, or what is nearest to it; where it is no number halfway through, None where there is no order."""
+        if self.contains(value) or not self.is_ordered:
+            return value if self.contains(value) else None
+        if not _is_number(value):
+            return self.at(0.5)
+        return min(self.choices, key=lambda one: abs(float(one) - value)) if self.choices else self.nearest(value)
 
     def nearest(self, value: float) -> int | float:
         """The value of the range that is nearest to `value`, with six digits at most."""
@@ -237,7 +247,7 @@ class SearchSpace:
             engine: what is to be tuned.
             fixed: the parameters of the baseline.
             constraints: between parameters, as text.
-            gpus: how many there are, for constraints; None where nobody said.
+            gpus: how many there are, for constraints; None where nobody said, which stands for `MOST_GPUS`.
 
         Raises:
             SpecError: one line that names the place, what is wrong and what would be right.
@@ -249,8 +259,10 @@ class SearchSpace:
         if engine.complete:
             _check_names(named, engine.tunables, f"space: {engine.name} has no parameter")
         dimensions = {name: Dimension.parse(name, values, engine.tunables.get(name)) for name, values in named.items()}
-        defaults = {name: parameter.default for name, parameter in engine.tunables.items()} | {GPUS: gpus}
-        relations = tuple(Relation.parse(text) for text in constraints)
+        defaults = {name: parameter.default for name, parameter in engine.tunables.items()} | {GPUS: gpus or MOST_GPUS}
+        other_names = ({*fixed} | {*named}) & {*getattr(engine, "sizes", ())} - {*engine.tunables}  # of the same sizes
+        conditions = () if other_names else engine.conditions
+        relations = tuple(Relation.parse(text) for text in (*constraints, *conditions))
         known_defaults = {name: value for name, value in defaults.items() if value is not None}
         space = cls(_in_order(dimensions, fixed, engine), relations, dict(fixed), known_defaults)
         for relation in relations:
@@ -258,6 +270,11 @@ class SearchSpace:
             _check_names(relation.names, names, f"constraint {relation.text!r} has")
         space._check_not_empty()
         return space
+
+    @cached_property
+    def known(self) -> Mapping[str, Any]:
+        """What parameters are that a configuration does not name, as far as we know it."""
+        return {**self.defaults, **self.fixed}
 
     @cached_property
     def size(self) -> float:
@@ -276,14 +293,14 @@ class SearchSpace:
         return False
 
     def _meets(self, point: Mapping[str, Any]) -> bool:
-        values = {**self.defaults, **self.fixed, **point}
+        values = {**self.known, **point}
         return all(constraint.holds(values) for constraint in self.constraints)
 
     def active(self, point: Mapping[str, Any]) -> Point:
         """`point` without the parameters whose condition does not hold."""
         active: Point = {}
         for dimension in self.dimensions:
-            others = {**self.defaults, **self.fixed, **active}
+            others = {**self.known, **active}
             is_active = all(others.get(other) in allowed for other, allowed in dimension.when.items())
             if dimension.name in point and is_active:
                 active[dimension.name] = point[dimension.name]
@@ -302,9 +319,12 @@ class SearchSpace:
 
     def baseline(self) -> Point | None:
         """The point of the defaults; None where they lie outside of the space, or nobody knows them."""
-        values = {**self.defaults, **self.fixed}
-        point = self.active({d.name: values.get(d.name) for d in self.dimensions})
+        point = self.active({d.name: self.known.get(d.name) for d in self.dimensions})
         return point if all(d.contains(point[d.name]) for d in self.dimensions if d.name in point) else None
+
+    def standing(self, point: Mapping[str, Any]) -> Mapping[str, Scalar | None]:
+        """`point` with what it leaves to the engine where the engine's default stands, as near as the space has it."""
+        return self.active({d.name: point.get(d.name, d.stand_in(self.known.get(d.name))) for d in self.dimensions})
 
     def grid(self) -> Iterator[Point]:
         """Every point that is allowed, once; wide ranges by a few values each."""

@@ -9,6 +9,7 @@ from tuner import engines
 from tuner.core.files import parse_yaml
 from tuner.judging.scores import LATENCIES, Objective
 from tuner.search.space import DEFAULT, SearchSpace
+from tuner.servers import gpus
 from tuner.sweep.spec import SweepSpec, split
 
 SamplerName = Literal["auto", "grid", "random", "tpe", "climb"]
@@ -56,7 +57,9 @@ class TuneSpec(SweepSpec):
     max_cost: PositiveFloat | None = Field(None, description="end before this much money is spent on GPUs")
     price_per_gpu_hour: PositiveFloat | None = Field(None, description="what one GPU costs an hour, for max_cost")
     early_stop: bool = Field(True, description="end a trial whose first levels show that it cannot win")
-    margin: float = Field(0.2, description="by how much it must lag behind the best for that", ge=0, lt=1)
+    margin: float = Field(
+        0.2, description="by how much it must lag behind the best, or miss the SLO, for that", ge=0, lt=1
+    )
     parallel: NonNegativeInt = Field(1, description="trials at once; 0: as many as there are GPUs for")
     on: str = Field("local", description="where trials run: local, ray or ray://ADDRESS")
     confirm: NonNegativeInt = Field(
@@ -96,9 +99,11 @@ class TuneSpec(SweepSpec):
 
     @property
     def search_space(self) -> SearchSpace:
-        """What may be tried, checked against what the engine knows."""
-        engine = engines.find(self.engine)
-        return SearchSpace.parse(self.space, engine, self.parameters, self.constraints, self.gpu_count)
+        """What may be tried, checked against what the engine knows, with as many GPUs as were said or are here."""
+        engine, count = engines.find(self.engine), self.gpu_count
+        if count is None and self.on == "local":
+            count = len(gpus.visible(gpus.gpus()))
+        return SearchSpace.parse(self.space, engine, self.parameters, self.constraints, count)
 
     @property
     def gpu_count(self) -> int | None:

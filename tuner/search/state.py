@@ -1,6 +1,7 @@
 """The trials of a search so far, and when it is enough."""
 
 import math
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,8 +22,10 @@ from tuner.judging.trials import gains_of
 from tuner.search.early import TrialStop
 from tuner.search.spec import TuneSpec
 
-#: The first trials, the baseline among them, that may all fail before the search is given up.
-HOPELESS = 5
+#: The first trials, the baseline among them, that may all fail before the search is given up; of one cause.
+HOPELESS, HOPELESS_OF_ONE_CAUSE = 5, 3
+#: Failures that beside a baseline that works tell of the space, where they are all the same.
+REFUSALS = ("bad_argument", "refused")
 
 
 @dataclass
@@ -57,6 +60,11 @@ class SearchTrial:
     def counts(self) -> bool:
         """Whether it is worth something as it is."""
         return self.state == run_directory.COMPLETE
+
+    @property
+    def cause(self) -> str:
+        """Why it is worth nothing; empty where it counts, or runs."""
+        return self.record.cause or (self.score.cause if self.score else "")
 
     @property
     def gpu_seconds(self) -> float:
@@ -229,12 +237,24 @@ class Limits:
         """Why no further trial is to be begun; empty where one is."""
         reasons = (
             (len(self.trials.searched) >= self.spec.trials, f"all {self.spec.trials} trials were made"),
+            (bool(self.one_cause), "all trials failed of one cause"),
             (len(self._settled) >= HOPELESS and not self._ended, f"the first {HOPELESS} trials all failed"),
             (self._gained_nothing(), f"{self.spec.patience} trials gained nothing"),
             (self.is_over(), f"{self.spec.max_minutes} minutes are over"),
             (self._is_out_of_money(), f"more would cost over {self.spec.max_cost}"),
         )
         return next((reason for reached, reason in reasons if reached), "")
+
+    @property
+    def one_cause(self) -> str:
+        """The cause of which, numbers in it aside, all trials died but for the baseline; empty where there is none."""
+        died = [trial for trial in self._settled if trial.state == FAILED or trial.record.role != "baseline"]
+        works = len(died) < len(self._settled)
+        if len(died) < (HOPELESS if works else HOPELESS_OF_ONE_CAUSE) or any(one.state != FAILED for one in died):
+            return ""
+        if len({re.sub(r"\d+", "", one.cause) for one in died}) > 1:
+            return ""
+        return died[0].cause if not works or died[0].record.kind in REFUSALS else ""
 
     def _gained_nothing(self) -> bool:
         """Whether none of the last trials is better than all before them."""
