@@ -6,6 +6,7 @@ from support.processes import processes_of
 from tuner.errors import PathError, TunerError
 from tuner.traffic import calibration
 from tuner.traffic.calibration import Calibration, calibrate, share_of_client, table
+from tuner.traffic.genai_bench import Bench
 
 LEVELS = (2, 8)
 
@@ -38,7 +39,7 @@ def test_every_level_is_measured_and_told(calibrated):
     assert [each.level for each in found] == list(LEVELS)
     assert told == found
     for each in found:
-        assert 0 < each.ttft < 0.5
+        assert 0 <= each.ttft < 0.5
         assert 0 <= each.tpot < 0.05
         assert 0.1 < each.throughput < 1.05
         assert each.measured_at.endswith("Z")
@@ -74,7 +75,7 @@ def test_without_a_cache_nothing_is_known_and_keeping_is_refused(monkeypatch):
 
 def test_a_level_without_a_result_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(calibration, "_tokenizer", lambda folder: folder / "none")
+    monkeypatch.setattr(Bench, "run", lambda *_: None)
     with pytest.raises(TunerError, match=r"calibration at level 1: genai-bench left no result"):
         calibrate([1])
     assert share_of_client(1) is None

@@ -6,18 +6,19 @@ import subprocess
 import sys
 
 import pytest
+from support import BYTE_TOKENIZER
 from support.commands import environment
 from support.processes import processes_of, wait_until
-
-from tuner.engines.gguf import tokenizer_folder
 
 pytestmark = pytest.mark.real
 
 OWNER = """
 import sys, threading
 from pathlib import Path
+from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import Bench, Load
-load = Load("http://127.0.0.1:9", "none", sys.argv[1], "D(20,8)", 2, max_seconds=300, max_requests=10**9)
+from tuner.traffic.workload import Workload
+load = Load("http://127.0.0.1:9", "none", "D(20,8)", Workload(tokenizer=sys.argv[1]), Limits(2, 300, 10**9))
 with Bench() as bench:
     bench.run(load, Path(sys.argv[2]), threading.Event())
 """
@@ -32,10 +33,10 @@ MOMENTS = {"while it imports": 1, "while it measures": 2}
 
 
 @pytest.mark.parametrize("hosts", MOMENTS.values(), ids=MOMENTS)
-def test_nothing_of_it_outlives_an_owner_that_is_killed(hosts, tiny_gguf, tmp_path):
+def test_nothing_of_it_outlives_an_owner_that_is_killed(hosts, tmp_path):
     folder = tmp_path / "level"
     folder.mkdir()
-    command = [sys.executable, "-c", OWNER, str(tokenizer_folder(tiny_gguf)), str(folder)]
+    command = [sys.executable, "-c", OWNER, str(BYTE_TOKENIZER), str(folder)]
     with subprocess.Popen(command, env=environment(tmp_path), start_new_session=True) as owner:
         wait_until(lambda: sum(map(is_host, processes_of(tmp_path))) == hosts, 60)
         os.kill(owner.pid, signal.SIGKILL)

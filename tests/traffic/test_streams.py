@@ -1,21 +1,23 @@
 """Every way in which a server streams is read as what it is, and every request that was sent is in the file."""
 
-import json
 import subprocess
 import sys
 import threading
+from itertools import islice
 
 import pytest
-from support import FAULTY_SERVER
+from support import BYTE_TOKENIZER, FAULTY_SERVER
 
 import tuner
 from tuner.core import request_log
-from tuner.engines.gguf import tokenizer_folder
+from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import Bench, Load
+from tuner.traffic.prompt_file import Request
+from tuner.traffic.workload import Workload
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("streams")]
 
-TTFT, TOKENS = 0.05, 8
+TTFT, TOKENS, SCENARIO = 0.05, 8, "D(20,8)"
 #: a way to stream → (output tokens, and what else is right of its line)
 RIGHT = {
     "plain": {"first_token": TTFT},
@@ -48,36 +50,38 @@ WRONG = {
 WAYS = [*RIGHT, *WRONG]
 
 
-def level_of(place, tokenizer, number, *knobs):
+def chat(text):
+    return Request([[{"role": "user", "content": text}]], TOKENS)
+
+
+def level_of(place, workload, number, *knobs):
     """Run one user's level of so many requests in `place`, against a server of its own."""
     command = [sys.executable, str(FAULTY_SERVER), *knobs]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, Bench() as bench:
         url = server.stdout.readline().split()[-1]
-        load = Load(url, "faulty", tokenizer, "D(20,8)", 1, 60, number, window=request_log.WHOLE)
+        load = Load(url, "faulty", SCENARIO, workload, Limits(1, 60, number, window=request_log.WHOLE))
         assert bench.run(load, place, threading.Event()).exit_code == 0
         server.kill()
     return place
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_gguf):
-    return str(tokenizer_folder(tiny_gguf))
+def workload():
+    return Workload(tokenizer=str(BYTE_TOKENIZER), requests=tuple(chat(f"stream as {way}") for way in WAYS))
 
 
 @pytest.fixture(scope="module")
-def folder(tokenizer, tmp_path_factory):
-    """What one user's level leaves that asks for every way in turn."""
-    place = tmp_path_factory.mktemp("level")
-    asked = [{"turns": [[{"role": "user", "content": f"stream as {way}"}]], "max_tokens": TOKENS} for way in WAYS]
-    (place / request_log.WORKLOAD_FILE).write_text("".join(json.dumps(request) + "\n" for request in asked))
-    return level_of(place, tokenizer, len(WAYS), f"ttft={TTFT}", "itl=0.01")
+def folder(workload, tmp_path_factory):
+    """What one user's level leaves that asks for every way."""
+    return level_of(tmp_path_factory.mktemp("level"), workload, len(WAYS), f"ttft={TTFT}", "itl=0.01")
 
 
 @pytest.fixture(scope="module")
-def lines(folder):
+def lines(folder, workload):
     """The line of each way."""
     _, requests = request_log.parse((folder / request_log.REQUESTS_FILE).read_bytes())
-    return dict(zip(WAYS, sorted(requests, key=lambda request: request.number), strict=False))
+    ways = (request.turns[0][0]["content"].removeprefix("stream as ") for request in workload.draw(SCENARIO, 1, 1))
+    return dict(zip(islice(ways, len(WAYS)), sorted(requests, key=lambda request: request.number), strict=False))
 
 
 @pytest.mark.parametrize("way", RIGHT)
@@ -111,11 +115,12 @@ def test_every_request_is_a_row(folder):
     requests = tuner.load_requests(folder)
     assert requests["status"].value_counts()["completed"] == len(RIGHT)
     assert requests["sent_at"].is_monotonic_increasing and str(requests["sent_at"].dtype).endswith("UTC]")
-    assert requests["error_message"].dropna().tolist() == [words for _, words in WRONG.values()]
+    assert sorted(requests["error_message"].dropna()) == sorted(words for _, words in WRONG.values())
     assert set(requests["cached_tokens"].dropna()) == {64}
 
 
 @pytest.mark.parametrize(("knob", "errors"), [("hangs_up_after=3", 0), ("close_every=4", 3)])
-def test_a_kept_connection_that_the_server_closed_is_no_failure_of_its_own(tokenizer, tmp_path, knob, errors):
-    (row,) = tuner.load_batches(level_of(tmp_path, tokenizer, 12, knob)).to_dict("records")
+def test_a_kept_connection_that_the_server_closed_is_no_failure_of_its_own(tmp_path, knob, errors):
+    workload = Workload(requests=(chat("hello"),))
+    (row,) = tuner.load_batches(level_of(tmp_path, workload, 12, knob)).to_dict("records")
     assert (row["completed"], row["errors"]) == (12 - errors, errors)

@@ -1,6 +1,5 @@
 """The steady part of a level is judged: no burst, nothing cut off at the end, the tokens that really came."""
 
-import json
 import subprocess
 import sys
 import threading
@@ -12,8 +11,10 @@ from support import FAULTY_SERVER
 
 import tuner
 from tuner.core import request_log
-from tuner.engines.gguf import tokenizer_folder
+from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import Bench, Load
+from tuner.traffic.prompt_file import Request
+from tuner.traffic.workload import Workload
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("streams")]
 
@@ -25,18 +26,16 @@ def bench():
 
 
 @pytest.fixture
-def measured(bench, tiny_gguf, tmp_path):
+def measured(bench, tmp_path):
     """Measure a level of a server with these knobs; returns its row, its file's content, and when tokens were sent."""
 
-    def measure(level, *knobs, tokens=20, seconds=5.0, **more):
-        folder = tmp_path / f"level-{level}-{more.get('window')}"
+    def measure(level, *knobs, tokens=20, seconds=5.0, window=request_log.STEADY, workers=0):
+        folder = tmp_path / f"level-{level}-{window}"
         folder.mkdir()
-        request = {"turns": [[{"role": "user", "content": "hello"}]], "max_tokens": tokens}
-        (folder / request_log.WORKLOAD_FILE).write_text(json.dumps(request))
+        workload = Workload(requests=(Request([[{"role": "user", "content": "hello"}]], tokens),))
+        limits = Limits(level, seconds, 10**6, window=window)
         with faulty_server(*knobs) as url:
-            load = Load(
-                url, "faulty", str(tokenizer_folder(tiny_gguf)), f"D(20,{tokens})", level, seconds, 10**6, **more
-            )
+            load = Load(url, "faulty", f"D(20,{tokens})", workload, limits, workers)
             assert bench.run(load, folder, threading.Event()).exit_code == 0
             sent = httpx.get(f"{url}/sent", trust_env=False).json()
         return tuner.load_batches(folder), request_log.parse((folder / request_log.REQUESTS_FILE).read_bytes()), sent

@@ -1,19 +1,12 @@
 """A level's own file of requests → what of it is judged, in the form of genai-bench's files."""
 
+import math
+
 import msgspec
 import numpy as np
 
 from tuner.batches.result_file import Aggregates, Damage, Request, ResultFile, Window, parse
-from tuner.core import timestamps
-from tuner.core.request_log import (
-    COMPLETED,
-    FAILED,
-    IN_FLIGHT,
-    STEADY,
-    LevelRecord,
-    SentRequest,
-    is_request_log,
-)
+from tuner.core.request_log import COMPLETED, FAILED, IN_FLIGHT, STEADY, LevelRecord, SentRequest, is_request_log
 from tuner.core.request_log import parse as parse_log
 
 
@@ -41,18 +34,18 @@ def parse_any(data: bytes, name: str) -> ResultFile | Damage:
 
 
 def _judged_part(level: LevelRecord, requests: list[SentRequest]) -> ResultFile:
-    every = [_logged(request, level) for request in requests]
+    every = [_logged_request(request, level) for request in requests]
     duration = level.end - level.begin
     aggregates = Aggregates(level.scenario, "num_concurrency", level.concurrency, run_duration=duration)
     counted = [request for request in every if request.is_counted]
     return ResultFile(aggregates, counted, "s", window=_window(level, requests), every_request=every)
 
 
-def _logged(request: SentRequest, level: LevelRecord) -> LoggedRequest:
+def _logged_request(request: SentRequest, level: LevelRecord) -> LoggedRequest:
     logged = LoggedRequest(
         status=request.status,
-        is_counted=_is_counted(request, level),
-        sent_at=_instant(request.sent, level),
+        is_counted=level.counts(request),
+        sent_at=round((level.utc.timestamp() - level.monotonic + request.sent) * 1e6),
         finish_reason=request.finish_reason,
         cached_tokens=request.cached_tokens,
         error_code=request.error_code,
@@ -70,51 +63,30 @@ def _logged(request: SentRequest, level: LevelRecord) -> LoggedRequest:
     return logged
 
 
-def _is_counted(request: SentRequest, level: LevelRecord) -> bool:
-    """Whether it is judged: sent in the window and ended; of a whole level, ended within it."""
-    instant = request.sent if level.window == STEADY else request.end or 0.0
-    return request.status != IN_FLIGHT and level.begin <= instant <= level.end
-
-
-def _instant(seconds: float, level: LevelRecord) -> int | None:
-    """An instant on the monotonic clock in microseconds since 1970."""
-    try:
-        return round((timestamps.from_text(level.utc).timestamp() + seconds - level.monotonic) * 1e6)
-    except ValueError:
-        return None
-
-
 def _window(level: LevelRecord, requests: list[SentRequest]) -> Window:
     """What happened in the window, whenever it was sent; of a whole level only what completed in it."""
-    whole = level.window != STEADY
-    done = [request for request in requests if request.status == COMPLETED and _ended_in(request, level)]
-    seen = done if whole else [request for request in requests if request.status != FAILED]
+    done = [request for request in requests if request.status == COMPLETED and level.spans(request.end)]
+    outputs, prefilled = sum(request.output_tokens or 0.0 for request in done), done
+    if level.window == STEADY:
+        sound = [request for request in requests if request.status != FAILED]
+        outputs = sum((request.output_tokens or 0) * _share(request, level) for request in sound)
+        prefilled = [request for request in sound if level.spans(request.first_token)]
     first = [request for request in requests if request.number == 1 and request.turn == 1 and request.first_token]
     bursts = [(request.first_token or 0.0) - request.scheduled for request in first]
     return Window(
-        output_tokens=sum(
-            (request.output_tokens or 0) * (1.0 if whole else _share(request, level)) for request in seen
-        ),
-        input_tokens=sum(
-            request.prompt_tokens or 0
-            for request in seen
-            if whole or level.begin <= (request.first_token or 0.0) < level.end
-        ),
+        output_tokens=outputs,
+        input_tokens=sum(request.prompt_tokens or 0 for request in prefilled),
         completed=len(done),
-        burst_ttft_p90=float(np.percentile(bursts, 90)) if bursts else float("nan"),
+        burst_ttft_p90=float(np.percentile(bursts, 90)) if bursts else math.nan,
         notes=_notes(level, requests),
     )
-
-
-def _ended_in(request: SentRequest, level: LevelRecord) -> bool:
-    return request.end is not None and level.begin <= request.end < level.end
 
 
 def _share(request: SentRequest, level: LevelRecord) -> float:
     """Which share of its tokens came in the window, as evenly spaced as they are between its first and its last."""
     first, last = request.first_token, request.last_token
     if first is None or last is None:
-        return float(_ended_in(request, level))
+        return float(level.spans(request.end))
     tokens = request.output_tokens or 1
     gap = (last - first) / max(tokens - 1, 1)
     before = [
@@ -125,15 +97,15 @@ def _share(request: SentRequest, level: LevelRecord) -> float:
 
 
 def _notes(level: LevelRecord, requests: list[SentRequest]) -> list[str]:
-    sent = [request for request in requests if level.window != STEADY or level.begin <= request.sent < level.end]
-    flying = sum(request.status == IN_FLIGHT for request in sent)
+    is_steady = level.window == STEADY
+    sent = [request for request in requests if not is_steady or level.spans(request.sent)]
+    flying = is_steady * sum(request.status == IN_FLIGHT for request in sent)
     unstreamed = sum(not request.streamed for request in sent if request.status == COMPLETED)
     estimated = sum(request.estimated for request in sent if request.status == COMPLETED)
-    found = {
-        level.note: bool(level.note),
-        f"{flying} requests that were sent in the window had not ended when the level did": flying
-        and level.window == STEADY,
+    notes = {
+        level.note: len(level.note),
+        f"{flying} requests that were sent in the window had not ended when the level did": flying,
         f"{unstreamed} answers were not streamed, so that their TTFT and TPOT are unknown": unstreamed,
         f"the output tokens of {estimated} requests are the tokenizer's count: the server sent no usage": estimated,
     }
-    return [sentence for sentence, is_true in found.items() if is_true]
+    return [note for note, count in notes.items() if count]

@@ -1,7 +1,8 @@
 """`requests.jsonl`: every request of a level, a line each, below one that says when the level was and what counts."""
 
+from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -26,8 +27,16 @@ class LevelRecord(msgspec.Struct, kw_only=True):
     begin: float
     end: float
     monotonic: float
-    utc: str  # with a `Z`
+    utc: Annotated[datetime, msgspec.Meta(tz=True)]
     note: str = ""  # what a reader must know of the window
+
+    def spans(self, instant: float | None) -> bool:
+        """Whether an instant is in the window."""
+        return instant is not None and self.begin <= instant < self.end
+
+    def counts(self, request: "SentRequest") -> bool:
+        """Whether a request is judged: sent in the window and ended; of a whole level, ended within it."""
+        return request.status != IN_FLIGHT and self.spans(request.sent if self.window == STEADY else request.end)
 
 
 class SentRequest(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -26,6 +26,7 @@ from tuner.judging.verdicts import judge
 from tuner.servers.server import Server
 from tuner.sweep.spec import SweepSpec
 from tuner.traffic import calibration
+from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import CLIENT_LOG, Bench, Ended, Load
 
 _log = logging.getLogger(__name__)
@@ -56,11 +57,9 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
         What the sidecar says.
     """
     part = fresh_part(folder)
-    client = _client_share(load.concurrency) | {
-        "prefix_cache_emptied": server.forget_prompts(),
-        "api": load.api_backend,
-    }
-    sidecar = Sidecar(scenario=load.scenario, concurrency=load.concurrency, repeat=load.repeat, client=client)
+    level = load.limits.concurrency
+    client = _client_share(level) | {"prefix_cache_emptied": server.forget_prompts(), "api": load.api_backend}
+    sidecar = Sidecar(scenario=load.scenario, concurrency=level, repeat=load.repeat, client=client)
     sidecar.started_at = to_text(now())
     sidecar.write(part)
     ended = bench.run(load, part, stop)
@@ -71,7 +70,7 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
     _scrub(part, server.api_key())
     sidecar.write(part)
     put_in_place(part, folder)
-    _log.info("%s, concurrency %d: %s %s", load.scenario, load.concurrency, outcome, reason)
+    _log.info("%s, concurrency %d: %s %s", load.scenario, level, outcome, reason)
     return sidecar
 
 
@@ -83,8 +82,8 @@ def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> s
     """
     if not requests:
         return ""
-    warm = replace(load, max_requests=requests, max_seconds=_WARMUP_SECONDS, extend_to=None, enough_requests=0)
-    warm = replace(warm, window=WHOLE, repeat=0)  # which has no drain, and prompts that no level has
+    limits = Limits(load.limits.concurrency, _WARMUP_SECONDS, requests, window=WHOLE)  # which has no drain
+    warm = replace(load, limits=limits, repeat=0)  # with prompts that no level has
     with tempfile.TemporaryDirectory(prefix="tuner-warmup-") as folder:
         outcome, reason = outcome_of(Path(folder), bench.run(warm, Path(folder), stop), None, interrupted=False)
     return reason if outcome == ALL_ERRORS else ""

@@ -26,6 +26,7 @@ from tuner.sweep import level
 from tuner.sweep.level import Levels, Measurement, judged_level
 from tuner.sweep.limit import LimitSearch, excess, saturated
 from tuner.sweep.spec import AUTO, RANDOM, Spec, SweepSpec, base_of
+from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import Bench, Load
 from tuner.traffic.prompt_file import read_prompt_file
 from tuner.traffic.tokenizer import check_tokenizer, is_at_hand
@@ -309,15 +310,16 @@ class _Runner:
         return Load(
             base_url=server.base_url,
             model_name=server.model_name,
-            tokenizer=spec.tokenizer or "",
             scenario=scenario,
-            concurrency=concurrency,
-            max_seconds=spec.max_seconds,
-            max_requests=spec.max_requests,
-            extend_to=spec.extend_to,
-            enough_requests=spec.enough_requests,
+            limits=Limits(
+                concurrency=concurrency,
+                seconds=spec.max_seconds,
+                requests=spec.max_requests,
+                extend_to=spec.extend_to,
+                enough=spec.enough_requests,
+                window=spec.window,
+            ),
             workers=spec.client_workers,
-            window=spec.window,
             repeat=repeat,
             request_parameters=({} if self.workload.keeps_cache else dict(engines_own)) | spec.request_parameters,
             workload=self.workload,

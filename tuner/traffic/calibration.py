@@ -1,10 +1,9 @@
-"""Know the instrument: how much of what genai-bench measures is its own, at each level, on this machine.
+"""The load generator's own share of what it measures, by level, on this machine.
 
 The real load generator is run against a server with exactly known times (`traffic.stub`). What it reads beyond them is
 its own share; it is kept per machine in the user's cache, and batches carry it.
 """
 
-import json
 import math
 import platform
 import sys
@@ -21,21 +20,24 @@ import psutil
 from tuner.batches.other_tools import BatchReader
 from tuner.batches.result_file import Columns, Damage, Measured, measure
 from tuner.core import files
-from tuner.core.request_log import REQUESTS_FILE, WORKLOAD_FILE
+from tuner.core.request_log import REQUESTS_FILE
 from tuner.core.run_directory import safe_name
 from tuner.core.timestamps import now, to_text
 from tuner.engines.gguf import cache_folder
 from tuner.errors import PathError, TunerError
 from tuner.servers.supervised import Supervised
+from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import Bench, Load
+from tuner.traffic.prompt_file import Request
 from tuner.traffic.stub import MODEL
+from tuner.traffic.workload import Workload
 
 #: The stub's times, in seconds, and its output tokens a request: an answer takes 0.59 s.
 TTFT, ITL, OUTPUTS = 0.1, 0.01, 50
 #: Requests that each of a level's users sends: a level takes some 6 s, the first one among many.
 ROUNDS = 10
 _MAX_SECONDS = 60.0
-_REQUEST = {"turns": [[{"role": "user", "content": "a " * 50}]], "max_tokens": OUTPUTS}
+_WORKLOAD = Workload(requests=(Request([[{"role": "user", "content": "a " * 50}]], OUTPUTS),))
 
 
 class Calibration(msgspec.Struct, frozen=True):
@@ -121,13 +123,10 @@ def _calibrate_level(bench: Bench, url: str, level: int, folder: Path) -> Calibr
     load = Load(
         base_url=url,
         model_name=MODEL,
-        tokenizer=str(_tokenizer(folder)),
         scenario=f"D(100,{OUTPUTS})",
-        concurrency=level,
-        max_seconds=_MAX_SECONDS,
-        max_requests=level * ROUNDS,
+        workload=_WORKLOAD,
+        limits=Limits(level, _MAX_SECONDS, level * ROUNDS),
     )
-    (place / WORKLOAD_FILE).write_text(json.dumps(_REQUEST))
     bench.run(load, place, threading.Event())
     measured = _numbers(place, level)
     sent = httpx.get(f"{url}/served", trust_env=False).json()
@@ -149,22 +148,6 @@ def _numbers(place: Path, level: int) -> Measured:
         reason = f"{file.reason}; `tuner doctor` says whether it is there as it should be"
         raise TunerError(f"calibration at level {level}: {reason}")
     return measure(Columns(file))
-
-
-def _tokenizer(folder: Path) -> Path:
-    """A tokenizer folder in which each byte is a token: it sizes the prompts, and the stub doesn't mind them."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    place = folder / "tokenizer"
-    if not place.exists():
-        place.mkdir()
-        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-        tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        tokenizer.save(str(place / "tokenizer.json"))
-        (place / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
-    return place
 
 
 def _between(low: Calibration, high: Calibration, level: int) -> Calibration:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from tuner.core import timestamps
 from tuner.core.request_log import IN_FLIGHT, STEADY, WHOLE, LevelRecord, SentRequest, Window, decode_request, write
-from tuner.core.timestamps import now, to_text
 
 _POLL_SECONDS = 0.02
 
@@ -22,18 +22,24 @@ class Limits(msgspec.Struct):
     """What ends a level; seconds.
 
     Args:
-        window: `steady`, or `whole`: all that ended within the level counts, from its first instant on.
+        concurrency: users, each of whom has one request in flight.
         seconds: the window's length, and the most that the burst, and afterwards the drain, may take.
-        extend_to: the window's length while fewer than `enough` requests have ended.
         requests: that end the window, if they come first.
+        extend_to: the window's length while fewer than `enough` requests have ended; None: `seconds`.
+        window: `steady`, or `whole`: all that ended within the level counts, from its first instant on.
     """
 
     concurrency: int
     seconds: float
-    extend_to: float
-    enough: int
     requests: int
+    extend_to: float | None = None
+    enough: int = 0
     window: Window = STEADY
+
+    @property
+    def longest_window(self) -> float:
+        """The most seconds of a window."""
+        return self.extend_to or self.seconds
 
 
 class Spool:
@@ -44,9 +50,9 @@ class Spool:
         self._read = 0
         self.requests: list[SentRequest] = []
 
-    def add(self, line: bytes) -> None:
-        """Append a line, whole: the file is in append mode."""
-        os.write(self._file.fileno(), line)
+    def add(self, request: SentRequest) -> None:
+        """Append its line, whole: the file is in append mode."""
+        os.write(self._file.fileno(), msgspec.json.encode(request) + b"\n")
 
     def refresh(self) -> None:
         """Read what was added since."""
@@ -85,7 +91,7 @@ class Course:
             long_enough = now() - self._begin >= limits.seconds and done >= limits.enough
             return long_enough or done >= limits.requests
 
-        self._wait(self._in_window, is_over, limits.extend_to - (now() - self._begin))
+        self._wait(self._in_window, is_over, limits.longest_window - (now() - self._begin))
         self._end = now()
         if limits.window == STEADY:
             self._wait(self._user_past_window, lambda users: users >= limits.concurrency, limits.seconds)
@@ -104,20 +110,18 @@ class Course:
         """Write the level's file, after its users have stopped; none where nothing was sent."""
         if not self.requests():
             return
-        window, begin, note = self._limits.window, self._begin, ""
-        if window == STEADY and not any(map(self._is_counted, self._spool.requests)):
-            window, begin, note = WHOLE, self._start, "no request was sent in the window and ended: all of them count"
-        end = self._end if window == STEADY else max(self._end, begin)
         level = LevelRecord(
             scenario=scenario,
             concurrency=self._limits.concurrency,
-            window=window,
-            begin=begin,
-            end=end,
+            window=self._limits.window,
+            begin=self._begin,
+            end=self._end,
             monotonic=time.monotonic(),
-            utc=to_text(now(), "microseconds"),
-            note=note,
+            utc=timestamps.now(),
         )
+        if level.window == STEADY and not any(map(level.counts, self._spool.requests)):
+            note = "no request was sent in the window and ended: all of them count"
+            level = msgspec.structs.replace(level, window=WHOLE, begin=self._start, note=note)
         write(path, level, self._spool.requests)
 
     def _wait(self, key: Callable[[SentRequest], object], is_over: Callable[[int], bool], seconds: float) -> int:
@@ -131,9 +135,6 @@ class Course:
                 return count
             self._sleep(min(left, _POLL_SECONDS))
             self._spool.refresh()
-
-    def _is_counted(self, request: SentRequest) -> bool:
-        return self._begin <= request.sent < self._end and request.status != IN_FLIGHT
 
     def _in_window(self, request: SentRequest) -> object:
         return id(request) if request.sent >= self._begin else None

@@ -23,7 +23,6 @@ from typing import IO, Any, cast
 import msgspec
 
 from tuner.core import timestamps
-from tuner.core.request_log import STEADY, Window
 from tuner.servers.supervised import Supervised
 from tuner.traffic.course import Limits
 from tuner.traffic.workload import SCENARIO, Workload
@@ -35,40 +34,23 @@ CLIENT_LOG = "client.log"
 
 @dataclass(frozen=True)
 class Load:
-    """What genai-bench is asked to do at one level.
-
-    `max_seconds` and `max_requests` end the level, whichever comes first; with fewer than `enough_requests` it goes on
-    until `extend_to` seconds. `request_parameters` go into every request's body as they are.
-    """
+    """One level: who is sent what, and what ends it; `request_parameters` go into every request's body as they are."""
 
     base_url: str
     model_name: str
-    tokenizer: str
     scenario: str
-    concurrency: int
-    max_seconds: float
-    max_requests: int
-    extend_to: float | None = None
-    enough_requests: int = 0
+    workload: Workload
+    limits: Limits
     workers: int = 0
     repeat: int = 1  # which measurement of this level it is
     api_backend: str = "vllm"  # the OpenAI API with `ignore_eos`, so that output lengths hold
     request_parameters: dict[str, Any] = field(default_factory=dict)
-    window: Window = STEADY
-    workload: Workload | None = None  # None leaves it to what is in the folder, or to genai-bench
-
-    @property
-    def limits(self) -> Limits:
-        """What ends the level."""
-        longest = self.extend_to or self.max_seconds
-        return Limits(self.concurrency, self.max_seconds, longest, self.enough_requests, self.max_requests, self.window)
 
     def write_workload(self, folder: Path) -> str:
         """Write the level's requests into its `folder`; returns their SHA-256."""
-        if self.workload is None:
-            return ""
-        number = self.max_requests + 2 * self.concurrency  # with those that begin it, and those in flight at its end
-        return self.workload.write(folder, self.scenario, self.concurrency, self.repeat, number)
+        level = self.limits.concurrency
+        number = self.limits.requests + 2 * level  # with those that begin it, and those in flight at its end
+        return self.workload.write(folder, self.scenario, level, self.repeat, number)
 
     def arguments(self, folder: Path) -> list[str]:
         """The command line behind `genai-bench benchmark`; the order matters to it, and the key is not in it."""
@@ -77,11 +59,11 @@ class Load:
             "api-base": self.base_url,
             "api-key": "handed-over-separately",
             "api-model-name": self.model_name,
-            "model-tokenizer": self.tokenizer,
+            "model-tokenizer": self.workload.tokenizer,
             "task": "text-to-text",
-            "max-time-per-run": max(1, round(self.max_seconds / 60)),
-            "max-requests-per-run": self.max_requests,
-            "num-concurrency": self.concurrency,
+            "max-time-per-run": max(1, round(self.limits.seconds / 60)),
+            "max-requests-per-run": self.limits.requests,
+            "num-concurrency": self.limits.concurrency,
             "traffic-scenario": found[0] if (found := SCENARIO.match(self.scenario)) else "dataset",
             "metrics-refresh-interval": 10**9,  # nobody looks at what it would compute anew after each request
             "additional-request-params": json.dumps(self.request_parameters),
@@ -181,7 +163,7 @@ class Bench:
             "folder": str(folder),
             "workers": load.workers,
             "limits": msgspec.structs.asdict(load.limits),
-            "deadline": load.limits.extend_to + 2 * load.max_seconds + MARGIN_SECONDS,
+            "deadline": load.limits.longest_window + 2 * load.limits.seconds + MARGIN_SECONDS,
             "errors": str(folder / CLIENT_LOG),
         }
 
@@ -199,7 +181,6 @@ _SET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 _START_SECONDS = 120.0
 _GRACE = 1.0  # seconds: nothing of a level that was cut off is kept
 MARGIN_SECONDS = 30.0  # between a level's own limits and the end of our patience with it
@@ -258,15 +239,15 @@ class Host:
         except (BrokenPipeError, ValueError) as error:
             raise HostLost("it no longer reads") from error
 
-    def _read(self, wanted: str, patience: float, stop: threading.Event | None = None) -> dict[str, Any]:
-        """The next message with the key `wanted`; asks the host to end its level once `stop` is set."""
+    def _read(self, key: str, patience: float, stop: threading.Event | None = None) -> dict[str, Any]:
+        """The next message with this `key`; asks the host to end its level once `stop` is set."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             if stop is not None and stop.is_set():
                 self._send("stop")
                 stop = None
             message = self._next_message()
-            if wanted in message:
+            if key in message:
                 return message
         raise HostLost(f"it said nothing for {patience:.0f} s")
 

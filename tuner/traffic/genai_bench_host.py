@@ -113,28 +113,32 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
 
     from tuner.core.request_log import REQUESTS_FILE
     from tuner.traffic.course import Course, Limits, Spool
-    from tuner.traffic.user import User, report, stop_users
+    from tuner.traffic.user import User, fill_collector, stop_users
+    from tuner.traffic.workload import load_tokenizer, read_workload
+
+    class LevelUser(User):
+        key, workers, spool = request["key"], max(request["workers"], 1), Spool()
+        workload = read_workload(Path(request["folder"]))
 
     gevent.reinit()
-    folder, spool = Path(request["folder"]), Spool()
-    course = Course(msgspec.convert(request["limits"], Limits), spool, gevent.sleep)
-    users = User.for_level(request["key"], folder, request["workers"], spool.add)
-    API_BACKEND_USER_MAP.update(dict.fromkeys(("openai", "vllm", "sglang"), users))
+    course = Course(msgspec.convert(request["limits"], Limits), LevelUser.spool, gevent.sleep)
+    API_BACKEND_USER_MAP.update(dict.fromkeys(("openai", "vllm", "sglang"), LevelUser))
 
     def run(environment: Any, **_: Any) -> int:
         seconds = course.run()
         stop_users(environment.runner)
-        report(environment, course.requests())
+        fill_collector(environment, course.requests())
         return round(seconds)
 
     cli.manage_run_time = run
+    cli.validate_tokenizer = lambda name: load_tokenizer(name) if name else None
     cli.gevent = types.SimpleNamespace(sleep=lambda _: sys.exit(0))  # the pause after its file: the rest is for people
     try:
         cli.cli.main(["benchmark", *request["arguments"]], prog_name="genai-bench", standalone_mode=False)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     finally:
-        course.write(folder / REQUESTS_FILE, request["scenario"])
+        course.write(Path(request["folder"]) / REQUESTS_FILE, request["scenario"])
     return 0
 
 

@@ -108,11 +108,11 @@ class Answer:
         """Reasoning, answer and calls: all that are output tokens."""
         return "".join(_texts(self._chunks, "reasoning", "reasoning_content", "content", "tool_calls"))
 
-    def tokens(self, name: str, otherwise: int | None = None) -> int | None:
+    def tokens(self, name: str) -> int | None:
         """A count of usage's, also of the details of its prompt."""
         details = self.usage.get("prompt_tokens_details")
         count = {**(details if isinstance(details, dict) else {}), **self.usage}.get(name)
-        return count if isinstance(count, int) and not isinstance(count, bool) else otherwise
+        return count if isinstance(count, int) and not isinstance(count, bool) else None
 
     @property
     def gaps(self) -> dict[str, float]:

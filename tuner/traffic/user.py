@@ -9,22 +9,21 @@ import json
 import os
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import certifi
 import gevent
-import msgspec
 import urllib3
 from genai_bench.metrics.request_metrics_collector import RequestMetricsCollector
 from genai_bench.protocol import UserChatResponse
 from genai_bench.user.openai_user import OpenAIUser
 from locust.runners import STATE_STOPPED, LocalRunner, WorkerRunner
 
-from tuner.core.request_log import COMPLETED, FAILED, IN_FLIGHT, WORKLOAD_FILE, SentRequest
+from tuner.core.request_log import COMPLETED, FAILED, IN_FLIGHT, SentRequest
+from tuner.traffic.course import Spool
 from tuner.traffic.prompt_file import Request
 from tuner.traffic.stream import SERVER_ERROR, Answer, error_words
 
@@ -36,44 +35,17 @@ _STALE = 1.0
 _NO_CONNECTION = 503
 #: Seconds between first and last token, so that genai-bench divides by none where an answer came in one piece.
 _SHORTEST = 1e-6
-_encode = msgspec.json.Encoder().encode
-
-
-def read_workload(folder: Path) -> list[Request]:
-    """The requests of a level in the order of sending; none where genai-bench's own sampler makes them."""
-    path = folder / WORKLOAD_FILE
-    return msgspec.json.Decoder(Request).decode_lines(path.read_bytes()) if path.exists() else []
 
 
 class User(OpenAIUser):  # type: ignore[misc]
-    """One of a level's users, who sends a request as soon as the one before has ended."""
+    """One of a level's users, who sends a request as soon as the one before has ended; each level has a subclass."""
 
-    key: ClassVar[str] = ""
-    workload: ClassVar[list[Request]] = []
-    workers: ClassVar[int] = 1
-    record: ClassVar[Any]  # a function of a line
+    key: ClassVar[str]  # the API key; it reaches the HTTP headers alone
+    workload: ClassVar[list[Request]]  # in the order of sending
+    workers: ClassVar[int]  # processes that share the level's users
+    spool: ClassVar[Spool]
     _order: ClassVar[Iterator[int]] = itertools.count()
     _users: ClassVar[Iterator[int]] = itertools.count(1)
-
-    @classmethod
-    def for_level(cls, key: str, folder: Path, workers: int, record: Callable[[bytes], object]) -> "type[User]":
-        """The users of one level.
-
-        Args:
-            key: the API key; it reaches the HTTP headers alone.
-            folder: the level's own.
-            workers: processes that share the level's users.
-            record: takes each request's line.
-        """
-        own = {
-            "key": key,
-            "workload": read_workload(folder),
-            "workers": max(workers, 1),
-            "record": staticmethod(record),
-        }
-        make: Any = type(cls)
-        users: type[User] = make("User", (cls,), own | {"_order": itertools.count(), "_users": itertools.count(1)})
-        return users
 
     def on_start(self) -> None:
         """Take the key, which genai-bench's command line was not told: it writes that into its files in clear."""
@@ -87,42 +59,21 @@ class User(OpenAIUser):  # type: ignore[misc]
         runner = self.environment.runner
         return max(runner.worker_index, 0) if isinstance(runner, WorkerRunner) else 0
 
-    def next_request(self) -> Request | None:
-        """The next of the workload, in turn with the other workers; None where genai-bench's sampler makes it."""
-        if not self.workload:
-            return None
-        return self.workload[(next(self._order) * self.workers + self._worker) % len(self.workload)]
-
     def chat(self) -> None:
-        """Send the next request, turn by turn, each with the answers so far."""
-        request = self.next_request()
-        if request is None:
-            super().chat()
-            return
+        """Send the next request of the workload, turn by turn, each with the answers so far."""
+        place = next(self._order) * self.workers + self._worker  # in turn with the other workers
+        request = self.workload[place % len(self.workload)]
         messages: list[dict[str, Any]] = []
-        for number, turn in enumerate(request.turns, 1):
-            messages += turn
-            answer = self._exchange(self._payload(request, messages), None, number)
-            if answer.error:
-                break
-            if number < len(request.turns):
-                messages.append({"role": "assistant", "content": answer.text})
-
-    def send_request(
-        self,
-        stream: bool,
-        endpoint: str,
-        payload: dict[str, Any],
-        parse_strategy: Any,
-        num_prefill_tokens: int | None = None,
-    ) -> None:
-        """Send what genai-bench's sampler made."""
-        self._exchange(payload, num_prefill_tokens)
+        for turn, new_messages in enumerate(request.turns, 1):
+            messages += new_messages
+            answer = self._exchange(self._payload(request, messages), turn)
+            if answer.error or turn == len(request.turns):
+                return
+            messages.append({"role": "assistant", "content": answer.text})
 
     def _payload(self, request: Request, messages: list[dict[str, Any]]) -> dict[str, Any]:
         more = dict(self.environment.sampler.additional_request_params)
         system = more.pop("system_message", None)
-        fixed = {"ignore_eos": request.fixed} if self.api_backend in {"vllm", "sglang"} else {}
         payload = {
             "model": self.environment.sampler.model,
             "messages": [*([{"role": "system", "content": system}] if system else []), *messages],
@@ -130,11 +81,10 @@ class User(OpenAIUser):  # type: ignore[misc]
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        more.pop("ignore_eos", None)  # the sampler's, of its scenario
-        length = {} if request.max_tokens is None else {"max_tokens": request.max_tokens}
-        return payload | length | fixed | more
+        fixed = {"ignore_eos": request.fixed} if self.api_backend in {"vllm", "sglang"} else {}
+        return payload | ({} if request.max_tokens is None else {"max_tokens": request.max_tokens}) | fixed | more
 
-    def _exchange(self, payload: dict[str, Any], prompt_tokens: int | None, turn: int = 1) -> Answer:
+    def _exchange(self, payload: dict[str, Any], turn: int) -> Answer:
         """Send one request, read its answer, and write its line, whatever happens."""
         answer, body, status = Answer(), json.dumps(payload).encode(), COMPLETED
         request = SentRequest(worker=self._worker, user=self._user, number=next(self._numbers), turn=turn)
@@ -149,7 +99,7 @@ class User(OpenAIUser):  # type: ignore[misc]
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             answer.fail(SERVER_ERROR, f"the connection broke: {error}")
         finally:
-            self._write(request, answer, FAILED if answer.error else status, prompt_tokens)
+            self._write(request, answer, FAILED if answer.error else status)
         return answer
 
     def _read(self, body: bytes, answer: Answer) -> int:
@@ -184,7 +134,7 @@ class User(OpenAIUser):  # type: ignore[misc]
                 raise
             return self._pool.urlopen("POST", url, body=body, headers=self.headers, **options)
 
-    def _write(self, request: SentRequest, answer: Answer, status: str, prompt_tokens: int | None) -> None:
+    def _write(self, request: SentRequest, answer: Answer, status: str) -> None:
         request.status = status
         if status != IN_FLIGHT:
             request.end = answer.end or time.monotonic()
@@ -194,18 +144,14 @@ class User(OpenAIUser):  # type: ignore[misc]
             request.first_token, request.last_token = answer.arrivals[0], answer.arrivals[-1]
         request.first_answer_token, request.gaps = answer.first_answer_token, answer.gaps
         request.finish_reason, request.streamed = answer.finish_reason, answer.streamed
-        request.prompt_tokens = answer.tokens("prompt_tokens", prompt_tokens)
+        request.prompt_tokens = answer.tokens("prompt_tokens")
         request.output_tokens = answer.tokens("completion_tokens")
         request.cached_tokens = answer.tokens("cached_tokens")
         if request.output_tokens is None and (answer.arrivals or not answer.streamed):
-            request.output_tokens, request.estimated = self._count(answer, status), True
-        self.record(_encode(request) + b"\n")
-
-    def _count(self, answer: Answer, status: str) -> int:
-        """The tokens that came, where usage does not say: by the tokenizer, or one a chunk where time is short."""
-        if status == IN_FLIGHT:
-            return len(answer.arrivals)
-        return int(self.environment.sampler.get_token_length(answer.every_text, add_special_tokens=False))
+            count, request.estimated = self.environment.sampler.get_token_length, True
+            is_whole = status == COMPLETED  # otherwise time may be short: a chunk is a token
+            request.output_tokens = count(answer.every_text) if is_whole else len(answer.arrivals)
+        self.spool.add(request)
 
 
 def stop_users(runner: Any) -> None:
@@ -217,7 +163,7 @@ def stop_users(runner: Any) -> None:
         runner.stop()
 
 
-def report(environment: Any, requests: list[SentRequest]) -> None:
+def fill_collector(environment: Any, requests: list[SentRequest]) -> None:
     """Have genai-bench count the requests that have ended, for its own file."""
     handler, *_ = environment.runner.custom_messages["request_metrics"]
     for request in requests:

@@ -124,7 +124,7 @@ class Workload:
 
     @cached_property
     def _words(self) -> "_Words":
-        return _Words(_load_tokenizer(self.tokenizer))
+        return _Words(load_tokenizer(self.tokenizer))
 
 
 def _begun(request: Request, beginning: str) -> Request:
@@ -156,6 +156,11 @@ def _lengths(scenario: str, dice: random.Random) -> tuple[int, int]:
         low_in, high_in, low_out, high_out = numbers if len(numbers) == 4 else (1, numbers[0], 1, numbers[1])
         lengths = [dice.uniform(low_in, high_in), dice.uniform(low_out, high_out)]
     return max(1, int(lengths[0])), max(2, int(lengths[1]))
+
+
+def read_workload(folder: Path) -> list[Request]:
+    """The requests that were written into a level's `folder`."""
+    return msgspec.json.Decoder(Request).decode_lines((folder / WORKLOAD_FILE).read_bytes())
 
 
 class _Words:
@@ -200,7 +205,7 @@ class _Words:
         return min(tries, key=lambda each: abs(self._count(each) - tokens))
 
 
-def _load_tokenizer(name: str) -> "Tokenizer":
+def load_tokenizer(name: str) -> "Tokenizer":
     """The tokenizer of a folder or hub id; `transformers`, which takes seconds to import, where nothing else reads it.
 
     Raises:
@@ -226,20 +231,16 @@ def _load_tokenizer(name: str) -> "Tokenizer":
 def _tokenizer_file(name: str) -> str | None:
     """The `tokenizer.json` of a folder or hub id, first looked for in the hub's cache; None where it has none."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError
 
     folder = Path(name).expanduser()
     if folder.is_dir() or name.startswith(("/", "~", ".")):
         file = folder / _TOKENIZER
         return str(file) if file.is_file() or not folder.is_dir() else None
-    with contextlib.suppress(LocalEntryNotFoundError):
-        return hf_hub_download(name, _TOKENIZER, local_files_only=True)
-    try:
-        return hf_hub_download(name, _TOKENIZER)
-    except LocalEntryNotFoundError:  # the hub does not answer
-        raise
-    except EntryNotFoundError:
-        return None
+    for is_offline in (True, False):
+        with contextlib.suppress(EntryNotFoundError):
+            return hf_hub_download(name, _TOKENIZER, local_files_only=is_offline)
+    return None
 
 
 _TOKENIZER = "tokenizer.json"
