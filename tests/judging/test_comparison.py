@@ -88,7 +88,7 @@ def _sampled(ttft):
     from tuner.batches.batch import Reading
     from tuner.judging.estimates import CompletedBatch
 
-    samples = np.concatenate([ttft, ttft, ttft, np.full(len(ttft), 9.0)])
+    samples = np.concatenate([ttft, ttft, ttft, np.full(2 * len(ttft), np.nan), np.full(len(ttft), 9.0)])
     row = {f"ttft_{name}": value for name, value in statistics(ttft).items()}
     row |= {"completed": len(ttft), "concurrency": 8, "iteration_type": "num_concurrency"}
     return CompletedBatch(row, Reading(None, samples.tobytes(), True))

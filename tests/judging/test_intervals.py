@@ -52,7 +52,7 @@ def test_intervals_of_mean_and_throughput_hold_the_truth(share, tmp_path):
     (reading,) = readings_of(batches_of(tmp_path, np.ones(300), level=16))
     for _ in range(300):
         ttft = 2 + 0.5 * waves(dice, 300, 16, share)
-        samples = np.concatenate([ttft, np.full(300, 0.01), ttft + 1, np.full(300, 101.0)])
+        samples = np.concatenate([ttft, np.full(300, 0.01), ttft + 1, np.full(600, np.nan), np.full(300, 101.0)])
         drawn = type(reading)(reading.batch, samples.tobytes(), True)
         drawn.batch.output_throughput = 16 * 300 * 101 / float((ttft + 1).sum())
         mean, rate = (of_requests(drawn, 16, column) for column in ("ttft_mean", "output_throughput"))

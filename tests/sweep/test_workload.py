@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+import tuner
 from tuner.core.run_directory import Experiment
 from tuner.engines.gguf import tokenizer_folder
 from tuner.errors import NothingSurvived, SpecError
@@ -172,3 +173,34 @@ def test_a_run_of_a_version_without_seeds_goes_on(prepared, tmp_path):
     check_same(spec, begun)
     with pytest.raises(SpecError, match="made with seed 0, now 3 is asked"):
         check_same(prepared(seed=3), begun)
+
+
+@pytest.fixture
+def hit_rate(tiny_gguf, tmp_path):
+    """The cache hit rate of a level of the embedded engine."""
+
+    def measure(**load):
+        limits = {"levels": [2], "max_seconds": 60, "max_requests": 12, "warmup_requests": 0}
+        spec = make_spec({"engine": "llamacpp", "model": str(tiny_gguf), **limits, **load})
+        run_sweep(spec, Experiment.at(tmp_path / "run"))
+        (row,) = tuner.load_batches(tmp_path / "run").to_dict("records")
+        assert (row["outcome"], row["errors"]) == ("completed", 0), row["reason"]
+        return row["cache_hit_rate"]
+
+    return measure
+
+
+@pytest.mark.real
+def test_a_conversation_finds_its_beginning_in_the_servers_cache(hit_rate, tmp_path):
+    prompts = tmp_path / "talks.jsonl"
+    talks = [[{"role": "user", "content": f"talk {talk} turn {turn} " * 4} for turn in range(3)] for talk in range(8)]
+    lines = [json.dumps({"messages": talk, "max_tokens": 4}) for talk in talks]
+    prompts.write_text("\n".join(lines))
+    assert 0.5 < hit_rate(prompts=str(prompts)) < 1
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("prefix", "expected"), [({"tokens": 60}, (0.5, 1)), (None, (0, 0.5))])
+def test_a_shared_beginning_is_found_in_the_servers_cache(hit_rate, prefix, expected):
+    low, high = expected
+    assert low <= hit_rate(scenarios=["D(10,4)"], prefix=prefix) < high

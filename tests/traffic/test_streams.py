@@ -111,6 +111,24 @@ def test_the_row_counts_them_all_and_says_what_is_not_as_it_seems(folder):
     assert "1 answers were not streamed" in warnings and "tokens of 1 requests are the tokenizer's count" in warnings
 
 
+def test_the_row_has_gaps_first_answer_tokens_and_cached_prompts(folder):
+    (row,) = tuner.load_batches(folder).to_dict("records")
+    requests = tuner.load_requests(folder)
+    for latency in ("itl", "ttfa"):
+        assert row[f"{latency}_p90"] == pytest.approx(requests[latency].quantile(0.9))
+    assert row["itl_p50"] >= 0.01 > row["itl_p50"] - 0.1 and row["ttfa_p99"] > row["ttft_p50"]
+    completed = requests[requests["cached_tokens"].notna() & (requests["status"] == "completed")]
+    expected = completed["cached_tokens"].sum() / completed["input_tokens"].sum()
+    assert row["cache_hit_rate"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("threshold", "verdict"), [("5 ms", "fail"), ("5000 ms", "pass")])
+def test_gaps_can_be_limited(folder, threshold, verdict):
+    slo = {"itl": {"p90": {"threshold": threshold}}, "error_rate": {"threshold": 0.9}}
+    judged = tuner.judge(tuner.load_batches(folder), slo)
+    assert judged["verdict"].tolist() == [verdict], judged["violations"].iloc[0]
+
+
 def test_every_request_is_a_row(folder):
     requests = tuner.load_requests(folder)
     assert requests["status"].value_counts()["completed"] == len(RIGHT)

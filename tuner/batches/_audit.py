@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuner.batches.result_file import UNITS, Aggregates, Columns, Measured, claim_of, statistics, unit_of
-from tuner.core.metrics import PERCENTILES, requests_needed
+from tuner.core.metrics import LATENCY_COLUMNS, PERCENTILES, WHOLE_FIRST, requests_needed, split
 
 #: How far two numbers that should be equal may lie apart: 1 %.
 TOLERANCE = 0.01
@@ -97,7 +97,7 @@ def not_recomputed(evidence: Evidence) -> Iterable[str]:
         return
     yield "the file holds no individual requests: its own aggregates are used, unchecked"
     claims = evidence.claims
-    missing = [name for name in evidence.batch.latencies if math.isnan(claim_of(claims, name))]
+    missing = [name for name in LATENCY_COLUMNS if split(name)[0] in WHOLE_FIRST and math.isnan(claim_of(claims, name))]
     if missing and evidence.batch.completed:
         yield f"the file says nothing of {', '.join(missing)}"
 

@@ -27,7 +27,7 @@ SCHEMA = 7
 NAME = ".tuner-cache"
 #: From this many bytes on a file is kept (reading it takes some milliseconds).
 WORTH_KEEPING = 1_000_000
-#: Bytes of samples that one load holds in memory, of some four million requests; those beyond are read again.
+#: Bytes of samples that one load holds in memory, of some 2.5 million requests; those beyond are read again.
 MOST_HELD = 128_000_000
 _CHECKSUM = 4  # bytes of it, before the content
 #: What changes whenever a file does: inode, size, mtime_ns, ctime_ns.

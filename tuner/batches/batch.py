@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from tuner.batches.result_file import Floats, Measured
+from tuner.batches.result_file import OF_WINDOW, Floats, Measured
 from tuner.core import timestamps
 from tuner.core.metrics import LATENCIES, LATENCY_COLUMNS
 from tuner.core.run_directory import COMPLETED, Sidecar
@@ -27,12 +27,12 @@ CLIENT = ("client_cpu_share", "client_ttft", "client_tpot")
 COLUMNS = (
     *("experiment", "trial", "engine", "model", "scenario", "iteration_type", "concurrency", "repeat"),
     *("outcome", "reason", *TIMES, "time_source", "duration", *COUNTS, "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS),
-    *("burst_ttft_p90", "warnings", "superseded", *CLIENT, "run_folder", "source"),
+    *(*OF_WINDOW, "warnings", "superseded", *CLIENT, "run_folder", "source"),
 )
 KINDS: dict[str, str] = {
     **dict.fromkeys((*TEXTS, "run_folder", "source"), "str"),
     **dict.fromkeys((*COUNTS, "concurrency"), "Int64"),
-    **dict.fromkeys(("duration", "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS, "burst_ttft_p90", *CLIENT), "float64"),
+    **dict.fromkeys(("duration", "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS, *OF_WINDOW, *CLIENT), "float64"),
     **{"trial": "int64", "repeat": "int64", "superseded": "bool"},
 }
 
@@ -210,7 +210,7 @@ def _numbers(batch: Batch) -> dict[str, Any]:
     numbers = batch.numbers
     if numbers is None:  # nothing was recorded, so no request is known
         return dict.fromkeys(COUNTS, 0) | {"duration": batch.sidecar.duration if batch.sidecar else None}
-    names = ("duration", *COUNTS, "error_rate", *THROUGHPUTS, "burst_ttft_p90")
+    names = ("duration", *COUNTS, "error_rate", *THROUGHPUTS, *OF_WINDOW)
     return {name: getattr(numbers, name) for name in names} | numbers.latencies
 
 

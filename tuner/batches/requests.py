@@ -13,21 +13,20 @@ from msgspec.structs import replace
 from tuner.batches.load import load_batches
 from tuner.batches.other_tools import BatchReader
 from tuner.batches.result_file import Columns, Damage
+from tuner.core.metrics import LATENCIES
 from tuner.core.request_log import COMPLETED, FAILED
 
 #: What of a batch stands on each of its requests.
 OF_BATCH = ("experiment", "trial", "scenario", "iteration_type", "concurrency", "repeat")
 #: The columns of `load_requests`, in their order.
 REQUEST_COLUMNS = (
-    *(*OF_BATCH, "request", "ttft", "tpot", "e2e_latency"),
+    *(*OF_BATCH, "request", *LATENCIES),
     *("input_tokens", "output_tokens", "error_code", "error_message", "source"),
-    *("status", "is_counted", "sent_at", "ttfa", "itl_p50", "itl_p99", "cached_tokens", "finish_reason"),
+    *("status", "is_counted", "sent_at", "itl_p50", "cached_tokens", "finish_reason"),
 )
 TEXTS = ("experiment", "scenario", "iteration_type", "error_code", "error_message", "source", "status", "finish_reason")
 #: What only our own files say of a request.
-LOGGED = {"is_counted": True, "finish_reason": ""} | dict.fromkeys(
-    ("sent_at", "ttfa", "itl_p50", "itl_p99", "cached_tokens")
-)
+LOGGED = {"is_counted": True, "finish_reason": ""} | dict.fromkeys(("sent_at", "itl_p50", "cached_tokens"))
 
 
 def load_requests(*paths: str | os.PathLike[str]) -> pd.DataFrame:
@@ -42,9 +41,9 @@ def load_requests(*paths: str | os.PathLike[str]) -> pd.DataFrame:
         `ttft`, `tpot` and `e2e_latency` in seconds (NaN where the request failed), tokens, `error_code` and
         `error_message` (missing where it completed), and what batch it belongs to (`concurrency` is missing where none
         was held). Of levels that tuner measured also those that are not judged (`is_counted` is false: they were sent
-        outside the window, or in flight at its end, see `status`), when each was sent (UTC), the first token of the
-        answer after reasoning and percentiles of the gaps between chunks (seconds), cached prompt tokens. Texts are
-        categories.
+        outside the window, or in flight at its end, see `status`), when each was sent (UTC), `ttfa`, the first token of
+        the answer after reasoning, `itl` and `itl_p50`, the 99th percentile and the median of the gaps between chunks
+        (seconds), cached prompt tokens. Texts are categories.
 
     Raises:
         PathError: a path does not exist, cannot be read, or holds no batch.

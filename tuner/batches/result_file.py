@@ -41,6 +41,8 @@ class Request(msgspec.Struct, gc=False):
     num_output_tokens: float | None = None
     error_code: int | str | None = None
     error_message: str | None = None
+    itl: float | None = None  # the 99th percentile of its gaps between chunks
+    ttfa: float | None = None  # the first token of the answer, after reasoning
 
 
 class Aggregates(msgspec.Struct, gc=False):
@@ -78,6 +80,10 @@ class Origin(msgspec.Struct):
     parts: int = 1  # how many batches the file holds
 
 
+#: columns that only a level of ours has
+OF_WINDOW = ("burst_ttft_p90", "cache_hit_rate")
+
+
 class Window(msgspec.Struct):
     """What happened in the part of a level that is judged, whichever request it belongs to."""
 
@@ -85,6 +91,7 @@ class Window(msgspec.Struct):
     input_tokens: float
     completed: int
     burst_ttft_p90: float  # seconds, of each user's first request; NaN where none is known
+    cache_hit_rate: float  # cached prompt tokens / prompt tokens of what is judged; NaN where usage does not say
     notes: list[str]
 
 
@@ -210,6 +217,7 @@ class Measured(msgspec.Struct, kw_only=True):
     latencies: dict[str, float]
     error_codes: dict[str, int]
     burst_ttft_p90: float = math.nan  # seconds
+    cache_hit_rate: float = math.nan
     first_error: str = ""
     warnings: list[str] = []
     origin: Origin | None = None  # where another tool than genai-bench wrote it
@@ -362,7 +370,7 @@ def _of_requests(columns: Columns) -> dict[str, Any]:
         "output_throughput": outputs / seconds,
         "total_throughput": (inputs + outputs) / seconds,
         "request_throughput": done / seconds,
-        "burst_ttft_p90": window.burst_ttft_p90 if window else math.nan,
+        **{name: getattr(window, name, math.nan) for name in OF_WINDOW},
         "latencies": {f"{name}_{key}": value for name in computed for key, value in computed[name].items()},
         "error_codes": dict(sorted(Counter(str(request.error_code) for request in columns.errors).items())),
         "first_error": next((server_words(one.error_message) for one in columns.errors if one.error_message), ""),

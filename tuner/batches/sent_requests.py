@@ -16,9 +16,7 @@ class LoggedRequest(Request, gc=False):
     status: str = COMPLETED
     is_counted: bool = True
     sent_at: int | None = None  # microseconds since 1970, UTC
-    ttfa: float | None = None  # the first token of the answer, after reasoning
-    itl_p50: float | None = None
-    itl_p99: float | None = None
+    itl_p50: float | None = None  # as `itl`, the median
     cached_tokens: int | None = None
     finish_reason: str = ""
 
@@ -59,7 +57,7 @@ def _logged_request(request: SentRequest, level: LevelRecord) -> LoggedRequest:
     logged.ttfa = None if answer is None else answer - request.scheduled
     logged.tpot = (request.end - first) / (outputs - 1) if first is not None and outputs and outputs > 1 else None
     logged.num_input_tokens, logged.num_output_tokens = request.prompt_tokens, outputs
-    logged.itl_p50, logged.itl_p99 = request.gaps.get("p50"), request.gaps.get("p99")
+    logged.itl_p50, logged.itl = request.gaps.get("p50"), request.gaps.get("p99")
     return logged
 
 
@@ -73,11 +71,14 @@ def _window(level: LevelRecord, requests: list[SentRequest]) -> Window:
         prefilled = [request for request in sound if level.spans(request.first_token)]
     first = [request for request in requests if request.number == 1 and request.turn == 1 and request.first_token]
     bursts = [(request.first_token or 0.0) - request.scheduled for request in first]
+    counted = [(request.cached_tokens, request.prompt_tokens) for request in requests if level.counts(request)]
+    prompts = [(cached, tokens) for cached, tokens in counted if cached is not None and tokens is not None]
     return Window(
         output_tokens=outputs,
         input_tokens=sum(request.prompt_tokens or 0 for request in prefilled),
         completed=len(done),
         burst_ttft_p90=float(np.percentile(bursts, 90)) if bursts else math.nan,
+        cache_hit_rate=sum(cached for cached, _ in prompts) / (sum(tokens for _, tokens in prompts) or math.nan),
         notes=_notes(level, requests),
     )
 

@@ -43,19 +43,22 @@ METRICS = {
     "ttft": Metric("TTFT", section="ttft", label="TTFT"),
     "tpot": Metric("TPOT", section="tpot", label="TPOT", decimals=1, in_milliseconds=True),
     "e2e_latency": Metric("e2e latency", section="latency", label="latency"),
+    "itl": Metric("ITL", section="itl", label="ITL", decimals=1, in_milliseconds=True),
+    "ttfa": Metric("TTFA", section="ttfa", label="TTFA"),
     "error_rate": Metric("error rate", SHARE, "error_rate", "errors", 1),
     "output_throughput": Metric("output throughput", "tokens/s", "min_throughput", "output", 1, True),
     "request_throughput": Metric("request throughput", "requests/s", "min_request_throughput", "requests", 2, True),
     "input_throughput": Metric("input throughput", "tokens/s", "", "input", 1, True),
     "total_throughput": Metric("total throughput", "tokens/s", "", "total", 1, True),
+    "cache_hit_rate": Metric("cache hit rate", SHARE, "", "cached", 1, True),
     "attainment": Metric("attainment", SHARE, "", "met SLO", 1, True),
     "goodput": Metric("goodput", "requests/s", "", "goodput", 2, True),
     "max_throughput": Metric("compliant maximum", "tokens/s", "", "maximum", 1, True),
 }
 LATENCIES = tuple(name for name, metric in METRICS.items() if metric.unit == SECONDS)
-#: The same as people read them: the whole first.
-WHOLE_FIRST = (LATENCIES[-1], *LATENCIES[:-1])
-#: The latency columns of a batch, `ttft_mean` … `e2e_latency_p99`.
+#: Those that are always shown, as people read them: the whole first. The others are where an SLO limits them.
+WHOLE_FIRST = ("e2e_latency", "ttft", "tpot")
+#: The latency columns of a batch, `ttft_mean` … `ttfa_p99`.
 LATENCY_COLUMNS = tuple(f"{latency}_{statistic}" for latency in LATENCIES for statistic in STATISTICS)
 
 

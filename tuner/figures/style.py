@@ -17,7 +17,7 @@ from tuner.judging.slo import SLO, Constraint
 CONFIG = {"showSendToCloud": False, "plotlyServerURL": "", "displaylogo": False, "responsive": True}
 
 METRICS, STATISTICS = metrics.WHOLE_FIRST, metrics.STATISTICS
-LABELS = {name: metrics.METRICS[name].name for name in METRICS}
+LABELS = {name: metrics.METRICS[name].name for name in metrics.LATENCIES}
 #: Okabe and Ito's palette, safe for the colour-blind
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES = ("solid", "dash", "dot", "dashdot")

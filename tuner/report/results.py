@@ -147,7 +147,10 @@ class Results:
 
     def _curve_figures(self) -> Iterator[Any]:
         """The figures that show every curve by itself."""
-        for metric in figures.METRICS:
+        limited = (
+            (constraint.metric for constraint in self.slo.constraints if constraint.is_latency) if self.slo else ()
+        )
+        for metric in dict.fromkeys([*figures.METRICS, *limited]):
             if self.judged[f"{metric}_p90"].notna().any():
                 yield figures.latency_vs_concurrency(self.judged, self.slo, metric=metric)
         for metric in ("ttft", "tpot"):

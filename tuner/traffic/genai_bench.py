@@ -181,6 +181,7 @@ _SET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 _START_SECONDS = 120.0
 _GRACE = 1.0  # seconds: nothing of a level that was cut off is kept
 MARGIN_SECONDS = 30.0  # between a level's own limits and the end of our patience with it
