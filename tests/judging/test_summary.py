@@ -161,6 +161,11 @@ def test_the_table_of_a_person(tmp_path):
     assert "verdict" not in table(batches)
     assert not {"experiment", "trial", "repeat"} & set(shown)
     assert "experiment" in table(pd.concat([batches, batches.assign(experiment="other")]))
+    assert "burst TTFT p90 (s)" not in table(batches.assign(burst_ttft_p90=1.05 * batches["ttft_p90"]))
+    shown = table(batches.assign(burst_ttft_p90=4 * batches["ttft_p90"]))
+    assert shown["burst TTFT p90 (s)"].tolist() == pytest.approx(
+        (4 * batches["ttft_p90"]).round(3).tolist(), nan_ok=True
+    )
 
 
 def levels_run(folder, *runs):

@@ -57,7 +57,8 @@ def _logged_request(request: SentRequest, level: LevelRecord) -> LoggedRequest:
     logged.ttfa = None if answer is None else answer - request.scheduled
     logged.tpot = (request.end - first) / (outputs - 1) if first is not None and outputs and outputs > 1 else None
     logged.num_input_tokens, logged.num_output_tokens = request.prompt_tokens, outputs
-    logged.itl_p50, logged.itl = request.gaps.get("p50"), request.gaps.get("p99")
+    none = 0.0 if outputs == 1 else None  # as TPOT of a single token
+    logged.itl_p50, logged.itl = request.gaps.get("p50", none), request.gaps.get("p99", none)
     return logged
 
 

@@ -215,7 +215,9 @@ TABLE: tuple[tuple[str, str, float, int | None], ...] = (
     *((name, name, 1, None) for name in ("experiment", "trial", "scenario")),
     ("level", "concurrency", 1, None),
     *((name, name, 1, None) for name in ("repeat", "verdict")),
-    *map(table_column, ("output_throughput", "ttft_p50", "ttft_p99", "tpot_p50", "e2e_latency_p50", "e2e_latency_p99")),
+    *map(table_column, ("output_throughput", "ttft_p50", "ttft_p99")),
+    ("burst TTFT p90 (s)", "burst_ttft_p90", 1.0, 3),
+    *map(table_column, ("tpot_p50", "e2e_latency_p50", "e2e_latency_p99")),
     ("requests", "requests", 1, None),
     *map(table_column, ("error_rate", "attainment", "goodput")),
     ("outcome", "outcome", 1, None),
@@ -227,6 +229,8 @@ TIER = "verdict_of_"
 WIDEST = 120
 #: Columns that say nothing where all rows have the same.
 ONLY_IF_DIFFERENT = ("experiment", "trial", "repeat")
+#: The first requests of a level are told of where their TTFT p90 is more than so many times that of the others.
+LONG_BURST = 1.1
 
 
 def table(judged: pd.DataFrame) -> pd.DataFrame:
@@ -253,6 +257,8 @@ def table(judged: pd.DataFrame) -> pd.DataFrame:
 def _says_nothing(judged: pd.DataFrame, name: str) -> bool:
     if name == "goodput":  # without a limit it is the throughput in other words
         return not SLO.parse(judged.attrs.get("slo", {})).constraints
+    if name == "burst_ttft_p90":
+        return not (judged[name] > LONG_BURST * judged["ttft_p90"]).any()
     return name in ONLY_IF_DIFFERENT and judged[name].nunique() < 2
 
 
