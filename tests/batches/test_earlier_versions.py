@@ -38,8 +38,9 @@ def test_a_sweep_has_its_numbers(source):
 
 @pytest.mark.parametrize("kind", ["sweep", "tune"])
 def test_a_report_has_what_its_run_has(kind):
-    here, there = (tuner.load_batches(path)[NUMBERS] for path in (EARLIER / f"{kind}.html", _runs()[kind]))
-    assert_frame_equal(here, there)
+    here, there = (tuner.load_batches(path) for path in (EARLIER / f"{kind}.html", _runs()[kind]))
+    same = [name for name in NUMBERS if not name.startswith("tpot")]  # which it left out where it was below the clock's
+    assert_frame_equal(here[same], there[same])
 
 
 def _runs():

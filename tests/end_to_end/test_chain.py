@@ -66,7 +66,7 @@ def test_the_key_is_nowhere(swept):
 
 
 def test_no_sheet_and_no_pictures(swept):
-    assert {path.suffix for path in swept[0].rglob("batches/**/*") if path.is_file()} == {".json", ".log"}
+    assert {path.suffix for path in swept[0].rglob("batches/**/*") if path.is_file()} == {".json", ".jsonl", ".log"}
 
 
 def test_the_run_directory_says_what_was_asked_and_how_it_ended(swept):

@@ -153,7 +153,7 @@ def with_types(frame: pd.DataFrame) -> pd.DataFrame:
     """
     missing = {name: None for name in COLUMNS if name not in frame}
     whole = frame.assign(**missing)
-    whole = whole.astype({name: kind for name, kind in KINDS.items() if name in whole})
+    whole = whole.astype({name: kind for name, kind in KINDS.items() if name in whole}).copy()  # in few blocks
     warnings = pd.Series([_as_list(value) for value in whole["warnings"]], whole.index, dtype="object")
     return whole.assign(warnings=warnings, **{name: timestamps.to_utc(whole[name]) for name in TIMES})
 

@@ -137,7 +137,7 @@ def _points(
     """
     about = " · ".join(filter(None, ["numbers: concurrency", look.measured_when(judged)]))
     figure = look.figure(titles[0], about, *titles[1:])
-    every = judged.assign(x=x, y=y, position=judged.index, curve="")
+    every = judged.copy().assign(x=x, y=y, position=judged.index, curve="")
     points = every[every["x"].notna() & every["y"].notna()]
     curves = look.curves(points)
     names = {position: name for name, curve in curves for position in curve["position"]}
