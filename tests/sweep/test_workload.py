@@ -180,7 +180,7 @@ def hit_rate(tiny_gguf, tmp_path):
     """The cache hit rate of a level of the embedded engine."""
 
     def measure(**load):
-        limits = {"levels": [2], "max_seconds": 60, "max_requests": 12, "warmup_requests": 0}
+        limits = {"levels": [1], "max_seconds": 60, "max_requests": 12, "warmup_requests": 0}
         spec = make_spec({"engine": "llamacpp", "model": str(tiny_gguf), **limits, **load})
         run_sweep(spec, Experiment.at(tmp_path / "run"))
         (row,) = tuner.load_batches(tmp_path / "run").to_dict("records")
@@ -193,7 +193,10 @@ def hit_rate(tiny_gguf, tmp_path):
 @pytest.mark.real
 def test_a_conversation_finds_its_beginning_in_the_servers_cache(hit_rate, tmp_path):
     prompts = tmp_path / "talks.jsonl"
-    talks = [[{"role": "user", "content": f"talk {talk} turn {turn} " * 4} for turn in range(3)] for talk in range(8)]
+    talks = [
+        [{"role": "user", "content": f"talk {talk} turn {turn} " * words} for turn, words in enumerate((16, 4, 4))]
+        for talk in range(8)
+    ]
     lines = [json.dumps({"messages": talk, "max_tokens": 4}) for talk in talks]
     prompts.write_text("\n".join(lines))
     assert 0.5 < hit_rate(prompts=str(prompts)) < 1
