@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from tuner.core.text import one_line
+from tuner.core.text import one_line, server_words
 
 #: A chunk with visible text and nothing else that we want to know: it is kept unread.
 _TEXT = re.compile(rb'"delta":\s*+\{[^{}]*"content":\s*+"[^"]')
@@ -134,13 +134,13 @@ class Answer:
             else:
                 self._words = data.decode(errors="replace")
             if kind == b"error":
-                self.fail(SERVER_ERROR, error_words(data))
+                self.fail(SERVER_ERROR, server_words(data.decode(errors="replace")))
 
     def _read(self, value: dict[str, Any], data: bytes, at: float) -> None:
         error = value.get("error") or (value if value.get("object") == "error" else None)
         if error:
             code = error.get("code") if isinstance(error, dict) else None
-            self.fail(_code(code), error_words(data))
+            self.fail(_code(code), server_words(data.decode(errors="replace")))
         usage = value.get("usage")
         self.usage = usage if isinstance(usage, dict) and usage else self.usage
         for choice, delta in _deltas(value):
@@ -159,14 +159,6 @@ class Answer:
         self._read(value if isinstance(value, dict) else {"error": "no JSON"}, self._whole, at)
         self._is_done = bool(self.arrivals)
         self.arrivals, self.first_answer_token = [], None
-
-
-def error_words(body: bytes) -> str:
-    """The server's own words in the body of an error: the message in its JSON, or all of it."""
-    value = _json(body)
-    while isinstance(value, dict):
-        value = value.get("error") or value.get("message") or value.get("detail") or json.dumps(value)
-    return value if isinstance(value, str) else body.decode(errors="replace").strip()
 
 
 def _code(code: Any) -> int | str:

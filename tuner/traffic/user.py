@@ -6,13 +6,10 @@ Imported in the host process alone, since genai-bench patches the standard libra
 import http.client
 import itertools
 import json
-import os
 import time
-import urllib.request
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 import certifi
 import gevent
@@ -23,9 +20,11 @@ from genai_bench.user.openai_user import OpenAIUser
 from locust.runners import STATE_STOPPED, LocalRunner, WorkerRunner
 
 from tuner.core.request_log import COMPLETED, FAILED, IN_FLIGHT, SentRequest
+from tuner.core.text import server_words
+from tuner.servers import http as routes
 from tuner.traffic.course import Spool
 from tuner.traffic.prompt_file import Request
-from tuner.traffic.stream import SERVER_ERROR, Answer, error_words
+from tuner.traffic.stream import SERVER_ERROR, Answer
 
 _BLOCK = 1 << 16
 #: Seconds for the end of a stream whose answer is over, so that its connection can be used again.
@@ -107,7 +106,7 @@ class User(OpenAIUser):  # type: ignore[misc]
         response = self._post(body)
         try:
             if response.status != 200:
-                words = error_words(response.read()) or response.reason or "no words"
+                words = server_words(response.read().decode(errors="replace")) or response.reason or "no words"
                 answer.fail(response.status, words)
             body_of = response if response.headers.get("content-encoding") else response._original_response
             while not answer.error and (piece := body_of.read1(_BLOCK)):
@@ -191,10 +190,6 @@ def _as_genai_bench(request: SentRequest) -> str:
 
 def _pool(base_url: str) -> urllib3.PoolManager:
     """The one connection of a user, through a proxy where the environment names one."""
-    certificates = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or certifi.where()
-    options: dict[str, Any] = {"maxsize": 1, "ca_certs": certificates}
-    parts = urlsplit(base_url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(parts.netloc):
-        return urllib3.ProxyManager(proxy, **options)
-    return urllib3.PoolManager(**options)
+    options: dict[str, Any] = {"maxsize": 1, "ca_certs": routes.certificates(None) or certifi.where()}
+    proxy = routes.proxy(base_url)
+    return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
