@@ -20,7 +20,7 @@ import numpy as np
 
 import tuner
 from tuner.judging.comparison import METRICS, compare
-from tuner.judging.estimates import Estimate, adjusted, difference
+from tuner.judging.estimates import Estimate, adjust_p_values, difference
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.resampled import SERVERS, real, side
@@ -53,7 +53,7 @@ def simulated(dice, runs, noise, cell):
     names = tuple(map(str, range(runs)))
     rows = [difference(*(Estimate(side, runs=names) for side in np.split(row, 2))) for row in values.T]
     p_values = np.array([one.p_value(0.0) for one in rows])
-    return bool((adjusted(rows, p_values, 0.95)[0] < 0.05).any())
+    return bool((adjust_p_values(rows, p_values, 0.95)[0] < 0.05).any())
 
 
 def table(comparisons):

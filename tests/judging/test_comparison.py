@@ -15,7 +15,7 @@ from tuner.batches.result_file import statistics
 from tuner.judging.comparison import METRICS, NOT_JUDGED, compare
 from tuner.judging.estimates import (
     Estimate,
-    adjusted,
+    adjust_p_values,
     difference,
 )
 
@@ -275,15 +275,15 @@ def test_rows_of_one_speed_count_as_one_and_independent_rows_as_many():
     """Against the exact: of copies, p stays as it is; of independent rows, it is Šidák's 1 − (1 − p)ⁿ."""
     dice, p = np.random.default_rng(4), np.array([0.06, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
     speed = dice.normal(size=(6, 1))
-    of_copies, _ = adjusted(rows_of_runs(speed * dice.uniform(1, 9, 8)), p, 0.95)
+    of_copies, _ = adjust_p_values(rows_of_runs(speed * dice.uniform(1, 9, 8)), p, 0.95)
     assert of_copies == pytest.approx(p, abs=0.01)
     orthogonal = np.linalg.qr(np.column_stack([np.ones(200), dice.normal(size=(200, 8))]))[0][:, 1:]
-    of_eight, confidence = adjusted(rows_of_runs(orthogonal), p, 0.95)
+    of_eight, confidence = adjust_p_values(rows_of_runs(orthogonal), p, 0.95)
     assert of_eight == pytest.approx(1 - (1 - p) ** 8, abs=0.02)
     assert confidence == pytest.approx(0.95 ** (1 / 8), abs=0.001)
-    one_found, _ = adjusted(rows_of_runs(orthogonal), np.array([0.001, *p[1:]]), 0.95)
+    one_found, _ = adjust_p_values(rows_of_runs(orthogonal), np.array([0.001, *p[1:]]), 0.95)
     assert one_found[1] == pytest.approx(1 - 0.9**7, abs=0.02)  # what is found counts no more against the others
-    unknown, _ = adjusted([None], np.array([math.nan]), 0.95)
+    unknown, _ = adjust_p_values([None], np.array([math.nan]), 0.95)
     assert np.isnan(unknown).all()
 
 
@@ -293,7 +293,7 @@ def test_verdicts_and_intervals_agree(seed, tolerance, runs, change):
     values = np.random.default_rng(seed).normal(0, 0.05, (2 * runs, 5))
     values[runs:] += change * np.array([1, 1, 0.5, 0, -1])
     found = rows_of_runs(values)
-    p_values, confidence = adjusted(found, np.array([one.p_value(tolerance) for one in found]), 0.95)
+    p_values, confidence = adjust_p_values(found, np.array([one.p_value(tolerance) for one in found]), 0.95)
     for one, p_value in zip(found, p_values, strict=True):
         low, high = one.interval(confidence)
         assert (p_value < 0.05) == (low > tolerance or high < -tolerance)

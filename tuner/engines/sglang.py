@@ -86,12 +86,12 @@ class SGLang(GPUEngine):
         script = Path(program).with_name("sglang")
         has_script = package and (package / "cli/serve.py").exists() and script.exists()
         launcher = [str(script), "serve"] if has_script else [program, "-m", "sglang.launch_server"]
-        spec = spec.model_copy(update={"parameters": _renamed(spec.parameters, self.flag_names(spec))})
+        spec = spec.model_copy(update={"parameters": _rename_flags(spec.parameters, self.flag_names(spec))})
         model = ["--enable-metrics", "--model-path", without_tilde(spec.model)]
         return [*launcher, *model, *self.flags(spec, place, no_prefix=False)]
 
 
-def _renamed(parameters: Mapping[str, Any], flags: set[str]) -> dict[str, Any]:
+def _rename_flags(parameters: Mapping[str, Any], flags: set[str]) -> dict[str, Any]:
     """Parameters under the names that newer versions (0.5.23 has both) gave them."""
     renamed = dict(parameters)
     if "attn_dp_size" in flags and renamed.pop("enable_dp_attention", False):

@@ -29,7 +29,7 @@ from tuner.judging.estimates import (
     Estimate,
     Key,
     Levels,
-    adjusted,
+    adjust_p_values,
     difference,
 )
 from tuner.judging.verdicts import judge
@@ -136,7 +136,7 @@ def compare(
     compared = [*_maxima(*sides), *_levels(*sides)]
     differences = [one for _, one in compared]
     p_values = np.array([one.p_value(tolerance) if one and one.over == RUNS else math.nan for one in differences])
-    corrected, sure = adjusted(differences, p_values, confidence)
+    corrected, sure = adjust_p_values(differences, p_values, confidence)
     rows = pd.DataFrame([row for row, _ in compared], columns=list(COLUMNS))
     rows = rows.assign(p_value=p_values, p_adjusted=corrected)
     rows = _decided(rows, differences, {RUNS: sure, REQUESTS: confidence})

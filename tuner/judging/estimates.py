@@ -159,7 +159,9 @@ def _directions(values: Floats) -> Floats:
     return np.asarray(centred / np.where(length > 0, length, 1.0), np.float64)
 
 
-def adjusted(differences: Sequence[Difference | None], p_values: Floats, confidence: float) -> tuple[Floats, float]:
+def adjust_p_values(
+    differences: Sequence[Difference | None], p_values: Floats, confidence: float
+) -> tuple[Floats, float]:
     """P-values corrected for their number, stepwise (Romano and Wolf, 2005); NaN stays NaN and counts nothing.
 
     Args:

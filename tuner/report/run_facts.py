@@ -37,7 +37,7 @@ def _server_records(folder: Path) -> Iterator[dict[str, Any]]:
             yield msgspec.to_builtins(server) | place
 
 
-def _made_with(folder: Path, facts: dict[str, Any], servers: list[dict[str, Any]]) -> dict[str, Any]:
+def _conditions_of_run(folder: Path, facts: dict[str, Any], servers: list[dict[str, Any]]) -> dict[str, Any]:
     """The versions, the machine, the server's parameters and GPUs, where the run had one server."""
     server = servers[0] if len(servers) == 1 else {}
     versions, host, parameters = map(mapping, (facts.get("versions"), facts.get("host"), server.get("parameters")))
@@ -178,7 +178,7 @@ def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None
     return replace(
         first,
         servers=[server for own in servers for server in own],
-        runs=[_made_with(*run) for run in zip(folders, documents, servers, strict=True)],
+        runs=[_conditions_of_run(*run) for run in zip(folders, documents, servers, strict=True)],
         read_telemetry=lambda: _telemetry([] if is_search else folders),  # no figure of a search shows it
         read_spreads=lambda: _spreads(readings_of(batches)),
         intervals=_intervals(batches, document or first.slo),

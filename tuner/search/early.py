@@ -83,7 +83,7 @@ def cannot_win(judged: pd.DataFrame, best: pd.DataFrame, spec: TuneSpec, factor:
     rows = judged.to_dict("records")
     own = [row for row in rows if row["outcome"] not in TO_COME]
     results = [row for row in own if row["outcome"] == COMPLETED and row["output_throughput"] > 0]
-    ahead = {row["concurrency"] for row in rows if row["outcome"] in TO_COME} - _forbidden(rows, spec.margin)
+    ahead = {row["concurrency"] for row in rows if row["outcome"] in TO_COME} - _levels_beyond_slo(rows, spec.margin)
     reached = [row["output_throughput"] for row in results if row["verdict"] != FAIL]
     most = max([*reached, *(_reach(results, level) for level in ahead)], default=0.0)
     if not own or not most < needed:
@@ -93,7 +93,7 @@ def cannot_win(judged: pd.DataFrame, best: pd.DataFrame, spec: TuneSpec, factor:
     return f"at most {most:.4g} tokens/s are in reach within the SLO, less than the best trial has"
 
 
-def _forbidden(rows: list[dict[Hashable, Any]], margin: float) -> set[int]:
+def _levels_beyond_slo(rows: list[dict[Hashable, Any]], margin: float) -> set[int]:
     """The levels that cannot meet the SLO: above so many that do not that it is no accident, and none that may."""
     run = [row for row in rows if row["outcome"] not in TO_COME]
     highest = max((row["concurrency"] for row in run if not _is_too_much(row, margin)), default=0)

@@ -34,7 +34,7 @@ STEP = 0.15
 BELOW, BELOW_EACH = 0.2, 0.02
 #: (parameter, up or down, or the value that it is set to)
 Step = tuple[str, object]
-#: a point with what it leaves to the engine, as `SearchSpace.standing` has it
+#: a point with what it leaves to the engine, as `SearchSpace.values_in_force` has it
 Standing = Mapping[str, Scalar | None]
 
 
@@ -184,7 +184,7 @@ class Climb(TPE):
     def _steps(self, trials: Sequence[Observation], best: Observation, worth: dict[int, float]) -> list[Point]:
         """The neighbours of the best, most promising first."""
         gains: dict[Step, list[float]] = defaultdict(list)
-        standing = {id(one): self.space.standing(one.point) for one in trials}
+        standing = {id(one): self.space.values_in_force(one.point) for one in trials}
         for one, other in itertools.permutations(trials, 2):
             steps = self._between(standing[id(one)], standing[id(other)])
             if len(steps) == 1:
@@ -192,7 +192,7 @@ class Climb(TPE):
         dice = self._dice(trials, "steps")
 
         def expected_gain(point: Point) -> float:  # the mean of what each step gained, less of few tries
-            tries = [gains.get(step) for step in self._between(standing[id(best)], self.space.standing(point))]
+            tries = [gains.get(step) for step in self._between(standing[id(best)], self.space.values_in_force(point))]
             steps = (sum(gained) / (len(gained) + 1) if gained else UNTRIED for gained in tries)
             return sum(steps) + CHANCE * dice.random()
 
@@ -210,12 +210,12 @@ class Climb(TPE):
         stand where it is thought to be.
         """
         middle = {d.name: d.at(0.5) for d in self.space.dimensions}
-        standing = self.space.standing(point)
+        standing = self.space.values_in_force(point)
         unnamed = {*standing} - {*point}
         for dimension in self.space.dimensions:
             name = dimension.name
             if name in standing:
-                guess = name in unnamed and not dimension.contains(self.space.known.get(name))
+                guess = name in unnamed and not dimension.contains(self.space.known_values.get(name))
                 for value in _next_values(dimension, standing[name], stay=guess):
                     stepped = self.space.active({**middle, **standing, name: value})
                     yield {each: stepped[each] for each in stepped if each == name or each not in unnamed}

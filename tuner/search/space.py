@@ -272,7 +272,7 @@ class SearchSpace:
         return space
 
     @cached_property
-    def known(self) -> Mapping[str, Any]:
+    def known_values(self) -> Mapping[str, Any]:
         """What parameters are that a configuration does not name, as far as we know it."""
         return {**self.defaults, **self.fixed}
 
@@ -293,14 +293,14 @@ class SearchSpace:
         return False
 
     def _meets(self, point: Mapping[str, Any]) -> bool:
-        values = {**self.known, **point}
+        values = {**self.known_values, **point}
         return all(constraint.holds(values) for constraint in self.constraints)
 
     def active(self, point: Mapping[str, Any]) -> Point:
         """`point` without the parameters whose condition does not hold."""
         active: Point = {}
         for dimension in self.dimensions:
-            others = {**self.known, **active}
+            others = {**self.known_values, **active}
             is_active = all(others.get(other) in allowed for other, allowed in dimension.when.items())
             if dimension.name in point and is_active:
                 active[dimension.name] = point[dimension.name]
@@ -319,12 +319,14 @@ class SearchSpace:
 
     def baseline(self) -> Point | None:
         """The point of the defaults; None where they lie outside of the space, or nobody knows them."""
-        point = self.active({d.name: self.known.get(d.name) for d in self.dimensions})
+        point = self.active({d.name: self.known_values.get(d.name) for d in self.dimensions})
         return point if all(d.contains(point[d.name]) for d in self.dimensions if d.name in point) else None
 
-    def standing(self, point: Mapping[str, Any]) -> Mapping[str, Scalar | None]:
+    def values_in_force(self, point: Mapping[str, Any]) -> Mapping[str, Scalar | None]:
         """`point` with what it leaves to the engine where the engine's default stands, as near as the space has it."""
-        return self.active({d.name: point.get(d.name, d.stand_in(self.known.get(d.name))) for d in self.dimensions})
+        return self.active(
+            {d.name: point.get(d.name, d.stand_in(self.known_values.get(d.name))) for d in self.dimensions}
+        )
 
     def grid(self) -> Iterator[Point]:
         """Every point that is allowed, once; wide ranges by a few values each."""

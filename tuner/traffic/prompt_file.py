@@ -89,7 +89,7 @@ def _content(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise PathError(f"prompts: cannot read {path}: there is no such file")
-        with _opened(path) as file:
+        with _open_file(path) as file:
             content = file.read(LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise PathError(f"prompts: cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
@@ -98,7 +98,7 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _open_file(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
 
 

@@ -98,14 +98,14 @@ class Workload:
         """The requests of one level, without end."""
         dice = random.Random(f"{self.seed} {scenario} {level} {repeat}")  # noqa: S311 - no secret
         for request in self._own(dice) if self.requests else self._synthetic(scenario, dice):
-            yield _begun(request, dice.choice(self._prefixes)) if self.prefix else request
+            yield _with_beginning(request, dice.choice(self._prefixes)) if self.prefix else request
 
     def _own(self, dice: random.Random) -> Iterator[Request]:
         """The file's prompts in an order of the seed; again, each is told from the time before by a counter."""
         order = dice.sample(self.requests, len(self.requests))
         yield from order
         for time in count(2):
-            yield from (_begun(request, f"({time})") for request in order)
+            yield from (_with_beginning(request, f"({time})") for request in order)
 
     def _synthetic(self, scenario: str, dice: random.Random) -> Iterator[Request]:
         """Prompts of exactly as many tokens as the scenario says, each with another first word."""
@@ -127,7 +127,7 @@ class Workload:
         return _Words(load_tokenizer(self.tokenizer))
 
 
-def _begun(request: Request, beginning: str) -> Request:
+def _with_beginning(request: Request, beginning: str) -> Request:
     """`request` with `beginning` before its first message."""
     (first, *others), *turns = request.turns
     begun = first | {"content": f"{beginning} {first['content']}"}

@@ -84,21 +84,21 @@ def _summary(records: Path) -> Any:
 
 
 def _batch(summary: Any, lines: list[Any]) -> values.ToolBatch:
-    metrics, asked = at(summary, "records") or summary, _asked(at(summary, "input_config"))
+    metrics, config = at(summary, "records") or summary, _configuration(at(summary, "input_config"))
     recounted = _recounted(lines)
     version = text(summary, "aiperf_version") or ("" if summary is None else "of 2025")
     first, last = _times(lines, metrics)
     origin = Origin(
         TOOL,
-        model=asked.model,
+        model=config.model,
         started_at=values.instant(first) or text(summary, "start_time"),
         finished_at=values.instant(last) or text(summary, "end_time"),
-        notes=[f"written by {TOOL} {version}".rstrip() + f": {SAME}", asked.note, recounted, _incomplete(summary)],
+        notes=[f"written by {TOOL} {version}".rstrip() + f": {SAME}", config.note, recounted, _incomplete(summary)],
     )
     return values.ToolBatch(
         origin,
-        asked.scenario,
-        asked.level,
+        config.scenario,
+        config.level,
         number(metrics, "benchmark_duration", "avg") or (last - first if first and last else None),
         list(map(_request, lines)),
         _claims(metrics, bool(recounted)),
@@ -144,8 +144,8 @@ def _recounted(lines: list[Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What was asked for: model, workload, the concurrency that was held, and what must be said of it."""
+class Configuration:
+    """What AIPerf was to do: model, workload, the concurrency that was held, and what must be said of it."""
 
     model: str
     scenario: str
@@ -153,7 +153,7 @@ class Asked:
     note: str
 
 
-def _asked(config: Any) -> Asked:
+def _configuration(config: Any) -> Configuration:
     """From `input_config`, whose form of 2025 names the command line's options."""
     if at(config, "endpoint", "model_names") or at(config, "loadgen"):
         model = (entries(config, "endpoint", "model_names") or [None])[0]
@@ -169,7 +169,7 @@ def _asked(config: Any) -> Asked:
     level = count(load, "concurrency")
     unknown = "" if level else f"no …{SUMMARY} names the concurrency: the level is unknown"
     note = unknown if rate is None else values.rate_note(f"{rate:g}", level)
-    return Asked(text(model), values.scenario(inputs, outputs), level, note)
+    return Configuration(text(model), values.scenario(inputs, outputs), level, note)
 
 
 def _times(lines: list[Any], metrics: Any) -> values.Spread:
