@@ -45,12 +45,7 @@ def hide_secrets(text: str) -> str:
 
 
 class Guard:
-    """Refuses texts that hold a secret.
-
-    Args:
-        key_names: environment variables that are known to hold an API key, whatever they are called.
-        environment: where secrets are looked up, by default this process's.
-    """
+    """Refuses texts that hold a secret; variables called by `key_names` hold one whatever these are."""
 
     def __init__(self, key_names: Iterable[str] = (), environment: Mapping[str, str] = os.environ) -> None:
         named = {name: environment.get(name, "") for name in key_names}

@@ -57,17 +57,11 @@ class SearchNotes(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Searched:
-    """The trials of one search.
+    """The trials of one search."""
 
-    Args:
-        trials: one row a trial, as from `load_trials`; perhaps empty.
-        goals: what was looked for, in the order of `values`.
-        facts: what `experiment.json` says.
-    """
-
-    trials: pd.DataFrame
-    goals: tuple[Goal, ...] = (THROUGHPUT,)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    trials: pd.DataFrame  # one row a trial, as from `load_trials`; perhaps empty
+    goals: tuple[Goal, ...] = (THROUGHPUT,)  # what was looked for, in the order of `values`
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what `experiment.json` says
 
     @property
     def goal(self) -> Goal:

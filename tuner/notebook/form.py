@@ -51,13 +51,7 @@ _HELP = '<div style="color:#566575;line-height:1.3;padding:.35em .5em">{}</div>'
 
 
 class Form(Generic[Spec]):
-    """Fields for some of a spec's parameters; the others keep the values that they were given.
-
-    Args:
-        kind: the spec.
-        names: of the parameters that have a field.
-        initial: values, of any parameter.
-    """
+    """Fields for the parameters `names` of a spec; the others keep the values that they were given in `initial`."""
 
     def __init__(self, kind: type[Spec], names: Sequence[str], initial: dict[str, Any]) -> None:
         self._kind, self._initial = kind, initial
@@ -120,14 +114,7 @@ class Form(Generic[Spec]):
 
 
 class Panel(Generic[Spec]):
-    """A form, the command, a button that starts something and one that stops it, a status, a log's end, and results.
-
-    Args:
-        form: what can be filled in.
-        starts: what the first button says.
-        beside: stands beside the buttons.
-        results: stands below all else.
-    """
+    """A form, the command, a button that starts something and one that stops it, a status, a log's end, and results."""
 
     def __init__(self, form: Form[Spec], starts: str, beside: widgets.Widget, results: widgets.Widget) -> None:
         self.task: asyncio.Task[None] | None = None

@@ -111,23 +111,14 @@ SAME_CONFIGURATION = "Everything that was recorded of server, machine, load and 
 
 @dataclass(frozen=True)
 class Compared:
-    """A comparison with all that is shown beside it.
+    """A comparison with all that is shown beside it."""
 
-    Args:
-        baseline: what the candidate is held against.
-        candidate: what is asked about.
-        slo: judged both sides; None for none.
-        slo_note: why it was this one.
-        configuration: in what the sides differ besides numbers: `what`, `baseline`, `candidate`.
-        comparison: the numbers.
-    """
-
-    baseline: Side
-    candidate: Side
-    slo: SLO | None
-    slo_note: str
-    configuration: pd.DataFrame
-    comparison: Comparison
+    baseline: Side  # what the candidate is held against
+    candidate: Side  # what is asked about
+    slo: SLO | None  # judged both sides; None for none
+    slo_note: str  # why it was this one
+    configuration: pd.DataFrame  # in what the sides differ besides numbers: `what`, `baseline`, `candidate`
+    comparison: Comparison  # the numbers
 
     @property
     def names(self) -> tuple[str, str]:

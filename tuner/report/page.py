@@ -56,14 +56,9 @@ def render_report(results: Results) -> str:
 
 
 def document(name: str, shown: list[Any], live: dict[str, Any], data: report_data.ReportData, **content: Any) -> str:
-    """One offline page as HTML text: its template and script are called `name`, and it carries `data`.
+    """One offline page as HTML text: its template and scripts are called `name`.
 
-    Args:
-        name: of the template, which extends `page.html`, and of its scripts.
-        shown: the figures.
-        live: what the script needs besides the figures and the data.
-        data: what the page carries for `load_batches`.
-        content: for the template.
+    It shows the figures `shown`, its script needs `live` beside them, and it carries `data` for `load_batches`.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True

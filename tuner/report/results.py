@@ -23,7 +23,7 @@ from tuner.judging.scores import goals_of
 from tuner.judging.search_answer import Searched
 from tuner.judging.slo import SLO, Constraint
 from tuner.judging.summary import TIER, Summary, answer, summarize, table
-from tuner.judging.tiers import Price, Tier, Tiers, cost, tiers
+from tuner.judging.tiers import Price, Tier, Tiers, cost_text, tiers
 from tuner.judging.trials import importances, name_of, trials_to_records
 from tuner.judging.verdicts import goodput, judge
 from tuner.report.run_facts import RunFacts, read_run_facts
@@ -109,7 +109,7 @@ class Results:
     @property
     def curves(self) -> Any:
         """The figure of throughput versus latency."""
-        return figures.throughput_vs_latency(self.judged, self.slo, **axis(self.slo))
+        return figures.throughput_vs_latency(self.summary.levels, self.slo, **axis(self.slo))
 
     @property
     def table(self) -> pd.DataFrame:
@@ -142,7 +142,7 @@ class Results:
         if self.has_trend:
             shown.append(figures.trend(self.judged, self.runs, **axis(self.slo)))
         if self.judged["tpot_p50"].notna().any():
-            shown.append(figures.trade_off(self.judged, self._gpus_by_trial()))
+            shown.append(figures.trade_off(self.summary.levels, self._gpus_by_trial()))
         return shown if self.is_many else [*shown, *self._curve_figures()]
 
     def _curve_figures(self) -> Iterator[Any]:
@@ -209,8 +209,7 @@ class Results:
         if self.price is None or summary.best is None:
             return []
         gpus = self.price.gpus or self._gpus_of(summary.best)
-        price = cost(summary.best.to_dict(), self.price.per_gpu_hour, gpus)
-        return [price.text] if price else []
+        return [*filter(None, [cost_text(summary.best.to_dict(), self.price, gpus)])]
 
     def _gpus_of(self, batch: "pd.Series[Any]") -> int:
         """How many GPUs the server of a batch had.

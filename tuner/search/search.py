@@ -228,21 +228,14 @@ class _Search:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of run; the notebook's panel of a kind, and the terminal's display, name the one that they are for.
+    """A kind of run; the notebook's panel of a kind, and the terminal's display, name the one that they are for."""
 
-    Args:
-        name: of its command, its notebook, and in its run directories' names.
-        noun: what it is called.
-        spec: what it is asked with.
-        run: carries it out in a run directory, resuming what is there, until it is done or the stop is set.
-        read_progress: how far a run is, from its directory.
-    """
-
-    name: str
-    noun: str
-    spec: type[SweepSpec]
+    name: str  # of its command, its notebook, and in its run directories' names
+    noun: str  # what it is called
+    spec: type[SweepSpec]  # what it is asked with
+    # carries it out in a run directory, resuming what is there, until it is done or the stop is set
     run: Callable[[Any, Experiment, StopRequest | None], None]
-    read_progress: Callable[[Experiment], Progress | SearchProgress]
+    read_progress: Callable[[Experiment], Progress | SearchProgress]  # how far a run is, from its directory
 
 
 SWEEP_KIND = Kind(experiment.SWEEP, "sweep", SweepSpec, run_sweep, read_sweep)
