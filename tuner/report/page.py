@@ -14,12 +14,12 @@ import jinja2
 import pandas as pd
 import yaml
 
-from tuner import __version__, figures
+from tuner import __version__
 from tuner.batches import report_data
 from tuner.core import timestamps
 from tuner.core.run_directory import COMPLETED
 from tuner.core.text import UNKNOWN, level_name
-from tuner.figures.style import VERDICTS
+from tuner.figures.style import CONFIG, VERDICTS
 from tuner.judging import comparison_text, summary
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.slo import SLO, Constraint
@@ -71,7 +71,7 @@ def document(name: str, shown: list[Any], live: dict[str, Any], data: report_dat
     plotly, plotly_hash = _plotly()
     return environment.get_template(f"{name}.html").render(
         captions=captions,
-        page=_packed(json.dumps({"figures": plots, "config": figures.CONFIG, **live})),
+        page=_packed(json.dumps({"figures": plots, "config": CONFIG, **live})),
         plotly=plotly,
         script=script,
         hashes=[_hash(script), plotly_hash],

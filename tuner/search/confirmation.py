@@ -6,7 +6,6 @@ both are measured in turn (ABAB…), at the same levels; only these runs count.
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from tuner.core import text
 from tuner.judging.estimates import Estimate, difference
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.scores import maximised
+from tuner.judging.search_answer import Confirmation
 from tuner.search.spec import TuneSpec
 from tuner.sweep.spec import sweep_of
 
@@ -27,24 +27,6 @@ _WORDS = {
     LOSS: "the defaults are better: the winner's change is {}",
     NOISE: "within the noise: {}; the defaults are as good as can be told",
 }
-
-
-@dataclass(frozen=True)
-class Confirmation:
-    """What the runs of a confirmation show."""
-
-    # `gain` or `loss` (the interval leaves 0 out), `noise`, `only_winner` (the baseline complies so seldom that
-    # it is no chance), `neither` (the winner does not comply each time), `unknown` (too few runs)
-    verdict: str
-    text: str  # the same in words
-    levels: list[int]  # at which both were measured
-    baseline: list[float]  # the objective's value of each of its runs; only those that comply
-    winner: list[float]  # the same of the winner
-    gain: float | None = None  # relative, positive where the winner is better; None where it cannot be computed
-    low: float | None = None  # the lower end of its 95 % interval
-    high: float | None = None  # the upper end
-    confidence: float = CONFIDENCE  # of the interval
-    trials: list[int] = field(default_factory=list)  # which trials these are
 
 
 def conclude(
