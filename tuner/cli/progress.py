@@ -36,12 +36,7 @@ _LATENCIES = ("ttft_p90", "tpot_p90")
 
 
 class RunDisplay(AbstractContextManager["RunDisplay"]):
-    """A bar that follows a run directory, and one line for each part that ended; without a terminal, the lines alone.
-
-    Args:
-        experiment: the run directory.
-        spec: what was asked for.
-    """
+    """A bar that follows a run directory, and a line for each part that ended; without a terminal, the lines alone."""
 
     #: what it shows
     kind: ClassVar[Kind]
