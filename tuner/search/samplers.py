@@ -127,7 +127,7 @@ class TPE(Sampler):
         for one in observations:
             facts = {"values": list(one.values or worst), "constraints": {"slo": violation(one)}}
             state, facts = ("RUNNING", {}) if one.state == "running" else ("COMPLETE", facts)
-            study.add_trial(optuna_study.as_trial(self.space, one.point, state, by_place=True, **facts))
+            study.add_trial(optuna_study.as_trial(self.space, one.point, state, **facts))
         return study
 
     def _worst(self, observations: Sequence[Observation]) -> list[float]:
