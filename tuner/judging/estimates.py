@@ -233,11 +233,7 @@ class CompletedBatch:
 
 
 class Levels:
-    """The batches of one side, by level.
-
-    Args:
-        judged: as from `judge`; batches that were run again later are left out.
-    """
+    """The judged batches of one side by level, without those that were run again later."""
 
     def __init__(self, judged: pd.DataFrame) -> None:
         self.batches = without_superseded(judged)

@@ -217,13 +217,7 @@ def _gap(row: dict[str, Any]) -> str:
 def read_comparison(
     baseline: Sequence[Path], candidate: Sequence[Path], *, slo: SLO | None = None, tolerance: float
 ) -> Compared:
-    """Load, judge and compare two sides.
-
-    Args:
-        baseline: run directories, genai-bench folders, files or reports.
-        candidate: likewise.
-        slo: judges both; by default the one that all runs were asked to meet, where it is the same.
-        tolerance: as a share; a smaller change is no regression.
+    """Load, judge and compare two sides, as `report.write.ComparisonRequest` names them; `tolerance` is a share.
 
     Raises:
         PathError: there is nothing to be read.

@@ -149,13 +149,10 @@ Run = tuple[RunFacts, pd.DataFrame]
 
 
 def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None = None) -> RunFacts:
-    """What stands beside the batches of `paths`; the first one's facts are those of all.
+    """What stands beside the `batches` of `paths`; the first one's facts are those of all.
 
-    Args:
-        paths: run directories, genai-bench folders, files or reports.
-        batches: theirs.
-        slo: judges them: its confidence is that of the intervals, and it scores the trials of a search; by default
-            their own. What a report says of trials stays as it is.
+    `slo` judges them: its confidence is that of the intervals, and it scores the trials of a search; by default it is
+    their own. What a report says of trials stays as it is.
 
     Raises:
         PathError: a report is damaged.

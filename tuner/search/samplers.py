@@ -57,11 +57,7 @@ class Sampler:
     seed: int  # the same seed and the same trials give the same choice
 
     def next(self, observations: Sequence[Observation]) -> Point | None:
-        """A configuration that none of the trials seen has; None where there is none left.
-
-        Args:
-            observations: every trial so far, in the order they were asked for.
-        """
+        """A configuration that none of the trials so far, in their order, has; None where there is none left."""
         tried = {key_of(one.point) for one in observations}
         points = itertools.chain(self._proposals(observations), self._untried(observations))
         return next((point for point in points if key_of(point) not in tried and self.space.allows(point)), None)
