@@ -103,8 +103,8 @@ class RunFacts:
     # each trial's `server.json`, with its `run_folder` and `trial`
     servers: list[dict[str, Any]] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)  # what each run was made with, as `figures.trend` takes it
-    read_telemetry: Callable[[], pd.DataFrame] = lambda: pd.DataFrame({"at": []})  # gives `telemetry`
-    read_spreads: Callable[[], Spreads] = dict  # gives `spreads`
+    read_telemetry: Callable[[], pd.DataFrame] = lambda: pd.DataFrame({"at": []})
+    read_spreads: Callable[[], Spreads] = dict
     # confidence intervals of each batch's numbers, as `judging.intervals` gives; perhaps without columns
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
     # of a search, as from `load_trials`; empty where the run is none

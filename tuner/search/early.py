@@ -25,7 +25,7 @@ TO_COME = ("missing", "interrupted")
 class TrialStop(StopRequest):
     """Why a trial shall end: somebody wants all of it to end, its time is over, or it cannot win."""
 
-    trial: Trial  # the trial
+    trial: Trial
     spec: TuneSpec  # what is searched
     best: pd.DataFrame | None = None  # the judged batches of the best trial so far; None where there is none
     # throughput of the trial over that of the best at which they are worth the same: GPUs over GPUs

@@ -35,8 +35,7 @@ class Supervised:
 
     command: Sequence[str]  # program and arguments; nothing goes through a shell
     log_path: Path  # where its output is appended
-    # its whole environment; ours where not given
-    env: Mapping[str, str] | None = field(default=None, repr=False)  # it may hold secrets
+    env: Mapping[str, str] | None = field(default=None, repr=False)  # all of it, perhaps secrets; ours where not given
     grace: float = GRACE  # seconds between SIGTERM and SIGKILL
     pipe_stdin: bool = False  # give it a pipe to write to, `stdin`; else it reads nothing
     pipe_stdout: bool = False  # give it a pipe to read from, `stdout`; else its output goes to the log
@@ -44,8 +43,7 @@ class Supervised:
     held: Sequence[int] = ()
     # a command to run when all of it has ended, for what is no process of ours (a container)
     afterwards: Sequence[str] = ()
-    # called once, in a thread, with the exit code when all of the command has ended, whoever ended it; `stop`
-    # waits for it
+    # called once, in a thread, with the exit code when all of the command has ended; `stop` waits for it
     on_end: Callable[[int | None], None] = lambda _: None
 
     pid: int = field(default=0, init=False)  # of the command, once it was started
