@@ -18,7 +18,7 @@ from tuner.sweep.spec import Spec, as_lines, as_text, make_spec
 
 WIDE = widgets.Layout(flex="0 0 32em", width="32em")
 LABEL = {"description_width": "9em"}
-_LOG_READ = 20_000  # bytes
+_LOG_READ, _LOG_SHOWN = 20_000, 15  # bytes, lines
 
 
 def text(words: str, *, error: bool = False) -> str:
@@ -33,9 +33,9 @@ def copyable(words: str) -> str:
     return f'<pre title="a click selects it all" style="{style}">{html.escape(words)}</pre>'
 
 
-def log_tail(path: Path, lines: int = 15) -> str:
+def log_tail(path: Path) -> str:
     """The last lines of a log as HTML, without what looks like a key; empty where there is none."""
-    last = read_end(path, _LOG_READ).splitlines()[-lines:]
+    last = read_end(path, _LOG_READ).splitlines()[-_LOG_SHOWN:]
     return text(hide_secrets("\n".join(last))) if last else ""
 
 
@@ -51,27 +51,19 @@ _HELP = '<div style="color:#566575;line-height:1.3;padding:.35em .5em">{}</div>'
 
 
 class Form(Generic[Spec]):
-    """Fields for some of a spec's parameters; the others keep the values that they were given.
-
-    Args:
-        kind: the spec.
-        names: of the parameters that have a field.
-        initial: values, of any parameter.
-    """
+    """Fields for the parameters `names` of a spec; the others keep the values that they were given in `initial`."""
 
     def __init__(self, kind: type[Spec], names: Sequence[str], initial: dict[str, Any]) -> None:
         self._kind, self._initial = kind, initial
         self._fields = {name: self._field(name) for name in names}
         self._notes = {name: widgets.HTML(self._help(name)) for name in names}
-        self._listeners: list[Callable[[], None]] = []
-        for field in self._fields.values():
-            field.observe(lambda _: self._changed(), "value")
         rows = [widgets.HBox([self._fields[name], self._notes[name]]) for name in names]
         self.widget = widgets.VBox(rows)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each change, and now."""
-        self._listeners.append(listener)
+        for field in self._fields.values():
+            field.observe(lambda _: listener(), "value")
         listener()
 
     def values(self) -> dict[str, Any]:
@@ -114,20 +106,9 @@ class Form(Generic[Spec]):
     def _help(self, name: str) -> str:
         return _HELP.format(self._kind.model_fields[name].description or "")
 
-    def _changed(self) -> None:
-        for listener in self._listeners:
-            listener()
-
 
 class Panel(Generic[Spec]):
-    """A form, the command, a button that starts something and one that stops it, a status, a log's end, and results.
-
-    Args:
-        form: what can be filled in.
-        starts: what the first button says.
-        beside: stands beside the buttons.
-        results: stands below all else.
-    """
+    """A form, the command, a button that starts something and one that stops it, a status, a log's end, and results."""
 
     def __init__(self, form: Form[Spec], starts: str, beside: widgets.Widget, results: widgets.Widget) -> None:
         self.task: asyncio.Task[None] | None = None

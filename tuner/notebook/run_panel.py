@@ -25,13 +25,10 @@ _AT_ONCE = "at once"
 
 
 class RunPanel(Panel[SweepSpec]):
-    """A form, Run and Stop, progress, and results that grow.
+    """A form with initial values, Run and Stop, progress, and results that grow.
 
     The run directory is all that it knows of a run. So a panel that is shown anew finds the run that another one, or
     the command line, has started, follows it, and can stop it.
-
-    Args:
-        parameters: initial values, as in the notebook's parameters cell.
     """
 
     #: what it runs
@@ -152,11 +149,7 @@ class RunPanel(Panel[SweepSpec]):
 
 
 class SweepPanel(RunPanel):
-    """A form, Run and Stop, progress, and the figure and table that grow with each level.
-
-    Args:
-        parameters: initial values, as in the notebook's parameters cell.
-    """
+    """The panel of a sweep, whose figure and table grow with each level."""
 
     kind = SWEEP_KIND
     fields = (
@@ -184,11 +177,7 @@ def _read_handover() -> dict[str, Any]:
 
 
 class TunePanel(RunPanel):
-    """A form, Run and Stop, progress, and the best so far and the table that grow with each trial.
-
-    Args:
-        parameters: initial values, as in the notebook's parameters cell.
-    """
+    """The panel of a search, whose best so far and table grow with each trial."""
 
     kind = SEARCH_KIND
     fields = (

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from tuner import figures
+from tuner.judging.slo import Constraint
 from tuner.notebook.form import LABEL, WIDE, copyable, draw, text
 from tuner.report.page import table_html
-from tuner.report.results import Constraint, Results
+from tuner.report.results import Results
 
 _AS_MEASURED = "as measured"
 _STEPS = 120
