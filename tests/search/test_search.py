@@ -10,9 +10,12 @@ import sys
 import threading
 from functools import partial
 
+import optuna
 import pandas as pd
 import pytest
 import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from support import CHECKOUT, FAULTY_SERVER, result_files
 from support.processes import processes_of, wait_until
 
@@ -58,6 +61,12 @@ def asked(tiny_gguf):
     }
 
 
+def study_of(run):
+    return optuna.load_study(
+        study_name=run.name, storage=JournalStorage(JournalFileBackend(str(run / "optuna.journal")))
+    )
+
+
 @pytest.mark.real
 @pytest.mark.timeout(600)
 def test_faults_cost_their_trial_and_the_winner_is_confirmed(asked, tmp_path):
@@ -92,6 +101,12 @@ def test_faults_cost_their_trial_and_the_winner_is_confirmed(asked, tmp_path):
     assert make_spec(copied).parameters == {"itl": 0.005, "fate": FINE}
     assert f"itl=0.005 {FINE}" in found["winner"]["command"]
 
+    study = study_of(run)
+    assert study.best_trial.params == {"itl": 0.005, "fate": FINE} and len(study.trials) == 5
+    told = {trial.user_attrs["trial"]: (trial.state.name, trial.user_attrs.get("kind")) for trial in study.trials}
+    assert told[int(trials.loc[by_fate[0.005, OOM], "trial"])] == ("FAIL", "out_of_memory")
+    assert told[int(trials.loc[by_fate[0.1, FINE], "trial"])] == ("PRUNED", None)
+
 
 RUNNER = """
 import json, pathlib, sys
@@ -106,7 +121,7 @@ KILLS = int(os.environ.get("TUNER_TEST_KILLS", "2"))
 
 @pytest.mark.real
 @pytest.mark.timeout(600)
-def test_killed_at_random_instants_and_resumed_no_trial_is_lost_or_run_twice(asked, tmp_path):
+def test_killed_at_random_instants_and_resumed_no_trial_is_lost_or_told_twice(asked, tmp_path):
     run, dice, settled, killed = tmp_path / "run", random.Random(5), {}, 0
     space = {"itl": [0.02, 0.01, 0.005], "fate": [FINE, OOM]}
     values = asked | {"levels": [1], "constraints": [], "space": space, "sampler": "climb", "early_stop": False}
@@ -127,6 +142,7 @@ def test_killed_at_random_instants_and_resumed_no_trial_is_lost_or_run_twice(ask
     unchanged(run, settled)
     trials = load_trials(run)
     assert sorted(trials["state"]) == ["complete"] * 3 + ["failed"] * 3
+    assert [trial.user_attrs["trial"] for trial in study_of(run).trials] == trials["trial"].to_list()
     assert len({str(parameters) for parameters in trials["parameters"]}) == 6
 
 

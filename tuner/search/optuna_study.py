@@ -1,54 +1,70 @@
-"""The one bridge to Optuna: a space's distributions, a study of trials, and what its sampler proposes.
+"""The one bridge to Optuna: a space's distributions, a study of trials, and the journal for Optuna's own tools."""
 
-Choices that are numbers stand for their place in the list, so that near ones are near.
-"""
-
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.judging.scores import maximised
+from tuner.core.run_directory import COMPLETE, FAILED, INFEASIBLE, PRUNED
+from tuner.judging.scores import LATENCIES, Score, Scoring, maximised, statistic_of
 from tuner.search.space import Dimension, Point, Scalar, SearchSpace
+from tuner.search.state import SearchTrial
 
 if TYPE_CHECKING:
     import optuna
 
+JOURNAL_FILE = "optuna.journal"
 
-def new_study(objectives: Sequence[str], sampler: "optuna.samplers.BaseSampler") -> "optuna.Study":
-    """A study without trials."""
+
+def new_study(objectives: Sequence[str], **options: Any) -> "optuna.Study":
+    """A study without trials; `options` are for `optuna.create_study`, such as `sampler` or `storage`."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ways = optuna.study.StudyDirection
     directions = [ways.MAXIMIZE if maximised(one) else ways.MINIMIZE for one in objectives]
-    return optuna.create_study(directions=directions, sampler=sampler)
+    return optuna.create_study(directions=directions, **options)
 
 
 def ask(study: "optuna.Study", space: SearchSpace) -> Point:
     """The configuration that the study's sampler proposes; the study learns nothing by being asked."""
     import optuna
 
-    trial = study.ask({one.name: _distribution(one) for one in space.dimensions})
+    trial = study.ask({one.name: optuna_distribution(one, by_place=True) for one in space.dimensions})
     study.tell(trial, state=optuna.trial.TrialState.FAIL)
     return {one.name: _value(one, trial.params[one.name]) for one in space.dimensions}
 
 
-def as_trial(space: SearchSpace, point: Point, state: str, **facts: Any) -> "optuna.trial.FrozenTrial":
-    """A trial at a point of the space, in a `state` of Optuna's; `facts` are for `optuna.trial.create_trial`."""
+def as_trial(
+    space: SearchSpace, point: Point, state: str, *, by_place: bool = False, **facts: Any
+) -> "optuna.trial.FrozenTrial":
+    """A trial at a point of the space, for `Study.add_trial`.
+
+    Args:
+        space: what may be tried.
+        point: the trial's configuration.
+        state: as Optuna names it, such as `COMPLETE`.
+        by_place: as `optuna_distribution` has it.
+        facts: for `optuna.trial.create_trial`, such as `values` or `constraints`.
+    """
     from optuna.trial import TrialState, create_trial
 
     inside = [one for one in space.dimensions if one.name in point and one.contains(point[one.name])]
     return create_trial(
         state=TrialState[state],
-        params={one.name: _place(one, point[one.name]) for one in inside},
-        distributions={one.name: _distribution(one) for one in inside},
+        params={one.name: _place(one, point[one.name]) if by_place else point[one.name] for one in inside},
+        distributions={one.name: optuna_distribution(one, by_place=by_place) for one in inside},
         **facts,
     )
 
 
-def _distribution(dimension: Dimension) -> "optuna.distributions.BaseDistribution":
+def optuna_distribution(dimension: Dimension, *, by_place: bool = False) -> "optuna.distributions.BaseDistribution":
+    """A dimension as Optuna has it; `by_place` with numbers by their place in the list, so that near ones are near."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if dimension.choices and dimension.is_ordered:
+    if dimension.choices and dimension.is_ordered and by_place:
         return IntDistribution(0, len(dimension.choices) - 1)
     if dimension.choices:
         return CategoricalDistribution(dimension.choices)
@@ -59,7 +75,7 @@ def _distribution(dimension: Dimension) -> "optuna.distributions.BaseDistributio
 
 
 def _place(dimension: Dimension, value: Scalar) -> Scalar:
-    """A value as its distribution has it."""
+    """A value as the distribution by place has it."""
     return dimension.choices.index(value) if dimension.choices and dimension.is_ordered else value
 
 
@@ -68,3 +84,67 @@ def _value(dimension: Dimension, place: Scalar) -> Scalar:
     if not dimension.choices:
         return dimension.nearest(float(place))
     return dimension.choices[int(place)] if dimension.is_ordered else place
+
+
+class Journal:
+    """The study of one search, in `optuna.journal` of its run directory, after which it is named."""
+
+    def __init__(self, folder: Path, space: SearchSpace, scoring: Scoring) -> None:
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        self._space, self._scoring = space, scoring
+        path = folder / JOURNAL_FILE
+        for old in (path, path.with_name(f"{path.name}.lock")):  # a lock that a killed search left
+            old.unlink(missing_ok=True)
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        self._study = new_study(scoring.objectives, study_name=folder.name, storage=storage)
+
+    def add(self, searched: SearchTrial) -> None:
+        """Add a trial that has ended; one that is to be run again, or confirms, is left out."""
+        record, score, state = searched.record, searched.score, searched.state
+        if score is None or not (searched.is_settled and searched.is_searched):
+            return
+        values = self._values(state, score)
+        violation = 0.0 if score.state == COMPLETE else 1.0 if math.isnan(score.penalty) else max(score.penalty, 1e-9)
+        trial = as_trial(
+            self._space,
+            self._space.point_of(record.parameters),
+            "PRUNED" if state == PRUNED else "COMPLETE" if values else "FAIL",
+            values=values,
+            user_attrs=_attributes(searched, score),
+            constraints=None if state in (FAILED, PRUNED) else {"slo": violation},
+        )
+        trial.number = searched.files.number
+        trial.datetime_start = _local(record.started_at) or trial.datetime_start
+        trial.datetime_complete = _local(record.finished_at) or trial.datetime_complete
+        self._study.add_trial(trial)
+
+    def _values(self, state: str, score: Score) -> list[float] | None:
+        """The objectives' values; of an infeasible trial those of its least penalised batch, whatever they are."""
+        if state == COMPLETE:
+            return list(score.values)
+        if state != INFEASIBLE or score.summary.fallback.empty:
+            return None
+        nearest = score.summary.fallback.iloc[0]
+        columns = [
+            f"{LATENCIES[one]}_{statistic_of(one, self._scoring.slo)}" if one in LATENCIES else "output_throughput"
+            for one in self._scoring.objectives
+        ]
+        values = [float(nearest[column]) for column in columns]
+        return None if any(math.isnan(value) for value in values) else values
+
+
+def _attributes(trial: SearchTrial, score: Score) -> Mapping[str, Any]:
+    """What Optuna has no place for."""
+    record, summary = trial.record, score.summary
+    attributes = {name: getattr(record, name) for name in ("role", "kind", "seconds")}
+    attributes |= {name: getattr(summary, name) for name in ("best_level", "max_throughput")}
+    attributes |= {"trial": trial.files.number, "state": trial.state, "cause": record.cause or score.cause}
+    attributes |= {"parameters": json.dumps(record.parameters)}
+    return {name: value for name, value in attributes.items() if value not in (None, "")}
+
+
+def _local(instant: str) -> datetime | None:
+    """An instant as Optuna keeps it: in the local zone, without saying so."""
+    return datetime.fromisoformat(instant).astimezone().replace(tzinfo=None) if instant else None

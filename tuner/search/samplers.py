@@ -123,7 +123,7 @@ class TPE(Sampler):
         for one in observations:
             facts = {"values": list(one.values or worst), "constraints": {"slo": violation(one)}}
             state, facts = ("RUNNING", {}) if one.state == "running" else ("COMPLETE", facts)
-            study.add_trial(optuna_study.as_trial(self.space, one.point, state, **facts))
+            study.add_trial(optuna_study.as_trial(self.space, one.point, state, by_place=True, **facts))
         return study
 
     def _worst(self, observations: Sequence[Observation]) -> list[float]:

@@ -20,6 +20,7 @@ from tuner.search import executors, samplers
 from tuner.search.confirmation import BASELINE, WINNER, conclude, to_copy
 from tuner.search.early import TrialStop
 from tuner.search.executors import LOCAL, Executor
+from tuner.search.optuna_study import Journal
 from tuner.search.samplers import Observation, Sampler
 from tuner.search.spec import TuneSpec
 from tuner.search.state import Limits, SearchTrial, Trials
@@ -87,9 +88,12 @@ class _Search:
         self.space = self.spec.search_space
         self.trials = Trials(self.experiment, self.spec)
         self.limits = Limits(self.spec, self.trials, self.experiment.record.search.get("seconds", 0.0))
+        self.journal = Journal(self.experiment.folder, self.space, self.trials.scoring)
 
     def run(self) -> None:
         """Search, then confirm."""
+        for trial in self.trials.searched:
+            self.journal.add(trial)
         self._describe(state="confirming", reason=self._search())
         if not self.stop.is_set():
             self._confirm()
@@ -160,6 +164,7 @@ class _Search:
             trial, stop = running.pop(future)
             self.trials.settle(trial, future.exception(), stop)
             _log.info("trial %d: %s %s", trial.files.number, trial.state, trial.record.cause)
+            self.journal.add(trial)
             self._describe()
 
     def _confirm(self) -> None:
