@@ -2,9 +2,9 @@
 
 `python benchmarks/fidelity.py [--guidellm EXECUTABLE] [--levels 1,8,64] [--seconds 10] [--rounds 1]`. GuideLLM 0.8.1
 needs an environment of its own (`python3 -m venv DIR && DIR/bin/pip install guidellm==0.8.1`, then name
-`DIR/bin/guidellm`); without, its rows are left out. The server is `tuner.traffic.stub`, which says when it sent what: the truth of a
-row is what it sent to that tool. Every tool's own files are read by `tuner.load_batches`. The ideal throughput is that
-of users who send again at once.
+`DIR/bin/guidellm`); without, its rows are left out. The server is `tuner.traffic.stub`, which says when it sent what:
+that is the truth of a row. Every tool's own files are read by `tuner.load_batches`. The ideal throughput is that of
+users who send again at once.
 """
 
 import argparse

@@ -86,6 +86,7 @@ NEEDS = {
     "one is enough": ({1: 2.0}, 8, [1], 1),
     "two are": ({1: 2.1, 2: 1.0}, 8, [1, 2], 2),
     "as many as the cores, the best counts": ({1: 9.0, 2: 4.0, 4: 5.0}, 4, [1, 2, 4], 2),
+    "all cores at last": ({1: 9.0, 2: 5.0, 3: 2.0}, 3, [1, 2, 3], 3),
     "one core": ({1: 9.0}, 1, [1], 1),
 }
 

@@ -108,8 +108,7 @@ def share_of_client(level: int) -> Calibration | None:
 
 def processes_for(level: int) -> int:
     """The client's processes that a level needs on this machine; one where nobody has measured it."""
-    own = share_of_client(level)
-    return own.workers if own else 1
+    return own.workers if (own := share_of_client(level)) else 1
 
 
 def table(calibrations: Iterable[Calibration]) -> str:
@@ -136,10 +135,11 @@ def _stub(folder: Path) -> Iterator[str]:
 
 def _with_enough_workers(measure: Callable[[int], Calibration]) -> Calibration:
     """Twice as many processes while a level is read too long and there are cores for them; the best number of them."""
-    best, workers = measure(1), 2
-    while best.excess > _MUCH and workers <= min(len(os.sched_getaffinity(0)), best.level):
+    best, workers = measure(1), 1
+    most = min(len(os.sched_getaffinity(0)), best.level)
+    while best.excess > _MUCH and workers < most:
+        workers = min(2 * workers, most)
         best = min(best, measure(workers), key=lambda each: each.excess)
-        workers *= 2
     return best
 
 
