@@ -58,7 +58,7 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
     """
     part = fresh_part(folder)
     level = load.limits.concurrency
-    client = _client_share(level) | {"prefix_cache_emptied": server.forget_prompts(), "api": load.api_backend}
+    client = _client_share(load) | {"prefix_cache_emptied": server.forget_prompts(), "api": load.api_backend}
     sidecar = Sidecar(scenario=load.scenario, concurrency=level, repeat=load.repeat, client=client)
     sidecar.started_at = to_text(now())
     sidecar.write(part)
@@ -190,16 +190,18 @@ def _client_error(part: Path) -> str:
     return ""
 
 
-def _client_share(level: int) -> dict[str, object]:
-    """The load generator's own share of what it reads at this level, where this machine was calibrated."""
-    own = calibration.share_of_client(level)
-    return {"ttft": own.ttft, "tpot": own.tpot, "throughput": own.throughput} if own else {}
+def _client_share(load: Load) -> dict[str, Any]:
+    """The load generator's processes, and its own share of what they read at this level, where it was calibrated."""
+    own = calibration.share_of_client(load.limits.concurrency)
+    names = ("ttft", "tpot", "throughput") if own and own.workers == load.workers else ()
+    return {"workers": load.workers} | {name: getattr(own, name) for name in names}
 
 
-def _end(ended: Ended, client: dict[str, object]) -> dict[str, object]:
+def _end(ended: Ended, client: dict[str, Any]) -> dict[str, object]:
     """When and how a level's process ended, as the sidecar has it."""
     workload = {"workload": ended.workload} if ended.workload else {}
-    cpu = {} if ended.cpu_seconds is None else {"cpu_share": round(ended.cpu_seconds / ended.duration, 3)}
+    seconds = ended.duration * client["workers"]
+    cpu = {} if ended.cpu_seconds is None else {"cpu_share": round(ended.cpu_seconds / seconds, 3)}
     return {
         "started_at": to_text(ended.started_at),
         "finished_at": to_text(ended.finished_at),

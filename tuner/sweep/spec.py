@@ -162,7 +162,9 @@ class SweepSpec(ServeSpec):
     on_oom: Literal["skip_higher", "continue"] = Field(
         "skip_higher", description="after a level that ran out of memory: skip_higher or continue"
     )
-    client_workers: NonNegativeInt = Field(0, description="genai-bench's worker processes, where one is too slow")
+    client_workers: NonNegativeInt = Field(
+        0, description="processes of the load generator; 0: as many as tuner doctor --calibrate found a level to need"
+    )
     slo: dict[str, Any] | None = Field(None, description="the SLO: a YAML or JSON file, or its content")
     tokenizer: str | None = Field(
         None, description="tokenizer folder or hub id, to size prompts; by default the model's"

@@ -26,6 +26,7 @@ from tuner.sweep import level
 from tuner.sweep.level import Levels, Measurement, judged_level
 from tuner.sweep.limit import LimitSearch, excess, saturated
 from tuner.sweep.spec import AUTO, RANDOM, Spec, SweepSpec, base_of
+from tuner.traffic import calibration
 from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import Bench, Load
 from tuner.traffic.prompt_file import read_prompt_file
@@ -319,7 +320,7 @@ class _Runner:
                 enough=spec.enough_requests,
                 window=spec.window,
             ),
-            workers=spec.client_workers,
+            workers=spec.client_workers or calibration.processes_for(concurrency),
             repeat=repeat,
             request_parameters=({} if self.workload.keeps_cache else dict(engines_own)) | spec.request_parameters,
             workload=self.workload,
