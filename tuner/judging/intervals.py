@@ -9,9 +9,8 @@ and never less than independent requests would have.
   for the effective number of requests (Woodruff, 1952; Korn and Graubard, 1998).
 - throughput: Student's t of the ratio Σ tokens / Σ e2e latency, linearised (Cochran, Sampling Techniques, 6.4); of
   requests the same, each of which counts one. Beside it what the ends of the level leave open.
-- of both the wider of two: from blocks, and from the autocorrelation. By simulation (300 requests, 8 in flight, 30 % of
-  the variance remembered over so many times 8 requests) they hold the truth in 98 % (0), 93 % (1), 87 % (2), 77 % (4)
-  and 64 % (8): what drifts slower than a level lasts shows in longer levels or several runs alone.
+- of all the wider of two: from blocks, and from the autocorrelation. What they cover is in `docs/numbers.md`: what
+  drifts slower than a level lasts shows in longer levels or several runs alone.
 - error rate: Wilson's (1927), as of independent requests.
 """
 
