@@ -607,6 +607,11 @@ def test_what_was_asked_of_two_sides_is_named_where_it_differs(tmp_path, tool, a
     assert values in differences[differences["what"] == what][["baseline", "candidate"]].to_numpy().tolist()
 
 
+def test_the_model_that_only_guidellms_arguments_name_is_read(tmp_path):
+    [row] = guidellm(tmp_path, benchmark(STEADY, (BEGAN, BEGAN + 120)), args={"model": "some/model"})
+    assert row["model"] == "some/model"
+
+
 def test_other_lengths_of_guidellm_are_other_workloads(tmp_path):
     asked_guidellm(tmp_path / "a")
     asked_guidellm(tmp_path / "b", "prompt_tokens=600,output_tokens=100")

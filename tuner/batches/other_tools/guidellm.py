@@ -51,10 +51,11 @@ def convert(document: Any) -> list[values.ToolBatch | Damage]:
     """The batches of one report."""
     version = text(document, "metadata", "guidellm_version") or EARLY
     data = at(document, "config", "spec", "data") or at(document, "args", "data")
-    return [_benchmark(benchmark, data, version) for benchmark in entries(document, "benchmarks")]
+    model = text(document, "args", "model")
+    return [_benchmark(benchmark, data, version, model) for benchmark in entries(document, "benchmarks")]
 
 
-def _benchmark(benchmark: Any, data: Any, version: str) -> values.ToolBatch | Damage:
+def _benchmark(benchmark: Any, data: Any, version: str, model: str) -> values.ToolBatch | Damage:
     metrics = at(benchmark, "metrics")
     if metrics is None:
         return Damage("unreadable", TOO_OLD)
@@ -79,7 +80,7 @@ def _benchmark(benchmark: Any, data: Any, version: str) -> values.ToolBatch | Da
         f"the file keeps only {len(inside)} of its requests" if inside and not requests else "",
     ]
     return values.ToolBatch(
-        _origin(benchmark, window, notes, _settings(asked, strategy)),
+        _origin(benchmark, window, notes, _settings(asked, strategy), model),
         _scenario(asked),
         level,
         window.divisor(inside if requests else []),
@@ -172,12 +173,12 @@ def _settings(asked: Any, strategy: Any) -> dict[str, Scalar]:
     return values.settings(asked, bool) | values.settings(strategy, {"type_", "rate"}.__contains__)
 
 
-def _origin(benchmark: Any, window: Window, notes: list[str], settings: dict[str, Scalar]) -> Origin:
+def _origin(benchmark: Any, window: Window, notes: list[str], settings: dict[str, Scalar], model: str) -> Origin:
     backend = at(benchmark, "config", "backend") or at(benchmark, "backend") or at(benchmark, "worker")
     return Origin(
         TOOL,
         engine="vllm" if text(backend, "kind").startswith("vllm") else "",
-        model=text(backend, "model") or text(backend, "backend_model"),
+        model=text(backend, "model") or text(backend, "backend_model") or model,
         started_at=values.instant(window.begin),
         finished_at=values.instant(window.end),
         notes=notes,
