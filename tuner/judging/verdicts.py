@@ -299,8 +299,10 @@ def met(reading: Reading, limits: Mapping[str, float]) -> NDArray[np.bool_]:
 
 
 def _attainment(reading: Reading | None, limits: Mapping[str, float]) -> float:
-    """The share of all requests that met every limit; NaN where the file is gone or holds no individual requests."""
+    """The share of all requests that met every limit; NaN without the file, or a limited latency."""
     if reading is None or not reading.batch.requests or not reading.recomputed:
+        return np.nan
+    if reading.batch.completed and any(np.isnan(reading.latencies[latency]).all() for latency in limits):
         return np.nan
     return float(met(reading, limits).sum() / reading.batch.requests)
 
