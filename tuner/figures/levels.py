@@ -45,7 +45,7 @@ def throughput_vs_latency(
     figure = _points(judged, latency, judged["output_throughput"], titles, bounded)
     for constraint, line in look.thresholds(judged, slo, metric):
         if constraint.statistic == statistic:
-            figure.add_vline(x=constraint.threshold, **line)
+            figure.add_vline(x=constraint.threshold, annotation_position="top", **line)  # above the points' numbers
     return figure
 
 

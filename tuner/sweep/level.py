@@ -34,6 +34,11 @@ _log = logging.getLogger(__name__)
 _REDACTED = b"[redacted]"
 _LONGEST_REASON = 300
 ALL_ERRORS = "all_errors"
+#: a field of our requests that a server need not know, in words by which it refuses one
+_REFUSED_FIELD = re.compile(
+    r"(?i)(?=.*\b(?:un(?:supported|recognized|known|expected)|not (?:supported|permitted|allowed)|extra)\b)"
+    r".*?\b(max_tokens|stream_options|temperature)\b"
+)
 _MORE_TIME = "give a level more with max_seconds, or with extend_to"
 _TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", re.MULTILINE)
 _WARMUP_SECONDS = 30.0
@@ -174,12 +179,18 @@ def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interr
         (interrupted, "interrupted", "stopped by the user"),
         (ended.timed_out, "timeout", f"genai-bench had not ended after {ended.duration:.0f} s"),
         (request_log.COMPLETED in ends, COMPLETED, ""),
-        (request_log.FAILED in ends, ALL_ERRORS, words_of_failure(part)),
+        (request_log.FAILED in ends, ALL_ERRORS, _with_remedy(words_of_failure(part))),
         (bool(error := _client_error(part)), "client_failed", f"genai-bench failed within a request: {error}"),
         (ended.exit_code == 0, "timeout", f"no request finished in {ended.duration:.0f} s: {_MORE_TIME}"),
         (True, "client_failed", f"genai-bench ended with {ended.exit_code}: {_last_line(part / CLIENT_LOG)}"),
     )
     return next((outcome, reason) for fits, outcome, reason in cases if fits)
+
+
+def _with_remedy(words: str) -> str:
+    """A server's words, and the setting that leaves out what it refuses of a request's fields."""
+    refused = _REFUSED_FIELD.search(words)
+    return f"{words}; request_parameters: {{{refused[1]}: null}} leaves it out" if refused else words
 
 
 def _client_error(part: Path) -> str:

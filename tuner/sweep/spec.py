@@ -173,7 +173,7 @@ class SweepSpec(ServeSpec):
         None, description="vllm sends ignore_eos with each request, openai does not; by default what the server takes"
     )
     request_parameters: dict[str, Any] = Field(
-        {}, description="put into every request's body, such as {temperature: 0.7}"
+        {}, description="put into every request's body, such as {temperature: 0.7}; {max_tokens: null} leaves that out"
     )
     max_restarts: int = Field(2, ge=0, description="how often a server that died is started again")
     name: str = Field("sweep", description="a word in the run directory's name", min_length=1)

@@ -82,7 +82,8 @@ class User(OpenAIUser):  # type: ignore[misc]
             "stream_options": {"include_usage": True},
         }
         fixed = {"ignore_eos": request.fixed} if self.api_backend in {"vllm", "sglang"} else {}
-        return payload | ({} if request.max_tokens is None else {"max_tokens": request.max_tokens}) | fixed | more
+        sent = payload | {"max_tokens": request.max_tokens} | fixed | more
+        return {name: value for name, value in sent.items() if value is not None}
 
     def _exchange(self, payload: dict[str, Any], turn: int) -> Answer:
         """Send one request, read its answer, and write its line, whatever happens."""
