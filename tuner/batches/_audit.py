@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuner.batches.result_file import UNITS, Aggregates, Columns, Measured, claim_of, statistics, unit_of
+from tuner.core.level import CONCURRENCY, RATE
 from tuner.core.metrics import LATENCY_COLUMNS, PERCENTILES, WHOLE_FIRST, requests_needed, split
 
 #: How far two numbers that should be equal may lie apart: 1 %.
@@ -195,7 +196,7 @@ def ttft_doubtful(evidence: Evidence) -> Iterable[str]:
 def in_flight(evidence: Evidence) -> Iterable[str]:
     """Little's law: request throughput × mean latency is the number in flight, which the level fixes."""
     batch = evidence.batch
-    level = batch.level if batch.iteration_type == "num_concurrency" else 1
+    level = {CONCURRENCY: batch.level, RATE: None}.get(batch.iteration_type, 1)
     average = batch.request_throughput * batch.latencies["e2e_latency_mean"]
     if not level or math.isnan(average) or batch.error_rate > TOLERANCE:
         return

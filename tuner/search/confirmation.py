@@ -49,7 +49,7 @@ class Confirmation:
 
     verdict: str
     text: str
-    levels: list[int]
+    levels: list[float]
     baseline: list[float]
     winner: list[float]
     gain: float | None = None
@@ -60,7 +60,7 @@ class Confirmation:
 
 
 def conclude(
-    objective: str, baseline: Sequence[float], winner: Sequence[float], levels: list[int], trials: list[int]
+    objective: str, baseline: Sequence[float], winner: Sequence[float], levels: list[float], trials: list[int]
 ) -> Confirmation:
     """What runs of both show.
 
