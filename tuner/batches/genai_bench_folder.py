@@ -18,7 +18,7 @@ from tuner.batches.other_tools import aiperf, distinct, format_of
 from tuner.batches.other_tools.values import DATASET
 from tuner.batches.result_file import MOST, Damage, Origin, iteration_type
 from tuner.core.files import is_regular, read_object, read_struct, split_part
-from tuner.core.level import level_from
+from tuner.core.level import RATE, level_from
 from tuner.core.request_log import REQUESTS_FILE
 from tuner.core.run_directory import COMPLETED, EXPERIMENT_FILE, SERVER_FILE, SIDECAR_FILE, TRIAL_FILE, Sidecar
 
@@ -136,7 +136,11 @@ def read_genai_bench(folder: Path, cache: Cache) -> list[Batch]:
     """Every batch of a plain genai-bench folder: those asked for, and those that are there besides."""
     metadata = read_metadata(folder)
     place = Place(folder, folder.resolve().name, 1, metadata.server_engine or "", metadata.api_model_name or "")
-    return with_missing(read_files(result_files(folder), place, metadata, cache), place, metadata)
+    batches = read_files(result_files(folder), place, metadata, cache)
+    is_of_rate = any(
+        batch.iteration_type == RATE for batch in batches
+    )  # a level of ours: genai-bench was asked for users
+    return batches if is_of_rate else with_missing(batches, place, metadata)
 
 
 def words_of_failure(folder: Path) -> str:
