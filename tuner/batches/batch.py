@@ -34,10 +34,8 @@ COLUMNS = (
 KINDS: dict[str, str] = {
     **dict.fromkeys((*TEXTS, "run_folder", "source"), "str"),
     **dict.fromkeys((*COUNTS, "concurrency"), "Int64"),
-    **dict.fromkeys(
-        ("request_rate", "duration", "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS, *OF_WINDOW, *CLIENT), "float64"
-    ),
-    **{"trial": "int64", "repeat": "int64", "superseded": "bool"},
+    **dict.fromkeys(("duration", "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS, *OF_WINDOW, *CLIENT), "float64"),
+    **{"request_rate": "float64", "trial": "int64", "repeat": "int64", "superseded": "bool"},
 }
 
 

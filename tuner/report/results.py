@@ -146,13 +146,10 @@ class Results:
 
     def _only(self, chosen: "pd.Series[bool]") -> "Results":
         """These batches alone, each in the place that it has among all."""
-        spreads = {
-            metric: [one for one, is_chosen in zip(values, chosen, strict=True) if is_chosen]
-            for metric, values in self.run_facts.spreads.items()
-        }
-        return replace(
-            self, judged=self.judged[chosen], run_facts=replace(self.run_facts, read_spreads=lambda: spreads)
-        )
+        places = np.flatnonzero(chosen)
+        spreads = {metric: [values[place] for place in places] for metric, values in self.run_facts.spreads.items()}
+        facts = replace(self.run_facts, read_spreads=lambda: spreads)
+        return replace(self, judged=self.judged[chosen], run_facts=facts)
 
     def _figures_of_one_kind(self) -> list[Any]:
         shown = [self.curves]

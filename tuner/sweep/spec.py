@@ -5,22 +5,13 @@ import math
 import random
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import pydantic
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-)
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from tuner.core import files
 from tuner.core.level import Level, Rate
@@ -50,7 +41,7 @@ _BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
 def split(value: Any) -> Any:
     """`"1,2 4"` as `["1", "2", "4"]`; a comma inside parentheses does not separate."""
     if not isinstance(value, str):
-        return [value] if isinstance(value, int) else value
+        return [value] if isinstance(value, int | float) else value
     return [part for part in _BETWEEN.split(value.strip().strip("[]")) if part]
 
 
@@ -90,14 +81,18 @@ def base_of(scenario: str) -> str:
     return _PREFIX.sub("", scenario)
 
 
-def _levels(value: Any) -> Any:
-    """`"auto"`, or whole numbers from 1, each once."""
-    parts = split(value)
-    if parts in (AUTO, [AUTO]):
-        return AUTO
-    if not isinstance(parts, list) or not parts:
-        raise ValueError(f"{value!r} are no levels; give at least 1, such as 1,2,4, or {AUTO}")
-    return list(dict.fromkeys(_level(part) for part in parts))
+def _each(read: Callable[[Any], float], example: str) -> BeforeValidator:
+    """`"auto"`, or numbers as `read` takes them, each once."""
+
+    def numbers(value: Any) -> Any:
+        parts = split(value)
+        if parts in (AUTO, [AUTO]):
+            return AUTO
+        if not isinstance(parts, list) or not parts:
+            raise ValueError(f"{value!r} is none; give at least 1, such as {example}, or {AUTO}")
+        return list(dict.fromkeys(map(read, parts)))
+
+    return BeforeValidator(numbers)
 
 
 def _level(part: Any) -> int:
@@ -105,6 +100,29 @@ def _level(part: Any) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ValueError(f"{part!r} is no concurrency level: it must be a whole number greater than 0, or {AUTO}")
     return number
+
+
+def _rate(part: Any) -> float:
+    try:
+        rate = math.nan if isinstance(part, bool) else float(part)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        limits = f"from {LOWEST_RATE:g} to {HIGHEST_RATE:g}"
+        raise ValueError(f"{part!r} is no rate: it must be a number of requests per second {limits}, or {AUTO}")
+    return float(f"{rate:g}")
+
+
+def _arrivals(value: Any) -> Any:
+    """`poisson`, `constant`, or `gamma: {cv: 2}` as a mapping."""
+    words = "write poisson, constant or gamma: {cv: 2}, with a cv above 0 and at most 10"
+    parts = value if value in ("poisson", "constant") else _mapping(value)
+    match parts:
+        case str() | None:
+            return parts
+        case {"gamma": {"cv": float() | int() as cv, **others}, **more} if 0 < cv <= 10 and not (others or more):
+            return {"gamma": {"cv": float(cv)}}
+    raise ValueError(f"{value!r} are no arrivals; {words}")
 
 
 def _prefix(value: Any) -> Any:
@@ -121,61 +139,9 @@ def _seed(value: Any) -> Any:
     raise ValueError(f"{value!r} is no seed: it must be a whole number from 0, or {RANDOM}")
 
 
-def _rates(value: Any) -> Any:
-    """`"auto"`, or numbers of requests per second, each once."""
-    parts = [value] if isinstance(value, float) else split(value)
-    if parts in (AUTO, [AUTO]):
-        return AUTO
-    if not isinstance(parts, list) or not parts:
-        raise ValueError(f"{value!r} are no rates; give requests per second, such as 1,2.5,4, or {AUTO}")
-    return list(dict.fromkeys(map(_rate, parts)))
-
-
-def _rate(part: Any) -> float:
-    try:
-        rate = float(part)
-    except (TypeError, ValueError):
-        rate = math.nan
-    if isinstance(part, bool) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        limits = f"from {LOWEST_RATE:g} to {HIGHEST_RATE:g}"
-        raise ValueError(f"{part!r} is no rate: it must be a number of requests per second {limits}, or {AUTO}")
-    return float(f"{rate:g}")
-
-
-class Gamma(BaseModel):
-    """Gaps of a gamma distribution: their standard deviation over their mean."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    cv: Annotated[float, Field(gt=0, le=10)]
-
-
-class GammaArrivals(BaseModel):
-    """`{gamma: {cv: 2}}`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    gamma: Gamma
-
-
-#: arrivals → the coefficient of variation of their gaps
-_CV = {"poisson": 1.0, "constant": 0.0}
-
-
-def _arrivals(value: Any) -> Any:
-    """`poisson`, `constant`, or `gamma: {cv: 2}` as a mapping."""
-    if isinstance(value, GammaArrivals) or value in (*_CV, None):
-        return value
-    try:
-        return GammaArrivals.model_validate(_mapping(value))
-    except ValueError:
-        words = f"{', '.join(_CV)} or gamma: {{cv: 2}}, a cv above 0 and at most 10"
-        raise ValueError(f"{value!r} are no arrivals; write {words}") from None
-
-
-ConcurrencyLevels = Annotated[list[int] | Literal["auto"] | None, BeforeValidator(_levels)]
-Rates = Annotated[list[float] | Literal["auto"] | None, BeforeValidator(_rates)]
-Process = Annotated[Literal["poisson", "constant"] | GammaArrivals | None, BeforeValidator(_arrivals)]
+ConcurrencyLevels = Annotated[list[int] | Literal["auto"] | None, _each(_level, "1,2,4")]
+Rates = Annotated[list[float] | Literal["auto"] | None, _each(_rate, "1,2.5,4")]
+Process = Annotated[str | dict[str, dict[str, float]] | None, BeforeValidator(_arrivals)]
 Scenarios = Annotated[list[Annotated[str, BeforeValidator(_scenario)]], BeforeValidator(split), Field(min_length=1)]
 
 
@@ -298,13 +264,12 @@ class SweepSpec(ServeSpec):
 
     @pydantic.model_validator(mode="after")
     def _one_kind(self) -> Self:
-        given = self.model_fields_set
-        if self.rates is None:
-            if extra := next((name for name in ("arrivals", "max_in_flight") if getattr(self, name) is not None), None):
-                raise ValueError(f"{extra}: is of requests that arrive at a rate; give rates, or leave it out")
-        elif "levels" in given and self.levels is not None:
+        extra = [name for name in ("arrivals", "max_in_flight") if getattr(self, name) is not None]
+        if self.rates is None and extra:
+            raise ValueError(f"{extra[0]}: is of requests that arrive at a rate; give rates, or leave it out")
+        if self.rates is not None and self.levels is not None and "levels" in self.model_fields_set:
             raise ValueError("rates: stand instead of levels; leave one of them out")
-        else:
+        if self.rates is not None:
             object.__setattr__(self, "levels", None)
         return self
 
@@ -326,7 +291,7 @@ class SweepSpec(ServeSpec):
 
     def arrivals_at(self, rate: float, seed: str) -> Arrivals:
         """When requests are due at a rate."""
-        cv = self.arrivals.gamma.cv if isinstance(self.arrivals, GammaArrivals) else _CV[self.arrivals or "poisson"]
+        cv = self.arrivals["gamma"]["cv"] if isinstance(self.arrivals, dict) else float(self.arrivals != "constant")
         return Arrivals(float(rate), cv, seed)
 
     def loads(self) -> list[tuple[str, Level, int]]:
