@@ -154,7 +154,7 @@ class SweepPanel(RunPanel):
     kind = SWEEP_KIND
     fields = (
         *("engine", "model", "parameters", "gpus", "base_url", "tokenizer"),
-        *("levels", "scenarios", "prompts", "prefix", "max_seconds", "max_requests", "slo", "name"),
+        *("levels", "rates", "scenarios", "prompts", "prefix", "max_seconds", "max_requests", "slo", "name"),
     )
 
     view = ResultsView
@@ -183,6 +183,6 @@ class TunePanel(RunPanel):
     fields = (
         *("engine", "model", "parameters", "gpus", "tokenizer", "space", "constraints", "objective", "objective_level"),
         *("sampler", "trials", "patience", "max_minutes", "confirm"),
-        *("levels", "scenarios", "prompts", "prefix", "max_seconds", "slo", "name"),
+        *("levels", "rates", "scenarios", "prompts", "prefix", "max_seconds", "slo", "name"),
     )
     view = SearchView

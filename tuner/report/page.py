@@ -17,8 +17,9 @@ import yaml
 from tuner import __version__
 from tuner.batches import report_data
 from tuner.core import timestamps
+from tuner.core.level import COLUMNS, level_of, level_title
 from tuner.core.run_directory import COMPLETED
-from tuner.core.text import UNKNOWN, level_name
+from tuner.core.text import UNKNOWN
 from tuner.figures.style import CONFIG, VERDICTS
 from tuner.judging import comparison_text, summary
 from tuner.judging.intervals import CONFIDENCE
@@ -180,9 +181,9 @@ def _warnings(judged: pd.DataFrame) -> list[tuple[str, str]]:
     """(batch, warning) of every batch that has any."""
     several = judged["trial"].nunique() > 1
     return [
-        (f"{f'trial {trial}, ' if several else ''}{scenario}, concurrency {level_name(level)}", text)
-        for trial, scenario, level, texts in judged[["trial", "scenario", "concurrency", "warnings"]].to_numpy()
-        for text in texts
+        (f"{'trial {}, '.format(row['trial']) if several else ''}{row['scenario']}, {level_title(level_of(row))}", text)
+        for row in judged[["trial", "scenario", *COLUMNS, "warnings"]].to_dict("records")
+        for text in row["warnings"]
     ]
 
 
