@@ -69,7 +69,7 @@ def _mean(runs: pd.DataFrame, names: list[str]) -> pd.DataFrame:
         again["verdict"] = levels["verdict"].transform("min")[first]  # fail comes before pass and soft
     count = levels["verdict"].transform("size")[first]
     again.loc[(count > 1) & again["verdict_reason"].ne(""), "verdict_reason"] += ", in the mean of its runs"
-    return again[[*runs]].assign(runs=count)
+    return again[[*runs]].copy().assign(runs=count)  # in few blocks
 
 
 def without_superseded(judged: pd.DataFrame) -> pd.DataFrame:
