@@ -187,8 +187,9 @@ def _run(display_of: type[RunDisplay], values: dict[str, Any], resume: Path | No
         spec = prepare(spec, move) if is_here else with_workload(spec)  # the rest where the server runs
     experiment = Experiment(resume) if resume else Experiment.create(spec.runs, kind.name, spec.name)
     check_same(spec, experiment)
-    with ctrl_c_stops() as stop:
-        with display_of(experiment, spec) as display, _report_if_it_fails(experiment):
+    run_display = display_of(experiment, spec)
+    with ctrl_c_stops(run_display.ending) as stop:
+        with run_display as display, _report_if_it_fails(experiment):
             display.run(stop)
             results, report = _report(experiment)
         if not stop.after_level.is_set():

@@ -26,6 +26,7 @@ from tuner.servers.telemetry import Recorder
 from tuner.sweep import level
 from tuner.sweep.level import Levels, Measurement, judged_level
 from tuner.sweep.limit import LimitSearch, excess, saturated
+from tuner.sweep.progress import LOADING, WARMING_UP, phase
 from tuner.sweep.spec import IN_FLIGHT, RANDOM, Spec, SweepSpec, base_of
 from tuner.traffic import calibration
 from tuner.traffic.course import Limits
@@ -302,7 +303,11 @@ class _Runner:
             return level.record_unrun(measurement, folder, "server_died", f"not started again: {failure}")
         load = self._load(server, *measurement)
         warmups = self.spec.warmup_requests if is_cold or self.spec.warmup_each else 0
-        words = level.warm_up(self.bench, load, warmups, self.at_once)
+        if not self.bench.is_ready:
+            with phase(self.servers.trial, LOADING):
+                self.bench.wait_ready()
+        with phase(self.servers.trial, WARMING_UP):
+            words = level.warm_up(self.bench, load, warmups, self.at_once)
         if self._leaves_out_what_is_refused(server, words):
             load = self._load(server, *measurement)
             level.warm_up(self.bench, load, warmups, self.at_once)
@@ -363,7 +368,7 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
     """The server of a trial with its telemetry, started again where it died, at most `spec.max_restarts` times."""
 
     def __init__(self, spec: SweepSpec, trial: Trial, at_once: threading.Event) -> None:
-        self._spec, self._trial, self._at_once = spec, trial, at_once
+        self._spec, self.trial, self._at_once = spec, trial, at_once
         self._restarts_left = spec.max_restarts
         self._running = contextlib.ExitStack()
         self._server, self._is_cold = self._start(), True
@@ -394,7 +399,7 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
 
     def _start(self) -> Server:
         try:
-            server = self._running.enter_context(launch(self._spec, self._trial, self._at_once))
+            server = self._running.enter_context(launch(self._spec, self.trial, self._at_once))
         except ServerFailed as failure:
             if failure.kind == "stopped":
                 raise Stopped from None

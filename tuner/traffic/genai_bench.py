@@ -122,7 +122,7 @@ class Bench:
             folder: an existing folder of the level's own.
             stop: ends the level at once when it is set.
         """
-        self._revive()
+        self.wait_ready()
         sha256 = load.write_workload(folder)
         started_at, clock = timestamps.now(), time.monotonic()
         try:
@@ -145,7 +145,12 @@ class Bench:
         """End the host and the level that it runs; doing so again does no harm."""
         self._host.close()
 
-    def _revive(self) -> None:
+    @property
+    def is_ready(self) -> bool:
+        """Whether a level can begin at once."""
+        return self._host.is_ready and not self._host.is_lost
+
+    def wait_ready(self) -> None:
         """Have a host that has imported genai-bench, so that a level's start is not blurred by it."""
         if self._host.is_lost:
             self._host.close()
@@ -194,7 +199,7 @@ class Host:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        self._ready = False
+        self.is_ready = False
         self._buffer = b""
         self._errors = tempfile.NamedTemporaryFile(prefix="tuner-genai-bench-")  # noqa: SIM115 - closed with the host
         self._process = Supervised(
@@ -215,9 +220,9 @@ class Host:
 
     def wait_ready(self) -> None:
         """Return once genai-bench is imported."""
-        if not self._ready:
+        if not self.is_ready:
             self._read("ready", _START_SECONDS)
-            self._ready = True
+            self.is_ready = True
 
     def run(self, request: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
         """Have the host run a level; returns its last word on it."""
