@@ -89,7 +89,7 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
             self._phase = progress.phase
             self._console.print(escape(f"{self._phase} …"), highlight=False, soft_wrap=True)
         left = progress.seconds_left
-        text = f"{progress.describe()}{f', about {left // 60:.0f}:{left % 60:02.0f} left' if left else ''}"
+        text = f"{progress.describe()}{f', ≈ {left // 60:.0f}:{left % 60:02.0f} left' if left else ''}"
         total = progress.planned or None
         self._bar.update(self._task, description=escape(text), total=total, completed=self._printed)
 

@@ -123,7 +123,7 @@ class Progress:
         cases = (
             (not self.levels, "preparing"),
             (is_ready and all_ended and not self.is_auto and not self.is_attached, "stopping the server"),
-            (is_ready and not (all_ended and self.is_attached), _MOMENTS[bool(self.ended)]),
+            (is_ready and (self.is_auto or not all_ended), _MOMENTS[bool(self.ended)]),
             (all_ended, "writing the report"),
             (self.is_attached, "connecting to the server"),
             (True, "starting the server"),
