@@ -233,6 +233,13 @@ class SweepSpec(ServeSpec):
         return loads + [(scenario, level, self.repeats + 1) for level in levels[: self.sentinel]]
 
     @property
+    def about_time(self) -> str:
+        """How long its levels take at most, in words."""
+        levels = len(self.loads()) or len(self.scenarios)
+        minutes = f"{levels * self.max_seconds / 60:.1f} min at most"
+        return minutes if self.fixed_levels else f"{self.max_seconds:g} s at most for each level that is tried"
+
+    @property
     def enough_requests(self) -> int:
         """Completed requests that a level needs: as asked, or for the strictest percentile of the SLO."""
         if self.min_requests is not None:
