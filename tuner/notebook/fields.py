@@ -17,7 +17,7 @@ _LABEL_WIDTH = "9em"
 
 def words(text: str, *, error: bool = False) -> str:
     """Words of anybody as HTML."""
-    return f'<pre class="tuner-words{" tuner-error" if error else ""}">{html.escape(text)}</pre>'
+    return f'<div class="tuner-words{" tuner-error" if error else ""}">{html.escape(text)}</div>'
 
 
 def copyable(text: str) -> str:

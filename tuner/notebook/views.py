@@ -120,7 +120,7 @@ class ResultsView:
         limits = [replace(limit, threshold=slider.value) for limit, slider in self._limits if slider.value != _NO_LIMIT]
         results = self._results if self._results.searched else self._results.limited_by(limits)
         again = f"<b>The best configuration again:</b>{copyable(results.command)}" if results.command else ""
-        self._answer.value = words("\n".join(results.answer)) + again
+        self._answer.value = f'<div class="tuner-answer">{words(chr(10).join(results.answer))}</div>{again}'
         self._rows.show(results.searched.table if results.searched else results.table)
         await draw(self._curves, lambda: results.first_figure)
 
