@@ -1,5 +1,6 @@
 """The notebooks without a person, by papermill itself: a truthful exit code, and nothing of ours left behind."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -75,8 +76,8 @@ def test_by_hand_by_papermill_and_by_command_line_the_table_is_the_same(tmp_path
     folder = result_files.plain_folder(tmp_path / "run", [1, 2, 4])
     expected = table_html(table(read_results(folder).judged))
     view = ResultsView()
-    view.show(read_results(folder))
-    assert view._table.value == expected
+    asyncio.run(view.show(read_results(folder)))
+    assert view._rows._table.value == expected
     with papermill(tmp_path, "compare", {"paths": [str(folder)]}) as process:
         assert process.wait(90) == 0
     cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells

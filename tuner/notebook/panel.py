@@ -65,8 +65,12 @@ class Panel(Generic[Spec]):
 
     def start(self) -> None:
         """Start what is filled in; while something goes on this does nothing."""
-        if self.task is None or self.task.done():
+        if self._is_idle:
             self._spawn(self._begin())
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.task is None or self.task.done()
 
     def stop(self) -> None:
         """End what goes on."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import ipywidgets as widgets
 import yaml
 
-from tuner.core import files, timestamps
+from tuner.core import timestamps
 from tuner.core.run_directory import RUNNING, Experiment
 from tuner.errors import TunerError
 from tuner.notebook.fields import button, copyable, labelled, words
@@ -16,6 +16,7 @@ from tuner.notebook.form import SERVER, Form, Section
 from tuner.notebook.panel import Panel
 from tuner.notebook.server_panel import HANDOVER
 from tuner.notebook.views import ResultsView
+from tuner.report.compared import read_comparison
 from tuner.report.results import read_results
 from tuner.report.write import REPORT_FILE, write_report
 from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
@@ -26,8 +27,6 @@ from tuner.sweep.sweep import StopRequest
 _POLL_SECONDS = 0.5
 #: what a stop file says that is to end the level that runs, too
 _AT_ONCE = "at once"
-#: what the compare notebook compares where nobody names anything
-COMPARISON = "comparison.yaml"
 TRAFFIC: Section = ("Traffic", ("scenarios", "prompts", "prefix", "levels", "rates", "max_seconds", "max_requests"))
 SEARCH: Section = (
     "Search",
@@ -58,9 +57,9 @@ class RunPanel(Panel[SweepSpec]):
         self._view = ResultsView()
         self._runs, self._others = (widgets.Dropdown(**labelled(name)) for name in ("run", "compare with"))
         self._resume = button("Resume", "play", self._go_on, disabled=True)
-        self._compare = button("To the compare notebook", "columns", self._hand_to_compare)
+        compare = button("Compare", "columns", self._compare_with)
         self._runs.observe(lambda _: self._open(), "value")
-        self._pickers = widgets.HBox([self._runs, self._resume, self._others, self._compare])
+        self._pickers = widgets.HBox([self._runs, self._resume, self._others, compare])
         self._pickers.layout.display = "none"
         self._estimate = widgets.HTML()
         form = Form(self.kind.spec, self.sections, parameters)
@@ -195,22 +194,24 @@ class RunPanel(Panel[SweepSpec]):
     def _open(self) -> None:
         """Show the run that was picked."""
         folder = self._runs.value
-        idle = self.task is None or self.task.done()
-        if folder and idle and (self.experiment is None or folder != str(self.experiment.folder)):
+        if folder and self._is_idle and (self.experiment is None or folder != str(self.experiment.folder)):
             self._spawn(self._conclude(Experiment(Path(folder))))
 
     def _go_on(self) -> None:
         """Resume the run that is shown, as it was asked for."""
-        if self.experiment and (self.task is None or self.task.done()):
+        if self.experiment and self._is_idle:
             spec = make_spec(self.experiment.record.spec, self.kind.spec)
             self._resume.disabled = True
             self._spawn(self._carry_out(spec, self.experiment))
 
-    def _hand_to_compare(self) -> None:
-        """Write down two runs for the compare notebook."""
-        values = {"baseline": self._others.value, "candidate": self._runs.value}
-        files.write_atomically(Path(COMPARISON), yaml.safe_dump(values))
-        self._say(f"open compare.ipynb and run it: it compares {values['baseline']} with {values['candidate']}")
+    def _compare_with(self) -> None:
+        """Show what changed from the run that was picked to the one that is shown."""
+        if self._is_idle and self.experiment and self._others.value:
+            self._spawn(self._show_comparison(Path(self._others.value), self.experiment.folder))
+
+    async def _show_comparison(self, baseline: Path, candidate: Path) -> None:
+        compared = await asyncio.to_thread(read_comparison, [baseline], [candidate], tolerance=0.05)
+        await self._view.show_comparison(compared)
 
 
 def _status(experiment: Experiment, progress: Any) -> str:

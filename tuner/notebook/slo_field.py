@@ -105,6 +105,7 @@ class SLOField(Field):
         """Show another document; of several tiers the first."""
         self._tiers = dict(document.get(TIERS) or {})
         self._tier.options = list(self._tiers)
+        self._tier.value = next(iter(self._tiers), None)
         self._tier.layout.display = "" if self._tiers else "none"
         self._show(next(iter(self._tiers.values()), document))
 

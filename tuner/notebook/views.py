@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from tuner.core.run_directory import Experiment
-from tuner.core.text import UNKNOWN
 from tuner.notebook.fields import button, copyable, labelled, words
 from tuner.notebook.panel import draw, log_end
+from tuner.report.compared import SAME_CONFIGURATION, Compared
+from tuner.report.page import table_html
 from tuner.report.results import Constraint, Results
 from tuner.report.write import REPORT_FILE, save_report
 
@@ -54,23 +55,21 @@ class Rows:
             rows = rows.sort_values(self._sort.value, ascending=not self._down.value, kind="stable")
         if sought := self._filter.value.strip().lower():
             rows = rows[[sought in " ".join(map(str, row)).lower() for row in rows.to_numpy().tolist()]]
-        self._table.value = _rows_html(rows)
+        self._table.value = table_html(rows)
 
 
 class ResultsView:
     """A run's results in tabs: of a sweep judged by what the sliders say, of a search with a row a trial."""
 
-    _TITLES = ("Answer", "Figures", "Batches", "Server", "Data")
+    _TITLES = ("Answer", "Figures", "Batches", "Server", "Data", "Comparison")
 
     def __init__(self) -> None:
         self._results: Results | None = None
         self._limits: list[tuple[Constraint, widgets.SelectionSlider]] = []
-        self._name, self._answer, self._curves, self._sliders = (
-            *(widgets.HTML(), widgets.HTML(), widgets.Output(), widgets.VBox()),
-        )
+        self._name, self._answer, self._server, self._data, self._written = (widgets.HTML() for _ in range(5))
+        self._curves, self._sliders, self._sought = widgets.Output(), widgets.VBox(), widgets.Text(**labelled("search"))
         self._figures, self._rows = widgets.VBox(), Rows()
-        self._server, self._sought = widgets.HTML(), widgets.Text(**labelled("search the log"))
-        self._data, self._written = widgets.HTML(), widgets.HTML()
+        self._comparison = widgets.VBox([widgets.HTML(words("Pick another run beside *compare with*."))])
         self._sought.observe(lambda _: self._show_server(), "value")
         self._tabs = widgets.Tab(self._pages(), titles=self._TITLES)
         self._tabs.observe(lambda _: self._later(self._draw_figures()), "selected_index")
@@ -87,7 +86,16 @@ class ResultsView:
             self._rows.widget,
             widgets.VBox([self._sought, self._server]),
             widgets.VBox([self._data, widgets.HBox(save), self._written]),
+            self._comparison,
         ]
+
+    async def show_comparison(self, compared: Compared) -> None:
+        """Show what changed from another run to this one, in a tab of its own."""
+        above, below = comparison_html(compared)
+        changes = widgets.Output()
+        self._comparison.children = [widgets.HTML(above), changes, widgets.HTML(below)]
+        self._tabs.selected_index = self._TITLES.index("Comparison")
+        await draw(changes, lambda: compared.figures[0])
 
     async def show(self, results: Results, so_far: str = "") -> None:
         """Show `results`; sliders start anew only where another run is shown, and stay as they are else.
@@ -163,26 +171,23 @@ class ResultsView:
         self._drawing = asyncio.get_running_loop().create_task(work)
 
 
+def comparison_html(compared: Compared) -> tuple[str, str]:
+    """What two sides differ in, as HTML: what stands above the figures, and what below."""
+    configuration = compared.configuration
+    differs = SAME_CONFIGURATION if configuration.empty else table_html(configuration)
+    first, *rest = map(html.escape, compared.answer)
+    answer = "<br>".join([f"<b>{first}</b>", *rest])
+    tables = "".join(f"<h4>{title}</h4>{table_html(rows)}" for title, rows in compared.tables.items())
+    return (
+        f"<h3>{html.escape(compared.title)}</h3>{differs}<p>{answer}</p>",
+        f"{tables}<small>{compared.legend}</small>",
+    )
+
+
 def _how_to_load(results: Results) -> str:
     """Where a run lies, and the lines of Python that load it."""
     code = f"import tuner\n\nbatches = tuner.load_batches({str(results.folder)!r})  # a row a batch"
     return words(f"Everything lies in {results.folder}") + copyable(code)
-
-
-def _rows_html(rows: pd.DataFrame) -> str:
-    """A table in one line a row: numbers to the right, long texts cut, with the rest where the mouse stands."""
-    cells = [[(UNKNOWN if pd.isna(cell) else str(cell)) for cell in row] for row in rows.to_numpy("object").tolist()]
-    kinds = ["number" if pd.api.types.is_numeric_dtype(rows[name]) else "long" for name in rows]
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in rows)
-    lines = (
-        "".join(
-            f'<td class="{kind}" title="{html.escape(cell)}">{html.escape(cell)}</td>'
-            for kind, cell in zip(kinds, row, strict=True)
-        )
-        for row in cells
-    )
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="tuner-rows"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _slider(constraint: Constraint, threshold: float | None, judged: pd.DataFrame) -> widgets.SelectionSlider:

@@ -191,9 +191,29 @@ def _warnings(judged: pd.DataFrame) -> list[tuple[str, str]]:
     ]
 
 
+_ROWS_STYLE = """<style>
+.tuner-rows { overflow: auto; max-height: 32em }
+.tuner-rows table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+.tuner-rows th { position: sticky; top: 0; background: var(--jp-layout-color2, #f0f2f5) }
+.tuner-rows th, .tuner-rows td { white-space: nowrap !important; padding: 3px 9px; text-align: left !important }
+.tuner-rows td.number { text-align: right !important }
+.tuner-rows td { max-width: 30em; overflow: hidden; text-overflow: ellipsis }
+</style>"""
+
+
 def table_html(shown: pd.DataFrame) -> str:
-    """A table for a notebook, escaped, with – for what is missing."""
-    return str(_without_gaps(shown).to_html(index=False, escape=True, border=0, justify="left"))
+    """A table for a notebook, escaped: a line a row, – for what is missing, long texts whole in their tooltip."""
+    kinds = ["number" if pd.api.types.is_numeric_dtype(shown[name]) else "text" for name in shown]
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in shown)
+    lines = ("".join(map(_cell_html, kinds, row)) for row in _cells(shown))
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'{_ROWS_STYLE}<div class="tuner-rows">{table}</div>'
+
+
+def _cell_html(kind: str, cell: str) -> str:
+    text = html.escape(cell)
+    return f'<td class="{kind}" title="{text}">{text}</td>'
 
 
 def render_comparison(compared: Compared) -> str:
