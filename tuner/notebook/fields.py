@@ -10,7 +10,7 @@ from tuner.core import files
 from tuner.engines.parameters import Parameter
 from tuner.errors import SpecError
 from tuner.servers import gpus
-from tuner.sweep.spec import as_lines, as_text, split
+from tuner.sweep.spec import as_lines, as_text
 
 _LABEL_WIDTH = "9em"
 
@@ -96,43 +96,15 @@ def choice_field(name: str, value: Any, meaning: str, choices: Iterable[str], no
     return Field(widgets.Dropdown(options=offered, value=value or "", **labelled(name)), meaning)
 
 
+def offered_field(name: str, value: Any, meaning: str, offers: Sequence[str]) -> Field:
+    """One line of text, with values to choose from that are often wanted."""
+    entry = widgets.Combobox(value=as_text(value), options=offers, continuous_update=False, **labelled(name))
+    return Field(entry, meaning)
+
+
 def tick_field(name: str, value: Any, meaning: str) -> Field:
     """Yes or no."""
     return Field(widgets.Checkbox(value=bool(value), **labelled(name)), meaning)
-
-
-class ChipsField(Field):
-    """Several values, a chip each; what is pasted with commas or blanks between becomes several.
-
-    Args:
-        name: of the parameter.
-        values: its chips at first.
-        meaning: in a few words.
-        allowed: the only ones that may be; empty for any.
-    """
-
-    def __init__(self, name: str, values: Any, meaning: str, allowed: Sequence[str] = ()) -> None:
-        self._chips = widgets.TagsInput(
-            value=[str(one) for one in split(values) or []], allowed_tags=list(allowed), allow_duplicates=False
-        )
-        self._chips.placeholder = "type, Enter"
-        title = widgets.Label(name.replace("_", " "), layout=widgets.Layout(width=_LABEL_WIDTH, flex="0 0 auto"))
-        row = widgets.HBox([title, self._chips])
-        for kind in ("tuner-chips", f"tuner-{name.replace('_', '-')}"):
-            row.add_class(kind)
-        super().__init__(row, meaning, [self._chips])
-
-    @property
-    def value(self) -> list[str]:
-        """The chips' texts."""
-        return list(self._chips.value)
-
-    def _changed(self) -> None:
-        parts = list(dict.fromkeys(part for chip in self._chips.value for part in split(chip)))
-        if parts == list(self._chips.value):
-            super()._changed()
-        else:
-            self._chips.value = parts
 
 
 class SpaceField(Field):

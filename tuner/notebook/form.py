@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import combinations
 from typing import Any, Generic, Literal, get_args, get_origin
 
 import ipywidgets as widgets
@@ -11,7 +13,7 @@ from tuner.engines.base import Engine
 from tuner.errors import TunerError
 from tuner.judging.scores import Objective
 from tuner.notebook import fields
-from tuner.notebook.fields import ChipsField, Field, GPUsField, ParametersField, SpaceField
+from tuner.notebook.fields import Field, GPUsField, ParametersField, SpaceField
 from tuner.notebook.slo_field import SLOField
 from tuner.sweep.spec import Spec, make_spec
 
@@ -31,6 +33,14 @@ _TAKES: Mapping[str, Callable[[Engine], bool]] = {
     ),
     "executable": lambda engine: bool(engine.install),
 }
+_GOALS = get_args(Objective)
+#: what is often wanted, of parameters that take any text
+_OFFERS = {
+    "levels": ["auto", "1 2 4 8", "1 2 4 8 16 32 64", "1 4 16 64 256"],
+    "rates": ["auto", "1 2 4 8", "1 4 16 64"],
+    "scenarios": ["D(100,32)", "D(512,128)", "D(2000,200)", "N(480,240)/(300,150)", "U(50,100)/(200,250)"],
+    "objective": [*_GOALS, *(f"{first} {second}" for first, second in combinations(_GOALS, 2))],
+}
 #: fields of their own kind: name, value and meaning in, field out
 _FIELDS: Mapping[str, Callable[[str, Any, str], Field]] = {
     "engine": lambda name, value, meaning: fields.choice_field(name, value, meaning, engines.names()),
@@ -39,8 +49,7 @@ _FIELDS: Mapping[str, Callable[[str, Any, str], Field]] = {
     "space": SpaceField,
     "constraints": fields.area_field,
     "slo": SLOField,
-    "objective": lambda name, value, meaning: ChipsField(name, value, meaning, get_args(Objective)),
-    **dict.fromkeys(("levels", "rates", "scenarios"), ChipsField),
+    **{name: partial(fields.offered_field, offers=offers) for name, offers in _OFFERS.items()},
 }
 #: what is left out where the first is filled in, since it stands there by itself
 _INSTEAD = {"rates": "levels", "prompts": "scenarios"}
