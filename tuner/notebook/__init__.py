@@ -141,7 +141,7 @@ def show(results: Results) -> None:
     if results.command:
         display(HTML(f"The best configuration again:<pre>{escape(results.command)}</pre>"))
     for figure in results.figures:
-        display(notebook_bundle(figure), raw=True)
+        display(notebook_bundle(figure, still=True), raw=True)
     display(HTML(table_html(results.searched.table if results.searched else results.table)))
 
 
@@ -150,7 +150,7 @@ def show_comparison(compared: Compared) -> None:
     above, below = comparison_html(compared)
     display(HTML(above))
     for figure in compared.figures:
-        display(notebook_bundle(figure), raw=True)
+        display(notebook_bundle(figure, still=True), raw=True)
     display(HTML(below))
 
 
