@@ -52,7 +52,7 @@ def open_tab(page, name):
 #: what of a panel lies over something else, is cut off, or stands after a gap of nothing
 LAYOUT = """() => {
   const panel = document.querySelector(".tuner-panel"), found = [];
-  const parts = ".tuner-field, .tuner-card, .jupyter-widget-accordion, button, .jupyter-widget-tab, pre, .widget-html";
+  const parts = ".tuner-field, .tuner-card, .jupyter-widget-Collapse, button, .jupyter-widget-tab, pre, .widget-html";
   const seen = [...panel.querySelectorAll(parts)]
     .filter(one => one.offsetParent && one.getBoundingClientRect().height > 1);
   const over = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1

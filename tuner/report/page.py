@@ -18,7 +18,7 @@ from tuner import __version__, figures
 from tuner.batches import report_data
 from tuner.core import timestamps
 from tuner.core.run_directory import COMPLETED
-from tuner.core.text import UNKNOWN, level_name
+from tuner.core.text import UNKNOWN, level_name, plural
 from tuner.figures.style import VERDICTS
 from tuner.judging import comparison_text, summary
 from tuner.judging.intervals import CONFIDENCE
@@ -31,6 +31,8 @@ _TEMPLATES = Path(__file__).parent / "templates"
 #: the scripts of each page, the last one starts it
 SCRIPTS = {"report": ("page.js", "judge.js", "report.js"), "comparison": ("page.js", "comparison.js")}
 
+#: so many batches, and a page opens with its first figure alone; so many scenarios stand in its head
+_FOLDS, _SCENARIOS = 24, 4
 #: traces for which plotly.js compiles code of its own; only pages that have one allow that (still no other script)
 COMPILED = ("parcoords",)
 
@@ -50,6 +52,8 @@ def render_report(results: Results) -> str:
         slo=results.slo,
         table=_table(results.judged),
         warnings=_warnings(results.judged),
+        setup=_setup(results),
+        folded=len(results.judged) > _FOLDS,
         facts=results.facts,
         servers=results.run_facts.servers,
     )
@@ -181,14 +185,26 @@ def _search(results: Results) -> dict[str, Any] | None:
     }
 
 
-def _warnings(judged: pd.DataFrame) -> list[tuple[str, str]]:
-    """(batch, warning) of every batch that has any."""
+def _warnings(judged: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """Each warning with the batches that it is about; of those that differ in numbers alone the first."""
     several = judged["trial"].nunique() > 1
-    return [
-        (f"{f'trial {trial}, ' if several else ''}{scenario}, concurrency {level_name(level)}", text)
-        for trial, scenario, level, texts in judged[["trial", "scenario", "concurrency", "warnings"]].to_numpy()
-        for text in texts
-    ]
+    found: dict[str, tuple[str, list[str]]] = {}
+    for trial, scenario, level, texts in judged[["trial", "scenario", "concurrency", "warnings"]].to_numpy():
+        batch = f"{f'trial {trial}, ' if several else ''}{scenario}, concurrency {level_name(level)}"
+        for text in texts:
+            found.setdefault(re.sub(r"\d+", "", text), (text, []))[1].append(batch)
+    return list(found.values())
+
+
+def _setup(results: Results) -> list[str]:
+    """What was measured, in the few words that a reader looks for first: engine, model, GPUs, traffic."""
+    server = next(iter(results.run_facts.servers), {})
+    spec = results.facts.get("spec", {})
+    gpus = len(server.get("gpus") or [])
+    engine = f"{server.get('engine') or ''} {server.get('version') or ''}".strip()
+    model = str(server.get("model") or spec.get("model") or "").rstrip("/").rpartition("/")[2]
+    traffic = ", ".join(map(str, results.judged["scenario"].unique()[:_SCENARIOS]))
+    return [part for part in (engine, model, plural(gpus, "GPU") if gpus else "", traffic) if part]
 
 
 _ROWS_STYLE = """<style>
