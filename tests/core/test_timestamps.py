@@ -92,11 +92,8 @@ def test_empty_and_missing_columns():
 
 def test_texts_of_ours():
     assert timestamps.to_text(INSTANT.to_pydatetime()) == "2026-11-24T04:15:30.250Z"
-    assert timestamps.from_text("2026-11-24T05:15:30.250+01:00") == INSTANT
     with pytest.raises(ValueError, match="no time zone"):
         timestamps.to_text(datetime(2026, 1, 1))
-    with pytest.raises(ValueError, match="no time zone"):
-        timestamps.from_text("2026-01-01T00:00:00")
 
 
 def through_json(frame):

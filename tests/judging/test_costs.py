@@ -9,7 +9,7 @@ from support.commands import run
 from tuner.core.files import read_json, write_json
 from tuner.errors import RequestError
 from tuner.judging.slo import SLO
-from tuner.judging.tiers import Cost, Price, cost
+from tuner.judging.tiers import Price, cost_text
 from tuner.report.results import read_results
 from tuner.report.write import write_report
 
@@ -19,9 +19,7 @@ LIMIT = SLO.parse({"ttft": {"p90": {"threshold": 0.25}}})
 
 def test_the_formula():
     """2 GPUs at 3.60 are 0.002 a second; 1000 output tokens a second make a million in 1000 seconds."""
-    found = cost(ROW, 3.6, 2)
-    assert found == Cost(pytest.approx(2.0), pytest.approx(0.5), pytest.approx(0.4), 3.6, 2)
-    assert found.text == (
+    assert cost_text(ROW, Price(3.6), 2) == (
         "Cost with 2 GPUs at 3.6 an hour: 2 per million output tokens or 0.5 per million input tokens "
         "(each bears all of it); 0.4 per million of both together."
     )
@@ -29,19 +27,19 @@ def test_the_formula():
 
 @pytest.mark.parametrize("verdict", ["fail", "unknown", None])
 def test_none_where_the_batch_does_not_comply(verdict):
-    assert cost(ROW | {"verdict": verdict}, 3.6, 2) is None
+    assert cost_text(ROW | {"verdict": verdict}, Price(3.6), 2) == ""
 
 
 @pytest.mark.parametrize("throughput", [math.nan, 0.0, None, math.inf])
 def test_none_of_what_is_not_known(throughput):
-    found = cost(ROW | {"output_throughput": throughput}, 1, 1)
-    assert found.per_million_output is None and "output tokens" not in found.text
+    found = cost_text(ROW | {"output_throughput": throughput}, Price(1), 1)
+    assert "output tokens" not in found and "0.06944 per million input tokens" in found
 
 
 @pytest.mark.parametrize("price", [0, -1, math.nan, math.inf, "2", True, None])
 def test_a_price_that_is_none(price):
     with pytest.raises(RequestError, match="price_per_gpu_hour must be a number above 0"):
-        cost(ROW, price, 1)
+        Price(price)
 
 
 @pytest.mark.parametrize("gpus", [0, -1, 1.5, "1", True])
@@ -64,7 +62,7 @@ def levels_run(folder, gpus=("GPU-1", "GPU-2")):
 def test_the_answer_says_what_the_best_level_costs_by_the_gpus_that_the_run_recorded(tmp_path):
     results = read_results(levels_run(tmp_path / "run"), slo=LIMIT, price=Price(2.5))
     assert results.summary.best_level == 2
-    assert results.answer[-1] == cost(results.summary.best.to_dict(), 2.5, 2).text
+    assert results.answer[-1] == cost_text(results.summary.best.to_dict(), Price(2.5), 2)
     report = write_report(tmp_path / "run", tmp_path / "r.html", LIMIT, Price(2.5))
     assert results.answer[-1] in report.read_text()
     assert read_results(report, slo=LIMIT, price=Price(2.5)).answer == results.answer

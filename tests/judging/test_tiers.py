@@ -33,19 +33,19 @@ def folder(tmp_path):
 def test_each_tier_is_as_if_it_were_alone(folder):
     batches = tuner.load_batches(folder)
     found = tuner.tiers(batches, TIERS)
-    assert list(found.summaries) == ["chat", "batch", "nobody"]
+    assert list(found.tiers) == ["chat", "batch", "nobody"]
     for name, document in TIERS["tiers"].items():
         alone = tuner.summarize(tuner.judge(batches, document))
-        assert found.summaries[name].to_dict() == alone.to_dict()
+        assert found.tiers[name].summary.text == alone.text
     assert found.table["tier"].tolist() == ["chat", "batch", "nobody"]
     assert found.table["best_level"].tolist()[:2] == [2, 4]
     assert found.table["max_throughput"].notna().tolist() == [True, True, False]
-    assert found.table["goodput"].iloc[0] == found.summaries["chat"].best["goodput"]
+    assert found.table["goodput"].iloc[0] == found.tiers["chat"].summary.best["goodput"]
 
 
 def test_a_plain_slo_is_its_only_tier(folder):
     found = tuner.tiers(tuner.load_batches(folder), CHAT)
-    assert list(found.summaries) == ["SLO"] and found.summaries["SLO"].best_level == 2
+    assert list(found.tiers) == ["SLO"] and found.tiers["SLO"].summary.best_level == 2
 
 
 def test_an_slo_with_tiers_is_its_first_one_and_knows_all(tmp_path):

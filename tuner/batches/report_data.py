@@ -42,35 +42,21 @@ class ReportTrial(msgspec.Struct, kw_only=True):
 
 
 class ReportData(msgspec.Struct, kw_only=True):
-    """The data of a report; seconds, tokens/s, UTC to the microsecond with a `Z`.
+    """The data of a report; seconds, tokens/s, UTC to the microsecond with a `Z`."""
 
-    Args:
-        format: raised when a reader of today could not read it any more.
-        slo: the SLO's document, None where nobody asked for one.
-        columns: those of `load_batches`.
-        rows: one a batch; None for what is missing.
-        attainment: of each batch under `slo`, which needs the single requests.
-        spreads: quantiles of each batch's requests, by latency.
-        intervals: of each batch's numbers, one list a column, as `tuner.judging.intervals` names them.
-        facts: `experiment.json`.
-        servers: each trial's `server.json`.
-        runs: what each run was made with.
-        telemetry: samples, one list a column.
-        trials: of a search.
-    """
-
-    format: int = FORMAT
-    slo: dict[str, Any] | None = None
-    columns: list[str]
-    rows: list[list[Any]]
-    attainment: list[float | None] = []
-    spreads: dict[str, list[list[float] | None]] = {}
+    format: int = FORMAT  # raised when a reader of today could not read it any more
+    slo: dict[str, Any] | None = None  # the SLO's document, None where nobody asked for one
+    columns: list[str]  # those of `load_batches`
+    rows: list[list[Any]]  # one a batch; None for what is missing
+    attainment: list[float | None] = []  # of each batch under `slo`, which needs the single requests
+    spreads: dict[str, list[list[float] | None]] = {}  # quantiles of each batch's requests, by latency
+    # of each batch's numbers, one list a column, as `tuner.judging.intervals` names them
     intervals: dict[str, list[Any]] = {}
-    facts: dict[str, Any] = {}
-    servers: list[dict[str, Any]] = []
-    runs: list[dict[str, Any]] = []
-    telemetry: dict[str, list[Any]] = {}
-    trials: list[ReportTrial] = []
+    facts: dict[str, Any] = {}  # `experiment.json`
+    servers: list[dict[str, Any]] = []  # each trial's `server.json`
+    runs: list[dict[str, Any]] = []  # what each run was made with
+    telemetry: dict[str, list[Any]] = {}  # samples, one list a column
+    trials: list[ReportTrial] = []  # of a search
 
 
 def columns_and_rows(batches: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:

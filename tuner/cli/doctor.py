@@ -17,21 +17,13 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 
 
 class Finding(NamedTuple):
-    """One thing that was looked for.
+    """One thing that was looked for."""
 
-    Args:
-        name: what it is.
-        ok: it is there and as it should be.
-        detail: which one, or what is the matter.
-        remedy: what to do; empty where nothing is to be done.
-        needed: nothing works without it; otherwise only what needs it does not.
-    """
-
-    name: str
-    ok: bool
-    detail: str
-    remedy: str = ""
-    needed: bool = False
+    name: str  # what it is
+    ok: bool  # it is there and as it should be
+    detail: str  # which one, or what is the matter
+    remedy: str = ""  # what to do; empty where nothing is to be done
+    needed: bool = False  # nothing works without it; otherwise only what needs it does not
 
 
 def examine() -> list[Finding]:

@@ -16,7 +16,10 @@ from rich.markup import escape
 
 from tuner.core.metrics import column_name
 from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, RUNNING, WAITING, Experiment
-from tuner.report.results import Results, read_results
+from tuner.judging.search_answer import Searched
+from tuner.judging.slo import SLO
+from tuner.judging.trials import load_trials
+from tuner.report.results import Results
 from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
 from tuner.sweep.level import judged_level
 from tuner.sweep.progress import LevelState, Progress
@@ -33,12 +36,7 @@ _LATENCIES = ("ttft_p90", "tpot_p90")
 
 
 class RunDisplay(AbstractContextManager["RunDisplay"]):
-    """A bar that follows a run directory, and one line for each part that ended; without a terminal, the lines alone.
-
-    Args:
-        experiment: the run directory.
-        spec: what was asked for.
-    """
+    """A bar that follows a run directory, and a line for each part that ended; without a terminal, the lines alone."""
 
     #: what it shows
     kind: ClassVar[Kind]
@@ -136,10 +134,8 @@ class SearchDisplay(RunDisplay):
         self._printed_trials: set[int] = set()
 
     def _lines(self, progress: Any) -> Iterator[str]:
-        searched = read_results(self._experiment.folder).searched
-        if searched is None:
-            return
-        trials = searched.trials
+        trials = load_trials(self._experiment.folder)
+        searched = Searched.of(trials, self._experiment.facts, SLO.parse(self._spec.slo or {}))
         ended = trials[~trials["state"].isin((RUNNING, WAITING)) & ~trials["trial"].isin(self._printed_trials)]
         for _, row in ended.iterrows():
             self._printed_trials.add(row["trial"])

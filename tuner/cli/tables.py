@@ -24,11 +24,7 @@ _WIDE_ENOUGH = 2000  # characters: in a file or a pipe, a row is one line
 
 
 def print_batches(results: Results, form: str) -> None:
-    """Print judged batches on stdout, one row a batch.
-
-    Args:
-        results: what holds them.
-        form: `table` for a person, `json`, `csv` or `parquet` for a script.
+    """Print judged batches on stdout, one row a batch, in one of `_FORMS`.
 
     Raises:
         RequestError: there is no such form, or it is binary and stdout is a terminal.
@@ -41,12 +37,7 @@ def print_batches(results: Results, form: str) -> None:
 
 
 def print_comparison(compared: Compared, form: str) -> None:
-    """Print a comparison on stdout: first in what the sides differ besides numbers, then the answer and the tables.
-
-    Args:
-        compared: what is compared.
-        form: `table` for a person, `json` for a script.
-    """
+    """Print a comparison on stdout: in what the sides differ besides numbers, then the answer and the tables."""
     _write(_json(compared.to_dict()) if form == "json" else _comparison(compared))
 
 

@@ -45,16 +45,11 @@ def hide_secrets(text: str) -> str:
 
 
 class Guard:
-    """Refuses texts that hold a secret.
+    """Refuses texts that hold a secret; variables called by `key_names` hold one whatever these are."""
 
-    Args:
-        key_names: environment variables that are known to hold an API key, whatever they are called.
-        environment: where secrets are looked up, by default this process's.
-    """
-
-    def __init__(self, key_names: Iterable[str] = (), environment: Mapping[str, str] = os.environ) -> None:
-        named = {name: environment.get(name, "") for name in key_names}
-        looks = {name: text for name, text in environment.items() if len(text) >= _SHORTEST and is_secret(name, text)}
+    def __init__(self, key_names: Iterable[str] = ()) -> None:
+        named = {name: os.environ.get(name, "") for name in key_names}
+        looks = {name: text for name, text in os.environ.items() if len(text) >= _SHORTEST and is_secret(name, text)}
         by_value = {value: name for name, value in (looks | named).items() if value}
         self._names = list(by_value.values())
         self._values = re.compile("|".join(f"({re.escape(value)})" for value in by_value)) if by_value else None

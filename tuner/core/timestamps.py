@@ -38,18 +38,6 @@ def to_text(instant: datetime, precision: str = "milliseconds") -> str:
     return utc.isoformat(timespec=precision).replace("+00:00", "Z")
 
 
-def from_text(text: str) -> datetime:
-    """Read what `to_text` wrote.
-
-    Raises:
-        ValueError: `text` is no ISO 8601 instant, or names no zone.
-    """
-    instant, assumed_zone = read(text)
-    if assumed_zone:
-        raise ValueError(f"{text!r} has no time zone")
-    return instant
-
-
 def to_stamp(instant: datetime) -> str:
     """The compact form that sorts and is safe in a file name: `20261124T041530Z`."""
     return instant.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")

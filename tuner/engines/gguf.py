@@ -39,9 +39,6 @@ def cache_folder(name: str) -> Path:
 def demo_model(progress: Progress = lambda share: None) -> Path:
     """The demo's GGUF file, fetched where it is not in the cache or not what it should be.
 
-    Args:
-        progress: called with the share that has arrived, 0 to 1.
-
     Raises:
         ModelUnavailable: it cannot be fetched; the message names the way out.
     """
@@ -142,16 +139,10 @@ _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad
 
 
 def tokenizer_folder(gguf: Path) -> Path:
-    """A Hugging Face tokenizer folder for the model in `gguf`, kept in the user's cache.
-
-    Args:
-        gguf: the model file.
-
-    Returns:
-        A folder with `tokenizer.json` and `tokenizer_config.json`.
+    """A Hugging Face folder (`tokenizer.json`, `tokenizer_config.json`) for a GGUF file, kept in the user's cache.
 
     Raises:
-        SpecError: `gguf` is no GGUF file, or has a vocabulary of a kind that is not supported.
+        SpecError: it is no GGUF file, or has a vocabulary of a kind that is not supported.
     """
     stat = check_gguf(gguf).resolve().stat()
     identity = f"{gguf.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()

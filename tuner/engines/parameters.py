@@ -50,11 +50,6 @@ _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", 
 def check(engine: str, values: Mapping[str, Any], table: Mapping[str, Parameter]) -> None:
     """Refuse a value that the engine would refuse, before minutes are spent on starting it.
 
-    Args:
-        engine: its name, for the message.
-        values: the parameters of the specification.
-        table: the parameters known here.
-
     Raises:
         SpecError: a parameter of the table has a value that it cannot take.
     """

@@ -8,13 +8,9 @@ from tuner.figures.comparison import changes
 from tuner.figures.history import timeline, trend
 from tuner.figures.levels import distribution, latency_vs_concurrency, throughput_vs_latency, trade_off
 from tuner.figures.search import best_so_far, importance, parallel_coordinates, pareto_front
-from tuner.figures.style import CONFIG, METRICS, MOST_CURVES, VERDICTS, notebook_bundle
+from tuner.figures.style import notebook_bundle
 
 __all__ = [
-    "CONFIG",
-    "METRICS",
-    "MOST_CURVES",
-    "VERDICTS",
     "best_so_far",
     "changes",
     "distribution",

@@ -28,22 +28,14 @@ _EQUAL = 1e-9
 
 @dataclass(frozen=True)
 class Estimate:
-    """One metric of one side at one level.
+    """One metric of one side at one level."""
 
-    Args:
-        values: one a run.
-        variance: of their mean on the scale that is compared, from the requests; NaN where nobody knows.
-        log: whether the scale is that of logarithms, on which a relative change is a difference.
-        requests: how many completed, in all runs.
-        is_lacking: whether a run has requests, but too few to tell its variance.
-        runs: which run each value is of, so that those of several metrics and levels are known to be one run's.
-    """
-
-    values: Floats
-    variance: float = math.nan
-    log: bool = True
-    requests: int = 0
-    is_lacking: bool = False
+    values: Floats  # one a run
+    variance: float = math.nan  # of their mean on the scale that is compared, from the requests; NaN where nobody knows
+    log: bool = True  # whether the scale is that of logarithms, on which a relative change is a difference
+    requests: int = 0  # how many completed, in all runs
+    is_lacking: bool = False  # whether a run has requests, but too few to tell its variance
+    # which run each value is of, so that those of several metrics and levels are known to be one run's
     runs: tuple[str, ...] = ()
 
     @property
@@ -162,12 +154,7 @@ def _directions(values: Floats) -> Floats:
 def adjust_p_values(
     differences: Sequence[Difference | None], p_values: Floats, confidence: float
 ) -> tuple[Floats, float]:
-    """P-values corrected for their number, stepwise (Romano and Wolf, 2005); NaN stays NaN and counts nothing.
-
-    Args:
-        differences: what each p-value is of.
-        p_values: of changes within the tolerance.
-        confidence: that not one of all rows is called different by chance.
+    """P-values of changes within the tolerance, corrected for their number stepwise (Romano and Wolf, 2005); NaN stays.
 
     Returns:
         How often chance alone gives any row so small a p-value, of those rows that are not called different by a step
@@ -246,11 +233,7 @@ class CompletedBatch:
 
 
 class Levels:
-    """The batches of one side, by level.
-
-    Args:
-        judged: as from `judge`; batches that were run again later are left out.
-    """
+    """The judged batches of one side by level, without those that were run again later."""
 
     def __init__(self, judged: pd.DataFrame) -> None:
         self.batches = without_superseded(judged)

@@ -12,7 +12,7 @@ from tuner.batches.load import load_batches
 from tuner.batches.run_folder import is_trial
 from tuner.core.metrics import METRICS, PERCENTILES
 from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, INFEASIBLE
-from tuner.judging.levels import NONE, levels_of
+from tuner.judging.levels import NONE
 from tuner.judging.slo import SLO
 from tuner.judging.summary import Summary, summarize
 from tuner.judging.verdicts import COMPLIANT, judge
@@ -26,21 +26,13 @@ LATENCIES = {"min_ttft": "ttft", "min_tpot": "tpot", "min_latency": "e2e_latency
 
 @dataclass(frozen=True)
 class Score:
-    """What one trial is worth.
+    """What one trial is worth."""
 
-    Args:
-        state: `complete` where it counts, `infeasible` where no batch complies, `failed` where none has a result.
-        values: one for each objective, in its own unit; NaN where there is none.
-        penalty: of the least penalised batch; 0 where one complies, NaN where none can be judged.
-        cause: why it is worth nothing; empty where it counts.
-        summary: of its judged batches.
-    """
-
-    state: str
-    values: tuple[float, ...]
-    penalty: float = math.nan
-    cause: str = ""
-    summary: Summary = field(default_factory=lambda: Summary(None, None, NONE, 0, 0))
+    state: str  # `complete` where it counts, `infeasible` where no batch complies, `failed` where none has a result
+    values: tuple[float, ...]  # one for each objective, in its own unit; NaN where there is none
+    penalty: float = math.nan  # of the least penalised batch; 0 where one complies, NaN where none can be judged
+    cause: str = ""  # why it is worth nothing; empty where it counts
+    summary: Summary = field(default_factory=lambda: Summary(None, None, NONE, 0, 0))  # of its judged batches
 
 
 def maximised(objective: str) -> bool:
@@ -50,17 +42,11 @@ def maximised(objective: str) -> bool:
 
 @dataclass(frozen=True)
 class Scoring:
-    """What trials are scored by.
+    """What trials are scored by."""
 
-    Args:
-        objectives: what is wanted.
-        level: where latencies are read; None where no objective is one.
-        slo: judges the batches, and says which statistic of a latency counts: the strictest it limits, else p50.
-    """
-
-    objectives: tuple[str, ...]
-    level: int | None
-    slo: SLO
+    objectives: tuple[str, ...]  # what is wanted
+    level: int | None  # where latencies are read; None where no objective is one
+    slo: SLO  # judges the batches, and says which statistic of a latency counts: the strictest it limits, else p50
 
     @classmethod
     def of(cls, spec: Mapping[str, Any], slo: SLO | None = None) -> "Scoring":
@@ -80,18 +66,19 @@ class Scoring:
         nothing = (math.nan,) * len(self.objectives)
         if judged.empty:
             return Score(FAILED, nothing, cause="nothing was measured")
-        summary, levels = summarize(judged), levels_of(judged)
+        summary = summarize(judged)
         if not judged["outcome"].eq(COMPLETED).any():
             return Score(FAILED, nothing, cause=_how_it_ended(judged), summary=summary)
-        values = tuple(self._value(levels, summary, one, gpus) for one in self.objectives)
+        values = tuple(self._value(summary, one, gpus) for one in self.objectives)
         if any(math.isnan(value) for value in values):
-            return Score(INFEASIBLE, nothing, _least_penalty(summary), self._why_not(levels), summary)
+            return Score(INFEASIBLE, nothing, _least_penalty(summary), self._why_not(summary.levels), summary)
         return Score(COMPLETE, values, 0.0, summary=summary)
 
-    def _value(self, levels: pd.DataFrame, summary: Summary, objective: str, gpus: int) -> float:
+    def _value(self, summary: Summary, objective: str, gpus: int) -> float:
         """One objective's value, over several scenarios their geometric mean; NaN where a scenario has none."""
         if objective in LATENCIES:
             column = f"{LATENCIES[objective]}_{statistic_of(objective, self.slo)}"
+            levels = summary.levels
             at_level = levels[(levels["concurrency"] == self.level) & levels["verdict"].isin(COMPLIANT)]
             values = [at_level.loc[at_level["scenario"] == name, column].median() for name in summary.scenarios]
         else:
@@ -130,17 +117,11 @@ def _how_it_ended(judged: pd.DataFrame) -> str:
 
 
 class Goal(NamedTuple):
-    """One objective of a search as it is shown.
+    """One objective of a search as it is shown."""
 
-    Args:
-        label: what it is called.
-        unit: of its values.
-        maximize: whether more is better.
-    """
-
-    label: str = "max throughput"
-    unit: str = THROUGHPUT_UNIT
-    maximize: bool = True
+    label: str = "max throughput"  # what it is called
+    unit: str = THROUGHPUT_UNIT  # of its values
+    maximize: bool = True  # whether more is better
 
     @property
     def title(self) -> str:

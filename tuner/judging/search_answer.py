@@ -11,7 +11,9 @@ import pandas as pd
 
 from tuner.core.run_directory import COMPLETE, FAILED, INFEASIBLE, PRUNED, RUNNING, WAITING
 from tuner.core.text import change, plural, shorten
-from tuner.judging.scores import THROUGHPUT, Goal
+from tuner.judging.intervals import CONFIDENCE
+from tuner.judging.scores import THROUGHPUT, Goal, goals_of
+from tuner.judging.slo import SLO
 from tuner.judging.trials import BASELINE, attempts, first, gains, name_of, parameters_text, value_text, varied
 
 #: how a state is said of several trials, in the order in which they are counted
@@ -32,12 +34,21 @@ DOUBTS = {
 _CAUSE = 120  # characters in a table
 
 
-class ConfirmationNotes(msgspec.Struct, frozen=True):
-    """What measuring baseline and winner again showed: the verdict, the same in words, the relative gain."""
+class Confirmation(msgspec.Struct, frozen=True):
+    """What measuring baseline and winner again showed."""
 
+    # `gain` or `loss` (the interval leaves 0 out), `noise`, `only_winner` (the baseline complies so seldom that it is
+    # no chance), `neither` (the winner does not comply each time), `unknown` (too few runs), `same` (nothing beat it)
     verdict: str = ""
-    text: str = ""
-    gain: float | None = None
+    text: str = ""  # the same in words
+    levels: list[int] = []  # at which both were measured
+    baseline: list[float] = []  # the objective's value of each of its runs; only those that comply
+    winner: list[float] = []  # the same of the winner
+    gain: float | None = None  # relative, positive where the winner is better; None where it cannot be computed
+    low: float | None = None  # the ends of its interval
+    high: float | None = None
+    confidence: float = CONFIDENCE  # of the interval
+    trials: list[int] = []  # which trials these are
 
 
 class Winner(msgspec.Struct, frozen=True):
@@ -52,22 +63,22 @@ class SearchNotes(msgspec.Struct, frozen=True):
 
     reason: str = ""
     winner: Winner = Winner()
-    confirmation: ConfirmationNotes | None = None
+    confirmation: Confirmation | None = None
 
 
 @dataclass(frozen=True)
 class Searched:
-    """The trials of one search.
+    """The trials of one search."""
 
-    Args:
-        trials: one row a trial, as from `load_trials`; perhaps empty.
-        goals: what was looked for, in the order of `values`.
-        facts: what `experiment.json` says.
-    """
+    trials: pd.DataFrame  # one row a trial, as from `load_trials`; perhaps empty
+    goals: tuple[Goal, ...] = (THROUGHPUT,)  # what was looked for, in the order of `values`
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what `experiment.json` says
 
-    trials: pd.DataFrame
-    goals: tuple[Goal, ...] = (THROUGHPUT,)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    @classmethod
+    def of(cls, trials: pd.DataFrame, facts: Mapping[str, Any], slo: SLO) -> "Searched":
+        """The search of which `experiment.json` says these `facts`, judged by `slo`."""
+        per_gpu = bool(trials["gpus"].gt(1).any())
+        return cls(trials, goals_of(facts.get("spec", {}), slo, per_gpu), facts)
 
     @property
     def goal(self) -> Goal:
@@ -137,7 +148,7 @@ class Searched:
 
     def _gained(self, best: "pd.Series[Any]") -> str:
         """What the best is more than the baseline, never more surely than it was confirmed."""
-        notes = self.notes.confirmation or ConfirmationNotes()
+        notes = self.notes.confirmation or Confirmation()
         verdict, gain = notes.verdict, notes.gain
         if verdict in DOUBTS:
             return f", {DOUBTS[verdict]}"

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tuner.batches.batch import json_value
 from tuner.core.metrics import column_name, metric_of, table_column
 from tuner.core.run_directory import COMPLETED
 from tuner.core.text import level_name, percent, plural, shorten
@@ -47,7 +46,7 @@ class Summary:
         compliant: how many batches meet the SLO by themselves (verdict pass or soft).
         total: how many batches there are, failed ones too, without those that were run again later.
         best: the row of the best level; None where no level is compliant.
-        fallback: where none is compliant, all judged levels, the least penalised first; otherwise empty.
+        levels: one row a level, as `levels_of` has them.
         scenarios: the same for each scenario alone; scenarios are never mixed in one figure.
         common_level: of several scenarios the highest level up to which all hold in one trial; None without one.
     """
@@ -58,19 +57,20 @@ class Summary:
     compliant: int
     total: int
     best: "pd.Series[Any] | None" = None
-    fallback: pd.DataFrame = field(default_factory=pd.DataFrame)
+    levels: pd.DataFrame = field(default_factory=pd.DataFrame)
     scenarios: "dict[str, Summary]" = field(default_factory=dict)
     common_level: int | None = None
+
+    @property
+    def fallback(self) -> pd.DataFrame:
+        """Where no level is compliant, all judged ones, the least penalised first; otherwise none."""
+        levels = self.levels if self.best is None else self.levels.head(0)
+        return levels[levels["penalty"].notna()].sort_values("penalty", kind="stable") if len(levels) else levels
 
     @property
     def scenario(self) -> str | None:
         """The scenario of the best batch."""
         return None if self.best is None else str(self.best.get("scenario", ""))
-
-    @property
-    def warnings(self) -> list[str]:
-        """What is suspicious about the best batch."""
-        return [] if self.best is None else list(self.best.get("warnings", []))
 
     @property
     def text(self) -> str:
@@ -94,15 +94,6 @@ class Summary:
             "No concurrency" if self.common_level is None else f"Concurrency {self.common_level} is the highest that"
         )
         return f"{which} meets the SLO in each of {len(self.scenarios)} scenarios"
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: numbers, texts and the best row; NaN is None, times end in `Z`."""
-        names = ("max_throughput", "best_level", "common_level", "bracket", "compliant", "total", "text", "warnings")
-        return {
-            **{name: getattr(self, name) for name in names},
-            "best": None if self.best is None else {str(key): json_value(value) for key, value in self.best.items()},
-            "scenarios": {name: part.to_dict() for name, part in self.scenarios.items()},
-        }
 
 
 def summarize(judged: pd.DataFrame) -> Summary:
@@ -139,7 +130,7 @@ def _overall(rows: pd.DataFrame, levels: pd.DataFrame, scenarios: dict[str, Summ
         best or Summary(None, None, NONE, 0, 0),
         compliant=sum(part.compliant for part in parts),
         total=len(rows),
-        fallback=pd.DataFrame() if best and best.best is not None else _by_penalty(levels),
+        levels=levels,
         scenarios=scenarios,
         common_level=_common_level(levels, len(scenarios)),
     )
@@ -156,12 +147,8 @@ def _of_scenario(batches: pd.DataFrame, levels: pd.DataFrame) -> Summary:
         compliant=int(batches["verdict"].isin(COMPLIANT).sum()),
         total=len(batches),
         best=best,
-        fallback=_by_penalty(levels) if best is None else pd.DataFrame(),
+        levels=levels,
     )
-
-
-def _by_penalty(levels: pd.DataFrame) -> pd.DataFrame:
-    return levels[levels["penalty"].notna()].sort_values("penalty", kind="stable")
 
 
 def _curve_of(best: "pd.Series[Any]", levels: pd.DataFrame) -> pd.DataFrame:
@@ -234,10 +221,7 @@ LONG_BURST = 1.1
 
 
 def table(judged: pd.DataFrame) -> pd.DataFrame:
-    """The handful of columns a person wants, rounded and with units in the headers; one row a batch.
-
-    Args:
-        judged: batches, as from `load_batches` or `judge`.
+    """The handful of columns a person wants of batches, rounded and with units in the headers; one row a batch.
 
     Returns:
         The last column, `why`, says why the verdict is what it is or how the batch ended, else what is suspicious
@@ -274,19 +258,12 @@ def _why(row: dict[Any, Any]) -> str:
 
 
 def answer(judged: pd.DataFrame, summary: Summary, slo: SLO | None) -> list[str]:
-    """What a reader wants to know first, most important line first.
-
-    Args:
-        judged: the judged batches.
-        summary: theirs.
-        slo: what they were judged by; None where nobody asked for one.
-    """
-    levels = levels_of(judged)
+    """What a reader wants to know first, most important line first; `slo` is None where nobody asked for one."""
     if len(summary.scenarios) > 1 and summary.best is not None:
-        parts = {name: _of_best(part, levels, slo) for name, part in summary.scenarios.items()}
+        parts = {name: _of_best(part, summary.levels, slo) for name, part in summary.scenarios.items()}
         each = [f"{name}: {'. '.join([lines[0], ' '.join(lines[1:])])}" for name, lines in parts.items()]
         return [summary.common_text, *each, _compliance_text(summary, slo)]
-    lines = _of_best(summary, levels, slo) if summary.best is not None else [_nothing(judged, slo)]
+    lines = _of_best(summary, summary.levels, slo) if summary.best is not None else [_nothing(judged, slo)]
     lines.insert(2, _compliance_text(summary, slo))
     return lines
 

@@ -38,11 +38,6 @@ class Tiers:
     tiers: dict[str, Tier]
 
     @property
-    def summaries(self) -> dict[str, Summary]:
-        """The summary of each tier."""
-        return {name: tier.summary for name, tier in self.tiers.items()}
-
-    @property
     def table(self) -> pd.DataFrame:
         """One row a tier: `tier`, `scenario`, `best_level`, `max_throughput` (output tokens/s), `goodput` (requests/s),
         `bracket`, `compliant` and `total` (batches), `slo`; missing where no batch complies.
@@ -95,16 +90,12 @@ _HOUR = 3600.0  # seconds
 class Price:
     """What one GPU costs, in whatever currency.
 
-    Args:
-        per_gpu_hour: above 0.
-        gpus: how many; None for as many as the server had.
-
     Raises:
         RequestError: one of them is no such number.
     """
 
-    per_gpu_hour: float
-    gpus: int | None = None
+    per_gpu_hour: float  # above 0
+    gpus: int | None = None  # how many; None for as many as the server had
 
     def __post_init__(self) -> None:
         price, gpus = self.per_gpu_hour, self.gpus
@@ -125,57 +116,25 @@ class Price:
         return None if per_gpu_hour is None else cls(per_gpu_hour, gpus)
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of a million tokens, in the price's currency; None where the throughput is not known or 0.
-
-    Args:
-        per_million_output: as if the output tokens alone bore the whole cost.
-        per_million_input: as if the input tokens alone did.
-        per_million_total: spread evenly over both; this one and no other may be multiplied with all tokens of a bill.
-        price_per_gpu_hour: what it was computed from.
-        gpus: as well.
-    """
-
-    per_million_output: float | None
-    per_million_input: float | None
-    per_million_total: float | None
-    price_per_gpu_hour: float
-    gpus: int
-
-    @property
-    def text(self) -> str:
-        """The same as a sentence."""
-        each = (("output", self.per_million_output), ("input", self.per_million_input))
-        shares = " or ".join(f"{value:.4g} per million {kind} tokens" for kind, value in each if value is not None)
-        total = "" if self.per_million_total is None else f"; {self.per_million_total:.4g} per million of both together"
-        gpus = f"{plural(self.gpus, 'GPU')} at {self.price_per_gpu_hour:g} an hour"
-        return f"Cost with {gpus}: {shares or 'not known'}{' (each bears all of it)' if shares else ''}{total}."
-
-
-def cost(batch: Mapping[Any, Any], price_per_gpu_hour: float, gpus: int) -> Cost | None:
+def cost_text(batch: Mapping[Any, Any], price: Price, gpus: int) -> str:
     """What a million tokens cost at the level of a batch, if the server were kept as busy as in it.
 
-    price_per_gpu_hour · gpus · 10⁶ / (throughput in tokens/s · 3600). The whole cost is attributed to the output tokens
-    in the one number, to the input tokens in the other: they are two views of one bill, and do not add up.
-
-    Args:
-        batch: a row of judged batches.
-        price_per_gpu_hour: in any currency.
-        gpus: how many the server had.
+    price · GPUs · 10⁶ / (throughput in tokens/s · 3600). The output tokens bear all of it in the one number, the input
+    tokens in the other: two views of one bill, which do not add up. Only the one that is spread evenly over both may be
+    multiplied with all tokens of a bill.
 
     Returns:
-        None where the batch doesn't comply with the SLO (verdict neither pass nor soft): nobody could sell that.
-
-    Raises:
-        RequestError: the price or the number of GPUs is none.
+        A sentence; empty where the batch doesn't comply with the SLO (verdict neither pass nor soft): nobody could sell
+        that. What is left out of it is not known.
     """
-    price = Price(price_per_gpu_hour, gpus)
     if batch.get("verdict") not in COMPLIANT:
-        return None
-    hourly = price.per_gpu_hour * gpus
-    output, total, of_input = (_per_million(hourly, batch, kind) for kind in ("output", "total", "input"))
-    return Cost(output, of_input, total, price_per_gpu_hour, gpus)
+        return ""
+    costs = {kind: _per_million(price.per_gpu_hour * gpus, batch, kind) for kind in ("output", "input", "total")}
+    total = costs.pop("total")
+    shares = " or ".join(f"{value:.4g} per million {kind} tokens" for kind, value in costs.items() if value)
+    of_both = f"; {total:.4g} per million of both together" if total else ""
+    server = f"{plural(gpus, 'GPU')} at {price.per_gpu_hour:g} an hour"
+    return f"Cost with {server}: {shares or 'not known'}{' (each bears all of it)' if shares else ''}{of_both}."
 
 
 def _per_million(hourly: float, batch: Mapping[Any, Any], kind: str) -> float | None:

@@ -183,10 +183,6 @@ def importances(trials: pd.DataFrame, *, maximize: bool = True) -> tuple[dict[st
 
     PED-ANOVA (Watanabe, Bansal and Hutter, 2023), as Optuna computes it, over the completed trials' first value.
 
-    Args:
-        trials: one row a trial, as from `load_trials`.
-        maximize: whether a higher value is the better one.
-
     Returns:
         Shares that add up to 1, by parameter, and an empty text; or no shares, and the reason. Parameters that not
         all candidates have cannot be compared and are left out; the baseline, which was not sampled, is too.

@@ -275,16 +275,9 @@ class _Finding:
 def goodput(attainment: Floats, requests: Floats, duration: Floats) -> Floats:
     """Requests per second that met every latency threshold, of each batch: attainment · requests / duration.
 
-    As `vllm bench serve` counts its request goodput. DistServe (Zhong et al., OSDI '24), which gave the word its
-    meaning, calls so the highest rate at which a share that was agreed on meets the SLO.
-
-    Args:
-        attainment: the share of all requests of each batch, failed ones included, that met every limit.
-        requests: how many each batch had, failed ones too.
-        duration: seconds.
-
-    Returns:
-        NaN where one of the three is not known.
+    As `vllm bench serve` counts its request goodput; NaN where one of the three is not known. DistServe (Zhong et al.,
+    OSDI '24), which gave the word its meaning, calls so the highest rate at which a share that was agreed on meets the
+    SLO.
     """
     return np.asarray(attainment * requests / np.where(duration > 0, duration, np.nan))
 

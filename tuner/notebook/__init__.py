@@ -62,14 +62,7 @@ def _show_or_run(namespace: dict[str, Any], panel_of: type[RunPanel]) -> RunPane
 
 
 def launch_server(namespace: dict[str, Any]) -> ServerPanel:
-    """Show the panel that launches a server.
-
-    Args:
-        namespace: the notebook's `globals()`; its plain values are the parameters.
-
-    Raises:
-        SpecError: a parameter is unknown or has a wrong value.
-    """
+    """Show the panel that launches a server; the plain values of the notebook's `globals()` are its parameters."""
     panel = ServerPanel(parameters_in(namespace, set(ServeSpec.model_fields)))
     panel.show()
     return panel

@@ -230,11 +230,7 @@ def _state(experiment: Experiment) -> str:
 
 
 class SweepPanel(RunPanel):
-    """The panel of a sweep.
-
-    Args:
-        parameters: initial values, as in the notebook's parameters cell.
-    """
+    """The panel of a sweep."""
 
     kind = SWEEP_KIND
     sections = (SERVER, TRAFFIC, OBJECTIVES)
@@ -257,11 +253,7 @@ def _read_handover() -> dict[str, Any]:
 
 
 class TunePanel(RunPanel):
-    """The panel of a search.
-
-    Args:
-        parameters: initial values, as in the notebook's parameters cell.
-    """
+    """The panel of a search."""
 
     kind = SEARCH_KIND
     sections = (SERVER, SEARCH, TRAFFIC, OBJECTIVES)

@@ -37,9 +37,6 @@ class ServerPanel(Panel[ServeSpec]):
     """A form, the exact command, Start and Stop, the log's end, and what the server uses.
 
     A server belongs to the kernel that started it and ends with it. A panel that is shown anew finds it by its folder.
-
-    Args:
-        parameters: initial values, as in the notebook's parameters cell.
     """
 
     def __init__(self, parameters: dict[str, Any]) -> None:
@@ -159,12 +156,7 @@ class ServerPanel(Panel[ServeSpec]):
 
 
 def handover(record: ServerRecord, key: str | None) -> dict[str, Any]:
-    """The parameters of a sweep that attaches to a server which runs.
-
-    Args:
-        record: its `server.json`.
-        key: the name of the environment variable with its API key; None where it wants none.
-    """
+    """The parameters of a sweep that attaches to a server which runs; `key` names the variable with its API key."""
     tokenizer = tokenizer_of(record.engine, record.model) if record.model else ""
     values = {"engine": "attach", "model": record.served_name, "base_url": record.base_url, "tokenizer": tokenizer}
     return values | ({"api_key_env": key} if key else {})

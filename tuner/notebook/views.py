@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 
 from tuner.core.run_directory import Experiment
+from tuner.judging.slo import Constraint
 from tuner.notebook.fields import button, copyable, labelled, words
 from tuner.notebook.panel import draw, log_end
 from tuner.report.compared import SAME_CONFIGURATION, Compared
 from tuner.report.page import table_html
-from tuner.report.results import Constraint, Results
+from tuner.report.results import Results
 from tuner.report.write import REPORT_FILE, save_report
 
 _AS_MEASURED = "as measured"

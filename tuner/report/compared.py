@@ -111,23 +111,14 @@ SAME_CONFIGURATION = "Everything that was recorded of server, machine, load and 
 
 @dataclass(frozen=True)
 class Compared:
-    """A comparison with all that is shown beside it.
+    """A comparison with all that is shown beside it."""
 
-    Args:
-        baseline: what the candidate is held against.
-        candidate: what is asked about.
-        slo: judged both sides; None for none.
-        slo_note: why it was this one.
-        configuration: in what the sides differ besides numbers: `what`, `baseline`, `candidate`.
-        comparison: the numbers.
-    """
-
-    baseline: Side
-    candidate: Side
-    slo: SLO | None
-    slo_note: str
-    configuration: pd.DataFrame
-    comparison: Comparison
+    baseline: Side  # what the candidate is held against
+    candidate: Side  # what is asked about
+    slo: SLO | None  # judged both sides; None for none
+    slo_note: str  # why it was this one
+    configuration: pd.DataFrame  # in what the sides differ besides numbers: `what`, `baseline`, `candidate`
+    comparison: Comparison  # the numbers
 
     @property
     def names(self) -> tuple[str, str]:
@@ -226,13 +217,7 @@ def _gap(row: dict[str, Any]) -> str:
 def read_comparison(
     baseline: Sequence[Path], candidate: Sequence[Path], *, slo: SLO | None = None, tolerance: float
 ) -> Compared:
-    """Load, judge and compare two sides.
-
-    Args:
-        baseline: run directories, genai-bench folders, files or reports.
-        candidate: likewise.
-        slo: judges both; by default the one that all runs were asked to meet, where it is the same.
-        tolerance: as a share; a smaller change is no regression.
+    """Load, judge and compare two sides, as `report.write.ComparisonRequest` names them; `tolerance` is a share.
 
     Raises:
         PathError: there is nothing to be read.

@@ -41,10 +41,6 @@ _GENAI_BENCH = {
 def configuration_differences(baseline: Sequence[Run], candidate: Sequence[Run]) -> pd.DataFrame:
     """Name every recorded fact of server, machine, load and versions that is not the same on both sides.
 
-    Args:
-        baseline: each run with its batches.
-        candidate: likewise.
-
     Returns:
         Columns `what`, `baseline`, `candidate` (texts; the values of several runs joined by ` | `), most telling
         first; `–` where a side does not have or did not record it.

@@ -14,12 +14,12 @@ import jinja2
 import pandas as pd
 import yaml
 
-from tuner import __version__, figures
+from tuner import __version__
 from tuner.batches import report_data
 from tuner.core import timestamps
 from tuner.core.run_directory import COMPLETED
 from tuner.core.text import UNKNOWN, level_name, plural
-from tuner.figures.style import VERDICTS
+from tuner.figures.style import CONFIG, VERDICTS
 from tuner.judging import comparison_text, summary
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.slo import SLO, Constraint
@@ -60,14 +60,9 @@ def render_report(results: Results) -> str:
 
 
 def document(name: str, shown: list[Any], live: dict[str, Any], data: report_data.ReportData, **content: Any) -> str:
-    """One offline page as HTML text: its template and script are called `name`, and it carries `data`.
+    """One offline page as HTML text: its template and scripts are called `name`.
 
-    Args:
-        name: of the template, which extends `page.html`, and of its scripts.
-        shown: the figures.
-        live: what the script needs besides the figures and the data.
-        data: what the page carries for `load_batches`.
-        content: for the template.
+    It shows the figures `shown`, its script needs `live` beside them, and it carries `data` for `load_batches`.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -80,7 +75,7 @@ def document(name: str, shown: list[Any], live: dict[str, Any], data: report_dat
     plotly, plotly_hash = _plotly()
     return environment.get_template(f"{name}.html").render(
         captions=captions,
-        page=_packed(json.dumps({"figures": plots, "config": figures.CONFIG, **live})),
+        page=_packed(json.dumps({"figures": plots, "config": CONFIG, **live})),
         plotly=plotly,
         script=script,
         hashes=[_hash(script), plotly_hash],

@@ -17,18 +17,15 @@ from tuner.batches.load import load_batches
 from tuner.core.run_directory import COMPLETED
 from tuner.core.timestamps import to_utc
 from tuner.errors import NothingSurvived, RequestError
-from tuner.figures.style import TRIAL_NAMES
+from tuner.figures.style import METRICS, MOST_CURVES, TRIAL_NAMES
 from tuner.judging.levels import CURVE
-from tuner.judging.scores import goals_of
 from tuner.judging.search_answer import Searched
 from tuner.judging.slo import SLO, Constraint
 from tuner.judging.summary import TIER, Summary, answer, summarize, table
-from tuner.judging.tiers import Price, Tier, Tiers, cost, tiers
+from tuner.judging.tiers import Price, Tier, Tiers, cost_text, tiers
 from tuner.judging.trials import importances, name_of, trials_to_records
 from tuner.judging.verdicts import goodput, judge
 from tuner.report.run_facts import RunFacts, read_run_facts
-
-__all__ = ["Constraint", "Results", "axis", "read_results"]
 
 #: from so many times on there is a trend
 _HISTORY = 3
@@ -65,10 +62,7 @@ class Results:
     def searched(self) -> Searched | None:
         """The search that the run was; None where it was none."""
         trials = self.run_facts.trials
-        if trials.empty:
-            return None
-        goals = goals_of(self.facts.get("spec", {}), self.slo or SLO(), per_gpu=bool(trials["gpus"].gt(1).any()))
-        return Searched(trials, goals, self.facts)
+        return None if trials.empty else Searched.of(trials, self.facts, self.slo or SLO())
 
     @cached_property
     def winner(self) -> dict[str, Any]:
@@ -109,7 +103,7 @@ class Results:
     @property
     def curves(self) -> Any:
         """The figure of throughput versus latency."""
-        return figures.throughput_vs_latency(self.judged, self.slo, **axis(self.slo))
+        return figures.throughput_vs_latency(self.summary.levels, self.slo, **axis(self.slo))
 
     @property
     def first_figure(self) -> Any:
@@ -147,7 +141,7 @@ class Results:
         if self.has_trend:
             shown.append(figures.trend(self.judged, self.runs, **axis(self.slo)))
         if self.judged["tpot_p50"].notna().any():
-            shown.append(figures.trade_off(self.judged, self._gpus_by_trial()))
+            shown.append(figures.trade_off(self.summary.levels, self._gpus_by_trial()))
         return shown if self.is_many else [*shown, *self._curve_figures()]
 
     def _curve_figures(self) -> Iterator[Any]:
@@ -155,7 +149,7 @@ class Results:
         limited = (
             (constraint.metric for constraint in self.slo.constraints if constraint.is_latency) if self.slo else ()
         )
-        for metric in dict.fromkeys([*figures.METRICS, *limited]):
+        for metric in dict.fromkeys([*METRICS, *limited]):
             if self.judged[f"{metric}_p90"].notna().any():
                 yield figures.latency_vs_concurrency(self.judged, self.slo, metric=metric)
         for metric in ("ttft", "tpot"):
@@ -167,7 +161,7 @@ class Results:
     @property
     def is_many(self) -> bool:
         """Whether there are more curves than can be told apart, so that only figures of the whole are shown."""
-        return len(self.judged[list(CURVE)].drop_duplicates()) > figures.MOST_CURVES
+        return len(self.judged[list(CURVE)].drop_duplicates()) > MOST_CURVES
 
     @property
     def has_trend(self) -> bool:
@@ -214,8 +208,7 @@ class Results:
         if self.price is None or summary.best is None:
             return []
         gpus = self.price.gpus or self._gpus_of(summary.best)
-        price = cost(summary.best.to_dict(), self.price.per_gpu_hour, gpus)
-        return [price.text] if price else []
+        return [*filter(None, [cost_text(summary.best.to_dict(), self.price, gpus)])]
 
     def _gpus_of(self, batch: "pd.Series[Any]") -> int:
         """How many GPUs the server of a batch had.

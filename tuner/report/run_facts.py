@@ -97,31 +97,23 @@ _TEXTS = ("experiment", "engine", "model", "scenario", "reason", "warnings")
 
 @dataclass(frozen=True)
 class RunFacts:
-    """All of a run that is shown and is no batch.
+    """All of a run that is shown and is no batch."""
 
-    Args:
-        facts: `experiment.json`, empty where there is none.
-        servers: each trial's `server.json`, with its `run_folder` and `trial`.
-        runs: what each run was made with, as `figures.trend` takes it.
-        read_telemetry: gives `telemetry`.
-        read_spreads: gives `spreads`.
-        intervals: confidence intervals of each batch's numbers, as `judging.intervals` gives; perhaps without columns.
-        trials: of a search, as from `load_trials`; empty where the run is none.
-        slo: the SLO document that was asked for, of several runs if it is the same; or that a report judged by.
-        carried_attainment: of each batch under the run's own SLO, where a report carries it.
-        folders: the run directories; empty where all this comes from a report.
-    """
-
-    facts: dict[str, Any]
+    facts: dict[str, Any]  # `experiment.json`, empty where there is none
+    # each trial's `server.json`, with its `run_folder` and `trial`
     servers: list[dict[str, Any]] = field(default_factory=list)
-    runs: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)  # what each run was made with, as `figures.trend` takes it
     read_telemetry: Callable[[], pd.DataFrame] = lambda: pd.DataFrame({"at": []})
     read_spreads: Callable[[], Spreads] = dict
+    # confidence intervals of each batch's numbers, as `judging.intervals` gives; perhaps without columns
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
+    # of a search, as from `load_trials`; empty where the run is none
     trials: pd.DataFrame = field(default_factory=lambda: trials_from_records([]))
+    # the SLO document that was asked for, of several runs if it is the same; or that a report judged by
     slo: dict[str, Any] | None = None
+    # of each batch under the run's own SLO, where a report carries it
     carried_attainment: list[float | None] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)  # the run directories; empty where all this comes from a report
 
     @cached_property
     def telemetry(self) -> pd.DataFrame:
@@ -157,13 +149,10 @@ Run = tuple[RunFacts, pd.DataFrame]
 
 
 def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None = None) -> RunFacts:
-    """What stands beside the batches of `paths`; the first one's facts are those of all.
+    """What stands beside the `batches` of `paths`; the first one's facts are those of all.
 
-    Args:
-        paths: run directories, genai-bench folders, files or reports.
-        batches: theirs.
-        slo: judges them: its confidence is that of the intervals, and it scores the trials of a search; by default
-            their own. What a report says of trials stays as it is.
+    `slo` judges them: its confidence is that of the intervals, and it scores the trials of a search; by default it is
+    their own. What a report says of trials stays as it is.
 
     Raises:
         PathError: a report is damaged.

@@ -27,9 +27,6 @@ _SUITE = "tuner compare"
 def write_junit(compared: Compared, target: Path) -> Path:
     """Write a comparison as JUnit XML: regressions are failures, what cannot be told is skipped.
 
-    Returns:
-        The file's path.
-
     Raises:
         PathError: it cannot be written.
     """
@@ -145,33 +142,19 @@ def save_comparison(compared: Compared, target: Path | None, junit_file: Path | 
 
 @dataclass(frozen=True)
 class ComparisonRequest:
-    """What a comparison is asked to do.
+    """What a comparison is asked to do."""
 
-    Args:
-        baseline: run directories, genai-bench folders, files or reports.
-        candidate: likewise.
-        slo: judges both; by default the one that all runs were asked to meet, where it is the same.
-        tolerance: a share such as `5%`; a smaller change is no regression.
-        report: an HTML file to write.
-        junit: an XML file to write.
-        fails: whether a regression is an error.
-    """
-
-    baseline: Sequence[Path]
-    candidate: Sequence[Path]
-    slo: SLO | None = None
-    tolerance: str | float = "5%"
-    report: Path | None = None
-    junit: Path | None = None
-    fails: bool = False
+    baseline: Sequence[Path]  # run directories, genai-bench folders, files or reports
+    candidate: Sequence[Path]  # likewise
+    slo: SLO | None = None  # judges both; by default the one that all runs were asked to meet, where it is the same
+    tolerance: str | float = "5%"  # a share such as `5%`; a smaller change is no regression
+    report: Path | None = None  # an HTML file to write
+    junit: Path | None = None  # an XML file to write
+    fails: bool = False  # whether a regression is an error
 
 
 def run_comparison(request: ComparisonRequest, show: Callable[[Compared], None]) -> Compared:
-    """Compare two sides, show what came out, write what is asked for, and fail where that is asked for.
-
-    Args:
-        request: what to do.
-        show: called before anything is written.
+    """Compare two sides, `show` what came out, write what is asked for, and fail where that is asked for.
 
     Raises:
         RequestError: what is asked for is wrong; a regression was to fail, and a side has only one run.

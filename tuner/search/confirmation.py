@@ -6,7 +6,6 @@ both are measured in turn (ABAB…), at the same levels; only these runs count.
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from tuner.core import text
 from tuner.judging.estimates import Estimate, difference
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.scores import maximised
+from tuner.judging.search_answer import Confirmation
 from tuner.search.spec import TuneSpec
 from tuner.sweep.spec import sweep_of
 
@@ -29,48 +29,10 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class Confirmation:
-    """What the runs of a confirmation show.
-
-    Args:
-        verdict: `gain` or `loss` (the interval leaves 0 out), `noise`, `only_winner` (the baseline complies so
-            seldom that it is no chance), `neither` (the winner does not comply each time), `unknown` (too few runs).
-        text: the same in words.
-        levels: at which both were measured.
-        baseline: the objective's value of each of its runs; only those that comply.
-        winner: the same of the winner.
-        gain: relative, positive where the winner is better; None where it cannot be computed.
-        low: the lower end of its 95 % interval.
-        high: the upper end.
-        confidence: of the interval.
-        trials: which trials these are.
-    """
-
-    verdict: str
-    text: str
-    levels: list[int]
-    baseline: list[float]
-    winner: list[float]
-    gain: float | None = None
-    low: float | None = None
-    high: float | None = None
-    confidence: float = CONFIDENCE
-    trials: list[int] = field(default_factory=list)
-
-
 def conclude(
     objective: str, baseline: Sequence[float], winner: Sequence[float], levels: list[int], trials: list[int]
 ) -> Confirmation:
-    """What runs of both show.
-
-    Args:
-        objective: what is compared.
-        baseline: its value of each run of the baseline; NaN where that run has no compliant batch.
-        winner: the same of the winner.
-        levels: at which they were measured.
-        trials: which trials these are.
-    """
+    """What runs of both show at these levels: their values of the objective, NaN where a run has no compliant batch."""
     sides = [[float(value) for value in side if value > 0] for side in (baseline, winner)]
     verdict, words, interval = _verdict(objective, sides, (len(baseline), len(winner)))
     gain, low, high = interval or (None, None, None)
@@ -106,15 +68,6 @@ def _may_be_chance(met: int, defaults: int, winners: int) -> bool:
 
 
 def to_copy(spec: TuneSpec, parameters: dict[str, Any], command: Sequence[str]) -> dict[str, Any]:
-    """What a person copies of a winner.
-
-    Args:
-        spec: the search.
-        parameters: of the winner.
-        command: that its server was started with.
-
-    Returns:
-        `parameters`, `command` (the server's, one line for a shell) and `yaml` (a document for `tuner sweep`).
-    """
+    """What a person copies of a winner: `parameters`, its server's `command` for a shell, `yaml` for `tuner sweep`."""
     document = yaml.safe_dump(sweep_of(spec.model_dump(mode="json", exclude_none=True), parameters), sort_keys=False)
     return {"parameters": parameters, "command": shlex.join(command), "yaml": document}

@@ -23,21 +23,14 @@ TO_COME = ("missing", "interrupted")
 
 @dataclass(frozen=True, kw_only=True)
 class TrialStop(StopRequest):
-    """Why a trial shall end: somebody wants all of it to end, its time is over, or it cannot win.
-
-    Args:
-        trial: the trial.
-        spec: what is searched.
-        best: the judged batches of the best trial so far; None where there is none.
-        factor: throughput of the trial over that of the best at which they are worth the same: GPUs over GPUs.
-        deadline: when the search must end; None where it need not.
-    """
+    """Why a trial shall end: somebody wants all of it to end, its time is over, or it cannot win."""
 
     trial: Trial
-    spec: TuneSpec
-    best: pd.DataFrame | None = None
+    spec: TuneSpec  # what is searched
+    best: pd.DataFrame | None = None  # the judged batches of the best trial so far; None where there is none
+    # throughput of the trial over that of the best at which they are worth the same: GPUs over GPUs
     factor: float = 1.0
-    deadline: datetime | None = None
+    deadline: datetime | None = None  # when the search must end; None where it need not
     _answers: dict[int, str] = field(default_factory=dict, init=False)
 
     def is_set(self) -> bool:
@@ -74,8 +67,8 @@ def cannot_win(judged: pd.DataFrame, best: pd.DataFrame, spec: TuneSpec, factor:
     Args:
         judged: the batches of the trial, those that are still to come `missing`.
         best: the judged batches of the best trial.
-        spec: what is searched: its `margin` is left for noise.
-        factor: throughput of the trial over that of the best at which they are worth the same.
+        spec: its `margin` is left for noise.
+        factor: as `TrialStop` has it.
     """
     if judged.empty or best.empty or len(spec.scenarios) > 1:
         return ""

@@ -23,13 +23,12 @@ _POLL = 0.2  # seconds between two questions whether a waiting trial is still wa
 
 
 def make(on: str, slots: int, spec: SweepSpec) -> "Executor":
-    """The executor that a user named.
+    """The executor that a user named, for trials of `spec`.
 
     Args:
         on: `local`, `ray` (the cluster in RAY_ADDRESS, or a new one on this machine), or a cluster's address
             (`ray://HOST:PORT`, `HOST:PORT`).
         slots: how many trials at once; 0 for as many as there are GPUs for.
-        spec: what trials have in common; it says how many GPUs one takes.
 
     Raises:
         SpecError: trials of `spec` cannot run beside each other.
@@ -53,10 +52,8 @@ def _fitting(spec: SweepSpec) -> int:
 class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
     """Trials on this machine, each in a thread: the server and the load generator are processes of their own.
 
-    Leaving it sets `stop.at_once` of every trial that still runs, and waits until their servers are gone.
-
-    Args:
-        slots: how many trials at once; one that takes more GPUs than are left waits its turn.
+    At most `slots` run at once; one that takes more GPUs than are left waits its turn. Leaving it sets `stop.at_once`
+    of every trial that still runs, and waits until their servers are gone.
     """
 
     def __init__(self, slots: int = 1) -> None:
@@ -67,12 +64,7 @@ class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
         self._closed = False
 
     def submit(self, spec: SweepSpec, trial: Trial, stop: StopRequest) -> "Future[None]":
-        """Run a trial as soon as a slot and its GPUs are free.
-
-        Args:
-            spec: what to measure, as it was asked: it is prepared where the server runs.
-            trial: where its files go; what has a result there is not measured again.
-            stop: set when somebody wants the trial to end.
+        """Run a trial, of which what has a result is not measured again, as soon as a slot and its GPUs are free.
 
         Returns:
             A future without a value; its exception is what `sweep.run_trial` raised (ServerFailed, Stopped, …).

@@ -33,15 +33,10 @@ _LONGEST = 500
 
 @dataclass(frozen=True)
 class Relation:
-    """One constraint between parameters.
+    """One constraint between parameters."""
 
-    Args:
-        text: as it was written.
-        tree: what it means.
-    """
-
-    text: str
-    tree: ast.expr
+    text: str  # as it was written
+    tree: ast.expr  # what it means
 
     @classmethod
     def parse(cls, text: Any) -> "Relation":

@@ -19,12 +19,7 @@ JOURNAL_FILE = "optuna.journal"
 
 
 def new_study(objectives: Sequence[str], **options: Any) -> "optuna.Study":
-    """A study without trials.
-
-    Args:
-        objectives: what is wanted.
-        options: for `optuna.create_study`, such as `sampler` or `storage`.
-    """
+    """A study without trials; `options` are for `optuna.create_study`, such as `sampler` or `storage`."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -66,12 +61,7 @@ def as_trial(
 
 
 def optuna_distribution(dimension: Dimension, *, by_place: bool = False) -> "optuna.distributions.BaseDistribution":
-    """A dimension as Optuna has it.
-
-    Args:
-        dimension: a parameter with its values.
-        by_place: choices that are numbers as their place in the list, so that near ones are near.
-    """
+    """A dimension as Optuna has it; `by_place` with numbers by their place in the list, so that near ones are near."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if dimension.choices and dimension.is_ordered and by_place:
@@ -97,13 +87,7 @@ def _value(dimension: Dimension, place: Scalar) -> Scalar:
 
 
 class Journal:
-    """The study of one search, in `optuna.journal` of its run directory.
-
-    Args:
-        folder: the run directory; the study is named after it.
-        space: what may be tried.
-        scoring: what trials are scored by.
-    """
+    """The study of one search, in `optuna.journal` of its run directory, after which it is named."""
 
     def __init__(self, folder: Path, space: SearchSpace, scoring: Scoring) -> None:
         from optuna.storages import JournalStorage

@@ -40,41 +40,24 @@ Standing = Mapping[str, Scalar | None]
 
 @dataclass(frozen=True)
 class Observation:
-    """A trial as a sampler sees it.
+    """A trial as a sampler sees it."""
 
-    Args:
-        point: its place in the space.
-        state: `complete`, `infeasible`, `failed`, `pruned`, or `running` where nobody knows yet.
-        values: of the objectives; empty where there are none.
-        penalty: of an infeasible trial: how far it is from being feasible; NaN where nobody knows.
-    """
-
-    point: Point
-    state: str
-    values: tuple[float, ...] = ()
-    penalty: float = math.nan
+    point: Point  # its place in the space
+    state: str  # `complete`, `infeasible`, `failed`, `pruned`, or `running` where nobody knows yet
+    values: tuple[float, ...] = ()  # of the objectives; empty where there are none
+    penalty: float = math.nan  # of an infeasible trial: how far it is from being feasible; NaN where nobody knows
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Chooses configurations.
+    """Chooses configurations."""
 
-    Args:
-        space: what may be tried.
-        objectives: what is wanted.
-        seed: the same seed and the same trials give the same choice.
-    """
-
-    space: SearchSpace
-    objectives: tuple[str, ...]
-    seed: int
+    space: SearchSpace  # what may be tried
+    objectives: tuple[str, ...]  # what is wanted
+    seed: int  # the same seed and the same trials give the same choice
 
     def next(self, observations: Sequence[Observation]) -> Point | None:
-        """A configuration that none of the trials seen has; None where there is none left.
-
-        Args:
-            observations: every trial so far, in the order they were asked for.
-        """
+        """A configuration that none of the trials so far, in their order, has; None where there is none left."""
         tried = {key_of(one.point) for one in observations}
         points = itertools.chain(self._proposals(observations), self._untried(observations))
         return next((point for point in points if key_of(point) not in tried and self.space.allows(point)), None)
@@ -246,11 +229,7 @@ SAMPLERS: dict[str, type[Sampler]] = {"grid": Grid, "random": Random, "tpe": TPE
 def choose(name: str, space: SearchSpace, objectives: Sequence[str], trials: int) -> str:
     """The sampler that `auto` stands for: what `benchmarks/search_efficiency.py` shows best.
 
-    Args:
-        name: what was asked for; another than `auto` stays as it is.
-        space: what may be tried.
-        objectives: what is wanted; only TPE weighs two against each other.
-        trials: how many there will be; a grid where they are enough for the whole space.
+    A grid where so many `trials` are enough for the whole space; only TPE weighs two objectives against each other.
     """
     if name != "auto":
         return name

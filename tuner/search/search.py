@@ -4,17 +4,20 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
+
+import msgspec
 
 from tuner import engines
 from tuner.core import files
 from tuner.core import run_directory as experiment
 from tuner.core.run_directory import FAILED, PRUNED, SEARCH, Experiment, TrialRecord
 from tuner.errors import NothingSurvived, Stopped
+from tuner.judging.search_answer import Confirmation
 from tuner.search import executors, samplers
-from tuner.search.confirmation import BASELINE, WINNER, Confirmation, conclude, to_copy
+from tuner.search.confirmation import BASELINE, WINNER, conclude, to_copy
 from tuner.search.early import TrialStop
 from tuner.search.executors import LOCAL, Executor
 from tuner.search.optuna_study import Journal
@@ -177,7 +180,7 @@ class _Search:
             self._describe(confirmation={"verdict": "same", "text": "the defaults are as good: no trial beat them"})
         elif self.spec.confirm:
             confirmation = self._confirmation(baseline, best)
-            self._describe(confirmation=asdict(confirmation) if confirmation else None)
+            self._describe(confirmation=msgspec.to_builtins(confirmation))
 
     def _confirmation(self, baseline: SearchTrial, best: SearchTrial) -> Confirmation | None:
         """What runs in turn show; None where there was no time for one of each."""
@@ -228,21 +231,14 @@ class _Search:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of run; the notebook's panel of a kind, and the terminal's display, name the one that they are for.
+    """A kind of run; the notebook's panel of a kind, and the terminal's display, name the one that they are for."""
 
-    Args:
-        name: of its command, its notebook, and in its run directories' names.
-        noun: what it is called.
-        spec: what it is asked with.
-        run: carries it out in a run directory, resuming what is there, until it is done or the stop is set.
-        read_progress: how far a run is, from its directory.
-    """
-
-    name: str
-    noun: str
-    spec: type[SweepSpec]
+    name: str  # of its command, its notebook, and in its run directories' names
+    noun: str  # what it is called
+    spec: type[SweepSpec]  # what it is asked with
+    # carries it out in a run directory, resuming what is there, until it is done or the stop is set
     run: Callable[[Any, Experiment, StopRequest | None], None]
-    read_progress: Callable[[Experiment], Progress | SearchProgress]
+    read_progress: Callable[[Experiment], Progress | SearchProgress]  # how far a run is, from its directory
 
 
 SWEEP_KIND = Kind(experiment.SWEEP, "sweep", SweepSpec, run_sweep, read_sweep)

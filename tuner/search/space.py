@@ -29,26 +29,16 @@ _WORDS = {True: ("on", "true", "yes"), False: ("off", "false", "no")}
 
 @dataclass(frozen=True)
 class Dimension:
-    """A parameter with the values it may take: choices, or a range.
+    """A parameter with the values it may take: choices, or a range."""
 
-    Args:
-        name: the engine's parameter.
-        choices: the values, where they are listed; otherwise empty.
-        low: the smallest value of a range.
-        high: the largest, included.
-        step: between the values of a range; None for every number, or every whole number.
-        log: whether ratios count, not differences.
-        integer: whether a range is of whole numbers.
-        when: the condition: other parameters, each with the values under which this one is there.
-    """
-
-    name: str
-    choices: tuple[Scalar, ...] = ()
-    low: float = 0
-    high: float = 0
-    step: float | None = None
-    log: bool = False
-    integer: bool = False
+    name: str  # the engine's parameter
+    choices: tuple[Scalar, ...] = ()  # the values, where they are listed; otherwise empty
+    low: float = 0  # the smallest value of a range
+    high: float = 0  # the largest, included
+    step: float | None = None  # between the values of a range; None for every number, or every whole number
+    log: bool = False  # whether ratios count, not differences
+    integer: bool = False  # whether a range is of whole numbers
+    # the condition: other parameters, each with the values under which this one is there
     when: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -217,18 +207,12 @@ def _conditions(name: str, fields: Mapping[str, Any]) -> dict[str, tuple[Scalar,
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Every configuration that may be tried.
+    """Every configuration that may be tried."""
 
-    Args:
-        dimensions: the parameters that are searched, each after those that it is conditional on.
-        constraints: what must hold between parameters.
-        fixed: parameters that every trial has, unless they are searched.
-        defaults: the engine's, as far as we know them, and `gpus`: for parameters that a configuration does not name.
-    """
-
-    dimensions: tuple[Dimension, ...]
-    constraints: tuple[Relation, ...]
-    fixed: Mapping[str, Any]
+    dimensions: tuple[Dimension, ...]  # the parameters that are searched, each after those that it is conditional on
+    constraints: tuple[Relation, ...]  # what must hold between parameters
+    fixed: Mapping[str, Any]  # parameters that every trial has, unless they are searched
+    # the engine's, as far as we know them, and `gpus`: for parameters that a configuration does not name
     defaults: Mapping[str, Any]
 
     @classmethod

@@ -30,21 +30,13 @@ REFUSALS = ("bad_argument", "refused")
 
 @dataclass
 class SearchTrial:
-    """One trial of a search: what is on disk of it, and what it is worth.
+    """One trial of a search: what is on disk of it, and what it is worth."""
 
-    Args:
-        files: its folder.
-        record: the search's note of it.
-        judged: its judged batches, once it has settled.
-        score: what it is worth, once it has settled.
-        began: on the monotonic clock, when this process began to run it.
-    """
-
-    files: Trial
-    record: TrialRecord
-    judged: pd.DataFrame = field(default_factory=pd.DataFrame)
-    score: Score | None = None
-    began: float = 0.0
+    files: Trial  # its folder
+    record: TrialRecord  # the search's note of it
+    judged: pd.DataFrame = field(default_factory=pd.DataFrame)  # its judged batches, once it has settled
+    score: Score | None = None  # what it is worth, once it has settled
+    began: float = 0.0  # on the monotonic clock, when this process began to run it
 
     @property
     def is_settled(self) -> bool:
@@ -78,12 +70,7 @@ class SearchTrial:
 
 
 class Trials:
-    """All trials of a search, in the order they were asked for.
-
-    Args:
-        experiment: the run directory.
-        spec: what is searched.
-    """
+    """All trials of a search, in the order they were asked for."""
 
     def __init__(self, experiment: Experiment, spec: TuneSpec) -> None:
         self.experiment, self.spec = experiment, spec
@@ -129,12 +116,7 @@ class Trials:
         self._note(trial, state=RUNNING, cause="", started_at=started, gpus=gpus)
 
     def settle(self, trial: SearchTrial, error: BaseException | None, stop: TrialStop) -> None:
-        """Note how a trial ended.
-
-        Args:
-            trial: the trial.
-            error: what its run raised; None where it ran to its end.
-            stop: why it was stopped, where it was.
+        """Note how a trial ended: what its run raised, and why it was stopped where it was.
 
         Raises:
             BaseException: `error`, where it says nothing about the trial.
@@ -181,19 +163,12 @@ class Trials:
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one search.
+    """The limits of one search."""
 
-    Args:
-        spec: what is searched.
-        trials: all of it.
-        spent: seconds that earlier calls of the same search took.
-        began: on the monotonic clock, when this call began.
-    """
-
-    spec: TuneSpec
-    trials: Trials
-    spent: float = 0.0
-    began: float = field(default_factory=time.monotonic)
+    spec: TuneSpec  # what is searched
+    trials: Trials  # all of it
+    spent: float = 0.0  # seconds that earlier calls of the same search took
+    began: float = field(default_factory=time.monotonic)  # on the monotonic clock, when this call began
 
     @property
     def seconds(self) -> float:

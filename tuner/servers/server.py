@@ -338,11 +338,7 @@ class OwnServer(Server):
 
 
 def preview(spec: ServerSpec, port: int) -> list[str]:
-    """The command that `launch` would run; empty where it would attach to a server that runs already.
-
-    Args:
-        spec: what is to be served.
-        port: that the server is to listen on, where `spec` names none.
+    """The command that `launch` would run on `port`; empty where it would attach to a server that runs already.
 
     Raises:
         RequestError: the engine cannot do what is asked.

@@ -31,28 +31,19 @@ class Supervised:
     the supervisor was killed; a container, whose processes belong to its daemon (see `afterwards`).
     A process forked from ours (multiprocessing's fork) holds the pipe too: our end is then noticed within a second
     instead of at once.
-
-    Args:
-        command: program and arguments; nothing goes through a shell.
-        log_path: where its output is appended.
-        env: its whole environment; ours where not given.
-        grace: seconds between SIGTERM and SIGKILL.
-        pipe_stdin: give it a pipe to write to, `stdin`; else it reads nothing.
-        pipe_stdout: give it a pipe to read from, `stdout`; else its output goes to the log.
-        held: file descriptors that the supervisor keeps open as long as anything of the command lives (locks).
-        afterwards: a command to run when all of it has ended, for what is no process of ours (a container).
-        on_end: called once, in a thread, with the exit code when all of the command has ended, whoever ended it;
-            `stop` waits for it.
     """
 
-    command: Sequence[str]
-    log_path: Path
-    env: Mapping[str, str] | None = field(default=None, repr=False)  # it may hold secrets
-    grace: float = GRACE
-    pipe_stdin: bool = False
-    pipe_stdout: bool = False
+    command: Sequence[str]  # program and arguments; nothing goes through a shell
+    log_path: Path  # where its output is appended
+    env: Mapping[str, str] | None = field(default=None, repr=False)  # all of it, perhaps secrets; ours where not given
+    grace: float = GRACE  # seconds between SIGTERM and SIGKILL
+    pipe_stdin: bool = False  # give it a pipe to write to, `stdin`; else it reads nothing
+    pipe_stdout: bool = False  # give it a pipe to read from, `stdout`; else its output goes to the log
+    # file descriptors that the supervisor keeps open as long as anything of the command lives (locks)
     held: Sequence[int] = ()
+    # a command to run when all of it has ended, for what is no process of ours (a container)
     afterwards: Sequence[str] = ()
+    # called once, in a thread, with the exit code when all of the command has ended; `stop` waits for it
     on_end: Callable[[int | None], None] = lambda _: None
 
     pid: int = field(default=0, init=False)  # of the command, once it was started

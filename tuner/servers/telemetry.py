@@ -39,12 +39,7 @@ GPU_COLUMNS = {"utilization": "utilization", "memory": "memory_used", "power": "
 
 
 class Recorder:
-    """Records a server's telemetry as long as the with-block lasts.
-
-    Args:
-        server: whose processes, GPUs and `/metrics` are read.
-        period: seconds from one sample to the next.
-    """
+    """Records a server's processes, GPUs and `/metrics` each `period` seconds, as long as the with-block lasts."""
 
     def __init__(self, server: Server, period: float = 1.0) -> None:
         self.path = server.trial.folder / TELEMETRY_FILE

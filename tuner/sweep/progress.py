@@ -186,6 +186,6 @@ def _level(trial: Trial, scenario: str, concurrency: int, repeat: int) -> LevelS
         sidecar, is_whole = Sidecar.read(part_of(folder)), False
     if sidecar is None:
         return LevelState(scenario, concurrency, folder=folder)
-    started_at = timestamps.from_text(sidecar.started_at) if sidecar.started_at else None
+    started_at = timestamps.read(sidecar.started_at)[0] if sidecar.started_at else None
     state = sidecar.outcome if is_whole else RUNNING
     return LevelState(scenario, concurrency, state, sidecar.reason, started_at, folder)

@@ -113,8 +113,9 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
 
     from tuner.core.request_log import REQUESTS_FILE
     from tuner.traffic.course import Course, Limits, Spool
+    from tuner.traffic.tokenizer import load_tokenizer
     from tuner.traffic.user import User, fill_collector, stop_users
-    from tuner.traffic.workload import load_tokenizer, read_workload
+    from tuner.traffic.workload import read_workload
 
     class LevelUser(User):
         key, workers, spool = request["key"], max(request["workers"], 1), Spool()

@@ -31,17 +31,11 @@ Message = dict[str, str]
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One user's request: its turns, each the messages to add; the server's answers come in between.
+    """One user's request: its turns, each the messages to add; the server's answers come in between."""
 
-    Args:
-        turns: the messages of each turn; several are a conversation.
-        max_tokens: output tokens of each answer at most; None leaves the end to the model.
-        fixed: exactly `max_tokens`, whatever the model would say.
-    """
-
-    turns: list[list[Message]]
-    max_tokens: int | None = None
-    fixed: bool = False
+    turns: list[list[Message]]  # the messages of each turn; several are a conversation
+    max_tokens: int | None = None  # output tokens of each answer at most; None leaves the end to the model
+    fixed: bool = False  # exactly `max_tokens`, whatever the model would say
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,23 @@
-"""The tokenizer that sizes prompts: a folder, a GGUF file, or a name on the model hub; checked before anything runs."""
+"""The tokenizer that sizes prompts: a folder, a GGUF file, or a name on the model hub; checked, and read."""
 
+import contextlib
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 
-from tuner.core.text import one_line
+from tuner.core.text import one_line, shorten
 from tuner.engines import gguf
 from tuner.engines.base import without_tilde
 from tuner.errors import SpecError
 from tuner.servers import http
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_FILE = "tokenizer.json"
 #: by one of these files a folder is known to hold a tokenizer
 _FILES = ("tokenizer*", "vocab.*", "*.tiktoken", "tekken.json", "spiece.model", "sentencepiece*.model")
 _HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
@@ -80,3 +86,41 @@ def _ask_hub(name: str) -> None:
             "gives it only to some (set HF_TOKEN)" if answer.headers.get("x-error-code") == "GatedRepo" else "has none"
         )
         raise SpecError(f"tokenizer: {hub} {what}: {name!r} ({answer.status_code}); {_WHAT_TO_DO}")
+
+
+def load_tokenizer(name: str) -> "Tokenizer":
+    """The tokenizer of a folder or hub id; `transformers`, which takes seconds to import, where nothing else reads it.
+
+    Raises:
+        SpecError: there is none.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        if file := _tokenizer_file(name):
+            tokenizer = Tokenizer.from_file(file)
+        else:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(Path(name).expanduser()).backend_tokenizer
+    except Exception as error:  # tokenizers itself raises nothing narrower
+        reason = shorten(str(error), 200)
+        raise SpecError(f"tokenizer: {name} has none that can be read ({reason}); give a folder or a hub id") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _tokenizer_file(name: str) -> str | None:
+    """The `tokenizer.json` of a folder or hub id, first looked for in the hub's cache; None where it has none."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    folder = Path(name).expanduser()
+    if folder.is_dir() or name.startswith(("/", "~", ".")):
+        file = folder / _FILE
+        return str(file) if file.is_file() or not folder.is_dir() else None
+    for is_offline in (True, False):
+        with contextlib.suppress(EntryNotFoundError):
+            return hf_hub_download(name, _FILE, local_files_only=is_offline)
+    return None

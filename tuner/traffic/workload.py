@@ -1,6 +1,5 @@
 """What is sent at a level: requests of a scenario or of a user's file, the same ones for the same seed."""
 
-import contextlib
 import hashlib
 import random
 import re
@@ -15,9 +14,8 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from tuner.core.request_log import WORKLOAD_FILE
-from tuner.core.text import shorten
-from tuner.errors import SpecError
 from tuner.traffic.prompt_file import Request
+from tuner.traffic.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -205,45 +203,6 @@ class _Words:
         return min(tries, key=lambda each: abs(self._count(each) - tokens))
 
 
-def load_tokenizer(name: str) -> "Tokenizer":
-    """The tokenizer of a folder or hub id; `transformers`, which takes seconds to import, where nothing else reads it.
-
-    Raises:
-        SpecError: there is none.
-    """
-    from tokenizers import Tokenizer
-
-    try:
-        if file := _tokenizer_file(name):
-            tokenizer = Tokenizer.from_file(file)
-        else:
-            from transformers import AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(Path(name).expanduser()).backend_tokenizer
-    except Exception as error:  # tokenizers itself raises nothing narrower
-        reason = shorten(str(error), 200)
-        raise SpecError(f"tokenizer: {name} has none that can be read ({reason}); give a folder or a hub id") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _tokenizer_file(name: str) -> str | None:
-    """The `tokenizer.json` of a folder or hub id, first looked for in the hub's cache; None where it has none."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    folder = Path(name).expanduser()
-    if folder.is_dir() or name.startswith(("/", "~", ".")):
-        file = folder / _TOKENIZER
-        return str(file) if file.is_file() or not folder.is_dir() else None
-    for is_offline in (True, False):
-        with contextlib.suppress(EntryNotFoundError):
-            return hf_hub_download(name, _TOKENIZER, local_files_only=is_offline)
-    return None
-
-
-_TOKENIZER = "tokenizer.json"
 #: a word as vocabularies of BPE and of SentencePiece mark it
 _WORD = re.compile("[Ġ▁][a-z]{2,}")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"

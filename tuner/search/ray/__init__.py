@@ -36,7 +36,7 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
     `spec.api_key_env` names must be set where `ray start` runs.
 
     Args:
-        on: `ray` (the cluster in RAY_ADDRESS, or a new one on this machine), `HOST:PORT`, or `ray://HOST:PORT`.
+        on: as `executors.make` has it.
         slots: how many trials at once; 0 for as many as the nodes have GPUs for, or one a node without GPUs.
         spec: what trials have in common.
         resources: what Ray shall reserve for a trial instead of the GPUs that it takes, such as {"GPU": 1}.

@@ -54,13 +54,7 @@ class Node:
         return id_, self._name, versions()
 
     def start(self, spec: Mapping[str, Any], number: int, results: Sequence[Change]) -> None:
-        """Start the trial's process.
-
-        Args:
-            spec: a SweepSpec as plain values.
-            number: the trial's.
-            results: what it has to show already.
-        """
+        """Start the process of the trial with this number, whose `results` so far are put in place first."""
         self._folder = Path(tempfile.mkdtemp(prefix="tuner-trial-"))
         self._log, self._position = self._folder / "process.log", 0
         folder = Experiment.at(self._folder).trial(number).folder
