@@ -217,7 +217,7 @@ class RunPanel(Panel[SweepSpec]):
 def _status(experiment: Experiment, progress: Any) -> str:
     """What goes on now, since when, and for how long still."""
     started = experiment.facts.get("started_at")
-    took = (timestamps.now() - timestamps.read(started)).total_seconds() if started else 0.0
+    took = (timestamps.now() - timestamps.read(started)[0]).total_seconds() if started else 0.0
     times = (("", took, "elapsed"), ("about ", progress.seconds_left, "left"))
     shown = [f"{about}{seconds // 60:.0f}:{seconds % 60:02.0f} {what}" for about, seconds, what in times if seconds]
     return "  ·  ".join([progress.describe(), *shown])
