@@ -26,7 +26,8 @@ from tuner.batches import other_tools as foreign
 from tuner.batches import requests
 from tuner.batches.batch import COLUMNS
 from tuner.core.run_directory import OUTCOMES
-from tuner.errors import PathError
+from tuner.errors import NothingSurvived, PathError
+from tuner.report.compared import read_comparison
 
 RECORDED = DATA / "foreign"
 SLO = {"ttft": {"p90": {"threshold": 10.0}}, "tpot": {"p90": {"threshold": 1.0}}, "error_rate": {"threshold": 0.5}}
@@ -546,6 +547,78 @@ def test_aiperf_of_2025(tmp_path, lost, level, ttft):
     assert row["duration"] == pytest.approx(19.0)
     assert str(row["started_at"])[:19] == "2026-11-24T15:19:40".replace("T", " ")  # not the local time
     assert lost == "profile_export_aiperf.json" or (row["model"], row["scenario"]) == ("m", "D(60,50)")
+
+
+@pytest.mark.parametrize("lost", ["", "profile_export.jsonl"])
+def test_requests_that_aiperf_was_told_to_cancel_are_no_errors_of_the_server(tmp_path, lost):
+    folder = aiperf_of_2025(tmp_path / "run")
+    lines = [json.loads(line) for line in (folder / "profile_export.jsonl").read_text().splitlines()]
+    kind = {"code": 499, "type": "RequestCancellationError", "message": "Request was cancelled after 0.000 seconds"}
+    lines[-1] |= {"metrics": {}, "error": kind}
+    write(folder / "profile_export.jsonl", "\n".join(map(json.dumps, lines)))
+    summary = json.loads((folder / "profile_export_aiperf.json").read_text())
+    summary["records"] |= {"request_count": {"avg": 18.0}, "error_request_count": {"avg": 1.0}}
+    write(folder / "profile_export_aiperf.json", summary | {"error_summary": [{"error_details": kind, "count": 1}]})
+    if lost:
+        (folder / lost).unlink()
+    [row] = tuner.load_batches(folder).to_dict("records")
+    assert (row["completed"], row["errors"], row["error_rate"]) == (18, 0, 0)
+    assert "1 requests that AIPerf cancelled count neither" in str(row["warnings"])
+
+
+# what two tools were asked
+
+
+def asked_aiperf(folder, **load):
+    aiperf_of_2025(folder)
+    path = folder / "profile_export_aiperf.json"
+    summary = json.loads(path.read_text())
+    summary["input_config"]["input"] |= {"public_dataset": load.pop("data", "sharegpt")}
+    summary["input_config"]["loadgen"] |= load
+    write(path, summary)
+
+
+def asked_guidellm(folder, data="prompt_tokens=60,output_tokens=100", kind="concurrent", **strategy):
+    one = benchmark(STEADY, (BEGAN, BEGAN + 120))
+    one["config"]["strategy"] = {"type_": kind, "streams": 2, **strategy}
+    said = {"metadata": {"guidellm_version": "0.5.3"}, "args": {"data": [data]}}
+    write(folder / "benchmarks.json", said | {"benchmarks": [one]})
+
+
+@pytest.mark.parametrize(
+    ("tool", "asked", "what", "values"),
+    [
+        (asked_guidellm, {"data": "other/set"}, "data", ["some/set", "other/set"]),
+        (
+            asked_guidellm,
+            {"data": "some/set", "kind": "throughput", "max_concurrency": 2},
+            "type_",
+            ["concurrent", "throughput"],
+        ),
+        (asked_aiperf, {"request_rate": 5.0}, "request_rate", ["–", "5.0"]),
+        (asked_aiperf, {"request_cancellation_rate": 10.0}, "cancellation", ["–", "10.0"]),
+        (asked_aiperf, {"data": "other"}, "public_dataset", ["sharegpt", "other"]),
+    ],
+)
+def test_what_was_asked_of_two_sides_is_named_where_it_differs(tmp_path, tool, asked, what, values):
+    tool(tmp_path / "a", **({"data": "some/set"} if tool is asked_guidellm else {}))
+    tool(tmp_path / "b", **asked)
+    differences = read_comparison([tmp_path / "a"], [tmp_path / "b"], tolerance=0.05).configuration
+    assert values in differences[differences["what"] == what][["baseline", "candidate"]].to_numpy().tolist()
+
+
+def test_the_model_that_only_guidellms_arguments_name_is_read(tmp_path):
+    [row] = guidellm(tmp_path, benchmark(STEADY, (BEGAN, BEGAN + 120)), args={"model": "some/model"})
+    assert row["model"] == "some/model"
+
+
+def test_other_lengths_of_guidellm_are_other_workloads(tmp_path):
+    asked_guidellm(tmp_path / "a")
+    asked_guidellm(tmp_path / "b", "prompt_tokens=600,output_tokens=100")
+    compared = read_comparison([tmp_path / "a"], [tmp_path / "b"], tolerance=0.05)
+    assert "prompt_tokens" in compared.configuration["what"].tolist()
+    with pytest.raises(NothingSurvived, match="no level has a result on both sides"):
+        compared.must_pass(fail_on_regression=False)
 
 
 # what vllm writes beside its results

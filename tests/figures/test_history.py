@@ -206,3 +206,15 @@ def test_the_dates_of_files_are_not_called_measured(tmp_path):
         assert "measured 2026-11-03 04:01:00 to 04:02:30 UTC" in both and "nobody recorded when" in both
     shown = table(tuner.judge(tuner.load_batches(tmp_path), LIMIT))["start (UTC)"]
     assert shown.str.contains("file").tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("growth", [0.0, 0.5])
+def test_a_level_whose_latency_drifted_says_by_how_much_in_the_timeline(tmp_path, growth):
+    trial = result_files.run(tmp_path / "run", [1])
+    slower = [0.01 * (1 + growth * number / 100) for number in range(100)]
+    requests = [result_files.request(ttft=0.1 + tpot / 10, tpot=tpot) for tpot in slower]
+    times = {"started_at": "2026-11-03T04:00:00Z", "finished_at": "2026-11-03T04:01:00Z"}
+    result_files.add_level(trial, 1, result_files.result(requests, level=1), **times)
+    figure = figures.timeline(tuner.judge(tuner.load_batches(tmp_path / "run"), LIMIT))
+    texts, hovers = ([part for bar in figure.data for part in bar[name]] for name in ("text", "hovertext"))
+    assert bool(texts[0].startswith("drift +")) == ("too narrow" in hovers[0]) == (growth > 0)

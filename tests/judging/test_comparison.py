@@ -369,3 +369,13 @@ def test_a_quarter_slower_in_everything_is_found_beyond_the_noise_of_three_runs(
     assert line.startswith("With 3 runs a side that vary by 4") and f"{100 * found.findable:.2g} %" in line
     again = compare(before, before.assign(experiment=before["experiment"] + " again"), tolerance=0.05)
     assert set(again.differences["verdict"]) <= {"same", "unknown"}
+
+
+def test_the_interval_of_a_share_stays_between_0_and_1(tmp_path):
+    """Three runs a side, of which 0 to 100 % meet the limit: what lies beyond is no share."""
+    sides = []
+    for name, scales in (("a", (1, 1, 20)), ("b", (20, 20, 1))):
+        judged = repeated(tmp_path / name, scales)
+        sides.append(tuner.judge(judged, {"ttft": {"p50": {"threshold": 1.0}}}))
+    row = row_of(compare(*sides), "attainment")
+    assert row["over"] == "runs" and row["low"] == -row["baseline"] and row["high"] <= 1 - row["baseline"] + 1e-9

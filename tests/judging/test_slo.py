@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import result_files
 from support.result_files import add_level, failure, name, request, result, write
 from support.result_files import run as run_directory
 
@@ -561,3 +562,31 @@ def test_a_plain_zero_and_decimals_stay(tmp_path):
         tmp_path / "slo.yaml", "ttft: {threshold: 0.5}\nerror_rate: {threshold: 0}\nlatency: {p90: {threshold: 10}}"
     )
     assert sorted(limit.threshold for limit in SLO.load(path).constraints) == [0, 0.5, 10]
+
+
+@pytest.mark.parametrize("kind", ["all the same", "in one piece"])
+def test_ttfts_that_cannot_be_measurements_are_believed_nowhere(tmp_path, kind):
+    """Row, verdict, attainment, requests, summary, comparison, figures and the report's own script."""
+    slo = {"ttft": {"p90": {"threshold": 5.0}}}
+    first, later = ([0.05] * 60, 1.0) if kind == "all the same" else ([1 + n / 100 for n in range(60)], 0.0)
+    for side in "ab":
+        trial = result_files.run(tmp_path / side, [1])
+        requests = [
+            result_files.request() | {"ttft": ttft, "tpot": later / 99, "e2e_latency": ttft + later} for ttft in first
+        ]
+        content = result_files.result(requests, level=1) | {"individual_request_metrics": requests}
+        result_files.add_level(trial, 1, content)
+    sides = [tuner.judge(tuner.load_batches(tmp_path / side), slo) for side in "ab"]
+    (row,) = sides[0].to_dict("records")
+    assert row["verdict"] == "unknown" and "TTFT and TPOT are unknown" in " ".join(row["warnings"])
+    assert pd.isna([row[name] for name in ("ttft_mean", "ttft_p90", "tpot_p50", "attainment", "goodput")]).all()
+    assert tuner.load_requests(tmp_path / "a")[["ttft", "tpot"]].isna().all(axis=None)
+    assert tuner.summarize(sides[0]).max_throughput is None
+    rows = tuner.compare(*sides).differences
+    told = rows[rows["metric"].str.startswith(("ttft", "tpot", "attainment"))]
+    assert set(told["verdict"]) == {"unknown"} and told["baseline"].isna().all()
+    results = tuner.read_results(tmp_path / "a", slo=tuner.SLO.parse(slo))
+    titles = " ".join(figure.layout.title.text for figure in results.figures)
+    assert "TTFT" not in titles and "TPOT" not in titles and not any(results.run_facts.spreads["ttft"])
+    carried = results.carried()
+    assert carried.attainment == [None] and carried.rows[0][carried.columns.index("ttft_p90")] is None

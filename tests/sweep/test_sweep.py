@@ -24,6 +24,7 @@ from tuner.errors import PathError, SpecError
 from tuner.sweep.level import outcome_of
 from tuner.sweep.spec import make_spec
 from tuner.sweep.sweep import StopRequest, run_sweep
+from tuner.traffic import calibration
 from tuner.traffic.genai_bench import Ended
 from tuner.traffic.tokenizer import check_tokenizer
 
@@ -55,6 +56,19 @@ def swept(tiny_gguf, tmp_path):
         return tuner.load_batches(folder) if load else None
 
     return sweep
+
+
+@pytest.mark.parametrize(("asked", "workers", "ttft"), [(0, 2, 0.003), (1, 1, None)])
+def test_a_level_has_as_many_client_processes_as_it_was_calibrated_to_need(
+    swept, tmp_path, monkeypatch, asked, workers, ttft
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    calibration._keep(calibration.Calibration(4, 0.003, 0.0001, 0.98, workers=2))
+    (row,) = swept(levels=[4], client_workers=asked).to_dict("records")
+    assert (row["outcome"], row["client_workers"]) == ("completed", workers)
+    assert row["client_ttft"] == ttft or (ttft is None and row["client_ttft"] != row["client_ttft"])
+    requests = tuner.load_requests(tmp_path / "run")
+    assert len(requests) > 8
 
 
 def outcomes(batches):

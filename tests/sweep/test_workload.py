@@ -30,14 +30,18 @@ class Recorder(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        self._reply(json.dumps({"object": "list", "data": [{"id": "recorder", "object": "model"}]}))
+        entry = {"id": "recorder", "object": "model"} | self.server.more
+        self._reply(json.dumps({"object": "list", "data": [entry]}))
 
     def do_POST(self):
         self.server.bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-        self._reply(*(f"data: {json.dumps(event)}\n\n" for event in ANSWER), "data: [DONE]\n\n")
+        if self.server.unknown in self.server.bodies[-1]:
+            words = f"Unsupported parameter: '{self.server.unknown}' is not supported with this model."
+            return self._reply(json.dumps({"error": {"message": words}}), status=400)
+        return self._reply(*(f"data: {json.dumps(event)}\n\n" for event in ANSWER), "data: [DONE]\n\n")
 
-    def _reply(self, *parts):
-        self.send_response(200)
+    def _reply(self, *parts, status=200):
+        self.send_response(status)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
@@ -52,9 +56,9 @@ class Recorder(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def recorder():
-    """A server on loopback; its `bodies` are what was asked."""
+    """A server on loopback; its `bodies` are what was asked, `more` says it of its model, `unknown` it refuses."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
-    server.bodies = []
+    server.bodies, server.more, server.unknown = [], {}, None
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -110,6 +114,27 @@ def test_own_prompts_are_sent_as_they_are_and_compared_with_their_like_alone(swe
     other, _ = swept("other", prompts=str(prompts))
     with pytest.raises(NothingSurvived, match="no level has a result on both sides"):
         read_comparison([natural], [other], tolerance=0.05).must_pass(fail_on_regression=False)
+
+
+@pytest.mark.real
+def test_null_leaves_a_field_out_that_a_strict_gateway_refuses_and_the_refusal_names_the_setting(swept, recorder):
+    recorder.unknown = "max_tokens"
+    folder, _ = swept("refused", scenarios=["D(20,2)"])
+    (row,) = tuner.load_batches(folder).to_dict("records")
+    assert row["outcome"] == "all_errors" and "request_parameters: {max_tokens: null}" in row["reason"]
+    parameters = {"max_tokens": None, "max_completion_tokens": 2}
+    folder, bodies = swept("taken", scenarios=["D(20,2)"], request_parameters=parameters)
+    assert bodies and not any("max_tokens" in body for body in bodies)
+    assert {body["max_completion_tokens"] for body in bodies} == {2}
+    assert tuner.load_batches(folder)["outcome"].tolist() == ["completed"]
+
+
+@pytest.mark.parametrize("name", ["max_model_len", "context_window"])
+def test_a_request_longer_than_what_an_attached_server_takes_is_refused_before_any_load(swept, recorder, name):
+    recorder.more = {name: 64}
+    with pytest.raises(SpecError, match=r"D\(60,8\) are more than the 64 that the server at http\S+ takes"):
+        swept("long", scenarios=["D(60,8)"])
+    assert not recorder.bodies
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from support.processes import processes_of
 
 from tuner.errors import PathError, TunerError
 from tuner.traffic import calibration
-from tuner.traffic.calibration import Calibration, calibrate, share_of_client, table
+from tuner.traffic.calibration import Calibration, calibrate, processes_for, share_of_client, table
 from tuner.traffic.genai_bench import Bench
 
 LEVELS = (2, 8)
@@ -81,9 +81,34 @@ def test_a_level_without_a_result_says_so(monkeypatch, tmp_path):
     assert share_of_client(1) is None
 
 
+#: milliseconds that TTFT is read too long, by processes; then cores, and the processes that were tried and chosen
+NEEDS = {
+    "one is enough": ({1: 2.0}, 8, [1], 1),
+    "two are": ({1: 2.1, 2: 1.0}, 8, [1, 2], 2),
+    "as many as the cores, the best counts": ({1: 9.0, 2: 4.0, 4: 5.0}, 4, [1, 2, 4], 2),
+    "all cores at last": ({1: 9.0, 2: 5.0, 3: 2.0}, 3, [1, 2, 3], 3),
+    "one core": ({1: 9.0}, 1, [1], 1),
+}
+
+
+@pytest.mark.parametrize(("ttfts", "cores", "tried", "chosen"), NEEDS.values(), ids=NEEDS)
+def test_a_level_has_more_processes_while_it_is_read_too_long(ttfts, cores, tried, chosen, monkeypatch, tmp_path):
+    seen = []
+
+    def measure(_bench, _url, level, _folder, workers):
+        seen.append(workers)
+        return Calibration(level, ttfts[workers] / 1000, 0.0, 1.0, workers=workers)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(calibration, "_calibrate_level", measure)
+    monkeypatch.setattr(calibration.os, "sched_getaffinity", lambda _: range(cores))
+    (found,) = calibrate([64])
+    assert (seen, found.workers, processes_for(64), processes_for(65)) == (tried, chosen, chosen, 1)
+
+
 def test_the_table():
-    text = table([Calibration(1, 0.006, 0.00011, 0.941), Calibration(64, 0.0633, 0.00046, 0.713)])
+    text = table([Calibration(1, 0.006, 0.00011, 0.941), Calibration(64, 0.0633, 0.00046, 0.713, workers=2)])
     assert [line.split() for line in text.splitlines()[1:]] == [
-        ["1", "+6.0", "+0.11", "94.1"],
-        ["64", "+63.3", "+0.46", "71.3"],
+        ["1", "+6.0", "+0.11", "94.1", "1"],
+        ["64", "+63.3", "+0.46", "71.3", "2"],
     ]

@@ -1,5 +1,6 @@
 """The steady part of a level is judged: no burst, nothing cut off at the end, the tokens that really came."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from support import FAULTY_SERVER
 
 import tuner
 from tuner.core import request_log
-from tuner.traffic.course import Limits
+from tuner.traffic.course import Limits, SharedCount
 from tuner.traffic.genai_bench import Bench, Load
 from tuner.traffic.prompt_file import Request
 from tuner.traffic.workload import Workload
@@ -29,7 +30,7 @@ def bench():
 def measured(bench, tmp_path):
     """Measure a level of a server with these knobs; returns its row, its file's content, and when tokens were sent."""
 
-    def measure(level, *knobs, tokens=20, seconds=5.0, window=request_log.STEADY, workers=0):
+    def measure(level, *knobs, tokens=20, seconds=5.0, window=request_log.STEADY, workers=1):
         folder = tmp_path / f"level-{level}-{window}"
         folder.mkdir()
         workload = Workload(requests=(Request([[{"role": "user", "content": "hello"}]], tokens),))
@@ -100,3 +101,16 @@ def test_workers_share_a_level(measured):
     assert batches["outcome"].tolist() == ["completed"] and batches["completed"].iloc[0] > 4
     assert len({(request.worker, request.user) for request in requests}) == 4
     assert sum(request.number == 1 for request in requests) == 4
+
+
+def test_each_place_of_the_workload_is_taken_once_by_whichever_worker():
+    places, reader_writer = SharedCount(), os.pipe()
+    for _ in range(4):
+        if os.fork() == 0:
+            for _ in range(100):
+                os.write(reader_writer[1], next(places).to_bytes(2, "big"))
+            os._exit(0)
+    ended = [os.wait()[1] for _ in range(4)]
+    taken = os.read(reader_writer[0], 1 << 16)
+    assert ended == [0] * 4
+    assert sorted(int.from_bytes(taken[at : at + 2], "big") for at in range(0, len(taken), 2)) == [*range(400)]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from tuner.batches.result_file import UNITS, Columns, Measured, claim_of, statistics, unit_of, usable
-from tuner.core.metrics import LATENCY_COLUMNS, PERCENTILES, WHOLE_FIRST, requests_needed, split
+from tuner.core.metrics import DRIFTED, LATENCY_COLUMNS, PERCENTILES, WHOLE_FIRST, requests_needed, split
 
 #: How far two numbers that should be equal may lie apart: 1 %.
 TOLERANCE = 0.01
@@ -155,7 +155,7 @@ def drifting(columns: Columns, _: Measured) -> Iterable[str]:
     error = math.sqrt(float(((means - means.mean() - slope * at) ** 2).sum()) / 8 / float(at @ at))
     change = 9 * slope / float(means.mean()) if means.mean() > 0 else 0.0
     if abs(change) > DRIFT and abs(slope) > T_OF_DRIFT * error:
-        yield f"e2e latency drifted by {change:+.0%} through the level: intervals are too narrow, measure longer"
+        yield f"e2e latency {DRIFTED}{change:+.0%} through the level: intervals are too narrow, measure longer"
 
 
 CHECKS: tuple[Callable[[Columns, Measured], Iterable[str]], ...] = (

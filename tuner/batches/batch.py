@@ -21,8 +21,8 @@ TEXTS = ("experiment", "engine", "model", "scenario", "iteration_type", "outcome
 COUNTS = ("requests", "completed", "errors")
 TIMES = ("started_at", "finished_at")
 THROUGHPUTS = ("output_throughput", "input_throughput", "total_throughput", "request_throughput")
-#: What is known of the load generator: the share of a core it used, and the seconds of TTFT and TPOT that are its own.
-CLIENT = ("client_cpu_share", "client_ttft", "client_tpot")
+#: Of the load generator: the share of a core that a process used, seconds of TTFT and TPOT that are its own, processes.
+CLIENT = ("client_cpu_share", "client_ttft", "client_tpot", "client_workers")
 #: The columns of `load_batches`, in their order.
 COLUMNS = (
     *("experiment", "trial", "engine", "model", "scenario", "iteration_type", "concurrency", "repeat"),

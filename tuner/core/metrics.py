@@ -6,6 +6,8 @@ from dataclasses import dataclass
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
 STATISTICS = ("mean", *PERCENTILES)
 SECONDS, SHARE = "s", "share"
+#: By these words a warning says that a latency changed through a level; by how much follows.
+DRIFTED = "drifted by "
 #: Units as tables show them: (text, so many of them are one of the unit's own).
 _IN_TABLES = {SHARE: ("%", 100.0), "ms": ("ms", 1000.0)}
 

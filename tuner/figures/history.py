@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tuner.core.metrics import column_name
+from tuner.core.metrics import DRIFTED, column_name
 from tuner.core.run_directory import COMPLETED
 from tuner.core.text import level_name
 from tuner.figures import style as look
@@ -68,11 +68,18 @@ def _add_batches(figure: go.Figure, rows: pd.DataFrame) -> None:
             orientation="h",
             name="completed" if done else "no result",
             marker={"color": colour, "line": {"color": "#333", "width": 1}, "pattern": {"shape": shape}},
+            text=[_drift(row)[0] for row in records],
             hovertext=[_batch_hover(row) for row in records],
             hoverinfo="text",
             showlegend=not chosen.empty,
         )
     figure.update_layout(barmode="overlay")
+
+
+def _drift(row: dict[Any, Any]) -> tuple[str, str]:
+    """By how much a level's latency drifted while it was measured, and all that is said of that; empty where not."""
+    warnings = [text for text in row["warnings"] if DRIFTED in text]
+    return (f"drift {warnings[0].split(DRIFTED)[1].split()[0]}", warnings[0]) if warnings else ("", "")
 
 
 def _batch_hover(row: dict[Any, Any]) -> str:
@@ -81,6 +88,7 @@ def _batch_hover(row: dict[Any, Any]) -> str:
         f"{row['started_at']:%Y-%m-%d %H:%M:%S} to {row['finished_at']:%H:%M:%S} UTC",
         look.wrapped(row["outcome"]),
         look.wrapped(row["reason"]) if isinstance(row["reason"], str) else "",
+        look.wrapped(_drift(row)[1]),
     )
 
 

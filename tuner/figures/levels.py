@@ -45,7 +45,7 @@ def throughput_vs_latency(
     figure = _points(judged, latency, judged["output_throughput"], titles, bounded)
     for constraint, line in look.thresholds(judged, slo, metric):
         if constraint.statistic == statistic:
-            figure.add_vline(x=constraint.threshold, **line)
+            figure.add_vline(x=constraint.threshold, annotation_position="top", **line)  # above the points' numbers
     return figure
 
 
@@ -204,9 +204,16 @@ def _facts(row: dict[Any, Any], bounded: Sequence[str]) -> str:
         *(_interval(row, column) for column in bounded),
         f"{row['completed']} completed, {row['errors']} failed",
         f"the mean of {runs} runs" if runs > 1 else "",
-        "" if own is None or pd.isna(own) else f"of the TTFT, {own * 1000:.1f} ms are the load generator's own",
+        ""
+        if own is None or pd.isna(own)
+        else f"of the TTFT, {own * 1000:.1f} ms are the load generator's own{_processes(row)}",
         look.start_line(row),
     )
+
+
+def _processes(row: dict[Any, Any]) -> str:
+    workers = row.get("client_workers", 1)
+    return f" ({workers:.0f} processes)" if workers > 1 else ""
 
 
 def _interval(row: dict[Any, Any], column: str) -> str:

@@ -17,8 +17,8 @@ from tuner.judging.scores import THROUGHPUT, Goal
 from tuner.judging.trials import attempts, gains, name_of, value_text, varied
 
 _STRIP = {"domain": [0, 0.09], "range": [0, 1], "visible": False, "fixedrange": True}
-_BEST = look.Look("nothing is better in both", "circle", look.LINES[0], 12)
-_DOMINATED = look.Look("another is better in both", "circle-open", "#8a949e", 8)
+_BEST = look.Look("no other is as good in both and better in one", "circle", look.LINES[0], 12)
+_DOMINATED = look.Look("another is as good in both and better in one", "circle-open", "#8a949e", 8)
 _BASELINE = look.Look("baseline", "square-open", "#000000", 18)
 _SHOWN = 12  # parameters of a hover label
 
@@ -45,7 +45,7 @@ def best_so_far(trials: pd.DataFrame, goal: Goal = THROUGHPUT) -> go.Figure:
 
 
 def pareto_front(trials: pd.DataFrame, goals: tuple[Goal, Goal]) -> go.Figure:
-    """Two objectives of each trial; those that no other beats in both are joined, the others pale.
+    """Two objectives of each trial; those are joined of which no other is as good in both and better in one.
 
     Args:
         trials: one row a trial, as from `load_trials`.

@@ -204,7 +204,10 @@ def _why_unknown(metric: str, sides: tuple[Estimate, Estimate]) -> str:
 def _decided(rows: pd.DataFrame, differences: list[Difference | None], sure: dict[str, float]) -> pd.DataFrame:
     """The rows with their intervals and verdicts."""
     bounds = [one.interval(sure[one.over]) if one else (math.nan, math.nan) for one in differences]
-    low, high = ([pair[side] for pair in bounds] for side in (0, 1))
+    low, high = (np.array([pair[side] for pair in bounds], np.float64) for side in (0, 1))
+    shares, before = rows["unit"].eq(SHARE).to_numpy(bool), rows["baseline"].to_numpy("float64", na_value=np.nan)
+    low = np.where(shares, np.fmax(low, -before), low)  # no share lies below 0 or above 1
+    high = np.where(shares, np.fmin(high, 1 - before), high)
     verdicts = [_verdict(row, 1 - sure[REQUESTS]) for row in rows.to_dict("records")]
     return _typed(rows.assign(low=low, high=high, verdict=verdicts))
 

@@ -9,9 +9,8 @@ and never less than independent requests would have.
   for the effective number of requests (Woodruff, 1952; Korn and Graubard, 1998).
 - throughput: Student's t of the ratio Σ tokens / Σ e2e latency, linearised (Cochran, Sampling Techniques, 6.4); of
   requests the same, each of which counts one. Beside it what the ends of the level leave open.
-- of both the wider of two: from blocks, and from the autocorrelation. By simulation (300 requests, 8 in flight, 30 % of
-  the variance remembered over so many times 8 requests) they hold the truth in 98 % (0), 93 % (1), 87 % (2), 77 % (4)
-  and 64 % (8): what drifts slower than a level lasts shows in longer levels or several runs alone.
+- of all the wider of two: from blocks, and from the autocorrelation. What they cover is in `docs/numbers.md`: what
+  drifts slower than a level lasts shows in longer levels or several runs alone.
 - error rate: Wilson's (1927), as of independent requests.
 """
 
@@ -107,27 +106,40 @@ def of_percentile(values: Floats, share: float, concurrency: int, confidence: fl
     if count < requests_needed(share, confidence):
         return _UNKNOWN
     ordered = np.sort(values)
-    parts = {share, *(steady for steady in _STEADY if steady < share)}
-    effective, freedom = min(_effective(values, ordered, part, concurrency) for part in parts)
-    if effective < requests_needed(share, confidence):
+    marks = [ordered[math.ceil(count * part) - 1] for part in {share, *(one for one in _STEADY if one < share)}]
+    parts = [(values <= mark).astype(np.float64) for mark in marks]
+    if count / max(_by_blocks(part, concurrency) for part in parts) < requests_needed(share, confidence):
         return _UNKNOWN
-    effective *= (special.ndtri((1 + confidence) / 2) / student(confidence, freedom)) ** 2
+    effective = min(_effective(part, concurrency, confidence) for part in parts)
     below, outside = share * effective, (1 - confidence) / 2
     low = special.betaincinv(below, effective - below + 1, outside)
     high = special.betaincinv(below + 1, effective - below, 1 - outside)
     return float(ordered[max(math.ceil(low * count) - 1, 0)]), float(ordered[min(math.floor(high * count), count - 1)])
 
 
-def _effective(values: Floats, ordered: Floats, share: float, concurrency: int) -> tuple[float, int]:
-    """(how many independent values would tell as much about a percentile, degrees of freedom of that)."""
-    below = (values <= ordered[math.ceil(len(values) * share) - 1]).astype(np.float64)
-    return len(values) / correlated(below, concurrency), _variance(below, concurrency)[1]
+def _effective(below: Floats, concurrency: int, confidence: float) -> float:
+    """How many independent values of which infinitely many are known would tell a share as well, by `_reach`."""
+    from scipy import special
+
+    surely, reach = float(special.ndtri((1 + confidence) / 2)), _reach(below, concurrency, confidence)
+    return len(below) * min(surely**2 * _independent(below) / reach**2, 1.0) if reach else float(len(below))
+
+
+def _by_blocks(values: Floats, concurrency: int) -> float:
+    """How many of the values tell as much as a single independent one (their design effect), 1 or more."""
+    independent = _independent(values)
+    return _variance(values, concurrency)[0] / independent if independent > 0 else 1.0
 
 
 def correlated(values: Floats, concurrency: int) -> float:
-    """How many of the values tell as much as a single independent one (their design effect), 1 or more."""
-    independent = float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
-    return _variance(values, concurrency)[0] / independent if independent > 0 else 1.0
+    """The same by the wider of both estimates."""
+    independent = _independent(values)
+    return max(variance / independent for variance, _ in _estimates(values, concurrency)) if independent > 0 else 1.0
+
+
+def _independent(values: Floats) -> float:
+    """The variance of the mean of the values, were they independent."""
+    return float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
 
 
 def wilson(successes: int, of: int, confidence: float = CONFIDENCE) -> Bounds:
@@ -162,8 +174,14 @@ def _of_mean(values: Floats, concurrency: int, confidence: float) -> Bounds:
 
 def _reach(values: Floats, concurrency: int, confidence: float) -> float:
     """How far the mean of correlated values may lie from the truth: the wider of two estimates, by Student's t."""
-    estimates = _variance(values, concurrency), _variance_by_autocorrelation(values)
-    return max(student(confidence, freedom) * math.sqrt(variance) for variance, freedom in estimates)
+    return max(
+        student(confidence, freedom) * math.sqrt(variance) for variance, freedom in _estimates(values, concurrency)
+    )
+
+
+def _estimates(values: Floats, concurrency: int) -> list[tuple[float, float]]:
+    """The two estimates of (variance of the mean of correlated values, its degrees of freedom)."""
+    return [_variance(values, concurrency), _variance_by_autocorrelation(values)]
 
 
 def _variance_by_autocorrelation(values: Floats) -> tuple[float, float]:

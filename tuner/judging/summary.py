@@ -273,6 +273,8 @@ def _of_best(summary: Summary, levels: pd.DataFrame, slo: SLO | None) -> list[st
     best = summary.best
     if best is None:
         return ["no level meets the SLO"]
+    if slo is None:
+        return [_best(summary, levels), f"Of {plural(best['completed'], 'completed request')}.", *_intervals(best, slo)]
     limit = _limit(_curve_of(best, levels).sort_values("concurrency"))
     return [_best(summary, levels), limit, _evidence(best), *_intervals(best, slo)]
 

@@ -255,7 +255,8 @@ class _Finding:
         against = f"{self.actual[row]:.4g}{self.constraint.unit} {'<' if self.constraint.sign < 0 else '>'} {limit}"
         implied = ", implied as the SLO names no error_rate" if self.constraint.implied else ""
         own = f", of which {self.share[row]:.2g} s may be the load generator's own" if self.near[row] else ""
-        return f"{name} {against} ({100 * self.ratio[row]:+.0f} %{implied}{own})"
+        form = "+.2g" if self.ratio[row] < 0.1 else "+.0f"  # a small excess is none of 0 %
+        return f"{name} {against} ({100 * self.ratio[row]:{form}} %{implied}{own})"
 
     def doubts(self, bounds: pd.DataFrame, confidence: float) -> Iterator[tuple[int, str]]:
         """The batches whose verdict the interval of the metric leaves open, each with that in words."""
@@ -291,8 +292,10 @@ def met(reading: Reading, limits: Mapping[str, float]) -> NDArray[np.bool_]:
 
 
 def _attainment(reading: Reading | None, limits: Mapping[str, float]) -> float:
-    """The share of all requests that met every limit; NaN where the file is gone or holds no individual requests."""
+    """The share of all requests that met every limit; NaN without the file, or a limited latency."""
     if reading is None or not reading.batch.requests or not reading.recomputed:
+        return np.nan
+    if reading.batch.completed and any(np.isnan(reading.latencies[latency]).all() for latency in limits):
         return np.nan
     return float(met(reading, limits).sum() / reading.batch.requests)
 

@@ -56,9 +56,9 @@ def _rank(name: str) -> int:
 
 
 def _merged(runs: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """What all runs of a side say, each value once."""
+    """What all runs of a side say, each value once, in an order that is not that of the runs."""
     each = list(runs)
-    return {name: " | ".join(dict.fromkeys(run.get(name, UNKNOWN) for run in each)) for name in chain(*each)}
+    return {name: " | ".join(sorted({run.get(name, UNKNOWN) for run in each})) for name in chain(*each)}
 
 
 def _facts(run: Run) -> dict[str, str]:

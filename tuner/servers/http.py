@@ -27,6 +27,7 @@ VERSION_PATHS = {
 }
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MODELS = "/v1/models"
+_CONTEXTS = ("max_model_len", "context_window", "context_length", "max_context_length")
 _REDIRECTS = 5  # followed at most
 _EMPTYING = 5.0  # seconds in which a server that is still busy can empty its prefix cache
 #: variables that name the certificates to trust, the first that is set counts
@@ -59,6 +60,7 @@ class Listing(NamedTuple):
 
     names: list[str]
     base_url: str
+    contexts: dict[str, int]  # most tokens of a request, of the models of which it says so
 
 
 def certificates(verify: str | None) -> str | None:
@@ -161,7 +163,9 @@ def models(http: httpx.Client) -> Listing:
         raise _no_answer(error, http) from None
     if not answer.is_success:
         raise _refused(answer, http)
-    return Listing(_names(answer), str(answer.url).partition("?")[0].removesuffix(_MODELS))
+    entries = _entries(answer)
+    contexts = {_name(entry): size for entry in entries if (size := _context(entry))}
+    return Listing(list(map(_name, entries)), str(answer.url).partition("?")[0].removesuffix(_MODELS), contexts)
 
 
 def _follow(http: httpx.Client) -> httpx.Response:
@@ -229,8 +233,8 @@ def _refused(answer: httpx.Response, http: httpx.Client) -> NotReady:
     return NotReady(f"has no list of models at {_MODELS} ({said})", has_no_list=True)
 
 
-def _names(answer: httpx.Response) -> list[str]:
-    """The models of a list: as OpenAI has it, or bare."""
+def _entries(answer: httpx.Response) -> list[Any]:
+    """What is said of each model, in a list as OpenAI has it, or bare."""
     try:
         said = answer.json()
     except ValueError:
@@ -238,16 +242,21 @@ def _names(answer: httpx.Response) -> list[str]:
         what = "a page for people" if "<" in answer.text[:200] else "no JSON"
         raise NotReady(f"answers {_MODELS} with {what} ({shorten(page, 100)})", has_no_list=True) from None
     entries = said if isinstance(said, list) else said.get("data") if isinstance(said, dict) else None
-    names = [_name(entry) for entry in entries] if isinstance(entries, list) else [""]
-    if not all(names):
+    if not isinstance(entries, list) or not all(map(_name, entries)):
         raise NotReady(f"answers {_MODELS} with a list that cannot be read", has_no_list=True)
-    if not names:
+    if not entries:
         raise NotReady(f"lists no model at {_MODELS}: load one there", "model_not_found", has_no_list=True)
-    return names
+    return entries
 
 
 def _name(entry: Any) -> str:
     return str(entry.get("id") or entry.get("name") or "") if isinstance(entry, dict) else str(entry or "")
+
+
+def _context(entry: Any) -> int | None:
+    """Most tokens of a request, prompt and output together, by the names that servers and gateways have for it."""
+    sizes = [entry.get(name) for name in _CONTEXTS] if isinstance(entry, dict) else []
+    return next((size for size in sizes if isinstance(size, int) and size > 0), None)
 
 
 def version(http: httpx.Client) -> str:

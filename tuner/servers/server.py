@@ -52,6 +52,8 @@ class Server(AbstractContextManager["Server", None]):
         )
         #: how requests are sent: vllm with `ignore_eos`, openai without
         self.api = "vllm"
+        #: most tokens of a request, prompt and output together, where it says so
+        self.context: int | None = None
         self._failure: Failure | None = None
         self._stop_wanted = stop or threading.Event()
 
@@ -141,10 +143,10 @@ class Server(AbstractContextManager["Server", None]):
         Raises:
             NotReady: the server does not serve it, or not yet.
         """
-        named = self.engine.named_model(self.spec)
+        named, contexts = self.engine.named_model(self.spec), dict[str, int]()
         try:
             with self.client() as http:
-                names, self.record.base_url = probe.models(http)
+                names, self.record.base_url, contexts = probe.models(http)
         except probe.NotReady as reason:
             if not (named and reason.has_no_list):
                 raise
@@ -153,6 +155,7 @@ class Server(AbstractContextManager["Server", None]):
         if named and not any(fnmatch.fnmatchcase(named, name) for name in [*names, *map(glob.escape, names)]):
             raise probe.NotReady(f"serves no model {named!r}; {suggest(named, names)}", "model_not_found")
         self.model_name = named or (self.model_name if self.model_name in names else names[0])
+        self.context = contexts.get(self.model_name)
 
     def _not_ready(self, reason: probe.NotReady, timeout: float) -> Failure:
         """Why we give up waiting, and what to do."""

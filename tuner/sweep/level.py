@@ -34,6 +34,11 @@ _log = logging.getLogger(__name__)
 _REDACTED = b"[redacted]"
 _LONGEST_REASON = 300
 ALL_ERRORS = "all_errors"
+#: a field of our requests that a server need not know, in words by which it refuses one
+_REFUSED_FIELD = re.compile(
+    r"(?i)(?=.*\b(?:un(?:supported|recognized|known|expected)|not (?:supported|permitted|allowed)|extra)\b)"
+    r".*?\b(max_tokens|stream_options|temperature)\b"
+)
 _MORE_TIME = "give a level more with max_seconds, or with extend_to"
 _TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", re.MULTILINE)
 _WARMUP_SECONDS = 30.0
@@ -58,7 +63,7 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
     """
     part = fresh_part(folder)
     level = load.limits.concurrency
-    client = _client_share(level) | {"prefix_cache_emptied": server.forget_prompts(), "api": load.api_backend}
+    client = _client_share(load) | {"prefix_cache_emptied": server.forget_prompts(), "api": load.api_backend}
     sidecar = Sidecar(scenario=load.scenario, concurrency=level, repeat=load.repeat, client=client)
     sidecar.started_at = to_text(now())
     sidecar.write(part)
@@ -174,12 +179,18 @@ def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interr
         (interrupted, "interrupted", "stopped by the user"),
         (ended.timed_out, "timeout", f"genai-bench had not ended after {ended.duration:.0f} s"),
         (request_log.COMPLETED in ends, COMPLETED, ""),
-        (request_log.FAILED in ends, ALL_ERRORS, words_of_failure(part)),
+        (request_log.FAILED in ends, ALL_ERRORS, _with_remedy(words_of_failure(part))),
         (bool(error := _client_error(part)), "client_failed", f"genai-bench failed within a request: {error}"),
         (ended.exit_code == 0, "timeout", f"no request finished in {ended.duration:.0f} s: {_MORE_TIME}"),
         (True, "client_failed", f"genai-bench ended with {ended.exit_code}: {_last_line(part / CLIENT_LOG)}"),
     )
     return next((outcome, reason) for fits, outcome, reason in cases if fits)
+
+
+def _with_remedy(words: str) -> str:
+    """A server's words, and the setting that leaves out what it refuses of a request's fields."""
+    refused = _REFUSED_FIELD.search(words)
+    return f"{words}; request_parameters: {{{refused[1]}: null}} leaves it out" if refused else words
 
 
 def _client_error(part: Path) -> str:
@@ -190,16 +201,18 @@ def _client_error(part: Path) -> str:
     return ""
 
 
-def _client_share(level: int) -> dict[str, object]:
-    """The load generator's own share of what it reads at this level, where this machine was calibrated."""
-    own = calibration.share_of_client(level)
-    return {"ttft": own.ttft, "tpot": own.tpot, "throughput": own.throughput} if own else {}
+def _client_share(load: Load) -> dict[str, Any]:
+    """The load generator's processes, and its own share of what they read at this level, where it was calibrated."""
+    own = calibration.share_of_client(load.limits.concurrency)
+    names = ("ttft", "tpot", "throughput") if own and own.workers == load.workers else ()
+    return {"workers": load.workers} | {name: getattr(own, name) for name in names}
 
 
-def _end(ended: Ended, client: dict[str, object]) -> dict[str, object]:
+def _end(ended: Ended, client: dict[str, Any]) -> dict[str, object]:
     """When and how a level's process ended, as the sidecar has it."""
     workload = {"workload": ended.workload} if ended.workload else {}
-    cpu = {} if ended.cpu_seconds is None else {"cpu_share": round(ended.cpu_seconds / ended.duration, 3)}
+    seconds = ended.duration * client["workers"]
+    cpu = {} if ended.cpu_seconds is None else {"cpu_share": round(ended.cpu_seconds / seconds, 3)}
     return {
         "started_at": to_text(ended.started_at),
         "finished_at": to_text(ended.finished_at),

@@ -162,7 +162,9 @@ class SweepSpec(ServeSpec):
     on_oom: Literal["skip_higher", "continue"] = Field(
         "skip_higher", description="after a level that ran out of memory: skip_higher or continue"
     )
-    client_workers: NonNegativeInt = Field(0, description="genai-bench's worker processes, where one is too slow")
+    client_workers: NonNegativeInt = Field(
+        0, description="processes of the load generator; 0: as many as tuner doctor --calibrate found a level to need"
+    )
     slo: dict[str, Any] | None = Field(None, description="the SLO: a YAML or JSON file, or its content")
     tokenizer: str | None = Field(
         None, description="tokenizer folder or hub id, to size prompts; by default the model's"
@@ -171,7 +173,7 @@ class SweepSpec(ServeSpec):
         None, description="vllm sends ignore_eos with each request, openai does not; by default what the server takes"
     )
     request_parameters: dict[str, Any] = Field(
-        {}, description="put into every request's body, such as {temperature: 0.7}"
+        {}, description="put into every request's body, such as {temperature: 0.7}; {max_tokens: null} leaves that out"
     )
     max_restarts: int = Field(2, ge=0, description="how often a server that died is started again")
     name: str = Field("sweep", description="a word in the run directory's name", min_length=1)

@@ -26,6 +26,7 @@ from tuner.sweep import level
 from tuner.sweep.level import Levels, Measurement, judged_level
 from tuner.sweep.limit import LimitSearch, excess, saturated
 from tuner.sweep.spec import AUTO, RANDOM, Spec, SweepSpec, base_of
+from tuner.traffic import calibration
 from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import Bench, Load
 from tuner.traffic.prompt_file import read_prompt_file
@@ -156,17 +157,17 @@ def with_workload(spec: AnySweep) -> AnySweep:
         if other := [before for before in names if "#" in before and before != name]:
             raise SpecError(f"prompts: {spec.prompts} is {name} and not {other[0]} any more; start a new run")
         names = [name]
-    _must_fit(spec, names)
+    _must_fit(spec, names, engines.find(spec.engine).context(spec), spec.engine)
     return spec.model_copy(update={"seed": seed, "scenarios": [f"{name}{spec.prefix or ''}" for name in names]})
 
 
-def _must_fit(spec: SweepSpec, scenarios: list[str]) -> None:
-    """Refuse requests longer than what the engine is told to take, where it is told."""
-    context, prefix = engines.find(spec.engine).context(spec), spec.prefix.tokens if spec.prefix else 0
+def _must_fit(spec: SweepSpec, scenarios: list[str], context: int | None, server: str) -> None:
+    """Refuse requests longer than what a server takes, where that is known."""
+    prefix = spec.prefix.tokens if spec.prefix else 0
     for scenario in scenarios:
         if context and prefix + most_tokens(scenario) > context:
             what = f"prefix: {prefix} tokens before those of {scenario}" if prefix else f"scenarios: {scenario}"
-            raise SpecError(f"{what} are more than the {context} that {spec.engine} takes for a request")
+            raise SpecError(f"{what} are more than the {context} that {server} takes for a request")
 
 
 def workload_of(spec: SweepSpec) -> Workload:
@@ -255,6 +256,8 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
         Bench(spec.api_key() or "", offline=offline, network=network) as bench,
         _Servers(spec, trial, stop.at_once) as servers,
     ):
+        if not engines.find(spec.engine).owned:
+            _must_fit(spec, spec.scenarios, servers.context, f"the server at {spec.base_url}")
         runner = _Runner(spec, levels, bench, servers, workload, stop.at_once)
         for load in _planned(spec, levels):
             if stop.is_set():
@@ -319,7 +322,7 @@ class _Runner:
                 enough=spec.enough_requests,
                 window=spec.window,
             ),
-            workers=spec.client_workers,
+            workers=spec.client_workers or calibration.processes_for(concurrency),
             repeat=repeat,
             request_parameters=({} if self.workload.keeps_cache else dict(engines_own)) | spec.request_parameters,
             workload=self.workload,
@@ -351,6 +354,11 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
 
     def __exit__(self, *_: object) -> None:
         self._running.close()
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a request, where the server says so."""
+        return self._server.context
 
     def alive(self) -> tuple[Server, bool]:
         """The server, in a state to be measured, and whether it has not been asked for since it was started.

@@ -5,12 +5,14 @@ its own share; it is kept per machine in the user's cache, and batches carry it.
 """
 
 import math
+import os
 import platform
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,6 +39,8 @@ TTFT, ITL, OUTPUTS = 0.1, 0.01, 50
 #: Requests that each of a level's users sends: a level takes some 6 s, the first one among many.
 ROUNDS = 10
 _MAX_SECONDS = 60.0
+#: The share of TTFT or TPOT from which on more processes are tried: 2 ms of the stub's TTFT.
+_MUCH = 0.02
 _WORKLOAD = Workload(requests=(Request([[{"role": "user", "content": "a " * 50}]], OUTPUTS),))
 
 
@@ -49,6 +53,7 @@ class Calibration(msgspec.Struct, frozen=True):
         tpot: seconds that the median TPOT is read too long.
         throughput: output tokens/s as measured, as a share of what the server's times allow.
         measured_at: UTC, with a `Z`.
+        workers: processes of the client's that the level has.
     """
 
     level: int
@@ -56,6 +61,12 @@ class Calibration(msgspec.Struct, frozen=True):
     tpot: float
     throughput: float
     measured_at: str = ""
+    workers: int = 1
+
+    @property
+    def excess(self) -> float:
+        """The larger of what TTFT and TPOT are read too long, as a share of the stub's."""
+        return max(self.ttft / TTFT, self.tpot / ITL)
 
 
 def calibrate(
@@ -77,7 +88,7 @@ def calibrate(
     measured = []
     with tempfile.TemporaryDirectory(prefix="tuner-calibration-") as name, _stub(Path(name)) as url, Bench() as bench:
         for level in dict.fromkeys(levels):
-            measured.append(_calibrate_level(bench, url, level, Path(name)))
+            measured.append(_with_enough_workers(partial(_calibrate_level, bench, url, level, Path(name))))
             _keep(measured[-1])
             progress(measured[-1])
     return measured
@@ -95,11 +106,18 @@ def share_of_client(level: int) -> Calibration | None:
     return _between(below[-1], above[0], level) if below and above else None
 
 
+def processes_for(level: int) -> int:
+    """The client's processes that a level needs on this machine; one where nobody has measured it."""
+    return own.workers if (own := share_of_client(level)) else 1
+
+
 def table(calibrations: Iterable[Calibration]) -> str:
     """The calibrations as text for a person, one line a level, under a line of headers."""
-    lines = [f"{'level':>5}  {'TTFT (ms)':>10}  {'TPOT (ms)':>10}  {'throughput (%)':>14}"]
+    lines = [f"{'level':>5}  {'TTFT (ms)':>10}  {'TPOT (ms)':>10}  {'throughput (%)':>14}  {'processes':>9}"]
     for each in calibrations:
-        shares = f"{each.ttft * 1000:>+10.1f}  {each.tpot * 1000:>+10.2f}  {each.throughput * 100:>14.1f}"
+        shares = (
+            f"{each.ttft * 1000:>+10.1f}  {each.tpot * 1000:>+10.2f}  {each.throughput * 100:>14.1f}  {each.workers:>9}"
+        )
         lines.append(f"{each.level:>5}  {shares}")
     return "\n".join(lines)
 
@@ -115,10 +133,20 @@ def _stub(folder: Path) -> Iterator[str]:
         yield said.split()[-1]
 
 
-def _calibrate_level(bench: Bench, url: str, level: int, folder: Path) -> Calibration:
+def _with_enough_workers(measure: Callable[[int], Calibration]) -> Calibration:
+    """Twice as many processes while a level is read too long and there are cores for them; the best number of them."""
+    best, workers = measure(1), 1
+    most = min(len(os.sched_getaffinity(0)), best.level)
+    while best.excess > _MUCH and workers < most:
+        workers = min(2 * workers, most)
+        best = min(best, measure(workers), key=lambda each: each.excess)
+    return best
+
+
+def _calibrate_level(bench: Bench, url: str, level: int, folder: Path, workers: int) -> Calibration:
     import httpx
 
-    place = folder / f"level-{level}"
+    place = folder / f"level-{level}-{workers}"
     place.mkdir()
     load = Load(
         base_url=url,
@@ -126,6 +154,7 @@ def _calibrate_level(bench: Bench, url: str, level: int, folder: Path) -> Calibr
         scenario=f"D(100,{OUTPUTS})",
         workload=_WORKLOAD,
         limits=Limits(level, _MAX_SECONDS, level * ROUNDS),
+        workers=workers,
     )
     bench.run(load, place, threading.Event())
     measured = _numbers(place, level)
@@ -137,6 +166,7 @@ def _calibrate_level(bench: Bench, url: str, level: int, folder: Path) -> Calibr
         tpot=max(measured.latencies["tpot_p50"] - sent["tpot"], 0.0),
         throughput=measured.output_throughput / ideal,
         measured_at=to_text(now()),
+        workers=workers,
     )
 
 
@@ -156,12 +186,13 @@ def _between(low: Calibration, high: Calibration, level: int) -> Calibration:
     share = math.log(level / low.level) / math.log(high.level / low.level)
     names = ("ttft", "tpot", "throughput")
     mean = {name: (1 - share) * getattr(low, name) + share * getattr(high, name) for name in names}
-    return Calibration(level, **mean, measured_at=min(low.measured_at, high.measured_at))
+    return Calibration(level, **mean, measured_at=min(low.measured_at, high.measured_at), workers=high.workers)
 
 
 def _file() -> Path:
-    """Where this machine's calibrations are kept: another machine, or another genai-bench, has its own."""
-    machine = f"{platform.node()}-{psutil.cpu_count()}-cpus-genai-bench-{version('genai-bench')}"
+    """Where this machine's calibrations are kept: another machine, or another version, has its own."""
+    versions = f"genai-bench-{version('genai-bench')}-tuner-{version('tuner')}"
+    machine = f"{platform.node()}-{psutil.cpu_count()}-cpus-{versions}"
     return cache_folder("calibration") / f"{safe_name(machine)}.json"
 
 

@@ -4,10 +4,11 @@ A level begins when every user has finished its first request, which all sent at
 were sent inside the window count, and may finish after it while the others keep up the load.
 """
 
+import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -59,6 +60,18 @@ class Spool:
         added = os.pread(self._file.fileno(), os.fstat(self._file.fileno()).st_size - self._read, self._read)
         self._read += len(added)
         self.requests += map(decode_request, added.splitlines())
+
+
+class SharedCount(Iterator[int]):
+    """0, 1, 2 …: each number once, in whichever of the forked workers it is asked for."""
+
+    def __init__(self) -> None:
+        self._next = multiprocessing.Value("Q")
+
+    def __next__(self) -> int:
+        with self._next.get_lock():
+            self._next.value += 1
+            return int(self._next.value) - 1
 
 
 class Course:

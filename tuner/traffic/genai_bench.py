@@ -41,7 +41,7 @@ class Load:
     scenario: str
     workload: Workload
     limits: Limits
-    workers: int = 0
+    workers: int = 1  # processes that share the level's users; one needs no others
     repeat: int = 1  # which measurement of this level it is
     api_backend: str = "vllm"  # the OpenAI API with `ignore_eos`, so that output lengths hold
     request_parameters: dict[str, Any] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Load:
             "experiment-folder-name": folder.name,
             "log-dir": folder,
         }
-        if self.workers:
+        if self.workers > 1:
             options |= {"num-workers": self.workers, "master-port": _free_port()}
         return [text for name, value in options.items() for text in (f"--{name}", str(value))]
 

@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import importlib
 import json
+import multiprocessing
 import os
 import resource
 import select
@@ -109,16 +110,17 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
     """Run `genai-bench benchmark` in this process, with our users and our limits; 0 where it ended well."""
     import gevent
     import msgspec
+    import urllib3.connection
     from genai_bench.cli.validation import API_BACKEND_USER_MAP
 
     from tuner.core.request_log import REQUESTS_FILE
-    from tuner.traffic.course import Course, Limits, Spool
+    from tuner.traffic.course import Course, Limits, SharedCount, Spool
     from tuner.traffic.tokenizer import load_tokenizer
-    from tuner.traffic.user import User, fill_collector, stop_users
+    from tuner.traffic.user import User, can_read, fill_collector, stop_users
     from tuner.traffic.workload import read_workload
 
     class LevelUser(User):
-        key, workers, spool = request["key"], max(request["workers"], 1), Spool()
+        key, workers, spool, places = request["key"], request["workers"], Spool(), SharedCount()
         workload = read_workload(Path(request["folder"]))
 
     gevent.reinit()
@@ -131,6 +133,7 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
         fill_collector(environment, course.requests())
         return round(seconds)
 
+    urllib3.connection.wait_for_read = can_read  # type: ignore[attr-defined]
     cli.manage_run_time = run
     cli.validate_tokenizer = lambda name: load_tokenizer(name) if name else None
     cli.gevent = types.SimpleNamespace(sleep=lambda _: sys.exit(0))  # the pause after its file: the rest is for people
@@ -140,6 +143,9 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
         return end.code if isinstance(end.code, int) else 1
     finally:
         course.write(Path(request["folder"]) / REQUESTS_FILE, request["scenario"])
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            worker.join()  # so that its processor time counts
     return 0
 
 

@@ -1,7 +1,7 @@
 """A server with exactly known times, to measure the load generator with (`python -m tuner.traffic.stub`).
 
 OpenAI-compatible and streaming, on loopback, with the standard library alone. The first token of an answer is due
-`ttft` seconds after the request was read, each further one `itl` seconds later; every token has its own deadline, so
+`ttft` seconds after the request had arrived, each further one `itl` seconds later; every token has its own deadline, so
 that lateness does not add up. It prints `listening on http://127.0.0.1:PORT` when it is ready.
 """
 
@@ -9,14 +9,30 @@ import argparse
 import asyncio
 import contextlib
 import json
+import re
+import selectors
 import sys
+import time
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 MODEL = "stub"
 _PROMPT_TOKENS = 100
 _JSON, _STREAM = "application/json", "text/event-stream\r\ntransfer-encoding: chunked"
+
+
+class _Selector(selectors.DefaultSelector):
+    """Knows since when the requests that are read one after the other have been there at the latest."""
+
+    woken = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        """Wait for what comes."""
+        found = super().select(timeout)
+        self.woken = time.monotonic()
+        return found
 
 
 @dataclass
@@ -30,53 +46,74 @@ class Stub:
 
     ttft: float
     itl: float
+    selector: _Selector = field(default_factory=_Selector)
     served: list[tuple[float, float]] = field(default_factory=list)  # TTFT and TPOT in seconds, as they were sent
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the requests of one connection."""
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, TimeoutError):
-            while not writer.is_closing():
-                await self._answer(*await _request(reader), writer)
-                await writer.drain()
-        writer.close()
-
-    async def _answer(self, path: str, body: bytes, writer: asyncio.StreamWriter) -> None:
-        if path == "/v1/chat/completions":
-            await self._stream(int(json.loads(body).get("max_tokens") or 16), writer)
-        else:
-            models = {"data": [{"id": MODEL, "object": "model"}], "object": "list"}
-            _write_json(writer, self._report() if path == "/served" else models)
-
-    def _report(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """The medians of what was sent since the last report, in seconds."""
         served, self.served = self.served, []
         ttft, tpot = (median(times) for times in zip(*served, strict=True)) if served else (None, None)
         return {"requests": len(served), "ttft": ttft, "tpot": tpot}
 
-    async def _stream(self, tokens: int, writer: asyncio.StreamWriter) -> None:
-        """One answer, each token at its deadline."""
-        clock = asyncio.get_running_loop().time
-        start = clock()
-        writer.write(f"HTTP/1.1 200 OK\r\ncontent-type: {_STREAM}\r\n\r\n".encode())
-        sent = []
-        for number in range(tokens):
-            await asyncio.sleep(start + self.ttft + number * self.itl - clock())
-            writer.write(_TOKEN)
-            sent.append(clock())
-        writer.write(_last_words(tokens))
-        self.served.append((sent[0] - start, (sent[-1] - sent[0]) / max(tokens - 1, 1)))
+
+class _Connection(asyncio.Protocol):
+    """One connection, which has one request at a time; without coroutines, whose switches would cost half of it."""
+
+    def __init__(self, stub: Stub) -> None:
+        self._stub, self._loop = stub, asyncio.get_running_loop()
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Write to `transport`."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer once the request is whole."""
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        if not end or len(body) < (int(length[1]) if length else 0):
+            return
+        self._received = b""
+        path = head.split(b" ", 2)[1]
+        if path == b"/v1/chat/completions":
+            self._begin(_tokens(json.loads(body)))
+        else:
+            models = {"data": [{"id": MODEL, "object": "model"}], "object": "list"}
+            self._transport.write(_json(self._stub.report() if path == b"/served" else models))
+
+    def _begin(self, tokens: int) -> None:
+        self._arrived, self._tokens, self._sent = self._stub.selector.woken, tokens, 0
+        self._transport.write(_HEAD)
+        self._loop.call_at(self._arrived + self._stub.ttft, self._send)
+
+    def _send(self) -> None:
+        """Send the token that is due; asyncio's clock is the monotonic one."""
+        if self._transport.is_closing():
+            return
+        self._transport.write(_TOKEN)
+        self._sent, sent_at = self._sent + 1, time.monotonic()
+        if self._sent == 1:
+            self._first = sent_at
+        if self._sent < self._tokens:
+            self._loop.call_at(self._arrived + self._stub.ttft + self._sent * self._stub.itl, self._send)
+        else:
+            self._transport.write(_last_words(self._tokens))
+            tpot = (sent_at - self._first) / max(self._tokens - 1, 1)
+            self._stub.served.append((self._first - self._arrived, tpot))
 
 
-async def _request(reader: asyncio.StreamReader) -> tuple[str, bytes]:
-    """The path and the body of the next request."""
-    first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
-    headers = dict(line.split(":", 1) for line in rest if ":" in line)
-    return first.split(" ")[1], await reader.readexactly(int(headers.get("content-length", 0)))
+_LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+_HEAD = f"HTTP/1.1 200 OK\r\ncontent-type: {_STREAM}\r\n\r\n".encode()
 
 
-def _write_json(writer: asyncio.StreamWriter, content: Any) -> None:
+def _tokens(body: dict[str, Any]) -> int:
+    return int(body.get("max_tokens") or body.get("max_completion_tokens") or 16)
+
+
+def _json(content: Any) -> bytes:
     body = json.dumps(content).encode()
-    writer.write(f"HTTP/1.1 200 OK\r\ncontent-type: {_JSON}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+    return f"HTTP/1.1 200 OK\r\ncontent-type: {_JSON}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
 
 
 def _event(content: str) -> bytes:
@@ -99,7 +136,8 @@ def _last_words(tokens: int) -> bytes:
 
 
 async def _serve(stub: Stub) -> None:
-    listener = await asyncio.start_server(stub.connected, "127.0.0.1", 0, backlog=1024)
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(lambda: _Connection(stub), "127.0.0.1", 0, backlog=1024)
     sys.stdout.write(f"listening on http://127.0.0.1:{listener.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
     await listener.serve_forever()
@@ -111,8 +149,10 @@ def main() -> None:
     parser.add_argument("--ttft", type=float, default=0.1, help="seconds to the first token")
     parser.add_argument("--itl", type=float, default=0.01, help="seconds between tokens")
     times = parser.parse_args()
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(Stub(times.ttft, times.itl)))
+    stub = Stub(times.ttft, times.itl)
+    loop = partial(asyncio.SelectorEventLoop, stub.selector)
+    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(_serve(stub))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Imported in the host process alone, since genai-bench patches the standard libra
 import http.client
 import itertools
 import json
+import select
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import urllib3
 from genai_bench.metrics.request_metrics_collector import RequestMetricsCollector
 from genai_bench.protocol import UserChatResponse
 from genai_bench.user.openai_user import OpenAIUser
+from gevent.monkey import get_original
 from locust.runners import STATE_STOPPED, LocalRunner, WorkerRunner
 
 from tuner.core.request_log import COMPLETED, FAILED, IN_FLIGHT, SentRequest
@@ -43,7 +45,7 @@ class User(OpenAIUser):  # type: ignore[misc]
     workload: ClassVar[list[Request]]  # in the order of sending
     workers: ClassVar[int]  # processes that share the level's users
     spool: ClassVar[Spool]
-    _order: ClassVar[Iterator[int]] = itertools.count()
+    places: ClassVar[Iterator[int]]  # in the workload, each for one of the users
     _users: ClassVar[Iterator[int]] = itertools.count(1)
 
     def on_start(self) -> None:
@@ -60,8 +62,7 @@ class User(OpenAIUser):  # type: ignore[misc]
 
     def chat(self) -> None:
         """Send the next request of the workload, turn by turn, each with the answers so far."""
-        place = next(self._order) * self.workers + self._worker  # in turn with the other workers
-        request = self.workload[place % len(self.workload)]
+        request = self.workload[next(self.places) % len(self.workload)]
         messages: list[dict[str, Any]] = []
         for turn, new_messages in enumerate(request.turns, 1):
             messages += new_messages
@@ -81,7 +82,8 @@ class User(OpenAIUser):  # type: ignore[misc]
             "stream_options": {"include_usage": True},
         }
         fixed = {"ignore_eos": request.fixed} if self.api_backend in {"vllm", "sglang"} else {}
-        return payload | ({} if request.max_tokens is None else {"max_tokens": request.max_tokens}) | fixed | more
+        sent = payload | {"max_tokens": request.max_tokens} | fixed | more
+        return {name: value for name, value in sent.items() if value is not None}
 
     def _exchange(self, payload: dict[str, Any], turn: int) -> Answer:
         """Send one request, read its answer, and write its line, whatever happens."""
@@ -160,6 +162,13 @@ def stop_users(runner: Any) -> None:
         runner.state = STATE_STOPPED
     else:
         runner.stop()
+
+
+def can_read(sock: Any, timeout: float | None = None) -> bool:
+    """What urllib3 asks of a kept connection before it sends; gevent's own way would let all other users go first."""
+    poll = get_original("select", "poll")()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(timeout and timeout * 1000))
 
 
 def fill_collector(environment: Any, requests: list[SentRequest]) -> None:

@@ -7,13 +7,16 @@ from typing import Any
 
 from tuner.batches.other_tools import values
 from tuner.batches.other_tools.values import at, count, entries, number, text
-from tuner.batches.result_file import Damage, Origin, Request
+from tuner.batches.result_file import Damage, Origin, Request, Scalar
 
 TOOL = "AIPerf"
 #: How the two files are named: `--profile-export-prefix NAME` makes them `NAME.jsonl` and `NAME.json`.
 SUMMARY, RECORDS = "_aiperf.json", ".jsonl"
 #: What else of JSON it puts beside them.
 OTHER_FILES = ("inputs.json", "run_config.json", "phase_manifest.json")
+#: The kind of error of a request that it was told to cancel.
+CANCELLED = "RequestCancellationError"
+CANCELLING = "request_cancellation_rate"
 #: What stands in each line of the single requests; the phase is a `benchmark_phase`, in 2025 a `credit_phase`.
 RECORD_MARKS = (b'"x_request_id"', b'_phase":', b'"metrics":')
 PHASES = ("benchmark_phase", "credit_phase")
@@ -83,7 +86,9 @@ def _summary(records: Path) -> Any:
     return None if isinstance(document, Damage) else document
 
 
-def _batch(summary: Any, lines: list[Any]) -> values.ToolBatch:
+def _batch(summary: Any, every: list[Any]) -> values.ToolBatch:
+    lines = [line for line in every if not _is_cancelled(line)]
+    cancelled = len(every) - len(lines) if every else _cancelled(summary)
     metrics, config = at(summary, "records") or summary, _configuration(at(summary, "input_config"))
     recounted = _recounted(lines)
     version = text(summary, "aiperf_version") or ("" if summary is None else "of 2025")
@@ -93,7 +98,13 @@ def _batch(summary: Any, lines: list[Any]) -> values.ToolBatch:
         model=config.model,
         started_at=values.instant(first) or text(summary, "start_time"),
         finished_at=values.instant(last) or text(summary, "end_time"),
-        notes=[f"written by {TOOL} {version}".rstrip() + f": {SAME}", config.note, recounted, _incomplete(summary)],
+        notes=[f"written by {TOOL} {version}".rstrip() + f": {SAME}", config.note, recounted, _incomplete(summary)]
+        + (
+            [f"{cancelled} requests that {TOOL} cancelled count neither as completed nor as failed"]
+            if cancelled
+            else []
+        ),
+        settings=config.settings,
     )
     return values.ToolBatch(
         origin,
@@ -101,15 +112,19 @@ def _batch(summary: Any, lines: list[Any]) -> values.ToolBatch:
         config.level,
         number(metrics, "benchmark_duration", "avg") or (last - first if first and last else None),
         list(map(_request, lines)),
-        _claims(metrics, bool(recounted)),
+        _claims(metrics, cancelled, bool(recounted)),
         _statistics(metrics, bool(recounted)),
     )
 
 
+def _is_cancelled(line: Any) -> bool:
+    """Whether AIPerf itself gave a request up, as it was told to: no error of the server's."""
+    return text(line, "error", "type") == CANCELLED or at(line, "metadata", "was_cancelled") is True
+
+
 def _request(line: Any) -> Request:
-    error = at(line, "error")
-    if error or at(line, "metadata", "was_cancelled") is True:
-        return values.failure(at(error, "message") or "cancelled", at(error, "code") or text(error, "type"))
+    if error := at(line, "error"):
+        return values.failure(at(error, "message"), at(error, "code") or text(error, "type"))
     metrics = (_metric(at(line, "metrics"), name) for name in ("ttft", "e2e_latency"))
     ttft, latency = (number(metric, "value", unit=_unit(metric)) for metric in metrics)
     return values.completion(ttft, latency, _tokens(line, INPUTS), _tokens(line, OUTPUTS))
@@ -145,23 +160,26 @@ def _recounted(lines: list[Any]) -> str:
 
 @dataclass(frozen=True)
 class Configuration:
-    """What AIPerf was to do: model, workload, the concurrency that was held, and what must be said of it."""
+    """What AIPerf was to do: model, workload, the concurrency that was held, what must be said of it, and settings."""
 
     model: str
     scenario: str
     level: int | None
     note: str
+    settings: dict[str, Scalar]
 
 
 def _configuration(config: Any) -> Configuration:
     """From `input_config`, whose form of 2025 names the command line's options."""
     if at(config, "endpoint", "model_names") or at(config, "loadgen"):
         model = (entries(config, "endpoint", "model_names") or [None])[0]
-        prompts, load = at(config, "input", "prompt"), at(config, "loadgen")
+        data, load = at(config, "input"), at(config, "loadgen")
+        prompts = at(data, "prompt")
         lengths, rate = [at(prompts, f"{what}_tokens") for what in ("input", "output")], number(load, "request_rate")
     else:
         model = at((entries(config, "models", "items") or [None])[0], "name")
-        prompts = at((entries(config, "datasets") or [None])[0], "prompts")
+        data = (entries(config, "datasets") or [None])[0]
+        prompts = at(data, "prompts")
         phases = entries(config, "phases")
         load = next((phase for phase in phases if (text(phase, "kind") or text(phase, "name")) == "profiling"), None)
         lengths, rate = [at(prompts, what) for what in ("isl", "osl")], number(load, "rate")
@@ -169,7 +187,9 @@ def _configuration(config: Any) -> Configuration:
     level = count(load, "concurrency")
     unknown = "" if level else f"no …{SUMMARY} names the concurrency: the level is unknown"
     note = unknown if rate is None else values.rate_note(f"{rate:g}", level)
-    return Configuration(text(model), values.scenario(inputs, outputs), level, note)
+    lengths_asked = values.lengths(inputs, outputs) | {"request_rate": rate, "cancellation": number(load, CANCELLING)}
+    settings = values.settings(data, bool) | values.settings(lengths_asked, bool)
+    return Configuration(text(model), values.scenario(inputs, outputs), level, note, settings)
 
 
 def _times(lines: list[Any], metrics: Any) -> values.Spread:
@@ -192,8 +212,15 @@ def _incomplete(summary: Any) -> str:
     return f"the run was cut short: {text(summary, 'incomplete_reason') or 'cancelled'}"
 
 
-def _claims(metrics: Any, recounted: bool) -> values.Claims:
+def _cancelled(summary: Any) -> int:
+    """How many of the errors that a summary counts are AIPerf's own cancellations."""
+    kinds = entries(summary, "error_summary")
+    return sum(count(kind, "count") or 0 for kind in kinds if text(kind, "error_details", "type") == CANCELLED)
+
+
+def _claims(metrics: Any, cancelled: int, recounted: bool) -> values.Claims:
     done, errors = (count(metrics, name, "avg") for name in ("request_count", "error_request_count"))
+    errors = max(errors - cancelled, 0) if errors else errors
     throughputs = [] if recounted else [number(metrics, name, "avg") for name in THROUGHPUTS]
     return values.claims_of(done, errors or (0 if done is not None else None), throughputs)
 

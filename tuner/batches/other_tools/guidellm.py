@@ -8,7 +8,7 @@ from typing import Any
 
 from tuner.batches.other_tools import values
 from tuner.batches.other_tools.values import at, count, entries, number, text
-from tuner.batches.result_file import Damage, Origin, Request
+from tuner.batches.result_file import Damage, Origin, Request, Scalar
 
 TOOL = "GuideLLM"
 #: Its names of our latencies, and how many of its unit are a second.
@@ -51,10 +51,11 @@ def convert(document: Any) -> list[values.ToolBatch | Damage]:
     """The batches of one report."""
     version = text(document, "metadata", "guidellm_version") or EARLY
     data = at(document, "config", "spec", "data") or at(document, "args", "data")
-    return [_benchmark(benchmark, data, version) for benchmark in entries(document, "benchmarks")]
+    model = text(document, "args", "model")
+    return [_benchmark(benchmark, data, version, model) for benchmark in entries(document, "benchmarks")]
 
 
-def _benchmark(benchmark: Any, data: Any, version: str) -> values.ToolBatch | Damage:
+def _benchmark(benchmark: Any, data: Any, version: str, model: str) -> values.ToolBatch | Damage:
     metrics = at(benchmark, "metrics")
     if metrics is None:
         return Damage("unreadable", TOO_OLD)
@@ -67,7 +68,9 @@ def _benchmark(benchmark: Any, data: Any, version: str) -> values.ToolBatch | Da
     if not requests:
         window = Window.of(benchmark, [])
     strategies = (at(benchmark, place, "strategy") for place in ("config", "scheduler", "args"))  # of several versions
-    level, rate = level_of(next(filter(None, strategies), None))
+    strategy = next(filter(None, strategies), None)
+    level, rate = level_of(strategy)
+    asked = _asked(data or at(benchmark, "request_loader", "data"))
     names = () if requests else THROUGHPUTS  # its means weigh by time: only where nothing else is there
     notes = [
         f"written by {TOOL} {version}: {RECOMPUTED if requests else CLAIMED}; {THROUGHPUT}",
@@ -77,8 +80,8 @@ def _benchmark(benchmark: Any, data: Any, version: str) -> values.ToolBatch | Da
         f"the file keeps only {len(inside)} of its requests" if inside and not requests else "",
     ]
     return values.ToolBatch(
-        _origin(benchmark, window, notes),
-        _scenario(data or at(benchmark, "request_loader", "data")),
+        _origin(benchmark, window, notes, _settings(asked, strategy), model),
+        _scenario(asked),
         level,
         window.divisor(inside if requests else []),
         requests,
@@ -165,15 +168,21 @@ def _span(entry: Any) -> Span | None:
     return None if begin is None else (begin, max(begin, end or begin))  # a failed one may have no end
 
 
-def _origin(benchmark: Any, window: Window, notes: list[str]) -> Origin:
+def _settings(asked: Any, strategy: Any) -> dict[str, Scalar]:
+    """What tells one workload from another: lengths or the data set, and how requests came."""
+    return values.settings(asked, bool) | values.settings(strategy, {"type_", "rate"}.__contains__)
+
+
+def _origin(benchmark: Any, window: Window, notes: list[str], settings: dict[str, Scalar], model: str) -> Origin:
     backend = at(benchmark, "config", "backend") or at(benchmark, "backend") or at(benchmark, "worker")
     return Origin(
         TOOL,
         engine="vllm" if text(backend, "kind").startswith("vllm") else "",
-        model=text(backend, "model") or text(backend, "backend_model"),
+        model=text(backend, "model") or text(backend, "backend_model") or model,
         started_at=values.instant(window.begin),
         finished_at=values.instant(window.end),
         notes=notes,
+        settings=settings,
     )
 
 
@@ -210,10 +219,14 @@ def _statistics(summary: Any, unit: float) -> dict[str, float | None]:
     return percentiles | {"mean": number(summary, "mean", unit=unit)}
 
 
-def _scenario(data: Any) -> str:
-    """What was asked for: the lengths of synthetic prompts, `dataset` for all others."""
+def _asked(data: Any) -> Any:
+    """What was asked for, as an object: lengths of synthetic prompts, or the `data` set's name."""
     first = data if isinstance(data, str) else (entries(data) or [None])[0]
-    asked = _described(first) if isinstance(first, str) else first
+    return (_described(first) or {"data": first}) if isinstance(first, str) else first
+
+
+def _scenario(asked: Any) -> str:
+    """The lengths of synthetic prompts, `dataset` for all others."""
     inputs, outputs = (
         (number(asked, f"{what}_tokens"), number(asked, f"{what}_tokens_stdev")) for what in ("prompt", "output")
     )

@@ -127,6 +127,12 @@ def settings(value: Any, is_setting: Callable[[str], object]) -> dict[str, Scala
     }
 
 
+def lengths(inputs: Spread, outputs: Spread) -> dict[str, float | None]:
+    """Tokens that were asked for, by the names of settings."""
+    each = zip(("prompt_tokens", "output_tokens"), (inputs, outputs), strict=True)
+    return {f"{name}{part}": value for name, spread in each for part, value in zip(("", "_stdev"), spread, strict=True)}
+
+
 def completion(ttft: float | None, latency: float | None, inputs: float | None, outputs: float | None) -> Request:
     """A request that completed; TPOT = (latency − TTFT) / (output tokens − 1), None for less than two tokens."""
     tpot = None
