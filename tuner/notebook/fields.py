@@ -39,13 +39,7 @@ def button(name: str, icon: str, act: Callable[[], None], **more: Any) -> widget
 
 
 class Field:
-    """One parameter: its input, and below it what it means, or what is wrong with it.
-
-    Args:
-        entry: the input, or what holds several.
-        meaning: in a few words.
-        inputs: those that `entry` holds.
-    """
+    """One parameter: its input, and below it what it means, or what is wrong with it."""
 
     def __init__(self, entry: widgets.Widget, meaning: str = "", inputs: Sequence[widgets.Widget] = ()) -> None:
         self._entry, self._meaning, self._note = entry, meaning, widgets.HTML()
@@ -108,13 +102,7 @@ def tick_field(name: str, value: Any, meaning: str) -> Field:
 
 
 class SpaceField(Field):
-    """What a search may try: lines of YAML, which one of the engine's presets can fill in.
-
-    Args:
-        name: of the parameter.
-        value: a space, or a preset's name.
-        meaning: in a few words.
-    """
+    """What a search may try: lines of YAML, which one of the engine's presets can fill in."""
 
     def __init__(self, name: str, value: Any, meaning: str) -> None:
         self._area = widgets.Textarea(as_lines(value), rows=6, continuous_update=False, **labelled(name))
@@ -139,13 +127,7 @@ class SpaceField(Field):
 
 
 class GPUsField(Field):
-    """Which GPUs, ticked; or how many, where none is ticked.
-
-    Args:
-        name: of the parameter.
-        value: indices or a number.
-        meaning: in a few words.
-    """
+    """Which GPUs, ticked; or how many, where none is ticked."""
 
     def __init__(self, name: str, value: Any, meaning: str) -> None:
         ticked = value if isinstance(value, list) else []
@@ -167,13 +149,7 @@ class GPUsField(Field):
 
 
 class ParametersField(Field):
-    """An engine's parameters: an input for each that it is known to take, and one for all others.
-
-    Args:
-        name: of the parameter.
-        values: by name.
-        meaning: in a few words.
-    """
+    """An engine's parameters: an input for each that it is known to take, and one for all others."""
 
     def __init__(self, name: str, values: Mapping[str, Any], meaning: str) -> None:
         self._values = dict(values)
@@ -187,12 +163,7 @@ class ParametersField(Field):
         super().__init__(self._fold, meaning, [self._others])
 
     def offer(self, known: Mapping[str, Parameter], *, complete: bool) -> None:
-        """Show inputs for the parameters of another engine; what is filled in stays.
-
-        Args:
-            known: its parameters.
-            complete: there are no others.
-        """
+        """Show inputs for the parameters of another engine; what is filled in stays."""
         self._known = known
         self._inputs = {name: self._input(name, parameter) for name, parameter in known.items()}
         self._hear(*self._inputs.values())

@@ -56,13 +56,7 @@ _INSTEAD = {"rates": "levels", "prompts": "scenarios"}
 
 
 class Form(Generic[Spec]):
-    """Fields for a spec's parameters, in cards; those that no card names are folded away below.
-
-    Args:
-        kind: the spec.
-        sections: the cards.
-        initial: values of parameters.
-    """
+    """Fields for a spec's parameters, in cards; those that no card names are folded away below."""
 
     def __init__(self, kind: type[Spec], sections: Sequence[Section], initial: Mapping[str, Any]) -> None:
         self._kind, self._initial = kind, dict(initial)

@@ -35,14 +35,7 @@ async def draw(output: widgets.Output, figure: Any) -> None:
 
 
 class Panel(Generic[Spec]):
-    """A form, what it comes to, a button that starts something and one that stops it, a status, and results.
-
-    Args:
-        form: what can be filled in.
-        starts: what the first button says.
-        beside: what stands beside the buttons.
-        results: stands below all else.
-    """
+    """A form, what it comes to, a button that starts something and one that stops it, a status, and results."""
 
     def __init__(self, form: Form[Spec], starts: str, beside: list[widgets.Widget], results: widgets.Widget) -> None:
         self.task: asyncio.Task[None] | None = None

@@ -40,9 +40,6 @@ class RunPanel(Panel[SweepSpec]):
 
     The run directory is all that it knows of a run. So a panel that is shown anew finds the run that another one, or
     the command line, has started, follows it, and can stop it.
-
-    Args:
-        parameters: initial values, as in the notebook's parameters cell.
     """
 
     #: what it runs

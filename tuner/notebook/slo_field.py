@@ -66,13 +66,7 @@ class _Limit:
 
 
 class SLOField(Field):
-    """An SLO, as its file holds it.
-
-    Args:
-        name: of the parameter.
-        value: the document or its file; None for none.
-        meaning: in a few words.
-    """
+    """An SLO, as its file holds it."""
 
     def __init__(self, name: str, value: Any, meaning: str) -> None:
         self._limits: list[_Limit] = []

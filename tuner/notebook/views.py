@@ -99,12 +99,7 @@ class ResultsView:
         await draw(changes, lambda: compared.figures[0])
 
     async def show(self, results: Results, so_far: str = "") -> None:
-        """Show `results`; sliders start anew only where another run is shown, and stay as they are else.
-
-        Args:
-            results: of the run.
-            so_far: how much of it there is; empty for all.
-        """
+        """Show `results`; sliders start anew only where another run is shown, and stay as they are else."""
         before, self._results = self._results, results
         self._name.value = f"<h4>{html.escape(str(results.folder or results.title))}{so_far and f': {so_far}'}</h4>"
         if before is None or before.run_facts.folders != results.run_facts.folders:
