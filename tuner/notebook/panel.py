@@ -17,12 +17,13 @@ from tuner.notebook.form import Form
 from tuner.sweep.spec import Spec
 
 _STYLE = Path(__file__).with_name("panel.css")
-_LOG_READ = 50_000  # bytes
+_LOG_READ, _LOG_SOUGHT, _LOG_LINES = 50_000, 5_000_000, 200  # bytes at its end, bytes that are searched, lines
 
 
-def log_end(path: Path, lines: int = 200) -> list[str]:
-    """The last lines of a log, without what looks like a key; none where there is no log."""
-    return hide_secrets("\n".join(read_end(path, _LOG_READ).splitlines()[-lines:])).splitlines()
+def log_end(path: Path, sought: str = "") -> list[str]:
+    """The last lines of a log that hold `sought`, in any case, without what looks like a key; none without a log."""
+    lines = hide_secrets(read_end(path, _LOG_SOUGHT if sought else _LOG_READ)).splitlines()
+    return [line for line in lines if sought.lower() in line.lower()][-_LOG_LINES:]
 
 
 async def draw(output: widgets.Output, figure: Any) -> None:

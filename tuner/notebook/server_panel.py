@@ -30,7 +30,7 @@ SERVERS = Path("servers")
 #: what the sweep notebook, or `tuner sweep`, takes a server over from
 HANDOVER = "handover.yaml"
 _STOP = "stop"
-_POLL_SECONDS, _DRAW_SECONDS = 0.5, 3.0
+_POLL_SECONDS, _DRAW_SECONDS, _LOG_LINES = 0.5, 3.0, 15
 
 
 class ServerPanel(Panel[ServeSpec]):
@@ -142,7 +142,7 @@ class ServerPanel(Panel[ServeSpec]):
             await asyncio.sleep(_POLL_SECONDS)
 
     def _show_log(self, folder: Path) -> None:
-        self._log.value = words("\n".join(log_end(Trial(folder).server_log, 15)))
+        self._log.value = words("\n".join(log_end(Trial(folder).server_log)[-_LOG_LINES:]))
 
     async def _draw_use(self, folder: Path) -> None:
         """What the server uses, drawn anew where there are new samples, and seldom: a figure takes a second of CPU."""

@@ -146,9 +146,9 @@ class ResultsView:
             self._server.value = said + (copyable(command) if command else "") + self._log()
 
     def _log(self) -> str:
-        folder, sought = self._results and self._results.folder, self._sought.value.lower()
+        folder = self._results and self._results.folder
         logs = Experiment(folder).logs if folder else []
-        lines = [line for log in logs[-1:] for line in log_end(log) if sought in line.lower()]
+        lines = [line for log in logs[-1:] for line in log_end(log, self._sought.value)]
         return f'<pre class="tuner-log">{html.escape(chr(10).join(lines)) or "no such line"}</pre>'
 
     def _write_report(self) -> None:
