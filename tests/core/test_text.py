@@ -2,10 +2,10 @@
 
 import math
 
-import pandas as pd
 import pytest
 
 from tuner.core import text
+from tuner.core.level import Rate, level_name
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,8 @@ def test_an_interval_claims_no_impossible_fall_and_no_number_that_nobody_can_rea
 
 def test_values_have_their_unit():
     assert [text.value(0.5123, "s"), text.value(0.05, "share")] == ["0.5123 s", "5 %"]
-    assert [text.value(math.nan, "s"), text.level_name(pd.NA), text.level_name(4)] == ["–", "–", "4"]
+    assert text.value(math.nan, "s") == "–"
+    assert [level_name(None), level_name(4), level_name(Rate(2.5))] == ["–", "4", "2.5/s"]
 
 
 def test_words():

@@ -30,6 +30,8 @@ class Knobs:
     itl: float = 0.001  # seconds between tokens
     burst: int = 1  # tokens sent at once
     prefill: float = 0.0  # seconds of a prompt's prefill, one prompt at a time; before `ttft`
+    stalls_after: float = 0.0  # seconds from the first request, when it stops for `stalls` seconds
+    stalls: float = 0.0
     shortest: int = 0  # tokens of an answer: from here to `longest`, each length as often
     longest: int = 0
     cap: int = 0  # most tokens of an answer, whatever was asked
@@ -93,6 +95,7 @@ class FaultyServer:
         self.stats = Stats()
         self.started = time.monotonic()
         self.prefilling = asyncio.Lock()
+        self.first = None  # when the first request came
         self.sent = []  # when each token was
 
     async def serve(self, reader, writer):
@@ -150,6 +153,10 @@ class FaultyServer:
 
     async def generate(self, asked, number, writer):
         knobs = self.knobs
+        self.first = self.first or time.monotonic()
+        since = time.monotonic() - self.first - knobs.stalls_after
+        if 0 <= since < knobs.stalls:
+            await asyncio.sleep(knobs.stalls - since)
         if is_nth(number, knobs.hang_every):
             await asyncio.sleep(3600)
         if knobs.refuse and knobs.refuse in asked:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from tuner.batches.result_file import UNITS, Columns, Measured, claim_of, statistics, unit_of, usable
+from tuner.core.level import CONCURRENCY, RATE
 from tuner.core.metrics import DRIFTED, LATENCY_COLUMNS, PERCENTILES, WHOLE_FIRST, requests_needed, split
 
 #: How far two numbers that should be equal may lie apart: 1 %.
@@ -128,7 +129,7 @@ def ttft_doubtful(columns: Columns, _: Measured) -> Iterable[str]:
 
 def in_flight(_: Columns, batch: Measured) -> Iterable[str]:
     """Little's law: request throughput × mean latency is the number in flight, which the level fixes."""
-    level = batch.level if batch.iteration_type == "num_concurrency" else 1
+    level = {CONCURRENCY: batch.level, RATE: None}.get(batch.iteration_type, 1)
     average = batch.request_throughput * batch.latencies["e2e_latency_mean"]
     if not level or math.isnan(average) or batch.error_rate > TOLERANCE:
         return

@@ -13,6 +13,8 @@ import pandas as pd
 
 from tuner.batches.result_file import OF_WINDOW, Floats, Measured
 from tuner.core import timestamps
+from tuner.core.level import COLUMNS as LEVEL_COLUMNS
+from tuner.core.level import CONCURRENCY, Level, columns_of
 from tuner.core.metrics import LATENCIES, LATENCY_COLUMNS
 from tuner.core.run_directory import COMPLETED, Sidecar
 from tuner.core.text import printable
@@ -25,7 +27,7 @@ THROUGHPUTS = ("output_throughput", "input_throughput", "total_throughput", "req
 CLIENT = ("client_cpu_share", "client_ttft", "client_tpot", "client_workers")
 #: The columns of `load_batches`, in their order.
 COLUMNS = (
-    *("experiment", "trial", "engine", "model", "scenario", "iteration_type", "concurrency", "repeat"),
+    *("experiment", "trial", "engine", "model", "scenario", "iteration_type", *LEVEL_COLUMNS, "repeat"),
     *("outcome", "reason", *TIMES, "time_source", "duration", *COUNTS, "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS),
     *(*OF_WINDOW, "warnings", "superseded", *CLIENT, "run_folder", "source"),
 )
@@ -33,7 +35,7 @@ KINDS: dict[str, str] = {
     **dict.fromkeys((*TEXTS, "run_folder", "source"), "str"),
     **dict.fromkeys((*COUNTS, "concurrency"), "Int64"),
     **dict.fromkeys(("duration", "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS, *OF_WINDOW, *CLIENT), "float64"),
-    **{"trial": "int64", "repeat": "int64", "superseded": "bool"},
+    **{"request_rate": "float64", "trial": "int64", "repeat": "int64", "superseded": "bool"},
 }
 
 
@@ -104,8 +106,8 @@ class Batch:
 
     place: Place
     scenario: str
-    level: int | None
-    iteration_type: str = "num_concurrency"
+    level: Level | None
+    iteration_type: str = CONCURRENCY
     repeat: int = 1
     outcome: str = COMPLETED
     reason: str = ""
@@ -123,7 +125,7 @@ class Batch:
         return self.reading.batch if self.reading else None
 
     @property
-    def key(self) -> tuple[str, str, int | None, int]:
+    def key(self) -> tuple[str, str, Level | None, int]:
         """What tells the batches of one trial apart."""
         return self.scenario, self.iteration_type, self.level, self.repeat
 
@@ -195,7 +197,7 @@ def _row(batch: Batch) -> dict[str, Any]:
         "run_folder": printable(place.folder),
         "trial": place.trial,
         "iteration_type": batch.iteration_type,
-        "concurrency": batch.level,
+        **columns_of(batch.level),
         "repeat": batch.repeat,
         **times,
         **_numbers(batch),

@@ -18,6 +18,7 @@ from tuner.batches.other_tools import aiperf, distinct, format_of
 from tuner.batches.other_tools.values import DATASET
 from tuner.batches.result_file import MOST, Damage, Origin, iteration_type
 from tuner.core.files import is_regular, read_object, read_struct, split_part
+from tuner.core.level import RATE, level_from
 from tuner.core.request_log import REQUESTS_FILE
 from tuner.core.run_directory import COMPLETED, EXPERIMENT_FILE, SERVER_FILE, SIDECAR_FILE, TRIAL_FILE, Sidecar
 
@@ -50,9 +51,10 @@ def _batch_of_tool(path: Path, reading: Reading | Damage, place: Place, trials: 
     origin, numbers = reading.batch.origin or Origin(""), reading.batch
     trial = trials.setdefault((origin.tool, origin.model), max(trials.values(), default=0) + 1)
     place = replace(place, trial=trial, engine=origin.engine, model=origin.model)
-    scenario, level, began, ended = numbers.scenario, numbers.level, origin.started_at, origin.finished_at
-    sidecar = Sidecar(scenario=scenario, concurrency=level or 0, started_at=began, finished_at=ended)
-    return Batch(place, scenario, level, file=path, reading=reading, sidecar=sidecar)
+    scenario, kind = numbers.scenario, numbers.iteration_type
+    level = None if numbers.level is None else level_from(numbers.level, kind)
+    sidecar = Sidecar(scenario=scenario, started_at=origin.started_at, finished_at=origin.finished_at)
+    return Batch(place, scenario, level, kind, file=path, reading=reading, sidecar=sidecar)
 
 
 def _when(batch: Batch) -> tuple[object, ...]:
@@ -134,7 +136,11 @@ def read_genai_bench(folder: Path, cache: Cache) -> list[Batch]:
     """Every batch of a plain genai-bench folder: those asked for, and those that are there besides."""
     metadata = read_metadata(folder)
     place = Place(folder, folder.resolve().name, 1, metadata.server_engine or "", metadata.api_model_name or "")
-    return with_missing(read_files(result_files(folder), place, metadata, cache), place, metadata)
+    batches = read_files(result_files(folder), place, metadata, cache)
+    is_of_rate = any(
+        batch.iteration_type == RATE for batch in batches
+    )  # a level of ours: genai-bench was asked for users
+    return batches if is_of_rate else with_missing(batches, place, metadata)
 
 
 def words_of_failure(folder: Path) -> str:
@@ -196,7 +202,8 @@ def _batch(path: Path, reading: Reading | Damage, place: Place, metadata: Metada
     batch = named or Batch(place, "", None)
     batch = replace(batch, file=path, reading=reading)
     if numbers.level is not None:
-        batch = replace(batch, level=numbers.level, iteration_type=numbers.iteration_type)
+        level = level_from(numbers.level, numbers.iteration_type)
+        batch = replace(batch, level=level, iteration_type=numbers.iteration_type)
     batch = replace(batch, scenario=numbers.scenario or batch.scenario)
     if batch.level is None or not batch.scenario:
         logger.warning("skipped: %s names no scenario or no level", path)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from tuner.batches.batch import COLUMNS, Batch, Place, records, with_types
 from tuner.core.files import is_regular
+from tuner.core.level import level_of
 from tuner.errors import PathError
 
 OPENING = '<script type="application/json" id="tuner-data">'
@@ -33,6 +34,7 @@ class ReportTrial(msgspec.Struct, kw_only=True):
     gpus: int
     max_throughput: float | None
     best_level: int | None
+    best_rate: float | None = None
     bracket: str
     started_at: str | None
     finished_at: str | None
@@ -116,4 +118,4 @@ def _batch(row: dict[str, Any]) -> Batch:
     place = Place(Path(row["run_folder"] or ""), **{name: row[name] for name in names})
     keys = {name: row[name] for name in ("scenario", "iteration_type", "repeat", "outcome", "superseded")}
     file = Path(row["source"]) if row["source"] else None
-    return Batch(place, level=row["concurrency"], file=file, report_row=row, **keys)
+    return Batch(place, level=level_of(row), file=file, report_row=row, **keys)

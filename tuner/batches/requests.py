@@ -13,11 +13,12 @@ from msgspec.structs import replace
 from tuner.batches.load import load_batches
 from tuner.batches.other_tools import BatchReader
 from tuner.batches.result_file import Columns, Damage
+from tuner.core.level import COLUMNS
 from tuner.core.metrics import LATENCIES
 from tuner.core.request_log import COMPLETED, FAILED
 
 #: What of a batch stands on each of its requests.
-OF_BATCH = ("experiment", "trial", "scenario", "iteration_type", "concurrency", "repeat")
+OF_BATCH = ("experiment", "trial", "scenario", "iteration_type", *COLUMNS, "repeat")
 #: The columns of `load_requests`, in their order.
 REQUEST_COLUMNS = (
     *(*OF_BATCH, "request", *LATENCIES),
@@ -40,10 +41,10 @@ def load_requests(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     Returns:
         `ttft`, `tpot` and `e2e_latency` in seconds (NaN where the request failed), tokens, `error_code` and
         `error_message` (missing where it completed), and what batch it belongs to (`concurrency` is missing where none
-        was held). Of levels that tuner measured also those that are not judged (`is_counted` is false: they were sent
-        outside the window, or in flight at its end, see `status`), when each was sent (UTC), `ttfa`, the first token of
-        the answer after reasoning, `itl` and `itl_p50`, the 99th percentile and the median of the gaps between chunks
-        (seconds), cached prompt tokens. Texts are categories.
+        was held, as at a `request_rate`). Of levels that tuner measured also those that are not judged (`is_counted` is
+        false: they were due outside the window, or in flight at its end, see `status`), when each was sent (UTC),
+        `ttfa`, the first token of the answer after reasoning, `itl` and `itl_p50`, the 99th percentile and the median
+        of the gaps between chunks (seconds), cached prompt tokens. Texts are categories.
 
     Raises:
         PathError: a path does not exist, cannot be read, or holds no batch.

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tuner.core.level import CONCURRENCY, KINDS
 from tuner.core.metrics import LATENCIES, LATENCY_COLUMNS, PERCENTILES, STATISTICS
 from tuner.core.text import one_line, server_words
 
@@ -52,6 +53,7 @@ class Aggregates(msgspec.Struct, gc=False):
     iteration_type: str | None = None
     num_concurrency: int | None = None
     batch_size: int | None = None
+    request_rate: float | None = None
     run_duration: float | None = None
     mean_output_throughput_tokens_per_s: float | None = None
     mean_input_throughput_tokens_per_s: float | None = None
@@ -204,7 +206,7 @@ class Measured(msgspec.Struct, kw_only=True):
 
     scenario: str
     iteration_type: str
-    level: int | None
+    level: int | float | None
     duration: float
     requests: int | None
     completed: int | None
@@ -308,7 +310,7 @@ def measure(columns: Columns) -> Measured:
     """Compute the numbers of one batch from its requests; from its own aggregates where it holds no requests."""
     claims = columns.file.aggregated_metrics
     kind = iteration_type(claims.iteration_type)
-    level = claims.batch_size if kind == "batch_size" else claims.num_concurrency
+    level = claims.num_concurrency if kind == CONCURRENCY else getattr(claims, kind)
     return Measured(
         scenario=claims.scenario or "",
         iteration_type=kind,
@@ -320,8 +322,8 @@ def measure(columns: Columns) -> Measured:
 
 
 def iteration_type(name: str | None) -> str:
-    """What was varied from level to level: `batch_size` where a file names that, else `num_concurrency`."""
-    return "batch_size" if name == "batch_size" else "num_concurrency"
+    """What was varied from level to level: what a file names, where it is known, else `num_concurrency`."""
+    return name if name in KINDS else CONCURRENCY
 
 
 def unit_of(file: ResultFile) -> float:

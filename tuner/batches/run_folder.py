@@ -13,6 +13,7 @@ from tuner.batches.batch import Batch, Place, client
 from tuner.batches.genai_bench_folder import Metadata, read_files, result_files
 from tuner.batches.result_file import MOST, iteration_type
 from tuner.core.files import is_regular, read_end, subfolders
+from tuner.core.level import RATE, Level, Rate
 from tuner.core.run_directory import (
     COMPLETED,
     LEVEL_NAME,
@@ -122,7 +123,7 @@ class _TrialReader:
         for level in sorted(self.levels(), key=lambda level: not _is_partial(level)):
             found[level.key] = level  # a finished folder replaces the partial one of the same level
         repeats = range(1, min(facts.repeats, MOST_REPEATS) + 1)
-        levels = [level for level in facts.levels if 0 < level < MOST]
+        levels = [level for level in facts.every_level if 0 < level < MOST]
         for key in dict.fromkeys([*product(facts.scenarios, [self.iteration_type], levels, repeats), *sorted(found)]):
             yield self.read(found[key]) if key in found else self.absent(*key)
 
@@ -135,10 +136,13 @@ class _TrialReader:
                 logger.warning("skipped: %s is no folder of a level", folder)
                 continue
             scenario = scenarios.get(folder.parent.name, folder.parent.name)
-            level, repeat, sidecar = int(match["level"]), int(match["repeat"] or 1), Sidecar.read(folder)
-            if sidecar and sidecar.scenario and 0 < sidecar.concurrency < MOST and 0 < sidecar.repeat < MOST:
-                scenario, level, repeat = sidecar.scenario, sidecar.concurrency, sidecar.repeat
-            yield Batch(self.place, scenario, level, self.iteration_type, repeat, folder=folder, sidecar=sidecar)
+            level = Rate(match["level"]) if match["rate"] else int(match["level"])
+            repeat, sidecar = int(match["repeat"] or 1), Sidecar.read(folder)
+            recorded = sidecar and (sidecar.request_rate if match["rate"] else sidecar.concurrency)
+            if sidecar and sidecar.scenario and recorded and 0 < recorded < MOST and 0 < sidecar.repeat < MOST:
+                scenario, level, repeat = sidecar.scenario, type(level)(recorded), sidecar.repeat
+            kind = RATE if match["rate"] else self.iteration_type
+            yield Batch(self.place, scenario, level, kind, repeat, folder=folder, sidecar=sidecar)
 
     def read(self, level: Batch) -> Batch:
         """The one batch of a level's folder: genai-bench's file for the numbers, the sidecar for how it ended."""
@@ -155,7 +159,7 @@ class _TrialReader:
 
     def of_file(self, level: Batch) -> Batch:
         """What the result file in a level's folder says of it."""
-        asked = Metadata(traffic_scenario=[level.scenario], iteration_type=self.iteration_type)
+        asked = Metadata(traffic_scenario=[level.scenario], iteration_type=level.iteration_type)
         batches = read_files(result_files(level.folder), self.place, asked, self.cache) if level.folder else []
         none = replace(level, outcome="missing", reason="genai-bench left no file")
         return next((batch for batch in batches if batch.level == level.level), batches[0] if batches else none)
@@ -172,7 +176,7 @@ class _TrialReader:
             return "client_failed", f"{SIDECAR_FILE} names no known outcome: {one_line(said)!r}"
         return None
 
-    def absent(self, scenario: str, iteration_type: str, level: int | None, repeat: int) -> Batch:
+    def absent(self, scenario: str, iteration_type: str, level: Level | None, repeat: int) -> Batch:
         """The row of a level that was asked for and left nothing."""
         outcome, reason = self.failure or ("missing", "it was asked for, but not run")
         return Batch(self.place, scenario, level, iteration_type, repeat, outcome, reason)

@@ -6,8 +6,21 @@ import msgspec
 import numpy as np
 
 from tuner.batches.result_file import Aggregates, Damage, Request, ResultFile, Window, parse
-from tuner.core.request_log import COMPLETED, FAILED, IN_FLIGHT, STEADY, LevelRecord, SentRequest, is_request_log
+from tuner.core.level import CONCURRENCY, RATE
+from tuner.core.request_log import (
+    COMPLETED,
+    FAILED,
+    IN_FLIGHT,
+    NEVER_SENT,
+    STEADY,
+    LevelRecord,
+    SentRequest,
+    is_request_log,
+)
 from tuner.core.request_log import parse as parse_log
+
+#: Seconds by which a request can be late before that is told.
+_LATE = 0.05
 
 
 class LoggedRequest(Request, gc=False):
@@ -34,7 +47,8 @@ def parse_any(data: bytes, name: str) -> ResultFile | Damage:
 def _judged_part(level: LevelRecord, requests: list[SentRequest]) -> ResultFile:
     every = [_logged_request(request, level) for request in requests]
     duration = level.end - level.begin
-    aggregates = Aggregates(level.scenario, "num_concurrency", level.concurrency, run_duration=duration)
+    kind = CONCURRENCY if level.rate is None else RATE
+    aggregates = Aggregates(level.scenario, kind, level.concurrency, request_rate=level.rate, run_duration=duration)
     counted = [request for request in every if request.is_counted]
     return ResultFile(aggregates, counted, "s", window=_window(level, requests), every_request=every)
 
@@ -43,12 +57,15 @@ def _logged_request(request: SentRequest, level: LevelRecord) -> LoggedRequest:
     logged = LoggedRequest(
         status=request.status,
         is_counted=level.counts(request),
-        sent_at=round((level.utc.timestamp() - level.monotonic + request.sent) * 1e6),
+        sent_at=round((level.utc.timestamp() - level.monotonic + request.sent) * 1e6) if request.sent else None,
         finish_reason=request.finish_reason,
         cached_tokens=request.cached_tokens,
         error_code=request.error_code,
         error_message=request.error_message,
     )
+    if logged.is_counted and not request.has_ended:
+        logged.error_code = request.status
+        logged.error_message = f"due in the window, and not answered when the level ended ({request.status})"
     if request.status != COMPLETED or request.end is None:
         return logged
     first, answer, outputs = request.first_token, request.first_answer_token, request.output_tokens
@@ -67,11 +84,11 @@ def _window(level: LevelRecord, requests: list[SentRequest]) -> Window:
     done = [request for request in requests if request.status == COMPLETED and level.spans(request.end)]
     outputs, prefilled = sum(request.output_tokens or 0.0 for request in done), done
     if level.window == STEADY:
-        sound = [request for request in requests if request.status != FAILED]
+        sound = [request for request in requests if request.status not in (FAILED, NEVER_SENT)]
         outputs = sum((request.output_tokens or 0) * _share(request, level) for request in sound)
         prefilled = [request for request in sound if level.spans(request.first_token)]
     first = [request for request in requests if request.number == 1 and request.turn == 1 and request.first_token]
-    bursts = [(request.first_token or 0.0) - request.scheduled for request in first]
+    bursts = [(request.first_token or 0.0) - request.scheduled for request in first if level.rate is None]
     counted = [(request.cached_tokens, request.prompt_tokens) for request in requests if level.counts(request)]
     prompts = [(cached, tokens) for cached, tokens in counted if cached is not None and tokens is not None]
     return Window(
@@ -100,13 +117,20 @@ def _share(request: SentRequest, level: LevelRecord) -> float:
 
 def _notes(level: LevelRecord, requests: list[SentRequest]) -> list[str]:
     is_steady = level.window == STEADY
-    sent = [request for request in requests if not is_steady or level.spans(request.sent)]
+    sent = [request for request in requests if not is_steady or level.spans(request.scheduled)]
     flying = is_steady * sum(request.status == IN_FLIGHT for request in sent)
+    unsent = sum(request.status == NEVER_SENT for request in sent)
+    failed = "" if level.rate is None else ": they count as failed"
+    delays = [request.sent - request.scheduled for request in sent if request.sent - request.scheduled > _LATE]
+    ready = f"{level.max_in_flight} requests were in flight (max_in_flight), or the load generator was not ready"
     unstreamed = sum(not request.streamed for request in sent if request.status == COMPLETED)
     estimated = sum(request.estimated for request in sent if request.status == COMPLETED)
     notes = {
         level.note: len(level.note),
-        f"{flying} requests that were sent in the window had not ended when the level did": flying,
+        f"{flying} requests that were sent in the window had not ended when the level did{failed}": flying,
+        f"{unsent} requests were never sent, since {ready}{failed}": unsent,
+        f"{len(delays)} requests waited in the client, up to {max(delays, default=0):.3g} s, as their latency "
+        f"tells, since {ready}": len(delays),
         f"{unstreamed} answers were not streamed, so that their TTFT and TPOT are unknown": unstreamed,
         f"the output tokens of {estimated} requests are the tokenizer's count: the server sent no usage": estimated,
     }

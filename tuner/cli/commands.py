@@ -303,7 +303,7 @@ def doctor(
 ) -> None:
     """Say what this machine has (engines, GPUs, genai-bench, a browser) and how to install what is missing."""
     if calibrate:
-        tables.print_calibration(make_spec({"levels": calibrate}, SweepSpec).fixed_levels)
+        tables.print_calibration([*map(int, make_spec({"levels": calibrate}, SweepSpec).fixed_levels)])
         return
     findings = examine()
     tables.print_findings(findings)

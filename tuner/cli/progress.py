@@ -14,6 +14,7 @@ from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
 
+from tuner.core.level import level_title
 from tuner.core.metrics import column_name
 from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, RUNNING, WAITING, Experiment
 from tuner.judging.search_answer import Searched
@@ -121,7 +122,7 @@ class SweepDisplay(RunDisplay):
             mark, text = _VERDICT_MARKS.get(row["verdict"], _UNKNOWN), "; ".join(_numbers(row))
         else:
             mark, text = _NO if level.is_too_much else _UNKNOWN, f"{level.state}: {level.reason}"
-        return f"{mark} {escape(level.scenario)} concurrency {level.concurrency} {escape(text)}"
+        return f"{mark} {escape(level.scenario)} {level_title(level.level)} {escape(text)}"
 
 
 class SearchDisplay(RunDisplay):

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from tuner.batches.batch import records
 from tuner.cli.doctor import Finding
-from tuner.core.text import level_name
+from tuner.core.level import level_of, level_title
 from tuner.errors import RequestError
 from tuner.judging.comparison_text import verdict_of
 from tuner.report.compared import SAME_CONFIGURATION, Compared
@@ -62,8 +62,8 @@ def _batches(results: Results) -> bytes:
     rows, verdicts, console = results.table, results.judged["verdict"], _console()
     if not console.is_terminal:
         return _text(console, _table(rows, verdicts))
-    notes = (f"{name}: {why}" for name, why in zip(map(level_name, rows["level"]), rows["why"], strict=True) if why)
-    lines = (f"[dim]concurrency {escape(note)}[/]" for note in notes)
+    names = (level_title(level_of(row)) for row in results.judged.to_dict("records"))
+    lines = (f"[dim]{name}: {escape(why)}[/]" for name, why in zip(names, rows["why"], strict=True) if why)
     return _text(console, _table(rows.drop(columns="why"), verdicts), *lines)
 
 

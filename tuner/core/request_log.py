@@ -11,7 +11,7 @@ from tuner.core import files
 REQUESTS_FILE = "requests.jsonl"
 #: beside it: what is to be sent, a request a line
 WORKLOAD_FILE = "workload.jsonl"
-COMPLETED, FAILED, IN_FLIGHT = "completed", "failed", "in flight"
+COMPLETED, FAILED, IN_FLIGHT, NEVER_SENT = "completed", "failed", "in flight", "never sent"
 Window = Literal["steady", "whole"]
 STEADY: Window = "steady"
 WHOLE: Window = "whole"
@@ -22,7 +22,11 @@ class LevelRecord(msgspec.Struct, kw_only=True):
 
     schema_of_requests: int = 1
     scenario: str
-    concurrency: int
+    concurrency: int | None = None
+    rate: float | None = None  # of an open loop: requests that were due per second; then no concurrency was held
+    cv: float | None = None  # of the gaps between them
+    max_in_flight: int | None = None
+    start: float | None = None  # when the first one was due
     window: Window
     begin: float
     end: float
@@ -35,19 +39,23 @@ class LevelRecord(msgspec.Struct, kw_only=True):
         return instant is not None and self.begin <= instant < self.end
 
     def counts(self, request: "SentRequest") -> bool:
-        """Whether a request is judged: sent in the window and ended; of a whole level, ended within it."""
-        return request.status != IN_FLIGHT and self.spans(request.sent if self.window == STEADY else request.end)
+        """Whether a request is judged: due in the window and ended; of a whole level, ended within it.
+
+        In an open loop also what had not ended when the level did, `max_seconds` after the window: the slowest ones.
+        """
+        is_judged = request.has_ended or (self.rate is not None and self.window == STEADY and request.turn == 1)
+        return is_judged and self.spans(request.scheduled if self.window == STEADY else request.end)
 
 
 class SentRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One request; instants are seconds on the monotonic clock, None where they never came."""
 
-    status: str = COMPLETED  # completed, failed, or in flight when the level ended
+    status: str = COMPLETED  # completed, failed, in flight when the level ended, or never sent until then
     worker: int = 0
     user: int = 0
-    number: int = 1  # of its user's requests; the first ones are the burst
+    number: int = 1  # of its user's requests, the first ones being the burst; of an open loop: of its level's
     turn: int = 1  # of its conversation
-    scheduled: float = 0.0
+    scheduled: float = 0.0  # when it was due; in a closed loop it is sent at once
     sent: float = 0.0
     first_token: float | None = None  # of whatever kind
     first_answer_token: float | None = None  # after reasoning
@@ -63,6 +71,11 @@ class SentRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     error_message: str | None = None
     streamed: bool = True
     estimated: bool = False  # the output tokens: by the tokenizer, as usage said nothing
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was answered, or failed."""
+        return self.status in (COMPLETED, FAILED)
 
 
 _MARK = b'{"schema_of_requests":'

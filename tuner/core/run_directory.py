@@ -14,6 +14,7 @@ import msgspec
 
 from tuner.core import files, locks, timestamps
 from tuner.core.files import read_struct
+from tuner.core.level import CONCURRENCY, Level, columns_of, folder_name, kind_of, level_from
 from tuner.core.server_log import Failure
 from tuner.errors import PathError
 
@@ -25,7 +26,9 @@ SERVER_LOG = "server.log"
 SIDECAR_FILE = "batch.json"
 TRIALS = "trials"
 #: How the folder of a level is called, without `PARTIAL`; see `Trial.batch_folder`.
-LEVEL_NAME = re.compile(r"concurrency-(?P<level>\d{1,9})(?:-repeat-(?P<repeat>\d{1,9}))?")
+LEVEL_NAME = re.compile(
+    r"(?:concurrency-|(?P<rate>rate-))(?P<level>\d{1,9}(?(rate)(?:\.\d{1,9})?))(?:-repeat-(?P<repeat>\d{1,9}))?"
+)
 PARTIAL = ".part"
 
 #: the kinds of experiment
@@ -73,9 +76,14 @@ class TrialFacts(_Record, kw_only=True):
     model: str
     parameters: dict[str, Any] = {}
     scenarios: list[str]
-    levels: list[int]
-    iteration_type: str = "num_concurrency"
+    levels: list[int | float]
+    iteration_type: str = CONCURRENCY
     repeats: int = 1
+
+    @property
+    def every_level(self) -> list[Level]:
+        """The levels, as what they are."""
+        return [level_from(number, self.iteration_type) for number in self.levels]
 
 
 class Sidecar(_Record, kw_only=True):
@@ -84,8 +92,9 @@ class Sidecar(_Record, kw_only=True):
     FILE = SIDECAR_FILE
 
     scenario: str
-    concurrency: int
-    iteration_type: str = "num_concurrency"
+    concurrency: int | None = None
+    request_rate: float | None = None
+    iteration_type: str = CONCURRENCY
     repeat: int = 1
     outcome: str = RUNNING
     reason: str = ""
@@ -94,6 +103,11 @@ class Sidecar(_Record, kw_only=True):
     duration: float | None = None  # seconds on the monotonic clock
     exit_code: int | None = None
     client: dict[str, Any] = {}  # health of the load generator, such as cpu_share
+
+    @classmethod
+    def of(cls, scenario: str, level: Level, repeat: int, **more: Any) -> "Sidecar":
+        """That of one measurement of a level."""
+        return cls(scenario=scenario, **columns_of(level), iteration_type=kind_of(level), repeat=repeat, **more)
 
 
 def part_of(folder: Path) -> Path:
@@ -154,10 +168,10 @@ class Trial:
         """How many GPUs its server had, as the record says."""
         return len(server.gpus) if (server := self.server) else 0
 
-    def batch_folder(self, scenario: str, concurrency: int, repeat: int = 1) -> Path:
+    def batch_folder(self, scenario: str, level: Level, repeat: int = 1) -> Path:
         """Where one level's files lie once it has ended."""
         again = f"-repeat-{repeat}" if repeat > 1 else ""
-        return self.batches / safe_name(scenario) / f"concurrency-{concurrency}{again}"
+        return self.batches / safe_name(scenario) / f"{folder_name(level)}{again}"
 
     def level_folders(self, *, partial: bool = False) -> list[Path]:
         """The folders of the levels that have ended, or instead of those that have not (`part_of`)."""

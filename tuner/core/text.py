@@ -92,11 +92,6 @@ def printable(text: object) -> str:
     return str(text).encode("utf-8", "backslashreplace").decode()
 
 
-def level_name(level: Any) -> str:
-    """A level for people: a dash where no concurrency was held."""
-    return UNKNOWN if _is_missing(level) else str(level)
-
-
 def _is_missing(number: Any) -> bool:
     import pandas as pd
 

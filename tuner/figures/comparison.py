@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner.core import text
+from tuner.core.level import COLUMNS, level_title
 from tuner.core.metrics import column_name
 from tuner.figures import style as look
 from tuner.judging import comparison_text
@@ -76,7 +77,7 @@ def _lines(differences: pd.DataFrame) -> list[dict[Any, Any]]:
     telling = comparison_text.telling_rows(differences).dropna(subset="change")
     lines: list[dict[Any, Any]] = []
     for metric in comparison_text.metrics(telling):
-        rows = telling[telling["metric"] == metric].sort_values(["scenario", "concurrency"], kind="stable")
+        rows = telling[telling["metric"] == metric].sort_values(["scenario", *COLUMNS], kind="stable")
         lines += [{"name": column_name(metric)}, *rows.to_dict("records")]
     return lines
 
@@ -102,9 +103,9 @@ def _tick(row: dict[Any, Any], *, several: bool) -> str:
 
 
 def _hover(row: dict[Any, Any]) -> str:
-    level, between = comparison_text.level(row), comparison_text.between(row)
+    level, between = comparison_text.level(row, level_title), comparison_text.between(row)
     return look.hover(
-        f"<b>{escape(column_name(row['metric']))}</b>, concurrency {level}, {escape(row['scenario'])}",
+        f"<b>{escape(column_name(row['metric']))}</b>, {level}, {escape(row['scenario'])}",
         f"<b>{escape(comparison_text.cell(row))}</b>",
         escape(" → ".join(text.value(row[side], row["unit"]) for side in ("baseline", "candidate"))),
         f"between {between}" if between else "",

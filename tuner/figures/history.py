@@ -11,9 +11,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from tuner.core.level import axis_of, level_name, level_of, level_title
 from tuner.core.metrics import DRIFTED, column_name
 from tuner.core.run_directory import COMPLETED
-from tuner.core.text import level_name
 from tuner.figures import style as look
 from tuner.judging.levels import levels_of
 from tuner.judging.verdicts import COMPLIANT
@@ -41,7 +41,7 @@ def timeline(judged: pd.DataFrame, telemetry: pd.DataFrame | None = None) -> go.
     """
     samples = _thinned(telemetry) if telemetry is not None and len(telemetry) else pd.DataFrame({"at": []})
     panels = [panel for panel in PANELS if _columns(samples, panel[1])]
-    figure = look.figure("Timeline", look.measured_when(judged), "time (UTC)", "concurrency")
+    figure = look.figure("Timeline", look.measured_when(judged), "time (UTC)", axis_of(judged)[0])
     heights = [2.0 if len(judged) else 0.01, *[1.0] * len(panels)]
     stack = make_subplots(rows=len(heights), shared_xaxes=True, vertical_spacing=0.06, row_heights=heights)
     stack.update_layout(figure.layout)
@@ -52,7 +52,7 @@ def timeline(judged: pd.DataFrame, telemetry: pd.DataFrame | None = None) -> go.
         stack.update_yaxes(title=title, rangemode="tozero", row=row, col=1)
     stack.update_xaxes(title="", type="date", automargin=True, hoverformat="%Y-%m-%d %H:%M:%S UTC")
     stack.update_xaxes(title="time (UTC)", row=len(heights), col=1)
-    stack.update_yaxes(title="concurrency", type="category", row=1, col=1)
+    stack.update_yaxes(title=axis_of(judged)[0], type="category", row=1, col=1)
     return stack
 
 
@@ -64,7 +64,7 @@ def _add_batches(figure: go.Figure, rows: pd.DataFrame) -> None:
         figure.add_bar(
             x=lasted,
             base=_instants(chosen["started_at"]),
-            y=[level_name(row["concurrency"]) for row in records],
+            y=[level_name(level_of(row)) for row in records],
             orientation="h",
             name="completed" if done else "no result",
             marker={"color": colour, "line": {"color": "#333", "width": 1}, "pattern": {"shape": shape}},
@@ -283,8 +283,9 @@ def _changes(points: list[_Point]) -> Iterable[tuple[str, list[str]]]:
 def _run_hover(point: _Point, best: Mapping[Any, Any]) -> str:
     if not best:
         return _head(point)
-    most = f"{best['output_throughput']:.1f} output tokens/s at concurrency {best['concurrency']}"
-    last = best["concurrency"] == max(row["concurrency"] for row in point.levels if pd.notna(row["concurrency"]))
+    most = f"{best['output_throughput']:.1f} output tokens/s at {level_title(level_of(best))}"
+    levels = [level for row in point.levels if type(level := level_of(row)) is type(level_of(best))]
+    last = level_of(best) == max(level for level in levels if level is not None)
     bound = "the highest level measured: at least this much" if last else ""
     return look.hover(_head(point), most, bound, *look.latencies(best), f"{best['evidence']} evidence")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from tuner.core.level import COLUMNS, axis_of, level_name, level_of, levels_in
 from tuner.core.metrics import column_name, metric_of
-from tuner.core.text import level_name
 from tuner.figures import style as look
 from tuner.judging.levels import levels_of
 from tuner.judging.slo import SLO
@@ -74,7 +74,7 @@ def trade_off(judged: pd.DataFrame, gpus: Mapping[int, int] | None = None) -> go
 
 
 def latency_vs_concurrency(judged: pd.DataFrame, slo: SLO | None = None, *, metric: str = "ttft") -> go.Figure:
-    """A latency's mean and percentiles over the concurrency level.
+    """A latency's mean and percentiles over the concurrency level, or over the request rate.
 
     Args:
         judged: batches with verdicts, best of one trial and scenario.
@@ -87,16 +87,17 @@ def latency_vs_concurrency(judged: pd.DataFrame, slo: SLO | None = None, *, metr
     """
     name = look.LABELS[metric]
     when = look.measured_when(judged)
-    figure = look.figure(f"{name} versus concurrency", when, "concurrency (requests in flight)", f"{name} (s)")
+    varied, unit = axis_of(judged)
+    figure = look.figure(f"{name} versus {varied}", when, f"{varied} ({unit})", f"{name} (s)")
     levels = levels_of(judged)
-    rows = levels[levels[f"{metric}_p50"].notna() & levels["concurrency"].notna()]
+    rows = levels[levels[f"{metric}_p50"].notna() & levels_in(levels).notna()]
     limits = look.thresholds(judged, slo, metric)
     shown = {limit.statistic for limit, _ in limits} or {"p50", "p99"}
     for number, (curve_name, curve) in enumerate(look.curves(rows)):
         _add_percentiles(figure, curve, metric, (curve_name, number), shown)
     for constraint, line in limits:
         figure.add_hline(y=constraint.threshold, **line)
-    figure.update_xaxes(type="log", tickvals=_ticks(rows["concurrency"]))
+    figure.update_xaxes(type="log", tickvals=_ticks(levels_in(rows)))
     return figure
 
 
@@ -108,7 +109,7 @@ def _add_percentiles(
     for place, statistic in enumerate(look.STATISTICS):
         colour = look.LINES[(number if name else place) % len(look.LINES)]
         figure.add_scatter(
-            x=curve["concurrency"],
+            x=levels_in(curve),
             y=curve[f"{metric}_{statistic}"],
             name=f"{statistic} {name}".strip(),
             mode="lines+markers",
@@ -119,12 +120,12 @@ def _add_percentiles(
         )
 
 
-def _ticks(levels: pd.Series) -> list[int]:
+def _ticks(levels: "pd.Series[float]") -> list[float]:
     """The levels that a logarithmic axis has room for: none closer than a fifth above the last."""
-    ticks: list[int] = []
+    ticks: list[float] = []
     for level in sorted(levels.unique()):
         if not ticks or level >= 1.2 * ticks[-1]:
-            ticks.append(int(level))
+            ticks.append(float(level))
     return ticks
 
 
@@ -135,7 +136,7 @@ def _points(
 
     `bounded` names the columns that x and y are, where their intervals are drawn.
     """
-    about = " · ".join(filter(None, ["numbers: concurrency", look.measured_when(judged)]))
+    about = " · ".join(filter(None, [f"numbers: {axis_of(judged)[0]}", look.measured_when(judged)]))
     figure = look.figure(titles[0], about, *titles[1:])
     every = judged.copy().assign(x=x, y=y, position=judged.index, curve="")
     points = every[every["x"].notna() & every["y"].notna()]
@@ -172,7 +173,7 @@ def _add_curve(figure: go.Figure, curve: pd.DataFrame, name: str, number: int, *
         y=curve["y"],
         name=name,
         mode="lines+text" if labelled else "lines",
-        text=[f"<b>{level_name(level)}</b><br> " for level in curve["concurrency"]],
+        text=[f"<b>{level_name(level_of(row))}</b><br> " for row in curve[[*COLUMNS]].to_dict("records")],
         textposition="top center",
         cliponaxis=False,
         line=look.line(number),
@@ -246,7 +247,7 @@ def _add_missing(figure: go.Figure, missing: pd.DataFrame) -> None:
         yaxis="y2",
         showlegend=False,
         textposition="top center",
-        text=[f" {level_name(row['concurrency'])}" for row in rows],
+        text=[f" {level_name(level_of(row))}" for row in rows],
         mode="markers+text" if len(rows) <= _STRIP_HOLDS else "markers",
     )
 
@@ -273,21 +274,21 @@ def distribution(
     """
     name = look.LABELS[metric]
     about = " · ".join(filter(None, ["box: p25 to p75, whiskers: p5 and p95, mark: p99", look.measured_when(judged)]))
-    figure = look.figure(f"Distribution of {name} per level", about, "concurrency (requests in flight)", f"{name} (s)")
+    figure = look.figure(f"Distribution of {name} per level", about, "{} ({})".format(*axis_of(judged)), f"{name} (s)")
     rows = judged.assign(spread=pd.Series(list(spreads), judged.index, dtype="object"))
-    rows = rows[rows["spread"].notna() & rows["concurrency"].notna()]
+    rows = rows[rows["spread"].notna() & levels_in(rows).notna()]
     for number, (curve_name, curve) in enumerate(look.curves(rows)):
         _add_boxes(figure, curve, curve_name, number)
     for constraint, line in look.thresholds(judged, slo, metric):
         figure.add_hline(y=constraint.threshold, **line)
-    levels = [str(level) for level in sorted(rows["concurrency"].unique())]
+    levels = [f"{level:g}" for level in sorted(levels_in(rows).unique())]
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=levels)
     figure.update_layout(boxmode="group")
     return figure
 
 
 def _add_boxes(figure: go.Figure, curve: pd.DataFrame, name: str, number: int) -> None:
-    levels = [str(level) for level in curve["concurrency"]]
+    levels = [f"{level:g}" for level in levels_in(curve)]
     p5, p25, p50, p75, p95, p99 = zip(*curve["spread"], strict=True)
     colour = look.LINES[number % len(look.LINES)]
     figure.add_box(

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from tuner.core.level import level_of, level_title
 from tuner.core.run_directory import COMPLETE
 from tuner.core.text import change, plural, shorten
 from tuner.figures import style as look
 from tuner.judging.scores import THROUGHPUT, Goal
-from tuner.judging.trials import attempts, gains, name_of, value_text, varied
+from tuner.judging.trials import BEST, attempts, gains, name_of, value_text, varied
 
 _STRIP = {"domain": [0, 0.09], "range": [0, 1], "visible": False, "fixedrange": True}
 _BEST = look.Look("no other is as good in both and better in one", "circle", look.LINES[0], 12)
@@ -178,7 +179,8 @@ def _hover(row: dict[Any, Any]) -> str:
 def _numbers(row: dict[Any, Any]) -> str:
     if pd.isna(row["value"]):
         return ""
-    level = "" if pd.isna(row["best_level"]) else f" at concurrency {row['best_level']:.0f}"
+    best = level_of(row, BEST)
+    level = f" at {level_title(best)}" if best else ""
     is_compared = pd.notna(row["gain"]) and row["role"] != "baseline"
     against = f" ({change(row['gain'])} against the baseline)" if is_compared else ""
     return f"{row['value']:.4g}{level}{against}"

@@ -10,8 +10,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from tuner.core import metrics
-from tuner.core.text import level_name
+from tuner.core import level, metrics
 from tuner.figures.picture import picture
 from tuner.judging.slo import SLO, Constraint
 
@@ -109,9 +108,9 @@ def _from_to(rows: pd.DataFrame) -> str:
 
 def curves(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The rows of each trial and scenario by level, with a name that says only what tells them apart."""
-    keys = ["experiment", "trial", "scenario"]
+    keys = ["experiment", "trial", "scenario", "iteration_type"]
     telling = [key for key in keys if rows[key].nunique() > 1]
-    groups = rows.sort_values("concurrency").groupby(keys, sort=True, dropna=False)
+    groups = level.by_level(rows).groupby(keys, sort=True, dropna=False)
     names = rows.attrs.get(TRIAL_NAMES, {})
     return [(_name(dict(zip(keys, values, strict=True)), telling, names), group) for values, group in groups]
 
@@ -157,7 +156,7 @@ def hover(*lines: str) -> str:
 
 def level_title(row: Mapping[Any, Any]) -> str:
     """A batch's level and scenario, the first line of its hover label."""
-    return f"<b>concurrency {level_name(row['concurrency'])}</b> {escape(str(row['scenario']))}"
+    return f"<b>{level.level_title(level.level_of(row))}</b> {escape(str(row['scenario']))}"
 
 
 def start_line(row: Mapping[Any, Any]) -> str:

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from tuner.batches.batch import records
+from tuner.core import level
+from tuner.core.level import Level, level_from, level_title
 from tuner.core.metrics import PERCENTILES, SHARE, metric_of, requests_needed, split
 from tuner.core.run_directory import COMPLETED
 from tuner.judging import comparison_text
@@ -42,7 +44,7 @@ MAXIMUM = "max_throughput"
 #: What is said of a difference whose sides have not both been run again.
 NOT_JUDGED = "one run a side: not judged"
 COLUMNS = (
-    *("scenario", "concurrency", "metric", "unit", "baseline", "candidate", "change", "low", "high"),
+    *("scenario", *level.COLUMNS, "metric", "unit", "baseline", "candidate", "change", "low", "high"),
     *("p_value", "p_adjusted", "verdict", "over"),
     *("baseline_runs", "candidate_runs", "baseline_requests", "candidate_requests", "note"),
 )
@@ -54,12 +56,12 @@ class Comparison:
 
     Args:
         differences: one row a scenario, level and metric, the compliant maximum (`max_throughput`, no level) too:
-            scenario, concurrency, metric, unit, baseline, candidate (their means over the runs), change (relative, for
-            shares the difference; of the candidate where the baseline is 0), low and high (its interval), p_value (of a
-            change within the tolerance), p_adjusted (how probably chance gives any row so small a one), verdict
-            (`better`, `worse`, `same`: none shown, `unknown`: also of one run a side), over (`runs`, `requests`),
-            baseline_runs, candidate_runs, baseline_requests, candidate_requests, note.
-        unmatched: what has no counterpart: scenario, concurrency, side (where it is missing or failed), outcome,
+            scenario, concurrency or request_rate, metric, unit, baseline, candidate (their means over the runs), change
+            (relative, for shares the difference; of the candidate where the baseline is 0), low and high (its
+            interval), p_value (of a change within the tolerance), p_adjusted (how probably chance gives any row so
+            small a one), verdict (`better`, `worse`, `same`: none shown, `unknown`: also of one run a side), over
+            (`runs`, `requests`), baseline_runs, candidate_runs, baseline_requests, candidate_requests, note.
+        unmatched: what has no counterpart: scenario, its level, side (where it is missing or failed), outcome,
             reason, lost (it completed in the baseline and fails in the candidate).
         tolerance: relative change that does not matter.
         confidence: that not one of all rows is called different by chance.
@@ -116,7 +118,7 @@ def compare(
 ) -> Comparison:
     """Say what differs between two sets of batches, and whether it is more than chance.
 
-    Levels are matched by scenario, iteration type and concurrency; all experiments, trials and repeats of a side are
+    Levels are matched by scenario and by concurrency or request rate; all experiments, trials and repeats of a side are
     its runs. With several runs on both sides runs are compared (Student's t), which includes what a machine does from
     run to run; all rows of a run may share that. One run a side is not judged: its interval over the requests
     (`intervals`) does not include it. Relative changes are compared as logarithms, shares and the maximum as they are.
@@ -150,14 +152,14 @@ def _levels(baseline: Levels, candidate: Levels) -> Iterator[RowAndDifference]:
     for key in sorted(baseline.runs.keys() & candidate.runs.keys()):
         for metric in METRICS:
             sides = baseline.estimate(key, metric), candidate.estimate(key, metric)
-            yield _row((key[0], key[2], metric), sides)
+            yield _row((key[0], level_from(key[2], key[1]), metric), sides)
 
 
 def _maxima(baseline: Levels, candidate: Levels) -> Iterator[RowAndDifference]:
     for scenario in sorted({key[0] for key in baseline.runs.keys() & candidate.runs.keys()}):
         levels = _levels_of_maximum(scenario, baseline, candidate)
         maxima = baseline.maximum(levels), candidate.maximum(levels)
-        where = [f"at concurrency {level}" if level else "nothing complies" for _, level in maxima]
+        where = [f"at {level_title(best)}" if best else "nothing complies" for _, best in maxima]
         note = ", then ".join(dict.fromkeys(where))
         row, difference = _row((scenario, None, MAXIMUM), (maxima[0][0], maxima[1][0]))
         yield row | {"note": "; ".join(filter(None, [note, row["note"]]))}, difference
@@ -170,20 +172,21 @@ def _levels_of_maximum(scenario: str, baseline: Levels, candidate: Levels) -> se
     return tried[0] | tried[1] if bounded else tried[0] & tried[1]
 
 
-def _row(place: tuple[str, int | None, str], sides: tuple[Estimate, Estimate]) -> RowAndDifference:
+def _row(place: tuple[str, Level | None, str], sides: tuple[Estimate, Estimate]) -> RowAndDifference:
     """A row of `differences`, still without its verdict."""
     before, after = sides
     unit = metric_of(place[-1]).unit
     measured = difference(before, after, 1.0 if unit == SHARE else 1 / (before.value or after.value or 1.0))
-    names = ("scenario", "concurrency", "metric", "unit", "baseline", "candidate", "change", "over", "note")
+    names = ("metric", "unit", "baseline", "candidate", "change", "over", "note")
     note = _why_unknown(place[-1], sides) or (NOT_JUDGED if measured.over != RUNS else "")
-    values = (*place, unit, before.value, after.value, measured.change(measured.shift), measured.over, note)
+    values = (place[-1], unit, before.value, after.value, measured.change(measured.shift), measured.over, note)
     counts = {
         f"{side}_{what}": count
         for side, one in (("baseline", before), ("candidate", after))
         for what, count in (("runs", len(one.values)), ("requests", one.requests))
     }
-    return dict(zip(names, values, strict=True)) | counts, None if note not in ("", NOT_JUDGED) else measured
+    row = {"scenario": place[0], **level.columns_of(place[1]), **dict(zip(names, values, strict=True))}
+    return row | counts, None if note not in ("", NOT_JUDGED) else measured
 
 
 def _why_unknown(metric: str, sides: tuple[Estimate, Estimate]) -> str:
@@ -233,7 +236,9 @@ def _verdict(row: dict[Any, Any], alpha: float) -> str:
 
 
 def _typed(rows: pd.DataFrame) -> pd.DataFrame:
-    numbers = dict.fromkeys(("baseline", "candidate", "change", "low", "high", "p_value", "p_adjusted"), "float64")
+    numbers = dict.fromkeys(
+        ("request_rate", "baseline", "candidate", "change", "low", "high", "p_value", "p_adjusted"), "float64"
+    )
     counts = [name for name in COLUMNS if name.endswith(("_runs", "_requests"))]
     texts = ("scenario", "metric", "unit", "verdict", "over", "note")
     return rows.astype(numbers | dict.fromkeys(["concurrency", *counts], "Int64") | dict.fromkeys(texts, "str"))
@@ -247,11 +252,12 @@ def _unmatched(baseline: Levels, candidate: Levels) -> pd.DataFrame:
         for name, side, other in (("baseline", baseline, candidate), ("candidate", candidate, baseline))
         for row in _gaps(name, side, other, keys)
     ]
-    return pd.DataFrame(rows, columns=[*_GAP, "side", "lost"]).astype({"concurrency": "Int64", "lost": "bool"})
+    kinds = {"concurrency": "Int64", "request_rate": "float64", "lost": "bool"}
+    return pd.DataFrame(rows, columns=[*_GAP, "side", "lost"]).astype(kinds)
 
 
 #: What is said of a level without a result, beside the side.
-_GAP = ("scenario", "concurrency", "outcome", "reason")
+_GAP = ("scenario", *level.COLUMNS, "outcome", "reason")
 
 
 def _gaps(name: str, side: Levels, other: Levels, keys: set[Key]) -> Iterator[dict[str, Any]]:
@@ -262,5 +268,5 @@ def _gaps(name: str, side: Levels, other: Levels, keys: set[Key]) -> Iterator[di
         lost = name == "candidate" and key in other.runs and key not in side.runs and row["outcome"] not in NOT_RUN
         yield {part: row[part] for part in _GAP} | {"side": name, "lost": lost}
     for key in sorted(keys - side.runs.keys() - failed.keys()):
-        gap = (key[0], key[2], "missing", "it was not measured")
-        yield dict(zip(_GAP, gap, strict=True)) | {"side": name, "lost": False}
+        where = {"scenario": key[0], **dict.fromkeys(level.COLUMNS), **level.columns_of(level_from(key[2], key[1]))}
+        yield where | {"outcome": "missing", "reason": "it was not measured", "side": name, "lost": False}

@@ -1,11 +1,12 @@
 """A comparison as sentences and as tables."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from tuner.core import text
+from tuner.core.level import COLUMNS, Level, level_of, level_title
 from tuner.core.metrics import column_name
 from tuner.judging.estimates import BETTER, REQUESTS, SAME, UNKNOWN, WORSE
 
@@ -19,7 +20,7 @@ LISTED = 8
 def lost_row(row: dict[Any, Any]) -> dict[str, Any]:
     """A level that completed before and fails now, as a row of `differences`."""
     note = f"it completed before and ends in {row['outcome']} now" + (f": {row['reason']}" if row["reason"] else "")
-    same = {"scenario": row["scenario"], "concurrency": row["concurrency"]}
+    same = {name: row[name] for name in ("scenario", *COLUMNS)}
     return same | {"metric": "outcome", "unit": "", "verdict": WORSE, "over": "", "note": note}
 
 
@@ -50,8 +51,13 @@ def _difference_line(row: dict[Any, Any]) -> str:
 
 
 def _where(row: dict[Any, Any]) -> str:
-    level = "" if pd.isna(row["concurrency"]) else f"at concurrency {row['concurrency']}"
-    return " ".join(filter(None, [level, f"({row['scenario']})" if row["scenario"] else ""]))
+    level = level_of(row)
+    return " ".join(
+        filter(
+            None,
+            ["" if level is None else f"at {level_title(level)}", f"({row['scenario']})" if row["scenario"] else ""],
+        )
+    )
 
 
 def _rest(differences: pd.DataFrame, any_shown: bool, tolerance: float, confidence: float) -> str:
@@ -129,9 +135,10 @@ def _family(metric: str) -> int:
     return next((place for place, name in enumerate(TELLING) if metric == name or name.startswith(f"{stem}_")), 99)
 
 
-def level(row: "pd.Series[Any] | dict[Any, Any]") -> str:
-    """A row's concurrency as text, `maximum` where it is about the best of all levels."""
-    return "maximum" if pd.isna(row["concurrency"]) else str(row["concurrency"])
+def level(row: dict[Any, Any], name: Callable[[Level], str] = str) -> str:
+    """A row's level as text, `maximum` where it is about the best of all levels."""
+    one = level_of(row)
+    return "maximum" if one is None else name(one)
 
 
 def overview(comparison: "Comparison") -> pd.DataFrame:

@@ -12,9 +12,10 @@ import pandas as pd
 from tuner.batches.batch import Reading
 from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
+from tuner.core.level import Level, level_of, levels_in
 from tuner.core.metrics import SHARE, metric_of
 from tuner.core.run_directory import COMPLETED
-from tuner.judging.intervals import CONFIDENCE, correlated, of_requests, student, student_above
+from tuner.judging.intervals import CONFIDENCE, correlated, in_flight, of_requests, student, student_above
 from tuner.judging.levels import BRACKETED, bracket, levels_of, without_superseded
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import COMPLIANT, latency_limits, met
@@ -172,7 +173,7 @@ def adjust_p_values(
         left = same
 
 
-LEVEL = ["scenario", "iteration_type", "concurrency"]
+LEVEL = ["scenario", "iteration_type", "level"]
 #: What tells one run of a level from another.
 RUN = ["experiment", "trial", "repeat"]
 #: These outcomes say nothing of the server.
@@ -193,9 +194,9 @@ class CompletedBatch:
         return " ".join(str(self.row.get(part)) for part in RUN)
 
     @property
-    def concurrency(self) -> int:
+    def in_flight(self) -> int:
         """How many requests were in flight."""
-        return int(self.row["concurrency"]) if self.row["iteration_type"] != "batch_size" else 1
+        return in_flight(self.row)
 
     @property
     def readable(self) -> Reading | None:
@@ -211,7 +212,7 @@ class CompletedBatch:
     def bounds(self, column: str) -> tuple[float, float]:
         """The interval of a number over the requests: the one that the batch has where they are gone."""
         if self.readable is not None:
-            return of_requests(self.readable, self.concurrency, column)
+            return of_requests(self.readable, self.in_flight, column)
         known = self.row.get("interval_over") == REQUESTS and f"{column}_low" in self.row
         return (self.row[f"{column}_low"], self.row[f"{column}_high"]) if known else (math.nan, math.nan)
 
@@ -229,17 +230,18 @@ class CompletedBatch:
         variance = share * (1 - share) / (requests + 2)
         if metric != "attainment" or self.readable is None:
             return variance
-        return variance * correlated(met(self.readable, limits).astype(np.float64), self.concurrency)
+        return variance * correlated(met(self.readable, limits).astype(np.float64), self.in_flight)
 
 
 class Levels:
     """The judged batches of one side by level, without those that were run again later."""
 
     def __init__(self, judged: pd.DataFrame) -> None:
-        self.batches = without_superseded(judged)
+        rows = without_superseded(judged)
+        self.batches = rows.assign(level=levels_in(rows))
         self.limits = latency_limits(SLO.parse(judged.attrs.get("slo") or {}))
-        self.levels = levels_of(judged, LEVEL[:-1])  # of all runs of this side
-        done = self.batches[(self.batches["outcome"] == COMPLETED) & self.batches["concurrency"].notna()]
+        self.levels = levels_of(self.batches, LEVEL[:-1])  # of all runs of this side
+        done = self.batches[(self.batches["outcome"] == COMPLETED) & self.batches["level"].notna()]
         verdicts = dict(zip(self.levels[LEVEL].itertuples(index=False, name=None), self.levels["verdict"], strict=True))
         together = [verdicts[key] for key in done[LEVEL].itertuples(index=False, name=None)]
         self.done = done.assign(verdict=done["verdict"].where(done["verdict"] == "unknown", together))
@@ -266,14 +268,15 @@ class Levels:
     @cached_property
     def tried(self) -> set[Key]:
         """The levels that were run, however they ended."""
-        run = self.batches[~self.batches["outcome"].isin(NOT_RUN) & self.batches["concurrency"].notna()]
+        run = self.batches[~self.batches["outcome"].isin(NOT_RUN) & self.batches["level"].notna()]
         return {tuple(row[name] for name in LEVEL) for row in run.to_dict("records")}
 
     def is_bounded(self, scenario: str) -> bool:
         """Whether a level that fails bounds the compliant ones from above, so that the maximum is no lower bound."""
-        return bracket(self.levels[self.levels["scenario"] == scenario]) == BRACKETED
+        curves = self.levels[self.levels["scenario"] == scenario].groupby("iteration_type")
+        return all(bracket(curve) == BRACKETED for _, curve in curves)
 
-    def maximum(self, levels: Collection[Key]) -> tuple[Estimate, int | None]:
+    def maximum(self, levels: Collection[Key]) -> tuple[Estimate, Level | None]:
         """The compliant maximum over these levels, 0 in a run where none complies, and the level it was reached at."""
         best: dict[str, CompletedBatch] = {}
         for run in (run for key, runs in self.runs.items() if key in levels for run in runs):
@@ -284,4 +287,4 @@ class Levels:
         if not first or not first.throughput:
             return Estimate(values, 0.0, log=False, runs=tuple(best)), None
         estimate = Estimate(values, variance / len(values) ** 2, False, int(first.row["completed"]), runs=tuple(best))
-        return estimate, int(first.row["concurrency"])
+        return estimate, level_of(first.row)

@@ -15,7 +15,8 @@ and never less than independent requests would have.
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ import pandas as pd
 from tuner.batches.batch import Reading
 from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
+from tuner.core.level import BATCH_SIZE, COLUMNS, RATE, Rate, level_of, levels_in
 from tuner.core.metrics import LATENCY_COLUMNS, PERCENTILES, requests_needed, split
 from tuner.core.run_directory import COMPLETED
 
@@ -31,7 +33,7 @@ CONFIDENCE = 0.95
 BOUNDED = (*LATENCY_COLUMNS, "output_throughput", "request_throughput", "error_rate")
 #: Runs of one level from which their spread tells more than that of the requests: of two, t is 12.7.
 RUNS_LEAST = 3
-_GROUP = ["experiment", "trial", "scenario", "iteration_type", "concurrency"]
+_GROUP = ["experiment", "trial", "scenario", "iteration_type"]
 #: Percentiles whose requests show how they hang together where those beyond a higher one are too few to.
 _STEADY = (0.5, 0.9)
 Bounds = tuple[float, float]
@@ -62,7 +64,8 @@ def intervals(
         are gone, or are too few for the percentile (`core.metrics.requests_needed`, of independent ones).
     """
     read = readings_of(batches) if known is None else known
-    rows = [_row(reading, level, columns, confidence) for reading, level in zip(read, _in_flight(batches), strict=True)]
+    levels = map(in_flight, batches[[name for name in _IN_FLIGHT_BY if name in batches]].to_dict("records"))
+    rows = [_row(reading, level, columns, confidence) for reading, level in zip(read, levels, strict=True)]
     bounds = np.array(rows, np.float64).reshape(len(batches), len(columns), 2)
     over = np.where(np.isfinite(bounds).any(axis=(1, 2)), "requests", "").astype("object")
     for places in _repeated(batches):
@@ -160,11 +163,16 @@ def _row(reading: Reading | None, level: int, columns: Collection[str], confiden
     return [of_requests(reading, level, column, confidence) for column in columns]
 
 
-def _in_flight(batches: pd.DataFrame) -> list[int]:
-    """How many requests each batch kept in flight."""
-    missing = pd.Series(None, batches.index, dtype="object")
-    levels = pd.to_numeric(batches.get("concurrency", missing), errors="coerce").fillna(1)
-    return levels.where(batches.get("iteration_type", missing).ne("batch_size"), 1).astype(int).tolist()
+_IN_FLIGHT_BY = (*COLUMNS, "iteration_type", "request_throughput", "e2e_latency_mean")
+
+
+def in_flight(row: Mapping[Any, Any]) -> int:
+    """How many requests a batch kept in flight; of an open loop on average, by Little's law."""
+    level = level_of(row)
+    if isinstance(level, Rate):
+        average = float(row["request_throughput"]) * float(row["e2e_latency_mean"])
+        return max(math.ceil(average), 1) if math.isfinite(average) else 1
+    return 1 if level is None or row.get("iteration_type") == BATCH_SIZE else level
 
 
 def _of_mean(values: Floats, concurrency: int, confidence: float) -> Bounds:
@@ -213,7 +221,7 @@ def _of_throughput(reading: Reading, column: str, concurrency: int, confidence: 
     left = tokens - seconds * (tokens.sum() / seconds.sum())
     reach = max(_reach(left, concurrency, confidence) / float(tokens.mean()), 0.5 / len(tokens))
     value = float(getattr(reading.batch, column))
-    is_closed = reading.batch.level == concurrency and value > 0
+    is_closed = reading.batch.level == concurrency and reading.batch.iteration_type != RATE and value > 0
     ends = concurrency / len(tokens) if is_closed else 0.0
     steady = min(max(concurrency * float(tokens.sum() / seconds.sum()), value * (1 - ends)), value * (1 + ends))
     return min(value, steady) * max(1 - reach, 0.0), max(value, steady) * (1 + reach)
@@ -275,7 +283,8 @@ def _repeated(batches: pd.DataFrame) -> Iterator[list[int]]:
         return
     counted = batches["outcome"].eq(COMPLETED) & ~batches.get("superseded", pd.Series(False, batches.index)).eq(True)
     places = np.flatnonzero(counted.to_numpy())
-    for chosen in batches.iloc[places].groupby(_GROUP).indices.values():
+    runs = batches.iloc[places]
+    for chosen in runs.groupby([*_GROUP, levels_in(runs).rename("level")]).indices.values():
         if len(chosen) >= RUNS_LEAST:
             yield places[chosen].tolist()
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from tuner.batches.batch import COUNTS
+from tuner.core.level import COLUMNS, levels_in
 from tuner.core.metrics import metric_of
 from tuner.judging.intervals import intervals
 from tuner.judging.slo import SLO
@@ -34,11 +35,11 @@ def levels_of(judged: pd.DataFrame, curve: Sequence[str] = CURVE) -> pd.DataFram
 
     Returns:
         Rows as those of `judged`, each with the index of one of its level's runs; the same rows where every level ran
-        once, else with `runs`, how many count. Batches of an unknown concurrency stay as they are.
+        once, else with `runs`, how many count. Batches of an unknown level stay as they are.
     """
     rows = without_superseded(judged)
-    names = [name for name in (*curve, "concurrency") if name in rows]
-    single = (~rows.duplicated(names, keep=False) | rows["concurrency"].isna()).to_numpy()
+    names = [name for name in (*curve, *COLUMNS) if name in rows]
+    single = (~rows.duplicated(names, keep=False) | levels_in(rows).isna()).to_numpy()
     if single.all():
         return rows
     broken, known = column_of(rows, "outcome").isin(TOO_MUCH), rows["verdict"].ne(UNKNOWN)
@@ -68,7 +69,7 @@ def _mean(runs: pd.DataFrame, names: list[str]) -> pd.DataFrame:
         again["verdict"] = levels["verdict"].transform("min")[first]  # fail comes before pass and soft
     count = levels["verdict"].transform("size")[first]
     again.loc[(count > 1) & again["verdict_reason"].ne(""), "verdict_reason"] += ", in the mean of its runs"
-    return again[[*runs]].assign(runs=count)
+    return again[[*runs]].copy().assign(runs=count)  # in few blocks
 
 
 def without_superseded(judged: pd.DataFrame) -> pd.DataFrame:
@@ -94,19 +95,19 @@ def needs_more_load(levels: pd.DataFrame) -> "pd.Series[Any]":
 
 
 def compliant_levels(levels: pd.DataFrame) -> "pd.Series[Any]":
-    """The concurrency of the levels that comply."""
-    return levels.loc[levels["verdict"].isin(COMPLIANT), "concurrency"]
+    """The levels that comply, as numbers."""
+    return levels_in(levels)[levels["verdict"].isin(COMPLIANT)]
 
 
 def too_much(levels: pd.DataFrame) -> "pd.Series[Any]":
     """Which levels of one curve bound the compliant ones from above; too little is what they need at least."""
-    too_little = needs_more_load(levels) & (levels["concurrency"] < compliant_levels(levels).min())
-    return pd.Series(fails_slo(levels) & ~too_little.fillna(value=False))
+    too_little = needs_more_load(levels) & (levels_in(levels) < compliant_levels(levels).min())
+    return pd.Series(fails_slo(levels) & ~too_little)
 
 
 def bracket(levels: pd.DataFrame) -> str:
     """How far the compliant levels of one curve are confined by levels that fail."""
-    fails, highest = levels.loc[too_much(levels), "concurrency"], compliant_levels(levels).max()
+    fails, highest = levels_in(levels)[too_much(levels)], compliant_levels(levels).max()
     if (fails <= highest).any():
         return NON_MONOTONE
     return BRACKETED if (fails > highest).any() else OPEN
@@ -114,6 +115,6 @@ def bracket(levels: pd.DataFrame) -> str:
 
 def held_levels(levels: pd.DataFrame) -> tuple[float, float]:
     """The lowest and the highest level of one curve that comply with no level below that is too much; NaN without."""
-    compliant, first = compliant_levels(levels), levels.loc[too_much(levels), "concurrency"].min()
-    held = compliant[~(compliant > first).fillna(value=False)].to_numpy("float64", na_value=np.nan)
-    return (float(np.nanmin(held)), float(np.nanmax(held))) if np.isfinite(held).any() else (np.nan, np.nan)
+    compliant, first = compliant_levels(levels), levels_in(levels)[too_much(levels)].min()
+    held = compliant[~(compliant > first)]
+    return float(held.min()), float(held.max())

@@ -10,6 +10,7 @@ import pandas as pd
 
 from tuner.batches.load import load_batches
 from tuner.batches.run_folder import is_trial
+from tuner.core.level import level_of, level_title, levels_in
 from tuner.core.metrics import METRICS, PERCENTILES
 from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, INFEASIBLE
 from tuner.judging.levels import NONE
@@ -45,14 +46,14 @@ class Scoring:
     """What trials are scored by."""
 
     objectives: tuple[str, ...]  # what is wanted
-    level: int | None  # where latencies are read; None where no objective is one
+    level: float | None  # where latencies are read; None where no objective is one
     slo: SLO  # judges the batches, and says which statistic of a latency counts: the strictest it limits, else p50
 
     @classmethod
     def of(cls, spec: Mapping[str, Any], slo: SLO | None = None) -> "Scoring":
         """From the plain spec of a search; `slo` instead of its own where given."""
         objectives = tuple(spec.get("objective") or ["max_throughput"])
-        levels = spec.get("levels")
+        levels = spec.get("rates") or spec.get("levels")
         level = spec.get("objective_level") or (levels[0] if isinstance(levels, list) and levels else None)
         needed = any(one in LATENCIES for one in objectives)
         return cls(objectives, level if needed else None, slo or SLO.parse(spec.get("slo") or {}))
@@ -79,7 +80,7 @@ class Scoring:
         if objective in LATENCIES:
             column = f"{LATENCIES[objective]}_{statistic_of(objective, self.slo)}"
             levels = summary.levels
-            at_level = levels[(levels["concurrency"] == self.level) & levels["verdict"].isin(COMPLIANT)]
+            at_level = levels[(levels_in(levels) == self.level) & levels["verdict"].isin(COMPLIANT)]
             values = [at_level.loc[at_level["scenario"] == name, column].median() for name in summary.scenarios]
         else:
             maxima = [part.max_throughput for part in summary.scenarios.values()]
@@ -89,12 +90,12 @@ class Scoring:
 
     def _why_not(self, levels: pd.DataFrame) -> str:
         """Why a trial with results does not count."""
-        rows = levels if self.level is None else levels[levels["concurrency"] == self.level]
+        rows = levels if self.level is None else levels[levels_in(levels) == self.level]
         away = rows[rows["outcome"].eq(COMPLETED) & ~rows["verdict"].isin(COMPLIANT)]
         if away.empty:
-            return f"level {self.level} has no result" if self.level else "its throughput is not known"
+            return f"level {self.level:g} has no result" if self.level else "its throughput is not known"
         first = away.sort_values("penalty", kind="stable").iloc[0]
-        return f"does not meet the SLO at concurrency {first['concurrency']}: {first['verdict_reason']}"
+        return f"does not meet the SLO at {level_title(level_of(first))}: {first['verdict_reason']}"
 
 
 def statistic_of(objective: str, slo: SLO) -> str:

@@ -9,12 +9,13 @@ from typing import Any
 import msgspec
 import pandas as pd
 
+from tuner.core.level import level_of, level_title
 from tuner.core.run_directory import COMPLETE, FAILED, INFEASIBLE, PRUNED, RUNNING, WAITING
 from tuner.core.text import change, plural, shorten
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.scores import THROUGHPUT, Goal, goals_of
 from tuner.judging.slo import SLO
-from tuner.judging.trials import BASELINE, attempts, first, gains, name_of, parameters_text, value_text, varied
+from tuner.judging.trials import BASELINE, BEST, attempts, first, gains, name_of, parameters_text, value_text, varied
 
 #: how a state is said of several trials, in the order in which they are counted
 STATES = {
@@ -41,7 +42,7 @@ class Confirmation(msgspec.Struct, frozen=True):
     # no chance), `neither` (the winner does not comply each time), `unknown` (too few runs), `same` (nothing beat it)
     verdict: str = ""
     text: str = ""  # the same in words
-    levels: list[int] = []  # at which both were measured
+    levels: list[float] = []  # at which both were measured
     baseline: list[float] = []  # the objective's value of each of its runs; only those that comply
     winner: list[float] = []  # the same of the winner
     gain: float | None = None  # relative, positive where the winner is better; None where it cannot be computed
@@ -140,8 +141,8 @@ class Searched:
         if self.best is None:
             failed = (self.attempts["state"] == FAILED).all()
             return "No trial has a usable result" if failed else "No trial meets the SLO, so there is no best one"
-        level = "" if pd.isna(self.best["best_level"]) else f" at concurrency {self.best['best_level']}"
-        value = f"{self.goal.of(self.best['value'])}{level}"
+        level = level_of(self.best, BEST)
+        value = f"{self.goal.of(self.best['value'])}{f' at {level_title(level)}' if level else ''}"
         if self.best["role"] == BASELINE:
             return f"Nothing that was tried is better than the baseline: {value}"
         return f"{parameters_text(self.best['parameters'], self.varied)}: {value}{self._gained(self.best)}"
@@ -183,7 +184,7 @@ class Searched:
             "trial": [name_of(row) for row in rows.to_dict("records")],
             **{goal.title: _nth(rows, place, goal.decimals) for place, goal in enumerate(self.goals)},
             "gain (%)": list((100 * gains(self.trials).loc[rows.index]).round(1)),
-            "level": list(rows["best_level"]),
+            "level": [level_of(row, BEST) or pd.NA for row in rows.to_dict("records")],
             "state": list(rows["state"]),
             **{self._header(name): self._cells(rows, name) for name in self.varied},
             "cause": [shorten(str(cause or ""), _CAUSE) for cause in rows["cause"]],

@@ -9,9 +9,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tuner.core.level import (
+    BATCH_SIZE,
+    COLUMNS,
+    Level,
+    Rate,
+    by_level,
+    kind_of,
+    level_from,
+    level_of,
+    level_title,
+    levels_in,
+    number_of,
+)
 from tuner.core.metrics import column_name, metric_of, table_column
 from tuner.core.run_directory import COMPLETED
-from tuner.core.text import level_name, percent, plural, shorten
+from tuner.core.text import percent, plural, shorten
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.levels import (
     CURVE,
@@ -40,7 +53,7 @@ class Summary:
 
     Args:
         max_throughput: output tokens/s, the highest among compliant levels; None where no level is compliant.
-        best_level: the lowest level it was reached at; None too where no concurrency was held.
+        best_level: the lowest level it was reached at; None too where no concurrency was held and no rate is known.
         bracket: `bracketed` (a higher level fails), `open` (the highest level still passes: at least this much),
             `non_monotone` (a level below a compliant one fails, and not for want of load), `none` (no compliant level).
         compliant: how many batches meet the SLO by themselves (verdict pass or soft).
@@ -52,14 +65,14 @@ class Summary:
     """
 
     max_throughput: float | None
-    best_level: int | None
+    best_level: int | float | None
     bracket: str
     compliant: int
     total: int
     best: "pd.Series[Any] | None" = None
     levels: pd.DataFrame = field(default_factory=pd.DataFrame)
     scenarios: "dict[str, Summary]" = field(default_factory=dict)
-    common_level: int | None = None
+    common_level: Level | None = None
 
     @property
     def fallback(self) -> pd.DataFrame:
@@ -71,6 +84,11 @@ class Summary:
     def scenario(self) -> str | None:
         """The scenario of the best batch."""
         return None if self.best is None else str(self.best.get("scenario", ""))
+
+    @property
+    def is_of_rates(self) -> bool:
+        """Whether the best level is a request rate."""
+        return self.best is not None and isinstance(level_of(self.best), Rate)
 
     @property
     def text(self) -> str:
@@ -90,9 +108,9 @@ class Summary:
     @property
     def common_text(self) -> str:
         """What holds for all scenarios together."""
-        which = (
-            "No concurrency" if self.common_level is None else f"Concurrency {self.common_level} is the highest that"
-        )
+        common = self.common_level
+        none = "No rate" if self.is_of_rates else "No concurrency"
+        which = none if common is None else f"{level_title(common).capitalize()} is the highest that"
         return f"{which} meets the SLO in each of {len(self.scenarios)} scenarios"
 
 
@@ -138,11 +156,11 @@ def _overall(rows: pd.DataFrame, levels: pd.DataFrame, scenarios: dict[str, Summ
 
 def _of_scenario(batches: pd.DataFrame, levels: pd.DataFrame) -> Summary:
     compliant = levels[levels["verdict"].isin(COMPLIANT) & levels["output_throughput"].notna()]
-    ranked = compliant.sort_values(["output_throughput", "concurrency"], ascending=[False, True], kind="stable")
+    ranked = by_level(compliant).sort_values("output_throughput", ascending=False, kind="stable")
     best = None if ranked.empty else ranked.iloc[0]
     return Summary(
         max_throughput=None if best is None else float(best["output_throughput"]),
-        best_level=None if best is None or pd.isna(best["concurrency"]) else int(best["concurrency"]),
+        best_level=None if best is None or (level := level_of(best)) is None else number_of(level),
         bracket=NONE if best is None else bracket(_curve_of(best, levels)),
         compliant=int(batches["verdict"].isin(COMPLIANT).sum()),
         total=len(batches),
@@ -157,16 +175,17 @@ def _curve_of(best: "pd.Series[Any]", levels: pd.DataFrame) -> pd.DataFrame:
     return levels[(levels[names] == best[names]).all(axis=1)]
 
 
-def _common_level(levels: pd.DataFrame, scenarios: int) -> int | None:
+def _common_level(levels: pd.DataFrame, scenarios: int) -> Level | None:
     """The highest level up to which every scenario holds, in the trial where that is highest; None without one."""
     if scenarios < 2:
         return None
-    ends = []
-    for _, trial in levels.groupby([name for name in CURVE if name in levels and name != "scenario"], dropna=False):
+    ends: list[Level] = []
+    names = [name for name in CURVE if name in levels and name != "scenario"]
+    for _, trial in levels.groupby(names, dropna=False, sort=False):
         curves = np.array([held_levels(curve) for _, curve in trial.groupby("scenario")])
         if len(curves) == scenarios and curves[:, 0].max() <= curves[:, 1].min():  # never, where one is NaN
-            ends.append(int(curves[:, 1].min()))
-    return max(ends, default=None)
+            ends.append(level_from(curves[:, 1].min(), kind_of(level_of(trial.iloc[0]))))
+    return max((end for end in ends if type(end) is type(ends[0])), default=None)
 
 
 def _log_batches(batches: pd.DataFrame, levels: pd.DataFrame) -> None:
@@ -193,14 +212,15 @@ def _verdict_line(row: Mapping[Any, Any]) -> tuple[str, str]:
 
 
 def _level(row: "Mapping[Any, Any] | pd.Series[Any]", between: str = " ") -> str:
-    kind = "batch_size" if row.get("iteration_type") == "batch_size" else "concurrency"
-    return f"{kind}{between}{level_name(row['concurrency'])}"
+    title = level_title(level_of(row), between)
+    return title.replace("concurrency", BATCH_SIZE) if row.get("iteration_type") == BATCH_SIZE else title
 
 
 #: The columns a person wants: (header, column of the batches, factor to the header's unit, decimals or None).
 TABLE: tuple[tuple[str, str, float, int | None], ...] = (
     *((name, name, 1, None) for name in ("experiment", "trial", "scenario")),
     ("level", "concurrency", 1, None),
+    ("rate (1/s)", "request_rate", 1, None),
     *((name, name, 1, None) for name in ("repeat", "verdict")),
     *map(table_column, ("output_throughput", "ttft_p50", "ttft_p99")),
     ("burst TTFT p90 (s)", "burst_ttft_p90", 1.0, 3),
@@ -243,6 +263,9 @@ def _says_nothing(judged: pd.DataFrame, name: str) -> bool:
         return not SLO.parse(judged.attrs.get("slo", {})).constraints
     if name == "burst_ttft_p90":
         return not (judged[name] > LONG_BURST * judged["ttft_p90"]).any()
+    if name in COLUMNS:  # of two that are empty, the level's own is shown
+        lacking = [one for one in COLUMNS if one not in judged or judged[one].isna().all()]
+        return name in lacking and (name == "request_rate" or len(lacking) == 1)
     return name in ONLY_IF_DIFFERENT and judged[name].nunique() < 2
 
 
@@ -275,7 +298,7 @@ def _of_best(summary: Summary, levels: pd.DataFrame, slo: SLO | None) -> list[st
         return ["no level meets the SLO"]
     if slo is None:
         return [_best(summary, levels), f"Of {plural(best['completed'], 'completed request')}.", *_intervals(best, slo)]
-    limit = _limit(_curve_of(best, levels).sort_values("concurrency"))
+    limit = _limit(by_level(_curve_of(best, levels)))
     return [_best(summary, levels), limit, _evidence(best), *_intervals(best, slo)]
 
 
@@ -289,34 +312,34 @@ def _best(summary: Summary, levels: pd.DataFrame) -> str:
     bound = "At least " if summary.bracket == OPEN else ""
     several = levels["experiment"].nunique() > 1 and summary.best is not None
     where = f" ({summary.best['experiment']})" if several and summary.best is not None else ""
-    level = "an unknown concurrency" if summary.best_level is None else f"concurrency {summary.best_level}"
+    at = None if summary.best is None else level_of(summary.best)
+    level = "an unknown concurrency" if at is None else level_title(at)
     return f"{bound}{summary.max_throughput:.1f} output tokens/s at {level}{where}"
 
 
 def _limit(curve: pd.DataFrame) -> str:
     """How far the measured levels confine those that comply: from above, and where a limit asks for load from below."""
-    level, fails, (lowest, highest) = curve["concurrency"], too_much(curve), compliant_levels(curve).agg(["min", "max"])
+    level, fails, (lowest, highest) = levels_in(curve), too_much(curve), compliant_levels(curve).agg(["min", "max"])
     if pd.isna(highest):
         return "No concurrency was held where the SLO is met, so that the limit is none of concurrency."
+    low, high = (level_from(end, kind_of(level_of(curve.iloc[0]))) for end in (lowest, highest))
+    most = level_title(high)
     amid, above = _named(curve[fails & (level < highest)]), _named(curve[fails & (level > highest)])
     if amid:
-        return f"Concurrency {amid[-1]} while {highest} does: measure them again."
+        return f"{most.split()[0].capitalize()} {amid[-1]} while {high} does: measure them again."
     less = _named(curve[needs_more_load(curve) & (level < lowest)])
-    least = f" It takes at least concurrency {lowest}, since {less[-1]}." if less else ""
+    least = f" It takes at least {level_title(low)}, since {less[-1]}." if less else ""
     if above:
-        return (
-            f"The limit lies between concurrency {highest} and {above[0].replace(' does', ', which does', 1)}.{least}"
-        )
+        return f"The limit lies between {most} and {above[0].replace(' does', ', which does', 1)}.{least}"
     if unknown := ", ".join(_named(curve[level > highest], "")):
-        return f"Concurrency {highest} still meets the SLO, and nobody knows of {unknown}: measure again.{least}"
-    there = f"Concurrency {highest}, the highest that was measured, still meets the SLO"
+        return f"{most.capitalize()} still meets the SLO, and nobody knows of {unknown}: measure again.{least}"
+    there = f"{most.capitalize()}, the highest that was measured, still meets the SLO"
     return f"{there}: measure higher ones for the limit.{least}"
 
 
 def _named(levels: pd.DataFrame, what: str = " does not meet the SLO") -> list[str]:
     """Levels, each with the reason."""
-    named = levels[["concurrency", "verdict_reason"]].itertuples(index=False)
-    return [f"{level}{what} ({reason})" for level, reason in named]
+    return [f"{level_of(row)}{what} ({row['verdict_reason']})" for row in levels.to_dict("records")]
 
 
 def _compliance_text(summary: Summary, slo: SLO | None) -> str:

@@ -43,7 +43,7 @@ class Tiers:
         `bracket`, `compliant` and `total` (batches), `slo`; missing where no batch complies.
         """
         rows = [_row(name, tier) for name, tier in self.tiers.items()]
-        kinds = {"best_level": "Int64", "max_throughput": "float64", "goodput": "float64", "scenario": "str"}
+        kinds = {"best_level": "object", "max_throughput": "float64", "goodput": "float64", "scenario": "str"}
         return pd.DataFrame(rows).astype(kinds)
 
 

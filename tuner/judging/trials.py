@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 
+#: The level at which a trial has most throughput: requests in flight, or requests per second.
+BEST = ("best_level", "best_rate")
 #: The columns of `load_trials`.
 COLUMNS = (
     *("trial", "role", "of", "state", "parameters", "value", "values", "unit", "penalty", "cause", "kind", "gpus"),
-    *("max_throughput", "best_level", "bracket", "started_at", "finished_at", "duration", "is_best", "is_pareto"),
+    *("max_throughput", *BEST, "bracket", "started_at", "finished_at", "duration", "is_best", "is_pareto"),
 )
 
 
@@ -37,9 +39,9 @@ def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
         confirmation: baseline or winner), `state` (complete, infeasible, failed, pruned, running, waiting),
         `parameters` (dict), `value` (the first objective in `unit`; NaN unless complete), `values` (of all objectives),
         `penalty`, `cause`, `kind` (of a failure), `gpus`, `max_throughput` (output tokens/s of the server, also of an
-        unfinished trial), `best_level`, `bracket`, `started_at`, `finished_at` (UTC), `duration` (seconds), `is_best`
-        (one at most; the first objective's) and `is_pareto` (no other is better in all objectives). Confirmations are
-        neither.
+        unfinished trial), `best_level` or `best_rate`, `bracket`, `started_at`, `finished_at` (UTC), `duration`
+        (seconds), `is_best` (one at most; the first objective's) and `is_pareto` (no other is better in all
+        objectives). Confirmations are neither.
 
     Raises:
         PathError: it is no run directory.
@@ -54,8 +56,7 @@ def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
     trials = _with_times([_row(path, scoring) for path in Experiment(folder).trial_folders])
     if trials["gpus"].gt(1).any():
         trials.loc[trials["unit"] == THROUGHPUT_UNIT, "unit"] = PER_GPU_UNIT
-    trials["best_level"] = trials["best_level"].astype("Int64")
-    return _with_best(trials, scoring.objectives)
+    return _with_best(trials.astype(_BEST_KINDS), scoring.objectives)
 
 
 def _with_times(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -80,7 +81,8 @@ def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:
         "cause": record.cause or ("" if state in (RUNNING, WAITING) else score.cause),
         "gpus": gpus,
         "max_throughput": math.nan if summary.max_throughput is None else summary.max_throughput,
-        "best_level": summary.best_level,
+        **dict.fromkeys(BEST),
+        **{("best_rate" if summary.is_of_rates else "best_level"): summary.best_level},
         "bracket": summary.bracket,
         "started_at": record.started_at or None,
         "finished_at": record.finished_at or None,
@@ -107,6 +109,7 @@ def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one != other and all(a >= b for a, b in zip(one, other, strict=True))
 
 
+_BEST_KINDS = {"best_level": "Int64", "best_rate": "float64"}
 BASELINE, CONFIRMATION = "baseline", "confirmation"
 _LONGEST = 24  # characters of a parameter's name or value
 _MISSING = object()
@@ -162,7 +165,7 @@ def trials_from_records(rows: list[dict[str, Any]]) -> pd.DataFrame:
     numbers = dict.fromkeys(("value", "penalty", "max_throughput", "duration"), "float64")
     values = [[float("nan") if one is None else float(one) for one in row] for row in trials["values"]]
     return trials.assign(values=pd.Series(values, trials.index, dtype="object")).astype(
-        numbers | {"best_level": "Int64", "is_best": "bool", "is_pareto": "bool"}
+        numbers | _BEST_KINDS | {"is_best": "bool", "is_pareto": "bool"}
     )
 
 

@@ -54,6 +54,8 @@ def _show_or_run(namespace: dict[str, Any], panel_of: type[RunPanel]) -> RunPane
     parameters = parameters_in(namespace, {*kind.spec.model_fields, RUN_NOW, RUN_FOLDER})
     run_now = _yes_or_no(RUN_NOW, parameters.pop(RUN_NOW, False))
     folder = parameters.pop(RUN_FOLDER, None)
+    if parameters.get("rates"):
+        parameters["levels"] = None  # those of the notebook's own cell
     if run_now:
         return run_here(kind, make_spec(parameters, kind.spec), folder)
     panel = panel_of(parameters)

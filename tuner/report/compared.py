@@ -12,6 +12,7 @@ import pandas as pd
 from tuner import figures
 from tuner.batches.batch import records
 from tuner.batches.load import load_together
+from tuner.core.level import COLUMNS, level_of, level_title
 from tuner.errors import NothingSurvived, Regressed, SpecError
 from tuner.judging import comparison_text
 from tuner.judging.comparison import Comparison, compare
@@ -24,7 +25,7 @@ from tuner.report.run_facts import Run, runs_at
 #: the kind of an HTML file that carries both sides
 COMPARISON = "comparison"
 #: what tells one batch from another, also after a report has carried it
-_KEY = ["run_folder", "trial", "scenario", "iteration_type", "concurrency", "repeat", "source"]
+_KEY = ["run_folder", "trial", "scenario", "iteration_type", *COLUMNS, "repeat", "source"]
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,7 @@ def _keys(batches: pd.DataFrame) -> list[tuple[Any, ...]]:
 
 #: raised when a reader of today could not read the JSON any more
 FORMAT = 1
-NO_LEVEL = (
-    "no batch says at which concurrency it ran, as where requests come at a rate, and levels are what is compared"
-)
+NO_LEVEL = "no batch says at which concurrency it ran, or at which request rate, and levels are what is compared"
 SAME_CONFIGURATION = "Everything that was recorded of server, machine, load and versions is the same on both sides."
 
 
@@ -210,8 +209,9 @@ class Compared:
 
 
 def _gap(row: dict[str, Any]) -> str:
-    level = "" if row["concurrency"] is None else f", concurrency {row['concurrency']}"
-    return f"the first: {row['side']}{level}: {row['outcome']}: {row['reason']}"
+    level = level_of(row)
+    where = "" if level is None else f", {level_title(level)}"
+    return f"the first: {row['side']}{where}: {row['outcome']}: {row['reason']}"
 
 
 def read_comparison(

@@ -20,7 +20,8 @@ _ORDER = (
     *("state", "engine", "server version", "vllm version", "sglang version", "xllamacpp version", "model"),
     *("served_name", "parameters", "environment", "command", "executable", "base_url", "gpus", "GPU", "host"),
     *("scenarios", "prompts", "output", "prefix", "seed"),
-    *("levels", "iteration_type", "max_seconds", "max_requests", "request_parameters", "tokenizer"),
+    *("levels", "rates", "arrivals", "max_in_flight", "iteration_type", "max_seconds", "max_requests"),
+    *("request_parameters", "tokenizer"),
     *("tuner version", "genai-bench version", "python version"),
 )
 #: genai-bench's words for what tuner calls otherwise
@@ -84,8 +85,8 @@ def _facts(run: Run) -> dict[str, str]:
 
 
 def _of_batches(batches: pd.DataFrame) -> Iterator[tuple[str, Any]]:
-    names = {"engine": "engine", "model": "model", "scenario": "scenarios", "concurrency": "levels"}
-    for column, name in names.items():
+    names = {"scenario": "scenarios", "concurrency": "levels", "request_rate": "rates"}
+    for column, name in ({"engine": "engine", "model": "model"} | names).items():
         yield name, [value for value in dict.fromkeys(batches[column].dropna().tolist()) if value != ""]
 
 

@@ -17,8 +17,9 @@ import yaml
 from tuner import __version__
 from tuner.batches import report_data
 from tuner.core import timestamps
+from tuner.core.level import COLUMNS, level_of, level_title
 from tuner.core.run_directory import COMPLETED
-from tuner.core.text import UNKNOWN, level_name, plural
+from tuner.core.text import UNKNOWN, plural
 from tuner.figures.style import CONFIG, VERDICTS
 from tuner.judging import comparison_text, summary
 from tuner.judging.intervals import CONFIDENCE
@@ -184,9 +185,10 @@ def _warnings(judged: pd.DataFrame) -> list[tuple[str, list[str]]]:
     """Each warning with the batches that it is about; of those that differ in numbers alone the first."""
     several = judged["trial"].nunique() > 1
     found: dict[str, tuple[str, list[str]]] = {}
-    for trial, scenario, level, texts in judged[["trial", "scenario", "concurrency", "warnings"]].to_numpy():
-        batch = f"{f'trial {trial}, ' if several else ''}{scenario}, concurrency {level_name(level)}"
-        for text in texts:
+    for row in judged[["trial", "scenario", *COLUMNS, "warnings"]].to_dict("records"):
+        trial = f"trial {row['trial']}, " if several else ""
+        batch = f"{trial}{row['scenario']}, {level_title(level_of(row))}"
+        for text in row["warnings"]:
             found.setdefault(re.sub(r"\d+", "", text), (text, []))[1].append(batch)
     return list(found.values())
 

@@ -137,6 +137,20 @@ class Results:
         return replace(self, slo=slo if limits else None, judged=judged, summary=summarize(judged), tiers=None)
 
     def _sweep_figures(self) -> list[Any]:
+        """The figures of closed loops, and those of open loops."""
+        rates = self.judged["request_rate"].notna()
+        if rates.all() or not rates.any():
+            return self._figures_of_one_kind()
+        return [figure for kind in (~rates, rates) for figure in self._only(kind)._figures_of_one_kind()]
+
+    def _only(self, chosen: "pd.Series[bool]") -> "Results":
+        """These batches alone, each in the place that it has among all."""
+        places = np.flatnonzero(chosen)
+        spreads = {metric: [values[place] for place in places] for metric, values in self.run_facts.spreads.items()}
+        facts = replace(self.run_facts, read_spreads=lambda: spreads)
+        return replace(self, judged=self.judged[chosen], run_facts=facts)
+
+    def _figures_of_one_kind(self) -> list[Any]:
         shown = [self.curves]
         if self.has_trend:
             shown.append(figures.trend(self.judged, self.runs, **axis(self.slo)))

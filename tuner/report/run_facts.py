@@ -15,6 +15,7 @@ from tuner.batches.batch import Reading
 from tuner.batches.genai_bench_folder import genai_bench_facts
 from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
+from tuner.core.level import COLUMNS, level_of, level_title
 from tuner.core.metrics import LATENCIES
 from tuner.core.run_directory import EXPERIMENT_FILE, RUNNING, SEARCH, SERVER_FILE, Experiment, Trial
 from tuner.core.secrets import Guard
@@ -136,9 +137,9 @@ class RunFacts:
         guard.check_values(self.servers, SERVER_FILE)
         for trial in trials_to_records(self.trials):
             guard.check_values(trial, f"trial {trial['trial']}")
-        for row in batches[list(_TEXTS)].assign(level=batches["concurrency"].astype(str)).to_dict("records"):
-            level = row.pop("level")
-            guard.check_values({str(name): text for name, text in row.items()}, f"the batch at concurrency {level}")
+        for row in batches[[*_TEXTS, *COLUMNS]].to_dict("records"):
+            texts = {name: row[name] for name in _TEXTS}
+            guard.check_values(texts, f"the batch at {level_title(level_of(row))}")
         for folder in self.folders:
             for log in Experiment(folder).logs:
                 guard.check_file(log, str(log.relative_to(folder)))

@@ -9,6 +9,7 @@ from xml.etree import ElementTree  # writes only; nothing from outside is parsed
 
 from tuner.batches.batch import records
 from tuner.core import files, timestamps
+from tuner.core.level import level_title
 from tuner.core.metrics import column_name
 from tuner.errors import PathError
 from tuner.judging import comparison_text
@@ -75,7 +76,7 @@ def _add_unmatched(suite: ElementTree.Element, row: dict[str, Any]) -> None:
 
 
 def _case(suite: ElementTree.Element, row: dict[str, Any], name: str) -> ElementTree.Element:
-    where = f"{row['scenario']}.concurrency {comparison_text.level(row)}"
+    where = f"{row['scenario']}.{comparison_text.level(row, level_title)}"
     return ElementTree.SubElement(suite, "testcase", classname=_clean(where), name=_clean(name), time="0")
 
 

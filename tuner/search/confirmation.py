@@ -30,7 +30,7 @@ _WORDS = {
 
 
 def conclude(
-    objective: str, baseline: Sequence[float], winner: Sequence[float], levels: list[int], trials: list[int]
+    objective: str, baseline: Sequence[float], winner: Sequence[float], levels: list[float], trials: list[int]
 ) -> Confirmation:
     """What runs of both show at these levels: their values of the objective, NaN where a run has no compliant batch."""
     sides = [[float(value) for value in side if value > 0] for side in (baseline, winner)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from tuner.core.level import levels_in
 from tuner.core.run_directory import COMPLETED, Trial
 from tuner.core.timestamps import now
 from tuner.judging.scores import Scoring
@@ -60,7 +61,7 @@ class TrialStop(StopRequest):
 def cannot_win(judged: pd.DataFrame, best: pd.DataFrame, spec: TuneSpec, factor: float = 1.0) -> str:
     """Why a trial cannot have more throughput than the best one; empty where it still can.
 
-    Only what holds for every closed loop counts: no request is faster beside more others. So tokens/s grow at most as
+    Only what holds for every server counts: no request is faster beside more others. So tokens/s grow at most as
     the level does, and above a level that is too slow for the SLO all are. Whether a trial catches up is not guessed
     from its first levels: mixtures of experts, for one, scale badly at first and well later.
 
@@ -73,10 +74,10 @@ def cannot_win(judged: pd.DataFrame, best: pd.DataFrame, spec: TuneSpec, factor:
     if judged.empty or best.empty or len(spec.scenarios) > 1:
         return ""
     needed = best.loc[best["verdict"].isin(COMPLIANT), "output_throughput"].max() * factor * (1 - spec.margin)
-    rows = judged.to_dict("records")
+    rows = judged.assign(level=levels_in(judged)).to_dict("records")
     own = [row for row in rows if row["outcome"] not in TO_COME]
     results = [row for row in own if row["outcome"] == COMPLETED and row["output_throughput"] > 0]
-    ahead = {row["concurrency"] for row in rows if row["outcome"] in TO_COME} - _levels_beyond_slo(rows, spec.margin)
+    ahead = {row["level"] for row in rows if row["outcome"] in TO_COME} - _levels_beyond_slo(rows, spec.margin)
     reached = [row["output_throughput"] for row in results if row["verdict"] != FAIL]
     most = max([*reached, *(_reach(results, level) for level in ahead)], default=0.0)
     if not own or not most < needed:
@@ -86,12 +87,12 @@ def cannot_win(judged: pd.DataFrame, best: pd.DataFrame, spec: TuneSpec, factor:
     return f"at most {most:.4g} tokens/s are in reach within the SLO, less than the best trial has"
 
 
-def _levels_beyond_slo(rows: list[dict[Hashable, Any]], margin: float) -> set[int]:
+def _levels_beyond_slo(rows: list[dict[Hashable, Any]], margin: float) -> set[float]:
     """The levels that cannot meet the SLO: above so many that do not that it is no accident, and none that may."""
     run = [row for row in rows if row["outcome"] not in TO_COME]
-    highest = max((row["concurrency"] for row in run if not _is_too_much(row, margin)), default=0)
-    missed = sorted({row["concurrency"] for row in run if row["concurrency"] > highest})
-    return {row["concurrency"] for row in rows if sum(level <= row["concurrency"] for level in missed) >= FEWEST}
+    highest = max((row["level"] for row in run if not _is_too_much(row, margin)), default=0)
+    missed = sorted({row["level"] for row in run if row["level"] > highest})
+    return {row["level"] for row in rows if sum(level <= row["level"] for level in missed) >= FEWEST}
 
 
 def _is_too_much(row: dict[Hashable, Any], margin: float) -> bool:
@@ -101,7 +102,7 @@ def _is_too_much(row: dict[Hashable, Any], margin: float) -> bool:
     return row["outcome"] != COMPLETED or (row["verdict"] == FAIL and is_over)
 
 
-def _reach(results: list[dict[Hashable, Any]], level: int) -> float:
+def _reach(results: list[dict[Hashable, Any]], level: float) -> float:
     """The most tokens/s that a level can have: in proportion to what lower ones had."""
-    each = [row["output_throughput"] / row["concurrency"] for row in results if row["concurrency"] <= level]
+    each = [row["output_throughput"] / row["level"] for row in results if row["level"] <= level]
     return level * min(each, default=math.inf)

@@ -186,7 +186,7 @@ class _Search:
         """What runs in turn show; None where there was no time for one of each."""
         bests = [trial.score.summary.best_level for trial in (baseline, best) if trial.score]
         at_level = self.trials.scoring.level
-        levels = [at_level] if at_level else sorted({int(level) for level in bests if level})
+        levels = [at_level] if at_level else sorted({level for level in bests if level})
         runs: list[SearchTrial] = []
         for turn, trial in product(range(self.spec.confirm), (baseline, best)):
             run = self._once_more(WINNER if trial is best else BASELINE, trial, turn, levels)
@@ -201,7 +201,7 @@ class _Search:
         both = defaults and winners
         return conclude(self.spec.objective[0], defaults, winners, levels, numbers) if both else None
 
-    def _once_more(self, of: str, trial: SearchTrial, turn: int, levels: list[int]) -> SearchTrial | None:
+    def _once_more(self, of: str, trial: SearchTrial, turn: int, levels: list[float]) -> SearchTrial | None:
         """A further run of a trial, at these levels; the one that is there already where the search was cut off."""
         parameters = trial.record.parameters
         before = [one for one in self.trials.all if one.record.of == of and one.record.parameters == parameters]
@@ -211,7 +211,7 @@ class _Search:
         if self.stop.is_set() or self.limits.is_over(confirming=True):
             return None
         again = again or self.trials.add(TrialRecord(role="confirmation", of=of, parameters=parameters))
-        spec = self.trials.spec_of(parameters, levels=levels, stop_when_saturated=False)
+        spec = self.trials.spec_of(parameters, **{self.spec.varied: levels}, stop_when_saturated=False)
         self._settle(self._start(again, spec))
         return again if again.is_settled else None
 

@@ -45,8 +45,8 @@ class TuneSpec(SweepSpec):
     objective: list[Objective] = Field(
         ["max_throughput"], description=f"{', '.join(get_args(Objective))}, or two of them", min_length=1, max_length=2
     )
-    objective_level: PositiveInt | None = Field(
-        None, description="the level at which min_… objectives are read; by default the only one"
+    objective_level: PositiveFloat | None = Field(
+        None, description="the level or rate at which min_… objectives are read; by default the only one"
     )
     sampler: SamplerName = Field(
         "auto", description=f"what chooses the next configuration: {', '.join(get_args(SamplerName))}"
@@ -84,13 +84,14 @@ class TuneSpec(SweepSpec):
     def _can_be_searched(self) -> Self:
         needs_level = any(one in LATENCIES for one in self.objective)
         level, levels = self.objective_level, self.fixed_levels
+        named = ", ".join(map(str, levels))
         is_unclear, is_absent = level is None and len(levels) != 1, level is not None and level not in levels
         problems = (
             (len({*self.objective}) < len(self.objective), f"objective: {self.objective[0]} stands twice"),
             (self.max_cost is not None and self.price_per_gpu_hour is None, "max_cost needs price_per_gpu_hour"),
             (needs_level and is_unclear, f"objective_level: {self.objective[0]} is read at one level; say which"),
-            (needs_level and not levels, "objective_level: levels: auto may never measure it; give levels"),
-            (needs_level and is_absent, f"objective_level: {level} is none of the levels {levels}"),
+            (needs_level and not levels, f"objective_level: {self.varied}: auto may never measure it; give some"),
+            (needs_level and is_absent, f"objective_level: {level or 0:g} is none of the {self.varied} {named}"),
         )
         if problem := next((text for is_wrong, text in problems if is_wrong), None):
             raise ValueError(problem)

@@ -15,6 +15,7 @@ import msgspec
 from tuner.batches.genai_bench_folder import words_of_failure
 from tuner.batches.load import load_batches
 from tuner.core import files, request_log
+from tuner.core.level import Level, Rate, kind_of, level_title, number_of
 from tuner.core.request_log import REQUESTS_FILE, WHOLE, WORKLOAD_FILE
 from tuner.core.run_directory import COMPLETED, RUNNING, Sidecar, Trial, TrialFacts, part_of
 from tuner.core.text import one_line
@@ -42,8 +43,8 @@ _REFUSED_FIELD = re.compile(
 _MORE_TIME = "give a level more with max_seconds, or with extend_to"
 _TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", re.MULTILINE)
 _WARMUP_SECONDS = 30.0
-#: (scenario, concurrency level, repeat)
-Measurement = tuple[str, int, int]
+#: (scenario, level, repeat)
+Measurement = tuple[str, Level, int]
 #: outcomes that say nothing about the level: a resumed sweep measures it again
 UNSETTLED = (RUNNING, "interrupted", "client_failed")
 
@@ -62,9 +63,9 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
         What the sidecar says.
     """
     part = fresh_part(folder)
-    level = load.limits.concurrency
+    level = load.limits.level
     client = _client_share(load) | {"prefix_cache_emptied": server.forget_prompts(), "api": load.api_backend}
-    sidecar = Sidecar(scenario=load.scenario, concurrency=level, repeat=load.repeat, client=client)
+    sidecar = Sidecar.of(load.scenario, level, load.repeat, client=client)
     sidecar.started_at = to_text(now())
     sidecar.write(part)
     ended = bench.run(load, part, stop)
@@ -75,7 +76,7 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
     _scrub(part, server.api_key())
     sidecar.write(part)
     put_in_place(part, folder)
-    _log.info("%s, concurrency %d: %s %s", load.scenario, level, outcome, reason)
+    _log.info("%s, %s: %s %s", load.scenario, level_title(level), outcome, reason)
     return sidecar
 
 
@@ -87,7 +88,8 @@ def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> s
     """
     if not requests:
         return ""
-    limits = Limits(load.limits.concurrency, _WARMUP_SECONDS, requests, window=WHOLE)  # which has no drain
+    users = min(load.limits.concurrency, requests)
+    limits = Limits(users, _WARMUP_SECONDS, requests, window=WHOLE)  # which has no drain
     warm = replace(load, limits=limits, repeat=0)  # with prompts that no level has
     with tempfile.TemporaryDirectory(prefix="tuner-warmup-") as folder:
         outcome, reason = outcome_of(Path(folder), bench.run(warm, Path(folder), stop), None, interrupted=False)
@@ -96,9 +98,7 @@ def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> s
 
 def record_unrun(load: Measurement, folder: Path, outcome: str, reason: str) -> Sidecar:
     """Write down why a level was not run."""
-    scenario, concurrency, repeat = load
-    reason = reason[:_LONGEST_REASON]
-    sidecar = Sidecar(scenario=scenario, concurrency=concurrency, repeat=repeat, outcome=outcome, reason=reason)
+    sidecar = Sidecar.of(*load, outcome=outcome, reason=reason[:_LONGEST_REASON])
     sidecar.write(part := fresh_part(folder))
     put_in_place(part, folder)
     return sidecar
@@ -134,7 +134,10 @@ class Levels:
             model=spec.model or spec.base_url or "",
             parameters=spec.parameters,
             scenarios=spec.scenarios,
-            levels=spec.fixed_levels or sorted({load[1], *(self._facts.levels if self._facts else [])}),
+            levels=sorted({number_of(load[1]), *(self._facts.levels if self._facts else [])})
+            if spec.is_auto
+            else [*map(number_of, spec.fixed_levels)],
+            iteration_type=kind_of(load[1]),
             repeats=spec.repeats,
         )
         if facts != self._facts:
@@ -203,7 +206,8 @@ def _client_error(part: Path) -> str:
 
 def _client_share(load: Load) -> dict[str, Any]:
     """The load generator's processes, and its own share of what they read at this level, where it was calibrated."""
-    own = calibration.share_of_client(load.limits.concurrency)
+    level = load.limits.level
+    own = None if isinstance(level, Rate) else calibration.share_of_client(level)
     names = ("ttft", "tpot", "throughput") if own and own.workers == load.workers else ()
     return {"workers": load.workers} | {name: getattr(own, name) for name in names}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from tuner.core.level import by_level
 from tuner.core.run_directory import COMPLETED
 from tuner.judging.levels import TOO_MUCH, fails_slo, levels_of
 from tuner.judging.slo import SLO, Constraint
@@ -17,6 +18,8 @@ from tuner.judging.verdicts import ROUNDING, UNKNOWN
 
 #: By how much levels grow while none fails, at least and at most.
 STEP_LEAST, STEP_MOST = 1.1, 8.0
+#: By how much they fall while none passes.
+STEP_DOWN = 4.0
 #: How near an end of the bracket a level is chosen, in brackets that count as closed: less closes it with more room
 #: for noise, more narrows it faster. Found by simulation (`benchmarks/limit_search.py`), as are the next three.
 AIM = 0.7
@@ -45,32 +48,38 @@ class LimitSearch:
 
     Args:
         highest: the highest level to try.
+        least: the lowest.
+        first: where it begins.
+        step: levels are multiples of it; 0: any number of three digits, as of rates.
         tolerance: how far apart the ends of the bracket may lie, relative to the lower.
         most: batches asked for at most.
         noise: relative noise of what one batch measures, one standard deviation.
         repeats: how often the level that decides is measured at most.
     """
 
-    highest: int = 1024
+    highest: float = 1024
+    least: float = 1
+    first: float = 1
+    step: float = 1
     tolerance: float = 0.1
     most: int = 12
     noise: float = 0.03
     repeats: int = 3
     batches: int = field(default=0, init=False)
-    excesses: dict[int, list[float | None]] = field(default_factory=dict, init=False)
+    excesses: dict[float, list[float | None]] = field(default_factory=dict, init=False)
 
-    def tell(self, level: int, excess: float | None) -> None:
+    def tell(self, level: float, excess: float | None) -> None:
         """Learn from a batch that was asked for, or measured earlier.
 
         Args:
-            level: its concurrency level.
+            level: which level it was.
             excess: of all runs of the level so far, as from `excess`: at most 0 passes; infinite where it broke the
                 server; None where nobody can judge it, which is tried once more and then fails.
         """
         self.batches += level == self.next_level()
         self.excesses.setdefault(level, []).append(excess)
 
-    def next_level(self) -> int | None:
+    def next_level(self) -> float | None:
         """The level to measure next, perhaps once more; None where the search has ended."""
         if self.batches >= self.most:
             return None
@@ -79,39 +88,39 @@ class LimitSearch:
         return self._undecided() if self._is_closed() else self._new_level()
 
     @property
-    def passing(self) -> int | None:
+    def passing(self) -> float | None:
         """The limit: the highest level that passes while none at or below it fails; None where there is none."""
         below = self.failing or math.inf
         return max((level for level in self.excesses if self._excess(level) <= 0 and level < below), default=None)
 
     @property
-    def failing(self) -> int | None:
+    def failing(self) -> float | None:
         """The lowest level that fails; None where none does."""
         return min((level for level in self.excesses if self._excess(level) > 0), default=None)
 
-    def _excess(self, level: int) -> float:
+    def _excess(self, level: float) -> float:
         """What was told last of a level, of all its runs; infinite where nobody can judge it."""
         last = self.excesses[level][-1]
         return math.inf if last is None else last
 
-    def _errors(self, level: int) -> float:
+    def _errors(self, level: float) -> float:
         """How many standard errors a level lies from the threshold."""
         return abs(self._excess(level)) * math.sqrt(len(self.excesses[level])) / self.noise
 
-    def _doubtful(self) -> int | None:
+    def _doubtful(self) -> float | None:
         """A level that was measured once and says too little."""
         once = [level for level, values in self.excesses.items() if len(values) == 1 < self.repeats]
         ends = (self.passing, self.failing)
         edge = (level for level in once if level in ends and self._errors(level) < AT_THE_EDGE)
         return next((level for level in once if self.excesses[level] == [None]), next(edge, None))
 
-    def _undecided(self) -> int | None:
+    def _undecided(self) -> float | None:
         """An end of the closed bracket that is nearer to the threshold than is certain.
 
         The failing one, since it decides that higher levels aren't tried; and the passing one where a single level
         is more than the tolerance.
         """
-        ends = [self.failing, self.passing if (self.passing or 0) * self.tolerance < 1 else None]
+        ends = [self.failing, self.passing if (self.passing or 0) * self.tolerance < self.step else None]
         known = [level for level in ends if level is not None and len(self.excesses[level]) < self.repeats]
         return next((level for level in known if self._errors(level) < CERTAIN), None)
 
@@ -119,31 +128,35 @@ class LimitSearch:
         """Whether no new level is worth a batch."""
         low, high = self.passing, self.failing
         if low is None:
-            return high == 1
+            return high is not None and high <= self.least
         if high is None or low >= self.highest:
             return low >= self.highest
-        return high <= max(low + 1, low * (1 + self.tolerance))
+        return high <= max(low + self.step, low * (1 + self.tolerance) * (1 + ROUNDING))
 
-    def _new_level(self) -> int:
+    def _new_level(self) -> float:
         low, high = self.passing, self.failing
         if low is None:
-            return 1
+            return self.first if high is None else max(self._rounded(high / STEP_DOWN), self.least)
         return min(self._above(low) if high is None else self._between(low, high), self.highest)
 
-    def _above(self, low: int) -> int:
+    def _rounded(self, level: float, up: bool = False) -> float:
+        """A level near this one that can be asked for."""
+        return (math.ceil if up else math.floor)(level) if self.step else float(f"{level:.3g}")
+
+    def _above(self, low: float) -> float:
         """A level above all that pass: just beyond where the excess should reach 0."""
         rise = -self._excess(low) / self._slope(low) + math.log1p(self.tolerance) / 2
         step = math.exp(_clamped(rise, math.log(STEP_LEAST), math.log(STEP_MOST)))
-        return math.ceil(low * step)
+        return self._rounded(low * step, up=True)
 
-    def _slope(self, low: int) -> float:
+    def _slope(self, low: float) -> float:
         """How the excess grows with ln(level) below `low`; at first as if latency were proportional to the level."""
         below = max((level for level in self.excesses if level < low), default=None)
         if below is None:
             return 1.0
         return max((self._excess(low) - self._excess(below)) / math.log(low / below), 0.01)
 
-    def _between(self, low: int, high: int) -> int:
+    def _between(self, low: float, high: float) -> float:
         """A level within the bracket: where the excess should reach 0, as far from the ends as the budget demands."""
         width, close = math.log(high / low), math.log1p(self.tolerance)
         left = max(self.most - self.batches - RESERVE, 1)
@@ -152,10 +165,10 @@ class LimitSearch:
         at += math.copysign(NUDGE * close, width / 2 - at)
         at = _clamped(at, min(margin, width / 2), max(width - margin, width / 2))
         level = low * math.exp(at)
-        rounded = math.floor(level) if at < width / 2 else math.ceil(level)  # to the nearer end, so that it closes
-        return int(_clamped(rounded, low + 1, high - 1))
+        rounded = self._rounded(level, up=at >= width / 2)  # to the nearer end, so that it closes
+        return _clamped(rounded, low + self.step, high - self.step)
 
-    def _crossing(self, low: int, high: int) -> float:
+    def _crossing(self, low: float, high: float) -> float:
         """Where the excess should be 0, as ln(level / low): by a parabola through three levels, else by a line."""
         width, below, above = math.log(high / low), self._excess(low), self._excess(high)
         if math.isinf(above):
@@ -218,7 +231,7 @@ def saturated(judged: pd.DataFrame) -> bool:
     Args:
         judged: the batches of one scenario so far, as from `judge`.
     """
-    levels = levels_of(judged).sort_values("concurrency")
+    levels = by_level(levels_of(judged))
     fails, throughput = fails_slo(levels), levels["output_throughput"].fillna(0.0)
     grown = throughput.iloc[-1:].max() > throughput.iloc[:-1].max() * GROWTH
     return len(fails) > 1 and bool(fails.iloc[-2:].all()) and not grown

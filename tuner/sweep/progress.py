@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tuner.core import timestamps
+from tuner.core.level import Level, level_title
 from tuner.core.run_directory import (
     RUNNING,
     Experiment,
@@ -25,7 +26,7 @@ class LevelState:
     """One asked-for level: `waiting`, `running`, or its outcome."""
 
     scenario: str
-    concurrency: int
+    level: Level
     state: str = WAITING
     reason: str = ""
     started_at: datetime | None = None
@@ -80,7 +81,7 @@ class Progress:
         """What is going on now, in a few words."""
         running = [level for level in self.levels if level.state == RUNNING]
         if running:
-            return f"{running[0].scenario} at concurrency {running[0].concurrency}"
+            return f"{running[0].scenario} at {level_title(running[0].level)}"
         if self.server == "ready":
             return "between levels"
         return "starting the server" if len(self.ended) < len(self.levels) else "writing the report"
@@ -175,17 +176,19 @@ def read_progress(trial: Trial) -> Progress:
         return Progress()
     server = trial.server.state if trial.server else ""
     repeats = range(1, facts.repeats + 1)
-    loads = [(scenario, level, repeat) for scenario in facts.scenarios for repeat in repeats for level in facts.levels]
+    loads = [
+        (scenario, level, repeat) for scenario in facts.scenarios for repeat in repeats for level in facts.every_level
+    ]
     return Progress(server, tuple(_level(trial, *load) for load in loads))
 
 
-def _level(trial: Trial, scenario: str, concurrency: int, repeat: int) -> LevelState:
-    folder = trial.batch_folder(scenario, concurrency, repeat)
+def _level(trial: Trial, scenario: str, level: Level, repeat: int) -> LevelState:
+    folder = trial.batch_folder(scenario, level, repeat)
     sidecar, is_whole = Sidecar.read(folder), True
     if sidecar is None:  # what is not in place yet goes on, whatever it says of its end
         sidecar, is_whole = Sidecar.read(part_of(folder)), False
     if sidecar is None:
-        return LevelState(scenario, concurrency, folder=folder)
+        return LevelState(scenario, level, folder=folder)
     started_at = timestamps.read(sidecar.started_at)[0] if sidecar.started_at else None
     state = sidecar.outcome if is_whole else RUNNING
-    return LevelState(scenario, concurrency, state, sidecar.reason, started_at, folder)
+    return LevelState(scenario, level, state, sidecar.reason, started_at, folder)

@@ -1,10 +1,11 @@
 """What a sweep is asked: SweepSpec, and the same as flags, as YAML, as a form's text."""
 
 import json
+import math
 import random
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -13,12 +14,14 @@ import yaml
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from tuner.core import files
+from tuner.core.level import Level, Rate
 from tuner.core.request_log import STEADY, Window
 from tuner.engines.base import ServerSpec, explain
 from tuner.errors import SLOError, SpecError
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import requests_needed_for
+from tuner.traffic.arrivals import Arrivals
 from tuner.traffic.workload import SCENARIO, Prefix
 
 #: prompts out of a file, as genai-bench calls them; then they are called by the file's name and hash
@@ -28,13 +31,17 @@ _PREFIX = re.compile(r"\+prefix\(\d+,\d+\)$")
 #: what else genai-bench can be asked for, by the first letter of its notation
 _NOT_TEXT = {"E": "embeddings", "R": "reranking", "I": "images", "A": "audio"}
 AUTO, RANDOM = "auto", "random"
+#: requests per second
+LOWEST_RATE, HIGHEST_RATE = 0.001, 100_000.0
+#: requests of an open loop in flight at most, where nothing else is asked for
+IN_FLIGHT = 256
 _BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
 
 
 def split(value: Any) -> Any:
     """`"1,2 4"` as `["1", "2", "4"]`; a comma inside parentheses does not separate."""
     if not isinstance(value, str):
-        return [value] if isinstance(value, int) else value
+        return [value] if isinstance(value, int | float) else value
     return [part for part in _BETWEEN.split(value.strip().strip("[]")) if part]
 
 
@@ -74,14 +81,18 @@ def base_of(scenario: str) -> str:
     return _PREFIX.sub("", scenario)
 
 
-def _levels(value: Any) -> Any:
-    """`"auto"`, or whole numbers from 1, each once."""
-    parts = split(value)
-    if parts in (AUTO, [AUTO]):
-        return AUTO
-    if not isinstance(parts, list) or not parts:
-        raise ValueError(f"{value!r} are no levels; give at least 1, such as 1,2,4, or {AUTO}")
-    return list(dict.fromkeys(_level(part) for part in parts))
+def _each(read: Callable[[Any], float], example: str) -> BeforeValidator:
+    """`"auto"`, or numbers as `read` takes them, each once."""
+
+    def numbers(value: Any) -> Any:
+        parts = split(value)
+        if parts in (AUTO, [AUTO]):
+            return AUTO
+        if not isinstance(parts, list) or not parts:
+            raise ValueError(f"{value!r} is none; give at least 1, such as {example}, or {AUTO}")
+        return list(dict.fromkeys(map(read, parts)))
+
+    return BeforeValidator(numbers)
 
 
 def _level(part: Any) -> int:
@@ -89,6 +100,29 @@ def _level(part: Any) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ValueError(f"{part!r} is no concurrency level: it must be a whole number greater than 0, or {AUTO}")
     return number
+
+
+def _rate(part: Any) -> float:
+    try:
+        rate = math.nan if isinstance(part, bool) else float(part)
+    except (TypeError, ValueError):
+        rate = math.nan
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        limits = f"from {LOWEST_RATE:g} to {HIGHEST_RATE:g}"
+        raise ValueError(f"{part!r} is no rate: it must be a number of requests per second {limits}, or {AUTO}")
+    return float(f"{rate:g}")
+
+
+def _arrivals(value: Any) -> Any:
+    """`poisson`, `constant`, or `gamma: {cv: 2}` as a mapping."""
+    words = "write poisson, constant or gamma: {cv: 2}, with a cv above 0 and at most 10"
+    parts = value if value in ("poisson", "constant") else _mapping(value)
+    match parts:
+        case str() | None:
+            return parts
+        case {"gamma": {"cv": float() | int() as cv, **others}, **more} if 0 < cv <= 10 and not (others or more):
+            return {"gamma": {"cv": float(cv)}}
+    raise ValueError(f"{value!r} are no arrivals; {words}")
 
 
 def _prefix(value: Any) -> Any:
@@ -105,7 +139,9 @@ def _seed(value: Any) -> Any:
     raise ValueError(f"{value!r} is no seed: it must be a whole number from 0, or {RANDOM}")
 
 
-ConcurrencyLevels = Annotated[list[int] | Literal["auto"], BeforeValidator(_levels)]
+ConcurrencyLevels = Annotated[list[int] | Literal["auto"] | None, _each(_level, "1,2,4")]
+Rates = Annotated[list[float] | Literal["auto"] | None, _each(_rate, "1,2.5,4")]
+Process = Annotated[str | dict[str, dict[str, float]] | None, BeforeValidator(_arrivals)]
 Scenarios = Annotated[list[Annotated[str, BeforeValidator(_scenario)]], BeforeValidator(split), Field(min_length=1)]
 
 
@@ -126,7 +162,17 @@ class SweepSpec(ServeSpec):
     levels: ConcurrencyLevels = Field(
         [1, 2, 4, 8], description="concurrency levels, such as 1,2,4,8; auto finds the highest that meets the SLO"
     )
-    highest: PositiveInt = Field(256, description="the highest level that levels: auto tries")
+    rates: Rates = Field(
+        None, description="instead of levels, requests that arrive per second, such as 1,2,4; auto as for levels"
+    )
+    arrivals: Process = Field(
+        None, description="of rates: poisson (the default), constant, or such as gamma: {cv: 2}, which is bursty"
+    )
+    max_in_flight: PositiveInt | None = Field(
+        None,
+        description=f"of rates: requests in flight at most; those beyond wait in the client [default: {IN_FLIGHT}]",
+    )
+    highest: PositiveInt = Field(256, description="the highest level or rate that auto tries")
     stop_when_saturated: bool = Field(False, description="skip levels after throughput stops growing and the SLO fails")
     scenarios: Scenarios = Field(
         ["D(100,32)"], description="traffic scenarios in genai-bench's notation, such as D(100,32)"
@@ -214,20 +260,47 @@ class SweepSpec(ServeSpec):
     def _extends(self) -> Self:
         if self.extend_to is not None and self.extend_to < self.max_seconds:
             raise ValueError(f"extend_to: must be at least max_seconds ({self.max_seconds:g}), got {self.extend_to:g}")
-        if self.levels == AUTO and not self.slo:
-            raise ValueError("levels: auto looks for the highest level that meets the SLO; give one with slo")
+        if self.is_auto and not self.slo:
+            raise ValueError(f"{self.varied}: auto looks for the highest that meets the SLO; give one with slo")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        extra = [name for name in ("arrivals", "max_in_flight") if getattr(self, name) is not None]
+        if self.rates is None and extra:
+            raise ValueError(f"{extra[0]}: is of requests that arrive at a rate; give rates, or leave it out")
+        if self.rates is not None and self.levels is not None and "levels" in self.model_fields_set:
+            raise ValueError("rates: stand instead of levels; leave one of them out")
+        if self.rates is not None:
+            object.__setattr__(self, "levels", None)
         return self
 
     @property
-    def fixed_levels(self) -> list[int]:
-        """The levels that are known before anything is measured."""
-        return self.levels if isinstance(self.levels, list) else []
+    def varied(self) -> str:
+        """What differs from level to level: `levels` or `rates`."""
+        return "levels" if self.rates is None else "rates"
 
-    def loads(self) -> list[tuple[str, int, int]]:
+    @property
+    def is_auto(self) -> bool:
+        """Whether the highest level that meets the SLO is looked for."""
+        return AUTO in (self.levels, self.rates)
+
+    @property
+    def fixed_levels(self) -> list[Level]:
+        """The levels that are known before anything is measured."""
+        values = getattr(self, self.varied)
+        return [] if self.is_auto else [value if self.rates is None else Rate(value) for value in values or []]
+
+    def arrivals_at(self, rate: float, seed: str) -> Arrivals:
+        """When requests are due at a rate."""
+        cv = self.arrivals["gamma"]["cv"] if isinstance(self.arrivals, dict) else float(self.arrivals != "constant")
+        return Arrivals(float(rate), cv, seed)
+
+    def loads(self) -> list[tuple[str, Level, int]]:
         """Every (scenario, level, repeat) to be measured, in the order of running."""
         return [load for scenario in self.scenarios for load in self._loads_of(scenario)]
 
-    def _loads_of(self, scenario: str) -> list[tuple[str, int, int]]:
+    def _loads_of(self, scenario: str) -> list[tuple[str, Level, int]]:
         levels = sorted(self.fixed_levels) if self.order == "ascending" else self.fixed_levels
         loads = [(scenario, level, repeat) for repeat in range(1, self.repeats + 1) for level in levels]
         if self.order == "random":
@@ -316,7 +389,7 @@ def command_line(command: str, values: Mapping[str, Any]) -> str:
 
 def unlike_default(spec: SweepSpec) -> dict[str, Any]:
     """What `spec` asks for and would not be so by itself."""
-    return spec.model_dump(mode="json", exclude_defaults=True)
+    return spec.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
 
 
 def sweep_of(searched: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:

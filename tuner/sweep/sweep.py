@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from tuner import engines
 from tuner.batches.load import load_batches
+from tuner.core.level import Level, Rate, level_title
 from tuner.core.request_log import WHOLE
 from tuner.core.run_directory import SWEEP, Experiment, Sidecar, Trial, environment
 from tuner.core.timestamps import now, to_text
@@ -25,7 +26,7 @@ from tuner.servers.telemetry import Recorder
 from tuner.sweep import level
 from tuner.sweep.level import Levels, Measurement, judged_level
 from tuner.sweep.limit import LimitSearch, excess, saturated
-from tuner.sweep.spec import AUTO, RANDOM, Spec, SweepSpec, base_of
+from tuner.sweep.spec import IN_FLIGHT, RANDOM, Spec, SweepSpec, base_of
 from tuner.traffic import calibration
 from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import Bench, Load
@@ -34,6 +35,8 @@ from tuner.traffic.tokenizer import check_tokenizer, is_at_hand
 from tuner.traffic.workload import Workload, most_tokens
 
 _log = logging.getLogger(__name__)
+#: requests that a window has on average at the lowest rate that rates: auto tries
+FEWEST_REQUESTS = 10
 AnySweep = TypeVar("AnySweep", bound=SweepSpec)
 #: what may differ when a run is resumed: where it lies, and how a server is reached
 _MAY_DIFFER = (
@@ -102,7 +105,7 @@ def _plain(spec: SweepSpec) -> dict[str, Any]:
 
 def _planned(spec: SweepSpec, levels: Levels) -> Iterator[Measurement]:
     """What is to be measured, one after the other; each is on disk before the next is asked for."""
-    if spec.levels == AUTO:
+    if spec.is_auto:
         for scenario in spec.scenarios:
             yield from _limit_search(spec, levels, scenario)
     else:
@@ -110,12 +113,21 @@ def _planned(spec: SweepSpec, levels: Levels) -> Iterator[Measurement]:
 
 
 def _limit_search(spec: SweepSpec, levels: Levels, scenario: str) -> Iterator[Measurement]:
-    search, slo = LimitSearch(highest=spec.highest), SLO.parse(spec.slo or {})
-    while (concurrency := search.next_level()) is not None:
-        runs = [(scenario, concurrency, n + 1) for n in range(len(search.excesses.get(concurrency, [])) + 1)]
+    search, slo = limit_search(spec), SLO.parse(spec.slo or {})
+    while (number := search.next_level()) is not None:
+        level = int(number) if spec.rates is None else Rate(number)
+        runs = [(scenario, level, n + 1) for n in range(len(search.excesses.get(number, [])) + 1)]
         if not levels.settled(runs[-1]):
             yield runs[-1]
-        search.tell(concurrency, excess(judged_level([levels.folder(run) for run in runs], slo), slo))
+        search.tell(number, excess(judged_level([levels.folder(run) for run in runs], slo), slo))
+
+
+def limit_search(spec: SweepSpec) -> LimitSearch:
+    """The search for the highest level that meets the SLO; of rates from one at which a window has some requests on."""
+    if spec.rates is None:
+        return LimitSearch(highest=spec.highest)
+    least = float(f"{FEWEST_REQUESTS / (spec.extend_to or spec.max_seconds):.2g}")
+    return LimitSearch(highest=spec.highest, least=least, first=max(least, 1.0), step=0)
 
 
 def with_model(spec: Spec, progress: gguf.Progress = lambda share: None) -> Spec:
@@ -308,34 +320,38 @@ class _Runner:
         _log.warning("%s refuses ignore_eos (%s): it is left out, and answers can end early", server, words)
         return True
 
-    def _load(self, server: Server, scenario: str, concurrency: int, repeat: int) -> Load:
+    def _load(self, server: Server, scenario: str, level: Level, repeat: int) -> Load:
         spec, engines_own = self.spec, server.engine.request_parameters
+        arrivals = None
+        if isinstance(level, Rate):
+            arrivals = spec.arrivals_at(level, f"{spec.seed} {scenario} {level} {repeat} arrivals")
         return Load(
             base_url=server.base_url,
             model_name=server.model_name,
             scenario=scenario,
             limits=Limits(
-                concurrency=concurrency,
+                concurrency=(spec.max_in_flight or IN_FLIGHT) if arrivals else int(level),
+                arrivals=arrivals,
                 seconds=spec.max_seconds,
                 requests=spec.max_requests,
                 extend_to=spec.extend_to,
                 enough=spec.enough_requests,
                 window=spec.window,
             ),
-            workers=spec.client_workers or calibration.processes_for(concurrency),
+            workers=spec.client_workers or (1 if arrivals else calibration.processes_for(int(level))),
             repeat=repeat,
             request_parameters=({} if self.workload.keeps_cache else dict(engines_own)) | spec.request_parameters,
             workload=self.workload,
             api_backend=spec.api or server.api,
         )
 
-    def _reason_to_skip(self, scenario: str, concurrency: int) -> str:
+    def _reason_to_skip(self, scenario: str, level: Level) -> str:
         """Why a level of a fixed sweep need not be measured; empty where it must be."""
         loads = [load for load in self.spec.loads() if load[0] == scenario]
         settled = {load: end for load in loads if (end := self.levels.settled(load))}
         exhausted = [load[1] for load, end in settled.items() if end.outcome == "out_of_memory"]
-        if exhausted and min(exhausted) <= concurrency and self.spec.on_oom == "skip_higher":
-            return f"concurrency {min(exhausted)} ran out of memory"
+        if exhausted and min(exhausted) <= level and self.spec.on_oom == "skip_higher":
+            return f"{level_title(min(exhausted))} ran out of memory"
         if settled and self.spec.stop_when_saturated and self.spec.slo:
             batches = load_batches(*map(self.levels.folder, settled))
             if saturated(judge(batches, self.spec.slo)):

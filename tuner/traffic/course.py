@@ -1,7 +1,8 @@
 """A level's course: the burst, the window that is judged, the end of what was sent in it; then its file.
 
-A level begins when every user has finished its first request, which all sent at the same instant; requests that
-were sent inside the window count, and may finish after it while the others keep up the load.
+The window begins when every user has finished its first request, which all sent at the same instant; of an open loop,
+when the requests of the first second have ended. Requests that were due inside the window count, and may finish after
+it while the others keep up the load.
 """
 
 import multiprocessing
@@ -9,25 +10,44 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from tuner.core import timestamps
-from tuner.core.request_log import IN_FLIGHT, STEADY, WHOLE, LevelRecord, SentRequest, Window, decode_request, write
+from tuner.core.level import Level, Rate
+from tuner.core.request_log import (
+    IN_FLIGHT,
+    NEVER_SENT,
+    STEADY,
+    WHOLE,
+    LevelRecord,
+    SentRequest,
+    Window,
+    decode_request,
+    write,
+)
+from tuner.traffic.arrivals import Arrivals
 
 _POLL_SECONDS = 0.02
+#: Seconds of an open loop whose requests must have ended before its window begins.
+_RAMP_SECONDS = 1.0
+#: Seconds in which each user, wherever it waits, learns when the level begins.
+_LEAD = 0.1
 
 
 class Limits(msgspec.Struct):
     """What ends a level; seconds.
 
     Args:
-        concurrency: users, each of whom has one request in flight.
+        concurrency: users, each of whom has one request in flight; of an open loop the most that are in flight.
         seconds: the window's length, and the most that the burst, and afterwards the drain, may take.
         requests: that end the window, if they come first.
         extend_to: the window's length while fewer than `enough` requests have ended; None: `seconds`.
         window: `steady`, or `whole`: all that ended within the level counts, from its first instant on.
+        arrivals: of an open loop; None: each user sends a request as soon as the one before has ended.
     """
 
     concurrency: int
@@ -36,6 +56,18 @@ class Limits(msgspec.Struct):
     extend_to: float | None = None
     enough: int = 0
     window: Window = STEADY
+    arrivals: Arrivals | None = None
+
+    @property
+    def level(self) -> Level:
+        """The level that is measured within these limits."""
+        return Rate(self.arrivals.rate) if self.arrivals else self.concurrency
+
+    @property
+    def most_requests(self) -> int:
+        """So many can be sent at most: with those that begin the level, and those in flight at its end."""
+        longest = self.longest_window + 2 * self.seconds
+        return int(self.arrivals.rate * longest) + 1 if self.arrivals else self.requests + 2 * self.concurrency
 
     @property
     def longest_window(self) -> float:
@@ -49,7 +81,18 @@ class Spool:
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile("a+b", buffering=0)  # noqa: SIM115 - closed with the level's process
         self._read = 0
+        self._start = RawValue("d", 0.0)
         self.requests: list[SentRequest] = []
+
+    @property
+    def start(self) -> float:
+        """When the level began, on the monotonic clock, for every process of it; 0 before."""
+        return float(self._start.value)
+
+    def begin(self) -> float:
+        """Begin the level as soon as every user can know it; returns when that is."""
+        self._start.value = time.monotonic() + _LEAD
+        return self.start
 
     def add(self, request: SentRequest) -> None:
         """Append its line, whole: the file is in append mode."""
@@ -87,15 +130,18 @@ class Course:
         self._limits, self._spool, self._sleep = limits, spool, sleep
         self._start = self._begin = self._end = time.monotonic()
         self._over = float("inf")
+        self._firsts = limits.concurrency  # requests that must have ended before the window begins
 
     def run(self) -> float:
         """Return when the level is over, with the seconds that it took."""
         limits, now = self._limits, time.monotonic
-        self._start = self._begin = self._end = now()
+        self._start = self._begin = self._end = self._spool.begin()
+        due = limits.arrivals and limits.arrivals.due(self._start, self._start, self._start + _RAMP_SECONDS)
+        self._firsts = len(due) if due else limits.concurrency
         if limits.window == STEADY:
-            first = self._wait(_user_of_first, lambda users: users >= limits.concurrency, limits.seconds)
-            ends = [request.end or 0.0 for request in self._spool.requests if request.number == 1]
-            self._begin = max(ends) if first == limits.concurrency else now()
+            begun = self._wait(self._first, lambda done: done >= self._firsts, limits.seconds) >= self._firsts
+            ends = [request.end or 0.0 for request in self._spool.requests if self._first(request)]
+            self._begin = max(ends) if begun else now()
             if not self._spool.requests:
                 self._end = self._over = self._begin
                 return self._over - self._start
@@ -107,7 +153,8 @@ class Course:
         self._wait(self._in_window, is_over, limits.longest_window - (now() - self._begin))
         self._end = now()
         if limits.window == STEADY:
-            self._wait(self._user_past_window, lambda users: users >= limits.concurrency, limits.seconds)
+            wanted = len(self._due(self._begin)) if limits.arrivals else limits.concurrency
+            self._wait(self._past_window, lambda done: done >= wanted, limits.seconds)
         self._over = now()
         return self._over - self._start
 
@@ -121,21 +168,44 @@ class Course:
 
     def write(self, path: Path, scenario: str) -> None:
         """Write the level's file, after its users have stopped; none where nothing was sent."""
-        if not self.requests():
+        requests, limits = self.requests(), self._limits
+        if not requests:
             return
+        load: dict[str, Any] = {"concurrency": limits.concurrency}
+        if limits.arrivals:
+            load = {"rate": limits.arrivals.rate, "cv": limits.arrivals.cv, "max_in_flight": limits.concurrency}
+            requests = [*requests, *self._never_sent()]
         level = LevelRecord(
+            **load,
+            start=self._start,
             scenario=scenario,
-            concurrency=self._limits.concurrency,
             window=self._limits.window,
             begin=self._begin,
             end=self._end,
             monotonic=time.monotonic(),
             utc=timestamps.now(),
         )
-        if level.window == STEADY and not any(map(level.counts, self._spool.requests)):
+        if level.window == STEADY and not any(map(level.counts, requests)):
             note = "no request was sent in the window and ended: all of them count"
             level = msgspec.structs.replace(level, window=WHOLE, begin=self._start, note=note)
-        write(path, level, self._spool.requests)
+        write(path, level, requests)
+
+    def _due(self, begin: float) -> dict[int, float]:
+        """What of an open loop is due from `begin` to the window's end, by number."""
+        return self._limits.arrivals.due(self._start, begin, self._end) if self._limits.arrivals else {}
+
+    def _never_sent(self) -> Iterator[SentRequest]:
+        """What was due, and waited for one of those in flight to end until the level did."""
+        sent = {request.number for request in self._spool.requests}
+        for number, instant in self._due(self._start).items():
+            if number not in sent:
+                yield SentRequest(status=NEVER_SENT, number=number, scheduled=instant)
+
+    def _first(self, request: SentRequest) -> object:
+        """What tells apart the requests that must have ended before the window begins; None for others."""
+        if self._limits.arrivals:
+            return request.number if request.turn == 1 and request.number <= self._firsts else None
+        return (request.worker, request.user) if request.number == 1 else None
 
     def _wait(self, key: Callable[[SentRequest], object], is_over: Callable[[int], bool], seconds: float) -> int:
         """Wait until as many different keys as wanted have come, or for so long; returns how many came."""
@@ -150,12 +220,10 @@ class Course:
             self._spool.refresh()
 
     def _in_window(self, request: SentRequest) -> object:
-        return id(request) if request.sent >= self._begin else None
+        return id(request) if request.scheduled >= self._begin else None
 
-    def _user_past_window(self, request: SentRequest) -> object:
-        """The request that a user had in flight at the window's end, or a later one."""
+    def _past_window(self, request: SentRequest) -> object:
+        """A user whose request was in flight at the window's end, or is a later one; of an open loop, what was due."""
+        if self._limits.arrivals:
+            return request.number if self._begin <= request.scheduled < self._end and request.turn == 1 else None
         return (request.worker, request.user) if (request.end or 0.0) >= self._end else None
-
-
-def _user_of_first(request: SentRequest) -> object:
-    return (request.worker, request.user) if request.number == 1 else None

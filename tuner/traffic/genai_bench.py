@@ -48,9 +48,7 @@ class Load:
 
     def write_workload(self, folder: Path) -> str:
         """Write the level's requests into its `folder`; returns their SHA-256."""
-        level = self.limits.concurrency
-        number = self.limits.requests + 2 * level  # with those that begin it, and those in flight at its end
-        return self.workload.write(folder, self.scenario, level, self.repeat, number)
+        return self.workload.write(folder, self.scenario, self.limits.level, self.repeat, self.limits.most_requests)
 
     def arguments(self, folder: Path) -> list[str]:
         """The command line behind `genai-bench benchmark`; the order matters to it, and the key is not in it."""
@@ -162,7 +160,7 @@ class Bench:
             "scenario": load.scenario,
             "folder": str(folder),
             "workers": load.workers,
-            "limits": msgspec.structs.asdict(load.limits),
+            "limits": msgspec.to_builtins(load.limits),
             "deadline": load.limits.longest_window + 2 * load.limits.seconds + MARGIN_SECONDS,
             "errors": str(folder / CLIENT_LOG),
         }

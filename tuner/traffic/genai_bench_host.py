@@ -116,18 +116,23 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
     from tuner.core.request_log import REQUESTS_FILE
     from tuner.traffic.course import Course, Limits, SharedCount, Spool
     from tuner.traffic.tokenizer import load_tokenizer
-    from tuner.traffic.user import User, can_read, fill_collector, stop_users
+    from tuner.traffic.user import ArrivalUser, User, can_read, fill_collector, stop_users, wait_for_users
     from tuner.traffic.workload import read_workload
 
-    class LevelUser(User):
+    limits = msgspec.convert(request["limits"], Limits)
+
+    class LevelUser(ArrivalUser if limits.arrivals else User):  # type: ignore[misc]
         key, workers, spool, places = request["key"], request["workers"], Spool(), SharedCount()
         workload = read_workload(Path(request["folder"]))
+        arrivals = enumerate(limits.arrivals.instants() if limits.arrivals else ())
 
     gevent.reinit()
-    course = Course(msgspec.convert(request["limits"], Limits), LevelUser.spool, gevent.sleep)
+    course = Course(limits, LevelUser.spool, gevent.sleep)
     API_BACKEND_USER_MAP.update(dict.fromkeys(("openai", "vllm", "sglang"), LevelUser))
 
     def run(environment: Any, **_: Any) -> int:
+        if limits.arrivals:
+            wait_for_users(environment.runner, limits.concurrency)
         seconds = course.run()
         stop_users(environment.runner)
         fill_collector(environment, course.requests())

@@ -36,6 +36,8 @@ _STALE = 1.0
 _NO_CONNECTION = 503
 #: Seconds between first and last token, so that genai-bench divides by none where an answer came in one piece.
 _SHORTEST = 1e-6
+#: Seconds between two looks, and for the users of a level to be there.
+_TICK, _PATIENCE = 0.01, 30.0
 
 
 class User(OpenAIUser):  # type: ignore[misc]
@@ -52,7 +54,8 @@ class User(OpenAIUser):  # type: ignore[misc]
         """Take the key, which genai-bench's command line was not told: it writes that into its files in clear."""
         super().on_start()
         self.headers["Authorization"] = f"Bearer {self.key}"
-        self._user, self._numbers = next(self._users), itertools.count(1)
+        self._user = next(self._users)
+        self._numbers: Iterator[int] = itertools.count(1)
         self._pool = _pool(self.host)
 
     @property
@@ -61,12 +64,16 @@ class User(OpenAIUser):  # type: ignore[misc]
         return max(runner.worker_index, 0) if isinstance(runner, WorkerRunner) else 0
 
     def chat(self) -> None:
-        """Send the next request of the workload, turn by turn, each with the answers so far."""
-        request = self.workload[next(self.places) % len(self.workload)]
+        """Send the next request of the workload."""
+        self._converse(next(self.places))
+
+    def _converse(self, place: int, due: float | None = None) -> None:
+        """Send the request at a place of the workload, turn by turn, each with the answers so far."""
+        request = self.workload[place % len(self.workload)]
         messages: list[dict[str, Any]] = []
         for turn, new_messages in enumerate(request.turns, 1):
             messages += new_messages
-            answer = self._exchange(self._payload(request, messages), turn)
+            answer = self._exchange(self._payload(request, messages), turn, due if turn == 1 else None)
             if answer.error or turn == len(request.turns):
                 return
             messages.append({"role": "assistant", "content": answer.text})
@@ -85,11 +92,12 @@ class User(OpenAIUser):  # type: ignore[misc]
         sent = payload | {"max_tokens": request.max_tokens} | fixed | more
         return {name: value for name, value in sent.items() if value is not None}
 
-    def _exchange(self, payload: dict[str, Any], turn: int) -> Answer:
-        """Send one request, read its answer, and write its line, whatever happens."""
+    def _exchange(self, payload: dict[str, Any], turn: int, due: float | None) -> Answer:
+        """Send one request that was due at an instant, or is now, read its answer, and write its line in any case."""
         answer, body, status = Answer(), json.dumps(payload).encode(), COMPLETED
         request = SentRequest(worker=self._worker, user=self._user, number=next(self._numbers), turn=turn)
-        request.scheduled = request.sent = time.monotonic()
+        request.sent = time.monotonic()
+        request.scheduled = request.sent if due is None else due
         try:
             request.http_status = self._read(body, answer)
         except gevent.GreenletExit:
@@ -153,6 +161,34 @@ class User(OpenAIUser):  # type: ignore[misc]
             is_whole = status == COMPLETED  # otherwise time may be short: a chunk is a token
             request.output_tokens = count(answer.every_text) if is_whole else len(answer.arrivals)
         self.spool.add(request)
+
+
+class ArrivalUser(User):
+    """One of those who send what is due in an open loop: each waits for the next instant that no other waits for."""
+
+    arrivals: ClassVar[Iterator[tuple[int, float]]]  # (place in the workload, seconds since the level's start)
+    _idle: ClassVar[list[urllib3.PoolManager]] = []  # connections, the last used last: a server closes what idles
+
+    def chat(self) -> None:
+        """Send the next request that is due, on time or as soon as this user is free."""
+        place, after = next(one for one in self.arrivals if one[0] % self.workers == self._worker)
+        while not self.spool.start:
+            gevent.sleep(_TICK)
+        due = self.spool.start + after
+        gevent.sleep(max(due - time.monotonic(), 0.0))
+        self._numbers = itertools.repeat(place + 1)
+        self._pool = self._idle.pop() if self._idle else _pool(self.host)
+        try:
+            self._converse(place, due)
+        finally:
+            self._idle.append(self._pool)
+
+
+def wait_for_users(runner: Any, users: int) -> None:
+    """Return once so many users are there, so that what is due at the start is not sent late."""
+    with gevent.Timeout(_PATIENCE, False):
+        while runner.user_count < users:
+            gevent.sleep(_TICK)
 
 
 def stop_users(runner: Any) -> None:

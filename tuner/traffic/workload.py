@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
+from tuner.core.level import Level
 from tuner.core.request_log import WORKLOAD_FILE
 from tuner.traffic.prompt_file import Request
 from tuner.traffic.tokenizer import load_tokenizer
@@ -61,13 +62,13 @@ class Workload:
         """Whether the requests have beginnings in common on purpose, for a prefix cache to find."""
         return bool(self.prefix) or any(len(request.turns) > 1 for request in self.requests)
 
-    def write(self, folder: Path, scenario: str, level: int, repeat: int, number: int) -> str:
+    def write(self, folder: Path, scenario: str, level: Level, repeat: int, number: int) -> str:
         """Write the requests of one level into `folder`.
 
         Args:
             folder: the level's.
             scenario: in genai-bench's notation, or the name of the user's file.
-            level: the concurrency level; each has prompts of its own, since the server may know those of the last.
+            level: the level; each has prompts of its own, since the server may know those of the last.
             repeat: which measurement of the level; 0 for the warm-up.
             number: how many can be sent; fewer are written where they grow too long.
 
@@ -92,7 +93,7 @@ class Workload:
         first = [list(islice(self.draw(scenario, 1, 1), 100)) for scenario in scenarios]
         return {"seed": self.seed, "sha256": hashlib.sha256(msgspec.json.encode(first)).hexdigest()}
 
-    def draw(self, scenario: str, level: int, repeat: int) -> Iterator[Request]:
+    def draw(self, scenario: str, level: Level, repeat: int) -> Iterator[Request]:
         """The requests of one level, without end."""
         dice = random.Random(f"{self.seed} {scenario} {level} {repeat}")  # noqa: S311 - no secret
         for request in self._own(dice) if self.requests else self._synthetic(scenario, dice):

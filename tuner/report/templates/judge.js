@@ -61,7 +61,7 @@ function levelsOf(judged, limits, confidence) {
   const groups = new Map();
   judged.forEach((row, place) => {
     if (row.superseded) return;
-    const key = JSON.stringify([...CURVE.map(name => row[name]), row.concurrency ?? `batch ${place}`]);
+    const key = JSON.stringify([...CURVE.map(name => row[name]), row.concurrency ?? row.request_rate ?? `batch ${place}`]);
     groups.set(key, [...groups.get(key) || [], { ...row, place }]);
   });
   return [...groups.values()].map(runs => {
@@ -78,7 +78,8 @@ function levelsOf(judged, limits, confidence) {
 // The level with the most throughput among those that comply, of equal ones the lowest; null where there is none.
 function bestOf(levels) {
   const ranked = levels.filter(row => counts(row) && row.output_throughput !== null);
-  const lower = (one, other) => (one.concurrency ?? Infinity) < (other.concurrency ?? Infinity);
+  const level = row => row.concurrency ?? row.request_rate ?? Infinity;
+  const lower = (one, other) => level(one) < level(other);
   const better = (one, top) => one.output_throughput > top.output_throughput
     || (one.output_throughput === top.output_throughput && one.scenario === top.scenario && lower(one, top));
   return ranked.reduce((top, row) => !top || better(row, top) ? row : top, null);
@@ -98,6 +99,7 @@ function answer(judged, levels, limits) {
 function bestText(best, counted) {
   const names = ["scenario", "experiment"].filter(name => new Set(counted.map(row => row[name])).size > 1);
   const where = names.length ? ` (${names.map(name => best[name]).join(", ")})` : "";
-  const level = best.concurrency === null ? "an unknown concurrency" : `concurrency ${best.concurrency}`;
+  const rate = best.request_rate === null ? "an unknown concurrency" : `rate ${best.request_rate}/s`;
+  const level = best.concurrency === null ? rate : `concurrency ${best.concurrency}`;
   return `${best.output_throughput.toFixed(1)} output tokens/s at ${level}${where} is the most that was measured within the limits`;
 }
