@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, Generic, Literal, get_args, get_origin
 
 import ipywidgets as widgets
@@ -15,14 +15,7 @@ from tuner.judging.scores import Objective
 from tuner.notebook import fields
 from tuner.notebook.fields import Field, GPUsField, ParametersField, SpaceField
 from tuner.notebook.slo_field import SLOField
-from tuner.sweep.spec import Spec, make_spec
-
-#: a card of the form: its title, and the parameters in it
-Section = tuple[str, Sequence[str]]
-SERVER: Section = (
-    "Server",
-    ("engine", "model", "base_url", "command", "stop_command", "parameters", "gpus", "tokenizer"),
-)
+from tuner.sweep.spec import SECTIONS, Spec, make_spec
 
 #: parameters that not every engine takes, and which do
 _TAKES: Mapping[str, Callable[[Engine], bool]] = {
@@ -56,19 +49,18 @@ _INSTEAD = {"rates": "levels", "prompts": "scenarios"}
 
 
 class Form(Generic[Spec]):
-    """Fields for a spec's parameters, in cards; those that no card names are folded away below."""
+    """Fields for a spec's parameters, in cards; by SECTIONS; all others are folded away below."""
 
-    def __init__(self, kind: type[Spec], sections: Sequence[Section], initial: Mapping[str, Any]) -> None:
+    def __init__(self, kind: type[Spec], initial: Mapping[str, Any]) -> None:
         self._kind, self._initial = kind, dict(initial)
         self._listeners: list[Callable[[], None]] = []
         self._fields = {name: self._field(name) for name in kind.model_fields}
         for field in self._fields.values():
             field.on_change(self._changed)
-        cards = [self._card(title, names) for title, names in sections]
-        grid = widgets.Box(cards)
+        sections = {title: [name for name in names if name in self._fields] for title, names in SECTIONS.items()}
+        grid = widgets.Box([self._card(title, names) for title, names in sections.items() if names])
         grid.add_class("tuner-cards")
-        shown = {name for _, names in sections for name in names}
-        self._folded = [name for name in self._fields if name not in shown]
+        self._folded = [name for name in self._fields if name not in chain(*sections.values())]
         self._more = self._fold(self._folded)
         self.widget = widgets.VBox([grid, self._more])
         self._fields["engine"].on_change(self._fit)
@@ -142,7 +134,7 @@ class Form(Generic[Spec]):
 
     def _card(self, title: str, names: Sequence[str]) -> widgets.Widget:
         head = widgets.HTML(f"<h4>{title}</h4>")
-        card = widgets.VBox([head, *(self._fields[name].widget for name in names if name in self._fields)])
+        card = widgets.VBox([head, *(self._fields[name].widget for name in names)])
         card.add_class("tuner-card")
         return card
 

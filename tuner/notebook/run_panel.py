@@ -1,7 +1,7 @@
 """The panels of a sweep and of a search."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from tuner.core import timestamps
 from tuner.core.run_directory import RUNNING, Experiment
 from tuner.errors import TunerError
 from tuner.notebook.fields import button, copyable, labelled, words
-from tuner.notebook.form import SERVER, Form, Section
+from tuner.notebook.form import Form
 from tuner.notebook.panel import Panel
 from tuner.notebook.server_panel import HANDOVER
 from tuner.notebook.views import ResultsView
@@ -27,12 +27,6 @@ from tuner.sweep.sweep import StopRequest
 _POLL_SECONDS = 0.5
 #: what a stop file says that is to end the level that runs, too
 _AT_ONCE = "at once"
-TRAFFIC: Section = ("Traffic", ("scenarios", "prompts", "prefix", "levels", "rates", "max_seconds", "max_requests"))
-SEARCH: Section = (
-    "Search",
-    ("space", "constraints", "objective", "objective_level", "sampler", "trials", "max_minutes", "confirm"),
-)
-OBJECTIVES: Section = ("SLO", ("slo",))
 
 
 class RunPanel(Panel[SweepSpec]):
@@ -44,8 +38,6 @@ class RunPanel(Panel[SweepSpec]):
 
     #: what it runs
     kind: ClassVar[Kind]
-    #: the cards of its form
-    sections: ClassVar[Sequence[Section]]
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         self.experiment: Experiment | None = None
@@ -59,7 +51,7 @@ class RunPanel(Panel[SweepSpec]):
         self._pickers = widgets.HBox([self._runs, self._resume, self._others, compare])
         self._pickers.layout.display = "none"
         self._estimate = widgets.HTML()
-        form = Form(self.kind.spec, self.sections, parameters)
+        form = Form(self.kind.spec, parameters)
         below = widgets.VBox([self._pickers, self._view.widget])
         super().__init__(form, f"Run {self.kind.noun}", [self._bar, self._estimate], below)
 
@@ -230,7 +222,6 @@ class SweepPanel(RunPanel):
     """The panel of a sweep."""
 
     kind = SWEEP_KIND
-    sections = (SERVER, TRAFFIC, OBJECTIVES)
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         server = _read_handover()
@@ -253,4 +244,3 @@ class TunePanel(RunPanel):
     """The panel of a search."""
 
     kind = SEARCH_KIND
-    sections = (SERVER, SEARCH, TRAFFIC, OBJECTIVES)

@@ -18,7 +18,7 @@ from tuner.core import files, locks, timestamps
 from tuner.core.run_directory import READY, SERVER_FILE, STARTING, ServerRecord, Trial
 from tuner.errors import PathError, TunerError
 from tuner.notebook.fields import button, copyable, words
-from tuner.notebook.form import SERVER, Form
+from tuner.notebook.form import Form
 from tuner.notebook.panel import Panel, draw, log_end
 from tuner.servers import gpus, telemetry
 from tuner.servers.server import Server, launch, preview
@@ -48,7 +48,7 @@ class ServerPanel(Panel[ServeSpec]):
         log = widgets.Accordion([self._log], titles=["Server log"])
         log.selected_index = 0
         here = widgets.HTML(words(_gpus_here()))
-        form = Form(ServeSpec, [SERVER], parameters)
+        form = Form(ServeSpec, parameters)
         super().__init__(form, "Start server", [self._hand_on], widgets.VBox([here, log, self._use]))
         self._same.titles = ["The command"]
         self._same.selected_index = 0

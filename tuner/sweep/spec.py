@@ -38,6 +38,15 @@ IN_FLIGHT = 256
 _BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
 
 
+#: what belongs together, in a form's cards and in a command's help; what stands in none of them is seldom wanted
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "Server": ("engine", "model", "base_url", "command", "stop_command", "parameters", "gpus", "tokenizer"),
+    "Search": ("space", "constraints", "objective", "objective_level", "sampler", "trials", "max_minutes", "confirm"),
+    "Traffic": ("scenarios", "prompts", "prefix", "levels", "rates", "max_seconds", "max_requests"),
+    "SLO": ("slo",),
+}
+
+
 def split(value: Any) -> Any:
     """`"1,2 4"` as `["1", "2", "4"]`; a comma inside parentheses does not separate."""
     if not isinstance(value, str):
