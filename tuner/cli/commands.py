@@ -37,7 +37,7 @@ from tuner.report.write import (
 from tuner.search.executors import LOCAL
 from tuner.search.spec import TuneSpec
 from tuner.servers.server import launch
-from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec, read_spec
+from tuner.sweep.spec import SECTIONS, ServeSpec, SweepSpec, make_spec, read_spec
 from tuner.sweep.sweep import check_kind, check_same, prepare, recorded_spec, with_model, with_workload
 
 
@@ -63,8 +63,10 @@ def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[...
 def _flag(name: str, field: Any) -> inspect.Parameter:
     default = field.get_default(call_default_factory=True)
     value = " ".join(map(str, default)) if isinstance(default, list) else default
-    text = (field.description or "") + (f" [default: {value}]" if default not in (None, "", {}, []) else "")
-    option = typer.Option(f"--{name.replace('_', '-')}", metavar="VALUE", help=text, show_default=False)
+    text = (field.description or "") + (f" (default: {value})" if default not in (None, "", {}, []) else "")
+    section = next((title for title, names in SECTIONS.items() if name in names), "More")
+    flag = f"--{name.replace('_', '-')}"
+    option = typer.Option(flag, metavar="VALUE", help=text, show_default=False, rich_help_panel=section)
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])
 
@@ -74,6 +76,7 @@ _POLL_SECONDS = 0.2
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Find the LLM server configuration with the most throughput within its latency SLO.",
 )

@@ -92,7 +92,7 @@ class ServerSpec(BaseModel):
             return None
         if key := os.environ.get(self.api_key_env):
             return key
-        raise SpecError(f"the API key's environment variable {self.api_key_env} is not set")
+        raise SpecError(f"api_key_env: the environment variable {self.api_key_env} is not set")
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

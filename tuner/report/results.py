@@ -106,6 +106,11 @@ class Results:
         return figures.throughput_vs_latency(self.summary.levels, self.slo, **axis(self.slo))
 
     @property
+    def first_figure(self) -> Any:
+        """The figure that says most: of a search how its best grew, else throughput versus latency."""
+        return figures.best_so_far(self.searched.trials, self.searched.goal) if self.searched else self.curves
+
+    @property
     def table(self) -> pd.DataFrame:
         """One row a batch, for people."""
         return table(self.judged)

@@ -107,6 +107,13 @@ class TuneSpec(SweepSpec):
         return SearchSpace.parse(self.space, engine, self.parameters, self.constraints, count)
 
     @property
+    def about_time(self) -> str:
+        """How long its trials take at most, in words."""
+        trials = self.trials + 2 * self.confirm
+        limit = f", ended after {self.max_minutes:g} min" if self.max_minutes else ""
+        return f"{trials} times {super().about_time}, and the servers' starts{limit}"
+
+    @property
     def gpu_count(self) -> int | None:
         """How many GPUs are asked for; None where nobody said."""
         return len(self.gpus) if isinstance(self.gpus, list) else self.gpus

@@ -38,6 +38,15 @@ IN_FLIGHT = 256
 _BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
 
 
+#: what belongs together, in a form's cards and in a command's help; what stands in none of them is seldom wanted
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "Server": ("engine", "model", "base_url", "command", "stop_command", "parameters", "gpus", "tokenizer"),
+    "Search": ("space", "constraints", "objective", "objective_level", "sampler", "trials", "max_minutes", "confirm"),
+    "Traffic": ("scenarios", "prompts", "prefix", "levels", "rates", "max_seconds", "max_requests"),
+    "SLO": ("slo",),
+}
+
+
 def split(value: Any) -> Any:
     """`"1,2 4"` as `["1", "2", "4"]`; a comma inside parentheses does not separate."""
     if not isinstance(value, str):
@@ -306,6 +315,13 @@ class SweepSpec(ServeSpec):
         if self.order == "random":
             random.Random(scenario).shuffle(loads)  # noqa: S311 - an order, no secret; the same when resumed
         return loads + [(scenario, level, self.repeats + 1) for level in levels[: self.sentinel]]
+
+    @property
+    def about_time(self) -> str:
+        """How long its levels take at most, in words."""
+        levels = len(self.loads()) or len(self.scenarios)
+        minutes = f"{levels * self.max_seconds / 60:.1f} min at most"
+        return minutes if self.fixed_levels else f"{self.max_seconds:g} s at most for each level that is tried"
 
     @property
     def enough_requests(self) -> int:
