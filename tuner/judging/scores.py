@@ -18,9 +18,9 @@ from tuner.judging.slo import SLO
 from tuner.judging.summary import Summary, summarize
 from tuner.judging.verdicts import COMPLIANT, judge
 
-THROUGHPUT_UNIT, PER_GPU_UNIT = "tokens/s", "tokens/s per GPU"
+GOODPUT = "max_goodput"
 
-Objective = Literal["max_throughput", "min_ttft", "min_tpot", "min_latency"]
+Objective = Literal["max_throughput", "max_goodput", "min_ttft", "min_tpot", "min_latency"]
 #: objective → column of the batches, without its statistic
 LATENCIES = {"min_ttft": "ttft", "min_tpot": "tpot", "min_latency": "e2e_latency"}
 
@@ -83,8 +83,11 @@ class Scoring:
             at_level = levels[(levels_in(levels) == self.level) & levels["verdict"].isin(COMPLIANT)]
             values = [at_level.loc[at_level["scenario"] == name, column].median() for name in summary.scenarios]
         else:
-            maxima = [part.max_throughput for part in summary.scenarios.values()]
-            values = [math.nan if value is None else value / max(gpus, 1) for value in maxima]
+            column = "goodput" if objective == GOODPUT else "output_throughput"
+            counted = summary.levels[summary.levels["verdict"].isin(COMPLIANT)]
+            values = [
+                counted.loc[counted["scenario"] == name, column].max() / max(gpus, 1) for name in summary.scenarios
+            ]
         positive = [float(value) if 0 < value < math.inf else math.nan for value in values]
         return math.exp(sum(map(math.log, positive)) / len(positive)) if positive else math.nan
 
@@ -121,7 +124,7 @@ class Goal(NamedTuple):
     """One objective of a search as it is shown."""
 
     label: str = "max throughput"  # what it is called
-    unit: str = THROUGHPUT_UNIT  # of its values
+    unit: str = "tokens/s"  # of its values
     maximize: bool = True  # whether more is better
 
     @property
@@ -132,11 +135,12 @@ class Goal(NamedTuple):
     @property
     def decimals(self) -> int:
         """So many are worth being read."""
-        return 1 if self.maximize else 4
+        return 4 if not self.maximize else 1 if self.unit.startswith("tokens") else 2
 
     def of(self, value: float) -> str:
         """A value with its unit, and its name where the unit does not tell."""
-        return f"{value:.1f} output {self.unit}" if self.maximize else f"{self.label} {value:.3g} {self.unit}"
+        named = self.maximize and self.unit.startswith("tokens")
+        return f"{value:.1f} output {self.unit}" if named else f"{self.label} {value:.3g} {self.unit}"
 
 
 #: what a search looks for where nothing else is asked
@@ -153,4 +157,5 @@ def _goal(objective: str, slo: SLO, per_gpu: bool) -> Goal:
     if objective in LATENCIES:
         metric = LATENCIES[objective]
         return Goal(f"{METRICS[metric].name} {statistic_of(objective, slo)}", "s", maximised(objective))
-    return Goal("max throughput per GPU", PER_GPU_UNIT) if per_gpu else THROUGHPUT
+    goal = Goal("max goodput", "requests/s") if objective == GOODPUT else THROUGHPUT
+    return goal._replace(label=f"{goal.label} per GPU", unit=f"{goal.unit} per GPU") if per_gpu else goal

@@ -118,6 +118,16 @@ class Constraint:
         return bool(self.statistic)
 
     @property
+    def is_of_all_requests(self) -> bool:
+        """Whether it limits a share of all requests: a few never exclude that it is missed, but they can show it."""
+        return self._metric.unit == SHARE
+
+    @property
+    def grows_with_load(self) -> bool:
+        """Whether more load helps to meet it."""
+        return self._metric.grows_with_load
+
+    @property
     def sign(self) -> int:
         """-1 where the threshold is the least allowed and not the most."""
         return -1 if self._metric.more_is_better else 1
@@ -241,8 +251,11 @@ def _slo(document: Mapping[str, Any], place: Position) -> SLO:
     """The SLO in a document without tiers."""
     place.must_be_mapping(document, "an SLO is a mapping such as {ttft: {threshold: 0.5}}")
     place.must_know(document, [*SECTIONS, "confidence", "steepness"])
+    constraints = [one for section in SECTIONS if section in document for one in _constraints(document, section, place)]
+    if "attainment" in document and not any(one.is_latency for one in constraints):
+        raise place.below("attainment").error("is the share of requests that meet every latency threshold; give one")
     return SLO(
-        tuple(one for section in SECTIONS if section in document for one in _constraints(document, section, place)),
+        tuple(constraints),
         _number_at(document, "confidence", place, None, BELOW_ONE),
         _number_at(document, "steepness", place, STEEPNESS, POSITIVE),
     )
