@@ -4,7 +4,7 @@ import contextlib
 import functools
 import inspect
 import logging
-import shutil
+import shlex
 import signal
 import sys
 import time
@@ -23,7 +23,7 @@ from tuner.cli.doctor import examine
 from tuner.cli.progress import LogHandler, RunDisplay, SearchDisplay, SweepDisplay, ctrl_c_stops, download_bar
 from tuner.cli.tables import print_lines
 from tuner.core.run_directory import Experiment, Trial
-from tuner.errors import ClusterError, RequestError, TunerError
+from tuner.errors import TunerError
 from tuner.judging.slo import SLO
 from tuner.judging.tiers import Price
 from tuner.report.results import Results, read_results
@@ -185,9 +185,9 @@ def _run(display_of: type[RunDisplay], values: dict[str, Any], resume: Path | No
         spec = make_spec(before | values, kind.spec)
         is_here = getattr(spec, "on", LOCAL) == LOCAL
         spec = prepare(spec, move) if is_here else with_workload(spec)  # the rest where the server runs
-    experiment = Experiment(resume) if resume else Experiment.create(spec.runs, kind.name, spec.name)
-    check_same(spec, experiment)
-    with ctrl_c_stops() as stop:
+    made = Experiment(resume) if resume else Experiment.create(spec.runs, kind.name, spec.name)
+    with ctrl_c_stops() as stop, made.only_writer() as experiment:
+        check_same(spec, experiment)
         with display_of(experiment, spec) as display, _report_if_it_fails(experiment):
             display.run(stop)
             results, report = _report(experiment)
@@ -195,23 +195,29 @@ def _run(display_of: type[RunDisplay], values: dict[str, Any], resume: Path | No
             results.must_have_survivors()
         display.conclude(results)
         again = [f"the best configuration again: {results.command}"] if results.command else []
-        print_lines(*results.answer, *again, f"report: {report}")
+        print_lines(*results.answer, *again, f"report: {report}", *_how_to_go_on(experiment))
         if stop.after_level.is_set():
             raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def _report_if_it_fails(experiment: Experiment) -> Iterator[None]:
-    """Report on what a run left that was cut off; one that was refused before it began leaves nothing."""
+    """Report on what a run left that was cut off, and say where that is and how it goes on."""
     try:
         yield
-    except BaseException as error:
-        if experiment.is_new and isinstance(error, (RequestError, ClusterError)):
-            shutil.rmtree(experiment.folder, ignore_errors=True)
-        elif not experiment.is_new and experiment.trial(1).facts_file.exists():
+    except BaseException:
+        if experiment.has_begun:
             with contextlib.suppress(TunerError):
-                _report(experiment)
+                print_lines(f"report: {_report(experiment)[1]}")
+            print_lines(*_how_to_go_on(experiment))
         raise
+
+
+def _how_to_go_on(experiment: Experiment) -> list[str]:
+    """The command that resumes a run which was cut off."""
+    record = experiment.record
+    resume = shlex.join(["tuner", record.kind, "--resume", str(experiment.folder)])
+    return [f"to go on: {resume}"] if record.state in ("interrupted", "failed") else []
 
 
 def _report(experiment: Experiment) -> tuple[Results, Path]:

@@ -52,7 +52,7 @@ class RunPanel(Panel[SweepSpec]):
     def folder(self) -> Path | None:
         """The run directory of the run that is shown; None until one has begun."""
         run = self.experiment
-        return run.folder if run and run.trial(1).facts_file.exists() else None
+        return run.folder if run and run.has_begun else None
 
     @property
     def slo(self) -> dict[str, Any] | None:
@@ -104,12 +104,12 @@ class RunPanel(Panel[SweepSpec]):
             else:
                 self._say(f"{running.folder} is running: wait for its end, or stop it", error=True)
             return
-        experiment = Experiment.create(spec.runs, self.kind.name, spec.name)
-        work = asyncio.create_task(asyncio.to_thread(self.kind.run, spec, experiment, self._stop))
-        await self._follow(experiment, work)
-        await work
-        self._say("writing the report")
-        await asyncio.to_thread(write_report, experiment.folder)
+        with Experiment.create(spec.runs, self.kind.name, spec.name).only_writer() as experiment:
+            work = asyncio.create_task(asyncio.to_thread(self.kind.run, spec, experiment, self._stop))
+            await self._follow(experiment, work)
+            await work
+            self._say("writing the report")
+            await asyncio.to_thread(write_report, experiment.folder)
         await self._conclude(experiment)
 
     async def _follow(self, experiment: Experiment, work: "asyncio.Task[None] | None" = None) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -32,10 +32,17 @@ log = logging.getLogger(__name__)
 POLL = 0.1  # seconds between two questions whether it is ready
 
 
+class Wish(Protocol):
+    """Somebody's wish that what goes on shall end, such as a threading.Event."""
+
+    def wait(self, timeout: float) -> bool:
+        """Whether it is there, after so many seconds at most."""
+
+
 class Server(AbstractContextManager["Server", None]):
     """A server that answers at `base_url`; this one is never started, stopped or signalled."""
 
-    def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) -> None:
+    def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial, stop: Wish | None = None) -> None:
         self.engine = engine
         self.spec = spec
         self.trial = trial
@@ -185,7 +192,7 @@ class Server(AbstractContextManager["Server", None]):
 _LOG_READ = 200_000  # bytes of log, at most, that are searched for the reason of a failure
 
 
-def launch(spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) -> Server:
+def launch(spec: ServerSpec, trial: Trial, stop: Wish | None = None) -> Server:
     """Start what `spec` asks for, or attach to it, and wait until it is ready.
 
     A second launch in the same trial appends to `server.log` and keeps the record of the first in `server.json`.
@@ -193,7 +200,7 @@ def launch(spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) 
     Args:
         spec: the configuration.
         trial: where the server's record and log go.
-        stop: ends the waiting when somebody sets it.
+        stop: ends the waiting when somebody wants that.
 
     Returns:
         The server, ready; a context manager that stops it.
@@ -201,7 +208,7 @@ def launch(spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) 
     Raises:
         SpecError: the configuration is wrong, found before anything was started.
         EngineError: there is no such engine, or it is not installed.
-        ServerFailed: it did not get ready (`stopped`: somebody set `stop`); nothing of it is left.
+        ServerFailed: it did not get ready (`stopped`: somebody wanted that); nothing of it is left.
     """
     engine = engines.find(spec.engine)
     engine.check(spec)
@@ -218,7 +225,7 @@ def launch(spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) 
 class OwnServer(Server):
     """A server that we start and that ends with us."""
 
-    def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) -> None:
+    def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial, stop: Wish | None = None) -> None:
         super().__init__(engine, spec, trial, stop)
         self._process: Supervised | None = None
         self._stopping = False
@@ -285,9 +292,9 @@ class OwnServer(Server):
     def _claim(self, claimed: ExitStack) -> tuple[Placement, list[int]]:
         """A port, GPUs and a name for it, and the descriptors that hold them."""
         port = locks.reserve_port(self.spec.port)
-        held = [claimed.enter_context(holder).fileno() for holder in port]
+        held = [_held(claimed, holder) for holder in port]
         claim = gpus.claim(gpus_wanted(self.spec))
-        held += [claimed.enter_context(holder).fileno() for holder in claim.holders]
+        held += [_held(claimed, holder) for holder in claim.holders]
         self.record.gpus = [gpu.uuid for gpu in claim.gpus]
         if claim.gpus or self.spec.gpus == 0:
             self._shows_gpus = gpus.cuda_environment(claim.gpus)
@@ -335,6 +342,11 @@ class OwnServer(Server):
     def _note_gpu_memory(self, when: str) -> None:
         if self.record.gpus:
             self._write(gpu_memory={**self.record.gpu_memory, when: gpus.memory_used(self.record.gpus)})
+
+
+def _held(claimed: ExitStack, holder: locks.Holder) -> int:
+    claimed.callback(holder.close)
+    return holder.fileno()
 
 
 def preview(spec: ServerSpec, port: int) -> list[str]:

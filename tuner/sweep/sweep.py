@@ -78,7 +78,6 @@ def check_same(spec: SweepSpec, experiment: Experiment) -> None:
 @contextlib.contextmanager
 def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP, **facts: Any) -> Iterator[None]:
     """Keep in `experiment.json` what was asked, and how it ended whatever happens; `kind` is sweep or tune."""
-    experiment.stop_file.unlink(missing_ok=True)
     started = "started_at" if experiment.is_new else "resumed_at"
     request = {"kind": kind, "name": spec.name, "spec": _plain(spec), **facts} if experiment.is_new else {}
     hardware = {"gpus": [gpu.name for gpu in gpus.gpus()]}
@@ -206,6 +205,10 @@ class StopRequest:
         """Whether somebody wants the sweep to end."""
         return self.after_level.is_set() or self.at_once.is_set() or (self.file is not None and self.file.exists())
 
+    def wait(self, timeout: float) -> bool:
+        """Whether somebody wants the sweep to end, after so many seconds or as soon as it shall be at once."""
+        return self.at_once.wait(timeout) or self.is_set()
+
     def of(self, experiment: Experiment) -> "StopRequest":
         """The same request, which the run directory's stop file makes too."""
         return replace(self, file=experiment.stop_file)
@@ -253,7 +256,7 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
     network = http.environment(spec.base_url or f"http://{LOOPBACK}", spec.verify)
     with (
         Bench(spec.api_key() or "", offline=offline, network=network) as bench,
-        _Servers(spec, trial, stop.at_once) as servers,
+        _Servers(spec, trial, stop) as servers,
     ):
         runner = _Runner(spec, levels, bench, servers, workload, stop.at_once)
         for load in _planned(spec, levels):
@@ -284,7 +287,11 @@ class _Runner:
         try:
             server, is_cold = self.servers.alive()
         except ServerFailed as failure:
-            return level.record_unrun(measurement, folder, "server_died", f"not started again: {failure}")
+            if engines.find(self.spec.engine).owned:
+                return level.record_unrun(measurement, folder, "server_died", f"not started again: {failure}")
+            level.record_unrun(measurement, folder, "interrupted", f"not run: {failure}")
+            _log.warning("%s: what is left is not measured", failure)
+            raise Stopped from None
         load = self._load(server, *measurement)
         warmups = self.spec.warmup_requests if is_cold or self.spec.warmup_each else 0
         words = level.warm_up(self.bench, load, warmups, self.at_once)
@@ -343,8 +350,8 @@ class _Runner:
 class _Servers(contextlib.AbstractContextManager["_Servers", None]):
     """The server of a trial with its telemetry, started again where it died, at most `spec.max_restarts` times."""
 
-    def __init__(self, spec: SweepSpec, trial: Trial, at_once: threading.Event) -> None:
-        self._spec, self._trial, self._at_once = spec, trial, at_once
+    def __init__(self, spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
+        self._spec, self._trial, self._stop = spec, trial, stop
         self._restarts_left = spec.max_restarts
         self._running = contextlib.ExitStack()
         self._server, self._is_cold = self._start(), True
@@ -370,7 +377,7 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
 
     def _start(self) -> Server:
         try:
-            server = self._running.enter_context(launch(self._spec, self._trial, self._at_once))
+            server = self._running.enter_context(launch(self._spec, self._trial, self._stop))
         except ServerFailed as failure:
             if failure.kind == "stopped":
                 raise Stopped from None
