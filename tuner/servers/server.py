@@ -55,7 +55,7 @@ class Server(AbstractContextManager["Server", None]):
             host=os.environ.get(NODE_VARIABLE) or platform.node(),
             started_at=timestamps.to_text(timestamps.now()),
             base_url=api_root(spec.base_url or ""),
-            previous=before.starts() if (before := trial.server) else [],
+            previous=[_ended(start) for start in before.starts()] if (before := trial.server) else [],
         )
         #: how requests are sent: vllm with `ignore_eos`, openai without
         self.api = "vllm"
@@ -189,6 +189,11 @@ class Server(AbstractContextManager["Server", None]):
         self.record.write(self.trial.folder)
 
 
+def _ended(start: dict[str, Any]) -> dict[str, Any]:
+    """An earlier start, which cannot be going on, whatever its record says."""
+    return start if start.get("finished_at") else start | {"state": STOPPED}
+
+
 _LOG_READ = 200_000  # bytes of log, at most, that are searched for the reason of a failure
 
 
@@ -285,6 +290,7 @@ class OwnServer(Server):
             grace=self.engine.grace,
             held=held,
             afterwards=self.engine.stop_command(self.spec, place),
+            record=((self.trial.folder / ServerRecord.FILE).absolute(), self.record.started_at),
             on_end=self._on_end,
         )
         self.record.pid = self._process.start().pid

@@ -84,7 +84,7 @@ def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> s
         return ""
     limits = Limits(load.limits.concurrency, _WARMUP_SECONDS, requests, window=WHOLE)  # which has no drain
     warm = replace(load, limits=limits, repeat=0)  # with prompts that no level has
-    with tempfile.TemporaryDirectory(prefix="tuner-warmup-") as folder:
+    with tempfile.TemporaryDirectory(prefix="warmup-", dir=bench.scratch) as folder:
         outcome, reason = outcome_of(Path(folder), bench.run(warm, Path(folder), stop), None, interrupted=False)
     return reason if outcome == ALL_ERRORS else ""
 

@@ -143,6 +143,12 @@ class Bench:
             workload=sha256,
         )
 
+    @property
+    def scratch(self) -> Path:
+        """A folder that goes with the host, however it ends."""
+        self._revive()
+        return self._host.scratch
+
     def close(self) -> None:
         """End the host and the level that it runs; doing so again does no harm."""
         self._host.close()
@@ -198,14 +204,16 @@ class Host:
         passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         self._ready = False
         self._buffer = b""
-        self._errors = tempfile.NamedTemporaryFile(prefix="tuner-genai-bench-")  # noqa: SIM115 - closed with the host
+        self.scratch = Path(tempfile.mkdtemp(prefix="tuner-genai-bench-"))
+        self._errors = (self.scratch / "errors").open("w+b")  # which is read when its name is gone
         self._process = Supervised(
             [sys.executable, "-m", "tuner.traffic.genai_bench_host"],
-            Path(self._errors.name),
+            self.scratch / "errors",
             env={**passed_on, **_SET, **environment},
             grace=_GRACE,
             pipe_stdin=True,
             pipe_stdout=True,
+            scratch=self.scratch,
         ).start()
         self._requests = cast(IO[bytes], self._process.stdin)
         self._answers = cast(IO[bytes], self._process.stdout)
