@@ -104,22 +104,29 @@ def test_what_cannot_be_left_out_is_named(swept, knob, api):
     assert row["outcome"] == "all_errors" and f"argument supplied: {knob.removeprefix('refuse=')}" in row["reason"]
 
 
-def test_levels_after_an_attached_server_has_died_are_not_run(swept, tmp_path):
-    server = subprocess.Popen(
-        [sys.executable, str(FAULTY), "die_after=9", "ttft=0.05"], stdout=subprocess.PIPE, text=True
-    )
-    url = server.stdout.readline().split()[-1]
-    asked = {"engine": "attach", "command": None, "base_url": url, "ready_timeout": 0.2}
-    batches = swept(levels=[1, 2, 4, 8], max_requests=30, max_seconds=30, **asked)
+def attachable(*knobs):
+    """A faulty server that already runs, and where."""
+    server = subprocess.Popen([sys.executable, str(FAULTY), *knobs], stdout=subprocess.PIPE, text=True)
+    return server, server.stdout.readline().split()[-1]
+
+
+def test_levels_after_an_attached_server_has_died_are_not_run_and_a_resume_measures_them(swept, tmp_path):
+    server, url = attachable("die_after=9", "ttft=0.05")
+    asked = {"engine": "attach", "command": None, "base_url": url, "ready_timeout": 0.2, "max_requests": 30}
+    ends = list(outcomes(swept(levels=[1, 2, 4, 8], max_seconds=30, **asked)).values())
     server.wait(10)
-    ends = list(outcomes(batches).values())
-    first = ends.index("server_died")
-    assert set(ends[first:]) == {"server_died"} and first < 2
-    after = batches.iloc[first + 1 :]
-    assert (
-        after["duration"].isna().all()
-        and after["reason"].str.contains(f"not started again: .*unreachable.*{url}").all()
-    )
+    died = ends.index("server_died")
+    assert ends[died + 1] == "interrupted" and set(ends[died + 2 :]) == {"missing"}
+    sidecars = [json.loads(path.read_text()) for path in tmp_path.glob("run/**/batch.json")]
+    (unrun,) = (one for one in sidecars if one["outcome"] == "interrupted")
+    assert unrun["reason"].startswith("not run: ") and url in unrun["reason"]
+    assert Experiment(tmp_path / "run").facts["state"] == "interrupted"
+    server, _ = attachable("--port", url.rpartition(":")[2])
+    try:
+        ends = list(outcomes(swept(levels=[1, 2, 4, 8], max_seconds=30, **asked)).values())
+    finally:
+        server.kill()
+    assert ends[died:] == ["server_died", *["completed"] * (3 - died)]
 
 
 @pytest.mark.parametrize(

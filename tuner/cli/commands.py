@@ -39,6 +39,7 @@ from tuner.search.spec import TuneSpec
 from tuner.servers.server import launch
 from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec, read_spec
 from tuner.sweep.sweep import check_kind, check_same, prepare, recorded_spec, with_model, with_workload
+from tuner.sweep.trust import check_trust
 
 
 def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -70,6 +71,7 @@ def _flag(name: str, field: Any) -> inspect.Parameter:
 
 
 _POLL_SECONDS = 0.2
+_TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -87,6 +89,7 @@ PerHour = Annotated[
 Gpus = Annotated[int | None, typer.Option("--gpus", metavar="N", help="how many GPUs; by default as the run recorded")]
 Config = Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="parameters; flags win over it")]
 Resume = Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="go on with this run directory")]
+Trust = Annotated[bool, typer.Option("--trust", help="go on also with a run that was not made here: you know it")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="run directories, result files, folders of them")]
 
 
@@ -94,7 +97,7 @@ def main() -> None:
     """Run the command line; an error of ours is one line on stderr, never a traceback."""
     signal.signal(signal.SIGTERM, _raise_terminated)
     try:
-        app(standalone_mode=True)
+        app(_with_switches(sys.argv[1:]), standalone_mode=True)
     except TunerError as error:
         print_error(error)
         sys.exit(error.exit_code)
@@ -102,6 +105,16 @@ def main() -> None:
         sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def _with_switches(words: list[str]) -> list[str]:
+    """What a person wrote, with the value `true` after each switch that stands alone, as in `--sentinel --levels 1`."""
+    fields = TuneSpec.model_fields.items()
+    switches = {f"--{name.replace('_', '-')}" for name, field in fields if field.annotation is bool}
+    written: list[str] = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        written += [word, "true"] if word in switches and following.lower() not in _TRUTHS else [word]
+    return written
 
 
 class Terminated(BaseException):
@@ -159,16 +172,16 @@ def demo(flags: dict[str, str]) -> None:
 
 @app.command()
 @takes(SweepSpec)
-def sweep(flags: dict[str, str], config: Config = None, resume: Resume = None) -> None:
+def sweep(flags: dict[str, str], config: Config = None, resume: Resume = None, trust: Trust = False) -> None:
     """Launch (or attach to) a server, measure it at each concurrency level, judge, and write the report."""
-    _run(SweepDisplay, _values(config, flags), resume)
+    _run(SweepDisplay, _values(config, flags), resume, trusts=trust)
 
 
 @app.command()
 @takes(TuneSpec)
-def tune(flags: dict[str, str], config: Config = None, resume: Resume = None) -> None:
+def tune(flags: dict[str, str], config: Config = None, resume: Resume = None, trust: Trust = False) -> None:
     """Search the server configuration with the most throughput within the SLO, and write the report."""
-    _run(SearchDisplay, _values(config, flags), resume)
+    _run(SearchDisplay, _values(config, flags), resume, trusts=trust)
 
 
 def _values(config: Path | None, flags: dict[str, str]) -> dict[str, Any]:
@@ -176,7 +189,9 @@ def _values(config: Path | None, flags: dict[str, str]) -> dict[str, Any]:
     return (read_spec(config) if config else {}) | flags
 
 
-def _run(display_of: type[RunDisplay], values: dict[str, Any], resume: Path | None = None) -> None:
+def _run(
+    display_of: type[RunDisplay], values: dict[str, Any], resume: Path | None = None, *, trusts: bool = False
+) -> None:
     """Run what `display_of` shows on `values`, or go on with `resume`, and say what came out."""
     kind = display_of.kind
     bar, move = download_bar("fetching the demo's model")
@@ -188,6 +203,7 @@ def _run(display_of: type[RunDisplay], values: dict[str, Any], resume: Path | No
     made = Experiment(resume) if resume else Experiment.create(spec.runs, kind.name, spec.name)
     with ctrl_c_stops() as stop, made.only_writer() as experiment:
         check_same(spec, experiment)
+        check_trust(spec, experiment, trusts=trusts)
         with display_of(experiment, spec) as display, _report_if_it_fails(experiment):
             display.run(stop)
             results, report = _report(experiment)

@@ -26,6 +26,7 @@ from tuner.sweep import level
 from tuner.sweep.level import Levels, Measurement, judged_level
 from tuner.sweep.limit import LimitSearch, excess, saturated
 from tuner.sweep.spec import AUTO, RANDOM, Spec, SweepSpec, base_of
+from tuner.sweep.trust import signed
 from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import Bench, Load
 from tuner.traffic.prompt_file import read_prompt_file
@@ -67,7 +68,7 @@ def check_same(spec: SweepSpec, experiment: Experiment) -> None:
     if experiment.is_new:
         return
     defaults = {name: part.default for name, part in type(spec).model_fields.items()}  # of what came in later
-    before, request = recorded_spec(experiment), _plain(spec)
+    before, request = recorded_spec(experiment), spec.model_dump(mode="json", exclude_none=True)
     for name in sorted({*before, *request} - {*_MAY_DIFFER}):
         old, new = (values.get(name, defaults.get(name)) for values in (before, request))
         if old != new:
@@ -79,7 +80,7 @@ def check_same(spec: SweepSpec, experiment: Experiment) -> None:
 def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP, **facts: Any) -> Iterator[None]:
     """Keep in `experiment.json` what was asked, and how it ended whatever happens; `kind` is sweep or tune."""
     started = "started_at" if experiment.is_new else "resumed_at"
-    request = {"kind": kind, "name": spec.name, "spec": _plain(spec), **facts} if experiment.is_new else {}
+    request = {"kind": kind, "name": spec.name, **signed(spec), **facts} if experiment.is_new else {}
     hardware = {"gpus": [gpu.name for gpu in gpus.gpus()]}
     experiment.describe(**request, **environment(), **hardware, **{started: to_text(now())}, state="running")
     state = "failed"
@@ -92,10 +93,6 @@ def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP, **facts
             raise
     finally:
         experiment.describe(state=state, finished_at=to_text(now()))
-
-
-def _plain(spec: SweepSpec) -> dict[str, Any]:
-    return spec.model_dump(mode="json", exclude_none=True)
 
 
 def _planned(spec: SweepSpec, levels: Levels) -> Iterator[Measurement]:
