@@ -2,17 +2,21 @@
 
 import fnmatch
 import glob
+import ipaddress
 import logging
 import os
 import platform
 import secrets
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import httpx
+import psutil
 
 from tuner import engines
 from tuner.core import locks, timestamps
@@ -30,6 +34,8 @@ from tuner.servers.supervised import Supervised
 log = logging.getLogger(__name__)
 
 POLL = 0.1  # seconds between two questions whether it is ready
+_VERSION_SECONDS = 5.0  # in which it may say what it is
+Answer = TypeVar("Answer")
 
 
 class Wish(Protocol):
@@ -129,18 +135,30 @@ class Server(AbstractContextManager["Server", None]):
         began = time.monotonic()
         timeout = self.spec.ready_timeout or self.engine.ready_timeout
         while True:
+            asked = _in_background(self._find_model)
             try:
-                self._find_model()
+                while not wait([asked], POLL).done:
+                    self._must_be_wanted(0)
+                    if time.monotonic() - began > timeout:
+                        raise probe.NotReady("comes to no end of its answer", is_final=False)
+                asked.result()
                 break
             except probe.NotReady as reason:
                 if reason.is_final or time.monotonic() - began > timeout:
                     raise self._give_up(self._not_ready(reason, timeout)) from None
-            if self._stop_wanted.wait(POLL):
-                raise self._error(Failure("stopped", "it was wanted no more before it was ready"))
+            self._must_be_wanted(POLL)
         self.record.served_name = self.model_name
-        with self.client() as http:
-            self.record.version = probe.version(http)
+        version = _in_background(self._version)
+        self.record.version = version.result() if wait([version], _VERSION_SECONDS).done else ""
         self.record.ready_seconds = round(time.monotonic() - began, 3)
+
+    def _version(self) -> str:
+        with self.client() as http:
+            return probe.version(http)
+
+    def _must_be_wanted(self, seconds: float) -> None:
+        if self._stop_wanted.wait(seconds):
+            raise self._error(Failure("stopped", "it was wanted no more before it was ready"))
 
     def _find_model(self) -> None:
         """Settle under which name the model is asked for: as it was named, or else the first that is listed.
@@ -187,6 +205,20 @@ class Server(AbstractContextManager["Server", None]):
         for name, value in facts.items():
             setattr(self.record, name, value)
         self.record.write(self.trial.folder)
+
+
+def _in_background(ask: Callable[[], Answer]) -> "Future[Answer]":
+    """An answer that may trickle for ever, by a thread that nobody waits for."""
+    answer: Future[Answer] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="ask", daemon=True).start()
+    return answer
 
 
 def _ended(start: dict[str, Any]) -> dict[str, Any]:
@@ -307,6 +339,16 @@ class OwnServer(Server):
         self._note_gpu_memory("before")
         return Placement(locks.port_of(port[0]), tuple(self.record.gpus), f"tuner-{secrets.token_hex(4)}"), held
 
+    def _await_ready(self) -> None:
+        super()._await_ready()
+        listens = addresses_for_others(self.processes(), int(self.base_url.rpartition(":")[2]))
+        if listens and not self.spec.expose:
+            words = f"it listens on {listens}, where others can reach it: have it listen on {LOOPBACK}, or set expose"
+            raise self._give_up(Failure("bad_argument", words))
+        if listens:
+            key = "who has its key" if self.spec.api_key_env else "without a key (api_key_env names one)"
+            log.warning("%s: whoever reaches %s on %s can use it, %s", self, platform.node(), listens, key)
+
     def _find_model(self) -> None:
         if failure := self.failure():
             raise failure
@@ -348,6 +390,17 @@ class OwnServer(Server):
     def _note_gpu_memory(self, when: str) -> None:
         if self.record.gpus:
             self._write(gpu_memory={**self.record.gpu_memory, when: gpus.memory_used(self.record.gpus)})
+
+
+def addresses_for_others(pids: set[int], port: int) -> str:
+    """Where processes listen at `port` for others than this machine, such as 0.0.0.0:8000; empty for nowhere."""
+    addresses = set()
+    for pid in pids:
+        with suppress(psutil.Error):
+            listening = (one.laddr for one in psutil.Process(pid).net_connections("tcp") if one.status == "LISTEN")
+            addresses |= {address.ip.removeprefix("::ffff:") for address in listening if address.port == port}
+    open_ones = sorted(ip for ip in addresses if not ipaddress.ip_address(ip).is_loopback)
+    return ", ".join(f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}" for ip in open_ones)
 
 
 def _held(claimed: ExitStack, holder: locks.Holder) -> int:

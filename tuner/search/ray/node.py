@@ -13,11 +13,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuner import __version__
+from tuner.core import locks
 from tuner.core.run_directory import NODE_VARIABLE, Experiment
 from tuner.errors import ClusterError
 from tuner.search.ray.sync import Change, Watch, apply
@@ -26,6 +28,9 @@ from tuner.search.ray.sync import Change, Watch, apply
 ERROR_FILE = "error.pickle"
 #: what the driver may want of a trial
 GO_ON, AFTER_LEVEL, AT_ONCE = "go on", "after level", "at once"
+
+
+_FOLDER, _SURELY_HELD = "tuner-trial-", 5.0  # seconds after which a folder that is used is locked
 
 
 class News(NamedTuple):
@@ -61,7 +66,9 @@ class Node:
             number: the trial's.
             results: what it has to show already.
         """
-        self._folder = Path(tempfile.mkdtemp(prefix="tuner-trial-"))
+        _remove_old_folders()
+        self._folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
+        self._lock = locks.take_file(self._folder / ".lock")
         self._log, self._position = self._folder / "process.log", 0
         folder = Experiment.at(self._folder).trial(number).folder
         apply(results, folder)
@@ -74,6 +81,7 @@ class Node:
             stderr=self._log.open("wb"),
             env=_environment() | {NODE_VARIABLE: self._name},
             start_new_session=True,
+            pass_fds=[self._lock.fileno()],
             text=True,
         )
         self._write(json.dumps({"spec": spec, "trial": number}))
@@ -113,6 +121,15 @@ class Node:
         code = self._process.returncode
         last = "".join(f": {line}" for line in self._log.read_text(errors="replace").strip().splitlines()[-1:])
         return ClusterError(f"the trial's process on node {self._name} ended with {code}{last}") if code else None
+
+
+def _remove_old_folders() -> None:
+    """Remove the folders of trials that ended by force here: those that nobody holds any more."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        with contextlib.suppress(OSError):
+            is_old = time.time() - folder.lstat().st_mtime > _SURELY_HELD
+            if is_old and not locks.is_locked(folder / ".lock"):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _environment() -> dict[str, str]:
