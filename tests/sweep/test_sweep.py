@@ -116,7 +116,7 @@ def test_levels_after_an_attached_server_has_died_are_not_run_and_a_resume_measu
     ends = list(outcomes(swept(levels=[1, 2, 4, 8], max_seconds=30, **asked)).values())
     server.wait(10)
     died = ends.index("server_died")
-    assert ends[died + 1] == "interrupted" and set(ends[died + 2 :]) == {"missing"}
+    assert ends[died + 1] == "interrupted"
     sidecars = [json.loads(path.read_text()) for path in tmp_path.glob("run/**/batch.json")]
     (unrun,) = (one for one in sidecars if one["outcome"] == "interrupted")
     assert unrun["reason"].startswith("not run: ") and url in unrun["reason"]
@@ -265,7 +265,7 @@ def test_two_sweeps_never_write_into_one_folder(swept, tmp_path):
     work = threading.Thread(target=lambda: swept(levels=[1]))
     work.start()
     wait_until((tmp_path / "run/experiment.json").exists, 60)
-    with pytest.raises(PathError, match="being written by another sweep"):
+    with pytest.raises(PathError, match=f"is being written by process {os.getpid()} "):
         swept(levels=[1])
     work.join(60)
     assert outcomes(tuner.load_batches(tmp_path / "run")) == {1: "completed"}

@@ -5,8 +5,10 @@ import fcntl
 import logging
 import os
 import platform
+import shutil
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import IO
@@ -22,6 +24,7 @@ _log = logging.getLogger(__name__)
 #: the folder whose files lock GPUs: one for all users and containers that share them; by default the user's own
 FOLDER_VARIABLE = "TUNER_LOCKS"
 _TRIES, _PAUSE = 5, 0.02  # somebody who only asks whether a file is locked has it for an instant
+_HELD, _SURELY_HELD = ".lock", 5.0  # seconds after which a temporary folder that is used is locked
 
 
 class AlreadyTaken(Exception):
@@ -73,6 +76,16 @@ def is_locked(path: Path) -> bool:
             with open(path, encoding="utf-8") as file:
                 return not _lock(file, fcntl.LOCK_SH)
     return False
+
+
+def temporary_folder(prefix: str) -> tuple[Path, IO[str]]:
+    """A new temporary folder, and what holds it; those of the same prefix that nobody holds any more are removed."""
+    for old in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.lstat().st_mtime > _SURELY_HELD and not is_locked(old / _HELD):
+                shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    return folder, take_file(folder / _HELD)
 
 
 def _open(path: Path) -> IO[str]:

@@ -34,7 +34,7 @@ from tuner.servers.supervised import Supervised
 log = logging.getLogger(__name__)
 
 POLL = 0.1  # seconds between two questions whether it is ready
-_VERSION_SECONDS = 5.0  # in which it may say what it is
+_ANSWER_SECONDS = 5.0  # that an answer may take at least
 Answer = TypeVar("Answer")
 
 
@@ -136,10 +136,11 @@ class Server(AbstractContextManager["Server", None]):
         timeout = self.spec.ready_timeout or self.engine.ready_timeout
         while True:
             asked = _in_background(self._find_model)
+            deadline = max(began + timeout, time.monotonic() + _ANSWER_SECONDS)
             try:
                 while not wait([asked], POLL).done:
                     self._must_be_wanted(0)
-                    if time.monotonic() - began > timeout:
+                    if time.monotonic() > deadline:
                         raise probe.NotReady("comes to no end of its answer", is_final=False)
                 asked.result()
                 break
@@ -149,7 +150,7 @@ class Server(AbstractContextManager["Server", None]):
             self._must_be_wanted(POLL)
         self.record.served_name = self.model_name
         version = _in_background(self._version)
-        self.record.version = version.result() if wait([version], _VERSION_SECONDS).done else ""
+        self.record.version = version.result() if wait([version], _ANSWER_SECONDS).done else ""
         self.record.ready_seconds = round(time.monotonic() - began, 3)
 
     def _version(self) -> str:

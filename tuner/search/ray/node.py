@@ -12,8 +12,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +26,6 @@ from tuner.search.ray.sync import Change, Watch, apply
 ERROR_FILE = "error.pickle"
 #: what the driver may want of a trial
 GO_ON, AFTER_LEVEL, AT_ONCE = "go on", "after level", "at once"
-
-
-_FOLDER, _SURELY_HELD = "tuner-trial-", 5.0  # seconds after which a folder that is used is locked
 
 
 class News(NamedTuple):
@@ -66,9 +61,7 @@ class Node:
             number: the trial's.
             results: what it has to show already.
         """
-        _remove_old_folders()
-        self._folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
-        self._lock = locks.take_file(self._folder / ".lock")
+        self._folder, self._lock = locks.temporary_folder("tuner-trial-")
         self._log, self._position = self._folder / "process.log", 0
         folder = Experiment.at(self._folder).trial(number).folder
         apply(results, folder)
@@ -121,15 +114,6 @@ class Node:
         code = self._process.returncode
         last = "".join(f": {line}" for line in self._log.read_text(errors="replace").strip().splitlines()[-1:])
         return ClusterError(f"the trial's process on node {self._name} ended with {code}{last}") if code else None
-
-
-def _remove_old_folders() -> None:
-    """Remove the folders of trials that ended by force here: those that nobody holds any more."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
-        with contextlib.suppress(OSError):
-            is_old = time.time() - folder.lstat().st_mtime > _SURELY_HELD
-            if is_old and not locks.is_locked(folder / ".lock"):
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _environment() -> dict[str, str]:
