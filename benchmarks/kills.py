@@ -87,16 +87,21 @@ def wait_for_level(folder, command):
         time.sleep(0.1)
 
 
-def one_round(kind, folder, dice):
-    """Start or resume, kill, and see what is left; returns (what was killed, seconds until all was gone)."""
+def start(kind, folder):
+    """Start what is asked for, or resume it."""
     run = next(folder.glob("runs/*"), None)
     words = ["--resume", str(run)] if run else [str(folder / "asked.json")]
     environment = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(TESTS.parent)}
-    command = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", "tuner", kind, *words],
         **{"cwd": folder, "env": environment, "start_new_session": True, "stdin": subprocess.DEVNULL},
         **{"stdout": (folder / "out").open("a"), "stderr": subprocess.STDOUT},
     )
+
+
+def one_round(kind, folder, dice):
+    """Start or resume, kill, and see what is left; returns (what was killed, seconds until all was gone)."""
+    command = start(kind, folder)
     if dice.random() < 0.75:  # in the middle of its work; else while it begins
         wait_for_level(folder, command)
     time.sleep(dice.uniform(0, 5))
@@ -133,8 +138,13 @@ def attack(kind, kills, dice):
             seen |= now
             print(f"{kind}: {what}: {len(now)} results, all gone after {seconds:.1f} s", *left, *temporary, flush=True)
         time.sleep(6)  # after which what was aside is old
-        while next(folder.glob("runs/*"), None) is None or len(results(next(folder.glob("runs/*")))) == len(seen):
-            one_round(kind, folder, random.Random(0))
+        command = start(kind, folder)
+        while command.poll() is None and len(results(run)) == len(seen):
+            time.sleep(0.2)
+        command.terminate()
+        command.wait(60)
+        count["added by the last resume"] = len(results(run).keys() - seen.keys())
+        count["tracebacks"] = (folder / "out").read_text().count("Traceback")
         asides = [path for path in folder.rglob(".*") if ASIDE.fullmatch(path.name)]
         print(f"{kind}: {kills} kills, {len(seen)} results, gone after at most {longest:.1f} s;", end=" ")
         print(", ".join(f"{name}: {number}" for name, number in count.items()), f"files aside: {len(asides)}", sep=", ")
@@ -142,5 +152,6 @@ def attack(kind, kills, dice):
 
 if __name__ == "__main__":
     sweeps, searches, seed = [*map(int, sys.argv[1:]), *(50, 20, 0)[len(sys.argv) - 1 :]]
-    attack("sweep", sweeps, random.Random(seed))
-    attack("tune", searches, random.Random(seed))
+    for kind, kills in (("sweep", sweeps), ("tune", searches)):
+        if kills:
+            attack(kind, kills, random.Random(seed))

@@ -211,7 +211,9 @@ def _end(ended: Ended, client: dict[str, object]) -> dict[str, object]:
 
 def fresh_part(folder: Path) -> Path:
     """The empty folder in which a level's files gather until they can be put in place."""
-    part = part_of(folder)
+    part, trial = part_of(folder), folder.parents[2]
+    if not trial.exists():
+        raise PathError(f"{trial} is not there any more; where the run was moved, --resume goes on with it")
     try:
         shutil.rmtree(part, ignore_errors=True)  # of a run that was cut off
         part.mkdir(parents=True)

@@ -16,7 +16,7 @@ from tuner.core.run_directory import SWEEP, Experiment, Sidecar, Trial, environm
 from tuner.core.timestamps import now, to_text
 from tuner.engines import gguf
 from tuner.engines.base import LOOPBACK
-from tuner.errors import ServerFailed, SpecError, Stopped
+from tuner.errors import PathError, ServerFailed, SpecError, Stopped
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import judge
 from tuner.servers import gpus, http
@@ -92,7 +92,12 @@ def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP, **facts
         if not isinstance(end, Stopped):
             raise
     finally:
-        experiment.describe(state=state, finished_at=to_text(now()))
+        try:
+            experiment.describe(state=state, finished_at=to_text(now()))
+        except PathError as error:
+            if state == "done":
+                raise
+            _log.warning("%s", error)  # what ended the run is what matters
 
 
 def _planned(spec: SweepSpec, levels: Levels) -> Iterator[Measurement]:
