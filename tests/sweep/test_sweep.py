@@ -1,5 +1,6 @@
 """Sweeps that survive: each fault costs its level, the table says what is true, and a resumed run completes it."""
 
+import errno
 import json
 import os
 import random
@@ -21,7 +22,8 @@ from tuner.core.run_directory import Experiment
 from tuner.core.timestamps import now
 from tuner.engines.gguf import tokenizer_folder
 from tuner.errors import PathError, SpecError
-from tuner.sweep.level import outcome_of
+from tuner.sweep.level import fresh_part, outcome_of
+from tuner.sweep.progress import read_sweep
 from tuner.sweep.spec import make_spec
 from tuner.sweep.sweep import StopRequest, run_sweep
 from tuner.traffic.genai_bench import Ended
@@ -269,6 +271,26 @@ def test_two_sweeps_never_write_into_one_folder(swept, tmp_path):
         swept(levels=[1])
     work.join(60)
     assert outcomes(tuner.load_batches(tmp_path / "run")) == {1: "completed"}
+
+
+def test_a_full_disk_ends_a_sweep_with_words(swept, tmp_path, monkeypatch):
+    def run_out(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tuner.sweep.level.run", run_out)
+    with pytest.raises(PathError, match=r"cannot write the files of a level: .*No space left"):
+        swept(levels=[1])
+    assert Experiment(tmp_path / "run").facts["state"] == "failed"
+
+
+def test_a_run_that_was_moved_is_not_made_anew_where_it_was(tmp_path):
+    experiment = Experiment.at(tmp_path / "run")
+    folder = experiment.trial(1).batch_folder("D(20,8)", 1)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with pytest.raises(PathError, match="is not there any more; where the run was moved, --resume goes on"):
+        fresh_part(folder)
+    read_sweep(experiment)
+    assert not (tmp_path / "run").exists()
 
 
 def test_genai_bench_killed_costs_its_level(swept, tmp_path):

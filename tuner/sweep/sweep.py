@@ -265,7 +265,10 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
             if stop.is_set():
                 raise Stopped
             levels.ask_for(load, spec)
-            levels.add(load, runner.run(load))
+            try:
+                levels.add(load, runner.run(load))
+            except OSError as error:  # a full disk, for one
+                raise PathError(f"cannot write the files of a level: {error}") from error
         if stop.at_once.is_set():
             raise Stopped
 
