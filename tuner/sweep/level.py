@@ -1,6 +1,8 @@
 """One level from beginning to end: run it aside, tell how it ended, scrub it, and put it in place whole."""
 
+import errno
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -63,6 +65,8 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
     sidecar.started_at = to_text(now())
     sidecar.write(part)
     ended = bench.run(load, part, stop)
+    if not shutil.disk_usage(part).free:  # which looks like anything else in what the level could still write
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part))
     outcome, reason = outcome_of(part, ended, server.failure(), interrupted=stop.is_set())
     end = _end(ended, client) | {"outcome": outcome, "reason": reason[:_LONGEST_REASON]}
     sidecar = msgspec.structs.replace(sidecar, **end)
