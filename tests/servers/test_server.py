@@ -329,12 +329,9 @@ def test_a_list_of_models_that_never_ends_is_waited_for_no_longer_than_was_said(
         assert server.is_alive()
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_a_server_that_others_can_reach_is_refused_unless_that_was_asked_for(host, trial, caplog):
-    with pytest.raises(
-        ServerFailed, match=r"listens on (0\.0\.0\.0|\[::\]):\d+, where others can reach it.*set expose"
-    ):
-        launch(faulty(f"host={host}"), trial)
+def test_a_server_that_others_can_reach_is_refused_unless_that_was_asked_for(trial, caplog):
+    with pytest.raises(ServerFailed, match=r"listens on 0\.0\.0\.0:\d+, where others can reach it.*set expose"):
+        launch(faulty("host=0.0.0.0"), trial)
     assert record(trial)["failure"]["kind"] == "bad_argument" and not alive([record(trial)["pid"]])
     with launch(faulty("host=0.0.0.0", expose=True), trial):
         assert "can use it, without a key (api_key_env names one)" in caplog.text

@@ -165,7 +165,7 @@ class Supervisor:
             self._ended = True
         while not self._ended and not self._asked_to_stop():
             self._reap()
-        all_gone = self._end(self._family, is_alone=os.getppid() != self._order["owner"])
+        all_gone = self._end(self._family, lambda: os.getppid() != self._order["owner"])
         with contextlib.suppress(BrokenPipeError):  # somebody has killed it
             os.write(heir, b"done")
         return 0 if all_gone else 1
@@ -201,12 +201,15 @@ class Supervisor:
         def family() -> set[int]:
             return marked_with(self._order["marker"])
 
-        if not os.read(call, 4):
-            while family() and not select.select([owner], [], [], 1.0)[0]:
-                pass
-            self._end(family, is_alone=bool(select.select([owner], [], [], 0)[0]))
+        def is_alone(seconds: float = 0) -> bool:
+            return bool(select.select([owner], [], [], seconds)[0])
 
-    def _end(self, find: Callable[[], set[int]], *, is_alone: bool) -> bool:
+        if not os.read(call, 4):
+            while family() and not is_alone(1.0):
+                pass
+            self._end(family, is_alone)
+
+    def _end(self, find: Callable[[], set[int]], is_alone: Callable[[], bool]) -> bool:
         """Whether all that `find` sees has gone, with what it leaves; it is noted where nobody else can."""
         shared = shared_memory_of(find())
         all_gone = end_family(find, self._order["grace"])
@@ -214,7 +217,7 @@ class Supervisor:
         remove_shared_memory(shared, self._began)
         if scratch := self._order["scratch"]:
             shutil.rmtree(scratch, ignore_errors=True)
-        if is_alone and self._order["record"]:
+        if self._order["record"] and is_alone():  # asked last: a dying owner closes its pipe before it is gone
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 note_end(*self._order["record"])
         return all_gone
