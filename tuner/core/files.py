@@ -25,6 +25,10 @@ _DEEPEST = 50
 _PART = re.compile(r"(?P<name>.+\.\w+)#(?P<part>[1-9]\d{0,6})", re.DOTALL)
 
 
+#: what a file is called while it is written aside
+ASIDE = re.compile(r"\..+\.[0-9a-f]{8}")
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` so that a reader, or a crash, sees the old file or the new one.
 

@@ -118,12 +118,13 @@ def _paths(value: Any) -> list[Path]:
 
 def run_here(kind: Kind, spec: SweepSpec, folder: str | None) -> Results:
     """Run a sweep or a search in this process, write its report whatever happens, and show figures and table."""
-    experiment = Experiment.at(Path(folder)) if folder else Experiment.create(spec.runs, kind.name, spec.name)
-    try:
-        kind.run(spec, experiment, None)
-    finally:
-        if experiment.trial(1).facts_file.exists():
-            write_report(experiment.folder)
+    made = Experiment.at(Path(folder)) if folder else Experiment.create(spec.runs, kind.name, spec.name)
+    with made.only_writer() as experiment:
+        try:
+            kind.run(spec, experiment, None)
+        finally:
+            if experiment.has_begun:
+                write_report(experiment.folder)
     results = read_results(experiment.folder)
     show(results)
     results.must_have_survivors()

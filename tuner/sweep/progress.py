@@ -152,7 +152,8 @@ class SearchProgress:
 def read_sweep(experiment: Experiment) -> Progress:
     """How far a sweep is; what is not there yet, or just being replaced, counts as not there."""
     seconds = experiment.record.spec.get("max_seconds", 0.0)
-    return replace(read_progress(experiment.trial(1)), seconds_a_level=seconds)
+    trial = Trial(next(iter(experiment.trial_folders), experiment.folder))
+    return replace(read_progress(trial), seconds_a_level=seconds)
 
 
 def read_search(experiment: Experiment) -> SearchProgress:
