@@ -141,11 +141,11 @@ def _as_damage(path: Path) -> Iterator[None]:
         logger.warning("%s is damaged: %s", path, error)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, forbidden: re.Pattern[str] | None = None) -> Any:
     """`value`, made of dicts and lists, as it is.
 
     Raises:
-        ValueError: it is nested too deeply, holds NUL, half a character, or a number that nothing can count.
+        ValueError: it is nested too deeply, holds what is `forbidden` in texts, or a number that nothing can count.
     """
     rest = [(value, 0)]
     while rest:
@@ -156,7 +156,7 @@ def _plain(value: Any) -> Any:
             rest += [(each, depth + 1) for pair in part.items() for each in pair]
         elif isinstance(part, (list, tuple)):
             rest += [(each, depth + 1) for each in part]
-        elif isinstance(part, str) and _NO_TEXT.search(part):
+        elif forbidden and isinstance(part, str) and forbidden.search(part):
             raise ValueError(f"{shorten(ascii(part), 60)} holds what is no character")
         elif isinstance(part, int) and abs(part) >= _LARGEST_NUMBER:
             raise ValueError("it holds a number of more than 18 digits")
@@ -236,7 +236,7 @@ def read_document(path: Path, what: str, error: type[RequestError]) -> Any:
     """
     try:
         text = read_bytes(path, DOCUMENT).decode("utf-8-sig")
-        return _plain(_parse_json(text) if path.suffix == ".json" else parse_yaml(text))
+        return _plain(_parse_json(text) if path.suffix == ".json" else parse_yaml(text), _NO_TEXT)
     except PathError as failure:
         raise PathError(str(failure).replace("cannot read ", f"cannot read {what} ", 1)) from failure
     except UnicodeDecodeError as failure:
@@ -256,7 +256,7 @@ def parse_yaml(text: str) -> Any:
     try:
         if len(text) > DOCUMENT:
             raise ValueError(f"it is longer than {DOCUMENT} characters")
-        return _plain(yaml.load(text, Loader=_strict_loader()))  # noqa: S506 - a SafeLoader
+        return _plain(yaml.load(text, Loader=_strict_loader()), _NO_TEXT)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
         words = "a value that its tag does not fit" if isinstance(error, LookupError) else " ".join(str(error).split())
         raise ValueError(f"not valid YAML: {words}") from None
