@@ -14,7 +14,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
 from rich.markup import escape
 
 from tuner import __version__
@@ -22,6 +21,7 @@ from tuner.cli import tables
 from tuner.cli.doctor import examine
 from tuner.cli.progress import LogHandler, RunDisplay, SearchDisplay, SweepDisplay, ctrl_c_stops, download_bar
 from tuner.cli.tables import print_lines
+from tuner.cli.terminal import Terminal
 from tuner.core.run_directory import Experiment, Trial
 from tuner.errors import TunerError
 from tuner.judging.slo import SLO
@@ -131,7 +131,7 @@ def _raise_terminated(*_: object) -> NoReturn:
 def print_error(error: TunerError) -> None:
     """Say in one line what went wrong."""
     line = escape(" ".join(str(error).split()))
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]tuner:[/] {line}", highlight=False)
+    Terminal(stderr=True, soft_wrap=True).print(f"[bold red]tuner:[/] {line}", highlight=False)
 
 
 @app.callback(invoke_without_command=True)

@@ -254,7 +254,7 @@ class Experiment:
         """
         if not (folder / EXPERIMENT_FILE).is_file():
             raise PathError(f"{folder} is no run directory: it has no {EXPERIMENT_FILE}")
-        files.read_json(folder / EXPERIMENT_FILE)
+        files.read_json(folder / EXPERIMENT_FILE, dict[str, Any])
         return cls(folder)
 
     @property
@@ -273,7 +273,7 @@ class Experiment:
         Raises:
             PathError: what stands there already cannot be read, or nothing can be written.
         """
-        before = {} if self.is_new else dict(files.read_json(self.folder / EXPERIMENT_FILE))
+        before = {} if self.is_new else files.read_json(self.folder / EXPERIMENT_FILE, dict[str, Any])
         files.write_json(self.folder / EXPERIMENT_FILE, before | facts)
 
     @property

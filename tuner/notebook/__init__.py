@@ -4,7 +4,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from IPython.display import HTML, Markdown, display
+from IPython.display import HTML, display
 
 from tuner.core.run_directory import Experiment
 from tuner.core.text import suggest
@@ -133,7 +133,7 @@ def run_here(kind: Kind, spec: SweepSpec, folder: str | None) -> Results:
 
 def show(results: Results) -> None:
     """Display a run's answer, figures and table in the notebook; of a search, the trials' and how to run the best."""
-    display(Markdown("\n\n".join(escape(line, quote=False) for line in results.answer)))
+    display(HTML("".join(f"<p>{escape(line)}</p>" for line in results.answer)))
     if results.command:
         display(HTML(f"The best configuration again:<pre>{escape(results.command)}</pre>"))
     for figure in results.figures:

@@ -12,9 +12,10 @@ from typing import Any
 
 from tuner.batches.other_tools import aiperf, guidellm, serving
 from tuner.batches.other_tools.values import ToolBatch, documents
-from tuner.batches.result_file import Damage, ResultFile, unread
+from tuner.batches.result_file import Damage, ResultFile
 from tuner.batches.sent_requests import parse_any
-from tuner.core.files import is_regular, split_part
+from tuner.core.files import RESULTS, is_regular, read_bytes, split_part
+from tuner.errors import PathError
 
 #: Where a format's marks stand: within this many bytes from the start.
 HEAD = 1 << 16
@@ -139,9 +140,9 @@ class BatchReader:
 def read_all(path: Path) -> list[Part]:
     """Every batch in the file `path`, of whatever tool; what is wrong with it where it is none."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        return [unread(path, error)]
+        data = read_bytes(path, RESULTS)
+    except PathError as error:
+        return [Damage("unreadable", str(error).replace(str(path), path.name, 1))]
     known = _format(path, data[:HEAD])
     return _converted(known, path, data) if known else [parse_any(data, path.name)]
 
