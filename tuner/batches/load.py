@@ -81,11 +81,7 @@ def _to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
 def readings_of(batches: pd.DataFrame) -> list[Reading | None]:
     """What was read of each batch's result file, in their order; the file is read only where the frame lacks that.
 
-    Args:
-        batches: as from `load_batches`.
-
-    Returns:
-        None where there is no file, or none that can be used.
+    None where there is no file, or none that can be used.
     """
     samples = batches.attrs.get(SAMPLES)
     known = samples.readings if isinstance(samples, Samples) else {}

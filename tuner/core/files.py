@@ -229,14 +229,10 @@ def read_document(path: Path, what: str, error: type[RequestError]) -> Any:
     Args:
         path: the file.
         what: what it is, for the message that it cannot be read: `the SLO`.
-        error: raised where it is no such document.
-
-    Returns:
-        Plain values: dicts, lists, texts, numbers, truth values, None.
+        error: raised where it is damaged, or a key stands twice, so that one of them would be lost.
 
     Raises:
         PathError: the file cannot be read.
-        RequestError: (an `error`) it is damaged, or a key stands twice, so that one of them would be lost.
     """
     try:
         text = read_bytes(path, DOCUMENT).decode("utf-8-sig")

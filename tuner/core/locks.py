@@ -162,13 +162,8 @@ def reserve_port(port: int | None) -> list[socket.socket]:
     """Bind a loopback port, or a free one, so that a server of ours can have it and nobody is given it meanwhile.
 
     The socket is bound and never listens: the system hands such a port to nobody who asks for a free one, while a
-    server that sets SO_REUSEADDR or SO_REUSEPORT, as all of them do, can bind it and listen.
-
-    Args:
-        port: the port, or None for a free one.
-
-    Returns:
-        The sockets to hold until the server has ended; the first is bound to the port.
+    server that sets SO_REUSEADDR or SO_REUSEPORT, as all of them do, can bind it and listen. The sockets are to be held
+    until the server has ended; the first is bound to the port.
 
     Raises:
         ServerFailed: (port_in_use) somebody listens there, or another launch of ours has reserved it.

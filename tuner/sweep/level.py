@@ -52,18 +52,7 @@ UNSETTLED = (RUNNING, "interrupted", "client_failed")
 
 
 def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.Event) -> Sidecar:
-    """Measure one level; `folder` appears, whole, when it has ended.
-
-    Args:
-        bench: the load generator.
-        server: the server that is measured.
-        load: the level.
-        folder: where its files shall be.
-        stop: ends the level at once when set.
-
-    Returns:
-        What the sidecar says.
-    """
+    """Measure one level; `folder` appears, whole, when it has ended, with the sidecar that is given back."""
     part = fresh_part(folder)
     level = load.limits.level
     client = _client_share(load) | {"prefix_cache_emptied": server.forget_prompts(), "api": load.api_backend}
@@ -168,12 +157,6 @@ def judged_level(folders: Sequence[Path], slo: SLO | dict[str, Any]) -> dict[str
 
 def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interrupted: bool) -> tuple[str, str]:
     """How a level ended, and why: the first that fits, the cause before its consequences.
-
-    Args:
-        part: the level's files.
-        ended: how the load generator ended.
-        failure: why the server died, where it did.
-        interrupted: whether the user stopped the level.
 
     Returns:
         An outcome of `tuner.core.run_directory.OUTCOMES` and one line for people, empty where it completed.

@@ -89,23 +89,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """The trials of a search that began, in that order, how many runs are asked for, and what runs now.
+    """The trials of a search that began, in that order, how many runs are asked for, and what runs now."""
 
-    Args:
-        records: what the search noted of each of its trials, those that confirm too.
-        trials: how many it may take.
-        confirm: how many runs confirm.
-        minutes: how long it may take; None where nobody said.
-        state: of the search: `searching`, `confirming`, `stopped` or `done`; empty before.
-        now: the levels of the trial that began last.
-    """
-
-    records: tuple[TrialRecord, ...] = ()
-    trials: int = 0
-    confirm: int = 0
-    minutes: float | None = None
-    state: str = ""
-    now: Progress = field(default_factory=Progress)
+    records: tuple[TrialRecord, ...] = ()  # what the search noted of each of its trials, those that confirm too
+    trials: int = 0  # how many it may take
+    confirm: int = 0  # how many runs confirm
+    minutes: float | None = None  # how long it may take; None where nobody said
+    state: str = ""  # of the search: `searching`, `confirming`, `stopped` or `done`; empty before
+    now: Progress = field(default_factory=Progress)  # the levels of the trial that began last
 
     @property
     def ended(self) -> tuple[TrialRecord, ...]:

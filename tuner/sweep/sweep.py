@@ -134,10 +134,6 @@ def limit_search(spec: SweepSpec) -> LimitSearch:
 def with_model(spec: Spec, progress: gguf.Progress = lambda share: None) -> Spec:
     """`spec` with the demo's weights where llamacpp is asked to serve nothing in particular, checked by its engine.
 
-    Args:
-        spec: what is asked for.
-        progress: told how much of the weights has arrived, 0 to 1.
-
     Raises:
         RequestError: the engine cannot do what is asked, or something that is needed is missing.
         ModelUnavailable: the demo's weights cannot be fetched.
@@ -250,12 +246,7 @@ def run_sweep(spec: SweepSpec, experiment: Experiment, stop: StopRequest | None 
 
 
 def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
-    """Launch the server of one trial and measure every level of it that has no result yet.
-
-    Args:
-        spec: what to measure, prepared.
-        trial: where it goes.
-        stop: set when somebody wants it to end.
+    """Launch the server of one trial and measure every level of it that has no result yet, as a prepared `spec` asks.
 
     Raises:
         ServerFailed: the server did not start.

@@ -114,13 +114,7 @@ class Bench:
         self.close()
 
     def run(self, load: Load, folder: Path, stop: threading.Event) -> Ended:
-        """Measure one level; its files are in `folder` afterwards.
-
-        Args:
-            load: what to do.
-            folder: an existing folder of the level's own.
-            stop: ends the level at once when it is set.
-        """
+        """Measure one level; its files are in `folder`, which exists and is the level's own, afterwards."""
         self._revive(stop)
         sha256 = load.write_workload(folder)
         started_at, clock = timestamps.now(), time.monotonic()

@@ -28,20 +28,14 @@ Part = ResultFile | Damage
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file.
+    """One kind of file."""
 
-    Args:
-        tool: who writes it.
-        suffixes: what its name ends in.
-        marks: texts that all stand near its beginning, and together in no other kind.
-        convert: the batches in one of its documents (see `documents`), or in all of them where they are `joined`.
-        fullest: of the files that the tool writes of one run, the one that says most; of several runs, theirs.
-    """
-
-    tool: str
-    suffixes: tuple[str, ...]
-    marks: tuple[bytes, ...]
+    tool: str  # who writes it
+    suffixes: tuple[str, ...]  # what its name ends in
+    marks: tuple[bytes, ...]  # texts that all stand near its beginning, and together in no other kind
+    # the batches in one of its documents (see `documents`), or in all of them where they are `joined`
     convert: Callable[[Any], Sequence[ToolBatch | Damage]]
+    # of the files that the tool writes of one run, the one that says most; of several runs, theirs
     fullest: Callable[[Path], list[Path]] = lambda path: [path]
     joined: bool = False
 
