@@ -14,25 +14,15 @@ _IN_TABLES = {SHARE: ("%", 100.0), "ms": ("ms", 1000.0)}
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric of a batch.
+    """One metric of a batch."""
 
-    Args:
-        name: in texts.
-        unit: of its column; a metric in seconds has one column a statistic.
-        section: of the SLO file that limits it; empty where none does.
-        label: in headers of tables.
-        decimals: there.
-        more_is_better: so that a limit is the least allowed and not the most.
-        in_milliseconds: there.
-    """
-
-    name: str
-    unit: str = SECONDS
-    section: str = ""
-    label: str = ""
-    decimals: int = 3
-    more_is_better: bool = False
-    in_milliseconds: bool = False
+    name: str  # in texts
+    unit: str = SECONDS  # of its column; a metric in seconds has one column a statistic
+    section: str = ""  # of the SLO file that limits it; empty where none does
+    label: str = ""  # in headers of tables
+    decimals: int = 3  # there
+    more_is_better: bool = False  # so that a limit is the least allowed and not the most
+    in_milliseconds: bool = False  # there
 
     @property
     def suffix(self) -> str:

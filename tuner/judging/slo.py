@@ -87,25 +87,15 @@ TIERS, LONGEST_NAME = "tiers", 40
 
 @dataclass(frozen=True)
 class Constraint:
-    """One metric, one statistic, one threshold.
+    """One metric, one statistic, one threshold."""
 
-    Args:
-        metric: one of `core.metrics.METRICS` that has a section.
-        statistic: `mean` or a percentile; empty for the metrics that have none.
-        threshold: in the metric's unit; what lies exactly at it passes.
-        hard_fail: whether a violation can be hard at all.
-        fail_ratio: the violation ratio above which it is.
-        weight: of its penalty.
-        implied: nobody wrote it; see `SLO.implied_error_rate`.
-    """
-
-    metric: str
-    statistic: str
-    threshold: float
-    hard_fail: bool = True
-    fail_ratio: float = 0.0
-    weight: float = 1.0
-    implied: bool = False
+    metric: str  # one of `core.metrics.METRICS` that has a section
+    statistic: str  # `mean` or a percentile; empty for the metrics that have none
+    threshold: float  # in the metric's unit; what lies exactly at it passes
+    hard_fail: bool = True  # whether a violation can be hard at all
+    fail_ratio: float = 0.0  # the violation ratio above which it is
+    weight: float = 1.0  # of its penalty
+    implied: bool = False  # nobody wrote it; see `SLO.implied_error_rate`
 
     @property
     def column(self) -> str:

@@ -4,7 +4,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from IPython.display import HTML, Markdown, display
+from IPython.display import HTML, display
 
 from tuner.core.run_directory import Experiment
 from tuner.core.text import suggest
@@ -118,12 +118,13 @@ def _paths(value: Any) -> list[Path]:
 
 def run_here(kind: Kind, spec: SweepSpec, folder: str | None) -> Results:
     """Run a sweep or a search in this process, write its report whatever happens, and show figures and table."""
-    experiment = Experiment.at(Path(folder)) if folder else Experiment.create(spec.runs, kind.name, spec.name)
-    try:
-        kind.run(spec, experiment, None)
-    finally:
-        if experiment.trial(1).facts_file.exists():
-            write_report(experiment.folder)
+    made = Experiment.at(Path(folder)) if folder else Experiment.create(spec.runs, kind.name, spec.name)
+    with made.only_writer() as experiment:
+        try:
+            kind.run(spec, experiment, None)
+        finally:
+            if experiment.has_begun:
+                write_report(experiment.folder)
     results = read_results(experiment.folder)
     show(results)
     results.must_have_survivors()
@@ -132,7 +133,7 @@ def run_here(kind: Kind, spec: SweepSpec, folder: str | None) -> Results:
 
 def show(results: Results) -> None:
     """Display a run's answer, figures and table in the notebook; of a search, the trials' and how to run the best."""
-    display(Markdown("\n\n".join(escape(line, quote=False) for line in results.answer)))
+    display(HTML("".join(f"<p>{escape(line)}</p>" for line in results.answer)))
     if results.command:
         display(HTML(f"The best configuration again:<pre>{escape(results.command)}</pre>"))
     for figure in results.figures:

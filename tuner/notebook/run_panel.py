@@ -10,7 +10,7 @@ import yaml
 
 from tuner.core import timestamps
 from tuner.core.run_directory import RUNNING, Experiment
-from tuner.errors import TunerError
+from tuner.errors import SpecError, TunerError
 from tuner.notebook.fields import button, copyable, labelled, words
 from tuner.notebook.form import Form
 from tuner.notebook.panel import Panel
@@ -23,6 +23,7 @@ from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
 from tuner.servers import http as probe
 from tuner.sweep.spec import SweepSpec, command_line, make_spec, read_spec, unlike_default
 from tuner.sweep.sweep import StopRequest
+from tuner.sweep.trust import check_trust
 
 _POLL_SECONDS = 0.5
 #: what a stop file says that is to end the level that runs, too
@@ -42,6 +43,7 @@ class RunPanel(Panel[SweepSpec]):
     def __init__(self, parameters: dict[str, Any]) -> None:
         self.experiment: Experiment | None = None
         self._stop = StopRequest()
+        self._trusted: Path | None = None  # a run of others of which was said what it does
         self._bar = widgets.IntProgress(max=1, layout=widgets.Layout(width="12em", flex="0 1 auto"))
         self._view = ResultsView()
         self._runs, self._others = (widgets.Dropdown(**labelled(name)) for name in ("run", "compare with"))
@@ -59,7 +61,7 @@ class RunPanel(Panel[SweepSpec]):
     def folder(self) -> Path | None:
         """The run directory of the run that is shown; None until one has begun."""
         run = self.experiment
-        return run.folder if run and run.trial(1).facts_file.exists() else None
+        return run.folder if run and run.has_begun else None
 
     @property
     def slo(self) -> dict[str, Any] | None:
@@ -119,14 +121,15 @@ class RunPanel(Panel[SweepSpec]):
             return
         await self._carry_out(spec, Experiment.create(spec.runs, self.kind.name, spec.name))
 
-    async def _carry_out(self, spec: SweepSpec, experiment: Experiment) -> None:
+    async def _carry_out(self, spec: SweepSpec, run: Experiment) -> None:
         self._stop = StopRequest()
         self._view.widget.layout.display = "none"
-        work = asyncio.create_task(asyncio.to_thread(self.kind.run, spec, experiment, self._stop))
-        await self._follow(experiment, work)
-        await work
-        self._say("writing the report")
-        await asyncio.to_thread(write_report, experiment.folder)
+        with run.only_writer() as experiment:
+            work = asyncio.create_task(asyncio.to_thread(self.kind.run, spec, experiment, self._stop))
+            await self._follow(experiment, work)
+            await work
+            self._say("writing the report")
+            await asyncio.to_thread(write_report, experiment.folder)
         self._list_runs(experiment)
         await self._conclude(experiment)
 
@@ -187,11 +190,19 @@ class RunPanel(Panel[SweepSpec]):
             self._spawn(self._conclude(Experiment(Path(folder))))
 
     def _go_on(self) -> None:
-        """Resume the run that is shown, as it was asked for."""
-        if self.experiment and self._is_idle:
-            spec = make_spec(self.experiment.record.spec, self.kind.spec)
-            self._resume.disabled = True
-            self._spawn(self._carry_out(spec, self.experiment))
+        """Resume the run that is shown, as it was asked for; one that was not made here only when pressed again."""
+        run = self.experiment
+        if run is None or not self._is_idle:
+            return
+        try:
+            spec = make_spec(run.record.spec, self.kind.spec)
+            check_trust(spec, run, trusts=self._trusted == run.folder)
+        except SpecError as error:
+            self._trusted = run.folder
+            self._say(f"{error} (here: press Resume again)", error=True)
+            return
+        self._resume.disabled = True
+        self._spawn(self._carry_out(spec, run))
 
     def _compare_with(self) -> None:
         """Show what changed from the run that was picked to the one that is shown."""

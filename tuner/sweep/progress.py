@@ -89,23 +89,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """The trials of a search that began, in that order, how many runs are asked for, and what runs now.
+    """The trials of a search that began, in that order, how many runs are asked for, and what runs now."""
 
-    Args:
-        records: what the search noted of each of its trials, those that confirm too.
-        trials: how many it may take.
-        confirm: how many runs confirm.
-        minutes: how long it may take; None where nobody said.
-        state: of the search: `searching`, `confirming`, `stopped` or `done`; empty before.
-        now: the levels of the trial that began last.
-    """
-
-    records: tuple[TrialRecord, ...] = ()
-    trials: int = 0
-    confirm: int = 0
-    minutes: float | None = None
-    state: str = ""
-    now: Progress = field(default_factory=Progress)
+    records: tuple[TrialRecord, ...] = ()  # what the search noted of each of its trials, those that confirm too
+    trials: int = 0  # how many it may take
+    confirm: int = 0  # how many runs confirm
+    minutes: float | None = None  # how long it may take; None where nobody said
+    state: str = ""  # of the search: `searching`, `confirming`, `stopped` or `done`; empty before
+    now: Progress = field(default_factory=Progress)  # the levels of the trial that began last
 
     @property
     def ended(self) -> tuple[TrialRecord, ...]:
@@ -152,7 +143,8 @@ class SearchProgress:
 def read_sweep(experiment: Experiment) -> Progress:
     """How far a sweep is; what is not there yet, or just being replaced, counts as not there."""
     seconds = experiment.record.spec.get("max_seconds", 0.0)
-    return replace(read_progress(experiment.trial(1)), seconds_a_level=seconds)
+    trial = Trial(next(iter(experiment.trial_folders), experiment.folder))
+    return replace(read_progress(trial), seconds_a_level=seconds)
 
 
 def read_search(experiment: Experiment) -> SearchProgress:

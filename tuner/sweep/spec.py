@@ -337,11 +337,7 @@ Spec = TypeVar("Spec", bound=ServeSpec)
 
 
 def make_spec(values: dict[str, Any], kind: type[Spec] = SweepSpec) -> Spec:  # type: ignore[assignment]
-    """A checked spec from plain values.
-
-    Args:
-        values: parameters by name; None means "not given".
-        kind: the spec to make.
+    """A checked spec from plain values, of which None means "not given".
 
     Raises:
         SpecError: one line that names the parameter, what is wrong with it and what would be right.
@@ -402,12 +398,7 @@ def unlike_default(spec: SweepSpec) -> dict[str, Any]:
 
 
 def sweep_of(searched: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of the sweep that measures one configuration of a search as the search did.
-
-    Args:
-        searched: the search's spec, as `experiment.json` has it.
-        parameters: the engine's, of that configuration.
-    """
+    """The parameters of the sweep that measures one configuration of a search, whose spec is given, as it did."""
     names = SweepSpec.model_fields.keys() - {"name", "runs"}  # which say where a run lies
     values = {name: value for name, value in searched.items() if name in names} | {"parameters": dict(parameters)}
     try:

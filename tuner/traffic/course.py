@@ -39,23 +39,15 @@ _LEAD = 0.1
 
 
 class Limits(msgspec.Struct):
-    """What ends a level; seconds.
+    """What ends a level; seconds."""
 
-    Args:
-        concurrency: users, each of whom has one request in flight; of an open loop the most that are in flight.
-        seconds: the window's length, and the most that the burst, and afterwards the drain, may take.
-        requests: that end the window, if they come first.
-        extend_to: the window's length while fewer than `enough` requests have ended; None: `seconds`.
-        window: `steady`, or `whole`: all that ended within the level counts, from its first instant on.
-        arrivals: of an open loop; None: each user sends a request as soon as the one before has ended.
-    """
-
-    concurrency: int
-    seconds: float
-    requests: int
-    extend_to: float | None = None
+    concurrency: int  # users, each of whom has one request in flight; of an open loop the most that are in flight
+    seconds: float  # the window's length, and the most that the burst, and afterwards the drain, may take
+    requests: int  # that end the window, if they come first
+    extend_to: float | None = None  # the window's length while fewer than `enough` requests have ended; None: `seconds`
     enough: int = 0
-    window: Window = STEADY
+    window: Window = STEADY  # `steady`, or `whole`: all that ended within the level counts, from its first instant on
+    # of an open loop; None: each user sends a request as soon as the one before has ended
     arrivals: Arrivals | None = None
 
     @property
