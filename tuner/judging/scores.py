@@ -78,13 +78,11 @@ class Scoring:
     def _value(self, summary: Summary, objective: str, gpus: int) -> float:
         """One objective's value, over several scenarios their geometric mean; NaN where a scenario has none."""
         if objective in LATENCIES:
-            column = f"{LATENCIES[objective]}_{statistic_of(objective, self.slo)}"
-            levels = summary.levels
-            at_level = levels[(levels_in(levels) == self.level) & levels["verdict"].isin(COMPLIANT)]
+            column, levels = column_of(objective, self.slo), _compliant(summary)
+            at_level = levels[levels_in(levels) == self.level]
             values = [at_level.loc[at_level["scenario"] == name, column].median() for name in summary.scenarios]
         else:
-            column = "goodput" if objective == GOODPUT else "output_throughput"
-            counted = summary.levels[summary.levels["verdict"].isin(COMPLIANT)]
+            column, counted = column_of(objective, self.slo), _compliant(summary)
             values = [
                 counted.loc[counted["scenario"] == name, column].max() / max(gpus, 1) for name in summary.scenarios
             ]
@@ -99,6 +97,24 @@ class Scoring:
             return f"level {self.level:g} has no result" if self.level else "its throughput is not known"
         first = away.sort_values("penalty", kind="stable").iloc[0]
         return f"does not meet the SLO at {level_title(level_of(first))}: {first['verdict_reason']}"
+
+
+def best_level_of(objective: str, summary: Summary) -> float | None:
+    """The level at which the most of an objective is had; that of the throughput where a latency is minimised."""
+    if objective != GOODPUT or summary.best is None:
+        return summary.best_level
+    return level_of(_compliant(summary).sort_values("goodput", ascending=False, kind="stable").iloc[0])
+
+
+def _compliant(summary: Summary) -> pd.DataFrame:
+    return summary.levels[summary.levels["verdict"].isin(COMPLIANT)]
+
+
+def column_of(objective: str, slo: SLO) -> str:
+    """The column of the batches that an objective reads."""
+    if objective in LATENCIES:
+        return f"{LATENCIES[objective]}_{statistic_of(objective, slo)}"
+    return "goodput" if objective == GOODPUT else "output_throughput"
 
 
 def statistic_of(objective: str, slo: SLO) -> str:

@@ -11,7 +11,7 @@ from tuner.batches.batch import records
 from tuner.core.run_directory import COMPLETE, ENDED, RUNNING, WAITING, Experiment, Trial
 from tuner.core.text import shorten
 from tuner.core.timestamps import to_utc
-from tuner.judging.scores import Scoring, goals_of, maximised
+from tuner.judging.scores import Scoring, best_level_of, goals_of, maximised
 from tuner.judging.slo import SLO
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:
         "gpus": gpus,
         "max_throughput": math.nan if summary.max_throughput is None else summary.max_throughput,
         **dict.fromkeys(BEST),
-        **{("best_rate" if summary.is_of_rates else "best_level"): summary.best_level},
+        **{("best_rate" if summary.is_of_rates else "best_level"): best_level_of(scoring.objectives[0], summary)},
         "bracket": summary.bracket,
         "started_at": record.started_at or None,
         "finished_at": record.finished_at or None,

@@ -129,7 +129,10 @@ class _Judgement:
     def frame(self) -> pd.DataFrame:
         rows = range(len(self.batches))
         strong = self.judged & np.array([not doubt for doubt in self.doubts], bool)
-        judged = self.batches.assign(
+        before = self.batches
+        if "attainment" in before:  # found anew, behind all else
+            before = before.drop(columns="attainment").copy()  # in few blocks
+        judged = before.assign(
             verdict=self._texts(self.verdicts),
             verdict_reason=self._texts([self.reason(row) for row in rows]),
             violations=pd.Series([self.violations(row) for row in rows], self.batches.index, dtype="object"),
@@ -184,11 +187,14 @@ class _Judgement:
 
         One that was found before by the same thresholds counts: a report lacks the requests, and a mean has none.
         """
-        limits, before = latency_limits(self.slo), SLO.parse(self.batches.attrs.get("slo") or {})
-        known = self._column("attainment", np.nan).to_numpy("float64", na_value=np.nan)
-        if latency_limits(before) == limits and not np.isnan(known).all():
+        limits, known = latency_limits(self.slo), np.full(len(self.batches), np.nan)
+        before = self.batches.attrs.get("slo")
+        if before and latency_limits(SLO.parse(before)) == limits:
+            known = self._column("attainment", np.nan).to_numpy("float64", na_value=np.nan)
+        if not np.isnan(known).any():
             return known
-        return np.array([_attainment(reading, limits) for reading in self.readings], np.float64)
+        own = np.array([_attainment(reading, limits) for reading in self.readings], np.float64)
+        return np.where(np.isnan(known), own, known)
 
     @cached_property
     def bounds(self) -> pd.DataFrame:

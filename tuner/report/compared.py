@@ -61,7 +61,8 @@ class Side:
 def _judge_side(paths: Sequence[Path], batches: pd.DataFrame, runs: list[Run], slo: SLO | None) -> Side:
     carried = _carried_attainment(runs, slo)
     if slo and carried:
-        batches = batches.assign(attainment=[carried.get(key) for key in _keys(batches)])
+        shares = pd.Series([carried.get(key) for key in _keys(batches)], batches.index, "float64")
+        batches = batches.assign(attainment=shares)
         batches.attrs = batches.attrs | {"slo": slo.to_dict()}
     judged = judge(batches, slo or SLO())
     return Side([str(path) for path in paths], judged, runs)

@@ -148,7 +148,8 @@ class Results:
         places = np.flatnonzero(chosen)
         spreads = {metric: [values[place] for place in places] for metric, values in self.run_facts.spreads.items()}
         facts = replace(self.run_facts, read_spreads=lambda: spreads)
-        return replace(self, judged=self.judged[chosen], run_facts=facts)
+        judged = self.judged[chosen]
+        return replace(self, judged=judged, summary=summarize(judged), run_facts=facts)
 
     def _figures_of_one_kind(self) -> list[Any]:
         shown = [self.curves]
@@ -297,9 +298,9 @@ def read_results(*paths: Path, slo: SLO | None = None, price: Price | None = Non
     own = SLO.parse(run_facts.slo, str(paths[0])) if run_facts.slo else None
     by = slo or own
     bounds = {str(column): values for column, values in run_facts.intervals.items()}
-    if run_facts.carried_attainment and own and by == own:
-        batches = batches.assign(attainment=run_facts.carried_attainment)
-        batches.attrs = batches.attrs | {"slo": own.to_dict()}
+    if run_facts.carried_attainment and by == own:
+        batches = batches.assign(attainment=pd.Series(run_facts.carried_attainment, batches.index, "float64"))
+        batches.attrs = batches.attrs | {"slo": (own or SLO()).to_dict()}
     judged_tiers = tiers(batches.assign(**bounds), by or SLO())  # keeps the samples, as a join would not
     (name, first), *others = judged_tiers.tiers.items()
     judged = first.judged.assign(**{f"{TIER}{other}": tier.judged["verdict"] for other, tier in others})
