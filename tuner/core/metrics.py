@@ -29,6 +29,11 @@ class Metric:
         """Its unit behind a bare number: ` s`; nothing for a share."""
         return "" if self.unit == SHARE else f" {self.unit}"
 
+    @property
+    def grows_with_load(self) -> bool:
+        """Whether more load helps to reach a limit from below; a share of requests only falls."""
+        return self.more_is_better and self.unit != SHARE
+
 
 #: By column, without the statistic of a latency. A limit on one of them is its `section`.
 METRICS = {
@@ -43,7 +48,7 @@ METRICS = {
     "input_throughput": Metric("input throughput", "tokens/s", "", "input", 1, True),
     "total_throughput": Metric("total throughput", "tokens/s", "", "total", 1, True),
     "cache_hit_rate": Metric("cache hit rate", SHARE, "", "cached", 1, True),
-    "attainment": Metric("attainment", SHARE, "", "met SLO", 1, True),
+    "attainment": Metric("attainment", SHARE, "attainment", "met SLO", 1, True),
     "goodput": Metric("goodput", "requests/s", "", "goodput", 2, True),
     "max_throughput": Metric("compliant maximum", "tokens/s", "", "maximum", 1, True),
 }

@@ -143,7 +143,9 @@ class Server(AbstractContextManager["Server", None]):
                 while not wait([asked], POLL).done:
                     self._must_be_wanted(0)
                     if time.monotonic() > deadline:
-                        raise probe.NotReady("comes to no end of its answer", is_final=False)
+                        raise probe.NotReady(
+                            "takes the connection and does not answer /v1/models in time", is_final=False
+                        )
                 asked.result()
                 break
             except probe.NotReady as reason:

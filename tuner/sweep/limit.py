@@ -203,15 +203,17 @@ def excess(row: Mapping[str, Any], slo: SLO) -> float | None:
         return math.inf if row["outcome"] in TOO_MUCH else None
     if row["verdict"] == UNKNOWN:
         return None
-    limits = [limit for limit in slo.all_constraints if limit.hard_fail and limit.sign > 0]
+    limits = [limit for limit in slo.all_constraints if limit.hard_fail and not limit.grows_with_load]
     return max((_excess_over(limit, row.get(limit.column, math.nan)) for limit in limits), default=LEAST)
 
 
 def _excess_over(constraint: Constraint, actual: float) -> float:
     """ln(actual / limit), by the limit that verdicts go by; what is implied and not known exceeds nothing."""
-    if not constraint.threshold:  # no errors at all
+    limit = constraint.threshold * (1 + constraint.sign * (constraint.fail_ratio + ROUNDING))
+    if constraint.sign < 0:  # of an attainment, the requests that missed it
+        actual, limit = 1 - actual, 1 - limit
+    if limit <= 2 * ROUNDING:  # no errors at all
         return -LEAST if actual > 0 else LEAST
-    limit = constraint.threshold * (1 + constraint.fail_ratio + ROUNDING)
     return max(math.log(actual / limit), LEAST) if actual > 0 else LEAST
 
 
