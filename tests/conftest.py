@@ -12,7 +12,8 @@ def tiny_gguf(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """A cache folder of the test run's own: nothing of it stays in the user's."""
+    """A cache folder and a state folder of the test run's own: nothing of it stays in the user's."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

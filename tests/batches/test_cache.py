@@ -8,7 +8,6 @@ import re
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -16,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 from support import result_files
+from support.reads import watch
 from support.result_files import name, plain_folder, request, result, write
 
 import tuner
@@ -55,15 +55,11 @@ def ttft(folder):
 
 
 def forbid_reading(monkeypatch):
-    monkeypatch.setattr(Path, "read_bytes", read_all_but_results)
+    watch(monkeypatch, must_be_no_result)
 
 
-real_read_bytes = Path.read_bytes
-
-
-def read_all_but_results(path):
+def must_be_no_result(path):
     assert not path.name.startswith("D100"), "the result file was read"
-    return real_read_bytes(path)
 
 
 def test_a_second_load_does_not_read_the_file(folder, monkeypatch):

@@ -102,14 +102,14 @@ def interrupted(tiny_gguf, tmp_path):
 
 def test_a_sweep_does_not_go_on_as_another(interrupted, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code, _, err = end_of(["sweep", "--resume", str(interrupted), "--levels", "1,8"], monkeypatch, capsys)
+    code, _, err = end_of(["sweep", "--resume", str(interrupted), "--trust", "--levels", "1,8"], monkeypatch, capsys)
     assert code == 2 and "made with levels [1, 2, 4], now [1, 8] is asked" in err
 
 
 @pytest.mark.real
 def test_a_sweep_goes_on_with_the_level_that_it_lacks(interrupted, tmp_path):
     before = tuner.load_batches(interrupted)
-    code, _, err = run(tmp_path, "sweep", "--resume", interrupted)
+    code, _, err = run(tmp_path, "sweep", "--resume", interrupted, "--trust")
     assert code == 0, err
     after = tuner.load_batches(interrupted)
     assert list(after["outcome"]) == ["completed"] * 3

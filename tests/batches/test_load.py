@@ -2,10 +2,10 @@
 
 import io
 from collections import Counter
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from support.reads import watch
 from support.result_files import add_level, plain_folder, request, result, run
 
 import tuner
@@ -20,13 +20,8 @@ LIMITS = {"ttft": {"p90": {"threshold": 0.15}}, "latency": {"p50": {"threshold":
 @pytest.fixture
 def reads(monkeypatch):
     """How often each result file was read."""
-    counted, read_bytes = Counter(), Path.read_bytes
-
-    def counting(path):
-        counted.update([path] if path.name.startswith("D100") else [])
-        return read_bytes(path)
-
-    monkeypatch.setattr(Path, "read_bytes", counting)
+    counted = Counter()
+    watch(monkeypatch, lambda path: counted.update([path] if path.name.startswith("D100") else []))
     return counted
 
 

@@ -165,3 +165,9 @@ def test_weights_that_cannot_be_fetched(tmp_path, monkeypatch, capsys):
 def test_nothing_to_load(tmp_path, monkeypatch, capsys):
     code, _, err = end_of(["load", str(tmp_path)], monkeypatch, capsys)
     assert code == 2 and "holds no batch" in err
+
+
+@pytest.mark.parametrize("words", [["--sentinel", "--seed", "-1"], ["--warmup-each", "true", "--seed", "-1"]])
+def test_a_switch_takes_no_flag_behind_it_for_its_value(words, monkeypatch, capsys):
+    code, _, err = end_of(["sweep", *words], monkeypatch, capsys)
+    assert code == 2 and "'-1' is no seed" in err

@@ -1,9 +1,11 @@
 """The run directory: how runs are called and found again, and files that are odd or damaged."""
 
 import json
+import os
 
 import pytest
 
+from tuner.core import locks
 from tuner.core.run_directory import SEARCH, SWEEP, Experiment, Sidecar, Trial
 from tuner.errors import PathError
 
@@ -63,3 +65,26 @@ def test_an_odd_server_record_keeps_what_fits(tmp_path):
     server = Trial(tmp_path).server
     assert (server.gpus, server.parameters, server.version, server.started_at) == (["GPU-a"], {}, "", "")
     assert server.failure.kind == "crashed"
+
+
+def test_a_temporary_folder_that_nobody_holds_goes_with_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left, lock = locks.temporary_folder("tuner-test-")
+    lock.close()
+    held, held_lock = locks.temporary_folder("tuner-test-")
+    for folder in (left, held):
+        os.utime(folder, (1, 1))
+    new, new_lock = locks.temporary_folder("tuner-test-")
+    assert {path.name for path in tmp_path.iterdir()} == {held.name, new.name}
+    for holder in (held_lock, new_lock):
+        holder.close()
+
+
+def test_a_lock_is_no_way_to_another_file(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(PathError, match="cannot write"), Experiment.at(tmp_path).only_writer():
+        pass
+    (tmp_path / ".lock").unlink()
+    os.mkfifo(tmp_path / ".lock")
+    assert not Experiment(tmp_path).is_running and (tmp_path / "mine").read_text() == "mine"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,38 @@ def fill(page, **values):
         page.keyboard.press("Tab")
 
 
+def open_tab(page, name):
+    """Show a tab of the results."""
+    page.get_by_role("tab", name=name).click()
+
+
+#: what of a panel lies over something else, is cut off, or stands after a gap of nothing
+LAYOUT = """() => {
+  const panel = document.querySelector(".tuner-panel"), found = [];
+  const parts = ".tuner-field, .tuner-card, .jupyter-widget-Collapse, button, .jupyter-widget-tab, pre, .widget-html";
+  const seen = [...panel.querySelectorAll(parts)]
+    .filter(one => one.offsetParent && one.getBoundingClientRect().height > 1);
+  const over = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
+  for (const [i, one] of seen.entries()) for (const other of seen.slice(i + 1))
+    if (!one.contains(other) && !other.contains(one)
+        && over(one.getBoundingClientRect(), other.getBoundingClientRect()))
+      found.push(`${one.innerText.slice(0, 40)} lies over ${other.innerText.slice(0, 40)}`);
+  const outer = panel.closest(".jp-OutputArea-output") || panel;
+  if (outer.scrollWidth > outer.clientWidth + 1) found.push(`${outer.scrollWidth} > ${outer.clientWidth} px wide`);
+  for (const button of panel.querySelectorAll("button"))
+    if (button.offsetParent && button.scrollWidth > button.clientWidth + 1)
+      found.push(`${button.innerText} is cut off`);
+  const boxes = seen.map(one => one.getBoundingClientRect()).sort((a, b) => a.top - b.top);
+  let bottom = boxes[0].top;
+  for (const part of boxes) {
+    if (part.top - bottom > 64) found.push(`${Math.round(part.top - bottom)} px of nothing`);
+    bottom = Math.max(bottom, part.bottom);
+  }
+  return found;
+}"""
+
+
 @needs_chromium
 @pytest.mark.browser
 @pytest.mark.real
@@ -55,25 +88,49 @@ def test_a_person_runs_sweeps(tiny_gguf, tmp_path):
         fill(page, levels="1 0")
         expect(page.get_by_text("must be a whole number greater than 0")).to_be_visible()
         run.click()
-        expect(page.get_by_text("mend the field that is marked")).to_be_visible()
+        expect(page.get_by_text("Not started: see the message in red above.")).to_be_visible()
+        assert not list(tmp_path.glob("runs/*"))
+        assert page.evaluate(LAYOUT) == []
 
-        fill(page, model=tiny_gguf, levels="1 2", scenarios="D(20,8)", max_seconds=2)
+        fill(page, model=tiny_gguf, levels="1,2", scenarios="D(20,8)", max_seconds=2)
+        expect(page.get_by_text("takes 0.1 min at most")).to_be_visible()
+        page.get_by_text("The same as a command and as a file").click()
         expect(page.get_by_text("tuner sweep --model")).to_be_visible()
         run.click()
         expect(run).to_be_disabled()
         expect(page.get_by_text("done: 2 levels")).to_be_visible(timeout=60_000)
         assert page.locator(".js-plotly-plot .scatterlayer .point").count() == 2
-        assert page.locator("table tbody tr").count() == 2
+        assert page.evaluate(LAYOUT) == []
 
         page.locator(".noUi-handle").first.press("Home")
         expect(page.get_by_text("No batch meets the SLO")).to_be_visible()
-        expect(page.locator("table tbody tr").get_by_text("fail", exact=True)).to_have_count(2)
+        open_tab(page, "Batches")
+        assert page.locator(".tuner-rows tbody tr").count() == 2
+        expect(page.locator(".tuner-rows td").get_by_text("fail", exact=True)).to_have_count(2)
         fill(page, filter="no such batch")
-        expect(page.locator("table tbody tr")).to_have_count(0)
+        expect(page.locator(".tuner-rows tbody tr")).to_have_count(0)
+        open_tab(page, "Server")
+        fill(page, search="model loaded")
+        expect(page.locator(".tuner-log")).to_contain_text("model loaded")
+        open_tab(page, "Figures")
+        expect(page.locator(".js-plotly-plot").nth(3)).to_be_visible()
+        open_tab(page, "Data")
+        page.get_by_role("button", name="Write CSV").click()
+        expect(page.get_by_text("written: runs/")).to_be_visible()
+        assert page.evaluate(LAYOUT) == []
 
         fill(page, max_seconds=60, max_requests=10**6)
         found_again_and_stopped(page, run, stop, "at concurrency 1", r"interrupted: \d+ levels?", 60)
-    assert len(list(tmp_path.glob("runs/*/experiment.json"))) == 2
+        runs = sorted(tmp_path.glob("runs/*/experiment.json"))
+        assert len(runs) == 2
+        expect(page.get_by_role("button", name="Resume")).to_be_enabled()
+        page.get_by_label("run", exact=True).select_option(index=1)
+        expect(page.get_by_text("done: 2 levels")).to_be_visible()
+        expect(page.get_by_role("button", name="Resume")).to_be_disabled()
+        page.get_by_label("compare with").select_option(index=1)
+        page.get_by_role("button", name="Compare").click()
+        expect(page.get_by_text("No differences in configuration").or_(page.get_by_text("same"))).not_to_have_count(0)
+        assert page.evaluate(LAYOUT) == []
     wait_until(lambda: not processes_of(tmp_path), 20)
 
 
@@ -90,20 +147,22 @@ def test_a_person_searches(tiny_gguf, tmp_path):
         fill(page, space="n_paralel: [1, 2]")
         expect(page.get_by_text("'n_paralel'; did you mean n_parallel?")).to_be_visible()
         run.click()
-        expect(page.get_by_text("mend the field that is marked")).to_be_visible()
+        expect(page.get_by_text("Not started: see the message in red above.")).to_be_visible()
 
         fill(page, model=tiny_gguf, space="n_parallel: [1, 2]\nn_batch: [64, 128]", constraints="n_batch >= 64")
-        fill(page, trials=2, confirm=0, levels=2, scenarios="D(20,8)", max_seconds=2)
-        fill(page, slo="{ttft: {p50: {threshold: 9}}}")
-        expect(page.get_by_text("tuner tune --model")).to_be_visible()
+        fill(page, trials=2, confirm=0, max_seconds=2, levels=2, scenarios="D(20,8)")
+        assert page.evaluate(LAYOUT) == []
         run.click()
         expect(run).to_be_disabled()
-        expect(page.locator("table td").get_by_text("baseline", exact=True)).to_be_visible(timeout=120_000)
         page.get_by_text("done: 2 trials").wait_for(timeout=120_000)
-        assert page.locator(".js-plotly-plot").count() == 2
-        expect(page.get_by_text("The best configuration so far")).to_be_visible()
-        assert page.locator("table tbody tr").count() == 2
+        expect(page.locator(".js-plotly-plot").first).to_be_visible()
         expect(page.get_by_text("tuner sweep --model")).to_be_visible()
+        open_tab(page, "Batches")
+        expect(page.locator(".tuner-rows td").get_by_text("baseline", exact=True)).to_be_visible()
+        assert page.locator(".tuner-rows tbody tr").count() == 2
+        open_tab(page, "Figures")
+        expect(page.get_by_text("What the parameters did").first).to_be_visible()
+        assert page.evaluate(LAYOUT) == []
 
         fill(page, scenarios="D(20,200)", max_seconds=60, trials=9)
         going_on = "trial 1 of 9: D(20,200) at concurrency 2"
@@ -120,16 +179,18 @@ def test_a_person_launches_a_server_and_hands_it_over(tiny_gguf, tmp_path):
 
     with running_lab(tmp_path, free_port()) as address, opened_notebook(address, "launch_server") as page:
         start, stop = page.get_by_role("button", name="Start server"), page.get_by_role("button", name="Stop")
+        page.get_by_text("More settings").click()
         fill(page, port=70000)
         expect(page.get_by_text("port: must be less than or equal to 65535")).to_be_visible()
         fill(page, port="", model=tiny_gguf)
         command = page.locator("pre[title]")
         expect(command).to_contain_text(f"--model {tiny_gguf}")
         seen = command.inner_text()
+        assert page.evaluate(LAYOUT) == []
         start.click()
         expect(page.get_by_text("ready: tiny at")).to_be_visible(timeout=60_000)
         (record,) = tmp_path.glob("servers/*/server.json")
-        assert " ".join(json.loads(record.read_text())["command"]) == seen
+        assert shlex.join(json.loads(record.read_text())["command"]) == seen
         expect(page.get_by_text("model loaded")).to_be_visible()
         expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=20_000)
 

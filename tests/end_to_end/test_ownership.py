@@ -10,11 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 
+import psutil
 import pytest
 from jupyter_client.manager import KernelManager
 from support import CHECKOUT, FAULTY_SERVER, SUPPORT
-from support.processes import alive, wait_until
+from support.processes import alive, processes_of, wait_until
+
+from tuner.servers.supervised import Supervised
 
 STUBBORN = ["ignore_sigterm=1", "orphans=2"]
 
@@ -101,11 +106,53 @@ def test_with_the_ordinary_grace_it_is_still_10_seconds(own):
     assert time.monotonic() - began > 4  # it had its time to end well
 
 
-def test_killed_with_its_supervisor_a_server_is_still_told_to_end(own):
-    owner = own(knobs=[])
+def test_killed_with_its_supervisor_a_server_that_ignores_sigterm_ends_and_its_record_says_so(own):
+    owner = own()
     owner.process.kill()
     os.kill(owner.said["guard"], signal.SIGKILL)
     wait_until(lambda: not alive(owner.servers), 10)
+    wait_until(lambda: owner.record()["state"] == "stopped" and owner.record()["finished_at"])
+    assert owner.record()["warnings"] == ["tuner was killed, and its supervisor ended the server"]
+
+
+def test_killed_with_supervisor_and_heir_a_server_is_still_told_to_end(own, tmp_path):
+    owner = own(knobs=[])
+    owner.process.kill()
+    for process in processes_of(tmp_path):
+        with contextlib.suppress(psutil.NoSuchProcess):  # of which a zombie is one
+            if "supervisor.py" in " ".join(process.cmdline()):
+                process.kill()
+    wait_until(lambda: not alive(owner.servers), 10)
+
+
+def test_what_ended_with_its_killed_owner_is_recorded_as_stopped(own):
+    owner = own()
+    owner.process.kill()
+    wait_until(lambda: owner.record()["state"] == "stopped" and owner.record()["finished_at"])
+
+
+SHARES = """
+import sys, time
+from multiprocessing.shared_memory import SharedMemory
+own, lent = SharedMemory(sys.argv[1], create=True, size=4096), SharedMemory(sys.argv[2])
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+def test_shared_memory_goes_with_the_family_that_left_it_and_only_that(tmp_path):
+    left, lent = (f"tuner-test-{name}-{os.getpid()}" for name in ("left", "lent"))
+    others = SharedMemory(lent, create=True, size=4096)
+    try:
+        command = Supervised([sys.executable, "-c", SHARES, left, lent], tmp_path / "log").start()
+        wait_until(lambda: "up" in (tmp_path / "log").read_text())
+        for process in psutil.Process(command.pid).children():
+            process.kill()  # Python's own tracker, which would remove it
+        command.stop()
+        assert not Path("/dev/shm", left).exists() and Path("/dev/shm", lent).exists()
+    finally:
+        others.close()
+        others.unlink()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The notebooks without a person, by papermill itself: a truthful exit code, and nothing of ours left behind."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import nbformat
 import pytest
 from support import result_files
+from support.chromium import browser_page, needs_chromium
 from support.commands import environment, papermill
 from support.processes import processes_of, wait_until
 
@@ -75,8 +77,8 @@ def test_by_hand_by_papermill_and_by_command_line_the_table_is_the_same(tmp_path
     folder = result_files.plain_folder(tmp_path / "run", [1, 2, 4])
     expected = table_html(table(read_results(folder).judged))
     view = ResultsView()
-    view.show(read_results(folder))
-    assert view._table.value == expected
+    asyncio.run(view.show(read_results(folder)))
+    assert view._rows._table.value == expected
     with papermill(tmp_path, "compare", {"paths": [str(folder)]}) as process:
         assert process.wait(90) == 0
     cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
@@ -88,3 +90,19 @@ def test_by_hand_by_papermill_and_by_command_line_the_table_is_the_same(tmp_path
     printed = subprocess.check_output(command, env=environment(tmp_path), text=True)
     for column in table(read_results(folder).judged):
         assert column in printed
+
+
+@needs_chromium
+@pytest.mark.browser
+def test_an_executed_notebook_is_read_without_scripts_and_widgets(tmp_path):
+    folder = result_files.plain_folder(tmp_path / "run", [1, 2, 4])
+    with papermill(tmp_path, "compare", {"paths": [str(folder)]}) as process:
+        assert process.wait(90) == 0
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--output", "page.html", "out.ipynb"]
+    subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), check=True, capture_output=True)
+    with browser_page(java_script_enabled=False) as seen:
+        seen.page.goto((tmp_path / "page.html").as_uri())
+        assert seen.page.get_by_text("output tokens/s at concurrency").first.is_visible()
+        assert seen.page.locator(".tuner-rows tbody tr").count() == 3
+        pictures = seen.page.locator("img")
+        assert pictures.count() >= 1 and pictures.first.bounding_box()["height"] > 200

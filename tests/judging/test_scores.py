@@ -141,3 +141,28 @@ def test_a_damaged_note_costs_its_trial_no_more_than_the_note(search, tmp_path, 
 def test_throughput_per_gpu_says_so_in_name_and_unit():
     (goal,) = goals_of({"objective": "max_throughput"}, tuner.SLO.parse({}), per_gpu=True)
     assert "per GPU" in goal.label and goal.title.endswith("(tokens/s per GPU)") and "per GPU" in goal.of(1.0)
+
+
+def test_goodput_as_an_objective_is_the_most_of_a_compliant_level(search):
+    slow = {
+        level: result_files.result(
+            [result_files.request(ttft=0.1)] * 200 + [result_files.request(ttft=0.7)] * 100, level=level
+        )
+        for level in (1, 4)
+    }
+    trials = search(({}, good()), ({}, slow), ({}, good(ttft=0.9)), objective=("max_goodput",))
+    counted = trials["state"].tolist()
+    assert counted == ["complete", "complete", "infeasible"] and set(trials["unit"]) == {"requests/s"}
+    fast, mixed = trials["value"].tolist()[:2]
+    assert fast > mixed > 0 and trials["is_best"].tolist()[0]
+    goal = goals_of({"objective": ["max_goodput"]}, tuner.SLO.parse(SLO))[0]
+    assert goal.title == "max goodput (requests/s)" and goal.of(3.14159) == "max goodput 3.14 requests/s"
+
+
+def test_the_level_of_the_most_goodput_is_named_not_that_of_the_throughput(search):
+    busy = result_files.result(
+        [result_files.request(ttft=0.1)] * 160 + [result_files.request(ttft=0.7)] * 140, level=4, run_duration=60.0
+    )
+    calm = result_files.result([result_files.request(ttft=0.1)] * 300, level=1, run_duration=100.0)
+    trials = search(({}, {1: calm, 4: busy}), objective=("max_goodput",))
+    assert trials["best_level"].tolist() == [1] and trials["value"].iloc[0] == pytest.approx(3.0, rel=0.01)

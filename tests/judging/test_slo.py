@@ -590,3 +590,71 @@ def test_ttfts_that_cannot_be_measurements_are_believed_nowhere(tmp_path, kind):
     assert "TTFT" not in titles and "TPOT" not in titles and not any(results.run_facts.spreads["ttft"])
     carried = results.carried()
     assert carried.attainment == [None] and carried.rows[0][carried.columns.index("ttft_p90")] is None
+
+
+def shares(tmp_path, *good, slo):
+    """Levels 1, 2, 4 … of 200 requests of which so many meet TTFT 0.5 s and one fails, judged."""
+    trial = run_directory(tmp_path / "run", [2**n for n in range(len(good))])
+    for place, met in enumerate(good):
+        times = [0.1 + n * 1e-5 for n in range(met)] + [0.9 + n * 1e-5 for n in range(199 - met)]
+        add_level(trial, 2**place, result([*(request(ttft=ttft) for ttft in times), failure()], level=2**place))
+    return tuner.judge(tuner.load_batches(tmp_path / "run"), slo)
+
+
+ATTAINED = {"ttft": {"p50": {"threshold": 0.5}}, "error_rate": {"threshold": 0.1}, "attainment": {"threshold": 0.95}}
+
+
+def test_the_share_of_requests_that_meet_every_latency_threshold_can_be_limited(tmp_path):
+    judged = shares(tmp_path, 199, 190, 189, slo=ATTAINED)
+    assert judged["attainment"].tolist() == [0.995, 0.95, 0.945]
+    assert judged["verdict"].tolist() == ["pass", "pass", "fail"]
+    assert judged["verdict_reason"].iloc[2] == "attainment 0.945 < 0.95 (+0.53 %)"
+    summary = tuner.summarize(judged)
+    assert (summary.best_level, summary.bracket) == (2, "bracketed")  # it is no limit that more load helps to reach
+
+
+def test_an_attainment_is_judged_of_the_mean_of_a_levels_runs(tmp_path):
+    trial = run_directory(tmp_path / "run", [1], repeats=2)
+    for repeat, met in ((1, 199), (2, 189)):  # 0.995 and 0.945: 0.97
+        times = [0.1 + n * 1e-5 for n in range(met)] + [0.9 + n * 1e-5 for n in range(199 - met)]
+        content = result([*(request(ttft=ttft) for ttft in times), failure()], level=1)
+        add_level(trial, 1, content, repeat=repeat)
+    judged = tuner.judge(tuner.load_batches(tmp_path / "run"), ATTAINED)
+    assert judged["verdict"].tolist() == ["pass", "fail"]
+    assert tuner.summarize(judged).best["attainment"] == pytest.approx(0.97)
+
+
+@pytest.mark.parametrize(("requests", "evidence"), [(58, "weak"), (59, "strong")])
+def test_an_attainment_needs_as_many_requests_as_would_show_one_that_missed(requests, evidence, tmp_path):
+    trial = run_directory(tmp_path / "run", [1])
+    add_level(trial, 1, result([request(ttft=0.1 + n * 1e-5) for n in range(requests)]))
+    judged = tuner.judge(tuner.load_batches(tmp_path / "run"), ATTAINED | {"error_rate": {"threshold": 0.2}})
+    assert judged["evidence"].tolist() == [evidence]
+
+
+def test_an_attainment_without_the_single_requests_is_unknown():
+    row = {"outcome": "completed", "completed": 900, "errors": 0, "error_rate": 0.0, "ttft_p50": 0.1}
+    judged = tuner.judge(pd.DataFrame([row]), ATTAINED)
+    assert judged["verdict"].tolist() == ["unknown"] and "attainment is not known" in judged["verdict_reason"][0]
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"attainment": {"threshold": 0.95}}, "attainment: is the share of requests that meet every latency threshold"),
+        ({"ttft": {"threshold": 1}, "attainment": {"threshold": 95}}, "at most 1, not 95"),
+        ({"ttft": {"threshold": 1}, "attainment": {"p90": {"threshold": 0.9}}}, "unknown key 'p90'"),
+    ],
+)
+def test_an_attainment_that_says_nothing_is_refused(document, said):
+    with pytest.raises(SLOError, match=said):
+        SLO.parse(document)
+
+
+def test_a_report_keeps_the_verdict_of_an_attainment(tmp_path):
+    shares(tmp_path, 199, 189, slo=ATTAINED)
+    report = tuner.write_report(tmp_path / "run", tmp_path / "r.html", SLO.parse(ATTAINED))
+    results = tuner.read_results(report)
+    assert results.judged["verdict"].tolist() == ["pass", "fail"]
+    stricter = tuner.read_results(report, slo=SLO.parse(ATTAINED | {"ttft": {"p50": {"threshold": 0.2}}}))
+    assert stricter.judged["verdict"].tolist() == ["unknown", "unknown"]  # of other requests

@@ -276,6 +276,21 @@ def test_an_interrupted_level_above_a_passing_one_is_not_said_to_fail(tmp_path):
 
 @needs_chromium
 @pytest.mark.browser
+def test_an_attainment_is_unknown_once_a_latency_slider_has_moved(tmp_path):
+    report = what_if_page(tmp_path, [(2, 0.1), (4, 0.2)], LIMITED | {"attainment": {"threshold": 0.95}})
+    with opened_report(report) as seen:
+        verdicts = seen.page.locator("tr:not(.note) td.verdict")
+        assert verdicts.all_inner_texts() == ["pass", "pass"]
+        move(seen.page, "attainment at least")
+        assert verdicts.all_inner_texts() == ["pass", "pass"]  # it is 1 of both
+        move(seen.page, "TTFT p90 at most", "ArrowLeft")
+        assert verdicts.all_inner_texts() == ["unknown", "unknown"]
+        seen.page.get_by_role("button", name="Back to what was asked").click()
+        assert verdicts.all_inner_texts() == ["pass", "pass"] and seen.errors == []
+
+
+@needs_chromium
+@pytest.mark.browser
 def test_a_batch_without_a_concurrency_has_no_concurrency_after_a_slider_moved(tmp_path):
     folder = SAMPLES.parent / "foreign/vllm-0.32.0/rate-errors.json"
     assert tuner.load_batches(folder)["concurrency"].isna().all()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import platform
 import socket
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from tuner.core.run_directory import Trial
 from tuner.engines.base import ServerSpec
 from tuner.errors import EngineError, ServerFailed, SpecError
 from tuner.servers.server import launch
+from tuner.servers.supervised import Supervised
 
 FAULTY = [sys.executable, str(FAULTY_SERVER), "--port", "{port}"]
 
@@ -311,3 +313,31 @@ def test_the_command_is_known_before_anything_runs():
     shown = preview(ServeSpec(engine="vllm", model="m", executable=sys.executable), 8123)
     assert "m" in shown and "8123" in shown
     assert preview(ServeSpec(engine="attach", base_url="http://127.0.0.1:1", model="m"), 8123) == []
+
+
+@pytest.mark.parametrize("engine", ["command", "attach"])
+def test_a_list_of_models_that_never_ends_is_waited_for_no_longer_than_was_said(engine, trial):
+    if engine == "command":
+        with pytest.raises(ServerFailed, match=r"not ready within 2 s: it takes the connection and does not answer"):
+            launch(faulty("trickle=1", ready_timeout=2), trial)
+        return
+    with Supervised([*FAULTY[:-1], "0", "trickle=1"], trial.folder / "log") as server:
+        log = wait_until((trial.folder / "log").read_text)
+        spec = ServerSpec(engine="attach", base_url=log.split()[-1], ready_timeout=2)
+        with pytest.raises(ServerFailed, match=r"does not answer /v1/models in time, within 2 s \(ready_timeout\)"):
+            launch(spec, trial)
+        assert server.is_alive()
+
+
+def test_a_server_that_others_can_reach_is_refused_unless_that_was_asked_for(trial, caplog):
+    with pytest.raises(ServerFailed, match=r"listens on 0\.0\.0\.0:\d+, where others can reach it.*set expose"):
+        launch(faulty("host=0.0.0.0"), trial)
+    assert record(trial)["failure"]["kind"] == "bad_argument" and not alive([record(trial)["pid"]])
+    with launch(faulty("host=0.0.0.0", expose=True), trial):
+        assert "can use it, without a key (api_key_env names one)" in caplog.text
+
+
+def test_the_embedded_server_is_exposed_where_that_was_asked_for(tiny_gguf, trial, caplog):
+    with launch(llamacpp(tiny_gguf, expose=True), trial) as server:
+        assert server.record.command[server.record.command.index("--host") + 1] == "0.0.0.0"
+        assert f"whoever reaches {platform.node()} on 0.0.0.0:" in caplog.text

@@ -27,13 +27,13 @@ class Seen:
 
 
 @contextlib.contextmanager
-def browser_page(width=1200, height=900):
-    """A page in a fresh browser."""
+def browser_page(width=1200, height=900, **more):
+    """A page in a fresh browser; `more` as Playwright's `new_page` takes it."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(PATH), args=ARGUMENTS)
-        seen = Seen(browser.new_page(viewport={"width": width, "height": height}))
+        seen = Seen(browser.new_page(viewport={"width": width, "height": height}, **more))
         seen.page.on("request", lambda request: seen.requests.append(request.url))
         seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
         seen.page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)

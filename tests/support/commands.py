@@ -16,10 +16,10 @@ def environment(folder, **more):
     return os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(CHECKOUT), "COLUMNS": "200"} | more
 
 
-def start(folder, *arguments, **variables):
-    """Start `tuner …` in `folder` in a session of its own."""
+def start(folder, *arguments, before=(), **variables):
+    """Start `tuner …` in `folder` in a session of its own; `before` it may stand a command that runs it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tuner", *map(str, arguments)],
+        [*before, sys.executable, "-m", "tuner", *map(str, arguments)],
         cwd=folder,
         env=environment(folder, **variables),
         stdin=subprocess.DEVNULL,

@@ -53,6 +53,8 @@ class Knobs:
     die_after_seconds: float = 0.0
     exit_code: int = 9
     last_words: str = ""  # printed to stderr before it exits
+    host: str = "127.0.0.1"  # where it listens
+    trickle: int = 0  # its list of models comes a byte at a time, and never ends
     never_ready: int = 0  # /health says 503 for ever
     ready_after: float = 0.0  # seconds of 503
     ignore_sigterm: int = 0
@@ -126,12 +128,21 @@ class FaultyServer:
                 reply(writer, 200, self.metrics(), "text/plain; version=0.0.4")
             case _ if self.knobs.api_key and request.headers.get("authorization") != f"Bearer {self.knobs.api_key}":
                 reply(writer, 401, error("wrong API key", 401))
+            case "GET", "/v1/models" if self.knobs.trickle:
+                await self.trickle(writer)
             case "GET", "/v1/models":
                 reply(writer, 200, {"object": "list", "data": [{"id": self.knobs.model, "object": "model"}]})
             case "POST", "/v1/chat/completions":
                 await self.chat(json.loads(request.body), writer)
             case _:
                 reply(writer, 404, error("no such page", 404))
+
+    async def trickle(self, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n")
+        while not writer.is_closing():
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.1)
 
     def is_ready(self):
         return not self.knobs.never_ready and time.monotonic() - self.started >= self.knobs.ready_after
@@ -432,7 +443,7 @@ async def main():
     server = FaultyServer(knobs)
     if knobs.die_after_seconds:
         asyncio.get_running_loop().call_later(knobs.die_after_seconds, server.die)
-    listener = await asyncio.start_server(server.serve, "127.0.0.1", asked.port, backlog=1024)
+    listener = await asyncio.start_server(server.serve, knobs.host, asked.port, backlog=1024)
     sys.stdout.write(f"listening on http://127.0.0.1:{listener.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()
     await listener.serve_forever()

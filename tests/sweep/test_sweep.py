@@ -1,5 +1,6 @@
 """Sweeps that survive: each fault costs its level, the table says what is true, and a resumed run completes it."""
 
+import errno
 import json
 import os
 import random
@@ -8,20 +9,21 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 from support import FAULTY_SERVER, result_files
 from support.processes import processes_of, wait_until
+from support.reads import watch
 
 import tuner
 from tuner.core.run_directory import Experiment
 from tuner.core.timestamps import now
 from tuner.engines.gguf import tokenizer_folder
 from tuner.errors import PathError, SpecError
-from tuner.sweep.level import outcome_of
+from tuner.sweep.level import fresh_part, outcome_of
+from tuner.sweep.progress import read_sweep
 from tuner.sweep.spec import make_spec
 from tuner.sweep.sweep import StopRequest, run_sweep
 from tuner.traffic import calibration
@@ -118,22 +120,29 @@ def test_what_cannot_be_left_out_is_named(swept, knob, api):
     assert row["outcome"] == "all_errors" and f"argument supplied: {knob.removeprefix('refuse=')}" in row["reason"]
 
 
-def test_levels_after_an_attached_server_has_died_are_not_run(swept, tmp_path):
-    server = subprocess.Popen(
-        [sys.executable, str(FAULTY), "die_after=9", "ttft=0.05"], stdout=subprocess.PIPE, text=True
-    )
-    url = server.stdout.readline().split()[-1]
-    asked = {"engine": "attach", "command": None, "base_url": url, "ready_timeout": 0.2}
-    batches = swept(levels=[1, 2, 4, 8], max_requests=30, max_seconds=30, **asked)
+def attachable(*knobs):
+    """A faulty server that already runs, and where."""
+    server = subprocess.Popen([sys.executable, str(FAULTY), *knobs], stdout=subprocess.PIPE, text=True)
+    return server, server.stdout.readline().split()[-1]
+
+
+def test_levels_after_an_attached_server_has_died_are_not_run_and_a_resume_measures_them(swept, tmp_path):
+    server, url = attachable("die_after=9", "ttft=0.05")
+    asked = {"engine": "attach", "command": None, "base_url": url, "ready_timeout": 0.2, "max_requests": 30}
+    ends = list(outcomes(swept(levels=[1, 2, 4, 8], max_seconds=30, **asked)).values())
     server.wait(10)
-    ends = list(outcomes(batches).values())
-    first = ends.index("server_died")
-    assert set(ends[first:]) == {"server_died"} and first < 2
-    after = batches.iloc[first + 1 :]
-    assert (
-        after["duration"].isna().all()
-        and after["reason"].str.contains(f"not started again: .*unreachable.*{url}").all()
-    )
+    died = ends.index("server_died")
+    assert ends[died + 1] == "interrupted"
+    sidecars = [json.loads(path.read_text()) for path in tmp_path.glob("run/**/batch.json")]
+    (unrun,) = (one for one in sidecars if one["outcome"] == "interrupted")
+    assert unrun["reason"].startswith("not run: ") and url in unrun["reason"]
+    assert Experiment(tmp_path / "run").facts["state"] == "interrupted"
+    server, _ = attachable("--port", url.rpartition(":")[2])
+    try:
+        ends = list(outcomes(swept(levels=[1, 2, 4, 8], max_seconds=30, **asked)).values())
+    finally:
+        server.kill()
+    assert ends[died:] == ["server_died", *["completed"] * (3 - died)]
 
 
 @pytest.mark.parametrize(
@@ -272,10 +281,30 @@ def test_two_sweeps_never_write_into_one_folder(swept, tmp_path):
     work = threading.Thread(target=lambda: swept(levels=[1]))
     work.start()
     wait_until((tmp_path / "run/experiment.json").exists, 60)
-    with pytest.raises(PathError, match="being written by another sweep"):
+    with pytest.raises(PathError, match=f"is being written by process {os.getpid()} "):
         swept(levels=[1])
     work.join(60)
     assert outcomes(tuner.load_batches(tmp_path / "run")) == {1: "completed"}
+
+
+def test_a_full_disk_ends_a_sweep_with_words(swept, tmp_path, monkeypatch):
+    def run_out(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tuner.sweep.level.run", run_out)
+    with pytest.raises(PathError, match=r"cannot write the files of a level: .*No space left"):
+        swept(levels=[1])
+    assert Experiment(tmp_path / "run").facts["state"] == "failed"
+
+
+def test_a_run_that_was_moved_is_not_made_anew_where_it_was(tmp_path):
+    experiment = Experiment.at(tmp_path / "run")
+    folder = experiment.trial(1).batch_folder("D(20,8)", 1)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with pytest.raises(PathError, match="is not there any more; where the run was moved, --resume goes on"):
+        fresh_part(folder)
+    read_sweep(experiment)
+    assert not (tmp_path / "run").exists()
 
 
 def test_genai_bench_killed_costs_its_level(swept, tmp_path):
@@ -371,14 +400,14 @@ def test_a_resumed_sweep_reads_each_level_once(swept, tmp_path, monkeypatch):
     run, last = tmp_path / "run", 12
     for level in range(1, last - 1):
         result_files.add_level(Experiment.at(run).trial(1), level, scenario="D(20,8)")
-    reads, read_bytes = Counter(), Path.read_bytes
+    reads = Counter()
 
     def count(path):
-        reads[str(path.parent.relative_to(run))] += path.name == "batch.json"
-        return read_bytes(path)
+        if path.name == "batch.json":
+            reads[str(path.parent.relative_to(run))] += 1
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", count)
+        watch(patch, count)
         swept(levels=list(range(1, last + 1)), load=False)
     assert {path: times for path, times in reads.items() if times > 1 and "batches" in path} == {}
     assert {outcomes(tuner.load_batches(run))[level] for level in (last - 1, last)} == {"completed"}

@@ -85,7 +85,7 @@ class FolderCache:
 def _load(place: Path) -> dict[str, Entry]:
     """The entries in the hidden file; none where it is damaged, or of another schema."""
     try:
-        data = place.read_bytes()
+        data = files.read_beside(place, files.RESULTS)
         packed = memoryview(data)[_CHECKSUM:]
         if zlib.crc32(packed) != int.from_bytes(data[:_CHECKSUM]):
             raise ValueError("damaged")
@@ -93,7 +93,7 @@ def _load(place: Path) -> dict[str, Entry]:
         if content.schema != SCHEMA:
             raise ValueError(f"schema {content.schema}")
         return content.entries
-    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         logger.debug("%s is not used: %s", place, error)
         return {}
 

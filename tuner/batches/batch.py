@@ -142,7 +142,7 @@ def to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
     """One row a batch, with the columns and types of `load_batches`, and what was read of their files in `attrs`."""
     every = list(batches)
     frame = with_types(pd.DataFrame([_row(batch) for batch in every], columns=list(COLUMNS)))
-    known = {printable(batch.file): batch.reading for batch in every if batch.file and batch.report_row is None}
+    known = {printable(b.file): b.reading for b in sorted(every, key=lambda b: b.report_row is None) if b.file}
     frame.attrs[SAMPLES] = Samples(known)
     return frame
 

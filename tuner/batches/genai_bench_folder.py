@@ -263,7 +263,8 @@ def _choose(batches: list[Batch]) -> list[Batch]:
 def _newest(batches: list[Batch]) -> Batch:
     """The batch written last; where the files' times cannot tell, the slower one, which promises less."""
     last = max(batch.modified for batch in batches)
-    contenders = [batch for batch in batches if last - batch.modified < SHORTEST_LEVEL]
+    # a file that has gone meanwhile has no time
+    contenders = [batch for batch in batches if not last - batch.modified >= SHORTEST_LEVEL]
     slowest = min(contenders, key=lambda b: (b.numbers.output_throughput if b.numbers else 0.0, str(b.file)))
     if len(contenders) > 1:
         names = ", ".join(sorted(batch.file.name for batch in contenders if batch.file))

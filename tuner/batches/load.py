@@ -81,11 +81,7 @@ def _to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
 def readings_of(batches: pd.DataFrame) -> list[Reading | None]:
     """What was read of each batch's result file, in their order; the file is read only where the frame lacks that.
 
-    Args:
-        batches: as from `load_batches`.
-
-    Returns:
-        None where there is no file, or none that can be used.
+    None where there is no file, or none that can be used.
     """
     samples = batches.attrs.get(SAMPLES)
     known = samples.readings if isinstance(samples, Samples) else {}
@@ -178,13 +174,13 @@ def _sources(folder: Path, depth: int) -> "Iterator[tuple[Reader, Path]]":
     elif is_trial(folder):
         yield _read_in_trial, folder
     else:
-        if is_genai_bench(folder):
+        if is_theirs := is_genai_bench(folder):
             yield read_genai_bench, folder
         elif any(map(format_of, _loose_files(folder))):
             yield _read_loose, folder
         deeper = depth > 0 and not holds_one_run(folder)
         for below in subfolders(folder) if deeper else ():
-            if is_genai_bench(folder) or not holds_one_run(below):
+            if is_theirs or not holds_one_run(below):
                 yield from _sources(below, depth - 1)
 
 
@@ -214,6 +210,8 @@ def _where(batch: Batch, real: Callable[[str], str]) -> object:
     folder = str(batch.place.folder)
     if not batch.file:
         return real(folder), batch.place.trial, batch.key
+    if batch.report_row is not None:  # what lies there now need not be what the report was made of
+        return Path(os.path.abspath(batch.file))  # noqa: PTH100 - where no link is followed
     within_run = batch.folder and batch.file.is_relative_to(folder)  # where no link is followed
     above = folder if within_run else str(batch.file.parent)
     return batch.file.resolve() if batch.file.is_symlink() else Path(real(above), batch.file.relative_to(above))

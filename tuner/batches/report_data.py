@@ -8,7 +8,7 @@ import msgspec
 import pandas as pd
 
 from tuner.batches.batch import COLUMNS, Batch, Place, records, with_types
-from tuner.core.files import is_regular
+from tuner.core.files import RESULTS, is_regular, read_bytes
 from tuner.core.level import level_of
 from tuner.errors import PathError
 
@@ -85,7 +85,7 @@ def unpack(path: Path) -> ReportData:
     Raises:
         PathError: it carries nothing (other pages do not), is damaged, or comes from a later tuner.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = read_bytes(path, RESULTS).decode(errors="replace")
     found = re.search(f"{re.escape(OPENING)}([^<]*){_CLOSING}", text)
     if not found:
         raise PathError(f"{path} carries no batches: only a report that tuner made does, and only where it is whole")

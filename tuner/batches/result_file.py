@@ -227,13 +227,9 @@ class Measured(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True)
 class Columns:
-    """The individual requests of one file as arrays, made once and used by the numbers and by the audit alike.
+    """The individual requests of one file as arrays, made once and used by the numbers and by the audit alike."""
 
-    Args:
-        file: the file they come from; one that holds no requests has empty columns.
-    """
-
-    file: ResultFile
+    file: ResultFile  # the file they come from; one that holds no requests has empty columns
 
     @cached_property
     def requests(self) -> Sequence[Request]:

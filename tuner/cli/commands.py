@@ -4,7 +4,7 @@ import contextlib
 import functools
 import inspect
 import logging
-import shutil
+import shlex
 import signal
 import sys
 import time
@@ -14,7 +14,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
 from rich.markup import escape
 
 from tuner import __version__
@@ -22,8 +21,9 @@ from tuner.cli import tables
 from tuner.cli.doctor import examine
 from tuner.cli.progress import LogHandler, RunDisplay, SearchDisplay, SweepDisplay, ctrl_c_stops, download_bar
 from tuner.cli.tables import print_lines
+from tuner.cli.terminal import Terminal
 from tuner.core.run_directory import Experiment, Trial
-from tuner.errors import ClusterError, RequestError, TunerError
+from tuner.errors import TunerError
 from tuner.judging.slo import SLO
 from tuner.judging.tiers import Price
 from tuner.report.results import Results, read_results
@@ -37,8 +37,9 @@ from tuner.report.write import (
 from tuner.search.executors import LOCAL
 from tuner.search.spec import TuneSpec
 from tuner.servers.server import launch
-from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec, read_spec
+from tuner.sweep.spec import SECTIONS, ServeSpec, SweepSpec, make_spec, read_spec
 from tuner.sweep.sweep import check_kind, check_same, prepare, recorded_spec, with_model, with_workload
+from tuner.sweep.trust import check_trust
 
 
 def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -63,17 +64,21 @@ def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[...
 def _flag(name: str, field: Any) -> inspect.Parameter:
     default = field.get_default(call_default_factory=True)
     value = " ".join(map(str, default)) if isinstance(default, list) else default
-    text = (field.description or "") + (f" [default: {value}]" if default not in (None, "", {}, []) else "")
-    option = typer.Option(f"--{name.replace('_', '-')}", metavar="VALUE", help=text, show_default=False)
+    text = (field.description or "") + (f" (default: {value})" if default not in (None, "", {}, []) else "")
+    section = next((title for title, names in SECTIONS.items() if name in names), "More")
+    flag = f"--{name.replace('_', '-')}"
+    option = typer.Option(flag, metavar="VALUE", help=text, show_default=False, rich_help_panel=section)
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])
 
 
 _POLL_SECONDS = 0.2
+_TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Find the LLM server configuration with the most throughput within its latency SLO.",
 )
@@ -87,6 +92,7 @@ PerHour = Annotated[
 Gpus = Annotated[int | None, typer.Option("--gpus", metavar="N", help="how many GPUs; by default as the run recorded")]
 Config = Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="parameters; flags win over it")]
 Resume = Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="go on with this run directory")]
+Trust = Annotated[bool, typer.Option("--trust", help="go on also with a run that was not made here: you know it")]
 Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="run directories, result files, folders of them")]
 
 
@@ -94,7 +100,7 @@ def main() -> None:
     """Run the command line; an error of ours is one line on stderr, never a traceback."""
     signal.signal(signal.SIGTERM, _raise_terminated)
     try:
-        app(standalone_mode=True)
+        app(_with_switches(sys.argv[1:]), standalone_mode=True)
     except TunerError as error:
         print_error(error)
         sys.exit(error.exit_code)
@@ -102,6 +108,16 @@ def main() -> None:
         sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def _with_switches(words: list[str]) -> list[str]:
+    """What a person wrote, with the value `true` after each switch that stands alone, as in `--sentinel --levels 1`."""
+    fields = TuneSpec.model_fields.items()
+    switches = {f"--{name.replace('_', '-')}" for name, field in fields if field.annotation is bool}
+    written: list[str] = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        written += [word, "true"] if word in switches and following.lower() not in _TRUTHS else [word]
+    return written
 
 
 class Terminated(BaseException):
@@ -115,7 +131,7 @@ def _raise_terminated(*_: object) -> NoReturn:
 def print_error(error: TunerError) -> None:
     """Say in one line what went wrong."""
     line = escape(" ".join(str(error).split()))
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]tuner:[/] {line}", highlight=False)
+    Terminal(stderr=True, soft_wrap=True).print(f"[bold red]tuner:[/] {line}", highlight=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -159,16 +175,16 @@ def demo(flags: dict[str, str]) -> None:
 
 @app.command()
 @takes(SweepSpec)
-def sweep(flags: dict[str, str], config: Config = None, resume: Resume = None) -> None:
+def sweep(flags: dict[str, str], config: Config = None, resume: Resume = None, trust: Trust = False) -> None:
     """Launch (or attach to) a server, measure it at each concurrency level, judge, and write the report."""
-    _run(SweepDisplay, _values(config, flags), resume)
+    _run(SweepDisplay, _values(config, flags), resume, trusts=trust)
 
 
 @app.command()
 @takes(TuneSpec)
-def tune(flags: dict[str, str], config: Config = None, resume: Resume = None) -> None:
+def tune(flags: dict[str, str], config: Config = None, resume: Resume = None, trust: Trust = False) -> None:
     """Search the server configuration with the most throughput within the SLO, and write the report."""
-    _run(SearchDisplay, _values(config, flags), resume)
+    _run(SearchDisplay, _values(config, flags), resume, trusts=trust)
 
 
 def _values(config: Path | None, flags: dict[str, str]) -> dict[str, Any]:
@@ -176,7 +192,9 @@ def _values(config: Path | None, flags: dict[str, str]) -> dict[str, Any]:
     return (read_spec(config) if config else {}) | flags
 
 
-def _run(display_of: type[RunDisplay], values: dict[str, Any], resume: Path | None = None) -> None:
+def _run(
+    display_of: type[RunDisplay], values: dict[str, Any], resume: Path | None = None, *, trusts: bool = False
+) -> None:
     """Run what `display_of` shows on `values`, or go on with `resume`, and say what came out."""
     kind = display_of.kind
     bar, move = download_bar("fetching the demo's model")
@@ -185,34 +203,40 @@ def _run(display_of: type[RunDisplay], values: dict[str, Any], resume: Path | No
         spec = make_spec(before | values, kind.spec)
         is_here = getattr(spec, "on", LOCAL) == LOCAL
         spec = prepare(spec, move) if is_here else with_workload(spec)  # the rest where the server runs
-    experiment = Experiment(resume) if resume else Experiment.create(spec.runs, kind.name, spec.name)
-    check_same(spec, experiment)
-    run_display = display_of(experiment, spec)
-    with ctrl_c_stops(run_display.ending) as stop:
-        with run_display as display, _report_if_it_fails(experiment):
+    made = Experiment(resume) if resume else Experiment.create(spec.runs, kind.name, spec.name)
+    with ctrl_c_stops(lambda: kind.read_progress(made).ending) as stop, made.only_writer() as experiment:
+        check_same(spec, experiment)
+        check_trust(spec, experiment, trusts=trusts)
+        with display_of(experiment, spec) as display, _report_if_it_fails(experiment):
             display.run(stop)
             results, report = _report(experiment)
         if not stop.after_level.is_set():
             results.must_have_survivors()
         display.conclude(results)
         again = [f"the best configuration again: {results.command}"] if results.command else []
-        print_lines(*results.answer, *again, f"report: {report}")
+        print_lines(*results.answer, *again, f"report: {report}", *_how_to_go_on(experiment))
         if stop.after_level.is_set():
             raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def _report_if_it_fails(experiment: Experiment) -> Iterator[None]:
-    """Report on what a run left that was cut off; one that was refused before it began leaves nothing."""
+    """Report on what a run left that was cut off, and say where that is and how it goes on."""
     try:
         yield
-    except BaseException as error:
-        if experiment.is_new and isinstance(error, (RequestError, ClusterError)):
-            shutil.rmtree(experiment.folder, ignore_errors=True)
-        elif not experiment.is_new and experiment.trial(1).facts_file.exists():
+    except BaseException:
+        if experiment.has_begun:
             with contextlib.suppress(TunerError):
-                _report(experiment)
+                print_lines(f"report: {_report(experiment)[1]}")
+            print_lines(*_how_to_go_on(experiment))
         raise
+
+
+def _how_to_go_on(experiment: Experiment) -> list[str]:
+    """The command that resumes a run which was cut off."""
+    record = experiment.record
+    resume = shlex.join(["tuner", record.kind, "--resume", str(experiment.folder)])
+    return [f"to go on: {resume}"] if record.state in ("interrupted", "failed") else []
 
 
 def _report(experiment: Experiment) -> tuple[Results, Path]:

@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 
 import pandas as pd
 from rich import progress as bars
-from rich.console import Console
 from rich.markup import escape
 
+from tuner.cli.terminal import Terminal
 from tuner.core.level import level_title
 from tuner.core.metrics import column_name
 from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, RUNNING, WAITING, Experiment
+from tuner.core.text import visible
 from tuner.judging.search_answer import Searched
 from tuner.judging.slo import SLO
 from tuner.judging.trials import load_trials
@@ -45,7 +46,7 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
     def __init__(self, experiment: Experiment, spec: SweepSpec) -> None:
         self._experiment = experiment
         self._spec = spec
-        self._console = Console(stderr=True)
+        self._console = Terminal(stderr=True)
         self._printed, self._phase = 0, ""
         columns = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn())
         hidden = not self._console.is_terminal
@@ -87,15 +88,11 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
             self._print(list(self._lines(progress)))
         if not self._console.is_terminal and progress.phase not in ("", self._phase):
             self._phase = progress.phase
-            self._console.print(escape(f"{self._phase} …"), highlight=False, soft_wrap=True)
+            self._console.print(escape(visible(f"{self._phase} …")), highlight=False, soft_wrap=True)
         left = progress.seconds_left
         text = f"{progress.describe()}{f', ≈ {left // 60:.0f}:{left % 60:02.0f} left' if left else ''}"
         total = progress.planned or None
-        self._bar.update(self._task, description=escape(text), total=total, completed=self._printed)
-
-    def ending(self) -> str:
-        """When the run will end if it is asked to now, in words."""
-        return self.kind.read_progress(self._experiment).ending
+        self._bar.update(self._task, description=escape(visible(text)), total=total, completed=self._printed)
 
     def conclude(self, results: Results) -> None:
         """Of a sweep, count the batches that meet the SLO, and say the maximum and from how many of them it is."""
@@ -187,7 +184,7 @@ def ctrl_c_stops(ending: Callable[[], str]) -> Iterator[StopRequest]:
 
 def download_bar(what: str) -> tuple[AbstractContextManager[Any], Callable[[float], None]]:
     """A bar for something that arrives, and the function that moves it (0 to 1)."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     bar = bars.Progress(console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task(what, total=1.0, visible=False)
     return bar, lambda share: bar.update(task, completed=share, visible=True)
@@ -200,3 +197,7 @@ class LogHandler(logging.StreamHandler[Any]):
         """Write one line."""
         self.stream = sys.stderr
         super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line; a message can name files and quote servers."""
+        return visible(super().format(record))

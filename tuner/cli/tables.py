@@ -13,7 +13,9 @@ from rich.table import Table
 
 from tuner.batches.batch import records
 from tuner.cli.doctor import Finding
+from tuner.cli.terminal import Terminal
 from tuner.core.level import level_of, level_title
+from tuner.core.text import visible
 from tuner.errors import RequestError
 from tuner.judging.comparison_text import verdict_of
 from tuner.report.compared import SAME_CONFIGURATION, Compared
@@ -69,8 +71,8 @@ def _batches(results: Results) -> bytes:
 
 def _console() -> Console:
     """Of the terminal; where there is none, so wide that a row is one line."""
-    terminal = Console(highlight=False)
-    return terminal if terminal.is_terminal else Console(highlight=False, width=_WIDE_ENOUGH)
+    terminal = Terminal(highlight=False)
+    return terminal if terminal.is_terminal else Terminal(highlight=False, width=_WIDE_ENOUGH)
 
 
 def _table(rows: pd.DataFrame, verdicts: Iterable[str]) -> Table:
@@ -109,30 +111,30 @@ def _text(console: Console, *parts: Any) -> bytes:
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False).encode() + b"\n"
+    return visible(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False), "\\u{:04x}").encode() + b"\n"
 
 
 _COLOURS = {"pass": "green", "soft": "yellow", "fail": "red", "better": "green", "worse": "red", "plain": ""}
 _FORMS: dict[str, Callable[[Results], bytes]] = {
     "table": _batches,
     "json": lambda results: _json(records(results.judged)),
-    "csv": lambda results: (
-        pd.DataFrame(records(results.judged), columns=results.judged.columns).to_csv(index=False).encode()
-    ),
+    "csv": lambda results: visible(
+        pd.DataFrame(records(results.judged), columns=results.judged.columns).to_csv(index=False)
+    ).encode(),
     "parquet": lambda results: results.judged.to_parquet(index=False) or b"",
 }
 
 
 def print_lines(*lines: str | Path, on_stderr: bool = False) -> None:
     """Print results as they are, on stdout unless a script reads that."""
-    console = Console(highlight=False, soft_wrap=True, stderr=on_stderr)
+    console = Terminal(highlight=False, soft_wrap=True, stderr=on_stderr)
     for line in lines:
         console.print(escape(str(line)))
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
     """Print what `tuner doctor` found, with the command that would mend it."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Terminal(highlight=False, soft_wrap=True)
     for finding in findings:
         mark = "[green]✓[/]" if finding.ok else "[red]✗[/]" if finding.needed else "[yellow]–[/]"
         console.print(f"{mark} [bold]{escape(finding.name)}[/]: {escape(finding.detail)}")
@@ -142,6 +144,6 @@ def print_findings(findings: Iterable[Finding]) -> None:
 
 def print_calibration(levels: list[int]) -> None:
     """Calibrate the load generator at `levels`, a line each on stderr, and print its own shares."""
-    errors = Console(stderr=True, highlight=False)
+    errors = Terminal(stderr=True, highlight=False)
     measured = calibration.calibrate(levels, lambda done: errors.print(f"✓ concurrency {done.level}"))
     print_lines(calibration.table(measured))

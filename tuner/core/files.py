@@ -1,4 +1,7 @@
-"""Files: written whole or not at all; JSON and YAML read strictly, into plain values or a struct."""
+"""Files: written whole or not at all; read through one door, as plain values or a struct, whatever lies there.
+
+The door: regular files alone, up to the size and the nesting of their kind.
+"""
 
 import contextlib
 import functools
@@ -8,21 +11,31 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
+from tuner.core.text import shorten
 from tuner.errors import PathError, RequestError
 
 logger = logging.getLogger(__name__)
 
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 
-#: So many levels deep nothing is nested that a person wrote.
-_DEEPEST = 50
+#: Bytes that a file of a kind has at most: what a person wrote, a record of ours, telemetry, results and reports.
+DOCUMENT, RECORD, TELEMETRY, RESULTS = 1 << 17, 1 << 24, 1 << 28, 1 << 30
+#: So many levels deep nothing is nested that is meant, nor does a person write so many values, aliases counted.
+_DEEPEST, _MOST_VALUES = 50, 5_000
+_LARGEST_NUMBER = 2**63
 
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _PART = re.compile(r"(?P<name>.+\.\w+)#(?P<part>[1-9]\d{0,6})", re.DOTALL)
+
+
+#: what a file is called while it is written aside
+ASIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 
 
 def write_atomically(path: Path, content: str | bytes, *, sync_it: bool = True) -> None:
@@ -34,8 +47,10 @@ def write_atomically(path: Path, content: str | bytes, *, sync_it: bool = True) 
         sync_it: whether it must survive a power cut, for which the disk is waited for.
 
     Raises:
-        PathError: the folder is missing, read-only or full.
+        PathError: the folder is missing, read-only or full, or a device, a pipe or a folder lies there.
     """
+    if path.exists() and not path.is_file():
+        raise PathError(f"cannot write {path}: it is no file, but a folder, a pipe or a device")
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(aside, "xb") as file:
@@ -67,29 +82,92 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file that tuner wrote.
+def read_bytes(path: Path, most: int = RECORD) -> bytes:
+    """What is in a regular file, to which links may lead.
 
     Raises:
-        PathError: it is missing, unreadable or no JSON.
+        PathError: it cannot be read, is a pipe, a device or a folder, or has more than `most` bytes.
     """
     try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise PathError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+        _must_be_file(path, path.stat(), most)
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            _must_be_file(path, status, most)
+            return file.read(status.st_size)
+    except (OSError, ValueError) as error:
+        raise PathError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _must_be_file(path: Path, status: os.stat_result, most: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no file, but a folder, a pipe or a device")
+    if status.st_size > most:
+        raise ValueError(f"it has {status.st_size} bytes, and a file of its kind {most} at most")
+
+
+def read_beside(path: Path, most: int = RECORD) -> bytes:
+    """What is in a file that lies beside results; empty where it is missing, or, with a warning, cannot be read."""
+    if is_regular(path):
+        with _as_damage(path):
+            return read_bytes(path, most)
+    elif os.path.lexists(path):
+        logger.warning("%s is not read: it is a link, or no file", path)
+    return b""
+
+
+def read_json(path: Path, kind: Any = Any) -> Any:
+    """Read a JSON file that tuner wrote, which holds a `kind`.
+
+    Raises:
+        PathError: it is missing, unreadable or no such JSON.
+    """
+    try:
+        return _plain(msgspec.json.decode(read_bytes(path), type=kind))
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        if isinstance(error, PathError):
+            raise
         raise PathError(f"{path} is not valid JSON: {error}") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """What the JSON file `path` says; nothing where it is missing, a link, or damaged, of which a warning tells."""
-    if not is_regular(path):
+    if not os.path.lexists(path):
         return {}
+    data = read_beside(path)
+    with _as_damage(path):
+        return dict(_plain(msgspec.json.decode(data, type=dict[str, Any]))) if data or is_regular(path) else {}
+    return {}
+
+
+@contextlib.contextmanager
+def _as_damage(path: Path) -> Iterator[None]:
+    """Where a file beside results cannot be read, that costs what is in it, and a warning."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+        yield
+    except (PathError, msgspec.MsgspecError, ValueError, RecursionError) as error:
         logger.warning("%s is damaged: %s", path, error)
-        return {}
+
+
+def _plain(value: Any, forbidden: re.Pattern[str] | None = None) -> Any:
+    """`value`, made of dicts and lists, as it is.
+
+    Raises:
+        ValueError: it is nested too deeply, holds what is `forbidden` in texts, or a number that nothing can count.
+    """
+    rest = [(value, 0)]
+    while rest:
+        part, depth = rest.pop()
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deeply")
+        if isinstance(part, dict):
+            rest += [(each, depth + 1) for pair in part.items() for each in pair]
+        elif isinstance(part, (list, tuple)):
+            rest += [(each, depth + 1) for each in part]
+        elif forbidden and isinstance(part, str) and forbidden.search(part):
+            raise ValueError(f"{shorten(ascii(part), 60)} holds what is no character")
+        elif isinstance(part, int) and abs(part) >= _LARGEST_NUMBER:
+            raise ValueError("it holds a number of more than 18 digits")
+    return value
 
 
 def read_struct(path: Path, kind: type[Struct]) -> Struct | None:
@@ -154,20 +232,16 @@ def read_document(path: Path, what: str, error: type[RequestError]) -> Any:
     Args:
         path: the file.
         what: what it is, for the message that it cannot be read: `the SLO`.
-        error: raised where it is no such document.
-
-    Returns:
-        Plain values: dicts, lists, texts, numbers, truth values, None.
+        error: raised where it is damaged, or a key stands twice, so that one of them would be lost.
 
     Raises:
         PathError: the file cannot be read.
-        RequestError: (an `error`) it is damaged, or a key stands twice, so that one of them would be lost.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        return _parse_json(text) if path.suffix == ".json" else parse_yaml(text)
-    except OSError as failure:
-        raise PathError(f"cannot read {what} {path}: {failure.strerror}") from failure
+        text = read_bytes(path, DOCUMENT).decode("utf-8-sig")
+        return _plain(_parse_json(text) if path.suffix == ".json" else parse_yaml(text), _NO_TEXT)
+    except PathError as failure:
+        raise PathError(str(failure).replace("cannot read ", f"cannot read {what} ", 1)) from failure
     except UnicodeDecodeError as failure:
         raise error(f"{path} is no UTF-8 text") from failure
     except ValueError as failure:
@@ -183,9 +257,12 @@ def parse_yaml(text: str) -> Any:
     import yaml
 
     try:
-        return yaml.load(text, Loader=_strict_loader())  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"not valid YAML: {' '.join(str(error).split())}") from None
+        if len(text) > DOCUMENT:
+            raise ValueError(f"it is longer than {DOCUMENT} characters")
+        return _plain(yaml.load(text, Loader=_strict_loader()), _NO_TEXT)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, RecursionError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
+        words = "a value that its tag does not fit" if isinstance(error, LookupError) else " ".join(str(error).split())
+        raise ValueError(f"not valid YAML: {words}") from None
 
 
 @functools.cache
@@ -195,18 +272,29 @@ def _strict_loader() -> Any:
     safe: Any = yaml.SafeLoader
 
     class StrictLoader(yaml.SafeLoader):
-        """SafeLoader that refuses a key given twice and what is nested too deeply; an instant stays text."""
+        """SafeLoader that refuses a key given twice, what is nested too deeply, and too many values by aliases."""
 
-        depth = 0
+        depth, values = 0, 0
 
         def compose_node(self, parent: Any, index: Any) -> Any:
-            """Count how deep it is."""
+            """Count how deep it is, and of how many values; an alias stands for all that it names."""
+            before, is_alias = self.values, self.check_event(yaml.AliasEvent)
             self.depth += 1
             if self.depth > _DEEPEST:
                 raise RecursionError("nested too deeply")
             node = super().compose_node(parent, index)
             self.depth -= 1
+            self.values += self.sizes.get(id(node), _MOST_VALUES) if is_alias else 1
+            if self.values > _MOST_VALUES:
+                raise RecursionError("aliases that hold themselves, or too many values")
+            if not is_alias:
+                self.sizes[id(node)] = self.values - before
             return node
+
+        @functools.cached_property
+        def sizes(self) -> dict[int, int]:
+            """How many values each node holds."""
+            return {}
 
         def compose_mapping_node(self, anchor: Any) -> Any:
             """Compare the keys, before any of them can replace another."""
@@ -244,7 +332,9 @@ def _parse_json(text: str) -> Any:
 
 
 def _must_be_unique(keys: list[tuple[str, Any]], line: int = 0) -> None:
-    twice = [key for number, key in enumerate(keys) if key in keys[:number]]
-    if twice:
-        where = f" in the mapping that begins in line {line}" if line else ""
-        raise ValueError(f"the key {twice[0][1]!r} stands twice{where}")
+    seen: set[tuple[str, str]] = set()
+    for key in (key for key in keys if isinstance(key[1], str)):
+        if key in seen:
+            where = f" in the mapping that begins in line {line}" if line else ""
+            raise ValueError(f"the key {shorten(repr(key[1]), 60)} stands twice{where}")
+        seen.add(key)

@@ -1,19 +1,38 @@
-"""What only one process of a host may have: a port, a GPU, a run directory."""
+"""What only one process may have: a port of its network, a GPU, a run directory."""
 
+import contextlib
+import fcntl
+import logging
+import os
+import platform
+import shutil
 import socket
 import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
 
-from tuner.errors import ServerFailed
+from tuner.core.files import is_regular
+from tuner.core.text import one_line
+from tuner.core.timestamps import now, to_text
+from tuner.errors import PathError, ServerFailed
 
 LOOPBACK = "127.0.0.1"
+Holder = socket.socket | IO[str]  # of a lock, which is let go when it is closed
+_log = logging.getLogger(__name__)
+#: the folder whose files lock GPUs: one for all users and containers that share them; by default the user's own
+FOLDER_VARIABLE = "TUNER_LOCKS"
+_TRIES, _PAUSE = 5, 0.02  # somebody who only asks whether a file is locked has it for an instant
+_HELD, _SURELY_HELD = ".lock", 5.0  # seconds after which a temporary folder that is used is locked
 
 
 class AlreadyTaken(Exception):
-    """Another holder has the lock."""
+    """Another holder has the lock; the text says who, where that is known."""
 
 
 def take(name: str) -> socket.socket:
-    """Take the lock `name` for as long as the socket, or a copy that a child inherited, is open.
+    """Take the lock `name` of this network namespace for as long as the socket, or a child's copy of it, is open.
 
     Raises:
         AlreadyTaken: another holder has it.
@@ -24,30 +43,127 @@ def take(name: str) -> socket.socket:
             holder.bind(f"\0tuner-{name}")
     except OSError:
         holder.close()
-        raise AlreadyTaken(name) from None
+        raise AlreadyTaken("another process of this host") from None
     return holder
 
 
-def is_taken(name: str) -> bool:
-    """Whether anybody has the lock `name`."""
+def take_file(path: Path) -> IO[str]:
+    """Lock the file `path` for as long as what is returned, or a child's copy of it, is open; the file stays.
+
+    It holds between containers over one folder, and over NFS where its server keeps locks (`flock`).
+
+    Raises:
+        AlreadyTaken: another holder has it.
+        PathError: the file cannot be made.
+    """
     try:
-        take(name).close()
-    except AlreadyTaken:
-        return True
+        file = _open(path)
+    except OSError as error:
+        raise PathError(f"cannot write {path}: {error.strerror}") from error
+    for _ in range(_TRIES):
+        if _lock(file, fcntl.LOCK_EX):
+            _sign(file)
+            return file
+        time.sleep(_PAUSE)
+    with file:
+        raise AlreadyTaken(_who(file))
+
+
+def is_locked(path: Path) -> bool:
+    """Whether anybody has the lock of `take_file`."""
+    with contextlib.suppress(OSError):
+        if is_regular(path):
+            with open(path, encoding="utf-8") as file:
+                return not _lock(file, fcntl.LOCK_SH)
     return False
+
+
+def temporary_folder(prefix: str) -> tuple[Path, IO[str]]:
+    """A new temporary folder, and what holds it; those of the same prefix that nobody holds any more are removed."""
+    for old in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.lstat().st_mtime > _SURELY_HELD and not is_locked(old / _HELD):
+                shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    return folder, take_file(folder / _HELD)
+
+
+def _open(path: Path) -> IO[str]:
+    """To read and write it; one of another user's, in a folder for all, to read."""
+
+    def without_links(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | (os.O_CREAT if flags & os.O_RDWR else 0), 0o644)
+
+    try:
+        return open(path, "r+", encoding="utf-8", opener=without_links)
+    except PermissionError:
+        return open(path, encoding="utf-8", opener=without_links)
+
+
+def _lock(file: IO[str], how: int) -> bool:
+    """Whether it could be locked; a file system without locks is warned of, and counts as locked by us."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        _log.warning("%s cannot be locked (%s): use it from one process at a time", file.name, error.strerror)
+    return True
+
+
+def _sign(file: IO[str]) -> None:
+    """Write down who has it, for the one who is refused."""
+    program = " ".join([Path(sys.argv[0]).stem.replace("__main__", "tuner"), *sys.argv[1:2]]) or "python"
+    with contextlib.suppress(OSError):  # another user's file
+        file.truncate(0)
+        file.write(f"process {os.getpid()} ({program}) on host {platform.node()}, since {to_text(now(), 'seconds')}")
+        file.flush()
+
+
+def _who(file: IO[str]) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        return one_line(file.read(1000)) or "another process"
+    return "another process"
+
+
+def take_gpu(uuid: str) -> list[Holder]:
+    """Take a GPU: in the folder that containers can share, and on this host whoever the user is.
+
+    Raises:
+        AlreadyTaken: another holder has it.
+        PathError: nothing can be written in the folder that TUNER_LOCKS names.
+    """
+    holders = _take_in_folder(f"gpu-{uuid}.lock")
+    try:
+        return [*holders, take(f"gpu-{uuid}")]
+    except AlreadyTaken:
+        for holder in holders:
+            holder.close()
+        raise
+
+
+def _take_in_folder(name: str) -> list[Holder]:
+    import platformdirs
+
+    named = os.environ.get(FOLDER_VARIABLE)
+    folder = Path(named) if named else platformdirs.user_state_path("tuner") / "locks"
+    with contextlib.suppress(OSError):  # which the file in it will say
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return [take_file(folder / name)]
+    except PathError as error:
+        if named:
+            raise
+        _log.warning("%s: GPUs are locked on this host alone (%s names another folder)", error, FOLDER_VARIABLE)
+        return []
 
 
 def reserve_port(port: int | None) -> list[socket.socket]:
     """Bind a loopback port, or a free one, so that a server of ours can have it and nobody is given it meanwhile.
 
     The socket is bound and never listens: the system hands such a port to nobody who asks for a free one, while a
-    server that sets SO_REUSEADDR or SO_REUSEPORT, as all of them do, can bind it and listen.
-
-    Args:
-        port: the port, or None for a free one.
-
-    Returns:
-        The sockets to hold until the server has ended; the first is bound to the port.
+    server that sets SO_REUSEADDR or SO_REUSEPORT, as all of them do, can bind it and listen. The sockets are to be held
+    until the server has ended; the first is bound to the port.
 
     Raises:
         ServerFailed: (port_in_use) somebody listens there, or another launch of ours has reserved it.

@@ -14,30 +14,25 @@ _IN_TABLES = {SHARE: ("%", 100.0), "ms": ("ms", 1000.0)}
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric of a batch.
+    """One metric of a batch."""
 
-    Args:
-        name: in texts.
-        unit: of its column; a metric in seconds has one column a statistic.
-        section: of the SLO file that limits it; empty where none does.
-        label: in headers of tables.
-        decimals: there.
-        more_is_better: so that a limit is the least allowed and not the most.
-        in_milliseconds: there.
-    """
-
-    name: str
-    unit: str = SECONDS
-    section: str = ""
-    label: str = ""
-    decimals: int = 3
-    more_is_better: bool = False
-    in_milliseconds: bool = False
+    name: str  # in texts
+    unit: str = SECONDS  # of its column; a metric in seconds has one column a statistic
+    section: str = ""  # of the SLO file that limits it; empty where none does
+    label: str = ""  # in headers of tables
+    decimals: int = 3  # there
+    more_is_better: bool = False  # so that a limit is the least allowed and not the most
+    in_milliseconds: bool = False  # there
 
     @property
     def suffix(self) -> str:
         """Its unit behind a bare number: ` s`; nothing for a share."""
         return "" if self.unit == SHARE else f" {self.unit}"
+
+    @property
+    def grows_with_load(self) -> bool:
+        """Whether more load helps to reach a limit from below; a share of requests only falls."""
+        return self.more_is_better and self.unit != SHARE
 
 
 #: By column, without the statistic of a latency. A limit on one of them is its `section`.
@@ -53,7 +48,7 @@ METRICS = {
     "input_throughput": Metric("input throughput", "tokens/s", "", "input", 1, True),
     "total_throughput": Metric("total throughput", "tokens/s", "", "total", 1, True),
     "cache_hit_rate": Metric("cache hit rate", SHARE, "", "cached", 1, True),
-    "attainment": Metric("attainment", SHARE, "", "met SLO", 1, True),
+    "attainment": Metric("attainment", SHARE, "attainment", "met SLO", 1, True),
     "goodput": Metric("goodput", "requests/s", "", "goodput", 2, True),
     "max_throughput": Metric("compliant maximum", "tokens/s", "", "maximum", 1, True),
 }

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from tuner.core import files
+from tuner.errors import PathError
 
 REQUESTS_FILE = "requests.jsonl"
 #: beside it: what is to be sent, a request a line
@@ -101,8 +102,8 @@ def parse(data: bytes) -> tuple[LevelRecord, list[SentRequest]]:
 def statuses(path: Path) -> set[str]:
     """How the requests in the file ended; none where there is no file, or it is damaged."""
     try:
-        return {request.status for request in parse(path.read_bytes())[1]}
-    except (OSError, msgspec.MsgspecError):
+        return {request.status for request in parse(files.read_bytes(path, files.RESULTS))[1]}
+    except (PathError, msgspec.MsgspecError):
         return set()
 
 

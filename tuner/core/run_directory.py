@@ -1,11 +1,11 @@
 """The run directory: its layout, the schema of every file in it, and what it was written on."""
 
 import contextlib
-import hashlib
 import platform
 import re
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -30,6 +30,8 @@ LEVEL_NAME = re.compile(
     r"(?:concurrency-|(?P<rate>rate-))(?P<level>\d{1,9}(?(rate)(?:\.\d{1,9})?))(?:-repeat-(?P<repeat>\d{1,9}))?"
 )
 PARTIAL = ".part"
+_LOCK = ".lock"  # whose holder writes, and says in it who that is
+_SURELY_LEFT = 5.0  # seconds, in which a file that was written aside is renamed
 
 #: the kinds of experiment
 SWEEP, SEARCH = "sweep", "tune"
@@ -195,9 +197,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run directory."""
+    """One run directory; `is_held` where it was got from `only_writer`."""
 
     folder: Path
+    is_held: bool = field(default=False, compare=False)
 
     @classmethod
     def create(cls, runs: Path, kind: str, name: str) -> "Experiment":
@@ -207,8 +210,10 @@ class Experiment:
             PathError: the folder cannot be made.
         """
         stem = f"{timestamps.to_stamp(timestamps.now())}-{kind}-{safe_name(name)}"
-        folders = [runs / stem, *(runs / f"{stem}-{number}" for number in range(2, 100))]
-        return cls.at(next(folder for folder in folders if not folder.exists()))
+        for folder in (runs / stem, *(runs / f"{stem}-{number}" for number in range(2, 1000))):
+            with contextlib.suppress(FileExistsError):
+                return cls._made(folder, exist_ok=False)
+        raise PathError(f"cannot make a run directory: {runs} has a thousand of this second")
 
     @classmethod
     def find(cls, runs: Path, kind: str = "", name: str = "") -> Iterator["Experiment"]:
@@ -226,9 +231,17 @@ class Experiment:
         Raises:
             PathError: it cannot be made.
         """
+        return cls._made(folder, exist_ok=True)
+
+    @classmethod
+    def _made(cls, folder: Path, *, exist_ok: bool) -> "Experiment":
+        """As `at`; a folder that somebody has made meanwhile is theirs, unless it may exist."""
         try:
-            (folder / TRIALS).mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=exist_ok)
+            (folder / TRIALS).mkdir(exist_ok=True)
         except OSError as error:
+            if isinstance(error, FileExistsError) and not exist_ok:
+                raise
             raise PathError(f"cannot make the run directory {folder}: {error.strerror}") from error
         return cls(folder)
 
@@ -241,7 +254,7 @@ class Experiment:
         """
         if not (folder / EXPERIMENT_FILE).is_file():
             raise PathError(f"{folder} is no run directory: it has no {EXPERIMENT_FILE}")
-        files.read_json(folder / EXPERIMENT_FILE)
+        files.read_json(folder / EXPERIMENT_FILE, dict[str, Any])
         return cls(folder)
 
     @property
@@ -260,7 +273,7 @@ class Experiment:
         Raises:
             PathError: what stands there already cannot be read, or nothing can be written.
         """
-        before = {} if self.is_new else dict(files.read_json(self.folder / EXPERIMENT_FILE))
+        before = {} if self.is_new else files.read_json(self.folder / EXPERIMENT_FILE, dict[str, Any])
         files.write_json(self.folder / EXPERIMENT_FILE, before | facts)
 
     @property
@@ -275,26 +288,50 @@ class Experiment:
 
     @property
     def is_running(self) -> bool:
-        """Whether a process of this host writes into it."""
-        return locks.is_taken(self._lock)
+        """Whether a process writes into it, here or wherever the folder is shared."""
+        return locks.is_locked(self.folder / _LOCK)
 
     @contextlib.contextmanager
-    def only_writer(self) -> Iterator[None]:
-        """Hold it, so that two runs on this host never write into one; the kernel lets go with us.
+    def only_writer(self) -> Iterator["Experiment"]:
+        """Hold it, so that two runs never write into one; the kernel lets go with us.
+
+        Yields:
+            The same run, as its holder knows it: `only_writer` of that does nothing more.
 
         Raises:
             PathError: another process, or another thread of this one, holds it.
         """
+        if self.is_held:
+            yield self
+            return
         try:
-            holder = locks.take(self._lock)
-        except locks.AlreadyTaken:
-            raise PathError(f"{self.folder} is being written by another sweep; wait for its end") from None
-        with holder:
-            yield
+            lock = locks.take_file(self.folder / _LOCK)
+        except locks.AlreadyTaken as holder:
+            raise PathError(f"{self.folder} is being written by {holder}; wait for its end") from None
+        with lock:
+            if not self.is_new:  # what asks a new run to stop is meant
+                self.stop_file.unlink(missing_ok=True)
+            self._remove_leftovers()
+            try:
+                yield Experiment(self.folder, is_held=True)
+            finally:
+                self._remove_leftovers()
+                if self.is_new:
+                    self._remove_empty()
 
-    @property
-    def _lock(self) -> str:
-        return f"run-{hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:32]}"
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed writer had aside; somebody may just write a report from elsewhere."""
+        for path in self.folder.rglob(".*"):
+            with contextlib.suppress(OSError):
+                if files.ASIDE.fullmatch(path.name) and time.time() - path.lstat().st_mtime > _SURELY_LEFT:
+                    path.unlink()
+
+    def _remove_empty(self) -> None:
+        """Leave nothing of a run that was refused before it began."""
+        with contextlib.suppress(OSError):
+            (self.folder / _LOCK).unlink(missing_ok=True)
+            for folder in (*self.trial_folders, self.folder / TRIALS, self.folder):
+                folder.rmdir()
 
     @property
     def logs(self) -> list[Path]:
@@ -310,6 +347,11 @@ class Experiment:
     def search_trials(self) -> list[Trial]:
         """Those of its trials of which a search has noted something."""
         return [Trial(folder) for folder in self.trial_folders if (folder / SEARCH_FILE).exists()]
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was asked of a trial of its."""
+        return any(Trial(folder).facts_file.exists() for folder in self.trial_folders)
 
     def trial(self, number: int) -> Trial:
         """The folder of trial `number` (from 1), made if it is not there."""

@@ -60,12 +60,9 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 def diagnose(log: str, exit_code: int | None, patterns: Sequence[Pattern]) -> Failure:
-    """Read in a server's log why it ended.
+    """Read in a server's log why it ended: of the engine's patterns and COMMON the first that is found decides.
 
-    Args:
-        log: what it printed since it was started.
-        exit_code: with which it ended, negative for a signal; None where its supervisor was killed.
-        patterns: the engine's own and COMMON; the first that is found anywhere decides.
+    `exit_code` is negative for a signal, and None where its supervisor was killed.
     """
     lines = [_PREFIX.sub("", line.rstrip()) for line in _ANSI.sub("", log).splitlines() if line.strip()]
     lines = lines[-_LAST_LINES:]

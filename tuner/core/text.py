@@ -15,6 +15,8 @@ UNKNOWN = "–"
 _MESSAGES = ("error", "message", "msg", "detail", "error_message", "errors")
 _LONGEST = 20_000  # characters of a message that are looked at
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+#: all but tab and line feed; of what turns the direction, the marks that reach beyond themselves
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _TAG = re.compile(r"<(script|style).*?</\1>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.DOTALL | re.IGNORECASE)
 #: Percent beyond which a change says no more than that nobody knows.
@@ -90,6 +92,11 @@ def _message(said: Any) -> str:
 def printable(text: object) -> str:
     """A name of others as valid Unicode: file names on Linux need not be."""
     return str(text).encode("utf-8", "backslashreplace").decode()
+
+
+def visible(text: str, form: str = "\\x{:02x}") -> str:
+    """`text` with controls, and what turns the direction of writing, as escapes, so that no terminal obeys it."""
+    return _CONTROL.sub(lambda found: form.format(ord(found[0])), text)
 
 
 def _is_missing(number: Any) -> bool:

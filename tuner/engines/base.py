@@ -52,6 +52,7 @@ class ServerSpec(BaseModel):
         None, description="how many GPUs, or which (indices or UUIDs)"
     )
     port: int | None = Field(None, ge=1, le=65535, description="the port to serve on; by default a free one")
+    expose: bool = Field(False, description="let other machines reach the server, not only this one")
     ready_timeout: float | None = Field(None, gt=0, description="seconds until the server must be ready")
 
     @field_validator("environment", mode="before")
@@ -92,7 +93,7 @@ class ServerSpec(BaseModel):
             return None
         if key := os.environ.get(self.api_key_env):
             return key
-        raise SpecError(f"the API key's environment variable {self.api_key_env} is not set")
+        raise SpecError(f"api_key_env: the environment variable {self.api_key_env} is not set")
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -220,7 +221,7 @@ class Engine:
         )
 
     def command(self, spec: ServerSpec, place: Placement) -> list[str]:
-        """Program and arguments that serve `spec` at `place`, on loopback."""
+        """Program and arguments that serve `spec` at `place`, on the address of `host_of`."""
         raise NotImplementedError
 
     def stop_command(self, spec: ServerSpec, place: Placement) -> list[str]:
@@ -252,6 +253,11 @@ class Engine:
         return (OUT_OF_MEMORY, *self.failures, *COMMON)
 
 
+def host_of(spec: ServerSpec) -> str:
+    """The address that a server of ours listens on."""
+    return "0.0.0.0" if spec.expose else LOOPBACK  # noqa: S104 - where that was asked for
+
+
 def without_tilde(path: str) -> str:
     """`~/x` as a path of the user's, since no shell reads it; all else as it is written."""
     return os.path.expanduser(path)  # noqa: PTH111 - as a Path, `./x` would lose its `./`
@@ -274,7 +280,7 @@ def _program(name: str) -> str:
 
 #: parameters that a server of ours gets from elsewhere, and where what they ask for is said instead
 _NOT_PARAMETERS = {
-    "host": "servers of ours serve on 127.0.0.1 alone",
+    "host": "servers of ours serve on 127.0.0.1 alone, or to all with expose: true beside parameters",
     "uds": "servers of ours serve on 127.0.0.1 alone",
     "ssl_keyfile": "servers of ours serve on 127.0.0.1, without TLS",
     "ssl_certfile": "servers of ours serve on 127.0.0.1, without TLS",
@@ -317,7 +323,7 @@ class GPUEngine(Engine):
 
     def flags(self, spec: ServerSpec, place: Placement, *, no_prefix: bool) -> list[str]:
         """Where to serve and the parameters; where nothing says how several GPUs share, each layer is split."""
-        where = ["--host", LOOPBACK, "--port", str(place.port), "--served-model-name", self.served_name(spec)]
+        where = ["--host", host_of(spec), "--port", str(place.port), "--served-model-name", self.served_name(spec)]
         is_split = len(place.gpus) < 2 or any(name in spec.parameters for name in self.sizes)
         size = {} if is_split else {self.sizes[0]: len(place.gpus)}
         return [*where, *parameters.flags(spec.parameters | size, no_prefix=no_prefix)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tuner.core.server_log import Pattern
 from tuner.engines import llamacpp_server, parameters
-from tuner.engines.base import LOOPBACK, Engine, Placement, ServerSpec
+from tuner.engines.base import Engine, Placement, ServerSpec, host_of
 from tuner.engines.gguf import check_gguf
 from tuner.errors import SpecError
 
@@ -59,7 +59,7 @@ class LlamaCpp(Engine):
 
     def command(self, spec: ServerSpec, place: Placement) -> list[str]:
         """Our own small server file, with the parameters as flags."""
-        where = ["--host", LOOPBACK, "--port", str(place.port), "--served-name", self.served_name(spec)]
+        where = ["--host", host_of(spec), "--port", str(place.port), "--served-name", self.served_name(spec)]
         key = ["--api-key-env", _KEY_VARIABLE] if spec.api_key_env else []
         flags = parameters.flags(spec.parameters, no_prefix=True)
         return [self.find(spec), "-m", llamacpp_server.__name__, "--model", str(_file(spec)), *where, *key, *flags]

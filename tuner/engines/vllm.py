@@ -18,7 +18,7 @@ class VLLM(GPUEngine):
     sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "prefill_context_parallel_size")
     context_parameter = "max_model_len"
     forget_path = "/reset_prefix_cache"  # only with VLLM_SERVER_DEV_MODE=1 in its environment
-    grace = 5.0  # idle, it takes 2.5 s to end; with a request in flight it never does
+    grace = 15.0  # idle, it takes 2.5 s to end, on a busy machine more than 5; with a request in flight it never does
     flag_files = ("engine/arg_utils.py", "entrypoints/**/cli_args.py")
     conditions = (
         "tensor_parallel_size * pipeline_parallel_size * data_parallel_size <= gpus",

@@ -1,5 +1,6 @@
 """How all figures look: palette, shapes, dashes, names, and the empty figure that each of them starts from."""
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
@@ -10,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner.core import level, metrics
+from tuner.figures.picture import picture
 from tuner.judging.slo import SLO, Constraint
 
 #: plotly.js's own settings: nothing is uploaded, nothing advertised
@@ -181,8 +183,12 @@ def wrapped(text: object) -> str:
     return "<br>".join(escape(part) for part in wrap(str(text), _HOVER_WIDTH))
 
 
-def notebook_bundle(figure: go.Figure) -> dict[str, Any]:
+def notebook_bundle(figure: go.Figure, *, still: bool = False) -> dict[str, Any]:
     """What a notebook keeps of `figure`: its data alone, without plotly.js.
+
+    Args:
+        figure: of ours.
+        still: with a picture of it beside, for readers that run no script.
 
     Example:
         >>> from IPython.display import display
@@ -193,4 +199,6 @@ def notebook_bundle(figure: go.Figure) -> dict[str, Any]:
 
     bundle: dict[str, Any] = pio.renderers["plotly_mimetype"].to_mimebundle(figure.to_dict())
     bundle["application/vnd.plotly.v1+json"]["config"] = CONFIG
+    if still and (drawn := picture(figure)):
+        bundle["image/png"] = base64.b64encode(drawn).decode()
     return bundle

@@ -77,14 +77,7 @@ def intervals(
 
 
 def of_requests(reading: Reading, concurrency: int, column: str, confidence: float = CONFIDENCE) -> Bounds:
-    """The interval of one number of a batch, over its requests.
-
-    Args:
-        reading: what is kept of its file.
-        concurrency: how many requests were in flight at once.
-        column: one of `BOUNDED`; another one has no interval.
-        confidence: between 0 and 1.
-    """
+    """The interval of one number of a batch (one of `BOUNDED`, or there is none), over its requests."""
     if column == "error_rate":
         return wilson(reading.batch.errors or 0, reading.batch.requests or 0, confidence)
     if column not in BOUNDED:
@@ -299,9 +292,5 @@ def block_length(requests: int, concurrency: int) -> int:
 
     What binds as many requests as were in flight still binds the ends of neighbouring blocks; the longer the blocks are
     beside it, the less of it is missed.
-
-    Args:
-        requests: how many there are.
-        concurrency: how many were in flight at once.
     """
     return max(1, min(max(2 * concurrency, requests // BLOCKS_MOST), requests // BLOCKS_LEAST))

@@ -58,12 +58,14 @@ def levels_of(judged: pd.DataFrame, curve: Sequence[str] = CURVE) -> pd.DataFram
 def _mean(runs: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """The mean of each level's runs in the place of the first, judged."""
     slo = SLO.parse(runs.attrs.get("slo") or {})
-    limited = [one.column for one in slo.constraints if one.metric != "error_rate" and f"{one.column}_low" not in runs]
+    bounded = [one.column for one in slo.constraints if not one.is_of_all_requests]
+    limited = [column for column in bounded if f"{column}_low" not in runs]
     runs = runs.assign(**intervals(runs, limited)) if limited else runs
     levels, first = runs.groupby(names, sort=False, dropna=False), ~runs.duplicated(names).to_numpy()
     sums = [name for name in (*COUNTS, "duration") if name in runs]
     means = [*runs.select_dtypes("number").columns.difference([*names, *sums, "repeat"])]
     mean = runs.assign(**levels[means].transform("mean"), **levels[sums].transform("sum"))[first]
+    mean.attrs = runs.attrs
     again = judge(mean, slo).assign(**mean[[name for name in _OF_REQUESTS if name in mean]])
     if "slo" not in runs.attrs:
         again["verdict"] = levels["verdict"].transform("min")[first]  # fail comes before pass and soft
@@ -90,7 +92,7 @@ def fails_slo(batches: pd.DataFrame) -> "pd.Series[Any]":
 def needs_more_load(levels: pd.DataFrame) -> "pd.Series[Any]":
     """Which levels fail only by limits from below, such as `min_throughput`, which more load helps to reach."""
     violated = ([v for v in each if v["type"] == HARD_FAIL] for each in column_of(levels, "violations"))
-    only = [bool(hard) and all(metric_of(v["metric"]).more_is_better for v in hard) for hard in violated]
+    only = [bool(hard) and all(metric_of(v["metric"]).grows_with_load for v in hard) for hard in violated]
     return fails_slo(levels) & pd.Series(only, levels.index, dtype="bool")
 
 

@@ -18,9 +18,9 @@ from tuner.judging.slo import SLO
 from tuner.judging.summary import Summary, summarize
 from tuner.judging.verdicts import COMPLIANT, judge
 
-THROUGHPUT_UNIT, PER_GPU_UNIT = "tokens/s", "tokens/s per GPU"
+GOODPUT = "max_goodput"
 
-Objective = Literal["max_throughput", "min_ttft", "min_tpot", "min_latency"]
+Objective = Literal["max_throughput", "max_goodput", "min_ttft", "min_tpot", "min_latency"]
 #: objective → column of the batches, without its statistic
 LATENCIES = {"min_ttft": "ttft", "min_tpot": "tpot", "min_latency": "e2e_latency"}
 
@@ -78,13 +78,14 @@ class Scoring:
     def _value(self, summary: Summary, objective: str, gpus: int) -> float:
         """One objective's value, over several scenarios their geometric mean; NaN where a scenario has none."""
         if objective in LATENCIES:
-            column = f"{LATENCIES[objective]}_{statistic_of(objective, self.slo)}"
-            levels = summary.levels
-            at_level = levels[(levels_in(levels) == self.level) & levels["verdict"].isin(COMPLIANT)]
+            column, levels = column_of(objective, self.slo), _compliant(summary)
+            at_level = levels[levels_in(levels) == self.level]
             values = [at_level.loc[at_level["scenario"] == name, column].median() for name in summary.scenarios]
         else:
-            maxima = [part.max_throughput for part in summary.scenarios.values()]
-            values = [math.nan if value is None else value / max(gpus, 1) for value in maxima]
+            column, counted = column_of(objective, self.slo), _compliant(summary)
+            values = [
+                counted.loc[counted["scenario"] == name, column].max() / max(gpus, 1) for name in summary.scenarios
+            ]
         positive = [float(value) if 0 < value < math.inf else math.nan for value in values]
         return math.exp(sum(map(math.log, positive)) / len(positive)) if positive else math.nan
 
@@ -96,6 +97,24 @@ class Scoring:
             return f"level {self.level:g} has no result" if self.level else "its throughput is not known"
         first = away.sort_values("penalty", kind="stable").iloc[0]
         return f"does not meet the SLO at {level_title(level_of(first))}: {first['verdict_reason']}"
+
+
+def best_level_of(objective: str, summary: Summary) -> float | None:
+    """The level at which the most of an objective is had; that of the throughput where a latency is minimised."""
+    if objective != GOODPUT or summary.best is None:
+        return summary.best_level
+    return level_of(_compliant(summary).sort_values("goodput", ascending=False, kind="stable").iloc[0])
+
+
+def _compliant(summary: Summary) -> pd.DataFrame:
+    return summary.levels[summary.levels["verdict"].isin(COMPLIANT)]
+
+
+def column_of(objective: str, slo: SLO) -> str:
+    """The column of the batches that an objective reads."""
+    if objective in LATENCIES:
+        return f"{LATENCIES[objective]}_{statistic_of(objective, slo)}"
+    return "goodput" if objective == GOODPUT else "output_throughput"
 
 
 def statistic_of(objective: str, slo: SLO) -> str:
@@ -121,7 +140,7 @@ class Goal(NamedTuple):
     """One objective of a search as it is shown."""
 
     label: str = "max throughput"  # what it is called
-    unit: str = THROUGHPUT_UNIT  # of its values
+    unit: str = "tokens/s"  # of its values
     maximize: bool = True  # whether more is better
 
     @property
@@ -132,11 +151,12 @@ class Goal(NamedTuple):
     @property
     def decimals(self) -> int:
         """So many are worth being read."""
-        return 1 if self.maximize else 4
+        return 4 if not self.maximize else 1 if self.unit.startswith("tokens") else 2
 
     def of(self, value: float) -> str:
         """A value with its unit, and its name where the unit does not tell."""
-        return f"{value:.1f} output {self.unit}" if self.maximize else f"{self.label} {value:.3g} {self.unit}"
+        named = self.maximize and self.unit.startswith("tokens")
+        return f"{value:.1f} output {self.unit}" if named else f"{self.label} {value:.3g} {self.unit}"
 
 
 #: what a search looks for where nothing else is asked
@@ -153,4 +173,5 @@ def _goal(objective: str, slo: SLO, per_gpu: bool) -> Goal:
     if objective in LATENCIES:
         metric = LATENCIES[objective]
         return Goal(f"{METRICS[metric].name} {statistic_of(objective, slo)}", "s", maximised(objective))
-    return Goal("max throughput per GPU", PER_GPU_UNIT) if per_gpu else THROUGHPUT
+    goal = Goal("max goodput", "requests/s") if objective == GOODPUT else THROUGHPUT
+    return goal._replace(label=f"{goal.label} per GPU", unit=f"{goal.unit} per GPU") if per_gpu else goal

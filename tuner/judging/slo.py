@@ -87,25 +87,15 @@ TIERS, LONGEST_NAME = "tiers", 40
 
 @dataclass(frozen=True)
 class Constraint:
-    """One metric, one statistic, one threshold.
+    """One metric, one statistic, one threshold."""
 
-    Args:
-        metric: one of `core.metrics.METRICS` that has a section.
-        statistic: `mean` or a percentile; empty for the metrics that have none.
-        threshold: in the metric's unit; what lies exactly at it passes.
-        hard_fail: whether a violation can be hard at all.
-        fail_ratio: the violation ratio above which it is.
-        weight: of its penalty.
-        implied: nobody wrote it; see `SLO.implied_error_rate`.
-    """
-
-    metric: str
-    statistic: str
-    threshold: float
-    hard_fail: bool = True
-    fail_ratio: float = 0.0
-    weight: float = 1.0
-    implied: bool = False
+    metric: str  # one of `core.metrics.METRICS` that has a section
+    statistic: str  # `mean` or a percentile; empty for the metrics that have none
+    threshold: float  # in the metric's unit; what lies exactly at it passes
+    hard_fail: bool = True  # whether a violation can be hard at all
+    fail_ratio: float = 0.0  # the violation ratio above which it is
+    weight: float = 1.0  # of its penalty
+    implied: bool = False  # nobody wrote it; see `SLO.implied_error_rate`
 
     @property
     def column(self) -> str:
@@ -116,6 +106,16 @@ class Constraint:
     def is_latency(self) -> bool:
         """Whether single requests can meet it."""
         return bool(self.statistic)
+
+    @property
+    def is_of_all_requests(self) -> bool:
+        """Whether it limits a share of all requests: a few never exclude that it is missed, but they can show it."""
+        return self._metric.unit == SHARE
+
+    @property
+    def grows_with_load(self) -> bool:
+        """Whether more load helps to meet it."""
+        return self._metric.grows_with_load
 
     @property
     def sign(self) -> int:
@@ -241,8 +241,11 @@ def _slo(document: Mapping[str, Any], place: Position) -> SLO:
     """The SLO in a document without tiers."""
     place.must_be_mapping(document, "an SLO is a mapping such as {ttft: {threshold: 0.5}}")
     place.must_know(document, [*SECTIONS, "confidence", "steepness"])
+    constraints = [one for section in SECTIONS if section in document for one in _constraints(document, section, place)]
+    if "attainment" in document and not any(one.is_latency for one in constraints):
+        raise place.below("attainment").error("is the share of requests that meet every latency threshold; give one")
     return SLO(
-        tuple(one for section in SECTIONS if section in document for one in _constraints(document, section, place)),
+        tuple(constraints),
         _number_at(document, "confidence", place, None, BELOW_ONE),
         _number_at(document, "steepness", place, STEEPNESS, POSITIVE),
     )
@@ -291,22 +294,22 @@ def _constraint(value: Any, metric: str, statistic: str, place: Position) -> Con
     return Constraint(
         metric,
         statistic,
-        _threshold(value["threshold"], place.below("threshold"), METRICS[metric].unit),
+        _threshold(value["threshold"], place.below("threshold"), METRICS[metric]),
         hard_fail,
         _number_at(value, "fail_ratio", place, 0.0, NOT_NEGATIVE),
         _number_at(value, "weight", place, 1.0, NOT_NEGATIVE),
     )
 
 
-def _threshold(value: Any, place: Position, kind: str) -> float:
-    """A threshold in seconds (or as it stands, where it is no time): finite, above 0, and 0 where it is a share."""
+def _threshold(value: Any, place: Position, metric: Metric) -> float:
+    """A threshold in seconds (or as it stands, where it is no time): finite, above 0, or 0 where that is strictest."""
     number, unit = _number_and_unit(value)
-    timed = kind == SECONDS
+    timed = metric.unit == SECONDS
     allowed = list(_PER_SECOND) if timed else []
     if unit and unit not in allowed:
         what = f"is none of {', '.join(allowed)}" if allowed else "has no place here, the threshold is a bare number"
         raise place.error(f"the unit {unit!r} {what}")
-    must = NOT_NEGATIVE if kind == SHARE else POSITIVE
+    must = NOT_NEGATIVE if metric.unit == SHARE and not metric.more_is_better else POSITIVE
     if not (math.isfinite(number) and _MUST_BE[must](number)):
         raise place.error(f"must be a number {must}{', in seconds or such as 500 ms' if timed else ''}, not {value!r}")
     return number / _PER_SECOND[unit or "s"]

@@ -355,7 +355,7 @@ def _evidence(best: "pd.Series[Any]") -> str:
 
 def _intervals(best: "pd.Series[Any]", slo: SLO | None) -> list[str]:
     """How far the best batch's throughput, and what the SLO limits of it, may lie from what is said."""
-    limited = [one.column for one in (slo.constraints if slo else ()) if one.metric != "error_rate"]
+    limited = [one.column for one in (slo.constraints if slo else ()) if not one.is_of_all_requests]
     texts = [text for column in dict.fromkeys([*limited, "output_throughput"]) if (text := _interval(best, column))]
     confidence = (slo.confidence if slo else None) or CONFIDENCE
     over = " over its runs" if best.get("interval_over") == "runs" else ""

@@ -11,7 +11,7 @@ from tuner.batches.batch import records
 from tuner.core.run_directory import COMPLETE, ENDED, RUNNING, WAITING, Experiment, Trial
 from tuner.core.text import shorten
 from tuner.core.timestamps import to_utc
-from tuner.judging.scores import PER_GPU_UNIT, THROUGHPUT_UNIT, Scoring, maximised
+from tuner.judging.scores import Scoring, best_level_of, goals_of, maximised
 from tuner.judging.slo import SLO
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
     spec = Experiment.open(folder).record.spec
     scoring = Scoring.of(spec, slo)
     trials = _with_times([_row(path, scoring) for path in Experiment(folder).trial_folders])
-    if trials["gpus"].gt(1).any():
-        trials.loc[trials["unit"] == THROUGHPUT_UNIT, "unit"] = PER_GPU_UNIT
+    trials["unit"] = goals_of(spec, scoring.slo, per_gpu=bool(trials["gpus"].gt(1).any()))[0].unit
     return _with_best(trials.astype(_BEST_KINDS), scoring.objectives)
 
 
@@ -76,13 +75,12 @@ def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:
         "state": state,
         "value": score.values[0] if counts else math.nan,
         "values": list(score.values) if counts else [math.nan] * len(scoring.objectives),
-        "unit": THROUGHPUT_UNIT if maximised(scoring.objectives[0]) else "s",
         "penalty": score.penalty,
         "cause": record.cause or ("" if state in (RUNNING, WAITING) else score.cause),
         "gpus": gpus,
         "max_throughput": math.nan if summary.max_throughput is None else summary.max_throughput,
         **dict.fromkeys(BEST),
-        **{("best_rate" if summary.is_of_rates else "best_level"): summary.best_level},
+        **{("best_rate" if summary.is_of_rates else "best_level"): best_level_of(scoring.objectives[0], summary)},
         "bracket": summary.bracket,
         "started_at": record.started_at or None,
         "finished_at": record.finished_at or None,

@@ -111,14 +111,15 @@ class _Judgement:
         superseded = self._column("superseded", False).eq(True)
         self.judged = (self._column("outcome", COMPLETED).isin(ANSWERED) & ~superseded).to_numpy(bool)
         self.findings = [_Finding(self, constraint) for constraint in slo.all_constraints]
-        # not the errors: few requests never exclude them
-        self.bounded = [finding for finding in self.findings if finding.constraint.metric != "error_rate"]
+        self.bounded = [finding for finding in self.findings if not finding.constraint.is_of_all_requests]
         self.verdicts = self._verdicts()
 
     def _column(self, name: str, default: Any) -> "pd.Series[Any]":
         return self.batches[name] if name in self.batches else pd.Series(default, index=self.batches.index)
 
     def numbers(self, name: str) -> Floats:
+        if name == "attainment":
+            return self.attainment
         values = pd.to_numeric(self._column(name, np.nan), errors="coerce").to_numpy("float64", na_value=np.nan)
         known = np.isfinite(values)
         if name == "error_rate":  # where nothing completed, all that was sent failed
@@ -126,18 +127,20 @@ class _Judgement:
         return np.where(known, values, np.nan)
 
     def frame(self) -> pd.DataFrame:
-        rows, limits = range(len(self.batches)), latency_limits(self.slo)
-        shares = np.array([_attainment(reading, limits) for reading in self.readings], np.float64)
+        rows = range(len(self.batches))
         strong = self.judged & np.array([not doubt for doubt in self.doubts], bool)
-        judged = self.batches.assign(
+        before = self.batches
+        if "attainment" in before:  # found anew, behind all else
+            before = before.drop(columns="attainment").copy()  # in few blocks
+        judged = before.assign(
             verdict=self._texts(self.verdicts),
             verdict_reason=self._texts([self.reason(row) for row in rows]),
             violations=pd.Series([self.violations(row) for row in rows], self.batches.index, dtype="object"),
             penalty=self.penalties(),
             evidence=self._texts(np.where(strong, "strong", "weak")),
             evidence_reason=self._texts(self.doubts),
-            attainment=shares,
-            goodput=goodput(shares, self.numbers("requests"), self.numbers("duration")),
+            attainment=self.attainment,
+            goodput=goodput(self.attainment, self.numbers("requests"), self.numbers("duration")),
         )
         judged.attrs["slo"] = self.slo.to_dict()  # so that a figure of it can draw the thresholds
         return judged
@@ -179,6 +182,21 @@ class _Judgement:
         return readings_of(self.batches)
 
     @cached_property
+    def attainment(self) -> Floats:
+        """The share of each batch's requests that met every latency threshold.
+
+        One that was found before by the same thresholds counts: a report lacks the requests, and a mean has none.
+        """
+        limits, known = latency_limits(self.slo), np.full(len(self.batches), np.nan)
+        before = self.batches.attrs.get("slo")
+        if before and latency_limits(SLO.parse(before)) == limits:
+            known = self._column("attainment", np.nan).to_numpy("float64", na_value=np.nan)
+        if not np.isnan(known).any():
+            return known
+        own = np.array([_attainment(reading, limits) for reading in self.readings], np.float64)
+        return np.where(np.isnan(known), own, known)
+
+    @cached_property
     def bounds(self) -> pd.DataFrame:
         """The intervals of what is limited: those that the batches have already, or else from their requests."""
         columns = [finding.constraint.column for finding in self.bounded]
@@ -213,7 +231,7 @@ class _Finding:
         self.needed = requests_needed_for(constraint, judgement.confidence)
         self.completed = judgement.numbers("completed")
         self.weak = (self.needed > 0) & ~(self.completed >= self.needed)
-        if constraint.metric == "error_rate":  # few requests never exclude errors, but they show them
+        if constraint.is_of_all_requests:
             self.weak &= ~self.violated
         self.missing = np.isnan(self.actual) & (not constraint.implied)
         self.unknown = self.missing | (self.weak & (slo.confidence is not None))
@@ -309,10 +327,11 @@ def requests_needed_for(constraint: Constraint, confidence: float) -> int:
     """How many requests a constraint needs to be judged: the mean as many as the median, a throughput none.
 
     An error rate needs as many without an error as only a server of fewer errors would give, with this confidence: 299
-    for 1 % at 0.95. A limit of 0 can only be refuted.
+    for 1 % at 0.95; an attainment of 99 % likewise. A limit of no request at all can only be refuted.
     """
-    if constraint.metric == "error_rate" and not constraint.implied and 0 < constraint.threshold < 1:
-        return requests_needed(1 - constraint.threshold, confidence)
+    if constraint.is_of_all_requests and not constraint.implied and 0 < constraint.threshold < 1:
+        allowed = constraint.threshold if constraint.sign > 0 else 1 - constraint.threshold
+        return requests_needed(1 - allowed, confidence)
     if not constraint.is_latency:
         return 0
     return requests_needed(PERCENTILES.get(constraint.statistic, 50.0) / 100, confidence)

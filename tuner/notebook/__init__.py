@@ -4,7 +4,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from IPython.display import HTML, Markdown, display
+from IPython.display import HTML, display
 
 from tuner.core.run_directory import Experiment
 from tuner.core.text import suggest
@@ -13,7 +13,8 @@ from tuner.figures import notebook_bundle
 from tuner.judging.slo import SLO
 from tuner.notebook.run_panel import RunPanel, SweepPanel, TunePanel
 from tuner.notebook.server_panel import ServerPanel
-from tuner.report.compared import SAME_CONFIGURATION, Compared
+from tuner.notebook.views import comparison_html
+from tuner.report.compared import Compared
 from tuner.report.page import table_html
 from tuner.report.results import Results, read_results
 from tuner.report.write import ComparisonRequest, run_comparison, save_report, write_report
@@ -23,8 +24,6 @@ from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec
 #: what a notebook's parameters cell may hold besides the spec's own parameters
 RUN_NOW, RUN_FOLDER = "run_now", "run_folder"
 _COMPARES = {"baseline", "candidate", "tolerance", "junit", "fail_on_regression"}
-#: a row of a table stays one line, which JupyterLab would wrap
-_ONE_LINE = "<style>.tuner-rows {overflow-x: auto} .tuner-rows td {white-space: nowrap !important}</style>"
 _PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
 _JUPYTERS_OWN = {"In", "Out"}
 
@@ -119,12 +118,13 @@ def _paths(value: Any) -> list[Path]:
 
 def run_here(kind: Kind, spec: SweepSpec, folder: str | None) -> Results:
     """Run a sweep or a search in this process, write its report whatever happens, and show figures and table."""
-    experiment = Experiment.at(Path(folder)) if folder else Experiment.create(spec.runs, kind.name, spec.name)
-    try:
-        kind.run(spec, experiment, None)
-    finally:
-        if experiment.trial(1).facts_file.exists():
-            write_report(experiment.folder)
+    made = Experiment.at(Path(folder)) if folder else Experiment.create(spec.runs, kind.name, spec.name)
+    with made.only_writer() as experiment:
+        try:
+            kind.run(spec, experiment, None)
+        finally:
+            if experiment.has_begun:
+                write_report(experiment.folder)
     results = read_results(experiment.folder)
     show(results)
     results.must_have_survivors()
@@ -133,26 +133,21 @@ def run_here(kind: Kind, spec: SweepSpec, folder: str | None) -> Results:
 
 def show(results: Results) -> None:
     """Display a run's answer, figures and table in the notebook; of a search, the trials' and how to run the best."""
-    display(Markdown("\n\n".join(escape(line, quote=False) for line in results.answer)))
+    display(HTML("".join(f"<p>{escape(line)}</p>" for line in results.answer)))
     if results.command:
         display(HTML(f"The best configuration again:<pre>{escape(results.command)}</pre>"))
     for figure in results.figures:
-        display(notebook_bundle(figure), raw=True)
+        display(notebook_bundle(figure, still=True), raw=True)
     display(HTML(table_html(results.searched.table if results.searched else results.table)))
 
 
 def show_comparison(compared: Compared) -> None:
     """Display in the notebook in what two sides differ: configuration, answer, figures and tables."""
-    first, *rest = map(escape, compared.answer)
-    configuration = compared.configuration
-    display(HTML(f"<h3>{escape(compared.title)}</h3>"))
-    display(HTML(SAME_CONFIGURATION if configuration.empty else table_html(configuration)))
-    display(HTML("<br>".join([f"<b>{first}</b>", *rest])))
+    above, below = comparison_html(compared)
+    display(HTML(above))
     for figure in compared.figures:
-        display(notebook_bundle(figure), raw=True)
-    for title, rows in compared.tables.items():
-        display(HTML(f'<h4>{title}</h4>{_ONE_LINE}<div class="tuner-rows">{table_html(rows)}</div>'))
-    display(HTML(f"<small>{compared.legend}</small>"))
+        display(notebook_bundle(figure, still=True), raw=True)
+    display(HTML(below))
 
 
 def parameters_in(namespace: dict[str, Any], names: set[str]) -> dict[str, Any]:

@@ -1,171 +1,172 @@
-"""Forms made from specs, a field for each parameter; and what every panel with such a form has."""
+"""A form made from a spec: its parameters in sections, those that the engine takes, each error at its field."""
 
-import asyncio
-import html
 import re
-from collections.abc import Callable, Coroutine, Sequence
-from pathlib import Path
-from typing import Any, Generic
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, combinations
+from typing import Any, Generic, Literal, get_args, get_origin
 
 import ipywidgets as widgets
-from IPython.display import display
 
-from tuner import engines, figures
-from tuner.core.files import read_end
-from tuner.core.secrets import hide_secrets
+from tuner import engines
+from tuner.engines.base import Engine
 from tuner.errors import TunerError
-from tuner.sweep.spec import Spec, as_lines, as_text, make_spec
+from tuner.judging.scores import Objective
+from tuner.notebook import fields
+from tuner.notebook.fields import Field, GPUsField, ParametersField, SpaceField
+from tuner.notebook.slo_field import SLOField
+from tuner.sweep.spec import SECTIONS, Spec, make_spec
 
-WIDE = widgets.Layout(flex="0 0 32em", width="32em")
-LABEL = {"description_width": "9em"}
-_LOG_READ, _LOG_SHOWN = 20_000, 15  # bytes, lines
-
-
-def text(words: str, *, error: bool = False) -> str:
-    """Words of anybody as HTML."""
-    colour = "#b03a00" if error else "inherit"
-    return f'<pre style="color:{colour};white-space:pre-wrap;margin:0">{html.escape(words)}</pre>'
-
-
-def copyable(words: str) -> str:
-    """A command as HTML; one click selects all of it."""
-    style = "user-select:all;white-space:pre-wrap;background:#f6f8fa;color:#1c2733;padding:.4em .7em;margin:.3em 0"
-    return f'<pre title="a click selects it all" style="{style}">{html.escape(words)}</pre>'
-
-
-def log_tail(path: Path) -> str:
-    """The last lines of a log as HTML, without what looks like a key; empty where there is none."""
-    last = read_end(path, _LOG_READ).splitlines()[-_LOG_SHOWN:]
-    return text(hide_secrets("\n".join(last))) if last else ""
-
-
-def draw(output: widgets.Output, figure: Any) -> None:
-    """Show a figure in place of the last one; a display handle's update would not redraw it in JupyterLab."""
-    data = figures.notebook_bundle(figure)
-    output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
-
-
-#: the fields that hold several lines of YAML
-AREAS = ("space", "constraints")
-_HELP = '<div style="color:#566575;line-height:1.3;padding:.35em .5em">{}</div>'
+#: parameters that not every engine takes, and which do
+_TAKES: Mapping[str, Callable[[Engine], bool]] = {
+    **dict.fromkeys(("base_url", "verify"), lambda engine: not engine.owned),
+    **dict.fromkeys(("command", "stop_command"), lambda engine: engine.name == "command"),
+    **dict.fromkeys(
+        ("parameters", "gpus", "environment", "port", "ready_timeout", "served_name"), lambda engine: engine.owned
+    ),
+    "executable": lambda engine: bool(engine.install),
+}
+_GOALS = get_args(Objective)
+#: what is often wanted, of parameters that take any text
+_OFFERS = {
+    "levels": ["auto", "1 2 4 8", "1 2 4 8 16 32 64", "1 4 16 64 256"],
+    "rates": ["auto", "1 2 4 8", "1 4 16 64"],
+    "scenarios": ["D(100,32)", "D(512,128)", "D(2000,200)", "N(480,240)/(300,150)", "U(50,100)/(200,250)"],
+    "objective": [*_GOALS, *(f"{first} {second}" for first, second in combinations(_GOALS, 2))],
+}
+#: fields of their own kind: name, value and meaning in, field out
+_FIELDS: Mapping[str, Callable[[str, Any, str], Field]] = {
+    "engine": lambda name, value, meaning: fields.choice_field(name, value, meaning, engines.names()),
+    "parameters": ParametersField,
+    "gpus": GPUsField,
+    "space": SpaceField,
+    "constraints": fields.area_field,
+    "slo": SLOField,
+    **{name: partial(fields.offered_field, offers=offers) for name, offers in _OFFERS.items()},
+}
+#: what is left out where the first is filled in, since it stands there by itself
+_INSTEAD = {"rates": "levels", "prompts": "scenarios"}
 
 
 class Form(Generic[Spec]):
-    """Fields for the parameters `names` of a spec; the others keep the values that they were given in `initial`."""
+    """Fields for a spec's parameters, in cards; by SECTIONS; all others are folded away below."""
 
-    def __init__(self, kind: type[Spec], names: Sequence[str], initial: dict[str, Any]) -> None:
-        self._kind, self._initial = kind, initial
-        self._fields = {name: self._field(name) for name in names}
-        self._notes = {name: widgets.HTML(self._help(name)) for name in names}
-        rows = [widgets.HBox([self._fields[name], self._notes[name]]) for name in names]
-        self.widget = widgets.VBox(rows)
+    def __init__(self, kind: type[Spec], initial: Mapping[str, Any]) -> None:
+        self._kind, self._initial = kind, dict(initial)
+        self._listeners: list[Callable[[], None]] = []
+        self._fields = {name: self._field(name) for name in kind.model_fields}
+        for field in self._fields.values():
+            field.on_change(self._changed)
+        sections = {title: [name for name in names if name in self._fields] for title, names in SECTIONS.items()}
+        grid = widgets.Box([self._card(title, names) for title, names in sections.items() if names])
+        grid.add_class("tuner-cards")
+        self._folded = [name for name in self._fields if name not in chain(*sections.values())]
+        self._more = self._fold(self._folded)
+        self.widget = widgets.VBox([grid, self._more])
+        self._fields["engine"].on_change(self._fit)
+        self._fit()
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` after each change, and now."""
-        for field in self._fields.values():
-            field.observe(lambda _: listener(), "value")
+        self._listeners.append(listener)
         listener()
 
     def values(self) -> dict[str, Any]:
-        """What is filled in, and what was given besides."""
-        others = {name: value for name, value in self._initial.items() if name not in self._fields}
-        return others | {name: field.value for name, field in self._fields.items() if str(field.value).strip()}
-
-    def spec(self) -> Spec:
-        """The spec that is filled in; what is wrong stands beside its field from now on.
+        """What is filled in, of what the engine takes.
 
         Raises:
-            SpecError: something is wrong.
+            SpecError: a field cannot be read.
         """
-        for name, note in self._notes.items():
-            note.value = self._help(name)
+        engine = engines.find(self._fields["engine"].value)
+        values = {name: field.value for name, field in self._fields.items() if _takes(engine, name)}
+        # an empty space would be the default one, which is half an hour of trials
+        filled = {name: value for name, value in values.items() if value not in ("", [], {}, None) or name == "space"}
+        instead = {other for name, other in _INSTEAD.items() if name in filled}
+        return {name: value for name, value in filled.items() if name not in instead}
+
+    def spec(self) -> Spec:
+        """The spec that is filled in, as far as its engine can check it; what is wrong stands at its field from now on.
+
+        Raises:
+            TunerError: something is wrong.
+        """
+        for field in self._fields.values():
+            field.show_problem("")
         try:
-            return make_spec(self.values(), self._kind)
+            spec = make_spec(self.values(), self._kind)
+            spec.api_key()
+            if spec.model or spec.engine != "llamacpp":  # which serves the demo's model then
+                engines.find(spec.engine).check(spec)
+            return spec
         except TunerError as error:
             self.blame(error)
             raise
 
     def blame(self, error: TunerError) -> bool:
-        """Show `error` beside the field that it names; False where it names none."""
-        word = next(iter(re.findall(r"\w+", str(error))), "")
-        name = word if word in self._notes else f"{word}s"  # of several, one may be named
-        if name in self._notes:
-            self._notes[name].value = text(str(error), error=True)
-        return name in self._notes
+        """Show `error` at the field that it is about; False where it is about none."""
+        name = self._field_in(str(error))
+        if name:
+            self._fields[name].show_problem(str(error))
+            if name in self._folded:
+                self._more.selected_index = 0
+        return bool(name)
 
-    def _field(self, name: str) -> widgets.Widget:
-        field = self._kind.model_fields[name]
-        value = self._initial.get(name, field.get_default(call_default_factory=True))
-        same = {"description": name.replace("_", " "), "layout": WIDE, "style": LABEL}
-        if name == "engine":
-            return widgets.Dropdown(options=engines.names(), value=value, **same)
-        if name in AREAS:
-            return widgets.Textarea(as_lines(value), rows=5, continuous_update=False, **same)
-        return widgets.Text(as_text(value), tooltip=field.description or "", continuous_update=False, **same)
+    def _field_in(self, message: str) -> str:
+        """The field that a message names first; the engine where it is not there, or only its own name stands in it."""
+        known = engines.find(self._fields["engine"].value).tunables
+        for word in re.findall(r"\w+", "" if "is not installed" in message else message):
+            name = "parameters" if word in known else word if word in self._fields else f"{word}s"
+            if name in self._fields and name != "engine":
+                return name
+        return "engine" if "engine" in message else ""
 
-    def _help(self, name: str) -> str:
-        return _HELP.format(self._kind.model_fields[name].description or "")
+    def _field(self, name: str) -> Field:
+        about = self._kind.model_fields[name]
+        value = self._initial.get(name, about.get_default(call_default_factory=True))
+        meaning = about.description or ""
+        if name in _FIELDS:
+            return _FIELDS[name](name, value, meaning)
+        choices = list(_choices(about.annotation))
+        if len(choices) > 1:
+            none = "" if get_origin(about.annotation) is Literal else "default"
+            return fields.choice_field(name, value, meaning, choices, none)
+        return (fields.tick_field if about.annotation is bool else fields.text_field)(name, value, meaning)
+
+    def _card(self, title: str, names: Sequence[str]) -> widgets.Widget:
+        head = widgets.HTML(f"<h4>{title}</h4>")
+        card = widgets.VBox([head, *(self._fields[name].widget for name in names)])
+        card.add_class("tuner-card")
+        return card
+
+    def _fold(self, names: Sequence[str]) -> widgets.Accordion:
+        grid = widgets.Box([self._fields[name].widget for name in names])
+        grid.add_class("tuner-cards")
+        return widgets.Accordion([grid], titles=["More settings"])
+
+    def _fit(self) -> None:
+        """Show what the engine takes, and nothing else."""
+        engine = engines.find(self._fields["engine"].value)
+        for name, field in self._fields.items():
+            field.widget.layout.display = "" if _takes(engine, name) else "none"
+        for field in self._fields.values():
+            if isinstance(field, ParametersField):
+                field.offer(engine.tunables, complete=engine.complete)
+            if isinstance(field, SpaceField):
+                field.offer(engine.spaces)
+
+    def _changed(self) -> None:
+        for listener in self._listeners:
+            listener()
 
 
-class Panel(Generic[Spec]):
-    """A form, the command, a button that starts something and one that stops it, a status, a log's end, and results."""
+def _takes(engine: Engine, name: str) -> bool:
+    return name not in _TAKES or _TAKES[name](engine)
 
-    def __init__(self, form: Form[Spec], starts: str, beside: widgets.Widget, results: widgets.Widget) -> None:
-        self.task: asyncio.Task[None] | None = None
-        self._form = form
-        self._go = widgets.Button(description=starts, button_style="primary", icon="play")
-        self._halt = widgets.Button(description="Stop", icon="stop", disabled=True)
-        self._command, self._status, self._log = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self._go.on_click(lambda _: self.start())
-        self._halt.on_click(lambda _: self.stop())
-        self._logs = widgets.Accordion([self._log], titles=["server log"])
-        buttons = widgets.HBox([self._go, self._halt, beside])
-        self.widget = widgets.VBox([form.widget, self._command, buttons, self._status, self._logs, results])
-        form.on_change(self._preview)
 
-    def show(self) -> None:
-        """Display the panel, and what goes on or was the last."""
-        display(self.widget)
-        self._spawn(self._find())
-
-    def start(self) -> None:
-        """Start what is filled in; while something goes on this does nothing."""
-        if self.task is None or self.task.done():
-            self._spawn(self._begin())
-
-    def stop(self) -> None:
-        """End what goes on."""
-        raise NotImplementedError
-
-    async def _find(self) -> None:
-        """Show what goes on, or was the last."""
-        raise NotImplementedError
-
-    async def _begin(self) -> None:
-        """Carry out what is filled in."""
-        raise NotImplementedError
-
-    def _preview(self) -> None:
-        """Show the command."""
-        raise NotImplementedError
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self.task = asyncio.get_running_loop().create_task(self._guard(work))
-
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do `work`; whatever goes wrong is shown here, since a task's traceback would only reach Lab's log console."""
-        try:
-            await work
-        except TunerError as error:
-            marked = self._form.blame(error)
-            self._say("mend the field that is marked" if marked else str(error), error=True)
-        except Exception as error:
-            self._say(f"{type(error).__name__}: {error}", error=True)
-        finally:
-            self._set_busy(False)
-
-    def _set_busy(self, busy: bool) -> None:
-        self._go.disabled, self._halt.disabled = busy, not busy
-
-    def _say(self, words: str, *, error: bool = False) -> None:
-        self._status.value = text(words, error=error)
+def _choices(annotation: Any) -> Iterator[str]:
+    """The texts that a parameter can be, where its type says them."""
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    else:
+        for part in get_args(annotation):
+            yield from _choices(part)

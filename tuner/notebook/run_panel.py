@@ -1,23 +1,29 @@
 """The panels of a sweep and of a search."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
 
 import ipywidgets as widgets
+import yaml
 
-from tuner.core.run_directory import Experiment, Trial
-from tuner.errors import TunerError
-from tuner.notebook.form import Form, Panel, copyable, log_tail
+from tuner.core import timestamps
+from tuner.core.run_directory import RUNNING, Experiment
+from tuner.errors import SpecError, TunerError
+from tuner.notebook.fields import button, copyable, labelled, words
+from tuner.notebook.form import Form
+from tuner.notebook.panel import Panel
 from tuner.notebook.server_panel import HANDOVER
-from tuner.notebook.views import ResultsView, SearchView
+from tuner.notebook.views import ResultsView
+from tuner.report.compared import read_comparison
 from tuner.report.results import read_results
 from tuner.report.write import REPORT_FILE, write_report
 from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
 from tuner.servers import http as probe
-from tuner.sweep.spec import SweepSpec, command_line, read_spec, unlike_default
+from tuner.sweep.spec import SweepSpec, command_line, make_spec, read_spec, unlike_default
 from tuner.sweep.sweep import StopRequest
+from tuner.sweep.trust import check_trust
 
 _POLL_SECONDS = 0.5
 #: what a stop file says that is to end the level that runs, too
@@ -25,7 +31,7 @@ _AT_ONCE = "at once"
 
 
 class RunPanel(Panel[SweepSpec]):
-    """A form with initial values, Run and Stop, progress, and results that grow.
+    """A form, Run and Stop, progress, and results that grow; and every earlier run in the same view.
 
     The run directory is all that it knows of a run. So a panel that is shown anew finds the run that another one, or
     the command line, has started, follows it, and can stop it.
@@ -33,23 +39,29 @@ class RunPanel(Panel[SweepSpec]):
 
     #: what it runs
     kind: ClassVar[Kind]
-    #: what the form asks for; everything else of the spec can be set in the parameters cell
-    fields: ClassVar[Sequence[str]]
-    #: what shows its results
-    view: ClassVar[type[ResultsView | SearchView]]
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         self.experiment: Experiment | None = None
         self._stop = StopRequest()
-        self._bar, self._view = widgets.IntProgress(max=1), self.view()
-        form = Form(self.kind.spec, self.fields, parameters)
-        super().__init__(form, f"Run {self.kind.noun}", self._bar, self._view.widget)
+        self._trusted: Path | None = None  # a run of others of which was said what it does
+        self._bar = widgets.IntProgress(max=1, layout=widgets.Layout(width="12em", flex="0 1 auto"))
+        self._view = ResultsView()
+        self._runs, self._others = (widgets.Dropdown(**labelled(name)) for name in ("run", "compare with"))
+        self._resume = button("Resume", "play", self._go_on, disabled=True)
+        compare = button("Compare", "columns", self._compare_with)
+        self._runs.observe(lambda _: self._open(), "value")
+        self._pickers = widgets.HBox([self._runs, self._resume, self._others, compare])
+        self._pickers.layout.display = "none"
+        self._estimate = widgets.HTML()
+        form = Form(self.kind.spec, parameters)
+        below = widgets.VBox([self._pickers, self._view.widget])
+        super().__init__(form, f"Run {self.kind.noun}", [self._bar, self._estimate], below)
 
     @property
     def folder(self) -> Path | None:
         """The run directory of the run that is shown; None until one has begun."""
         run = self.experiment
-        return run.folder if run and run.trial(1).facts_file.exists() else None
+        return run.folder if run and run.has_begun else None
 
     @property
     def slo(self) -> dict[str, Any] | None:
@@ -63,7 +75,7 @@ class RunPanel(Panel[SweepSpec]):
         file = self.experiment.stop_file
         again = file.exists()
         file.write_text(_AT_ONCE if again else "after this level")
-        self._say("stopping now" if again else "stopping after this level; press Stop again to stop at once")
+        self._say("stopping now" if again else "stopping after this level; press Stop again to stop now")
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -73,27 +85,33 @@ class RunPanel(Panel[SweepSpec]):
             raise
 
     def _preview(self) -> None:
-        """The command that does the same; and what is wrong, beside its field."""
+        """The same as a command and as a file, and how long it takes; what is wrong stands at its field."""
+        self._command.value = self._estimate.value = ""
         try:
             spec = self._form.spec()
         except TunerError:
             return
-        words = command_line(self.kind.name, unlike_default(spec))
-        self._command.value = "<b>the same from a shell:</b>" + copyable(words)
+        self._estimate.value = words(f"takes {spec.about_time}")
+        values = unlike_default(spec)
+        document = yaml.safe_dump(values, sort_keys=False) if values else ""
+        self._command.value = copyable(command_line(self.kind.name, values)) + (copyable(document) if document else "")
 
     async def _find(self) -> None:
         """Show the run that is going on, or else the last one of this name."""
-        spec, kind = self._form.spec(), self.kind.name
-        going_on = next((run for run in Experiment.find(spec.runs, kind) if run.is_running), None)
+        runs, kind = Path(self._value_of("runs")), self.kind.name
+        going_on = next((run for run in Experiment.find(runs, kind) if run.is_running), None)
         if going_on:
-            self._say(f"following {going_on.folder}")
             await self._follow(going_on)
-        last = going_on or next(Experiment.find(spec.runs, kind, spec.name), None)
+        last = going_on or next(Experiment.find(runs, kind, self._value_of("name")), None)
+        self._list_runs(last)
         if last:
             await self._conclude(last)
 
+    def _value_of(self, name: str) -> str:
+        """A parameter whatever else is wrong in the form."""
+        return str(self._form.values().get(name) or self.kind.spec.model_fields[name].default)
+
     async def _begin(self) -> None:
-        self._stop = StopRequest()
         spec = self._form.spec()
         if running := next((run for run in Experiment.find(spec.runs) if run.is_running), None):
             if running.record.kind == self.kind.name:  # two runs at once would measure each other
@@ -101,12 +119,18 @@ class RunPanel(Panel[SweepSpec]):
             else:
                 self._say(f"{running.folder} is running: wait for its end, or stop it", error=True)
             return
-        experiment = Experiment.create(spec.runs, self.kind.name, spec.name)
-        work = asyncio.create_task(asyncio.to_thread(self.kind.run, spec, experiment, self._stop))
-        await self._follow(experiment, work)
-        await work
-        self._say("writing the report")
-        await asyncio.to_thread(write_report, experiment.folder)
+        await self._carry_out(spec, Experiment.create(spec.runs, self.kind.name, spec.name))
+
+    async def _carry_out(self, spec: SweepSpec, run: Experiment) -> None:
+        self._stop = StopRequest()
+        self._view.widget.layout.display = "none"
+        with run.only_writer() as experiment:
+            work = asyncio.create_task(asyncio.to_thread(self.kind.run, spec, experiment, self._stop))
+            await self._follow(experiment, work)
+            await work
+            self._say("writing the report")
+            await asyncio.to_thread(write_report, experiment.folder)
+        self._list_runs(experiment)
         await self._conclude(experiment)
 
     async def _follow(self, experiment: Experiment, work: "asyncio.Task[None] | None" = None) -> None:
@@ -120,12 +144,11 @@ class RunPanel(Panel[SweepSpec]):
             progress = self.kind.read_progress(experiment)
             ended = len(progress.ended)
             self._bar.max, self._bar.value = max(1, progress.planned), ended
-            self._log.value = log_tail(Trial(next(reversed(experiment.trial_folders), experiment.folder)).server_log)
             if not experiment.stop_file.exists():
-                self._say(progress.describe())
+                self._say(_status(experiment, progress))
             if ended > ended_before:
                 ended_before = ended
-                await self._show_results(experiment)
+                await self._show_results(experiment, f"{progress.total} of {progress.planned} so far")
 
     def _heed_stop_file(self, experiment: Experiment) -> None:
         """A stop that another panel, perhaps in another tab, has asked for."""
@@ -137,27 +160,79 @@ class RunPanel(Panel[SweepSpec]):
     async def _conclude(self, experiment: Experiment) -> None:
         """Say how a run ended, and show its results."""
         self.experiment = experiment
-        state = experiment.facts.get("state", "")
         progress = self.kind.read_progress(experiment)
+        state = _state(experiment)
         if progress.ended:
             await self._show_results(experiment)
         report = experiment.folder / REPORT_FILE
+        done = len(progress.ended)
+        self._bar.max, self._bar.value = max(1, progress.planned), done
+        self._resume.disabled = state == "done" or experiment.is_running
         self._say(f"{state}: {progress.total}; report: {report if report.exists() else 'none'}")
 
-    async def _show_results(self, experiment: Experiment) -> None:
-        self._view.show(await asyncio.to_thread(read_results, experiment.folder))
+    async def _show_results(self, experiment: Experiment, so_far: str = "") -> None:
+        await self._view.show(await asyncio.to_thread(read_results, experiment.folder), so_far)
+
+    def _list_runs(self, shown: Experiment | None) -> None:
+        """Offer all runs there are, of which one is shown."""
+        runs = list(Experiment.find(Path(self._value_of("runs")), self.kind.name))
+        options = [(f"{run.folder.name} ({_state(run)})", str(run.folder)) for run in runs]
+        self.experiment = shown
+        self._pickers.layout.display = "" if runs else "none"
+        self._runs.options = options
+        self._runs.value = str(shown.folder) if shown and options else None
+        self._others.options = options
+
+    def _open(self) -> None:
+        """Show the run that was picked."""
+        folder = self._runs.value
+        if folder and self._is_idle and (self.experiment is None or folder != str(self.experiment.folder)):
+            self._spawn(self._conclude(Experiment(Path(folder))))
+
+    def _go_on(self) -> None:
+        """Resume the run that is shown, as it was asked for; one that was not made here only when pressed again."""
+        run = self.experiment
+        if run is None or not self._is_idle:
+            return
+        try:
+            spec = make_spec(run.record.spec, self.kind.spec)
+            check_trust(spec, run, trusts=self._trusted == run.folder)
+        except SpecError as error:
+            self._trusted = run.folder
+            self._say(f"{error} (here: press Resume again)", error=True)
+            return
+        self._resume.disabled = True
+        self._spawn(self._carry_out(spec, run))
+
+    def _compare_with(self) -> None:
+        """Show what changed from the run that was picked to the one that is shown."""
+        if self._is_idle and self.experiment and self._others.value:
+            self._spawn(self._show_comparison(Path(self._others.value), self.experiment.folder))
+
+    async def _show_comparison(self, baseline: Path, candidate: Path) -> None:
+        compared = await asyncio.to_thread(read_comparison, [baseline], [candidate], tolerance=0.05)
+        await self._view.show_comparison(compared)
+
+
+def _status(experiment: Experiment, progress: Any) -> str:
+    """What goes on now, since when, and for how long still."""
+    started = experiment.facts.get("started_at")
+    took = (timestamps.now() - timestamps.read(started)[0]).total_seconds() if started else 0.0
+    times = (("", took, "elapsed"), ("about ", progress.seconds_left, "left"))
+    shown = [f"{about}{seconds // 60:.0f}:{seconds % 60:02.0f} {what}" for about, seconds, what in times if seconds]
+    return "  ·  ".join([progress.describe(), *shown])
+
+
+def _state(experiment: Experiment) -> str:
+    """How a run stands; what says that it runs and does not was cut off."""
+    state = experiment.record.state
+    return "interrupted" if state == RUNNING and not experiment.is_running else state or "not begun"
 
 
 class SweepPanel(RunPanel):
-    """The panel of a sweep, whose figure and table grow with each level."""
+    """The panel of a sweep."""
 
     kind = SWEEP_KIND
-    fields = (
-        *("engine", "model", "parameters", "gpus", "base_url", "tokenizer"),
-        *("levels", "rates", "scenarios", "prompts", "prefix", "max_seconds", "max_requests", "slo", "name"),
-    )
-
-    view = ResultsView
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         server = _read_handover()
@@ -177,12 +252,6 @@ def _read_handover() -> dict[str, Any]:
 
 
 class TunePanel(RunPanel):
-    """The panel of a search, whose best so far and table grow with each trial."""
+    """The panel of a search."""
 
     kind = SEARCH_KIND
-    fields = (
-        *("engine", "model", "parameters", "gpus", "tokenizer", "space", "constraints", "objective", "objective_level"),
-        *("sampler", "trials", "patience", "max_minutes", "confirm"),
-        *("levels", "rates", "scenarios", "prompts", "prefix", "max_seconds", "slo", "name"),
-    )
-    view = SearchView

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shlex
+import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -15,22 +17,20 @@ from tuner.batches.batch import to_frame
 from tuner.core import files, locks, timestamps
 from tuner.core.run_directory import READY, SERVER_FILE, STARTING, ServerRecord, Trial
 from tuner.errors import PathError, TunerError
-from tuner.notebook.form import Form, Panel, copyable, draw, log_tail, text
+from tuner.notebook.fields import button, copyable, words
+from tuner.notebook.form import Form
+from tuner.notebook.panel import Panel, draw, log_end
 from tuner.servers import gpus, telemetry
 from tuner.servers.server import Server, launch, preview
 from tuner.sweep.spec import ServeSpec
 from tuner.sweep.sweep import tokenizer_of, with_model
 
-FORM = (
-    *("engine", "model", "executable", "parameters", "environment", "gpus", "port"),
-    *("command", "base_url", "api_key_env"),
-)
 #: where the server's record and log go, a folder a start
 SERVERS = Path("servers")
 #: what the sweep notebook, or `tuner sweep`, takes a server over from
 HANDOVER = "handover.yaml"
 _STOP = "stop"
-_POLL_SECONDS = 0.5
+_POLL_SECONDS, _DRAW_SECONDS, _LOG_LINES = 0.5, 3.0, 15
 
 
 class ServerPanel(Panel[ServeSpec]):
@@ -42,15 +42,16 @@ class ServerPanel(Panel[ServeSpec]):
     def __init__(self, parameters: dict[str, Any]) -> None:
         self._folder: Path | None = None
         self._port = _free_port()
-        self._hand_on = widgets.Button(
-            description="Hand over to sweep", icon="share", disabled=True, layout=widgets.Layout(width="auto")
-        )
-        self._hand_on.on_click(lambda _: self.hand_over())
-        self._use = widgets.Output()
-        form = Form(ServeSpec, FORM, parameters)
-        form.widget.children += (widgets.HTML(text(_gpus_here())),)
-        super().__init__(form, "Start server", self._hand_on, self._use)
-        self._logs.selected_index = 0
+        self._hand_on = button("Hand over to sweep", "share", self.hand_over, disabled=True)
+        self._use, self._log = widgets.Output(), widgets.HTML()
+        self._drawn: float | None = None
+        log = widgets.Accordion([self._log], titles=["Server log"])
+        log.selected_index = 0
+        here = widgets.HTML(words(_gpus_here()))
+        form = Form(ServeSpec, parameters)
+        super().__init__(form, "Start server", [self._hand_on], widgets.VBox([here, log, self._use]))
+        self._same.titles = ["The command"]
+        self._same.selected_index = 0
 
     @property
     def base_url(self) -> str | None:
@@ -81,13 +82,11 @@ class ServerPanel(Panel[ServeSpec]):
         self._command.value = ""
         try:
             spec = self._spec()
-            command = preview(spec, self._port)
-        except TunerError as error:
-            self._command.value = "" if self._form.blame(error) else text(str(error), error=True)
+        except TunerError:
             return
-        attaches = f"attaches to {spec.base_url or 'base_url'}; nothing is started"
-        will_run = f"<b>will run:</b>{copyable(' '.join(command))}"
-        self._command.value = will_run if command else text(attaches)
+        command = preview(spec, self._port)
+        attaches = words(f"attaches to {spec.base_url}; nothing is started")
+        self._command.value = copyable(shlex.join(command)) if command else attaches
 
     def _set_busy(self, busy: bool) -> None:
         super()._set_busy(busy)
@@ -114,7 +113,7 @@ class ServerPanel(Panel[ServeSpec]):
             launching = asyncio.create_task(asyncio.to_thread(launch, spec, Trial(folder)))
             while not launching.done():
                 await asyncio.wait({launching}, timeout=_POLL_SECONDS)
-                self._log.value = log_tail(Trial(folder).server_log)
+                self._show_log(folder)
             server = await launching
             running.callback(server.stop)
             running.enter_context(telemetry.Recorder(server))
@@ -131,8 +130,8 @@ class ServerPanel(Panel[ServeSpec]):
         while record := Trial(folder).server:
             ready = record.state == READY
             self._hand_on.disabled = not ready
-            self._log.value = log_tail(Trial(folder).server_log)
-            self._draw_use(folder)
+            self._show_log(folder)
+            await self._draw_use(folder)
             if server is not None and (failure := await asyncio.to_thread(server.failure)):
                 raise failure
             stopping = (folder / _STOP).exists()
@@ -142,13 +141,18 @@ class ServerPanel(Panel[ServeSpec]):
                 self._say(f"ready: {record.served_name} at {record.base_url}/v1; it ends with this kernel")
             await asyncio.sleep(_POLL_SECONDS)
 
-    def _draw_use(self, folder: Path) -> None:
-        try:
-            samples = telemetry.load(folder)
-        except (PathError, ValueError):
-            return
-        if len(samples) > 1:
-            draw(self._use, figures.timeline(to_frame([]), pd.DataFrame(samples.tail(300))))
+    def _show_log(self, folder: Path) -> None:
+        self._log.value = words("\n".join(log_end(Trial(folder).server_log)[-_LOG_LINES:]))
+
+    async def _draw_use(self, folder: Path) -> None:
+        """What the server uses, drawn anew where there are new samples, and seldom: a figure takes a second of CPU."""
+        now = time.monotonic()
+        if self._drawn is None or now - self._drawn > _DRAW_SECONDS:
+            with suppress(PathError, ValueError):
+                samples = await asyncio.to_thread(telemetry.load, folder)
+                if len(samples) > 1:
+                    await draw(self._use, lambda: figures.timeline(to_frame([]), pd.DataFrame(samples.tail(300))))
+            self._drawn = time.monotonic()
 
 
 def handover(record: ServerRecord, key: str | None) -> dict[str, Any]:

@@ -1,100 +1,189 @@
-"""Results in a notebook: of a sweep with SLO sliders that judge again at once, of a search its trials."""
+"""Results in a notebook, in tabs: answer with SLO sliders, figures, batches, server, data; of a search its trials."""
 
+import asyncio
+import html
 import math
+import shlex
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from tuner import figures
+from tuner.core.run_directory import Experiment
 from tuner.judging.slo import Constraint
-from tuner.notebook.form import LABEL, WIDE, copyable, draw, text
+from tuner.notebook.fields import button, copyable, labelled, words
+from tuner.notebook.panel import draw, log_end
+from tuner.report.compared import SAME_CONFIGURATION, Compared
 from tuner.report.page import table_html
 from tuner.report.results import Results
+from tuner.report.write import REPORT_FILE, save_report
 
 _AS_MEASURED = "as measured"
 _STEPS = 120
 _NO_LIMIT = math.inf
+_CSV_FILE = "batches.csv"
+
+
+class Rows:
+    """Rows that can be sorted and filtered."""
+
+    def __init__(self) -> None:
+        self._rows = pd.DataFrame()
+        self._table = widgets.HTML()
+        self._sort = widgets.Dropdown(options=[_AS_MEASURED], **labelled("sort by"))
+        self._down = widgets.ToggleButton(description="descending", layout=widgets.Layout(width="auto"))
+        self._filter = widgets.Text(placeholder="such as fail, or D(100,32)", **labelled("filter"))
+        controls = [self._sort, self._down, self._filter]
+        for control in controls:
+            control.observe(lambda _: self._tabulate(), "value")
+        self.widget = widgets.VBox([widgets.HBox(controls), self._table])
+
+    def show(self, rows: pd.DataFrame) -> None:
+        """Show other rows, sorted and filtered as before."""
+        self._rows = rows
+        offered = (_AS_MEASURED, *rows.columns)
+        if self._sort.options != offered:
+            self._sort.options = offered
+        self._tabulate()
+
+    def _tabulate(self) -> None:
+        rows = self._rows
+        if self._sort.value in rows:
+            rows = rows.sort_values(self._sort.value, ascending=not self._down.value, kind="stable")
+        if sought := self._filter.value.strip().lower():
+            rows = rows[[sought in " ".join(map(str, row)).lower() for row in rows.to_numpy().tolist()]]
+        self._table.value = table_html(rows)
 
 
 class ResultsView:
-    """The answer, a figure and the table of a run, under the SLO that the sliders say."""
+    """A run's results in tabs: of a sweep judged by what the sliders say, of a search with a row a trial."""
+
+    _TITLES = ("Answer", "Figures", "Batches", "Server", "Data", "Comparison")
 
     def __init__(self) -> None:
         self._results: Results | None = None
         self._limits: list[tuple[Constraint, widgets.SelectionSlider]] = []
-        self._rows = pd.DataFrame()
-        self._answer, self._table, self._figure = widgets.HTML(), widgets.HTML(), widgets.Output()
-        self._sliders = widgets.VBox()
-        self._sort = widgets.Dropdown(options=[_AS_MEASURED], description="sort by", style=LABEL)
-        self._down = widgets.ToggleButton(description="descending", value=False)
-        self._filter = widgets.Text(description="filter", placeholder="such as fail, or D(100,32)", style=LABEL)
-        for control in (self._sort, self._down, self._filter):
-            control.observe(lambda _: self._tabulate(), "value")
-        order = widgets.HBox([self._sort, self._down, self._filter])
-        self.widget = widgets.VBox([self._answer, self._sliders, self._figure, order, self._table])
+        self._name, self._answer, self._server, self._data, self._written = (widgets.HTML() for _ in range(5))
+        self._curves, self._sliders, self._sought = widgets.Output(), widgets.VBox(), widgets.Text(**labelled("search"))
+        self._figures, self._rows = widgets.VBox(), Rows()
+        self._comparison = widgets.VBox([widgets.HTML(words("Pick another run beside *compare with*."))])
+        self._sought.observe(lambda _: self._show_server(), "value")
+        self._tabs = widgets.Tab(self._pages(), titles=self._TITLES)
+        self._tabs.observe(lambda _: self._later(self._draw_figures()), "selected_index")
+        self.widget = widgets.VBox([self._name, self._tabs])
         self.widget.layout.display = "none"
 
-    def show(self, results: Results) -> None:
+    def _pages(self) -> list[widgets.Widget]:
+        beside = widgets.Box([self._curves, self._sliders])
+        beside.add_class("tuner-beside")
+        save = [button("Write the report", "file", self._write_report), button("Write CSV", "table", self._write_csv)]
+        return [
+            widgets.VBox([self._answer, beside]),
+            self._figures,
+            self._rows.widget,
+            widgets.VBox([self._sought, self._server]),
+            widgets.VBox([self._data, widgets.HBox(save), self._written]),
+            self._comparison,
+        ]
+
+    async def show_comparison(self, compared: Compared) -> None:
+        """Show what changed from another run to this one, in a tab of its own."""
+        above, below = comparison_html(compared)
+        changes = widgets.Output()
+        self._comparison.children = [widgets.HTML(above), changes, widgets.HTML(below)]
+        self._tabs.selected_index = self._TITLES.index("Comparison")
+        await draw(changes, lambda: compared.figures[0])
+
+    async def show(self, results: Results, so_far: str = "") -> None:
         """Show `results`; sliders start anew only where another run is shown, and stay as they are else."""
-        before = self._results
-        self._results = results
+        before, self._results = self._results, results
+        self._name.value = f"<h4>{html.escape(str(results.folder or results.title))}{so_far and f': {so_far}'}</h4>"
         if before is None or before.run_facts.folders != results.run_facts.folders:
             self._make_sliders(results)
         self.widget.layout.display = ""
-        self._judge()
+        self._show_server()
+        self._data.value = _how_to_load(results)
+        await self._judge()
+        await self._draw_figures()
 
     def _make_sliders(self, results: Results) -> None:
-        self._limits = [(limit, _slider(limit, threshold, results.judged)) for limit, threshold in results.sliders]
+        limited = [] if results.searched else results.sliders
+        self._limits = [(limit, _slider(limit, threshold, results.judged)) for limit, threshold in limited]
         self._sliders.children = [slider for _, slider in self._limits]
         for slider in self._sliders.children:
-            slider.observe(lambda _: self._judge(), "value")
+            slider.observe(lambda _: self._later(self._judge()), "value")
 
-    def _judge(self) -> None:
+    async def _judge(self) -> None:
+        """Judge by what the sliders say, and show what that comes to."""
         if self._results is None:
             return
         limits = [replace(limit, threshold=slider.value) for limit, slider in self._limits if slider.value != _NO_LIMIT]
-        results = self._results.limited_by(limits)
-        self._rows = results.table
-        self._answer.value = text("\n".join(results.answer))
-        draw(self._figure, results.curves)
-        self._tabulate()
+        results = self._results if self._results.searched else self._results.limited_by(limits)
+        again = f"<b>The best configuration again:</b>{copyable(results.command)}" if results.command else ""
+        self._answer.value = f'<div class="tuner-answer">{words(chr(10).join(results.answer))}</div>{again}'
+        self._rows.show(results.searched.table if results.searched else results.table)
+        await draw(self._curves, lambda: results.first_figure)
 
-    def _tabulate(self) -> None:
-        rows: Any = self._rows
-        self._sort.options = [_AS_MEASURED, *rows.columns]
-        if self._sort.value != _AS_MEASURED:
-            rows = rows.sort_values(self._sort.value, ascending=not self._down.value, kind="stable")
-        words = self._filter.value.strip().lower()
-        if words:
-            rows = rows[[words in " ".join(map(str, row)).lower() for row in rows.to_numpy().tolist()]]
-        self._table.value = table_html(rows)
+    async def _draw_figures(self) -> None:
+        """Draw what is in the tab of figures while somebody looks at it; it takes seconds of CPU."""
+        if self._tabs.selected_index == self._TITLES.index("Figures") and (results := self._results):
+            shown = await asyncio.to_thread(lambda: results.figures)
+            self._figures.children = [widgets.Output() for _ in shown]
+            for output, figure in zip(self._figures.children, shown, strict=True):
+                await draw(output, lambda figure=figure: figure)
 
-
-class SearchView:
-    """The answer, the best so far, what the parameters did, and a row a trial."""
-
-    def __init__(self) -> None:
-        self._answer, self._command, self._table = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self._best, self._parameters = widgets.Output(), widgets.Output()
-        parts = [self._answer, self._command, self._best, self._table, self._parameters]
-        self.widget = widgets.VBox(parts)
-        self.widget.layout.display = "none"
-
-    def show(self, results: Results) -> None:
-        """Show the trials that there are."""
-        searched = results.searched
-        if searched is None:
+    def _show_server(self) -> None:
+        """The last server's version, its command, and those of its log's last lines that are sought."""
+        if self._results is None:
             return
-        self.widget.layout.display = ""
-        self._answer.value = text("\n".join(searched.answer))
-        again = f"<b>the best configuration again:</b>{copyable(results.command)}"
-        self._command.value = again if results.command else ""
-        draw(self._best, figures.best_so_far(searched.trials, searched.goal))
-        draw(self._parameters, figures.parallel_coordinates(searched.trials, searched.goal))
-        self._table.value = table_html(searched.table)
+        for server in self._results.run_facts.servers[-1:]:
+            said = words(f"{server.get('engine') or ''} {server.get('version') or ''}")
+            command = shlex.join(server.get("command") or [])
+            self._server.value = said + (copyable(command) if command else "") + self._log()
+
+    def _log(self) -> str:
+        folder = self._results and self._results.folder
+        logs = Experiment(folder).logs if folder else []
+        lines = [line for log in logs[-1:] for line in log_end(log, self._sought.value)]
+        return f'<pre class="tuner-log">{html.escape(chr(10).join(lines)) or "no such line"}</pre>'
+
+    def _write_report(self) -> None:
+        self._write(REPORT_FILE, save_report)
+
+    def _write_csv(self) -> None:
+        self._write("batches.csv", lambda results, path: results.judged.to_csv(path, index=False))
+
+    def _write(self, name: str, write: Callable[[Results, Path], Any]) -> None:
+        if self._results and self._results.folder:
+            path = self._results.folder / name
+            write(self._results, path)
+            self._written.value = words(f"written: {path}")
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        self._drawing = asyncio.get_running_loop().create_task(work)
+
+
+def comparison_html(compared: Compared) -> tuple[str, str]:
+    """What two sides differ in, as HTML: what stands above the figures, and what below."""
+    configuration = compared.configuration
+    differs = SAME_CONFIGURATION if configuration.empty else table_html(configuration)
+    first, *rest = map(html.escape, compared.answer)
+    answer = "<br>".join([f"<b>{first}</b>", *rest])
+    tables = "".join(f"<h4>{title}</h4>{table_html(rows)}" for title, rows in compared.tables.items())
+    return (
+        f"<h3>{html.escape(compared.title)}</h3>{differs}<p>{answer}</p>",
+        f"{tables}<small>{compared.legend}</small>",
+    )
+
+
+def _how_to_load(results: Results) -> str:
+    """Where a run lies, and the lines of Python that load it."""
+    code = f"import tuner\n\nbatches = tuner.load_batches({str(results.folder)!r})  # a row a batch"
+    return words(f"Everything lies in {results.folder}") + copyable(code)
 
 
 def _slider(constraint: Constraint, threshold: float | None, judged: pd.DataFrame) -> widgets.SelectionSlider:
@@ -109,7 +198,5 @@ def _slider(constraint: Constraint, threshold: float | None, judged: pd.DataFram
     return widgets.SelectionSlider(
         options=none + options if constraint.sign < 0 else options + none,
         value=_NO_LIMIT if threshold is None else threshold,
-        description=f"{constraint.label} {'≥' if constraint.sign < 0 else '≤'}",
-        style={"description_width": "12em"},
-        layout=widgets.Layout(width=WIDE.width),  # its flex is a width in a row, and a height in this column
+        **labelled(f"{constraint.label} {'≥' if constraint.sign < 0 else '≤'}", layout=widgets.Layout(width="auto")),
     )

@@ -59,10 +59,12 @@ class Side:
 
 
 def _judge_side(paths: Sequence[Path], batches: pd.DataFrame, runs: list[Run], slo: SLO | None) -> Side:
-    judged = judge(batches, slo or SLO())
     carried = _carried_attainment(runs, slo)
-    shares = pd.Series([carried.get(key) for key in _keys(judged)], judged.index, "float64")
-    judged["attainment"] = judged["attainment"].fillna(shares)
+    if slo and carried:
+        shares = pd.Series([carried.get(key) for key in _keys(batches)], batches.index, "float64")
+        batches = batches.assign(attainment=shares)
+        batches.attrs = batches.attrs | {"slo": slo.to_dict()}
+    judged = judge(batches, slo or SLO())
     return Side([str(path) for path in paths], judged, runs)
 
 

@@ -19,7 +19,7 @@ from tuner.batches import report_data
 from tuner.core import timestamps
 from tuner.core.level import COLUMNS, level_of, level_title
 from tuner.core.run_directory import COMPLETED
-from tuner.core.text import UNKNOWN
+from tuner.core.text import UNKNOWN, plural
 from tuner.figures.style import CONFIG, VERDICTS
 from tuner.judging import comparison_text, summary
 from tuner.judging.intervals import CONFIDENCE
@@ -32,6 +32,8 @@ _TEMPLATES = Path(__file__).parent / "templates"
 #: the scripts of each page, the last one starts it
 SCRIPTS = {"report": ("page.js", "judge.js", "report.js"), "comparison": ("page.js", "comparison.js")}
 
+#: so many batches, and a page opens with its first figure alone; so many scenarios stand in its head
+_FOLDS, _SCENARIOS = 24, 4
 #: traces for which plotly.js compiles code of its own; only pages that have one allow that (still no other script)
 COMPILED = ("parcoords",)
 
@@ -51,6 +53,8 @@ def render_report(results: Results) -> str:
         slo=results.slo,
         table=_table(results.judged),
         warnings=_warnings(results.judged),
+        setup=_setup(results),
+        folded=len(results.judged) > _FOLDS,
         facts=results.facts,
         servers=results.run_facts.servers,
     )
@@ -177,19 +181,52 @@ def _search(results: Results) -> dict[str, Any] | None:
     }
 
 
-def _warnings(judged: pd.DataFrame) -> list[tuple[str, str]]:
-    """(batch, warning) of every batch that has any."""
+def _warnings(judged: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """Each warning with the batches that it is about; of those that differ in numbers alone the first."""
     several = judged["trial"].nunique() > 1
-    return [
-        (f"{'trial {}, '.format(row['trial']) if several else ''}{row['scenario']}, {level_title(level_of(row))}", text)
-        for row in judged[["trial", "scenario", *COLUMNS, "warnings"]].to_dict("records")
-        for text in row["warnings"]
-    ]
+    found: dict[str, tuple[str, list[str]]] = {}
+    for row in judged[["trial", "scenario", *COLUMNS, "warnings"]].to_dict("records"):
+        trial = f"trial {row['trial']}, " if several else ""
+        batch = f"{trial}{row['scenario']}, {level_title(level_of(row))}"
+        for text in row["warnings"]:
+            found.setdefault(re.sub(r"\d+", "", text), (text, []))[1].append(batch)
+    return list(found.values())
+
+
+def _setup(results: Results) -> list[str]:
+    """What was measured, in the few words that a reader looks for first: engine, model, GPUs, traffic."""
+    server = next(iter(results.run_facts.servers), {})
+    spec = results.facts.get("spec", {})
+    gpus = len(server.get("gpus") or [])
+    engine = f"{server.get('engine') or ''} {server.get('version') or ''}".strip()
+    model = str(server.get("model") or spec.get("model") or "").rstrip("/").rpartition("/")[2]
+    traffic = ", ".join(map(str, results.judged["scenario"].unique()[:_SCENARIOS]))
+    return [part for part in (engine, model, plural(gpus, "GPU") if gpus else "", traffic) if part]
+
+
+_ROWS_STYLE = """<style>
+.tuner-rows { overflow: auto; max-height: 32em }
+.tuner-rows table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+.tuner-rows th { position: sticky; top: 0; background: var(--jp-layout-color2, #f0f2f5) }
+.tuner-rows th, .tuner-rows td { white-space: nowrap !important; padding: 3px 9px; text-align: left !important }
+.tuner-rows td.number { text-align: right !important }
+.tuner-rows td { max-width: 30em; overflow: hidden; text-overflow: ellipsis }
+</style>"""
 
 
 def table_html(shown: pd.DataFrame) -> str:
-    """A table for a notebook, escaped, with – for what is missing."""
-    return str(_without_gaps(shown).to_html(index=False, escape=True, border=0, justify="left"))
+    """A table for a notebook, escaped: a line a row, – for what is missing, long texts whole in their tooltip."""
+    kinds = ["number" if pd.api.types.is_numeric_dtype(shown[name]) else "text" for name in shown]
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in shown)
+    lines = ("".join(map(_cell_html, kinds, row)) for row in _cells(shown))
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'{_ROWS_STYLE}<div class="tuner-rows">{table}</div>'
+
+
+def _cell_html(kind: str, cell: str) -> str:
+    text = html.escape(cell)
+    return f'<td class="{kind}" title="{text}">{text}</td>'
 
 
 def render_comparison(compared: Compared) -> str:

@@ -22,9 +22,9 @@ from tuner.judging.levels import CURVE
 from tuner.judging.search_answer import Searched
 from tuner.judging.slo import SLO, Constraint
 from tuner.judging.summary import TIER, Summary, answer, summarize, table
-from tuner.judging.tiers import Price, Tier, Tiers, cost_text, tiers
+from tuner.judging.tiers import Price, Tiers, cost_text, tiers
 from tuner.judging.trials import importances, name_of, trials_to_records
-from tuner.judging.verdicts import goodput, judge
+from tuner.judging.verdicts import judge
 from tuner.report.run_facts import RunFacts, read_run_facts
 
 #: from so many times on there is a trend
@@ -106,6 +106,11 @@ class Results:
         return figures.throughput_vs_latency(self.summary.levels, self.slo, **axis(self.slo))
 
     @property
+    def first_figure(self) -> Any:
+        """The figure that says most: of a search how its best grew, else throughput versus latency."""
+        return figures.best_so_far(self.searched.trials, self.searched.goal) if self.searched else self.curves
+
+    @property
     def table(self) -> pd.DataFrame:
         """One row a batch, for people."""
         return table(self.judged)
@@ -143,7 +148,8 @@ class Results:
         places = np.flatnonzero(chosen)
         spreads = {metric: [values[place] for place in places] for metric, values in self.run_facts.spreads.items()}
         facts = replace(self.run_facts, read_spreads=lambda: spreads)
-        return replace(self, judged=self.judged[chosen], run_facts=facts)
+        judged = self.judged[chosen]
+        return replace(self, judged=judged, summary=summarize(judged), run_facts=facts)
 
     def _figures_of_one_kind(self) -> list[Any]:
         shown = [self.curves]
@@ -292,22 +298,12 @@ def read_results(*paths: Path, slo: SLO | None = None, price: Price | None = Non
     own = SLO.parse(run_facts.slo, str(paths[0])) if run_facts.slo else None
     by = slo or own
     bounds = {str(column): values for column, values in run_facts.intervals.items()}
+    if run_facts.carried_attainment and by == own:
+        batches = batches.assign(attainment=pd.Series(run_facts.carried_attainment, batches.index, "float64"))
+        batches.attrs = batches.attrs | {"slo": (own or SLO()).to_dict()}
     judged_tiers = tiers(batches.assign(**bounds), by or SLO())  # keeps the samples, as a join would not
     (name, first), *others = judged_tiers.tiers.items()
-    if slo is None or slo == own:
-        first = _with_attainment(first, run_facts.carried_attainment)
     judged = first.judged.assign(**{f"{TIER}{other}": tier.judged["verdict"] for other, tier in others})
     title = str(run_facts.facts.get("name", "") or paths[0].resolve().name)
     shown = Tiers({name: first, **dict(others)}) if by and by.tiers else None
     return Results(title, by, judged, first.summary, run_facts, shown, price)
-
-
-def _with_attainment(tier: Tier, shares: list[float | None]) -> Tier:
-    """A tier with the attainment that a report carries, which needs the single requests that it lacks."""
-    if not shares:
-        return tier
-    judged = tier.judged
-    share = judged["attainment"].fillna(pd.Series(shares, judged.index, "float64"))
-    numbers = (judged[name].to_numpy("float64", na_value=np.nan) for name in ("requests", "duration"))
-    judged = judged.assign(attainment=share, goodput=goodput(share.to_numpy(), *numbers))
-    return replace(tier, judged=judged, summary=summarize(judged))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.core.run_directory import COMPLETE, FAILED, INFEASIBLE, PRUNED
-from tuner.judging.scores import LATENCIES, Score, Scoring, maximised, statistic_of
+from tuner.judging.scores import Score, Scoring, column_of, maximised
 from tuner.search.space import Dimension, Point, Scalar, SearchSpace
 from tuner.search.state import SearchTrial
 
@@ -127,10 +127,7 @@ class Journal:
         if state != INFEASIBLE or score.summary.fallback.empty:
             return None
         nearest = score.summary.fallback.iloc[0]
-        columns = [
-            f"{LATENCIES[one]}_{statistic_of(one, self._scoring.slo)}" if one in LATENCIES else "output_throughput"
-            for one in self._scoring.objectives
-        ]
+        columns = [column_of(one, self._scoring.slo) for one in self._scoring.objectives]
         values = [float(nearest[column]) for column in columns]
         return None if any(math.isnan(value) for value in values) else values
 

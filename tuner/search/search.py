@@ -27,6 +27,7 @@ from tuner.search.state import Limits, SearchTrial, Trials
 from tuner.sweep.progress import Progress, SearchProgress, read_search, read_sweep
 from tuner.sweep.spec import SweepSpec
 from tuner.sweep.sweep import StopRequest, check_same, fingerprint, prepare, recorded, run_sweep, with_workload
+from tuner.sweep.trust import signed
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: StopRequest | None 
         name, sampler = _sampler(spec, experiment)
         facts = {"workload": fingerprint(spec)} if is_here else {}
         with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, SEARCH, **facts):
-            experiment.describe(spec=spec.model_dump(mode="json", exclude_none=True))  # with limits that have changed
+            experiment.describe(**signed(spec))  # with limits that have changed
             _Search(request, spec, experiment, name, sampler, executor, stop).run()
 
 

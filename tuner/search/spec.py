@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 from tuner import engines
 from tuner.core.files import parse_yaml
 from tuner.judging.scores import LATENCIES, Objective
+from tuner.judging.slo import SLO
 from tuner.search.space import DEFAULT, SearchSpace
 from tuner.servers import gpus
 from tuner.sweep.spec import SweepSpec, split
@@ -87,6 +88,11 @@ class TuneSpec(SweepSpec):
         named = ", ".join(map(str, levels))
         is_unclear, is_absent = level is None and len(levels) != 1, level is not None and level not in levels
         problems = (
+            (
+                "max_goodput" in self.objective
+                and not any(one.is_latency for one in SLO.parse(self.slo or {}).constraints),
+                "objective: max_goodput counts requests that meet latency thresholds; give some with slo",
+            ),
             (len({*self.objective}) < len(self.objective), f"objective: {self.objective[0]} stands twice"),
             (self.max_cost is not None and self.price_per_gpu_hour is None, "max_cost needs price_per_gpu_hour"),
             (needs_level and is_unclear, f"objective_level: {self.objective[0]} is read at one level; say which"),
@@ -105,6 +111,13 @@ class TuneSpec(SweepSpec):
         if count is None and self.on == "local":
             count = len(gpus.visible(gpus.gpus()))
         return SearchSpace.parse(self.space, engine, self.parameters, self.constraints, count)
+
+    @property
+    def about_time(self) -> str:
+        """How long its trials take at most, in words."""
+        trials = self.trials + 2 * self.confirm
+        limit = f", ended after {self.max_minutes:g} min" if self.max_minutes else ""
+        return f"{trials} times {super().about_time}, and the servers' starts{limit}"
 
     @property
     def gpu_count(self) -> int | None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from socket import socket
+from itertools import chain
 from typing import Any, NamedTuple
 
 from tuner.core import locks
@@ -142,10 +142,10 @@ def cuda_environment(chosen: Sequence[GPU]) -> dict[str, str]:
 
 
 class Claim(NamedTuple):
-    """GPUs that are ours for as long as the sockets are open."""
+    """GPUs that are ours for as long as the holders are open."""
 
     gpus: tuple[GPU, ...]
-    holders: tuple[socket, ...]
+    holders: tuple[locks.Holder, ...]
 
 
 def claim(wanted: int | Sequence[int | str]) -> Claim:
@@ -162,22 +162,25 @@ def claim(wanted: int | Sequence[int | str]) -> Claim:
         number, eligible = wanted, [gpu for gpu in candidates if gpu.is_free]
     else:
         number, eligible = len(wanted), _named(wanted, candidates)
-    taken: list[tuple[GPU, socket]] = []
+    holders: dict[GPU, list[locks.Holder]] = {}
+    others: dict[GPU, str] = {}
     for gpu in eligible:
-        if len(taken) < number:
-            with suppress(locks.AlreadyTaken):
-                taken.append((gpu, locks.take(f"gpu-{gpu.uuid}")))
-    if len(taken) < number:
-        for _, holder in taken:
+        if len(holders) < number:
+            try:
+                holders[gpu] = locks.take_gpu(gpu.uuid)
+            except locks.AlreadyTaken as other:
+                others[gpu] = f", taken by {other}"
+    if len(holders) < number:
+        for holder in chain(*holders.values()):
             holder.close()
-        states = "; ".join(f"{gpu.index}: {gpu.use}" for gpu in candidates)
+        states = "; ".join(f"{gpu.index}: {gpu.use}{others.get(gpu, '')}" for gpu in candidates)
         problem = (
             f"not so many are free or unclaimed: {states}"
             if candidates
             else "NVML finds none; `tuner doctor` says what is missing"
         )
         raise ServerFailed(f"GPUs were asked for ({wanted}), and {problem}", kind="gpu_unavailable")
-    return Claim(tuple(gpu for gpu, _ in taken), tuple(holder for _, holder in taken))
+    return Claim(tuple(holders), tuple(chain(*holders.values())))
 
 
 def _named(names: Sequence[int | str], candidates: Sequence[GPU]) -> list[GPU]:

@@ -2,17 +2,21 @@
 
 import fnmatch
 import glob
+import ipaddress
 import logging
 import os
 import platform
 import secrets
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import httpx
+import psutil
 
 from tuner import engines
 from tuner.core import locks, timestamps
@@ -30,12 +34,21 @@ from tuner.servers.supervised import Supervised
 log = logging.getLogger(__name__)
 
 POLL = 0.1  # seconds between two questions whether it is ready
+_ANSWER_SECONDS = 5.0  # that an answer may take at least
+Answer = TypeVar("Answer")
+
+
+class Wish(Protocol):
+    """Somebody's wish that what goes on shall end, such as a threading.Event."""
+
+    def wait(self, timeout: float) -> bool:
+        """Whether it is there, after so many seconds at most."""
 
 
 class Server(AbstractContextManager["Server", None]):
     """A server that answers at `base_url`; this one is never started, stopped or signalled."""
 
-    def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) -> None:
+    def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial, stop: Wish | None = None) -> None:
         self.engine = engine
         self.spec = spec
         self.trial = trial
@@ -48,7 +61,7 @@ class Server(AbstractContextManager["Server", None]):
             host=os.environ.get(NODE_VARIABLE) or platform.node(),
             started_at=timestamps.to_text(timestamps.now()),
             base_url=api_root(spec.base_url or ""),
-            previous=before.starts() if (before := trial.server) else [],
+            previous=[_ended(start) for start in before.starts()] if (before := trial.server) else [],
         )
         #: how requests are sent: vllm with `ignore_eos`, openai without
         self.api = "vllm"
@@ -124,18 +137,33 @@ class Server(AbstractContextManager["Server", None]):
         began = time.monotonic()
         timeout = self.spec.ready_timeout or self.engine.ready_timeout
         while True:
+            asked = _in_background(self._find_model)
+            deadline = max(began + timeout, time.monotonic() + _ANSWER_SECONDS)
             try:
-                self._find_model()
+                while not wait([asked], POLL).done:
+                    self._must_be_wanted(0)
+                    if time.monotonic() > deadline:
+                        raise probe.NotReady(
+                            "takes the connection and does not answer /v1/models in time", is_final=False
+                        )
+                asked.result()
                 break
             except probe.NotReady as reason:
                 if reason.is_final or time.monotonic() - began > timeout:
                     raise self._give_up(self._not_ready(reason, timeout)) from None
-            if self._stop_wanted.wait(POLL):
-                raise self._error(Failure("stopped", "it was wanted no more before it was ready"))
+            self._must_be_wanted(POLL)
         self.record.served_name = self.model_name
-        with self.client() as http:
-            self.record.version = probe.version(http)
+        version = _in_background(self._version)
+        self.record.version = version.result() if wait([version], _ANSWER_SECONDS).done else ""
         self.record.ready_seconds = round(time.monotonic() - began, 3)
+
+    def _version(self) -> str:
+        with self.client() as http:
+            return probe.version(http)
+
+    def _must_be_wanted(self, seconds: float) -> None:
+        if self._stop_wanted.wait(seconds):
+            raise self._error(Failure("stopped", "it was wanted no more before it was ready"))
 
     def _find_model(self) -> None:
         """Settle under which name the model is asked for: as it was named, or else the first that is listed.
@@ -185,10 +213,29 @@ class Server(AbstractContextManager["Server", None]):
         self.record.write(self.trial.folder)
 
 
+def _in_background(ask: Callable[[], Answer]) -> "Future[Answer]":
+    """An answer that may trickle for ever, by a thread that nobody waits for."""
+    answer: Future[Answer] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="ask", daemon=True).start()
+    return answer
+
+
+def _ended(start: dict[str, Any]) -> dict[str, Any]:
+    """An earlier start, which cannot be going on, whatever its record says."""
+    return start if start.get("finished_at") else start | {"state": STOPPED}
+
+
 _LOG_READ = 200_000  # bytes of log, at most, that are searched for the reason of a failure
 
 
-def launch(spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) -> Server:
+def launch(spec: ServerSpec, trial: Trial, stop: Wish | None = None) -> Server:
     """Start what `spec` asks for, or attach to it, and wait until it is ready.
 
     A second launch in the same trial appends to `server.log` and keeps the record of the first in `server.json`.
@@ -196,7 +243,7 @@ def launch(spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) 
     Args:
         spec: the configuration.
         trial: where the server's record and log go.
-        stop: ends the waiting when somebody sets it.
+        stop: ends the waiting when somebody wants that.
 
     Returns:
         The server, ready; a context manager that stops it.
@@ -204,7 +251,7 @@ def launch(spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) 
     Raises:
         SpecError: the configuration is wrong, found before anything was started.
         EngineError: there is no such engine, or it is not installed.
-        ServerFailed: it did not get ready (`stopped`: somebody set `stop`); nothing of it is left.
+        ServerFailed: it did not get ready (`stopped`: somebody wanted that); nothing of it is left.
     """
     engine = engines.find(spec.engine)
     engine.check(spec)
@@ -221,7 +268,7 @@ def launch(spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) 
 class OwnServer(Server):
     """A server that we start and that ends with us."""
 
-    def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial, stop: threading.Event | None = None) -> None:
+    def __init__(self, engine: Engine, spec: ServerSpec, trial: Trial, stop: Wish | None = None) -> None:
         super().__init__(engine, spec, trial, stop)
         self._process: Supervised | None = None
         self._stopping = False
@@ -281,6 +328,7 @@ class OwnServer(Server):
             grace=self.engine.grace,
             held=held,
             afterwards=self.engine.stop_command(self.spec, place),
+            record=((self.trial.folder / ServerRecord.FILE).absolute(), self.record.started_at),
             on_end=self._on_end,
         )
         self.record.pid = self._process.start().pid
@@ -288,14 +336,24 @@ class OwnServer(Server):
     def _claim(self, claimed: ExitStack) -> tuple[Placement, list[int]]:
         """A port, GPUs and a name for it, and the descriptors that hold them."""
         port = locks.reserve_port(self.spec.port)
-        held = [claimed.enter_context(holder).fileno() for holder in port]
+        held = [_held(claimed, holder) for holder in port]
         claim = gpus.claim(gpus_wanted(self.spec))
-        held += [claimed.enter_context(holder).fileno() for holder in claim.holders]
+        held += [_held(claimed, holder) for holder in claim.holders]
         self.record.gpus = [gpu.uuid for gpu in claim.gpus]
         if claim.gpus or self.spec.gpus == 0:
             self._shows_gpus = gpus.cuda_environment(claim.gpus)
         self._note_gpu_memory("before")
         return Placement(locks.port_of(port[0]), tuple(self.record.gpus), f"tuner-{secrets.token_hex(4)}"), held
+
+    def _await_ready(self) -> None:
+        super()._await_ready()
+        listens = addresses_for_others(self.processes(), int(self.base_url.rpartition(":")[2]))
+        if listens and not self.spec.expose:
+            words = f"it listens on {listens}, where others can reach it: have it listen on {LOOPBACK}, or set expose"
+            raise self._give_up(Failure("bad_argument", words))
+        if listens:
+            key = "who has its key" if self.spec.api_key_env else "without a key (api_key_env names one)"
+            log.warning("%s: whoever reaches %s on %s can use it, %s", self, platform.node(), listens, key)
 
     def _find_model(self) -> None:
         if failure := self.failure():
@@ -338,6 +396,22 @@ class OwnServer(Server):
     def _note_gpu_memory(self, when: str) -> None:
         if self.record.gpus:
             self._write(gpu_memory={**self.record.gpu_memory, when: gpus.memory_used(self.record.gpus)})
+
+
+def addresses_for_others(pids: set[int], port: int) -> str:
+    """Where processes listen at `port` for others than this machine, such as 0.0.0.0:8000; empty for nowhere."""
+    addresses = set()
+    for pid in pids:
+        with suppress(psutil.Error):
+            listening = (one.laddr for one in psutil.Process(pid).net_connections("tcp") if one.status == "LISTEN")
+            addresses |= {address.ip.removeprefix("::ffff:") for address in listening if address.port == port}
+    open_ones = sorted(ip for ip in addresses if not ipaddress.ip_address(ip).is_loopback)
+    return ", ".join(f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}" for ip in open_ones)
+
+
+def _held(claimed: ExitStack, holder: locks.Holder) -> int:
+    claimed.callback(holder.close)
+    return holder.fileno()
 
 
 def preview(spec: ServerSpec, port: int) -> list[str]:

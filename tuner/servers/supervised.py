@@ -28,7 +28,8 @@ class Supervised:
     """One command under a supervisor of its own; it ends when it is stopped, when we end, and when we are killed.
 
     What this does not cover: a process that is no descendant any more *and* has dropped our environment, after
-    the supervisor was killed; a container, whose processes belong to its daemon (see `afterwards`).
+    the supervisor was killed; one that ignores SIGTERM, where supervisor and heir were killed with us; a container,
+    whose processes belong to its daemon (see `afterwards`).
     A process forked from ours (multiprocessing's fork) holds the pipe too: our end is then noticed within a second
     instead of at once.
     """
@@ -43,6 +44,8 @@ class Supervised:
     held: Sequence[int] = ()
     # a command to run when all of it has ended, for what is no process of ours (a container)
     afterwards: Sequence[str] = ()
+    scratch: Path | None = None  # a folder that is removed when all of it has ended
+    record: tuple[Path, str] | None = None  # a server's, and its start: where the end is noted if we are killed
     # called once, in a thread, with the exit code when all of the command has ended; `stop` waits for it
     on_end: Callable[[int | None], None] = lambda _: None
 
@@ -112,9 +115,9 @@ class Supervised:
         if self.pipe_stdout:
             passed["stdout"], self.stdout = self._pipe_from(theirs)
         order = {"command": self.command, "afterwards": self.afterwards, "marker": self._marker, "grace": self.grace}
-        order |= {"owner": os.getpid(), **passed}
+        order |= {"owner": os.getpid(), "scratch": self.scratch, "record": self.record, **passed}
         self._guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", supervisor.__file__, json.dumps(order)],
+            [sys.executable, "-I", "-S", supervisor.__file__, json.dumps(order, default=str)],
             stdin=leash,
             stdout=report,
             stderr=theirs.enter_context(self.log_path.open("ab")),

@@ -1,6 +1,6 @@
 """The guard process: runs one command and lets nothing of it outlive its owner.
 
-`python supervisor.py '{"command": [...], "afterwards": [], "marker": "…", "grace": 5, "owner": 123, "stdin": 7}'`
+`python supervisor.py '{"command": [...], "afterwards": [], "marker": "…", "grace": 5, "owner": 123, …}'`
 
 Its standard input is a pipe that the owner holds open: a line on it, or its end, stops the command; so do SIGTERM,
 SIGINT and SIGHUP, and the death of the owner where a process forked from it still holds the pipe. Its standard output
@@ -9,7 +9,10 @@ is the report (`started PID`, `refused REASON`, `ended CODE`), its standard erro
 The command gets a session of its own. To stop is SIGTERM to the whole family, then SIGKILL to what is left after
 `grace` seconds. The family is everything that descends from us (orphans come back to us, a sub-reaper) or carries our
 marker in its environment, whatever process group or session it went to. Where there is no /proc (not Linux), it is
-the command alone.
+the command alone. Should owner and guard be killed together, a heir of the guard does the same, with the same locks.
+
+What the family leaves behind goes too: shared memory, and the folder `scratch`. Where the owner is gone, the guard
+notes the end in the file `record`.
 
 Standard library only, and nothing of tuner: it starts in 30 ms and depends on no environment.
 """
@@ -19,11 +22,13 @@ import ctypes
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +38,7 @@ MARKER = "TUNER_SUPERVISED"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_PROC = Path("/proc")
+_PROC, _SHARED = Path("/proc"), "/dev/shm/"  # noqa: S108 - we look there, and make nothing
 _KILL_WAIT = 3.0  # seconds in which SIGKILL takes effect, unless a process hangs in the kernel
 _PAUSE = 0.03
 _AFTERWARDS_WAIT = 10.0
@@ -68,6 +73,18 @@ def run_afterwards(command: Sequence[str]) -> None:
             subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, timeout=_AFTERWARDS_WAIT, check=False)
 
 
+def note_end(path: str, started_at: str) -> None:
+    """Note in a server's record that it is stopped, if it is still that of the start at `started_at`."""
+    record = json.loads(Path(path).read_bytes())
+    if record.get("started_at") == started_at and not record.get("finished_at"):
+        finished = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        words = "tuner was killed, and its supervisor ended the server"
+        record |= {"state": "stopped", "finished_at": finished, "warnings": [*record.get("warnings", []), words]}
+        aside = Path(path).with_name(f".{Path(path).name}.{os.getpid():08x}")
+        aside.write_text(json.dumps(record, indent=2) + "\n")
+        aside.replace(path)
+
+
 def marked_with(marker: str) -> set[int]:
     """The living processes that carry `marker` in their environment."""
     wanted = f"{MARKER}={marker}".encode()
@@ -86,6 +103,26 @@ def descendants_of(root: int) -> set[int]:
         family |= fresh
         todo += fresh
     return family
+
+
+def shared_memory_of(pids: Iterable[int]) -> set[Path]:
+    """The files of shared memory that these processes have mapped."""
+    found: set[Path] = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in (_PROC / str(pid) / "maps").read_text(errors="replace").splitlines():
+                _, folder, name = line.partition(_SHARED)
+                if folder and not name.endswith(" (deleted)"):
+                    found.add(Path(folder + name))
+    return found
+
+
+def remove_shared_memory(left: set[Path], since: float) -> None:
+    """Remove what of `left` is ours, was made or changed `since` (seconds since 1970), and is mapped by nobody."""
+    for path in left - shared_memory_of(pid for pid, _ in _living()) if left else ():
+        with contextlib.suppress(OSError):
+            if path.stat().st_uid == os.getuid() and path.stat().st_ctime >= since:
+                path.unlink()
 
 
 def _living() -> Iterable[tuple[int, int]]:
@@ -111,24 +148,79 @@ class Supervisor:
         self._order = order
         self._main = 0
         self._ended = False
+        self._began = time.time()
         self._wakeup = _wake_on_signals()
 
     def run(self) -> int:
         """Start the command, wait for its end or for a reason to end it, and leave nothing behind."""
         prctl = _prctl()
+        heir = self._leave_heir()  # before orphans come to us, of which it is none
         prctl(_PR_SET_CHILD_SUBREAPER, 1)
         try:
-            # should we be killed together with our owner, the kernel still asks the command to end
+            # should all three of us be killed, the kernel still asks the command to end
             self._main = self._start(lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM))
+            _report(f"started {self._main}")
         except OSError as error:
             _report(f"refused {error.strerror}: {error.filename}")
-            return 0
-        _report(f"started {self._main}")
+            self._ended = True
         while not self._ended and not self._asked_to_stop():
             self._reap()
-        all_gone = end_family(self._family, self._order["grace"])
-        run_afterwards(self._order["afterwards"])
+        all_gone = self._end(self._family, lambda: os.getppid() != self._order["owner"])
+        with contextlib.suppress(BrokenPipeError):  # somebody has killed it
+            os.write(heir, b"done")
         return 0 if all_gone else 1
+
+    def _leave_heir(self) -> int:
+        """Fork the heir; returns the pipe whose end, without a word, calls it."""
+        reader, writer = os.pipe()
+        if sys.platform != "linux":
+            return writer
+        if child := os.fork():
+            os.waitpid(child, 0)
+            os.close(reader)
+            return writer
+        try:
+            if os.fork() == 0:
+                os.close(writer)
+                self._be_heir(reader)
+        finally:
+            os._exit(0)
+
+    def _be_heir(self, call: int) -> None:
+        """Wait for the guard's end; where it was killed, see that all ends once the owner does not."""
+        os.setsid()
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        for fd in (0, 1, *(self._order[name] for name in ("stdin", "stdout") if name in self._order)):
+            os.close(fd)
+        try:
+            owner = os.pidfd_open(self._order["owner"])
+        except OSError:
+            owner = call  # whose end has come by then, as the owner's has
+
+        def family() -> set[int]:
+            return marked_with(self._order["marker"])
+
+        def is_alone(seconds: float = 0) -> bool:
+            return bool(select.select([owner], [], [], seconds)[0])
+
+        if not os.read(call, 4):
+            while family() and not is_alone(1.0):
+                pass
+            self._end(family, is_alone)
+
+    def _end(self, find: Callable[[], set[int]], is_alone: Callable[[], bool]) -> bool:
+        """Whether all that `find` sees has gone, with what it leaves; it is noted where nobody else can."""
+        shared = shared_memory_of(find())
+        all_gone = end_family(find, self._order["grace"])
+        run_afterwards(self._order["afterwards"])
+        remove_shared_memory(shared, self._began)
+        if scratch := self._order["scratch"]:
+            shutil.rmtree(scratch, ignore_errors=True)
+        if self._order["record"] and is_alone():  # asked last: a dying owner closes its pipe before it is gone
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                note_end(*self._order["record"])
+        return all_gone
 
     def _start(self, in_child: Callable[[], None]) -> int:
         order = self._order

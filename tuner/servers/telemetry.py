@@ -9,12 +9,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
 import psutil
 
-from tuner.core import timestamps
+from tuner.core import files, timestamps
 from tuner.errors import PathError
 from tuner.servers import gpus
 from tuner.servers import http as probe
@@ -132,10 +134,32 @@ def load(folder: Path) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    try:
-        lines = (folder / TELEMETRY_FILE).read_text(encoding="utf-8").splitlines(keepends=True)
-    except OSError as error:
-        raise PathError(f"there is no telemetry in {folder}: {error.strerror}") from error
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    if not files.is_regular(folder / TELEMETRY_FILE):
+        raise PathError(f"there is no telemetry in {folder}")
+    data = files.read_beside(folder / TELEMETRY_FILE, files.TELEMETRY)
+    rows = _rows(data.splitlines(keepends=True), folder)
     table = pd.DataFrame(rows, columns=None if rows else ["at"])
     return table.assign(at=pd.to_datetime(table["at"], format="ISO8601", utc=True))
+
+
+class _Sample(msgspec.Struct):
+    """What every line must have."""
+
+    at: datetime
+
+
+def _rows(lines: list[bytes], folder: Path) -> list[dict[str, Any]]:
+    """The samples in whole lines; one that is damaged is left out, and a warning counts them."""
+    rows, whole = [], [line for line in lines if line.endswith(b"\n")]
+    for line in whole:
+        with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError):
+            msgspec.json.decode(line, type=_Sample)
+            values = msgspec.json.decode(line, type=dict[str, Any])
+            rows.append({"at": values.pop("at")} | _numbers(values))
+    if len(rows) < len(whole):
+        log.warning("%s: %d damaged lines are left out", folder / TELEMETRY_FILE, len(whole) - len(rows))
+    return rows
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if isinstance(value, (int, float))}

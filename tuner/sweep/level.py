@@ -1,6 +1,8 @@
 """One level from beginning to end: run it aside, tell how it ended, scrub it, and put it in place whole."""
 
+import errno
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -51,18 +53,7 @@ UNSETTLED = (RUNNING, "interrupted", "client_failed")
 
 
 def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.Event) -> Sidecar:
-    """Measure one level; `folder` appears, whole, when it has ended.
-
-    Args:
-        bench: the load generator.
-        server: the server that is measured.
-        load: the level.
-        folder: where its files shall be.
-        stop: ends the level at once when set.
-
-    Returns:
-        What the sidecar says.
-    """
+    """Measure one level; `folder` appears, whole, when it has ended, with the sidecar that is given back."""
     part = fresh_part(folder)
     level = load.limits.level
     client = _client_share(load) | {"prefix_cache_emptied": server.forget_prompts(), "api": load.api_backend}
@@ -70,6 +61,8 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
     sidecar.started_at = to_text(now())
     sidecar.write(part)
     ended = bench.run(load, part, stop)
+    if not shutil.disk_usage(part).free:  # which looks like anything else in what the level could still write
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part))
     outcome, reason = outcome_of(part, ended, server.failure(), interrupted=stop.is_set())
     end = _end(ended, client) | {"outcome": outcome, "reason": reason[:_LONGEST_REASON]}
     sidecar = msgspec.structs.replace(sidecar, **end)
@@ -93,7 +86,7 @@ def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> s
     users = min(load.limits.concurrency, requests)
     limits = Limits(users, _WARMUP_SECONDS, requests, window=WHOLE)  # which has no drain
     warm = replace(load, limits=limits, repeat=0)  # with prompts that no level has
-    with tempfile.TemporaryDirectory(prefix="tuner-warmup-") as folder:
+    with tempfile.TemporaryDirectory(prefix="warmup-", dir=bench.scratch) as folder:
         outcome, reason = outcome_of(Path(folder), bench.run(warm, Path(folder), stop), None, interrupted=False)
     return reason if outcome == ALL_ERRORS else ""
 
@@ -167,12 +160,6 @@ def judged_level(folders: Sequence[Path], slo: SLO | dict[str, Any]) -> dict[str
 def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interrupted: bool) -> tuple[str, str]:
     """How a level ended, and why: the first that fits, the cause before its consequences.
 
-    Args:
-        part: the level's files.
-        ended: how the load generator ended.
-        failure: why the server died, where it did.
-        interrupted: whether the user stopped the level.
-
     Returns:
         An outcome of `tuner.core.run_directory.OUTCOMES` and one line for people, empty where it completed.
     """
@@ -230,7 +217,9 @@ def _end(ended: Ended, client: dict[str, Any]) -> dict[str, object]:
 
 def fresh_part(folder: Path) -> Path:
     """The empty folder in which a level's files gather until they can be put in place."""
-    part = part_of(folder)
+    part, trial = part_of(folder), folder.parents[2]
+    if not trial.exists():
+        raise PathError(f"{trial} is not there any more; where the run was moved, --resume goes on with it")
     try:
         shutil.rmtree(part, ignore_errors=True)  # of a run that was cut off
         part.mkdir(parents=True)

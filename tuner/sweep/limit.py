@@ -45,26 +45,16 @@ class LimitSearch:
     the highest passing and the lowest failing level, but never so far from the middle that bisection could not end
     with the batches that are left (as the ITP method projects: Oliveira & Takahashi, 2020). What lies within the
     noise is repeated before it decides, and counts as `levels_of` judges all of its runs.
-
-    Args:
-        highest: the highest level to try.
-        least: the lowest.
-        first: where it begins.
-        step: levels are multiples of it; 0: any number of three digits, as of rates.
-        tolerance: how far apart the ends of the bracket may lie, relative to the lower.
-        most: batches asked for at most.
-        noise: relative noise of what one batch measures, one standard deviation.
-        repeats: how often the level that decides is measured at most.
     """
 
-    highest: float = 1024
-    least: float = 1
-    first: float = 1
-    step: float = 1
-    tolerance: float = 0.1
-    most: int = 12
-    noise: float = 0.03
-    repeats: int = 3
+    highest: float = 1024  # the highest level to try
+    least: float = 1  # the lowest
+    first: float = 1  # where it begins
+    step: float = 1  # levels are multiples of it; 0: any number of three digits, as of rates
+    tolerance: float = 0.1  # how far apart the ends of the bracket may lie, relative to the lower
+    most: int = 12  # batches asked for at most
+    noise: float = 0.03  # relative noise of what one batch measures, one standard deviation
+    repeats: int = 3  # how often the level that decides is measured at most
     batches: int = field(default=0, init=False)
     excesses: dict[float, list[float | None]] = field(default_factory=dict, init=False)
 
@@ -213,15 +203,17 @@ def excess(row: Mapping[str, Any], slo: SLO) -> float | None:
         return math.inf if row["outcome"] in TOO_MUCH else None
     if row["verdict"] == UNKNOWN:
         return None
-    limits = [limit for limit in slo.all_constraints if limit.hard_fail and limit.sign > 0]
+    limits = [limit for limit in slo.all_constraints if limit.hard_fail and not limit.grows_with_load]
     return max((_excess_over(limit, row.get(limit.column, math.nan)) for limit in limits), default=LEAST)
 
 
 def _excess_over(constraint: Constraint, actual: float) -> float:
     """ln(actual / limit), by the limit that verdicts go by; what is implied and not known exceeds nothing."""
-    if not constraint.threshold:  # no errors at all
+    limit = constraint.threshold * (1 + constraint.sign * (constraint.fail_ratio + ROUNDING))
+    if constraint.sign < 0:  # of an attainment, the requests that missed it
+        actual, limit = 1 - actual, 1 - limit
+    if limit <= 2 * ROUNDING:  # no errors at all
         return -LEAST if actual > 0 else LEAST
-    limit = constraint.threshold * (1 + constraint.fail_ratio + ROUNDING)
     return max(math.log(actual / limit), LEAST) if actual > 0 else LEAST
 
 

@@ -54,25 +54,15 @@ class LevelState:
 
 @dataclass(frozen=True)
 class Progress:
-    """The server's state (`starting`, `ready`, … as in server.json; empty before) and that of every level.
+    """How far the server and the levels of one trial are."""
 
-    Args:
-        server: its state.
-        levels: in the order in which they are measured.
-        seconds_a_level: how long each may take; 0 where nobody said.
-        is_auto: whether more levels may come than are known.
-        is_attached: whether the server is not ours.
-        preparation: what is done before a level, `LOADING` or `WARMING_UP`; empty else.
-        is_cut_off: whether the run has not ended, and no process of this machine goes on with it.
-    """
-
-    server: str = ""
-    levels: tuple[LevelState, ...] = ()
-    seconds_a_level: float = 0.0
-    is_auto: bool = False
-    is_attached: bool = False
-    preparation: str = ""
-    is_cut_off: bool = False
+    server: str = ""  # its state (`starting`, `ready`, … as in server.json); empty before
+    levels: tuple[LevelState, ...] = ()  # in the order in which they are measured
+    seconds_a_level: float = 0.0  # how long each may take; 0 where nobody said
+    is_auto: bool = False  # more levels may come than are known
+    is_attached: bool = False  # the server is not ours
+    preparation: str = ""  # what is done before a level, `LOADING` or `WARMING_UP`; empty else
+    is_cut_off: bool = False  # the run has not ended, and no process goes on with it
 
     @property
     def ended(self) -> tuple[LevelState, ...]:
@@ -142,25 +132,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """The trials of a search that began, in that order, how many runs are asked for, and what runs now.
+    """The trials of a search that began, in that order, how many runs are asked for, and what runs now."""
 
-    Args:
-        records: what the search noted of each of its trials, those that confirm too.
-        trials: how many it may take.
-        confirm: how many runs confirm.
-        minutes: how long it may take; None where nobody said.
-        state: of the search: `searching`, `confirming`, `stopped` or `done`; empty before.
-        now: the levels of the trial that began last.
-        is_cut_off: whether it has not ended, and no process of this machine goes on with it.
-    """
-
-    records: tuple[TrialRecord, ...] = ()
-    trials: int = 0
-    confirm: int = 0
-    minutes: float | None = None
-    state: str = ""
-    now: Progress = field(default_factory=Progress)
-    is_cut_off: bool = False
+    records: tuple[TrialRecord, ...] = ()  # what the search noted of each of its trials, those that confirm too
+    trials: int = 0  # how many it may take
+    confirm: int = 0  # how many runs confirm
+    minutes: float | None = None  # how long it may take; None where nobody said
+    state: str = ""  # of the search: `searching`, `confirming`, `stopped` or `done`; empty before
+    now: Progress = field(default_factory=Progress)  # the levels of the trial that began last
+    is_cut_off: bool = False  # it has not ended, and no process goes on with it
 
     @property
     def ended(self) -> tuple[TrialRecord, ...]:
@@ -239,7 +219,8 @@ def phase(trial: Trial, words: str) -> Iterator[None]:
 
 def read_sweep(experiment: Experiment) -> Progress:
     """How far a sweep is; what is not there yet, or just being replaced, counts as not there."""
-    return _read_trial(experiment.trial(1), experiment)
+    trial = Trial(next(iter(experiment.trial_folders), experiment.folder))
+    return _read_trial(trial, experiment)
 
 
 def read_search(experiment: Experiment) -> SearchProgress:

@@ -38,6 +38,15 @@ IN_FLIGHT = 256
 _BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
 
 
+#: what belongs together, in a form's cards and in a command's help; what stands in none of them is seldom wanted
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "Server": ("engine", "model", "base_url", "command", "stop_command", "parameters", "gpus", "tokenizer"),
+    "Search": ("space", "constraints", "objective", "objective_level", "sampler", "trials", "max_minutes", "confirm"),
+    "Traffic": ("scenarios", "prompts", "prefix", "levels", "rates", "max_seconds", "max_requests"),
+    "SLO": ("slo",),
+}
+
+
 def split(value: Any) -> Any:
     """`"1,2 4"` as `["1", "2", "4"]`; a comma inside parentheses does not separate."""
     if not isinstance(value, str):
@@ -308,6 +317,13 @@ class SweepSpec(ServeSpec):
         return loads + [(scenario, level, self.repeats + 1) for level in levels[: self.sentinel]]
 
     @property
+    def about_time(self) -> str:
+        """How long its levels take at most, in words."""
+        levels = len(self.loads()) or len(self.scenarios)
+        minutes = f"{levels * self.max_seconds / 60:.1f} min at most"
+        return minutes if self.fixed_levels else f"{self.max_seconds:g} s at most for each level that is tried"
+
+    @property
     def enough_requests(self) -> int:
         """Completed requests that a level needs: as asked, or for the strictest percentile of the SLO."""
         if self.min_requests is not None:
@@ -321,11 +337,7 @@ Spec = TypeVar("Spec", bound=ServeSpec)
 
 
 def make_spec(values: dict[str, Any], kind: type[Spec] = SweepSpec) -> Spec:  # type: ignore[assignment]
-    """A checked spec from plain values.
-
-    Args:
-        values: parameters by name; None means "not given".
-        kind: the spec to make.
+    """A checked spec from plain values, of which None means "not given".
 
     Raises:
         SpecError: one line that names the parameter, what is wrong with it and what would be right.
@@ -386,12 +398,7 @@ def unlike_default(spec: SweepSpec) -> dict[str, Any]:
 
 
 def sweep_of(searched: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of the sweep that measures one configuration of a search as the search did.
-
-    Args:
-        searched: the search's spec, as `experiment.json` has it.
-        parameters: the engine's, of that configuration.
-    """
+    """The parameters of the sweep that measures one configuration of a search, whose spec is given, as it did."""
     names = SweepSpec.model_fields.keys() - {"name", "runs"}  # which say where a run lies
     values = {name: value for name, value in searched.items() if name in names} | {"parameters": dict(parameters)}
     try:

@@ -17,7 +17,7 @@ from tuner.core.run_directory import SWEEP, Experiment, Sidecar, Trial, environm
 from tuner.core.timestamps import now, to_text
 from tuner.engines import gguf
 from tuner.engines.base import LOOPBACK
-from tuner.errors import ServerFailed, SpecError, Stopped
+from tuner.errors import PathError, ServerFailed, SpecError, Stopped
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import judge
 from tuner.servers import gpus, http
@@ -28,6 +28,7 @@ from tuner.sweep.level import Levels, Measurement, judged_level
 from tuner.sweep.limit import LimitSearch, excess, saturated
 from tuner.sweep.progress import LOADING, WARMING_UP, phase
 from tuner.sweep.spec import IN_FLIGHT, RANDOM, Spec, SweepSpec, base_of
+from tuner.sweep.trust import signed
 from tuner.traffic import calibration
 from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import Bench, Load
@@ -72,7 +73,7 @@ def check_same(spec: SweepSpec, experiment: Experiment) -> None:
     if experiment.is_new:
         return
     defaults = {name: part.default for name, part in type(spec).model_fields.items()}  # of what came in later
-    before, request = recorded_spec(experiment), _plain(spec)
+    before, request = recorded_spec(experiment), spec.model_dump(mode="json", exclude_none=True)
     for name in sorted({*before, *request} - {*_MAY_DIFFER}):
         old, new = (values.get(name, defaults.get(name)) for values in (before, request))
         if old != new:
@@ -83,9 +84,8 @@ def check_same(spec: SweepSpec, experiment: Experiment) -> None:
 @contextlib.contextmanager
 def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP, **facts: Any) -> Iterator[None]:
     """Keep in `experiment.json` what was asked, and how it ended whatever happens; `kind` is sweep or tune."""
-    experiment.stop_file.unlink(missing_ok=True)
     started = "started_at" if experiment.is_new else "resumed_at"
-    request = {"kind": kind, "name": spec.name, "spec": _plain(spec), **facts} if experiment.is_new else {}
+    request = {"kind": kind, "name": spec.name, **signed(spec), **facts} if experiment.is_new else {}
     hardware = {"gpus": [gpu.name for gpu in gpus.gpus()]}
     experiment.describe(**request, **environment(), **hardware, **{started: to_text(now())}, state="running")
     state = "failed"
@@ -97,11 +97,12 @@ def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP, **facts
         if not isinstance(end, Stopped):
             raise
     finally:
-        experiment.describe(state=state, finished_at=to_text(now()))
-
-
-def _plain(spec: SweepSpec) -> dict[str, Any]:
-    return spec.model_dump(mode="json", exclude_none=True)
+        try:
+            experiment.describe(state=state, finished_at=to_text(now()))
+        except PathError as error:
+            if state == "done":
+                raise
+            _log.warning("%s", error)  # what ended the run is what matters
 
 
 def _planned(spec: SweepSpec, levels: Levels) -> Iterator[Measurement]:
@@ -133,10 +134,6 @@ def limit_search(spec: SweepSpec) -> LimitSearch:
 
 def with_model(spec: Spec, progress: gguf.Progress = lambda share: None) -> Spec:
     """`spec` with the demo's weights where llamacpp is asked to serve nothing in particular, checked by its engine.
-
-    Args:
-        spec: what is asked for.
-        progress: told how much of the weights has arrived, 0 to 1.
 
     Raises:
         RequestError: the engine cannot do what is asked, or something that is needed is missing.
@@ -220,6 +217,10 @@ class StopRequest:
         """Whether somebody wants the sweep to end."""
         return self.after_level.is_set() or self.at_once.is_set() or (self.file is not None and self.file.exists())
 
+    def wait(self, timeout: float) -> bool:
+        """Whether somebody wants the sweep to end, after so many seconds or as soon as it shall be at once."""
+        return self.at_once.wait(timeout) or self.is_set()
+
     def of(self, experiment: Experiment) -> "StopRequest":
         """The same request, which the run directory's stop file makes too."""
         return replace(self, file=experiment.stop_file)
@@ -246,12 +247,7 @@ def run_sweep(spec: SweepSpec, experiment: Experiment, stop: StopRequest | None 
 
 
 def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
-    """Launch the server of one trial and measure every level of it that has no result yet.
-
-    Args:
-        spec: what to measure, prepared.
-        trial: where it goes.
-        stop: set when somebody wants it to end.
+    """Launch the server of one trial and measure every level of it that has no result yet, as a prepared `spec` asks.
 
     Raises:
         ServerFailed: the server did not start.
@@ -267,7 +263,7 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
     network = http.environment(spec.base_url or f"http://{LOOPBACK}", spec.verify)
     with (
         Bench(spec.api_key() or "", offline=offline, network=network) as bench,
-        _Servers(spec, trial, stop.at_once) as servers,
+        _Servers(spec, trial, stop) as servers,
     ):
         if not engines.find(spec.engine).owned:
             _must_fit(spec, spec.scenarios, servers.context, f"the server at {spec.base_url}")
@@ -276,7 +272,10 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
             if stop.is_set():
                 raise Stopped
             levels.ask_for(load, spec)
-            levels.add(load, runner.run(load))
+            try:
+                levels.add(load, runner.run(load))
+            except OSError as error:  # a full disk, for one
+                raise PathError(f"cannot write the files of a level: {error}") from error
         if stop.at_once.is_set():
             raise Stopped
 
@@ -300,12 +299,16 @@ class _Runner:
         try:
             server, is_cold = self.servers.alive()
         except ServerFailed as failure:
-            return level.record_unrun(measurement, folder, "server_died", f"not started again: {failure}")
+            if engines.find(self.spec.engine).owned:
+                return level.record_unrun(measurement, folder, "server_died", f"not started again: {failure}")
+            level.record_unrun(measurement, folder, "interrupted", f"not run: {failure}")
+            _log.warning("%s: what is left is not measured", failure)
+            raise Stopped from None
         load = self._load(server, *measurement)
         warmups = self.spec.warmup_requests if is_cold or self.spec.warmup_each else 0
         if not self.bench.is_ready:
             with phase(self.servers.trial, LOADING):
-                self.bench.wait_ready()
+                self.bench.wait_ready(self.at_once)
         with phase(self.servers.trial, WARMING_UP):
             words = level.warm_up(self.bench, load, warmups, self.at_once)
         if self._leaves_out_what_is_refused(server, words):
@@ -367,8 +370,8 @@ class _Runner:
 class _Servers(contextlib.AbstractContextManager["_Servers", None]):
     """The server of a trial with its telemetry, started again where it died, at most `spec.max_restarts` times."""
 
-    def __init__(self, spec: SweepSpec, trial: Trial, at_once: threading.Event) -> None:
-        self._spec, self.trial, self._at_once = spec, trial, at_once
+    def __init__(self, spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
+        self._spec, self.trial, self._stop = spec, trial, stop
         self._restarts_left = spec.max_restarts
         self._running = contextlib.ExitStack()
         self._server, self._is_cold = self._start(), True
@@ -399,7 +402,7 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
 
     def _start(self) -> Server:
         try:
-            server = self._running.enter_context(launch(self._spec, self.trial, self._at_once))
+            server = self._running.enter_context(launch(self._spec, self.trial, self._stop))
         except ServerFailed as failure:
             if failure.kind == "stopped":
                 raise Stopped from None

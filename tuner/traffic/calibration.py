@@ -45,23 +45,14 @@ _WORKLOAD = Workload(requests=(Request([[{"role": "user", "content": "a " * 50}]
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """The client's own share of what it measures at one level.
+    """The client's own share of what it measures at one level."""
 
-    Args:
-        level: the concurrency level.
-        ttft: seconds that the median TTFT is read too long.
-        tpot: seconds that the median TPOT is read too long.
-        throughput: output tokens/s as measured, as a share of what the server's times allow.
-        measured_at: UTC, with a `Z`.
-        workers: processes of the client's that the level has.
-    """
-
-    level: int
-    ttft: float
-    tpot: float
-    throughput: float
-    measured_at: str = ""
-    workers: int = 1
+    level: int  # the concurrency level
+    ttft: float  # seconds that the median TTFT is read too long
+    tpot: float  # seconds that the median TPOT is read too long
+    throughput: float  # output tokens/s as measured, as a share of what the server's times allow
+    measured_at: str = ""  # UTC, with a `Z`
+    workers: int = 1  # processes of the client's that the level has
 
     @property
     def excess(self) -> float:
@@ -72,11 +63,7 @@ class Calibration(msgspec.Struct, frozen=True):
 def calibrate(
     levels: Sequence[int], progress: Callable[[Calibration], None] = lambda calibration: None
 ) -> list[Calibration]:
-    """Measure the client's own share at `levels`, and keep it for this machine.
-
-    Args:
-        levels: concurrency levels; each takes some seconds.
-        progress: told of each level when it has been measured.
+    """Measure the client's own share at `levels`, some seconds each, and keep it for this machine.
 
     Returns:
         One calibration a level, in the order asked; a level that is named twice is measured once.

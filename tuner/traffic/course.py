@@ -34,28 +34,20 @@ from tuner.traffic.arrivals import Arrivals
 _POLL_SECONDS = 0.02
 #: Seconds of an open loop whose requests must have ended before its window begins.
 _RAMP_SECONDS = 1.0
-#: Seconds in which each user, wherever it waits, learns when the level begins.
+#: Seconds in which each user of an open loop learns when the level begins; one of a closed loop sends at once.
 _LEAD = 0.1
 
 
 class Limits(msgspec.Struct):
-    """What ends a level; seconds.
+    """What ends a level; seconds."""
 
-    Args:
-        concurrency: users, each of whom has one request in flight; of an open loop the most that are in flight.
-        seconds: the window's length, and the most that the burst, and afterwards the drain, may take.
-        requests: that end the window, if they come first.
-        extend_to: the window's length while fewer than `enough` requests have ended; None: `seconds`.
-        window: `steady`, or `whole`: all that ended within the level counts, from its first instant on.
-        arrivals: of an open loop; None: each user sends a request as soon as the one before has ended.
-    """
-
-    concurrency: int
-    seconds: float
-    requests: int
-    extend_to: float | None = None
+    concurrency: int  # users, each of whom has one request in flight; of an open loop the most that are in flight
+    seconds: float  # the window's length, and the most that the burst, and afterwards the drain, may take
+    requests: int  # that end the window, if they come first
+    extend_to: float | None = None  # the window's length while fewer than `enough` requests have ended; None: `seconds`
     enough: int = 0
-    window: Window = STEADY
+    window: Window = STEADY  # `steady`, or `whole`: all that ended within the level counts, from its first instant on
+    # of an open loop; None: each user sends a request as soon as the one before has ended
     arrivals: Arrivals | None = None
 
     @property
@@ -89,9 +81,9 @@ class Spool:
         """When the level began, on the monotonic clock, for every process of it; 0 before."""
         return float(self._start.value)
 
-    def begin(self) -> float:
-        """Begin the level as soon as every user can know it; returns when that is."""
-        self._start.value = time.monotonic() + _LEAD
+    def begin(self, lead: float) -> float:
+        """Begin the level, `lead` seconds from now; returns when that is."""
+        self._start.value = time.monotonic() + lead
         return self.start
 
     def add(self, request: SentRequest) -> None:
@@ -135,7 +127,7 @@ class Course:
     def run(self) -> float:
         """Return when the level is over, with the seconds that it took."""
         limits, now = self._limits, time.monotonic
-        self._start = self._begin = self._end = self._spool.begin()
+        self._start = self._begin = self._end = self._spool.begin(_LEAD if limits.arrivals else 0.0)
         due = limits.arrivals and limits.arrivals.due(self._start, self._start, self._start + _RAMP_SECONDS)
         self._firsts = len(due) if due else limits.concurrency
         if limits.window == STEADY:

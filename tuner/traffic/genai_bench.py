@@ -11,7 +11,6 @@ import os
 import select
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from typing import IO, Any, cast
 
 import msgspec
 
-from tuner.core import timestamps
+from tuner.core import locks, timestamps
 from tuner.servers.supervised import Supervised
 from tuner.traffic.course import Limits
 from tuner.traffic.workload import SCENARIO, Workload
@@ -115,14 +114,8 @@ class Bench:
         self.close()
 
     def run(self, load: Load, folder: Path, stop: threading.Event) -> Ended:
-        """Measure one level; its files are in `folder` afterwards.
-
-        Args:
-            load: what to do.
-            folder: an existing folder of the level's own.
-            stop: ends the level at once when it is set.
-        """
-        self.wait_ready()
+        """Measure one level; its files are in `folder`, which exists and is the level's own, afterwards."""
+        self.wait_ready(stop)
         sha256 = load.write_workload(folder)
         started_at, clock = timestamps.now(), time.monotonic()
         try:
@@ -141,6 +134,12 @@ class Bench:
             workload=sha256,
         )
 
+    @property
+    def scratch(self) -> Path:
+        """A folder that goes with the host, however it ends."""
+        self.wait_ready()
+        return self._host.scratch
+
     def close(self) -> None:
         """End the host and the level that it runs; doing so again does no harm."""
         self._host.close()
@@ -150,13 +149,13 @@ class Bench:
         """Whether a level can begin at once."""
         return self._host.is_ready and not self._host.is_lost
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, stop: threading.Event | None = None) -> None:
         """Have a host that has imported genai-bench, so that a level's start is not blurred by it."""
         if self._host.is_lost:
             self._host.close()
             self._host = Host(self._environment)
         with contextlib.suppress(HostLost):  # `run` meets it again, and says so
-            self._host.wait_ready()
+            self._host.wait_ready(stop)
 
     def _request(self, load: Load, folder: Path) -> dict[str, Any]:
         return {
@@ -201,14 +200,17 @@ class Host:
         passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         self.is_ready = False
         self._buffer = b""
-        self._errors = tempfile.NamedTemporaryFile(prefix="tuner-genai-bench-")  # noqa: SIM115 - closed with the host
+        self.scratch, self._lock = locks.temporary_folder("tuner-genai-bench-")
+        self._errors = (self.scratch / "errors").open("w+b")  # which is read when its name is gone
         self._process = Supervised(
             [sys.executable, "-m", "tuner.traffic.genai_bench_host"],
-            Path(self._errors.name),
+            self.scratch / "errors",
             env={**passed_on, **_SET, **environment},
             grace=_GRACE,
             pipe_stdin=True,
             pipe_stdout=True,
+            scratch=self.scratch,
+            held=[self._lock.fileno()],
         ).start()
         self._requests = cast(IO[bytes], self._process.stdin)
         self._answers = cast(IO[bytes], self._process.stdout)
@@ -218,15 +220,19 @@ class Host:
         """Whether the process has ended."""
         return not self._process.is_alive()
 
-    def wait_ready(self) -> None:
-        """Return once genai-bench is imported."""
-        if not self.is_ready:
-            self._read("ready", _START_SECONDS)
-            self.is_ready = True
+    def wait_ready(self, stop: threading.Event | None = None) -> None:
+        """Return once genai-bench is imported, or nobody wants it any more."""
+        deadline = time.monotonic() + _START_SECONDS
+        while not (self.is_ready or (stop and stop.is_set())):
+            self.is_ready = "ready" in self._next_message()
+            if time.monotonic() > deadline:
+                raise HostLost(f"it said nothing for {_START_SECONDS:.0f} s")
 
     def run(self, request: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
         """Have the host run a level; returns its last word on it."""
-        self.wait_ready()
+        self.wait_ready(stop)
+        if stop.is_set():
+            return {}
         self._send(json.dumps(request))
         self._read("started", _START_SECONDS)
         return self._read("ended", request["deadline"] + MARGIN_SECONDS, stop)
@@ -236,6 +242,7 @@ class Host:
         self._process.stop()
         self._answers.close()
         self._errors.close()
+        self._lock.close()
 
     def _send(self, line: str) -> None:
         try:

@@ -123,7 +123,7 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
     limits = msgspec.convert(request["limits"], Limits)
 
     class LevelUser(ArrivalUser if limits.arrivals else User):  # type: ignore[misc]
-        key, workers, spool, places = request["key"], request["workers"], Spool(), SharedCount()
+        key, workers, spool, places = request["key"], max(request["workers"], 1), Spool(), SharedCount()
         gauge = Gauge(workers)
         workload = read_workload(Path(request["folder"]))
         arrivals = enumerate(limits.arrivals.instants() if limits.arrivals else ())

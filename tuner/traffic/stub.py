@@ -37,15 +37,10 @@ class _Selector(selectors.DefaultSelector):
 
 @dataclass
 class Stub:
-    """The answers, and when they really were sent.
+    """The answers, and when they really were sent."""
 
-    Args:
-        ttft: seconds from a request to its first token.
-        itl: seconds from one token to the next.
-    """
-
-    ttft: float
-    itl: float
+    ttft: float  # seconds from a request to its first token
+    itl: float  # seconds from one token to the next
     selector: _Selector = field(default_factory=_Selector)
     served: list[tuple[float, float]] = field(default_factory=list)  # TTFT and TPOT in seconds, as they were sent
 

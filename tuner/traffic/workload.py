@@ -41,21 +41,13 @@ class Prefix(BaseModel):
 
 @dataclass(frozen=True)
 class Workload:
-    """All that decides which requests are sent.
+    """All that decides which requests are sent."""
 
-    Args:
-        seed: decides prompts and their order.
-        tokenizer: a folder or hub id, which sizes what is drawn here.
-        requests: of a user's file; empty where they are drawn.
-        prefix: what goes before each prompt.
-        fixed: whether each answer has exactly its `max_tokens`.
-    """
-
-    seed: int = 0
-    tokenizer: str = ""
-    requests: tuple[Request, ...] = ()
-    prefix: Prefix | None = None
-    fixed: bool = True
+    seed: int = 0  # decides prompts and their order
+    tokenizer: str = ""  # a folder or hub id, which sizes what is drawn here
+    requests: tuple[Request, ...] = ()  # of a user's file; empty where they are drawn
+    prefix: Prefix | None = None  # what goes before each prompt
+    fixed: bool = True  # whether each answer has exactly its `max_tokens`
 
     @property
     def keeps_cache(self) -> bool:

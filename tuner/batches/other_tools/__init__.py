@@ -12,9 +12,10 @@ from typing import Any
 
 from tuner.batches.other_tools import aiperf, guidellm, serving
 from tuner.batches.other_tools.values import ToolBatch, documents
-from tuner.batches.result_file import Damage, ResultFile, unread
+from tuner.batches.result_file import Damage, ResultFile
 from tuner.batches.sent_requests import parse_any
-from tuner.core.files import is_regular, split_part
+from tuner.core.files import RESULTS, is_regular, read_bytes, split_part
+from tuner.errors import PathError
 
 #: Where a format's marks stand: within this many bytes from the start.
 HEAD = 1 << 16
@@ -27,20 +28,14 @@ Part = ResultFile | Damage
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file.
+    """One kind of file."""
 
-    Args:
-        tool: who writes it.
-        suffixes: what its name ends in.
-        marks: texts that all stand near its beginning, and together in no other kind.
-        convert: the batches in one of its documents (see `documents`), or in all of them where they are `joined`.
-        fullest: of the files that the tool writes of one run, the one that says most; of several runs, theirs.
-    """
-
-    tool: str
-    suffixes: tuple[str, ...]
-    marks: tuple[bytes, ...]
+    tool: str  # who writes it
+    suffixes: tuple[str, ...]  # what its name ends in
+    marks: tuple[bytes, ...]  # texts that all stand near its beginning, and together in no other kind
+    # the batches in one of its documents (see `documents`), or in all of them where they are `joined`
     convert: Callable[[Any], Sequence[ToolBatch | Damage]]
+    # of the files that the tool writes of one run, the one that says most; of several runs, theirs
     fullest: Callable[[Path], list[Path]] = lambda path: [path]
     joined: bool = False
 
@@ -139,9 +134,9 @@ class BatchReader:
 def read_all(path: Path) -> list[Part]:
     """Every batch in the file `path`, of whatever tool; what is wrong with it where it is none."""
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        return [unread(path, error)]
+        data = read_bytes(path, RESULTS)
+    except PathError as error:
+        return [Damage("unreadable", str(error).replace(str(path), path.name, 1))]
     known = _format(path, data[:HEAD])
     return _converted(known, path, data) if known else [parse_any(data, path.name)]
 

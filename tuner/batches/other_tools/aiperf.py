@@ -8,6 +8,8 @@ from typing import Any
 from tuner.batches.other_tools import values
 from tuner.batches.other_tools.values import at, count, entries, number, text
 from tuner.batches.result_file import Damage, Origin, Request, Scalar
+from tuner.core.files import RESULTS, read_bytes
+from tuner.errors import PathError
 
 TOOL = "AIPerf"
 #: How the two files are named: `--profile-export-prefix NAME` makes them `NAME.jsonl` and `NAME.json`.
@@ -80,8 +82,8 @@ def _summary(records: Path) -> Any:
     """What stands beside a file of single requests; None where nothing does."""
     beside = summary_of(records)
     try:
-        document = values.documents(beside, beside.read_bytes())[0]
-    except OSError:
+        document = values.documents(beside, read_bytes(beside, RESULTS))[0]
+    except PathError:
         return None
     return None if isinstance(document, Damage) else document
 

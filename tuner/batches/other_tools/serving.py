@@ -63,21 +63,13 @@ def _settings(document: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Dialect:
-    """What tells one of these tools from the other.
+    """What tells one of these tools from the other."""
 
-    Args:
-        tool: its name.
-        whole_latency: its name of `e2e_latency`, in `mean_…_ms`; the others are called as here.
-        scenario: what it says of the workload.
-        origin: model, engine and time of an object.
-        first_chunk: whether with chat servers the TTFT is that of the first chunk, whatever is in it.
-    """
-
-    tool: str
-    whole_latency: str
-    scenario: Callable[[Any], str]
-    origin: Callable[[Any], Origin]
-    first_chunk: bool = False
+    tool: str  # its name
+    whole_latency: str  # its name of `e2e_latency`, in `mean_…_ms`; the others are called as here
+    scenario: Callable[[Any], str]  # what it says of the workload
+    origin: Callable[[Any], Origin]  # model, engine and time of an object
+    first_chunk: bool = False  # whether with chat servers the TTFT is that of the first chunk, whatever is in it
 
     def convert(self, document: Any) -> list[values.ToolBatch | Damage]:
         """The one batch of an object."""

@@ -29,23 +29,16 @@ Spread = tuple[float | None, float | None]
 
 @dataclass
 class ToolBatch:
-    """One batch of a tool's file: seconds, tokens, requests; None or missing where the file does not say.
+    """One batch of a tool's file: seconds, tokens, requests; None or missing where the file does not say."""
 
-    Args:
-        origin: the tool and what must be said of it; empty notes are left out.
-        level: the concurrency that was held.
-        duration: what throughput is divided by.
-        requests: single requests; empty where the file has none, so that `claims` count.
-        claims: what the file says of itself, by the names of `Aggregates`.
-        statistics: what it says of latencies, such as `{"ttft": {"mean": 0.1, "p99": 0.3}}`.
-    """
-
-    origin: Origin
+    origin: Origin  # the tool and what must be said of it; empty notes are left out
     scenario: str = DATASET
-    level: int | None = None
-    duration: float | None = None
+    level: int | None = None  # the concurrency that was held
+    duration: float | None = None  # what throughput is divided by
+    # single requests; empty where the file has none, so that `claims` count
     requests: list[Request] = field(default_factory=list)
-    claims: Claims = field(default_factory=dict)
+    claims: Claims = field(default_factory=dict)  # what the file says of itself, by the names of `Aggregates`
+    # what it says of latencies, such as `{"ttft": {"mean": 0.1, "p99": 0.3}}`
     statistics: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
     def result(self) -> ResultFile:

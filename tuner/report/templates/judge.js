@@ -5,6 +5,7 @@
 
 const ROUNDING = 1e-9, MOST_ERRORS = 0.1;
 const COMPLIANT = ["pass", "soft"], TOO_MUCH = ["out_of_memory", "server_died", "timeout", "all_errors"];
+const OF_ALL_REQUESTS = ["error_rate", "attainment"];
 const CURVE = ["experiment", "trial", "scenario", "iteration_type"];
 
 // Python's format(value, ".{digits}g")
@@ -32,10 +33,10 @@ function allLimits(limits) {
 
 // What one limit makes of a batch.
 function verdictBy(row, limit, confidence) {
-  const known = number(row[limit.column]), errors = limit.column === "error_rate";
+  const known = limit.isKnown === false ? NaN : number(row[limit.column]), errors = limit.column === "error_rate";
   const actual = errors && Number.isNaN(known) && row.completed === 0 ? 1 : known;
   const ratio = limit.sign * (actual - limit.threshold) / (limit.threshold || 1);
-  const few = limit.needed > 0 && !(number(row.completed) >= limit.needed) && !(errors && ratio > ROUNDING);
+  const few = limit.needed > 0 && !(number(row.completed) >= limit.needed) && !(OF_ALL_REQUESTS.includes(limit.column) && ratio > ROUNDING);
   if ((Number.isNaN(actual) && !limit.implied) || (few && confidence !== null)) return "unknown";
   if (!(ratio > ROUNDING)) return "pass";
   return limit.hard_fail && ratio > limit.fail_ratio + ROUNDING ? "fail" : "soft";

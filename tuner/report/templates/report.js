@@ -3,7 +3,8 @@
 const STEPS = 400;
 
 const data = JSON.parse(byId("tuner-data").textContent);
-const rows = data.rows.map(values => Object.fromEntries(data.columns.map((name, place) => [name, values[place]])));
+const rows = data.rows.map((values, row) => ({ ...Object.fromEntries(data.columns.map((name, place) => [name, values[place]])),
+                                              attainment: data.attainment[row] }));
 const batches = [...document.querySelectorAll("tbody.batch")].sort((one, other) => one.dataset.row - other.dataset.row);
 const judgedAsAsked = rows.map((row, place) => ({ ...row, verdict: batches[place].dataset.verdict }));
 
@@ -63,7 +64,8 @@ function moveThresholds(limits) {
 function range(limit) {
   const values = rows.map(row => row[limit.column]).filter(value => value > 0);
   if (limit.threshold) values.push(limit.threshold);
-  return values.length ? [Math.min(...values) / 2, Math.max(...values) * 2] : null;
+  const most = limit.unit === "" ? 1 : Infinity;  // of a share
+  return values.length ? [Math.min(...values) / 2, Math.min(Math.max(...values) * 2, most)] : null;
 }
 
 const rounded = value => Number(value.toPrecision(3));
@@ -122,6 +124,8 @@ function offerSliders(page) {
   const again = () => {
     const limits = page.constraints.filter(limit => limit.threshold !== null);
     const asAsked = page.constraints.every((limit, place) => limit.threshold === thresholds[place]);
+    const sameLatencies = page.constraints.every((limit, place) => !limit.statistic || limit.threshold === thresholds[place]);
+    for (const limit of limits) limit.isKnown = limit.column !== "attainment" || sameLatencies;  // it is of single requests
     const judged = asAsked ? judgedAsAsked : judge(rows, limits, page.confidence);
     showVerdicts(judged, asAsked);
     const levels = levelsOf(judged, limits, page.confidence);

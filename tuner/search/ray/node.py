@@ -12,12 +12,12 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tuner import __version__
+from tuner.core import locks
 from tuner.core.run_directory import NODE_VARIABLE, Experiment
 from tuner.errors import ClusterError
 from tuner.search.ray.sync import Change, Watch, apply
@@ -55,7 +55,7 @@ class Node:
 
     def start(self, spec: Mapping[str, Any], number: int, results: Sequence[Change]) -> None:
         """Start the process of the trial with this number, whose `results` so far are put in place first."""
-        self._folder = Path(tempfile.mkdtemp(prefix="tuner-trial-"))
+        self._folder, self._lock = locks.temporary_folder("tuner-trial-")
         self._log, self._position = self._folder / "process.log", 0
         folder = Experiment.at(self._folder).trial(number).folder
         apply(results, folder)
@@ -68,6 +68,7 @@ class Node:
             stderr=self._log.open("wb"),
             env=_environment() | {NODE_VARIABLE: self._name},
             start_new_session=True,
+            pass_fds=[self._lock.fileno()],
             text=True,
         )
         self._write(json.dumps({"spec": spec, "trial": number}))

@@ -1,0 +1,216 @@
+"""The fields of a form: an input for each kind of value, and below it what it means, or what is wrong with it."""
+
+import html
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import ipywidgets as widgets
+
+from tuner.core import files
+from tuner.engines.parameters import Parameter
+from tuner.errors import SpecError
+from tuner.servers import gpus
+from tuner.sweep.spec import as_lines, as_text
+
+_LABEL_WIDTH = "9em"
+
+
+def words(text: str, *, error: bool = False) -> str:
+    """Words of anybody as HTML."""
+    return f'<div class="tuner-words{" tuner-error" if error else ""}">{html.escape(text)}</div>'
+
+
+def copyable(text: str) -> str:
+    """A command or a document as HTML; one click selects all of it."""
+    return f'<pre class="tuner-copy" title="a click selects it all">{html.escape(text)}</pre>'
+
+
+def labelled(name: str, **more: Any) -> dict[str, Any]:
+    """What an input says and how wide it is; a layout for each, since one that is shared dies with its first widget."""
+    wide = widgets.Layout(width="auto", min_width="0", flex="1 1 auto")
+    return {"description": name.replace("_", " "), "style": {"description_width": _LABEL_WIDTH}, "layout": wide, **more}
+
+
+def button(name: str, icon: str, act: Callable[[], None], **more: Any) -> widgets.Button:
+    """A button as wide as its words."""
+    made = widgets.Button(description=name, icon=icon, layout=widgets.Layout(width="auto", flex="0 0 auto"), **more)
+    made.on_click(lambda _: act())
+    return made
+
+
+class Field:
+    """One parameter: its input, and below it what it means, or what is wrong with it."""
+
+    def __init__(self, entry: widgets.Widget, meaning: str = "", inputs: Sequence[widgets.Widget] = ()) -> None:
+        self._entry, self._meaning, self._note = entry, meaning, widgets.HTML()
+        self._listeners: list[Callable[[], None]] = []
+        self._note.add_class("tuner-note")
+        self.widget = widgets.VBox([entry, self._note])
+        self.widget.add_class("tuner-field")
+        self.show_problem("")
+        self._hear(*(inputs or [entry]))
+
+    @property
+    def value(self) -> Any:
+        """What is filled in, as the spec takes it; empty for nothing."""
+        return self._entry.value
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each change."""
+        self._listeners.append(listener)
+
+    def show_problem(self, problem: str) -> None:
+        """Say what is wrong; empty for nothing."""
+        meaning = f'<span class="tuner-help">{html.escape(self._meaning)}</span>' if self._meaning else ""
+        self._note.value = words(problem, error=True) if problem else meaning
+        self._note.layout.display = "" if self._note.value else "none"
+
+    def _hear(self, *inputs: widgets.Widget) -> None:
+        for one in inputs:
+            one.observe(lambda _: self._changed(), "value")
+
+    def _changed(self) -> None:
+        for listener in self._listeners:
+            listener()
+
+
+def text_field(name: str, value: Any, meaning: str) -> Field:
+    """One line of text."""
+    return Field(widgets.Text(as_text(value), continuous_update=False, **labelled(name)), meaning)
+
+
+def area_field(name: str, value: Any, meaning: str) -> Field:
+    """Several lines of YAML."""
+    return Field(widgets.Textarea(as_lines(value), rows=5, continuous_update=False, **labelled(name)), meaning)
+
+
+def choice_field(name: str, value: Any, meaning: str, choices: Iterable[str], none: str = "") -> Field:
+    """One of some values; where there may be none, `none` says what that means."""
+    offered = [*([(none, "")] if none else []), *((one, one) for one in choices)]
+    return Field(widgets.Dropdown(options=offered, value=value or "", **labelled(name)), meaning)
+
+
+def offered_field(name: str, value: Any, meaning: str, offers: Sequence[str]) -> Field:
+    """One line of text, with values to choose from that are often wanted."""
+    entry = widgets.Combobox(value=as_text(value), options=offers, continuous_update=False, **labelled(name))
+    return Field(entry, meaning)
+
+
+def tick_field(name: str, value: Any, meaning: str) -> Field:
+    """Yes or no."""
+    return Field(widgets.Checkbox(value=bool(value), **labelled(name)), meaning)
+
+
+class SpaceField(Field):
+    """What a search may try: lines of YAML, which one of the engine's presets can fill in."""
+
+    def __init__(self, name: str, value: Any, meaning: str) -> None:
+        self._area = widgets.Textarea(as_lines(value), rows=6, continuous_update=False, **labelled(name))
+        self._preset = widgets.Dropdown(**labelled("fill in a preset"))
+        self._presets: Mapping[str, Any] = {}
+        self._preset.observe(lambda _: self._fill(), "value")
+        super().__init__(widgets.VBox([self._area, self._preset]), meaning, [self._area])
+
+    @property
+    def value(self) -> str:
+        """The lines."""
+        return str(self._area.value)
+
+    def offer(self, presets: Mapping[str, Any]) -> None:
+        """Offer another engine's presets."""
+        self._presets = presets
+        self._preset.options = ["", *presets]
+
+    def _fill(self) -> None:
+        if self._preset.value:
+            self._area.value = as_lines(self._presets[self._preset.value])
+
+
+class GPUsField(Field):
+    """Which GPUs, ticked; or how many, where none is ticked."""
+
+    def __init__(self, name: str, value: Any, meaning: str) -> None:
+        ticked = value if isinstance(value, list) else []
+        self._number = widgets.Text("" if ticked else as_text(value), continuous_update=False, **labelled(name))
+        self._ticks = {
+            gpu.index: widgets.Checkbox(
+                value=gpu.index in ticked,
+                **labelled(f"GPU {gpu.index} {gpu.name}: {'free' if gpu.is_free else gpu.use}", style={}),
+            )
+            for gpu in gpus.gpus()
+        }
+        inputs = [self._number, *self._ticks.values()]
+        super().__init__(widgets.VBox(inputs), meaning, inputs)
+
+    @property
+    def value(self) -> Any:
+        """The indices that are ticked, or else the number as text."""
+        return [index for index, tick in self._ticks.items() if tick.value] or self._number.value
+
+
+class ParametersField(Field):
+    """An engine's parameters: an input for each that it is known to take, and one for all others."""
+
+    def __init__(self, name: str, values: Mapping[str, Any], meaning: str) -> None:
+        self._values = dict(values)
+        self._inputs: dict[str, widgets.Widget] = {}
+        self._known: Mapping[str, Parameter] = {}
+        self._others = widgets.Text(continuous_update=False, **labelled("others"))
+        self._others.placeholder = "name: value, name: value"
+        self._grid = widgets.Box()
+        self._grid.add_class("tuner-two")
+        self._fold = widgets.Accordion([widgets.VBox([self._grid, self._others])], titles=[f"Engine {name}"])
+        super().__init__(self._fold, meaning, [self._others])
+
+    def offer(self, known: Mapping[str, Parameter], *, complete: bool) -> None:
+        """Show inputs for the parameters of another engine; what is filled in stays."""
+        self._known = known
+        self._inputs = {name: self._input(name, parameter) for name, parameter in known.items()}
+        self._hear(*self._inputs.values())
+        self._grid.children = tuple(self._inputs.values())
+        self._others.value = as_text({name: one for name, one in self._values.items() if name not in known})
+        self._others.layout.display = "none" if complete and not self._others.value else ""
+        self._fold.selected_index = 0 if self._values else None
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """The parameters that are set.
+
+        Raises:
+            SpecError: the others are no mapping.
+        """
+        values = {name: one.value for name, one in self._inputs.items() if str(one.value).strip()}
+        return {name: _typed(one, self._known[name]) for name, one in values.items()} | self._other_values()
+
+    def show_problem(self, problem: str) -> None:
+        """Say what is wrong, and unfold where it can be mended."""
+        super().show_problem(problem)
+        if problem:
+            self._fold.selected_index = 0
+
+    def _other_values(self) -> dict[str, Any]:
+        text = self._others.value.strip().removeprefix("{").removesuffix("}")
+        try:
+            return dict(files.parse_yaml(f"{{{text}}}"))
+        except ValueError:
+            raise SpecError(f"parameters: write the others as name: value, name: value; got {text!r}") from None
+
+    def _input(self, name: str, parameter: Parameter) -> widgets.Widget:
+        value = self._values.get(name, "")
+        choices = [False, True] if parameter.kind is bool else list(parameter.choices)
+        default = "default" if parameter.default is None else f"default: {as_text(parameter.default)}"
+        more = labelled(name, tooltip=parameter.help)
+        if choices and value in ("", *choices):
+            offered = [(default, ""), *((as_text(one), one) for one in choices)]
+            return widgets.Dropdown(options=offered, value=value, **more)
+        entry = widgets.Text(as_text(value), continuous_update=False, **more)
+        entry.placeholder = default
+        return entry
+
+
+def _typed(value: Any, parameter: Parameter) -> Any:
+    """A text as the parameter's kind; one that it cannot be stays, so that the engine says what is wrong with it."""
+    try:
+        return parameter.kind(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

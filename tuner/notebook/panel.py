@@ -1,0 +1,104 @@
+"""What every panel has: a form, the same as a command and a file, buttons, a status, and what it shows below."""
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Generic
+
+import ipywidgets as widgets
+from IPython.display import display
+
+from tuner import figures
+from tuner.core.files import read_end
+from tuner.core.secrets import hide_secrets
+from tuner.errors import TunerError
+from tuner.notebook.fields import button, words
+from tuner.notebook.form import Form
+from tuner.sweep.spec import Spec
+
+_STYLE = Path(__file__).with_name("panel.css")
+_LOG_READ, _LOG_SOUGHT, _LOG_LINES = 50_000, 5_000_000, 200  # bytes at its end, bytes that are searched, lines
+
+
+def log_end(path: Path, sought: str = "") -> list[str]:
+    """The last lines of a log that hold `sought`, in any case, without what looks like a key; none without a log."""
+    lines = hide_secrets(read_end(path, _LOG_SOUGHT if sought else _LOG_READ)).splitlines()
+    return [line for line in lines if sought.lower() in line.lower()][-_LOG_LINES:]
+
+
+async def draw(output: widgets.Output, figure: Any) -> None:
+    """Show a figure in place of the last one; made in a thread, so that no button waits for it.
+
+    A display handle's update would not redraw it in JupyterLab.
+    """
+    data = await asyncio.to_thread(lambda: figures.notebook_bundle(figure()))
+    output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
+
+
+class Panel(Generic[Spec]):
+    """A form, what it comes to, a button that starts something and one that stops it, a status, and results."""
+
+    def __init__(self, form: Form[Spec], starts: str, beside: list[widgets.Widget], results: widgets.Widget) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self._form = form
+        self._go = button(starts, "play", self.start, button_style="primary")
+        self._halt = button("Stop", "stop", self.stop, disabled=True)
+        self._command, self._status = widgets.HTML(), widgets.HTML()
+        same = widgets.Accordion([self._command], titles=["The same as a command and as a file"])
+        buttons = widgets.HBox([self._go, self._halt, *beside])
+        style = widgets.HTML(f"<style>{_STYLE.read_text('utf-8')}</style>", layout=widgets.Layout(display="none"))
+        self.widget = widgets.VBox([style, form.widget, same, buttons, self._status, results])
+        self.widget.add_class("tuner-panel")
+        self._same = same
+        form.on_change(self._preview)
+
+    def show(self) -> None:
+        """Display the panel, and what goes on or was the last."""
+        display(self.widget)
+        self._spawn(self._find())
+
+    def start(self) -> None:
+        """Start what is filled in; while something goes on this does nothing."""
+        if self._is_idle:
+            self._spawn(self._begin())
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.task is None or self.task.done()
+
+    def stop(self) -> None:
+        """End what goes on."""
+        raise NotImplementedError
+
+    async def _find(self) -> None:
+        """Show what goes on, or was the last."""
+        raise NotImplementedError
+
+    async def _begin(self) -> None:
+        """Carry out what is filled in."""
+        raise NotImplementedError
+
+    def _preview(self) -> None:
+        """Show the command."""
+        raise NotImplementedError
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self.task = asyncio.get_running_loop().create_task(self._guard(work))
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work`; whatever goes wrong is shown here, since a task's traceback would only reach Lab's log console."""
+        try:
+            await work
+        except TunerError as error:
+            marked = self._form.blame(error)
+            self._say("Not started: see the message in red above." if marked else str(error), error=True)
+        except Exception as error:
+            self._say(f"{type(error).__name__}: {error}", error=True)
+        finally:
+            self._set_busy(False)
+
+    def _set_busy(self, busy: bool) -> None:
+        self._go.disabled, self._halt.disabled = busy, not busy
+
+    def _say(self, text: str, *, error: bool = False) -> None:
+        self._status.value = words(text, error=error)

@@ -1,0 +1,178 @@
+"""The field of an SLO: a row a limit, in one tier or several, and the file that it is read from and written to."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import yaml
+
+from tuner.core import files
+from tuner.core.metrics import LATENCIES, METRICS, SHARE, STATISTICS
+from tuner.errors import SpecError, TunerError
+from tuner.judging.slo import SECTIONS, SLO, TIERS
+from tuner.notebook.fields import Field, button, labelled
+from tuner.sweep.spec import as_text, make_spec
+
+#: sections of the SLO file, by what people call what they limit
+_LIMITS = [
+    (f"{'least ' if METRICS[name].more_is_better else ''}{METRICS[name].name}", one) for one, name in SECTIONS.items()
+]
+
+
+class _Limit:
+    """A row: what is limited, by which statistic, at which threshold, and whether that is hard."""
+
+    def __init__(self, section: str, statistic: str, content: Mapping[str, Any], changed: Callable[[], None]) -> None:
+        self._rest = {name: one for name, one in content.items() if name not in ("threshold", "hard_fail")}
+        self._section = widgets.Dropdown(options=_LIMITS, value=section, tooltip="what is limited", layout=_wide(11))
+        self._statistic = widgets.Dropdown(
+            options=STATISTICS, value=statistic or "mean", tooltip="statistic", layout=_wide(5)
+        )
+        self._threshold = widgets.Text(
+            as_text(content.get("threshold")), continuous_update=False, tooltip="threshold", layout=_wide(6)
+        )
+        hard = content.get("hard_fail", True)
+        self._hard = widgets.Dropdown(
+            options=[("hard", True), ("soft", False)], value=hard, tooltip="hard or soft", layout=_wide(5)
+        )
+        self._changed = changed
+        self.remove = widgets.Button(icon="times", tooltip="remove this limit", layout=widgets.Layout(width="2.6em"))
+        inputs = (self._section, self._statistic, self._threshold, self._hard)
+        self.widget = widgets.HBox([*inputs, self.remove])
+        for one in inputs:
+            one.observe(lambda _: self._fit(), "value")
+        self._fit()
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """What it limits: a section, and the statistic of a latency."""
+        return self._section.value, self._statistic.value if self._is_latency else ""
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the SLO file says of it."""
+        return self._rest | {"threshold": self._threshold.value, "hard_fail": self._hard.value}
+
+    @property
+    def _is_latency(self) -> bool:
+        return SECTIONS[self._section.value] in LATENCIES
+
+    def _fit(self) -> None:
+        metric = METRICS[SECTIONS[self._section.value]]
+        self._statistic.layout.visibility = "visible" if self._is_latency else "hidden"
+        self._threshold.placeholder = "0.01" if metric.unit == SHARE else "500 ms" if self._is_latency else metric.unit
+        self._changed()
+
+
+class SLOField(Field):
+    """An SLO, as its file holds it."""
+
+    def __init__(self, name: str, value: Any, meaning: str) -> None:
+        self._limits: list[_Limit] = []
+        self._tiers: dict[str, dict[str, Any]] = {}
+        self._rest: dict[str, Any] = {}
+        self._rows = widgets.VBox()
+        self._tier, self._file = widgets.Dropdown(**labelled("tier")), widgets.Text("slo.yaml", **labelled("file"))
+        add = [button("Add limit", "plus", self._add_limit), button("Add tier", "clone", self._add_tier)]
+        file = [self._file, button("Load", "folder-open", self._load), button("Save", "save", self._save)]
+        parts = [self._tier, self._rows, widgets.HBox(add), widgets.HBox(file)]
+        super().__init__(
+            widgets.VBox(parts), "a limit in s or ms, or a share; soft: a miss costs, but does not fail", [self._tier]
+        )
+        self._tier.observe(lambda change: self._switch(change["old"], change["new"]), "value")
+        self._fill((make_spec({name: value}).slo if value else None) or {})
+
+    @property
+    def value(self) -> dict[str, Any] | None:
+        """The document; None where nothing is limited.
+
+        Raises:
+            SpecError: one limit stands twice.
+        """
+        shown = self._shown()
+        if self._tiers:
+            return {TIERS: self._tiers | {self._tier.value: shown}}
+        return shown if self._limits else None
+
+    def _fill(self, document: Mapping[str, Any]) -> None:
+        """Show another document; of several tiers the first."""
+        self._tiers = dict(document.get(TIERS) or {})
+        self._tier.options = list(self._tiers)
+        self._tier.value = next(iter(self._tiers), None)
+        self._tier.layout.display = "" if self._tiers else "none"
+        self._show(next(iter(self._tiers.values()), document))
+
+    def _show(self, document: Mapping[str, Any]) -> None:
+        self._limits = []
+        self._rest = {name: one for name, one in document.items() if name not in SECTIONS}
+        for limit in _limits_of(document):
+            self._add(*limit)
+        self._lay_out()
+
+    def _switch(self, before: str | None, now: str | None) -> None:
+        """Keep the tier that was shown, and show the other."""
+        if before in self._tiers and now in self._tiers:
+            self._tiers[before] = self._shown()
+            self._show(self._tiers[now])
+
+    def _shown(self) -> dict[str, Any]:
+        """The document of the rows that are shown."""
+        document: dict[str, Any] = dict(self._rest)
+        places = [limit.place for limit in self._limits]
+        if twice := next((place for place in places if places.count(place) > 1), None):
+            raise SpecError(f"slo: {' '.join(twice).strip()} stands twice; remove one of the two")
+        for limit in self._limits:
+            section, statistic = limit.place
+            here = document.setdefault(section, {}) if statistic else document
+            here[statistic or section] = limit.content
+        return document
+
+    def _add(self, section: str, statistic: str, content: Mapping[str, Any]) -> None:
+        limit = _Limit(section, statistic, content, self._changed)
+        limit.remove.on_click(lambda _: self._remove(limit))
+        self._limits.append(limit)
+
+    def _add_limit(self) -> None:
+        self._add("ttft", "p90", {})
+        self._lay_out()
+
+    def _remove(self, limit: _Limit) -> None:
+        self._limits.remove(limit)
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        self._rows.children = tuple(limit.widget for limit in self._limits)
+        self._changed()
+
+    def _add_tier(self) -> None:
+        """Another tier with the limits that are shown."""
+        tiers = (self.value or {}).get(TIERS) or {"tier 1": self._shown()}
+        name = f"tier {len(tiers) + 1}"
+        self._fill({TIERS: tiers | {name: self._shown()}})
+        self._tier.value = name
+
+    def _load(self) -> None:
+        try:
+            self._fill(SLO.load(self._file.value).to_dict())
+        except TunerError as error:
+            self.show_problem(str(error))
+
+    def _save(self) -> None:
+        try:
+            document = SLO.parse(self.value or {}).to_dict()
+            files.write_atomically(Path(self._file.value).expanduser(), yaml.safe_dump(document, sort_keys=False))
+        except TunerError as error:
+            self.show_problem(str(error))
+
+
+def _wide(em: int) -> widgets.Layout:
+    return widgets.Layout(width=f"{em}em", flex=f"1 1 {em}em", min_width="3em")
+
+
+def _limits_of(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """(section, statistic, content) of each limit; a latency without a statistic limits the mean."""
+    for section in SECTIONS:
+        content = document.get(section) or {}
+        for statistic, limit in [("", content)] if "threshold" in content else content.items():
+            yield section, statistic, limit

@@ -1,0 +1,96 @@
+"""Whose a run directory is: one that somebody sent is a program, and is resumed only by one who knows what it does."""
+
+import contextlib
+import getpass
+import hashlib
+import hmac
+import json
+import logging
+import os
+import platform
+import secrets
+import shlex
+from typing import Any
+
+from tuner.core.run_directory import Experiment
+from tuner.errors import RequestError, SpecError
+from tuner.servers.server import preview
+from tuner.sweep.spec import SweepSpec
+
+_log = logging.getLogger(__name__)
+
+
+def signed(spec: SweepSpec) -> dict[str, Any]:
+    """What `experiment.json` keeps of a request: the spec, and who has made it where."""
+    values = spec.model_dump(mode="json", exclude_none=True)
+    return {"spec": values, "made_by": _here() | {"signature": _signature(values)}}
+
+
+def check_trust(spec: SweepSpec, experiment: Experiment, *, trusts: bool) -> None:
+    """Refuse to go on with a run that was not made by this user on this host, unless it is trusted; say what it does.
+
+    Raises:
+        SpecError: it is not, with all that it would run, and where it would send which key.
+    """
+    facts = experiment.facts
+    made_by = facts.get("made_by") if isinstance(facts.get("made_by"), dict) else {}
+    ours = _here() | {"signature": _signature(facts.get("spec"))}
+    if experiment.is_new or (made_by == ours and ours["signature"]):
+        return
+    does = f"{experiment.folder} was not made here, or was changed since: it will {_printable(_what_it_does(spec))}"
+    if not trusts:
+        raise SpecError(f"{does}; where that is right, --trust goes on with it")
+    _log.warning("%s", does)
+
+
+def _what_it_does(spec: SweepSpec) -> str:
+    try:
+        command = preview(spec, spec.port or 0)
+    except RequestError:  # it is installed elsewhere
+        command = [spec.engine, spec.model]
+    variables = [f"{name}={value}" for name, value in spec.environment.items()]
+    where = f"to {spec.base_url}" if spec.base_url else "to that server"
+    deeds = {
+        f"run `{shlex.join([*variables, *command])}`": bool(command),
+        f"run `{shlex.join(spec.stop_command or [])}` after it": bool(spec.stop_command),
+        f"send requests {where}": bool(spec.base_url),
+        f"give the key in {spec.api_key_env} {where}": bool(spec.api_key_env),
+    }
+    return ", ".join(deed for deed, is_done in deeds.items() if is_done)
+
+
+def _printable(text: str) -> str:
+    """Nothing hides in it from the one who reads it."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def _here() -> dict[str, str]:
+    user = str(os.getuid())
+    with contextlib.suppress(OSError, KeyError):  # a user without a name, as in containers
+        user = getpass.getuser()
+    return {"host": platform.node(), "user": user}
+
+
+def _signature(spec: Any) -> str:
+    """By which only this user's tuner can say that it was asked for `spec`; empty where no token can be kept."""
+    try:
+        token = _token()
+    except OSError as error:
+        _log.warning("runs are not signed, --resume will ask for --trust: %s", error)
+        return ""
+    return hmac.new(token, json.dumps([_here(), spec], sort_keys=True).encode(), hashlib.sha256).hexdigest()
+
+
+def _token() -> bytes:
+    """The user's secret, made where there is none; of two who make it at once, the first counts."""
+    import platformdirs
+
+    folder = platformdirs.user_state_path("tuner", ensure_exists=True)
+    path, aside = folder / "token", folder / f"token.{secrets.token_hex(4)}"
+    if not path.exists():
+        aside.touch(mode=0o600)
+        aside.write_bytes(secrets.token_bytes(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+        aside.unlink()
+    return path.read_bytes()
