@@ -1,12 +1,14 @@
 """What a run says while it goes on: a line for each level, whether it meets the SLO, and the count in the end."""
 
 import logging
+import os
+import signal
 
 import pytest
 from support import result_files
 
-from tuner.cli.progress import LogHandler, SweepDisplay
-from tuner.core.run_directory import Experiment, TrialFacts
+from tuner.cli.progress import LogHandler, SweepDisplay, ctrl_c_stops
+from tuner.core.run_directory import Experiment, ServerRecord, TrialFacts
 from tuner.report.results import read_results
 from tuner.sweep.spec import make_spec
 
@@ -88,3 +90,32 @@ def test_a_log_line_stands_above_the_bar(tmp_path, monkeypatch, capsys):
     during, after = (line for line in capsys.readouterr().err.splitlines() if " it" in line)
     assert during.split("\x1b[2K")[-1].strip() == "while it is drawn" and "\x1b[2K" in during  # the bar's line is wiped
     assert after.split("\x1b[2K")[-1] == "after it"
+
+
+@pytest.mark.parametrize("where", ["file", "terminal"])
+def test_without_a_terminal_each_phase_is_a_line_once(where, tmp_path, monkeypatch, capsys):
+    if where == "terminal":
+        draw_as_in_a_terminal(monkeypatch)
+    experiment = Experiment.at(tmp_path / "run")
+    trial = experiment.trial(1)
+    with SweepDisplay(experiment, make_spec({})) as display:
+        display.update()
+        TrialFacts(trial=1, engine="command", model="m", scenarios=["D(1,1)"], levels=[1, 2]).write(trial.folder)
+        for state in ("starting", "starting", "ready"):
+            ServerRecord(state=state).write(trial.folder)
+            display.update()
+        part = result_files.add_level(trial, 1, partial=True, scenario="D(1,1)", outcome="running")
+        for throughput in (1.0, 2.0):
+            result_files.write(part / "live.json", {"in_flight": 1, "output_throughput": throughput})
+            display.update()
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.endswith(" …")]
+    phases = ["preparing …", "starting the server …", "level 1 of 2: D(1,1) at concurrency 1 …"]
+    assert lines == ([] if where == "terminal" else phases)
+
+
+def test_ctrl_c_says_when_the_run_will_end_and_again_ends_it(capsys):
+    with pytest.raises(KeyboardInterrupt), ctrl_c_stops(lambda: "ending after this level, about 40 s") as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.after_level.is_set() and not stop.at_once.is_set()
+        os.kill(os.getpid(), signal.SIGINT)
+    assert capsys.readouterr().err == "ending after this level, about 40 s; Ctrl-C again ends now\n"

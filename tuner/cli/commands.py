@@ -204,7 +204,7 @@ def _run(
         is_here = getattr(spec, "on", LOCAL) == LOCAL
         spec = prepare(spec, move) if is_here else with_workload(spec)  # the rest where the server runs
     made = Experiment(resume) if resume else Experiment.create(spec.runs, kind.name, spec.name)
-    with ctrl_c_stops() as stop, made.only_writer() as experiment:
+    with ctrl_c_stops(lambda: kind.read_progress(made).ending) as stop, made.only_writer() as experiment:
         check_same(spec, experiment)
         check_trust(spec, experiment, trusts=trusts)
         with display_of(experiment, spec) as display, _report_if_it_fails(experiment):

@@ -47,7 +47,7 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
         self._experiment = experiment
         self._spec = spec
         self._console = Terminal(stderr=True)
-        self._printed = 0
+        self._printed, self._phase = 0, ""
         columns = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn())
         hidden = not self._console.is_terminal
         self._bar = bars.Progress(
@@ -86,8 +86,11 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
         progress = self.kind.read_progress(self._experiment)
         if len(progress.ended) > self._printed:
             self._print(list(self._lines(progress)))
+        if not self._console.is_terminal and progress.phase not in ("", self._phase):
+            self._phase = progress.phase
+            self._console.print(escape(visible(f"{self._phase} …")), highlight=False, soft_wrap=True)
         left = progress.seconds_left
-        text = f"{progress.describe()}{f', about {left // 60:.0f}:{left % 60:02.0f} left' if left else ''}"
+        text = f"{progress.describe()}{f', ≈ {left // 60:.0f}:{left % 60:02.0f} left' if left else ''}"
         total = progress.planned or None
         self._bar.update(self._task, description=escape(visible(text)), total=total, completed=self._printed)
 
@@ -155,8 +158,11 @@ def _numbers(row: dict[str, Any]) -> Iterator[str]:
 
 
 @contextmanager
-def ctrl_c_stops() -> Iterator[StopRequest]:
+def ctrl_c_stops(ending: Callable[[], str]) -> Iterator[StopRequest]:
     """Within this, the first Ctrl-C asks a run to end after its level; the second raises KeyboardInterrupt.
+
+    Args:
+        ending: says when the run will end.
 
     Yields:
         The request, to be handed to the run.
@@ -167,7 +173,7 @@ def ctrl_c_stops() -> Iterator[StopRequest]:
         if stop.after_level.is_set():
             raise KeyboardInterrupt
         stop.after_level.set()
-        sys.stderr.write("ending after this level; Ctrl-C again ends at once\n")
+        sys.stderr.write(f"{ending()}; Ctrl-C again ends now\n")
 
     before = signal.signal(signal.SIGINT, ask)
     try:

@@ -38,12 +38,13 @@ _PART = re.compile(r"(?P<name>.+\.\w+)#(?P<part>[1-9]\d{0,6})", re.DOTALL)
 ASIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, *, sync_it: bool = True) -> None:
     """Replace `path` by `content` so that a reader, or a crash, sees the old file or the new one.
 
     Args:
         path: the file; its folder must exist.
         content: text (written as UTF-8) or bytes.
+        sync_it: whether it must survive a power cut, for which the disk is waited for.
 
     Raises:
         PathError: the folder is missing, read-only or full, or a device, a pipe or a folder lies there.
@@ -55,9 +56,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with open(aside, "xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())
+            if sync_it:
+                os.fsync(file.fileno())
         aside.replace(path)
-        sync(path.parent)
+        if sync_it:
+            sync(path.parent)
     except OSError as error:
         raise PathError(f"cannot write {path}: {error.strerror}") from error
     finally:

@@ -31,6 +31,7 @@ from tuner.sweep.spec import SweepSpec
 from tuner.traffic import calibration
 from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import CLIENT_LOG, Bench, Ended, Load
+from tuner.traffic.live import remove_live
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
     end = _end(ended, client) | {"outcome": outcome, "reason": reason[:_LONGEST_REASON]}
     sidecar = msgspec.structs.replace(sidecar, **end)
     (part / WORKLOAD_FILE).unlink(missing_ok=True)  # seed and hash say what it was, and it can be long
+    remove_live(part)
     _scrub(part, server.api_key())
     sidecar.write(part)
     put_in_place(part, folder)

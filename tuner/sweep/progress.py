@@ -1,12 +1,15 @@
 """How far a run is, read from its directory; so the terminal, a notebook and a second notebook see the same."""
 
-from dataclasses import dataclass, field, replace
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from tuner.core import timestamps
+from tuner.core import files, timestamps
 from tuner.core.level import Level, level_title
 from tuner.core.run_directory import (
+    READY,
     RUNNING,
     Experiment,
     Sidecar,
@@ -16,9 +19,14 @@ from tuner.core.run_directory import (
 )
 from tuner.core.text import plural
 from tuner.judging.levels import TOO_MUCH
+from tuner.sweep.spec import AUTO
+from tuner.traffic.live import Live, read_live
 
 WAITING = "waiting"
+LOADING, WARMING_UP = "loading the load generator", "warming up"
+_PHASE_FILE = "phase"  # in a trial's folder, while it is in one of these
 _BETWEEN_LEVELS = 1.0  # seconds
+_MOMENTS = ("the server is ready", "between levels")
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,7 @@ class LevelState:
     reason: str = ""
     started_at: datetime | None = None
     folder: Path = Path()
+    live: Live | None = None  # of its last seconds, while it runs
 
     @property
     def ended(self) -> bool:
@@ -45,14 +54,15 @@ class LevelState:
 
 @dataclass(frozen=True)
 class Progress:
-    """The server's state (`starting`, `ready`, … as in server.json; empty before) and that of every level.
+    """How far the server and the levels of one trial are."""
 
-    `seconds_a_level` is how long each may take; 0 where nobody said.
-    """
-
-    server: str = ""
-    levels: tuple[LevelState, ...] = ()
-    seconds_a_level: float = 0.0
+    server: str = ""  # its state (`starting`, `ready`, … as in server.json); empty before
+    levels: tuple[LevelState, ...] = ()  # in the order in which they are measured
+    seconds_a_level: float = 0.0  # how long each may take; 0 where nobody said
+    is_auto: bool = False  # more levels may come than are known
+    is_attached: bool = False  # the server is not ours
+    preparation: str = ""  # what is done before a level, `LOADING` or `WARMING_UP`; empty else
+    is_cut_off: bool = False  # the run has not ended, and no process goes on with it
 
     @property
     def ended(self) -> tuple[LevelState, ...]:
@@ -77,14 +87,47 @@ class Progress:
         spent = sum((timestamps.now() - started).total_seconds() for started in begun)
         return max(0.0, len(open_levels) * (self.seconds_a_level + _BETWEEN_LEVELS) - spent)
 
+    @property
+    def running(self) -> LevelState | None:
+        """The level that runs."""
+        return next((level for level in self.levels if level.state == RUNNING), None)
+
+    @property
+    def phase(self) -> str:
+        """What has begun, in words that stay the same until it is over; empty for the moment between two levels."""
+        if running := self.running:
+            of = "" if self.is_auto else f" of {self.planned}"
+            return f"level {self.levels.index(running) + 1}{of}: {_title(running)}"
+        return "" if self.describe() in _MOMENTS else self.describe()
+
     def describe(self) -> str:
-        """What is going on now, in a few words."""
-        running = [level for level in self.levels if level.state == RUNNING]
-        if running:
-            return f"{running[0].scenario} at {level_title(running[0].level)}"
-        if self.server == "ready":
-            return "between levels"
-        return "starting the server" if len(self.ended) < len(self.levels) else "writing the report"
+        """What is going on now, in a few words; numbers of a level are of its last seconds, and no result."""
+        if self.is_cut_off:
+            return f"cut off after {self.total}: no process of this machine goes on with it"
+        if running := self.running:
+            return f"{_title(running)}{f': {running.live}' if running.live else ''}"
+        return self.preparation or self._without_level()
+
+    def _without_level(self) -> str:
+        is_ready, all_ended = self.server == READY, len(self.ended) == self.planned
+        cases = (
+            (not self.levels, "preparing"),
+            (is_ready and all_ended and not self.is_auto and not self.is_attached, "stopping the server"),
+            (is_ready and (self.is_auto or not all_ended), _MOMENTS[bool(self.ended)]),
+            (all_ended, "writing the report"),
+            (self.is_attached, "connecting to the server"),
+            (True, "starting the server"),
+        )
+        return next(words for fits, words in cases if fits)
+
+    @property
+    def ending(self) -> str:
+        """When a run that is asked to end after its level will end, in words."""
+        if not (self.running or self.preparation):
+            return "ending before the next level" if len(self.ended) < self.planned or not self.levels else "ending"
+        began = self.running and self.running.started_at
+        left = self.seconds_a_level - ((timestamps.now() - began).total_seconds() if began else 0.0)
+        return f"ending after this level{f', about {left:.0f} s' if left >= 1 else ''}"
 
 
 @dataclass(frozen=True)
@@ -97,6 +140,7 @@ class SearchProgress:
     minutes: float | None = None  # how long it may take; None where nobody said
     state: str = ""  # of the search: `searching`, `confirming`, `stopped` or `done`; empty before
     now: Progress = field(default_factory=Progress)  # the levels of the trial that began last
+    is_cut_off: bool = False  # it has not ended, and no process goes on with it
 
     @property
     def ended(self) -> tuple[TrialRecord, ...]:
@@ -129,22 +173,54 @@ class SearchProgress:
 
     def describe(self) -> str:
         """What is going on now, in a few words."""
-        running = [record for record in self.records if record.state == RUNNING]
-        if not running:
+        return self._of_trial(self.now.describe())
+
+    @property
+    def phase(self) -> str:
+        """What has begun, in words that stay the same until it is over; empty for moments between."""
+        return self._of_trial(self.now.phase) if self.now.phase or not self.running else ""
+
+    @property
+    def running(self) -> list[TrialRecord]:
+        """The trials that run."""
+        return [record for record in self.records if record.state == RUNNING]
+
+    @property
+    def ending(self) -> str:
+        """When a search that is asked to end after its level will end, in words."""
+        return self.now.ending if len(self.running) == 1 else "ending after the levels that run"
+
+    def _of_trial(self, what: str) -> str:
+        if self.is_cut_off:
+            return f"cut off after {self.total}: no process of this machine goes on with it"
+        if not self.running:
             return "choosing the next configuration"
-        if len(running) > 1:
-            return f"{len(running)} trials at once"
+        if len(self.running) > 1:
+            return f"{len(self.running)} trials at once"
         number = len(self.tried)
         again = f"confirming, run {len(self.records) - number} of {self.confirm}"
-        what = again if running[0].role == "confirmation" else f"trial {number} of {self.trials}"
-        return f"{what}: {self.now.describe()}"
+        which = again if self.running[0].role == "confirmation" else f"trial {number} of {self.trials}"
+        return f"{which}: {what}"
+
+
+def _title(level: LevelState) -> str:
+    return f"{level.scenario} at {level_title(level.level)}"
+
+
+@contextlib.contextmanager
+def phase(trial: Trial, words: str) -> Iterator[None]:
+    """Within this, whoever reads the trial's progress is told these words."""
+    files.write_atomically(trial.folder / _PHASE_FILE, words, sync_it=False)
+    try:
+        yield
+    finally:
+        (trial.folder / _PHASE_FILE).unlink(missing_ok=True)
 
 
 def read_sweep(experiment: Experiment) -> Progress:
     """How far a sweep is; what is not there yet, or just being replaced, counts as not there."""
-    seconds = experiment.record.spec.get("max_seconds", 0.0)
     trial = Trial(next(iter(experiment.trial_folders), experiment.folder))
-    return replace(read_progress(trial), seconds_a_level=seconds)
+    return _read_trial(trial, experiment)
 
 
 def read_search(experiment: Experiment) -> SearchProgress:
@@ -157,30 +233,47 @@ def read_search(experiment: Experiment) -> SearchProgress:
         confirm=2 * record.spec.get("confirm", 0),
         minutes=record.spec.get("max_minutes"),
         state=record.search.get("state", ""),
-        now=read_progress(trials[-1]) if trials else Progress(),
+        now=_read_trial(trials[-1], experiment) if trials else Progress(),
+        is_cut_off=_is_cut_off(experiment),
     )
 
 
-def read_progress(trial: Trial) -> Progress:
-    """How far a trial is; a file that is not there yet, or just being replaced, counts as not there."""
+def _is_cut_off(experiment: Experiment) -> bool:
+    return experiment.record.state == RUNNING and not experiment.is_running
+
+
+def _read_trial(trial: Trial, experiment: Experiment) -> Progress:
     facts = trial.facts
     if facts is None:
         return Progress()
-    server = trial.server.state if trial.server else ""
+    spec, is_cut_off = experiment.record.spec, _is_cut_off(experiment)
+    since = "~" if is_cut_off else str(experiment.facts.get("resumed_at", ""))  # what began before goes on no more
+    server = record.state if (record := trial.server) and record.started_at >= since else ""
     repeats = range(1, facts.repeats + 1)
     loads = [
         (scenario, level, repeat) for scenario in facts.scenarios for repeat in repeats for level in facts.every_level
     ]
-    return Progress(server, tuple(_level(trial, *load) for load in loads))
+    levels = tuple(_level(trial, *load, since) for load in loads)
+    return Progress(
+        server=server,
+        levels=levels,
+        seconds_a_level=spec.get("max_seconds", 0.0),
+        is_auto=AUTO in (spec.get("levels"), spec.get("rates")),
+        is_attached=bool(spec.get("base_url")),
+        preparation=files.read_end(trial.folder / _PHASE_FILE, 100) if server == READY else "",
+        is_cut_off=is_cut_off,
+    )
 
 
-def _level(trial: Trial, scenario: str, level: Level, repeat: int) -> LevelState:
+def _level(trial: Trial, scenario: str, level: Level, repeat: int, since: str) -> LevelState:
     folder = trial.batch_folder(scenario, level, repeat)
-    sidecar, is_whole = Sidecar.read(folder), True
+    sidecar, part = Sidecar.read(folder), part_of(folder)
+    is_whole = sidecar is not None
     if sidecar is None:  # what is not in place yet goes on, whatever it says of its end
-        sidecar, is_whole = Sidecar.read(part_of(folder)), False
-    if sidecar is None:
+        sidecar = Sidecar.read(part)
+    if sidecar is None or not (is_whole or sidecar.started_at >= since):
         return LevelState(scenario, level, folder=folder)
     started_at = timestamps.read(sidecar.started_at)[0] if sidecar.started_at else None
-    state = sidecar.outcome if is_whole else RUNNING
-    return LevelState(scenario, level, state, sidecar.reason, started_at, folder)
+    if is_whole:
+        return LevelState(scenario, level, sidecar.outcome, sidecar.reason, started_at, folder)
+    return LevelState(scenario, level, RUNNING, "", started_at, folder, read_live(part))

@@ -26,6 +26,7 @@ from tuner.servers.telemetry import Recorder
 from tuner.sweep import level
 from tuner.sweep.level import Levels, Measurement, judged_level
 from tuner.sweep.limit import LimitSearch, excess, saturated
+from tuner.sweep.progress import LOADING, WARMING_UP, phase
 from tuner.sweep.spec import IN_FLIGHT, RANDOM, Spec, SweepSpec, base_of
 from tuner.sweep.trust import signed
 from tuner.traffic import calibration
@@ -305,7 +306,11 @@ class _Runner:
             raise Stopped from None
         load = self._load(server, *measurement)
         warmups = self.spec.warmup_requests if is_cold or self.spec.warmup_each else 0
-        words = level.warm_up(self.bench, load, warmups, self.at_once)
+        if not self.bench.is_ready:
+            with phase(self.servers.trial, LOADING):
+                self.bench.wait_ready(self.at_once)
+        with phase(self.servers.trial, WARMING_UP):
+            words = level.warm_up(self.bench, load, warmups, self.at_once)
         if self._leaves_out_what_is_refused(server, words):
             load = self._load(server, *measurement)
             level.warm_up(self.bench, load, warmups, self.at_once)
@@ -366,7 +371,7 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
     """The server of a trial with its telemetry, started again where it died, at most `spec.max_restarts` times."""
 
     def __init__(self, spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
-        self._spec, self._trial, self._stop = spec, trial, stop
+        self._spec, self.trial, self._stop = spec, trial, stop
         self._restarts_left = spec.max_restarts
         self._running = contextlib.ExitStack()
         self._server, self._is_cold = self._start(), True
@@ -397,7 +402,7 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
 
     def _start(self) -> Server:
         try:
-            server = self._running.enter_context(launch(self._spec, self._trial, self._stop))
+            server = self._running.enter_context(launch(self._spec, self.trial, self._stop))
         except ServerFailed as failure:
             if failure.kind == "stopped":
                 raise Stopped from None

@@ -115,7 +115,7 @@ class Bench:
 
     def run(self, load: Load, folder: Path, stop: threading.Event) -> Ended:
         """Measure one level; its files are in `folder`, which exists and is the level's own, afterwards."""
-        self._revive(stop)
+        self.wait_ready(stop)
         sha256 = load.write_workload(folder)
         started_at, clock = timestamps.now(), time.monotonic()
         try:
@@ -137,14 +137,19 @@ class Bench:
     @property
     def scratch(self) -> Path:
         """A folder that goes with the host, however it ends."""
-        self._revive()
+        self.wait_ready()
         return self._host.scratch
 
     def close(self) -> None:
         """End the host and the level that it runs; doing so again does no harm."""
         self._host.close()
 
-    def _revive(self, stop: threading.Event | None = None) -> None:
+    @property
+    def is_ready(self) -> bool:
+        """Whether a level can begin at once."""
+        return self._host.is_ready and not self._host.is_lost
+
+    def wait_ready(self, stop: threading.Event | None = None) -> None:
         """Have a host that has imported genai-bench, so that a level's start is not blurred by it."""
         if self._host.is_lost:
             self._host.close()
@@ -193,7 +198,7 @@ class Host:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        self._ready = False
+        self.is_ready = False
         self._buffer = b""
         self.scratch, self._lock = locks.temporary_folder("tuner-genai-bench-")
         self._errors = (self.scratch / "errors").open("w+b")  # which is read when its name is gone
@@ -218,8 +223,8 @@ class Host:
     def wait_ready(self, stop: threading.Event | None = None) -> None:
         """Return once genai-bench is imported, or nobody wants it any more."""
         deadline = time.monotonic() + _START_SECONDS
-        while not (self._ready or (stop and stop.is_set())):
-            self._ready = "ready" in self._next_message()
+        while not (self.is_ready or (stop and stop.is_set())):
+            self.is_ready = "ready" in self._next_message()
             if time.monotonic() > deadline:
                 raise HostLost(f"it said nothing for {_START_SECONDS:.0f} s")
 

@@ -115,6 +115,7 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
 
     from tuner.core.request_log import REQUESTS_FILE
     from tuner.traffic.course import Course, Limits, SharedCount, Spool
+    from tuner.traffic.live import Gauge
     from tuner.traffic.tokenizer import load_tokenizer
     from tuner.traffic.user import ArrivalUser, User, can_read, fill_collector, stop_users, wait_for_users
     from tuner.traffic.workload import read_workload
@@ -123,6 +124,7 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
 
     class LevelUser(ArrivalUser if limits.arrivals else User):  # type: ignore[misc]
         key, workers, spool, places = request["key"], max(request["workers"], 1), Spool(), SharedCount()
+        gauge = Gauge(workers)
         workload = read_workload(Path(request["folder"]))
         arrivals = enumerate(limits.arrivals.instants() if limits.arrivals else ())
 
@@ -131,6 +133,7 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
     API_BACKEND_USER_MAP.update(dict.fromkeys(("openai", "vllm", "sglang"), LevelUser))
 
     def run(environment: Any, **_: Any) -> int:
+        gevent.spawn(LevelUser.gauge.write, Path(request["folder"]), gevent.sleep)
         if limits.arrivals:
             wait_for_users(environment.runner, limits.concurrency)
         seconds = course.run()

@@ -25,6 +25,7 @@ from tuner.core.request_log import COMPLETED, FAILED, IN_FLIGHT, SentRequest
 from tuner.core.text import server_words
 from tuner.servers import http as routes
 from tuner.traffic.course import Spool
+from tuner.traffic.live import Gauge
 from tuner.traffic.prompt_file import Request
 from tuner.traffic.stream import SERVER_ERROR, Answer
 
@@ -47,6 +48,7 @@ class User(OpenAIUser):  # type: ignore[misc]
     workload: ClassVar[list[Request]]  # in the order of sending
     workers: ClassVar[int]  # processes that share the level's users
     spool: ClassVar[Spool]
+    gauge: ClassVar[Gauge]
     places: ClassVar[Iterator[int]]  # in the workload, each for one of the users
     _users: ClassVar[Iterator[int]] = itertools.count(1)
 
@@ -57,6 +59,8 @@ class User(OpenAIUser):  # type: ignore[misc]
         self._user = next(self._users)
         self._numbers: Iterator[int] = itertools.count(1)
         self._pool = _pool(self.host)
+        if self._user == 1:
+            gevent.spawn(self.gauge.publish, self._worker, gevent.sleep)
 
     @property
     def _worker(self) -> int:
@@ -98,6 +102,7 @@ class User(OpenAIUser):  # type: ignore[misc]
         request = SentRequest(worker=self._worker, user=self._user, number=next(self._numbers), turn=turn)
         request.sent = time.monotonic()
         request.scheduled = request.sent if due is None else due
+        self.gauge.begin(request, answer)
         try:
             request.http_status = self._read(body, answer)
         except gevent.GreenletExit:
@@ -160,6 +165,7 @@ class User(OpenAIUser):  # type: ignore[misc]
             count, request.estimated = self.environment.sampler.get_token_length, True
             is_whole = status == COMPLETED  # otherwise time may be short: a chunk is a token
             request.output_tokens = count(answer.every_text) if is_whole else len(answer.arrivals)
+        self.gauge.end(request, answer)
         self.spool.add(request)
 
 
