@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support import SUPPORT
 from support.commands import CHECKOUT, environment
-from support.processes import processes_of, wait_until
+from support.processes import command_of, processes_of, wait_until
 from support.side_by_side import faulty, record, started, stop_request
 
 import tuner
@@ -67,7 +67,7 @@ class Nodes:
 
 def is_ours(process):
     with contextlib.suppress(Exception):
-        words = " ".join(process.cmdline())
+        words = " ".join(command_of(process))
         return any(name in words for name in ("tuner.", "supervisor.py", "faulty_server"))
     return False
 
@@ -216,7 +216,7 @@ def test_nothing_outlives_the_driver(cluster, tmp_path, ending):
     with subprocess.Popen(
         [sys.executable, *arguments], env=environment(tmp_path), stderr=subprocess.PIPE, start_new_session=True
     ) as driver:
-        wait_until(lambda: sum("faulty_server" in " ".join(p.cmdline()) for p in cluster.ours()) >= 4, 60)
+        wait_until(lambda: sum("faulty_server" in " ".join(command_of(p)) for p in cluster.ours()) >= 4, 60)
         os.kill(driver.pid, ending)
         driver.communicate(timeout=60)
     wait_until(lambda: not cluster.ours(), 30)

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from jupyter_client.manager import KernelManager
 from support import CHECKOUT, FAULTY_SERVER, SUPPORT
-from support.processes import alive, processes_of, wait_until
+from support.processes import alive, command_of, processes_of, wait_until
 
 from tuner.servers.supervised import Supervised
 
@@ -119,9 +119,8 @@ def test_killed_with_supervisor_and_heir_a_server_is_still_told_to_end(own, tmp_
     owner = own(knobs=[])
     owner.process.kill()
     for process in processes_of(tmp_path):
-        with contextlib.suppress(psutil.NoSuchProcess):  # of which a zombie is one
-            if "supervisor.py" in " ".join(process.cmdline()):
-                process.kill()
+        if "supervisor.py" in " ".join(command_of(process)):
+            process.kill()
     wait_until(lambda: not alive(owner.servers), 10)
 
 

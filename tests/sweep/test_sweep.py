@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 from support import FAULTY_SERVER, result_files
-from support.processes import processes_of, wait_until
+from support.processes import command_of, processes_of, wait_until
 from support.reads import watch
 
 import tuner
@@ -311,7 +311,7 @@ def test_genai_bench_killed_costs_its_level(swept, tmp_path):
     def kill():
         wait_until(lambda: list((tmp_path / "run").glob("trials/0001/batches/*/concurrency-2.part/*.log")), 60)
         for process in psutil.Process().children(recursive=True):
-            if "tuner.traffic.genai_bench_host" in process.cmdline():
+            if "tuner.traffic.genai_bench_host" in command_of(process):
                 process.kill()
 
     killer = threading.Thread(target=kill)

@@ -8,7 +8,7 @@ import sys
 import pytest
 from support import BYTE_TOKENIZER
 from support.commands import environment
-from support.processes import processes_of, wait_until
+from support.processes import command_of, processes_of, wait_until
 
 pytestmark = pytest.mark.real
 
@@ -25,7 +25,7 @@ with Bench() as bench:
 
 
 def is_host(process):
-    return "tuner.traffic.genai_bench_host" in process.cmdline()
+    return "tuner.traffic.genai_bench_host" in command_of(process)
 
 
 #: what there is at the instant of the kill: the host alone, which imports genai-bench, or the level's child beside it
