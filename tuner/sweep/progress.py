@@ -177,8 +177,9 @@ class SearchProgress:
 
     @property
     def phase(self) -> str:
-        """What has begun, in words that stay the same until it is over; empty for moments between."""
-        return self._of_trial(self.now.phase) if self.now.phase or not self.running else ""
+        """What has begun, in words that stay the same until it is over; empty for moments between, and before all."""
+        has_begun = self.records and (self.now.phase or not self.running)
+        return self._of_trial(self.now.phase) if has_begun else ""
 
     @property
     def running(self) -> list[TrialRecord]:
