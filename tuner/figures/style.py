@@ -1,6 +1,5 @@
 """How all figures look: palette, shapes, dashes, names, and the empty figure that each of them starts from."""
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
@@ -11,7 +10,6 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner.core import level, metrics
-from tuner.figures.picture import picture
 from tuner.judging.slo import SLO, Constraint
 
 #: plotly.js's own settings: nothing is uploaded, nothing advertised
@@ -183,12 +181,8 @@ def wrapped(text: object) -> str:
     return "<br>".join(escape(part) for part in wrap(str(text), _HOVER_WIDTH))
 
 
-def notebook_bundle(figure: go.Figure, *, still: bool = False) -> dict[str, Any]:
+def notebook_bundle(figure: go.Figure) -> dict[str, Any]:
     """What a notebook keeps of `figure`: its data alone, without plotly.js.
-
-    Args:
-        figure: of ours.
-        still: with a picture of it beside, for readers that run no script.
 
     Example:
         >>> from IPython.display import display
@@ -199,6 +193,4 @@ def notebook_bundle(figure: go.Figure, *, still: bool = False) -> dict[str, Any]
 
     bundle: dict[str, Any] = pio.renderers["plotly_mimetype"].to_mimebundle(figure.to_dict())
     bundle["application/vnd.plotly.v1+json"]["config"] = CONFIG
-    if still and (drawn := picture(figure)):
-        bundle["image/png"] = base64.b64encode(drawn).decode()
     return bundle

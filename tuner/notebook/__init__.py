@@ -1,5 +1,6 @@
 """What the notebooks call: the same cell shows a panel to a person and runs at once for papermill."""
 
+import base64
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from tuner.core.run_directory import Experiment
 from tuner.core.text import suggest
 from tuner.errors import PathError, SpecError
 from tuner.figures import notebook_bundle
+from tuner.figures.picture import picture
 from tuner.judging.slo import SLO
 from tuner.notebook.run_panel import RunPanel, SweepPanel, TunePanel
 from tuner.notebook.server_panel import ServerPanel
@@ -137,7 +139,7 @@ def show(results: Results) -> None:
     if results.command:
         display(HTML(f"The best configuration again:<pre>{escape(results.command)}</pre>"))
     for figure in results.figures:
-        display(notebook_bundle(figure, still=True), raw=True)
+        _show_figure(figure)
     display(HTML(table_html(results.searched.table if results.searched else results.table)))
 
 
@@ -146,8 +148,17 @@ def show_comparison(compared: Compared) -> None:
     above, below = comparison_html(compared)
     display(HTML(above))
     for figure in compared.figures:
-        display(notebook_bundle(figure, still=True), raw=True)
+        _show_figure(figure)
     display(HTML(below))
+
+
+def _show_figure(figure: Any) -> None:
+    """Display a figure, and for readers that run no script a picture of it, which JupyterLab hides."""
+    display(notebook_bundle(figure), raw=True)
+    if drawn := base64.b64encode(picture(figure)).decode():
+        style = "<style>.jp-NotebookPanel .tuner-still {display: none}</style>"
+        title = escape(str(figure.layout.title.text))
+        display(HTML(f'{style}<img class="tuner-still" alt="{title}" src="data:image/png;base64,{drawn}">'))
 
 
 def parameters_in(namespace: dict[str, Any], names: set[str]) -> dict[str, Any]:
