@@ -16,6 +16,7 @@ from tuner.batches.result_file import Columns, Damage
 from tuner.core.level import COLUMNS
 from tuner.core.metrics import LATENCIES
 from tuner.core.request_log import COMPLETED, FAILED
+from tuner.core.text import printable
 
 #: What of a batch stands on each of its requests.
 OF_BATCH = ("experiment", "trial", "scenario", "iteration_type", *COLUMNS, "repeat")
@@ -90,8 +91,8 @@ def _values(columns: Columns) -> dict[str, Any]:
     spread = {name: np.full(len(requests), np.nan) for name in numbers}
     for name, values in numbers.items():
         spread[name][done] = values
-    codes = [str(request.error_code) if request.error_code else None for request in requests]
-    messages = [request.error_message or None for request in requests]
+    codes = [printable(request.error_code) if request.error_code else None for request in requests]
+    messages = [printable(request.error_message) if request.error_message else None for request in requests]
     ends = [getattr(request, "status", FAILED if request.error_code else COMPLETED) for request in requests]
     known = {"error_code": codes, "error_message": messages, "status": ends}
     logged = {name: [getattr(request, name, otherwise) for request in requests] for name, otherwise in LOGGED.items()}
