@@ -75,10 +75,3 @@ def test_files_without_requests_are_passed_over(tmp_path):
 def test_a_path_that_is_not_there(tmp_path):
     with pytest.raises(PathError, match="does not exist"):
         tuner.load_requests(tmp_path / "nothing")
-
-
-def test_half_a_character_in_an_errors_text_is_written_out(tmp_path):
-    content = result([request()] * 3 + [failure("\ud800", "cut \ud800 off")])
-    write(tmp_path / name(), content)
-    (failed,) = tuner.load_requests(tmp_path / name()).dropna(subset=["error_code"]).to_dict("records")
-    assert (failed["error_code"], failed["error_message"]) == ("\\ud800", "cut \\ud800 off")
