@@ -161,7 +161,7 @@ def test_a_person_searches(tiny_gguf, tmp_path):
         expect(page.locator(".tuner-rows td").get_by_text("baseline", exact=True)).to_be_visible()
         assert page.locator(".tuner-rows tbody tr").count() == 2
         open_tab(page, "Figures")
-        expect(page.locator(".gtitle", has_text="What the parameters did")).to_be_visible(timeout=30_000)
+        expect(page.locator(".gtitle", has_text="What the parameters did").first).to_be_visible(timeout=30_000)
         assert page.evaluate(LAYOUT) == []
 
         fill(page, scenarios="D(20,200)", max_seconds=60, trials=9)
