@@ -2,9 +2,13 @@
 
 import contextlib
 import socket
+import subprocess
+import sys
 import time
 
 import psutil
+
+from support import FAULTY_SERVER
 
 
 def wait_until(condition, seconds=30.0, every=0.05):
@@ -51,3 +55,12 @@ def command_of(process):
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.cmdline()
     return []
+
+
+@contextlib.contextmanager
+def running_faulty_server(*knobs):
+    """A server that misbehaves as `knobs` say; gives its address."""
+    command = [sys.executable, str(FAULTY_SERVER), *knobs]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        yield server.stdout.readline().split()[-1]
+        server.kill()

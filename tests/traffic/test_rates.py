@@ -3,37 +3,21 @@
 import itertools
 import random
 import statistics
-import subprocess
-import sys
 import threading
-from contextlib import contextmanager
 
 import httpx
 import pytest
 from scipy import stats
-from support import BYTE_TOKENIZER, FAULTY_SERVER
+from support import BYTE_TOKENIZER
+from support.processes import running_faulty_server
 
 import tuner
 from tuner.core import request_log
 from tuner.core.request_log import COMPLETED, NEVER_SENT
 from tuner.traffic.arrivals import Arrivals
 from tuner.traffic.course import Limits
-from tuner.traffic.genai_bench import Bench, Load
+from tuner.traffic.genai_bench import Load
 from tuner.traffic.workload import Workload
-
-
-@contextmanager
-def faulty_server(*knobs):
-    command = [sys.executable, str(FAULTY_SERVER), *knobs]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        yield server.stdout.readline().split()[-1]
-        server.kill()
-
-
-@pytest.fixture(scope="module")
-def bench():
-    with Bench() as bench:
-        yield bench
 
 
 @pytest.fixture
@@ -45,7 +29,7 @@ def measured(bench, tmp_path):
         (folder := next(folders)).mkdir()
         arrivals = Arrivals(rate, cv, seed) if rate else None
         limits = Limits(users, seconds, 10**6, arrivals=arrivals)
-        with faulty_server(*knobs) as url:
+        with running_faulty_server(*knobs) as url:
             load = Load(url, "faulty", "D(20,4)", Workload(tokenizer=str(BYTE_TOKENIZER)), limits, **more)
             ended = bench.run(load, folder, threading.Event())
             sent = httpx.get(f"{url}/sent", trust_env=False).json()

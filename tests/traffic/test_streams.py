@@ -1,12 +1,11 @@
 """Every way in which a server streams is read as what it is, and every request that was sent is in the file."""
 
-import subprocess
-import sys
 import threading
 from itertools import islice
 
 import pytest
-from support import BYTE_TOKENIZER, FAULTY_SERVER
+from support import BYTE_TOKENIZER
+from support.processes import running_faulty_server
 
 import tuner
 from tuner.core import request_log
@@ -56,12 +55,9 @@ def chat(text):
 
 def level_of(place, workload, number, *knobs):
     """Run one user's level of so many requests in `place`, against a server of its own."""
-    command = [sys.executable, str(FAULTY_SERVER), *knobs]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, Bench() as bench:
-        url = server.stdout.readline().split()[-1]
+    with running_faulty_server(*knobs) as url, Bench() as bench:
         load = Load(url, "faulty", SCENARIO, workload, Limits(1, 60, number, window=request_log.WHOLE))
         assert bench.run(load, place, threading.Event()).exit_code == 0
-        server.kill()
     return place
 
 

@@ -1,30 +1,21 @@
 """The steady part of a level is judged: no burst, nothing cut off at the end, the tokens that really came."""
 
 import os
-import subprocess
-import sys
 import threading
-from contextlib import contextmanager
 
 import httpx
 import pandas as pd
 import pytest
-from support import FAULTY_SERVER
+from support.processes import running_faulty_server
 
 import tuner
 from tuner.core import request_log
 from tuner.traffic.course import Limits, SharedCount
-from tuner.traffic.genai_bench import Bench, Load
+from tuner.traffic.genai_bench import Load
 from tuner.traffic.prompt_file import Request
 from tuner.traffic.workload import Workload
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("streams")]
-
-
-@pytest.fixture(scope="module")
-def bench():
-    with Bench() as bench:
-        yield bench
 
 
 @pytest.fixture
@@ -36,21 +27,13 @@ def measured(bench, tmp_path):
         folder.mkdir()
         workload = Workload(requests=(Request([[{"role": "user", "content": "hello"}]], tokens),))
         limits = Limits(level, seconds, 10**6, window=window)
-        with faulty_server(*knobs) as url:
+        with running_faulty_server(*knobs) as url:
             load = Load(url, "faulty", f"D(20,{tokens})", workload, limits, workers)
             assert bench.run(load, folder, threading.Event()).exit_code == 0
             sent = httpx.get(f"{url}/sent", trust_env=False).json()
         return tuner.load_batches(folder), request_log.parse((folder / request_log.REQUESTS_FILE).read_bytes()), sent
 
     return measure
-
-
-@contextmanager
-def faulty_server(*knobs):
-    command = [sys.executable, str(FAULTY_SERVER), *knobs]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        yield server.stdout.readline().split()[-1]
-        server.kill()
 
 
 PREFILLS = ("prefill=0.04", "ttft=0", "itl=0.075")

@@ -84,6 +84,10 @@ class Form(Generic[Spec]):
         instead = {other for name, other in _INSTEAD.items() if name in filled}
         return {name: value for name, value in filled.items() if name not in instead}
 
+    def value_of(self, name: str) -> Any:
+        """What one field holds, whatever is wrong in another."""
+        return self._fields[name].value
+
     def spec(self) -> Spec:
         """The spec that is filled in, as far as its engine can check it; what is wrong stands at its field from now on.
 

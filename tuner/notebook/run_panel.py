@@ -109,7 +109,7 @@ class RunPanel(Panel[SweepSpec]):
 
     def _value_of(self, name: str) -> str:
         """A parameter whatever else is wrong in the form."""
-        return str(self._form.values().get(name) or self.kind.spec.model_fields[name].default)
+        return str(self._form.value_of(name) or self.kind.spec.model_fields[name].default)
 
     async def _begin(self) -> None:
         spec = self._form.spec()

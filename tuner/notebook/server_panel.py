@@ -69,7 +69,7 @@ class ServerPanel(Panel[ServeSpec]):
         """Write down where the server is, for the sweep notebook and for `tuner sweep`."""
         if self._folder:
             record = Trial(self._folder).server or ServerRecord()
-            values = handover(record, self._form.values().get("api_key_env"))
+            values = handover(record, self._form.value_of("api_key_env"))
             files.write_atomically(Path(HANDOVER), yaml.safe_dump(values))
             self._say(f"handed over: open sweep.ipynb, its form is filled in; or run: tuner sweep {HANDOVER}")
 
