@@ -30,6 +30,7 @@ class Knobs:
     itl: float = 0.001  # seconds between tokens
     burst: int = 1  # tokens sent at once
     prefill: float = 0.0  # seconds of a prompt's prefill, one prompt at a time; before `ttft`
+    wear: float = 0.0  # seconds that come on top of `ttft` for each further request that it ever had in flight
     stalls_after: float = 0.0  # seconds from the first request, when it stops for `stalls` seconds
     stalls: float = 0.0
     shortest: int = 0  # tokens of an answer: from here to `longest`, each length as often
@@ -208,13 +209,13 @@ class FaultyServer:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         event(writer, self.chunk({"role": "assistant", "content": ""}))
         await writer.drain()
-        await asyncio.sleep(knobs.ttft)
+        await asyncio.sleep(knobs.ttft + knobs.wear * (self.stats.peak - 1))
         if is_nth(number, knobs.inband_every):
             event(writer, error(knobs.error_text, 500))
         else:
             for sent in range(wanted):
+                self.sent.append(time.monotonic())  # before it can be read
                 event(writer, self.chunk({"content": " tok"}))
-                self.sent.append(time.monotonic())
                 if sent >= wanted // 2:
                     if knobs.die_after and number >= knobs.die_after:
                         self.die()

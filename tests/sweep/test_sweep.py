@@ -391,7 +391,8 @@ def test_auto_finds_the_highest_level_within_the_slo(swept, tmp_path):
 
 def test_levels_beyond_saturation_are_skipped(swept):
     slo = {"error_rate": {"threshold": 0.01}}
-    batches = swept("error_above=1", "ttft=0.1", levels=[1, 2, 3, 4], slo=slo, stop_when_saturated=True)
+    knobs = ("error_above=1", "ttft=0.1", "wear=0.05")  # throughput falls by more than the clock's chance in a second
+    batches = swept(*knobs, levels=[1, 2, 3, 4], slo=slo, stop_when_saturated=True, max_requests=10**6)
     assert list(batches["outcome"]) == ["completed", "completed", "completed", "skipped"]
     assert batches["reason"].iloc[-1].startswith("saturated")
 
