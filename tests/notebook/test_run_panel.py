@@ -93,6 +93,15 @@ def test_a_form_shows_what_the_engine_takes_and_sends_nothing_else(engine, shown
     assert not set(hidden) & set(panel._form.values())
 
 
+def test_parameters_that_were_typed_in_stay_when_another_engine_is_picked_and_left(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    panel = run_panel.SweepPanel({"parameters": {"n_batch": 64}})
+    field(panel, "n parallel").value = "8"
+    field(panel, "engine").value = "vllm"
+    field(panel, "engine").value = "llamacpp"
+    assert panel._form.values()["parameters"] == {"n_batch": 64, "n_parallel": 8}
+
+
 @pytest.mark.parametrize(
     ("values", "at", "said"),
     [

@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ipywidgets as widgets
@@ -164,6 +165,8 @@ class ParametersField(Field):
 
     def offer(self, known: Mapping[str, Parameter], *, complete: bool) -> None:
         """Show inputs for the parameters of another engine; what is filled in stays."""
+        with suppress(SpecError):  # which is said beside the field
+            self._values = self.value if self._known else self._values
         self._known = known
         self._inputs = {name: self._input(name, parameter) for name, parameter in known.items()}
         self._hear(*self._inputs.values())
