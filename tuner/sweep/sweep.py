@@ -314,10 +314,10 @@ class _Runner:
         if self._leaves_out_what_is_refused(server, words):
             load = self._load(server, *measurement)
             level.warm_up(self.bench, load, warmups, self.at_once)
-        sidecar = level.run(self.bench, server, load, folder, self.at_once)
+        sidecar = level.run(self.bench, self.servers.recorder, load, folder, self.at_once)
         if sidecar.outcome == level.ALL_ERRORS and self._leaves_out_what_is_refused(server, sidecar.reason):
             load = self._load(server, *measurement)
-            sidecar = level.run(self.bench, server, load, folder, self.at_once)
+            sidecar = level.run(self.bench, self.servers.recorder, load, folder, self.at_once)
         return sidecar
 
     def _leaves_out_what_is_refused(self, server: Server, words: str) -> bool:
@@ -374,6 +374,7 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
         self._spec, self.trial, self._stop = spec, trial, stop
         self._restarts_left = spec.max_restarts
         self._running = contextlib.ExitStack()
+        self.recorder: Recorder
         self._server, self._is_cold = self._start(), True
 
     def __exit__(self, *_: object) -> None:
@@ -407,5 +408,5 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
             if failure.kind == "stopped":
                 raise Stopped from None
             raise
-        self._running.enter_context(Recorder(server))
+        self.recorder = self._running.enter_context(Recorder(server))
         return server
