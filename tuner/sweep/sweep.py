@@ -42,7 +42,7 @@ FEWEST_REQUESTS = 10
 AnySweep = TypeVar("AnySweep", bound=SweepSpec)
 #: what may differ when a run is resumed: where it lies, and how a server is reached
 _MAY_DIFFER = (
-    *("runs", "name", "port", "ready_timeout", "verify", "max_restarts"),
+    *("runs", "name", "port", "ready_timeout", "verify", "max_restarts", "target_rate", "target_users"),
     *("trials", "patience", "max_minutes", "max_cost", "price_per_gpu_hour", "parallel", "on", "confirm"),
 )
 
