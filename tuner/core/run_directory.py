@@ -439,6 +439,7 @@ class TrialRecord(_Record, kw_only=True):
 
     role: Role
     parameters: dict[str, Any]
+    promise: str = ""  # why it is thought to be better, where a sweep proposed it
     state: str = RUNNING  # running, waiting (to be run again), ended, pruned, failed
     of: str = ""  # of a confirmation: baseline or winner
     cause: str = ""

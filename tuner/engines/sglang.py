@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tuner.core.bottleneck import GPU_BUSY, KV_CACHE, PREFILL, PREFIX_CACHE, SEQUENCES
+from tuner.core.bottleneck import KV_CACHE, PREFILL, PREFIX_CACHE, SEQUENCES
 from tuner.core.server_log import Pattern
 from tuner.engines.base import GPUEngine, Placement, ServerSpec, without_tilde
 from tuner.engines.parameters import Parameter
@@ -50,10 +50,9 @@ class SGLang(GPUEngine):
     }
     levers = {
         SEQUENCES: ("max_running_requests",),
-        KV_CACHE: ("mem_fraction_static", "context_length"),
+        KV_CACHE: ("mem_fraction_static",),
         PREFILL: ("chunked_prefill_size", "max_prefill_tokens"),
         PREFIX_CACHE: ("disable_radix_cache",),
-        GPU_BUSY: ("tp_size",),
     }
     spaces = {
         "default": {

@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from tuner.core.bottleneck import GPU_BUSY, KV_CACHE, PREFILL, PREFIX_CACHE, SEQUENCES
+from tuner.core.bottleneck import KV_CACHE, PREFILL, PREFIX_CACHE, SEQUENCES
 from tuner.core.server_log import Pattern
 from tuner.engines.base import GPUEngine, Placement, ServerSpec, without_tilde
 from tuner.engines.parameters import Parameter
@@ -44,10 +44,9 @@ class VLLM(GPUEngine):
     }
     levers = {
         SEQUENCES: ("max_num_seqs",),
-        KV_CACHE: ("gpu_memory_utilization", "max_model_len"),
+        KV_CACHE: ("gpu_memory_utilization",),
         PREFILL: ("max_num_batched_tokens",),
         PREFIX_CACHE: ("enable_prefix_caching",),
-        GPU_BUSY: ("tensor_parallel_size",),
     }
     spaces = {
         "default": {

@@ -304,16 +304,24 @@ def _of_best(summary: Summary, levels: pd.DataFrame, slo: SLO | None) -> list[st
         return ["no level meets the SLO"]
     if slo is None:
         return [_best(summary, levels), f"Of {plural(best['completed'], 'completed request')}.", *_intervals(best, slo)]
-    curve = by_level(_curve_of(best, levels))
-    lines = [_best(summary, levels), _limit(curve), _evidence(best), *_intervals(best, slo)]
-    return [*lines, *_why_not_more(curve)]
+    limit = _limit(by_level(_curve_of(best, levels)))
+    lines = [_best(summary, levels), limit, _evidence(best), *_intervals(best, slo)]
+    return [*lines, *_why_not_more(limiting_level(replace(summary, levels=levels)))]
 
 
-def _why_not_more(curve: pd.DataFrame) -> list[str]:
-    """What limits the first level above those that comply, or the highest of them; nothing where nobody knows."""
+def limiting_level(summary: Summary) -> "pd.Series[Any] | None":
+    """The first level above those that comply, or the highest of them where none is above: what limits it is asked."""
+    if summary.best is None:
+        return None
+    curve = by_level(_curve_of(summary.best, summary.levels))
     ranked = curve[levels_in(curve) >= compliant_levels(curve).max()].head(2)
-    evidence = "" if ranked.empty else ranked.iloc[-1].get("limit_evidence")
-    return [f"At {_level(ranked.iloc[-1])} {evidence}."] if isinstance(evidence, str) and evidence else []
+    return None if ranked.empty else ranked.iloc[-1]
+
+
+def _why_not_more(level: "pd.Series[Any] | None") -> list[str]:
+    """What limits a level; nothing where nobody knows."""
+    evidence = None if level is None else level.get("limit_evidence")
+    return [f"At {_level(level)} {evidence}."] if level is not None and isinstance(evidence, str) and evidence else []
 
 
 def _nothing(judged: pd.DataFrame, slo: SLO | None) -> str:

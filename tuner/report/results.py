@@ -1,5 +1,6 @@
 """What was measured, judged, with all that stands beside it: what notebooks, the terminal and the report show."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,9 +25,10 @@ from tuner.judging.search_answer import Searched
 from tuner.judging.slo import SLO, Constraint
 from tuner.judging.summary import TIER, Summary, answer, summarize, table
 from tuner.judging.tiers import Tiers, tiers
-from tuner.judging.trials import importances, name_of, trials_to_records
+from tuner.judging.trials import importances, name_of, parameters_text, trials_to_records
 from tuner.judging.verdicts import judge
 from tuner.report.run_facts import RunFacts, read_run_facts
+from tuner.sweep.proposals import SEARCH_FILE
 
 #: from so many times on there is a trend
 _HISTORY = 3
@@ -204,7 +206,18 @@ class Results:
     @property
     def answer(self) -> list[str]:
         """The result in words: what, how sure, under which SLO, and what it costs."""
-        return [*self.searched.answer, *self._cost(self.summary)] if self.searched else self.batches_answer
+        if self.searched:
+            return [*self.searched.answer, *self._cost(self.summary)]
+        return [*self.batches_answer, *self._next()]
+
+    def _next(self) -> list[str]:
+        """What to try next, where the sweep found that."""
+        proposals = self.facts.get("proposals") or []
+        tries = [parameters_text(one["parameters"]) for one in proposals if isinstance(one.get("parameters"), dict)]
+        if not tries:
+            return []
+        where = self.folder / SEARCH_FILE if self.folder else SEARCH_FILE
+        return [f"To try next: {', or '.join(tries)}; tuner tune {shlex.quote(str(where))} does, and begins with that."]
 
     @property
     def batches_answer(self) -> list[str]:

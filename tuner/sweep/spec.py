@@ -367,6 +367,8 @@ def read_spec(path: Path) -> dict[str, Any]:
 
 def as_text(value: Any) -> str:
     """A value as a flag or a form's field takes it; the spec reads it back."""
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list):
         return "; ".join(map(str, value)) if any(" " in str(part) for part in value) else " ".join(map(str, value))
     if isinstance(value, Mapping):

@@ -27,6 +27,7 @@ from tuner.sweep import level
 from tuner.sweep.level import Levels, Measurement, judged_level
 from tuner.sweep.limit import LimitSearch, excess, saturated
 from tuner.sweep.progress import LOADING, WARMING_UP, phase
+from tuner.sweep.proposals import write_proposals
 from tuner.sweep.spec import IN_FLIGHT, RANDOM, Spec, SweepSpec, base_of
 from tuner.sweep.trust import signed
 from tuner.traffic import calibration
@@ -244,6 +245,7 @@ def run_sweep(spec: SweepSpec, experiment: Experiment, stop: StopRequest | None 
         check_same(spec, experiment)
         with recorded(experiment, spec, workload=fingerprint(spec)):
             run_trial(spec, experiment.trial(1), stop)
+            write_proposals(spec, experiment)
 
 
 def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
