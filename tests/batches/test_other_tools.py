@@ -25,7 +25,7 @@ from tuner.batches import _cache as cache
 from tuner.batches import other_tools as foreign
 from tuner.batches import requests
 from tuner.batches.batch import COLUMNS
-from tuner.core.run_directory import OUTCOMES
+from tuner.core.records import OUTCOMES
 from tuner.errors import NothingSurvived, PathError
 from tuner.report.compared import read_comparison
 

@@ -16,7 +16,7 @@ from tuner.core import timestamps
 from tuner.core.level import COLUMNS as LEVEL_COLUMNS
 from tuner.core.level import CONCURRENCY, Level, columns_of
 from tuner.core.metrics import LATENCIES, LATENCY_COLUMNS
-from tuner.core.run_directory import COMPLETED, Sidecar
+from tuner.core.records import COMPLETED, Sidecar
 from tuner.core.text import printable
 
 TEXTS = ("experiment", "engine", "model", "scenario", "iteration_type", "outcome", "reason", "time_source")

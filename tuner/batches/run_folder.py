@@ -14,19 +14,8 @@ from tuner.batches.genai_bench_folder import Metadata, read_files, result_files
 from tuner.batches.result_file import MOST, iteration_type
 from tuner.core.files import is_regular, read_end, subfolders
 from tuner.core.level import RATE, Level, Rate
-from tuner.core.run_directory import (
-    COMPLETED,
-    LEVEL_NAME,
-    OUTCOMES,
-    PARTIAL,
-    RUNNING,
-    SIDECAR_FILE,
-    TRIAL_FILE,
-    Sidecar,
-    Trial,
-    TrialFacts,
-    safe_name,
-)
+from tuner.core.records import COMPLETED, OUTCOMES, RUNNING, SIDECAR_FILE, TRIAL_FILE, Sidecar, TrialFacts
+from tuner.core.run_directory import LEVEL_NAME, PARTIAL, Trial, safe_name
 from tuner.core.server_log import OUT_OF_MEMORY, diagnose
 from tuner.core.text import one_line
 from tuner.core.timestamps import read as read_time

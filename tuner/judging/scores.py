@@ -12,7 +12,7 @@ from tuner.batches.load import load_batches
 from tuner.batches.run_folder import is_trial
 from tuner.core.level import level_of, level_title, levels_in
 from tuner.core.metrics import METRICS, PERCENTILES
-from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, INFEASIBLE
+from tuner.core.records import COMPLETE, COMPLETED, FAILED, INFEASIBLE
 from tuner.judging.levels import NONE
 from tuner.judging.slo import SLO
 from tuner.judging.summary import Summary, summarize

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tuner.batches.batch import records
-from tuner.core.run_directory import COMPLETE, ENDED, RUNNING, WAITING, Experiment, Trial
+from tuner.core.records import COMPLETE, ENDED, RUNNING, WAITING
+from tuner.core.run_directory import Experiment, Trial
 from tuner.core.text import shorten
 from tuner.core.timestamps import to_utc
 from tuner.judging.scores import Scoring, best_level_of, goals_of, maximised

@@ -9,7 +9,8 @@ import ipywidgets as widgets
 import yaml
 
 from tuner.core import timestamps
-from tuner.core.run_directory import RUNNING, Experiment
+from tuner.core.records import RUNNING
+from tuner.core.run_directory import Experiment
 from tuner.errors import SpecError, TunerError
 from tuner.notebook.fields import button, copyable, labelled, words
 from tuner.notebook.form import Form

@@ -14,7 +14,7 @@ from tuner import figures
 from tuner.batches import report_data
 from tuner.batches.batch import json_value
 from tuner.batches.load import load_batches
-from tuner.core.run_directory import COMPLETED
+from tuner.core.records import COMPLETED
 from tuner.core.timestamps import to_utc
 from tuner.errors import NothingSurvived, RequestError
 from tuner.figures.style import METRICS, MOST_CURVES, TRIAL_NAMES

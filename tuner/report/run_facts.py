@@ -17,7 +17,8 @@ from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
 from tuner.core.level import COLUMNS, level_of, level_title
 from tuner.core.metrics import LATENCIES
-from tuner.core.run_directory import EXPERIMENT_FILE, RUNNING, SEARCH, SERVER_FILE, Experiment, Trial
+from tuner.core.records import EXPERIMENT_FILE, RUNNING, SEARCH, SERVER_FILE
+from tuner.core.run_directory import Experiment, Trial
 from tuner.core.secrets import Guard
 from tuner.core.text import printable
 from tuner.core.timestamps import to_utc

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.core.run_directory import COMPLETE, FAILED, INFEASIBLE, PRUNED
+from tuner.core.records import COMPLETE, FAILED, INFEASIBLE, PRUNED
 from tuner.judging.scores import Score, Scoring, column_of, maximised
 from tuner.search.space import Dimension, Point, Scalar, SearchSpace
 from tuner.search.state import SearchTrial

@@ -20,7 +20,7 @@ from tuner.core import files, timestamps
 from tuner.errors import PathError
 from tuner.servers import gpus
 from tuner.servers import http as probe
-from tuner.servers.server import Server
+from tuner.servers.attached import Server
 
 if TYPE_CHECKING:
     import pandas as pd

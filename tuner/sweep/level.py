@@ -18,15 +18,16 @@ from tuner.batches.genai_bench_folder import words_of_failure
 from tuner.batches.load import load_batches
 from tuner.core import files, request_log
 from tuner.core.level import Level, Rate, kind_of, level_title, number_of
+from tuner.core.records import COMPLETED, RUNNING, Sidecar, TrialFacts
 from tuner.core.request_log import REQUESTS_FILE, WHOLE, WORKLOAD_FILE
-from tuner.core.run_directory import COMPLETED, RUNNING, Sidecar, Trial, TrialFacts, part_of
+from tuner.core.run_directory import Trial, part_of
 from tuner.core.text import one_line
 from tuner.core.timestamps import now, to_text
 from tuner.errors import PathError, ServerFailed
 from tuner.judging.levels import levels_of
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import judge
-from tuner.servers.server import Server
+from tuner.servers.attached import Server
 from tuner.sweep.spec import SweepSpec
 from tuner.traffic import calibration
 from tuner.traffic.course import Limits

@@ -8,15 +8,8 @@ from pathlib import Path
 
 from tuner.core import files, timestamps
 from tuner.core.level import Level, level_title
-from tuner.core.run_directory import (
-    READY,
-    RUNNING,
-    Experiment,
-    Sidecar,
-    Trial,
-    TrialRecord,
-    part_of,
-)
+from tuner.core.records import READY, RUNNING, Sidecar, TrialRecord
+from tuner.core.run_directory import Experiment, Trial, part_of
 from tuner.core.text import plural
 from tuner.judging.levels import TOO_MUCH
 from tuner.sweep.spec import AUTO

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tuner.core import files
-from tuner.core.run_directory import LEVEL_NAME, PARTIAL, SERVER_LOG, SIDECAR_FILE, Trial
+from tuner.core.records import SIDECAR_FILE
+from tuner.core.run_directory import LEVEL_NAME, PARTIAL, SERVER_LOG, Trial
 from tuner.errors import PathError
 from tuner.servers.telemetry import TELEMETRY_FILE
 from tuner.sweep import level as levels
