@@ -33,7 +33,8 @@ def is_theirs(reading: Reading | Damage) -> bool:
 def of_tools(found: list[NamedReading], place: Place) -> list[Batch]:
     """One batch for each of `found`, all of which are theirs."""
     trials: dict[tuple[str, str], int] = {}
-    batches = [_batch_of_tool(path, reading, place, trials) for path, reading in found]
+    last = sorted(found, key=lambda one: isinstance(one[1], Damage))  # so that it shifts no number of a trial
+    batches = [_batch_of_tool(path, reading, place, trials) for path, reading in last]
     batches.sort(key=lambda batch: (batch.place.trial, batch.scenario, batch.level or 0, _when(batch)))
     repeats: Counter[object] = Counter()
     for batch in batches:

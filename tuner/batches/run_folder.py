@@ -8,6 +8,8 @@ from functools import cached_property
 from itertools import chain, product
 from pathlib import Path
 
+import msgspec
+
 from tuner.batches._cache import Cache
 from tuner.batches.batch import Batch, Place, client
 from tuner.batches.genai_bench_folder import Metadata, read_files, result_files
@@ -52,9 +54,6 @@ def _drift(sidecar: Sidecar | None) -> float:
 
 logger = logging.getLogger(__name__)
 
-#: More repeats than this nobody asks for; a file that says so is damaged.
-MOST_REPEATS = 1000
-
 
 def is_trial(folder: Path) -> bool:
     """Whether `folder` is a trial of a run directory."""
@@ -77,10 +76,10 @@ class _TrialReader:
     def facts(self) -> TrialFacts:
         """What was asked for; only what the folder's name tells where `trial.json` is missing or damaged."""
         facts, name = self.trial.facts, self.trial.folder.name
-        if facts and 0 < facts.trial < MOST:
-            return facts
-        logger.warning("%s: missing or damaged, so nobody knows what was asked for", self.trial.facts_file)
         number = int(name) if re.fullmatch(r"[0-9]{1,9}", name) else 1
+        if facts and 0 < facts.trial < MOST:
+            return msgspec.structs.replace(facts, trial=number) if self.trial.run != self.trial.folder else facts
+        logger.warning("%s: missing or damaged, so nobody knows what was asked for", self.trial.facts_file)
         return TrialFacts(trial=number, engine="", model="", scenarios=[], levels=[])
 
     @cached_property
@@ -111,9 +110,10 @@ class _TrialReader:
         facts, found = self.facts, {}
         for level in sorted(self.levels(), key=lambda level: not _is_partial(level)):
             found[level.key] = level  # a finished folder replaces the partial one of the same level
-        repeats = range(1, min(facts.repeats, MOST_REPEATS) + 1)
         levels = [level for level in facts.every_level if 0 < level < MOST]
-        for key in dict.fromkeys([*product(facts.scenarios, [self.iteration_type], levels, repeats), *sorted(found)]):
+        for key in dict.fromkeys(
+            [*product(facts.scenarios, [self.iteration_type], levels, facts.every_repeat), *sorted(found)]
+        ):
             yield self.read(found[key]) if key in found else self.absent(*key)
 
     def levels(self) -> Iterator[Batch]:

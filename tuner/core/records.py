@@ -15,6 +15,8 @@ SERVER_FILE = "server.json"
 SEARCH_FILE = "search.json"
 SIDECAR_FILE = "batch.json"
 
+#: More repeats than this nobody asks for; a file that says so is damaged.
+MOST_REPEATS = 1000
 #: the kinds of experiment
 SWEEP, SEARCH = "sweep", "tune"
 COMPLETED = "completed"
@@ -65,6 +67,11 @@ class TrialFacts(_Record, kw_only=True):
     repeats: int = 1
 
     @property
+    def every_repeat(self) -> range:
+        """The repeats, from 1; no more than anybody asks for."""
+        return range(1, min(self.repeats, MOST_REPEATS) + 1)
+
+    @property
     def every_level(self) -> list[Level]:
         """The levels, as what they are."""
         return [level_from(number, self.iteration_type) for number in self.levels]
@@ -104,6 +111,39 @@ class ExperimentRecord(_Record, kw_only=True):
     state: str = ""
     spec: dict[str, Any] = {}
     search: dict[str, Any] = {}
+
+
+class _FactTypes(msgspec.Struct):
+    """What `experiment.json` has to be to be shown."""
+
+    kind: str
+    name: str
+    state: str
+    started_at: str
+    spec: dict[str, Any]
+    search: dict[str, Any]
+
+
+class _SpecTypes(msgspec.Struct):
+    """Likewise its `spec`."""
+
+    slo: dict[str, Any] | None
+    objective: list[str] | str | None
+    objective_level: float | None
+    levels: list[int] | str | None
+    rates: list[float] | str | None
+    trials: int
+    confirm: int
+    max_minutes: float | None
+    max_seconds: float
+    api_key_env: str | None
+    parameters: dict[str, Any]
+
+
+def sound(facts: dict[str, Any], where: object) -> dict[str, Any]:
+    """What `experiment.json` says, without values of a type that they cannot have, of which a warning tells."""
+    known = files.fitting(facts, _FactTypes, where)
+    return known | ({"spec": files.fitting(known["spec"], _SpecTypes, where)} if "spec" in known else {})
 
 
 STARTING, READY, STOPPED, SERVER_FAILED = "starting", "ready", "stopped", "failed"

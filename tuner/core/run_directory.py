@@ -23,6 +23,7 @@ from tuner.core.records import (
     ServerRecord,
     TrialFacts,
     TrialRecord,
+    sound,
 )
 from tuner.errors import PathError
 
@@ -191,8 +192,8 @@ class Experiment:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """All that `experiment.json` says; empty where the file is missing or damaged."""
-        return files.read_object(self.folder / EXPERIMENT_FILE)
+        """All that `experiment.json` says, as far as it is sound; empty where the file is missing or damaged."""
+        return sound(files.read_object(self.folder / EXPERIMENT_FILE), self.folder / EXPERIMENT_FILE)
 
     @property
     def record(self) -> ExperimentRecord:
@@ -249,7 +250,8 @@ class Experiment:
     @property
     def logs(self) -> list[Path]:
         """What its servers and its other processes printed."""
-        return [*sorted(self.folder.glob(f"{TRIALS}/*/{SERVER_LOG}")), *sorted(self.folder.glob("*.log"))]
+        logs = [*sorted(self.folder.glob(f"{TRIALS}/*/{SERVER_LOG}")), *sorted(self.folder.glob("*.log"))]
+        return [log for log in logs if files.is_regular(log)]
 
     @property
     def trial_folders(self) -> list[Path]:

@@ -52,7 +52,7 @@ def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
         >>> trials.loc[trials["is_best"], ["trial", "state"]].values.tolist()
         [[6, 'complete']]
     """
-    spec = Experiment.open(folder).record.spec
+    spec = Experiment.open(folder).facts.get("spec", {})
     scoring = Scoring.of(spec, slo)
     trials = _with_times([_row(path, scoring) for path in Experiment(folder).trial_folders])
     trials["unit"] = goals_of(spec, scoring.slo, per_gpu=bool(trials["gpus"].gt(1).any()))[0].unit

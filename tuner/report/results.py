@@ -295,7 +295,7 @@ def read_results(*paths: Path, slo: SLO | None = None, price: Price | None = Non
     """
     batches = load_batches(*paths)
     run_facts = read_run_facts(paths, batches, slo)
-    own = SLO.parse(run_facts.slo, str(paths[0])) if run_facts.slo else None
+    own = SLO.recorded(run_facts.slo, paths[0])
     by = slo or own
     bounds = {str(column): values for column, values in run_facts.intervals.items()}
     if run_facts.carried_attainment and by == own:
