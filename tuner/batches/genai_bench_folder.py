@@ -20,7 +20,7 @@ from tuner.batches.result_file import MOST, Damage, Origin, iteration_type
 from tuner.core.files import is_regular, read_object, read_struct, split_part
 from tuner.core.level import RATE, level_from
 from tuner.core.records import COMPLETED, EXPERIMENT_FILE, SERVER_FILE, SIDECAR_FILE, TRIAL_FILE, Sidecar
-from tuner.core.request_log import REQUESTS_FILE
+from tuner.core.request_log import LIVE_FILE, REQUESTS_FILE
 
 NamedReading = tuple[Path, Reading | Damage]
 
@@ -77,7 +77,7 @@ SERVER_FACTS = (
     *("server_model_tokenizer", "max_time_per_run_s", "max_requests_per_run", "additional_request_params"),
 )
 #: Files of ours, of genai-bench and of AIPerf that are JSON but never a batch.
-OTHER_FILES = {METADATA_FILE, EXPERIMENT_FILE, TRIAL_FILE, SERVER_FILE, SIDECAR_FILE, *aiperf.OTHER_FILES}
+OTHER_FILES = {METADATA_FILE, EXPERIMENT_FILE, TRIAL_FILE, SERVER_FILE, SIDECAR_FILE, LIVE_FILE, *aiperf.OTHER_FILES}
 #: Two runs of one level end at least this many seconds apart, since genai-bench counts a level in whole seconds.
 SHORTEST_LEVEL = 1.0
 

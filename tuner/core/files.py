@@ -74,6 +74,21 @@ def write_atomically(path: Path, content: str | bytes, *, sync_it: bool = True) 
             aside.unlink(missing_ok=True)
 
 
+def must_have_room(folder: Path, size: int) -> None:
+    """Refuse what would be written into a folder of a read-only or full file system, before it is made.
+
+    Raises:
+        PathError: fewer than `size` bytes are free there, or none can be written.
+    """
+    try:
+        disk = os.statvfs(folder)
+    except OSError as error:
+        raise PathError(f"cannot write into {folder}: {error.strerror}") from error
+    if disk.f_flag & os.ST_RDONLY or disk.f_bavail * disk.f_frsize < size:
+        state = "read-only" if disk.f_flag & os.ST_RDONLY else "full"
+        raise PathError(f"cannot write into {folder}: its disk is {state}")
+
+
 def seal(data: bytes) -> bytes:
     """`data` with its checksum at the place that is kept for it, `"checksum":"00000000"`; as it is without one."""
     place = _SEAL.search(data, 0, _SEALED_WITHIN)

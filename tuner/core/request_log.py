@@ -10,7 +10,9 @@ from tuner.core import files
 from tuner.errors import PathError
 
 REQUESTS_FILE = "requests.jsonl"
-#: beside it: what is to be sent, a request a line
+#: beside it, while the level runs: what it does at the moment
+LIVE_FILE = "live.json"
+#: and what is to be sent, a request a line
 WORKLOAD_FILE = "workload.jsonl"
 COMPLETED, FAILED, IN_FLIGHT, NEVER_SENT = "completed", "failed", "in flight", "never sent"
 Window = Literal["steady", "whole"]
