@@ -19,7 +19,8 @@ import msgspec
 from loading import LEVELS, write_level
 
 from tuner.core import timestamps
-from tuner.core.run_directory import Experiment, Sidecar, TrialFacts
+from tuner.core.records import Sidecar, TrialFacts
+from tuner.core.run_directory import Experiment
 
 ROUNDS = 5
 START = datetime(2026, 9, 1, 4, tzinfo=UTC)

@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 
 from tuner.core.files import ASIDE
-from tuner.core.run_directory import PARTIAL, RUNNING, WAITING
+from tuner.core.records import RUNNING, WAITING
+from tuner.core.run_directory import PARTIAL
 
 TESTS = Path(__file__).parents[1] / "tests"
 SERVER = TESTS / "support" / "faulty_server.py"

@@ -13,7 +13,8 @@ from support.result_files import add_level, failure, name, plain_folder, request
 import tuner
 from tuner.batches.load import load_together
 from tuner.core import files
-from tuner.core.run_directory import Experiment, TrialFacts
+from tuner.core.records import TrialFacts
+from tuner.core.run_directory import Experiment
 
 SLO = {"ttft": {"p90": {"threshold": 0.15}}}
 

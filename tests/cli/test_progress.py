@@ -8,7 +8,8 @@ import pytest
 from support import result_files
 
 from tuner.cli.progress import LogHandler, SweepDisplay, ctrl_c_stops
-from tuner.core.run_directory import Experiment, ServerRecord, TrialFacts
+from tuner.core.records import ServerRecord, TrialFacts
+from tuner.core.run_directory import Experiment
 from tuner.report.results import read_results
 from tuner.sweep.spec import make_spec
 

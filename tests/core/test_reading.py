@@ -1,5 +1,6 @@
 """The one door through which files are read: what is damaged, endless or hostile costs its own content alone."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,8 +12,12 @@ import pytest
 import tuner
 from tuner.cli.tables import print_lines
 from tuner.core import files
-from tuner.errors import PathError, SLOError
+from tuner.engines.gguf import check_gguf
+from tuner.errors import PathError, RequestError, SLOError
+from tuner.search.ray.sync import Watch
 from tuner.servers import telemetry
+from tuner.sweep.spec import make_spec
+from tuner.traffic.prompt_file import read_prompt_file
 
 BEFORE = Path(__file__).parents[1] / "data" / "earlier_version" / "20261126T124630Z-sweep-before"
 BESIDE = ("experiment.json", "trials/0001/server.json", "trials/0001/trial.json", "trials/0001/telemetry.jsonl")
@@ -159,6 +164,42 @@ def test_a_terminal_gets_no_escape_sequence(capsys):
     print_lines("na\x1b]52;c;aGk=\x07\x9b31m\u202eme")
     out = capsys.readouterr().out
     assert "me" in out and not {"\x1b", "\x07", "\x9b", "\u202e"} & {*out}
+
+
+READERS = {
+    "server.log": lambda run: tuner.write_report(run, run / "r.html"),
+    "chat.jsonl": lambda run: read_prompt_file(run / "chat.jsonl"),
+    "chat.csv.gz": lambda run: read_prompt_file(run / "chat.csv.gz"),
+    "model.gguf": lambda run: check_gguf(run / "model.gguf"),
+    "trial.json": lambda run: [*Watch(run / "trials" / "0001").changes()],
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", READERS)
+def test_nobody_waits_at_a_pipe(run, name):
+    place = next(run.rglob(name), run / name)
+    place.unlink(missing_ok=True)
+    pipe(place)
+    with contextlib.suppress(RequestError):
+        READERS[name](run)
+
+
+@pytest.mark.parametrize("ending", ["yaml", "json"])
+def test_json_that_tabs_indent_is_read_whatever_it_is_called(tmp_path, ending):
+    (path := tmp_path / f"slo.{ending}").write_text('{\n\t"ttft": {\n\t\t"threshold": 1\n\t}\n}\n')
+    assert tuner.SLO.load(path).to_dict()["ttft"]
+    assert make_spec({"slo": str(path)}).slo == {"ttft": {"threshold": 1}}
+    path.write_text('{\n\t"ttft": {\n\t\t"threshold": 1\n')
+    with pytest.raises(RequestError):
+        make_spec({"slo": str(path)})
+
+
+def test_a_change_of_what_was_written_is_known():
+    sealed = files.seal(b'{"a":1,"checksum":"00000000","b":2}')
+    assert not files.is_changed(sealed)
+    assert not files.is_changed(b'{"a":1}')  # of an earlier version
+    assert files.is_changed(sealed.replace(b'"b":2', b'"b":3'))
 
 
 @pytest.mark.parametrize("kind", [dict, list])

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from tuner.core import locks
-from tuner.core.run_directory import SEARCH, SWEEP, Experiment, Sidecar, Trial
+from tuner.core.records import SEARCH, SWEEP, Sidecar
+from tuner.core.run_directory import Experiment, Trial
 from tuner.errors import PathError
 
 

@@ -7,7 +7,8 @@ import pytest
 from support import result_files
 
 import tuner
-from tuner.core.run_directory import Experiment, TrialFacts, TrialRecord
+from tuner.core.records import TrialFacts, TrialRecord
+from tuner.core.run_directory import Experiment
 from tuner.judging.scores import goals_of
 from tuner.judging.trials import COLUMNS, load_trials
 

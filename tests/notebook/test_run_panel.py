@@ -8,7 +8,8 @@ import pytest
 from support import result_files
 
 from tuner import notebook
-from tuner.core.run_directory import SWEEP, Experiment
+from tuner.core.records import SWEEP
+from tuner.core.run_directory import Experiment
 from tuner.errors import PathError, SpecError
 from tuner.judging.slo import SLO
 from tuner.notebook import panel as base

@@ -9,8 +9,9 @@ from support import result_files
 import tuner
 from tuner.core import request_log
 from tuner.core.level import Rate, columns_of
+from tuner.core.records import Sidecar, TrialFacts
 from tuner.core.request_log import LevelRecord, SentRequest
-from tuner.core.run_directory import Experiment, Sidecar, TrialFacts
+from tuner.core.run_directory import Experiment
 from tuner.report.compared import read_comparison
 from tuner.report.results import read_results
 from tuner.report.write import write_report

@@ -14,7 +14,8 @@ from support.recorded_nvml import RecordedNVML
 from support.side_by_side import faulty, record, started, stop_request
 
 import tuner
-from tuner.core.run_directory import READY, Experiment
+from tuner.core.records import READY
+from tuner.core.run_directory import Experiment
 from tuner.engines.command import Command
 from tuner.engines.gguf import tokenizer_folder
 from tuner.errors import ServerFailed, SpecError, Stopped

@@ -19,7 +19,8 @@ from optuna.storages.journal import JournalFileBackend
 from support import CHECKOUT, FAULTY_SERVER, result_files
 from support.processes import processes_of, wait_until
 
-from tuner.core.run_directory import Experiment, TrialFacts, TrialRecord
+from tuner.core.records import TrialFacts, TrialRecord
+from tuner.core.run_directory import Experiment
 from tuner.engines.gguf import tokenizer_folder
 from tuner.errors import NothingSurvived, SpecError
 from tuner.judging.search_answer import CONFIRMED

@@ -8,7 +8,8 @@ import numpy as np
 
 from tuner.core import files
 from tuner.core import run_directory as experiment
-from tuner.core.run_directory import Experiment, Sidecar, Trial, TrialFacts
+from tuner.core.records import Sidecar, TrialFacts
+from tuner.core.run_directory import Experiment, Trial
 
 METRICS = ("ttft", "tpot", "e2e_latency", "num_input_tokens", "num_output_tokens")
 QUANTILES = (25, 50, 75, 90, 95, 99)
@@ -111,7 +112,7 @@ def add_level(trial: Trial, level: int, content: Any = None, *, partial: bool = 
     folder = trial.batch_folder(known["scenario"], level, known["repeat"])
     folder = folder.with_name(folder.name + experiment.PARTIAL) if partial else folder
     folder.mkdir(parents=True)
-    files.write_json(folder / experiment.SIDECAR_FILE, {**_as_json(Sidecar(**known))})
+    files.write_json(folder / Sidecar.FILE, {**_as_json(Sidecar(**known))})
     if content is not None:
         write(folder / name(level), content)
     return folder

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from support import result_files
-from tuner.core.run_directory import Experiment, Role, TrialFacts, TrialRecord
+from tuner.core.records import Role, TrialFacts, TrialRecord
+from tuner.core.run_directory import Experiment
 
 START = datetime(2026, 11, 24, 4, 0, tzinfo=UTC)
 

@@ -5,7 +5,8 @@ from concurrent.futures import Future
 from typing import Any, Self
 
 from support import result_files
-from tuner.core.run_directory import Trial, TrialFacts
+from tuner.core.records import TrialFacts
+from tuner.core.run_directory import Trial
 from tuner.sweep.spec import SweepSpec
 from tuner.sweep.sweep import StopRequest
 

@@ -8,9 +8,10 @@ import pytest
 from support import result_files
 
 from tuner.core import timestamps
-from tuner.core.run_directory import SEARCH, SWEEP, Experiment, ServerRecord, TrialFacts, TrialRecord
+from tuner.core.records import SEARCH, SWEEP, ServerRecord, TrialFacts, TrialRecord
+from tuner.core.request_log import LIVE_FILE
+from tuner.core.run_directory import Experiment
 from tuner.sweep.progress import LOADING, WARMING_UP, phase, read_search, read_sweep
-from tuner.traffic.live import LIVE_FILE
 
 LEVEL = "D(100,100) at concurrency 2"
 

@@ -9,9 +9,10 @@ import pytest
 from support import BYTE_TOKENIZER, FAULTY_SERVER
 from support.processes import wait_until
 
+from tuner.core.request_log import LIVE_FILE
 from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import Bench, Load
-from tuner.traffic.live import LIVE_FILE, read_live, remove_live
+from tuner.traffic.live import read_live, remove_live
 from tuner.traffic.workload import Workload
 
 

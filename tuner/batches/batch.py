@@ -17,7 +17,7 @@ from tuner.core.bottleneck import bottleneck
 from tuner.core.level import COLUMNS as LEVEL_COLUMNS
 from tuner.core.level import CONCURRENCY, Level, columns_of
 from tuner.core.metrics import LATENCIES, LATENCY_COLUMNS
-from tuner.core.run_directory import COMPLETED, Sidecar
+from tuner.core.records import COMPLETED, Sidecar
 from tuner.core.text import printable
 
 TEXTS = ("experiment", "engine", "model", "scenario", "iteration_type", "outcome", "reason", "time_source")

@@ -19,8 +19,8 @@ from tuner.batches.other_tools.values import DATASET
 from tuner.batches.result_file import MOST, Damage, Origin, iteration_type
 from tuner.core.files import is_regular, read_object, read_struct, split_part
 from tuner.core.level import RATE, level_from
-from tuner.core.request_log import REQUESTS_FILE
-from tuner.core.run_directory import COMPLETED, EXPERIMENT_FILE, SERVER_FILE, SIDECAR_FILE, TRIAL_FILE, Sidecar
+from tuner.core.records import COMPLETED, EXPERIMENT_FILE, SERVER_FILE, SIDECAR_FILE, TRIAL_FILE, Sidecar
+from tuner.core.request_log import LIVE_FILE, REQUESTS_FILE
 
 NamedReading = tuple[Path, Reading | Damage]
 
@@ -33,7 +33,8 @@ def is_theirs(reading: Reading | Damage) -> bool:
 def of_tools(found: list[NamedReading], place: Place) -> list[Batch]:
     """One batch for each of `found`, all of which are theirs."""
     trials: dict[tuple[str, str], int] = {}
-    batches = [_batch_of_tool(path, reading, place, trials) for path, reading in found]
+    last = sorted(found, key=lambda one: isinstance(one[1], Damage))  # so that it shifts no number of a trial
+    batches = [_batch_of_tool(path, reading, place, trials) for path, reading in last]
     batches.sort(key=lambda batch: (batch.place.trial, batch.scenario, batch.level or 0, _when(batch)))
     repeats: Counter[object] = Counter()
     for batch in batches:
@@ -76,7 +77,7 @@ SERVER_FACTS = (
     *("server_model_tokenizer", "max_time_per_run_s", "max_requests_per_run", "additional_request_params"),
 )
 #: Files of ours, of genai-bench and of AIPerf that are JSON but never a batch.
-OTHER_FILES = {METADATA_FILE, EXPERIMENT_FILE, TRIAL_FILE, SERVER_FILE, SIDECAR_FILE, *aiperf.OTHER_FILES}
+OTHER_FILES = {METADATA_FILE, EXPERIMENT_FILE, TRIAL_FILE, SERVER_FILE, SIDECAR_FILE, LIVE_FILE, *aiperf.OTHER_FILES}
 #: Two runs of one level end at least this many seconds apart, since genai-bench counts a level in whole seconds.
 SHORTEST_LEVEL = 1.0
 

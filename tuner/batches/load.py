@@ -20,7 +20,8 @@ from tuner.batches.other_tools import format_of, holds_one_run
 from tuner.batches.report_data import is_page, read_report
 from tuner.batches.run_folder import is_trial, read_trial
 from tuner.core.files import is_regular, subfolders
-from tuner.core.run_directory import EXPERIMENT_FILE, Experiment
+from tuner.core.records import EXPERIMENT_FILE
+from tuner.core.run_directory import Experiment
 from tuner.errors import PathError
 
 logger = logging.getLogger(__name__)

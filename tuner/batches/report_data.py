@@ -1,20 +1,25 @@
 """What a report carries inside itself: its batches and what stands beside them, so that one file is the data too."""
 
-import re
+import contextlib
+import logging
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pandas as pd
 
+from tuner.batches import _salvage
 from tuner.batches.batch import COLUMNS, Batch, Place, records, with_types
-from tuner.core.files import RESULTS, is_regular, read_bytes
+from tuner.core.files import RESULTS, UNSEALED, is_changed, is_regular, read_bytes, seal
 from tuner.core.level import level_of
 from tuner.errors import PathError
 
 OPENING = '<script type="application/json" id="tuner-data">'
 _CLOSING = "</script>"
 FORMAT = 1
+_CHANGED = "the report is damaged, or its data was changed after it was written: its checksum is another"
+_DAMAGES = (ValueError, TypeError, KeyError, OverflowError, AttributeError)
+logger = logging.getLogger(__name__)
 
 
 class ReportTrial(msgspec.Struct, kw_only=True):
@@ -48,6 +53,7 @@ class ReportData(msgspec.Struct, kw_only=True):
     """The data of a report; seconds, tokens/s, UTC to the microsecond with a `Z`."""
 
     format: int = FORMAT  # raised when a reader of today could not read it any more
+    checksum: str = UNSEALED  # of all this; see `files.seal`
     slo: dict[str, Any] | None = None  # the SLO's document, None where nobody asked for one
     columns: list[str]  # those of `load_batches`
     rows: list[list[Any]]  # one a batch; None for what is missing
@@ -60,6 +66,8 @@ class ReportData(msgspec.Struct, kw_only=True):
     runs: list[dict[str, Any]] = []  # what each run was made with
     telemetry: dict[str, list[Any]] = {}  # samples, one list a column
     trials: list[ReportTrial] = []  # of a search
+    is_damaged: bool = False  # where it was read: whether something of it is missing,
+    is_changed: bool = False  # and whether it is not as it was written
 
 
 def columns_and_rows(batches: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
@@ -72,7 +80,7 @@ def pack(data: ReportData) -> str:
     text = msgspec.json.encode(data).decode()
     for character in ("<", ">", "&", "\u2028", "\u2029"):
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return seal(text.encode()).decode()
 
 
 def is_page(path: Path) -> bool:
@@ -86,17 +94,35 @@ def unpack(path: Path) -> ReportData:
     Raises:
         PathError: it carries nothing (other pages do not), is damaged, or comes from a later tuner.
     """
-    text = read_bytes(path, RESULTS).decode(errors="replace")
-    found = re.search(f"{re.escape(OPENING)}([^<]*){_CLOSING}", text)
-    if not found:
-        raise PathError(f"{path} carries no batches: only a report that tuner made does, and only where it is whole")
+    _, opening, rest = read_bytes(path, RESULTS).partition(OPENING.encode())
+    if not opening:
+        raise PathError(f"{path} carries no batches: only a report that tuner made does")
+    carried = rest.partition(_CLOSING.encode())[0]
     try:
-        data = msgspec.json.decode(found[1], type=ReportData)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise PathError(f"{path}: the data in the report is damaged: {error}") from error
+        data = msgspec.json.decode(carried, type=ReportData)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        data = _whole_part(carried.decode(errors="replace"), path, error)
     if data.format > FORMAT:
         raise PathError(f"{path} was made by a later tuner; install that one to read it")
-    return data
+    return msgspec.structs.replace(data, is_changed=is_changed(carried))
+
+
+def _whole_part(text: str, path: Path, error: Exception) -> ReportData:
+    """What is whole in the damaged data of a report: its rows, and what else has the type that it should have."""
+    fields = {field.name: field.type for field in msgspec.structs.fields(ReportData)}
+    whole = _salvage.members(text, list(fields))
+    columns = whole.get("columns")
+    if not isinstance(columns, list):
+        raise PathError(f"{path}: the data in the report is damaged: {error}") from error
+    logger.warning("%s: the data in the report is damaged, what is whole is kept: %s", path, error)
+    rows = _salvage.elements(text, "rows", lambda row: isinstance(row, list) and len(row) == len(columns))
+    if whole.get("rows") != rows:  # nobody knows any more which of them the lists beside them are about
+        whole = {name: whole[name] for name in whole.keys() - {"attainment", "spreads", "intervals"}}
+    known: dict[str, Any] = {"columns": [], "rows": [], "is_damaged": True}
+    for name, value in (whole | {"rows": rows}).items():
+        with contextlib.suppress(msgspec.ValidationError, RecursionError):
+            known[name] = msgspec.convert(value, fields[name])
+    return ReportData(**known)
 
 
 def read_report(path: Path) -> list[Batch]:
@@ -107,11 +133,38 @@ def read_report(path: Path) -> list[Batch]:
     """
     data = unpack(path)
     try:
-        rows = [dict(zip(data.columns, row, strict=True)) for row in data.rows]
-        with_types(pd.DataFrame(rows, columns=data.columns))
-        return [_batch(row) for row in rows]
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise PathError(f"{path}: the batches in the report are damaged: {error}") from error
+        batches = _batches(data.columns, data.rows)
+    except _DAMAGES:
+        batches = [_one_batch(data.columns, row, path, number) for number, row in enumerate(data.rows, 1)]
+    if data.is_damaged:
+        batches.append(_damaged(path, len(batches) + 1))
+    if not any(batch.report_row for batch in batches):
+        raise PathError(f"{path}: the batches in the report are damaged")
+    for batch in batches if data.is_changed else ():
+        batch.report_row = batch.report_row and batch.report_row | {
+            "warnings": [*batch.report_row["warnings"], _CHANGED]
+        }
+    return batches
+
+
+def _one_batch(columns: list[str], row: list[Any], path: Path, number: int) -> Batch:
+    try:
+        return _batches(columns, [row])[0]
+    except _DAMAGES:
+        return _damaged(path, number)
+
+
+def _damaged(path: Path, number: int) -> Batch:
+    """What stands for a part of a report that cannot be read."""
+    reason = f"{path.name} is damaged: a batch, or several, cannot be read"
+    return Batch(Place(path.resolve(), path.name), "", None, repeat=number, outcome="unreadable", reason=reason)
+
+
+def _batches(columns: list[str], rows: list[list[Any]]) -> list[Batch]:
+    """The batches of rows that have the types of `load_batches`; an error of `_DAMAGES` where they have not."""
+    values = [dict(zip(columns, row, strict=True)) for row in rows]
+    with_types(pd.DataFrame(values, columns=columns))
+    return [_batch(row) for row in values]
 
 
 def _batch(row: dict[str, Any]) -> Batch:

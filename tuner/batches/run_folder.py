@@ -8,6 +8,8 @@ from functools import cached_property
 from itertools import chain, product
 from pathlib import Path
 
+import msgspec
+
 from tuner.batches._cache import Cache
 from tuner.batches.batch import Batch, Place, client
 from tuner.batches.genai_bench_folder import Metadata, read_files, result_files
@@ -15,19 +17,8 @@ from tuner.batches.result_file import MOST, iteration_type
 from tuner.core.bottleneck import CLIENT_BUSY
 from tuner.core.files import is_regular, read_end, subfolders
 from tuner.core.level import RATE, Level, Rate
-from tuner.core.run_directory import (
-    COMPLETED,
-    LEVEL_NAME,
-    OUTCOMES,
-    PARTIAL,
-    RUNNING,
-    SIDECAR_FILE,
-    TRIAL_FILE,
-    Sidecar,
-    Trial,
-    TrialFacts,
-    safe_name,
-)
+from tuner.core.records import COMPLETED, OUTCOMES, RUNNING, SIDECAR_FILE, TRIAL_FILE, Sidecar, TrialFacts
+from tuner.core.run_directory import LEVEL_NAME, PARTIAL, Trial, safe_name
 from tuner.core.server_log import OUT_OF_MEMORY, diagnose
 from tuner.core.text import one_line
 from tuner.core.timestamps import read as read_time
@@ -62,9 +53,6 @@ def _drift(sidecar: Sidecar | None) -> float:
 
 logger = logging.getLogger(__name__)
 
-#: More repeats than this nobody asks for; a file that says so is damaged.
-MOST_REPEATS = 1000
-
 
 def is_trial(folder: Path) -> bool:
     """Whether `folder` is a trial of a run directory."""
@@ -87,10 +75,10 @@ class _TrialReader:
     def facts(self) -> TrialFacts:
         """What was asked for; only what the folder's name tells where `trial.json` is missing or damaged."""
         facts, name = self.trial.facts, self.trial.folder.name
-        if facts and 0 < facts.trial < MOST:
-            return facts
-        logger.warning("%s: missing or damaged, so nobody knows what was asked for", self.trial.facts_file)
         number = int(name) if re.fullmatch(r"[0-9]{1,9}", name) else 1
+        if facts and 0 < facts.trial < MOST:
+            return msgspec.structs.replace(facts, trial=number) if self.trial.run != self.trial.folder else facts
+        logger.warning("%s: missing or damaged, so nobody knows what was asked for", self.trial.facts_file)
         return TrialFacts(trial=number, engine="", model="", scenarios=[], levels=[])
 
     @cached_property
@@ -121,9 +109,10 @@ class _TrialReader:
         facts, found = self.facts, {}
         for level in sorted(self.levels(), key=lambda level: not _is_partial(level)):
             found[level.key] = level  # a finished folder replaces the partial one of the same level
-        repeats = range(1, min(facts.repeats, MOST_REPEATS) + 1)
         levels = [level for level in facts.every_level if 0 < level < MOST]
-        for key in dict.fromkeys([*product(facts.scenarios, [self.iteration_type], levels, repeats), *sorted(found)]):
+        for key in dict.fromkeys(
+            [*product(facts.scenarios, [self.iteration_type], levels, facts.every_repeat), *sorted(found)]
+        ):
             yield self.read(found[key]) if key in found else self.absent(*key)
 
     def levels(self) -> Iterator[Batch]:

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 
 from tuner.batches.result_file import Aggregates, Damage, Request, ResultFile, Window, parse
+from tuner.core.files import is_changed
 from tuner.core.level import CONCURRENCY, RATE
 from tuner.core.request_log import (
     COMPLETED,
@@ -19,6 +20,7 @@ from tuner.core.request_log import (
 )
 from tuner.core.request_log import parse as parse_log
 
+CHANGED = "the file is damaged, or was changed after it was written: its checksum is another"
 #: Seconds by which a request can be late before that is told.
 _LATE = 0.05
 
@@ -39,18 +41,21 @@ def parse_any(data: bytes, name: str) -> ResultFile | Damage:
     if not is_request_log(data):
         return parse(data, name)
     try:
-        return _judged_part(*parse_log(data))
+        level, requests = parse_log(data)
+        return _judged_part(level, requests, [CHANGED] if is_changed(data) else [])
     except msgspec.MsgspecError as error:
         return Damage("truncated" if "truncated" in str(error) else "unreadable", f"{name} is damaged: {error}")
 
 
-def _judged_part(level: LevelRecord, requests: list[SentRequest]) -> ResultFile:
+def _judged_part(level: LevelRecord, requests: list[SentRequest], notes: list[str]) -> ResultFile:
     every = [_logged_request(request, level) for request in requests]
     duration = level.end - level.begin
     kind = CONCURRENCY if level.rate is None else RATE
     aggregates = Aggregates(level.scenario, kind, level.concurrency, request_rate=level.rate, run_duration=duration)
     counted = [request for request in every if request.is_counted]
-    return ResultFile(aggregates, counted, "s", window=_window(level, requests), every_request=every)
+    window = _window(level, requests)
+    window.notes += notes
+    return ResultFile(aggregates, counted, "s", window=window, every_request=every)
 
 
 def _logged_request(request: SentRequest, level: LevelRecord) -> LoggedRequest:

@@ -22,6 +22,7 @@ from tuner.cli.doctor import examine
 from tuner.cli.progress import LogHandler, RunDisplay, SearchDisplay, SweepDisplay, ctrl_c_stops, download_bar
 from tuner.cli.tables import print_lines
 from tuner.cli.terminal import Terminal
+from tuner.core import files
 from tuner.core.run_directory import Experiment, Trial
 from tuner.errors import TunerError
 from tuner.judging.costs import Price, Target
@@ -73,6 +74,7 @@ def _flag(name: str, field: Any) -> inspect.Parameter:
 
 
 _POLL_SECONDS = 0.2
+_ROOM_FOR_REPORT = 4 << 20  # bytes
 _TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
 app = typer.Typer(
@@ -232,8 +234,10 @@ def _report_if_it_fails(experiment: Experiment) -> Iterator[None]:
         yield
     except BaseException:
         if experiment.has_begun:
-            with contextlib.suppress(TunerError):
+            try:
                 print_lines(f"report: {_report(experiment)[1]}")
+            except TunerError as error:
+                logging.getLogger(__name__).warning("no report was written: %s", error)
             print_lines(*_how_to_go_on(experiment))
         raise
 
@@ -247,6 +251,7 @@ def _how_to_go_on(experiment: Experiment) -> list[str]:
 
 def _report(experiment: Experiment) -> tuple[Results, Path]:
     """The results of a run, and the report that was written of them."""
+    files.must_have_room(experiment.folder, _ROOM_FOR_REPORT)  # a report takes seconds to make
     results = read_results(experiment.folder)
     return results, save_report(results, experiment.folder / REPORT_FILE)
 

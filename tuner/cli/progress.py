@@ -16,7 +16,8 @@ from rich.markup import escape
 from tuner.cli.terminal import Terminal
 from tuner.core.level import level_title
 from tuner.core.metrics import column_name
-from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, RUNNING, WAITING, Experiment
+from tuner.core.records import COMPLETE, COMPLETED, FAILED, RUNNING, WAITING
+from tuner.core.run_directory import Experiment
 from tuner.core.text import visible
 from tuner.judging.search_answer import Searched
 from tuner.judging.slo import SLO

@@ -11,6 +11,8 @@ import os
 import re
 import secrets
 import stat
+import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +33,10 @@ _DEEPEST, _MOST_VALUES = 50, 5_000
 _LARGEST_NUMBER = 2**63
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
+#: what stands for the checksum of a file of ours while it is counted; it lies within so many bytes
+UNSEALED = "0" * 8
+_SEALED_WITHIN = 4096
+_SEAL = re.compile(rb'"checksum":\s*"([0-9a-f]{8})"')
 _PART = re.compile(r"(?P<name>.+\.\w+)#(?P<part>[1-9]\d{0,6})", re.DOTALL)
 
 
@@ -68,6 +74,39 @@ def write_atomically(path: Path, content: str | bytes, *, sync_it: bool = True) 
             aside.unlink(missing_ok=True)
 
 
+def must_have_room(folder: Path, size: int) -> None:
+    """Refuse what would be written into a folder of a read-only or full file system, before it is made.
+
+    Raises:
+        PathError: fewer than `size` bytes are free there, or none can be written.
+    """
+    try:
+        disk = os.statvfs(folder)
+    except OSError as error:
+        raise PathError(f"cannot write into {folder}: {error.strerror}") from error
+    if disk.f_flag & os.ST_RDONLY or disk.f_bavail * disk.f_frsize < size:
+        state = "read-only" if disk.f_flag & os.ST_RDONLY else "full"
+        raise PathError(f"cannot write into {folder}: its disk is {state}")
+
+
+def seal(data: bytes) -> bytes:
+    """`data` with its checksum at the place that is kept for it, `"checksum":"00000000"`; as it is without one."""
+    place = _SEAL.search(data, 0, _SEALED_WITHIN)
+    return data[: place.start(1)] + _checksum(data, place) + data[place.end(1) :] if place else data
+
+
+def is_changed(data: bytes) -> bool:
+    """Whether `data` holds a checksum, and is not what `seal` gave."""
+    place = _SEAL.search(data, 0, _SEALED_WITHIN)
+    return place is not None and place[1] != _checksum(data, place)
+
+
+def _checksum(data: bytes, place: re.Match[bytes]) -> bytes:
+    """The CRC-32 of all but the checksum itself."""
+    view = memoryview(data)
+    return b"%08x" % zlib.crc32(view[place.end(1) :], zlib.crc32(view[: place.start(1)]))
+
+
 def sync(path: Path) -> None:
     """Make a file, or the renames within a folder, survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
@@ -88,12 +127,21 @@ def read_bytes(path: Path, most: int = RECORD) -> bytes:
     Raises:
         PathError: it cannot be read, is a pipe, a device or a folder, or has more than `most` bytes.
     """
+    return _read(path, most, most)
+
+
+def read_start(path: Path, count: int) -> bytes:
+    """The first bytes of a regular file of any size; errors as in `read_bytes`."""
+    return _read(path, sys.maxsize, count)
+
+
+def _read(path: Path, most: int, count: int) -> bytes:
     try:
         _must_be_file(path, path.stat(), most)
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
             _must_be_file(path, status, most)
-            return file.read(status.st_size)
+            return file.read(min(status.st_size, count))
     except (OSError, ValueError) as error:
         raise PathError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -177,16 +225,22 @@ def read_struct(path: Path, kind: type[Struct]) -> Struct | None:
     """
     values = read_object(path)
     try:
-        return msgspec.convert(values, kind) if values else None
-    except msgspec.ValidationError as error:
+        return msgspec.convert(fitting(values, kind, path), kind) if values else None
+    except msgspec.ValidationError as error:  # it lacks what has no default
         logger.warning("%s is damaged: %s", path, error)
-    fitting = {}
-    for field in msgspec.structs.fields(kind):
-        with contextlib.suppress(KeyError, msgspec.ValidationError):
-            fitting[field.name] = msgspec.convert(values[field.encode_name], field.type)
-    with contextlib.suppress(TypeError):  # it lacks what has no default
-        return kind(**fitting)
-    return None
+        return None
+
+
+def fitting(values: dict[str, Any], kind: type[msgspec.Struct], where: object) -> dict[str, Any]:
+    """`values` without those that cannot be what `kind` says they are, of which a warning tells."""
+    types, found = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}, dict(values)
+    for name in types.keys() & values.keys():
+        try:
+            msgspec.convert(values[name], types[name])
+        except msgspec.ValidationError as error:
+            logger.warning("%s is damaged at %s: %s", where, name, error)
+            del found[name]
+    return found
 
 
 def read_end(path: Path, most: int, start: int = 0) -> str:
@@ -259,6 +313,8 @@ def parse_yaml(text: str) -> Any:
     try:
         if len(text) > DOCUMENT:
             raise ValueError(f"it is longer than {DOCUMENT} characters")
+        with contextlib.suppress(ValueError):  # all JSON is meant, also where tabs indent it, which YAML forbids
+            return _plain(_parse_json(text), _NO_TEXT)
         return _plain(yaml.load(text, Loader=_strict_loader()), _NO_TEXT)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
         words = "a value that its tag does not fit" if isinstance(error, LookupError) else " ".join(str(error).split())

@@ -10,7 +10,9 @@ from tuner.core import files
 from tuner.errors import PathError
 
 REQUESTS_FILE = "requests.jsonl"
-#: beside it: what is to be sent, a request a line
+#: beside it, while the level runs: what it does at the moment
+LIVE_FILE = "live.json"
+#: and what is to be sent, a request a line
 WORKLOAD_FILE = "workload.jsonl"
 COMPLETED, FAILED, IN_FLIGHT, NEVER_SENT = "completed", "failed", "in flight", "never sent"
 Window = Literal["steady", "whole"]
@@ -22,6 +24,7 @@ class LevelRecord(msgspec.Struct, kw_only=True):
     """The first line; instants are seconds on the monotonic clock, which showed `monotonic` when it was `utc`."""
 
     schema_of_requests: int = 1
+    checksum: str = files.UNSEALED  # of the whole file; see `files.seal`
     scenario: str
     concurrency: int | None = None
     rate: float | None = None  # of an open loop: requests that were due per second; then no concurrency was held
@@ -121,4 +124,4 @@ def statuses(path: Path) -> set[str]:
 def write(path: Path, level: LevelRecord, requests: list[SentRequest]) -> None:
     """Write the file, whole or not at all: what ended first comes first, as in genai-bench's own file."""
     ordered = sorted(requests, key=lambda request: request.end or float("inf"))
-    files.write_atomically(path, msgspec.json.Encoder().encode_lines([level, *ordered]))
+    files.write_atomically(path, files.seal(msgspec.json.Encoder().encode_lines([level, *ordered])))

@@ -1,4 +1,4 @@
-"""The run directory: its layout, the schema of every file in it, and what it was written on."""
+"""The run directory: its layout, who may write into it, and what it was written on (its records: `records`)."""
 
 import contextlib
 import platform
@@ -8,23 +8,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
-
-import msgspec
+from typing import Any
 
 from tuner.core import files, locks, timestamps
-from tuner.core.bottleneck import Usage
-from tuner.core.files import read_struct
-from tuner.core.level import CONCURRENCY, Level, columns_of, folder_name, kind_of, level_from
-from tuner.core.server_log import Failure
+from tuner.core.level import Level, folder_name
+from tuner.core.records import (
+    ENDED,
+    EXPERIMENT_FILE,
+    SEARCH_FILE,
+    TRIAL_FILE,
+    WAITING,
+    ExperimentRecord,
+    Role,
+    ServerRecord,
+    TrialFacts,
+    TrialRecord,
+    sound,
+)
 from tuner.errors import PathError
 
-EXPERIMENT_FILE = "experiment.json"
-TRIAL_FILE = "trial.json"
-SERVER_FILE = "server.json"
-SEARCH_FILE = "search.json"
 SERVER_LOG = "server.log"
-SIDECAR_FILE = "batch.json"
 TRIALS = "trials"
 #: How the folder of a level is called, without `PARTIAL`; see `Trial.batch_folder`.
 LEVEL_NAME = re.compile(
@@ -34,101 +37,10 @@ PARTIAL = ".part"
 _LOCK = ".lock"  # whose holder writes, and says in it who that is
 _SURELY_LEFT = 5.0  # seconds, in which a file that was written aside is renamed
 
-#: the kinds of experiment
-SWEEP, SEARCH = "sweep", "tune"
-COMPLETED = "completed"
-RUNNING = "running"
-#: How a batch can end. Only a completed one has numbers that may be judged.
-OUTCOMES = (
-    COMPLETED,
-    "out_of_memory",
-    "server_died",
-    "timeout",
-    "all_errors",
-    "truncated",
-    "unreadable",
-    "missing",
-    "skipped",
-    "interrupted",
-    "client_failed",
-)
-
-
-class _Record(msgspec.Struct):
-    """A JSON file of a folder; instants in it are UTC with a `Z`."""
-
-    FILE: ClassVar[str]
-
-    @classmethod
-    def read(cls, folder: Path) -> Self | None:
-        """The file of `folder`; None where there is none, or it is damaged."""
-        return read_struct(folder / cls.FILE, cls)
-
-    def write(self, folder: Path) -> None:
-        """Replace the file in `folder`."""
-        files.write_json(folder / self.FILE, msgspec.to_builtins(self))
-
-
-class TrialFacts(_Record, kw_only=True):
-    """What was asked of one server configuration (`trial.json`)."""
-
-    FILE = TRIAL_FILE
-
-    trial: int
-    engine: str
-    model: str
-    parameters: dict[str, Any] = {}
-    scenarios: list[str]
-    levels: list[int | float]
-    iteration_type: str = CONCURRENCY
-    repeats: int = 1
-
-    @property
-    def every_level(self) -> list[Level]:
-        """The levels, as what they are."""
-        return [level_from(number, self.iteration_type) for number in self.levels]
-
-
-class Sidecar(_Record, kw_only=True):
-    """What genai-bench does not record of one batch (`batch.json`)."""
-
-    FILE = SIDECAR_FILE
-
-    scenario: str
-    concurrency: int | None = None
-    request_rate: float | None = None
-    iteration_type: str = CONCURRENCY
-    repeat: int = 1
-    outcome: str = RUNNING
-    reason: str = ""
-    started_at: str = ""
-    finished_at: str = ""
-    duration: float | None = None  # seconds on the monotonic clock
-    exit_code: int | None = None
-    client: dict[str, Any] = {}  # health of the load generator, such as cpu_share
-    usage: Usage | None = None  # what the server used meanwhile
-
-    @classmethod
-    def of(cls, scenario: str, level: Level, repeat: int, **more: Any) -> "Sidecar":
-        """That of one measurement of a level."""
-        return cls(scenario=scenario, **columns_of(level), iteration_type=kind_of(level), repeat=repeat, **more)
-
 
 def part_of(folder: Path) -> Path:
     """Where the files of a level lie that goes in `folder` when it has ended."""
     return folder.with_name(folder.name + PARTIAL)
-
-
-class ExperimentRecord(_Record, kw_only=True):
-    """What was asked of a run, and how it stands (`experiment.json`, in which there is more)."""
-
-    FILE = EXPERIMENT_FILE
-
-    kind: str = ""
-    name: str = ""
-    state: str = ""
-    spec: dict[str, Any] = {}
-    search: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -163,7 +75,7 @@ class Trial:
         return self.folder / SERVER_LOG
 
     @property
-    def server(self) -> "ServerRecord | None":
+    def server(self) -> ServerRecord | None:
         """What is recorded of its server; None where nothing is, or the file is damaged."""
         return ServerRecord.read(self.folder)
 
@@ -188,7 +100,7 @@ class Trial:
         return TrialFacts.read(self.folder)
 
     @property
-    def record(self) -> "TrialRecord":
+    def record(self) -> TrialRecord:
         """What a search noted of it; made from the trial itself where it noted nothing."""
         if note := TrialRecord.read(self.folder):
             return note
@@ -280,8 +192,8 @@ class Experiment:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """All that `experiment.json` says; empty where the file is missing or damaged."""
-        return files.read_object(self.folder / EXPERIMENT_FILE)
+        """All that `experiment.json` says, as far as it is sound; empty where the file is missing or damaged."""
+        return sound(files.read_object(self.folder / EXPERIMENT_FILE), self.folder / EXPERIMENT_FILE)
 
     @property
     def record(self) -> ExperimentRecord:
@@ -338,7 +250,8 @@ class Experiment:
     @property
     def logs(self) -> list[Path]:
         """What its servers and its other processes printed."""
-        return [*sorted(self.folder.glob(f"{TRIALS}/*/{SERVER_LOG}")), *sorted(self.folder.glob("*.log"))]
+        logs = [*sorted(self.folder.glob(f"{TRIALS}/*/{SERVER_LOG}")), *sorted(self.folder.glob("*.log"))]
+        return [log for log in logs if files.is_regular(log)]
 
     @property
     def trial_folders(self) -> list[Path]:
@@ -389,62 +302,3 @@ def environment() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
     }
     return {"versions": versions, "host": host}
-
-
-STARTING, READY, STOPPED, SERVER_FAILED = "starting", "ready", "stopped", "failed"
-
-
-class ServerRecord(_Record, kw_only=True):
-    """One start of a server (`server.json`); durations are seconds. No secret is in it."""
-
-    FILE = SERVER_FILE
-
-    state: str = STARTING
-    engine: str = ""
-    model: str = ""
-    served_name: str = ""
-    version: str = ""  # as the server itself says
-    parameters: dict[str, Any] = {}
-    command: list[str] = []
-    base_url: str = ""
-    host: str = ""
-    gpus: list[str] = []  # UUIDs
-    gpu_memory: dict[str, dict[str, int]] = {}  # bytes in use before, ready and after, by UUID
-    pid: int | None = None
-    started_at: str = ""
-    ready_at: str = ""
-    finished_at: str = ""
-    ready_seconds: float | None = None
-    exit_code: int | None = None
-    failure: Failure | None = None
-    warnings: list[str] = []
-    previous: list[dict[str, Any]] = []  # earlier starts in the same trial, the oldest first
-
-    def starts(self) -> list[dict[str, Any]]:
-        """All starts in the trial, the oldest first, this one last."""
-        own = msgspec.to_builtins(self)
-        return [*own.pop("previous"), own]
-
-
-Role = Literal["baseline", "candidate", "confirmation"]
-#: How a trial stands; `ended` becomes `complete`, `infeasible` or `failed` by what is on disk, whenever it is read.
-COMPLETE, INFEASIBLE, FAILED, PRUNED, WAITING = "complete", "infeasible", "failed", "pruned", "waiting"
-ENDED = "ended"
-
-
-class TrialRecord(_Record, kw_only=True):
-    """A search's own note of one trial (`search.json`)."""
-
-    FILE = SEARCH_FILE
-
-    role: Role
-    parameters: dict[str, Any]
-    promise: str = ""  # why it is thought to be better, where a sweep proposed it
-    state: str = RUNNING  # running, waiting (to be run again), ended, pruned, failed
-    of: str = ""  # of a confirmation: baseline or winner
-    cause: str = ""
-    kind: str = ""  # of a failure, such as out_of_memory
-    started_at: str = ""
-    finished_at: str = ""
-    seconds: float = 0.0  # that its runs took, also those that were cut off
-    gpus: int = 0

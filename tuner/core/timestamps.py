@@ -61,6 +61,14 @@ def read(text: str) -> tuple[datetime, str]:
         raise ValueError(f"{text!r} lies outside the years 1 to 9999") from error
 
 
+def known(text: str) -> datetime | None:
+    """The instant that `text` is in UTC; None where it is empty or none."""
+    try:
+        return read(text)[0]
+    except ValueError:
+        return None
+
+
 def to_utc(values: "pd.Series[Any]") -> "pd.Series[Any]":
     """A column of times, whatever they came as, as tz-aware UTC.
 

@@ -17,7 +17,9 @@ from typing import Any
 
 import platformdirs
 
-from tuner.errors import ModelUnavailable, SpecError
+from tuner.core import files
+from tuner.core.text import one_line
+from tuner.errors import ModelUnavailable, PathError, SpecError
 
 _log = logging.getLogger(__name__)
 
@@ -61,10 +63,9 @@ def check_gguf(path: Path) -> Path:
         SpecError: it is missing, unreadable or something else.
     """
     try:
-        with open(path, "rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise SpecError(f"cannot read the model {path}: {error.strerror}; give a GGUF file") from error
+        magic = files.read_start(path, 4)
+    except PathError as error:
+        raise SpecError(f"model: {error}; give a GGUF file") from error
     if magic != b"GGUF":
         raise SpecError(f"{path} is no GGUF file: it does not start with GGUF; convert it, or give another")
     return path
@@ -154,12 +155,17 @@ def tokenizer_folder(gguf: Path) -> Path:
 
 def _build(gguf: Path, folder: Path) -> None:
     """Write the folder aside and rename it, so that nobody reads half of it."""
-    fields = _fields(gguf)
-    tokenizer = _tokenizer(fields, gguf)
+    try:
+        fields = _fields(gguf)
+        tokenizer, config = _tokenizer(fields, gguf), json.dumps(_config(fields), indent=2)
+    except SpecError:
+        raise
+    except Exception as error:  # whatever its readers make of a file that is damaged
+        raise SpecError(f"cannot read the vocabulary of {gguf}: {one_line(str(error))}; fetch it again") from error
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=folder.parent))
     tokenizer.save(str(aside / "tokenizer.json"))
-    (aside / "tokenizer_config.json").write_text(json.dumps(_config(fields), indent=2))
+    (aside / "tokenizer_config.json").write_text(config)
     with contextlib.suppress(OSError):  # another process was faster
         aside.rename(folder)
 

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from tuner.core.level import axis_of, level_name, level_of, level_title
 from tuner.core.metrics import DRIFTED, column_name
-from tuner.core.run_directory import COMPLETED
+from tuner.core.records import COMPLETED
 from tuner.figures import style as look
 from tuner.judging.levels import levels_of
 from tuner.judging.verdicts import COMPLIANT

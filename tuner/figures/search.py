@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner.core.level import level_of, level_title
-from tuner.core.run_directory import COMPLETE
+from tuner.core.records import COMPLETE
 from tuner.core.text import change, plural, shorten
 from tuner.figures import style as look
 from tuner.judging.scores import THROUGHPUT, Goal

@@ -16,7 +16,7 @@ from tuner.batches.batch import records
 from tuner.core import level
 from tuner.core.level import Level, level_from, level_title
 from tuner.core.metrics import PERCENTILES, SHARE, metric_of, requests_needed, split
-from tuner.core.run_directory import COMPLETED
+from tuner.core.records import COMPLETED
 from tuner.judging import comparison_text
 from tuner.judging.estimates import (
     BETTER,

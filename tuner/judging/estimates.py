@@ -14,7 +14,7 @@ from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
 from tuner.core.level import Level, level_of, levels_in
 from tuner.core.metrics import SHARE, metric_of
-from tuner.core.run_directory import COMPLETED
+from tuner.core.records import COMPLETED
 from tuner.judging.intervals import CONFIDENCE, correlated, in_flight, of_requests, student, student_above
 from tuner.judging.levels import BRACKETED, bracket, levels_of, without_superseded
 from tuner.judging.slo import SLO

@@ -26,7 +26,7 @@ from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
 from tuner.core.level import BATCH_SIZE, COLUMNS, RATE, Rate, level_of, levels_in
 from tuner.core.metrics import LATENCY_COLUMNS, PERCENTILES, requests_needed, split
-from tuner.core.run_directory import COMPLETED
+from tuner.core.records import COMPLETED
 
 CONFIDENCE = 0.95
 #: Columns that have an interval.

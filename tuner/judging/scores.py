@@ -12,7 +12,7 @@ from tuner.batches.load import load_batches
 from tuner.batches.run_folder import is_trial
 from tuner.core.level import level_of, level_title, levels_in
 from tuner.core.metrics import METRICS, PERCENTILES
-from tuner.core.run_directory import COMPLETE, COMPLETED, FAILED, INFEASIBLE
+from tuner.core.records import COMPLETE, COMPLETED, FAILED, INFEASIBLE
 from tuner.judging.levels import NONE
 from tuner.judging.slo import SLO
 from tuner.judging.summary import Summary, summarize
@@ -52,11 +52,11 @@ class Scoring:
     @classmethod
     def of(cls, spec: Mapping[str, Any], slo: SLO | None = None) -> "Scoring":
         """From the plain spec of a search; `slo` instead of its own where given."""
-        objectives = tuple(spec.get("objective") or ["max_throughput"])
+        objectives = tuple(_objectives(spec))
         levels = spec.get("rates") or spec.get("levels")
         level = spec.get("objective_level") or (levels[0] if isinstance(levels, list) and levels else None)
         needed = any(one in LATENCIES for one in objectives)
-        return cls(objectives, level if needed else None, slo or SLO.parse(spec.get("slo") or {}))
+        return cls(objectives, level if needed else None, slo or SLO.recorded(spec.get("slo"), "the search") or SLO())
 
     def judged(self, trial: Path) -> pd.DataFrame:
         """The judged batches of the trial in this folder; none where nothing was asked of it yet."""
@@ -165,8 +165,12 @@ THROUGHPUT = Goal()
 
 def goals_of(spec: Mapping[str, Any], slo: SLO, per_gpu: bool = False) -> tuple[Goal, ...]:
     """The objectives of a search's plain spec as they are shown."""
-    wanted = spec.get("objective") or ["max_throughput"]
-    return tuple(_goal(str(one), slo, per_gpu) for one in ([wanted] if isinstance(wanted, str) else wanted))
+    return tuple(_goal(one, slo, per_gpu) for one in _objectives(spec))
+
+
+def _objectives(spec: Mapping[str, Any]) -> list[str]:
+    wanted = spec.get("objective") or "max_throughput"
+    return [wanted] if isinstance(wanted, str) else list(wanted)
 
 
 def _goal(objective: str, slo: SLO, per_gpu: bool) -> Goal:

@@ -10,7 +10,7 @@ import msgspec
 import pandas as pd
 
 from tuner.core.level import level_of, level_title
-from tuner.core.run_directory import COMPLETE, FAILED, INFEASIBLE, PRUNED, RUNNING, WAITING
+from tuner.core.records import COMPLETE, FAILED, INFEASIBLE, PRUNED, RUNNING, WAITING
 from tuner.core.text import change, plural, shorten
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.scores import THROUGHPUT, Goal, goals_of

@@ -1,5 +1,6 @@
 """The SLO document, read strictly: constraints, each metric + statistic + threshold."""
 
+import logging
 import math
 import os
 import re
@@ -21,6 +22,8 @@ from tuner.core.metrics import (
     column_name,
 )
 from tuner.errors import SLOError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,15 @@ class SLO:
         """
         file = Path(path).expanduser()
         return cls.parse(read_document(file, "the SLO", SLOError), str(file))
+
+    @classmethod
+    def recorded(cls, document: Any, where: object) -> "SLO | None":
+        """The SLO that a run or a report holds; None where it holds none, or, with a warning, a damaged one."""
+        try:
+            return cls.parse(document) if document else None
+        except SLOError as error:
+            logger.warning("the SLO of %s is damaged, nothing is judged by it: %s", where, error)
+            return None
 
     @classmethod
     def parse(cls, document: "SLO | Mapping[str, Any]", name: str = "SLO") -> "SLO":

@@ -24,7 +24,7 @@ from tuner.core.level import (
     number_of,
 )
 from tuner.core.metrics import column_name, metric_of, table_column
-from tuner.core.run_directory import COMPLETED
+from tuner.core.records import COMPLETED
 from tuner.core.text import percent, plural, shorten
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.levels import (

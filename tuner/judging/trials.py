@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tuner.batches.batch import records
-from tuner.core.run_directory import COMPLETE, ENDED, RUNNING, WAITING, Experiment, Trial
+from tuner.core.records import COMPLETE, ENDED, RUNNING, WAITING
+from tuner.core.run_directory import Experiment, Trial
 from tuner.core.text import shorten
 from tuner.core.timestamps import to_utc
 from tuner.judging.scores import Scoring, best_level_of, goals_of, maximised
@@ -66,7 +67,7 @@ def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
         >>> trials.loc[trials["is_best"], ["trial", "state"]].values.tolist()
         [[6, 'complete']]
     """
-    spec = Experiment.open(folder).record.spec
+    spec = Experiment.open(folder).facts.get("spec", {})
     scoring = Scoring.of(spec, slo)
     trials = _with_times([_row(path, scoring) for path in Experiment(folder).trial_folders])
     trials["unit"] = goals_of(spec, scoring.slo, per_gpu=bool(trials["gpus"].gt(1).any()))[0].unit

@@ -13,7 +13,7 @@ from tuner.batches.batch import Reading
 from tuner.batches.load import readings_of
 from tuner.batches.result_file import Columns, Floats, measure
 from tuner.core.metrics import PERCENTILES, requests_needed
-from tuner.core.run_directory import COMPLETED
+from tuner.core.records import COMPLETED
 from tuner.core.text import percent
 from tuner.errors import SLOError
 from tuner.judging.intervals import CONFIDENCE, intervals

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import ipywidgets as widgets
 import yaml
 
-from tuner.core import timestamps
-from tuner.core.run_directory import RUNNING, Experiment
+from tuner.core import files, timestamps
+from tuner.core.records import RUNNING
+from tuner.core.run_directory import Experiment
 from tuner.errors import SpecError, TunerError
 from tuner.notebook.fields import button, copyable, labelled, words
 from tuner.notebook.form import Form
@@ -154,7 +155,7 @@ class RunPanel(Panel[SweepSpec]):
         """A stop that another panel, perhaps in another tab, has asked for."""
         if experiment.stop_file.exists():
             self._stop.after_level.set()
-            if experiment.stop_file.read_text() == _AT_ONCE:
+            if files.read_end(experiment.stop_file, len(_AT_ONCE) + 1) == _AT_ONCE:
                 self._stop.at_once.set()
 
     async def _conclude(self, experiment: Experiment) -> None:
@@ -216,8 +217,8 @@ class RunPanel(Panel[SweepSpec]):
 
 def _status(experiment: Experiment, progress: Any) -> str:
     """What goes on now, since when, and for how long still."""
-    started = experiment.facts.get("started_at")
-    took = (timestamps.now() - timestamps.read(started)[0]).total_seconds() if started else 0.0
+    started = timestamps.known(experiment.facts.get("started_at", ""))
+    took = (timestamps.now() - started).total_seconds() if started else 0.0
     times = (("", took, "elapsed"), ("about ", progress.seconds_left, "left"))
     shown = [f"{about}{seconds // 60:.0f}:{seconds % 60:02.0f} {what}" for about, seconds, what in times if seconds]
     return "  ·  ".join([progress.describe(), *shown])

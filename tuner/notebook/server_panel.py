@@ -15,13 +15,15 @@ import yaml
 from tuner import figures
 from tuner.batches.batch import to_frame
 from tuner.core import files, locks, timestamps
-from tuner.core.run_directory import READY, SERVER_FILE, STARTING, ServerRecord, Trial
+from tuner.core.records import READY, SERVER_FILE, STARTING, ServerRecord
+from tuner.core.run_directory import Trial
 from tuner.errors import PathError, TunerError
 from tuner.notebook.fields import button, copyable, words
 from tuner.notebook.form import Form
 from tuner.notebook.panel import Panel, draw, log_end
 from tuner.servers import gpus, telemetry
-from tuner.servers.server import Server, launch, preview
+from tuner.servers.attached import Server
+from tuner.servers.server import launch, preview
 from tuner.sweep.spec import ServeSpec
 from tuner.sweep.sweep import tokenizer_of, with_model
 

@@ -70,7 +70,7 @@ def _judge_side(paths: Sequence[Path], batches: pd.DataFrame, runs: list[Run], s
 
 def _agreed_slo(runs: Sequence[Run]) -> tuple[SLO | None, str]:
     """The SLO that all runs were asked to meet; else none, and why."""
-    slos = [SLO.parse(known.slo) for known, _ in runs if known.slo]
+    slos = [slo for known, _ in runs if (slo := SLO.recorded(known.slo, known.facts.get("name")))]
     if not slos:
         return None, "No SLO was given, and the runs were asked to meet none."
     if len(slos) < len(runs) or any(other.to_dict() != slos[0].to_dict() for other in slos):
@@ -92,7 +92,9 @@ def _load_side(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
 
 def _carried_attainment(runs: list[Run], slo: SLO | None) -> dict[tuple[Any, ...], float | None]:
     """What reports know of their batches under this very SLO; it needs the single requests, which they lack."""
-    same = [run for run in runs if slo and run[0].slo and SLO.parse(run[0].slo).to_dict() == slo.to_dict()]
+    same = [
+        run for run in runs if slo and (own := SLO.recorded(run[0].slo, "a report")) and own.to_dict() == slo.to_dict()
+    ]
     return {
         key: share
         for known, batches in same

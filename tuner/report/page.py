@@ -18,7 +18,7 @@ from tuner import __version__
 from tuner.batches import report_data
 from tuner.core import timestamps
 from tuner.core.level import COLUMNS, level_of, level_title
-from tuner.core.run_directory import COMPLETED
+from tuner.core.records import COMPLETED
 from tuner.core.text import UNKNOWN, plural
 from tuner.figures.style import CONFIG, VERDICTS
 from tuner.judging import comparison_text, summary

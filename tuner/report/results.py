@@ -15,7 +15,7 @@ from tuner import figures
 from tuner.batches import report_data
 from tuner.batches.batch import json_value
 from tuner.batches.load import load_batches
-from tuner.core.run_directory import COMPLETED
+from tuner.core.records import COMPLETED
 from tuner.core.timestamps import to_utc
 from tuner.errors import NothingSurvived, RequestError
 from tuner.figures.style import METRICS, MOST_CURVES, TRIAL_NAMES
@@ -313,7 +313,7 @@ def read_results(
     """
     batches = load_batches(*paths)
     run_facts = read_run_facts(paths, batches, slo)
-    own = SLO.parse(run_facts.slo, str(paths[0])) if run_facts.slo else None
+    own = SLO.recorded(run_facts.slo, paths[0])
     by = slo or own
     bounds = {str(column): values for column, values in run_facts.intervals.items()}
     if run_facts.carried_attainment and by == own:

@@ -1,5 +1,6 @@
 """What stands beside the batches of a run: what was asked, servers, telemetry, logs."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +18,8 @@ from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
 from tuner.core.level import COLUMNS, level_of, level_title
 from tuner.core.metrics import LATENCIES
-from tuner.core.run_directory import EXPERIMENT_FILE, RUNNING, SEARCH, SERVER_FILE, Experiment, Trial
+from tuner.core.records import EXPERIMENT_FILE, RUNNING, SEARCH, SERVER_FILE, sound
+from tuner.core.run_directory import Experiment, Trial
 from tuner.core.secrets import Guard
 from tuner.core.text import printable
 from tuner.core.timestamps import to_utc
@@ -26,6 +28,7 @@ from tuner.judging.intervals import CONFIDENCE, intervals
 from tuner.judging.slo import SLO
 from tuner.judging.trials import load_trials, trials_from_records, trials_to_records
 
+_log = logging.getLogger(__name__)
 #: versions that shape the page, and not what was measured
 _OF_THE_PAGE = ("python", "pandas", "plotly")
 
@@ -225,20 +228,28 @@ def _confidence(slo: Any) -> float:
 def _of_report(content: report_data.ReportData, index: "pd.Index[Any]", slo: dict[str, Any] | None) -> RunFacts:
     """Its intervals are those of its own confidence, and of no use for another."""
     same = slo is None or _confidence(slo) == _confidence(content.slo)
-    samples = pd.DataFrame(content.telemetry)
-    if len(samples):
-        samples = samples.assign(at=to_utc(samples["at"]))
+    carried = {name: values for name, values in content.spreads.items() if len(values) == len(index)}
     return RunFacts(
-        facts=content.facts,
+        facts=sound(content.facts, "the report"),
         servers=content.servers,
         runs=content.runs,
-        read_telemetry=lambda: samples,
-        read_spreads=lambda: content.spreads,
+        read_telemetry=lambda: _carried_telemetry(content.telemetry),
+        read_spreads=lambda: carried,
         intervals=_carried_intervals(content.intervals, index) if same else pd.DataFrame(index=index),
         trials=trials_from_records(msgspec.to_builtins(content.trials)),
         slo=content.slo,
-        carried_attainment=content.attainment,
+        carried_attainment=content.attainment if len(content.attainment) == len(index) else [],
     )
+
+
+def _carried_telemetry(content: dict[str, list[Any]]) -> pd.DataFrame:
+    """The samples of a report; none, with a warning, where they are damaged."""
+    try:
+        samples = pd.DataFrame(content)
+        return samples.assign(at=to_utc(samples["at"])) if len(samples) else samples
+    except (ValueError, TypeError, KeyError) as error:
+        _log.warning("the telemetry in the report is damaged: %s", error)
+        return pd.DataFrame({"at": []})
 
 
 def _carried_intervals(content: dict[str, list[Any]], index: "pd.Index[Any]") -> pd.DataFrame:

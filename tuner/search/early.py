@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from tuner.core.level import levels_in
-from tuner.core.run_directory import COMPLETED, Trial
+from tuner.core.records import COMPLETED
+from tuner.core.run_directory import Trial
 from tuner.core.timestamps import now
 from tuner.judging.scores import Scoring
 from tuner.judging.verdicts import COMPLIANT, FAIL, HARD_FAIL

@@ -7,7 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.core.run_directory import COMPLETE, FAILED, INFEASIBLE, PRUNED
+from tuner.core import timestamps
+from tuner.core.records import COMPLETE, FAILED, INFEASIBLE, PRUNED
 from tuner.judging.scores import Score, Scoring, column_of, maximised
 from tuner.search.space import Dimension, Point, Scalar, SearchSpace
 from tuner.search.state import SearchTrial
@@ -144,4 +145,5 @@ def _attributes(trial: SearchTrial, score: Score) -> Mapping[str, Any]:
 
 def _local(instant: str) -> datetime | None:
     """An instant as Optuna keeps it: in the local zone, without saying so."""
-    return datetime.fromisoformat(instant).astimezone().replace(tzinfo=None) if instant else None
+    known = timestamps.known(instant)
+    return known.astimezone().replace(tzinfo=None) if known else None

@@ -12,8 +12,8 @@ import msgspec
 
 from tuner import engines
 from tuner.core import files
-from tuner.core import run_directory as experiment
-from tuner.core.run_directory import FAILED, PRUNED, SEARCH, Experiment, TrialRecord
+from tuner.core.records import FAILED, PRUNED, SEARCH, SWEEP, TrialRecord
+from tuner.core.run_directory import Experiment
 from tuner.errors import NothingSurvived, Stopped
 from tuner.judging.search_answer import Confirmation
 from tuner.search import executors, samplers
@@ -250,5 +250,5 @@ class Kind:
     read_progress: Callable[[Experiment], Progress | SearchProgress]  # how far a run is, from its directory
 
 
-SWEEP_KIND = Kind(experiment.SWEEP, "sweep", SweepSpec, run_sweep, read_sweep)
-SEARCH_KIND = Kind(experiment.SEARCH, "search", TuneSpec, run_search, read_search)
+SWEEP_KIND = Kind(SWEEP, "sweep", SweepSpec, run_sweep, read_sweep)
+SEARCH_KIND = Kind(SEARCH, "search", TuneSpec, run_search, read_search)

@@ -12,8 +12,8 @@ import msgspec
 import pandas as pd
 
 from tuner import engines
-from tuner.core import run_directory
-from tuner.core.run_directory import ENDED, FAILED, PRUNED, RUNNING, WAITING, Experiment, Trial, TrialRecord
+from tuner.core.records import COMPLETE, ENDED, FAILED, PRUNED, RUNNING, WAITING, TrialRecord
+from tuner.core.run_directory import Experiment, Trial
 from tuner.core.text import one_line
 from tuner.core.timestamps import now, to_text
 from tuner.errors import ServerFailed, SpecError, Stopped
@@ -51,7 +51,7 @@ class SearchTrial:
     @property
     def counts(self) -> bool:
         """Whether it is worth something as it is."""
-        return self.state == run_directory.COMPLETE
+        return self.state == COMPLETE
 
     @property
     def cause(self) -> str:

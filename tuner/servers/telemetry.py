@@ -23,7 +23,7 @@ from tuner.core.bottleneck import Usage
 from tuner.errors import PathError
 from tuner.servers import gpus
 from tuner.servers import http as probe
-from tuner.servers.server import Server
+from tuner.servers.attached import Server
 from tuner.servers.usage import bounds, usage_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tuner.core.bottleneck import CPU_BOUND, SEQUENCES, Usage
-from tuner.servers.server import Server
+from tuner.servers.attached import Server
 
 _GPU = re.compile(r"gpu\d+_(\w+)")
 

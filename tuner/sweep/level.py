@@ -18,8 +18,9 @@ from tuner.batches.genai_bench_folder import words_of_failure
 from tuner.batches.load import load_batches
 from tuner.core import files, request_log
 from tuner.core.level import Level, Rate, kind_of, level_title, number_of
+from tuner.core.records import COMPLETED, RUNNING, Sidecar, TrialFacts
 from tuner.core.request_log import REQUESTS_FILE, WHOLE, WORKLOAD_FILE
-from tuner.core.run_directory import COMPLETED, RUNNING, Sidecar, Trial, TrialFacts, part_of
+from tuner.core.run_directory import Trial, part_of
 from tuner.core.text import one_line
 from tuner.core.timestamps import now, to_text
 from tuner.errors import PathError, ServerFailed
@@ -46,6 +47,7 @@ _REFUSED_FIELD = re.compile(
 _MORE_TIME = "give a level more with max_seconds, or with extend_to"
 _TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", re.MULTILINE)
 _WARMUP_SECONDS = 30.0
+_LOG_READ = 200_000  # bytes at the end of a log
 #: (scenario, level, repeat)
 Measurement = tuple[str, Level, int]
 #: outcomes that say nothing about the level: a resumed sweep measures it again
@@ -190,7 +192,7 @@ def _with_remedy(words: str) -> str:
 def _client_error(part: Path) -> str:
     """The last line of the first traceback that the load generator logged; empty where there is none."""
     for path in sorted(part.glob("*.log")):
-        if error := _TRACEBACK.search(path.read_text(errors="replace")):
+        if error := _TRACEBACK.search(files.read_end(path, _LOG_READ)):
             return one_line(error[1])
     return ""
 
@@ -233,9 +235,9 @@ def fresh_part(folder: Path) -> Path:
 def _scrub(part: Path, key: str | None) -> None:
     """Take the key out of everything; genai-bench never had it, but a server can echo it in an error."""
     for path in part.iterdir() if key else ():
-        content = path.read_bytes()
+        content = files.read_bytes(path, files.RESULTS)
         if str(key).encode() in content:
-            files.write_atomically(path, content.replace(str(key).encode(), _REDACTED))
+            files.write_atomically(path, files.seal(content.replace(str(key).encode(), _REDACTED)))
 
 
 def put_in_place(part: Path, folder: Path) -> None:
@@ -249,5 +251,5 @@ def put_in_place(part: Path, folder: Path) -> None:
 
 
 def _last_line(path: Path) -> str:
-    lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+    lines = files.read_end(path, _LOG_READ).strip().splitlines()
     return lines[-1] if lines else "it left no message"

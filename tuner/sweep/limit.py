@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from tuner.core.level import by_level
-from tuner.core.run_directory import COMPLETED
+from tuner.core.records import COMPLETED
 from tuner.judging.levels import TOO_MUCH, fails_slo, levels_of
 from tuner.judging.slo import SLO, Constraint
 from tuner.judging.verdicts import ROUNDING, UNKNOWN

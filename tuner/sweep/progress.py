@@ -8,15 +8,8 @@ from pathlib import Path
 
 from tuner.core import files, timestamps
 from tuner.core.level import Level, level_title
-from tuner.core.run_directory import (
-    READY,
-    RUNNING,
-    Experiment,
-    Sidecar,
-    Trial,
-    TrialRecord,
-    part_of,
-)
+from tuner.core.records import READY, RUNNING, Sidecar, TrialRecord
+from tuner.core.run_directory import Experiment, Trial, part_of
 from tuner.core.text import plural
 from tuner.judging.levels import TOO_MUCH
 from tuner.sweep.spec import AUTO
@@ -226,13 +219,13 @@ def read_sweep(experiment: Experiment) -> Progress:
 
 def read_search(experiment: Experiment) -> SearchProgress:
     """How far a search is; what is not there yet, or just being replaced, counts as not there."""
-    record = experiment.record
+    record, spec = experiment.record, experiment.facts.get("spec", {})
     trials = experiment.search_trials
     return SearchProgress(
         records=tuple(trial.record for trial in trials),
-        trials=record.spec.get("trials", 0),
-        confirm=2 * record.spec.get("confirm", 0),
-        minutes=record.spec.get("max_minutes"),
+        trials=spec.get("trials", 0),
+        confirm=2 * spec.get("confirm", 0),
+        minutes=spec.get("max_minutes"),
         state=record.search.get("state", ""),
         now=_read_trial(trials[-1], experiment) if trials else Progress(),
         is_cut_off=_is_cut_off(experiment),
@@ -247,12 +240,15 @@ def _read_trial(trial: Trial, experiment: Experiment) -> Progress:
     facts = trial.facts
     if facts is None:
         return Progress()
-    spec, is_cut_off = experiment.record.spec, _is_cut_off(experiment)
-    since = "~" if is_cut_off else str(experiment.facts.get("resumed_at", ""))  # what began before goes on no more
+    facts_of_run, is_cut_off = experiment.facts, _is_cut_off(experiment)
+    spec = facts_of_run.get("spec", {})
+    since = "~" if is_cut_off else str(facts_of_run.get("resumed_at", ""))  # what began before goes on no more
     server = record.state if (record := trial.server) and record.started_at >= since else ""
-    repeats = range(1, facts.repeats + 1)
     loads = [
-        (scenario, level, repeat) for scenario in facts.scenarios for repeat in repeats for level in facts.every_level
+        (scenario, level, repeat)
+        for scenario in facts.scenarios
+        for repeat in facts.every_repeat
+        for level in facts.every_level
     ]
     levels = tuple(_level(trial, *load, since) for load in loads)
     return Progress(
@@ -274,7 +270,7 @@ def _level(trial: Trial, scenario: str, level: Level, repeat: int, since: str) -
         sidecar = Sidecar.read(part)
     if sidecar is None or not (is_whole or sidecar.started_at >= since):
         return LevelState(scenario, level, folder=folder)
-    started_at = timestamps.read(sidecar.started_at)[0] if sidecar.started_at else None
+    started_at = timestamps.known(sidecar.started_at)
     if is_whole:
         return LevelState(scenario, level, sidecar.outcome, sidecar.reason, started_at, folder)
     return LevelState(scenario, level, RUNNING, "", started_at, folder, read_live(part))

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from tuner import engines
 from tuner.batches.load import load_batches
 from tuner.core.level import Level, Rate, level_title
+from tuner.core.records import SWEEP, Sidecar
 from tuner.core.request_log import WHOLE
-from tuner.core.run_directory import SWEEP, Experiment, Sidecar, Trial, environment
+from tuner.core.run_directory import Experiment, Trial, environment
 from tuner.core.timestamps import now, to_text
 from tuner.engines import gguf
 from tuner.engines.base import LOOPBACK
@@ -21,7 +22,8 @@ from tuner.errors import PathError, ServerFailed, SpecError, Stopped
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import judge
 from tuner.servers import gpus, http
-from tuner.servers.server import Server, launch
+from tuner.servers.attached import Server
+from tuner.servers.server import launch
 from tuner.servers.telemetry import Recorder
 from tuner.sweep import level
 from tuner.sweep.level import Levels, Measurement, judged_level

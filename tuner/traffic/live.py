@@ -14,11 +14,10 @@ from typing import ClassVar
 import msgspec
 
 from tuner.core import files
-from tuner.core.request_log import SentRequest
+from tuner.core.request_log import LIVE_FILE, SentRequest
 from tuner.errors import PathError
 from tuner.traffic.stream import Answer
 
-LIVE_FILE = "live.json"
 _EVERY = 1.0  # seconds
 _SPAN = 5  # seconds that throughput and TTFT are of, so that they neither jump nor lag
 

@@ -9,10 +9,11 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
+from tuner.core.files import read_bytes
 from tuner.core.text import shorten
 from tuner.errors import PathError, SpecError
 
@@ -64,12 +65,12 @@ def read_prompt_file(path: Path, *, fixed: bool = False) -> PromptFile:
         for number, line in _lines(path.name.removesuffix(".gz"), text):
             try:
                 requests.append(_request(line, fixed))
-            except (msgspec.MsgspecError, ValueError) as error:
-                raise SpecError(f"prompts: {path} line {number}: {error}") from None
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                raise SpecError(f"prompts: {path} line {number}: {shorten(str(error), 200)}") from None
     except UnicodeDecodeError as error:
         number = content[: error.start].count(b"\n") + 1
         raise SpecError(f"prompts: {path} line {number}: no UTF-8 text") from None
-    except csv.Error as error:
+    except (csv.Error, ValueError) as error:
         raise SpecError(f"prompts: {path} is no CSV: {error}") from None
     if not requests:
         raise SpecError(f'prompts: {path} holds no prompt; write one a line, as text or as {{"prompt": "…"}}')
@@ -81,19 +82,16 @@ def read_prompt_file(path: Path, *, fixed: bool = False) -> PromptFile:
 def _content(path: Path) -> bytes:
     """What is in the file, unpacked."""
     try:
-        if not path.is_file():
-            raise PathError(f"prompts: cannot read {path}: there is no such file")
-        with _open_file(path) as file:
-            content = file.read(LARGEST + 1)
+        content = read_bytes(path, LARGEST)
+        if path.suffix == ".gz":
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(LARGEST + 1)
+    except PathError as error:
+        raise PathError(f"prompts: {error}") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise PathError(f"prompts: cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise PathError(f"prompts: cannot read {path}: {error}") from error
     if len(content) > LARGEST:
         raise SpecError(f"prompts: {path} is larger than {LARGEST >> 20} MiB unpacked; give a part of it")
     return content
-
-
-def _open_file(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
 
 
 def _lines(name: str, text: str) -> Iterator[tuple[int, bytes | dict[str, Any]]]:

@@ -14,7 +14,7 @@ from tuner.batches.other_tools import aiperf, guidellm, serving
 from tuner.batches.other_tools.values import ToolBatch, documents
 from tuner.batches.result_file import Damage, ResultFile
 from tuner.batches.sent_requests import parse_any
-from tuner.core.files import RESULTS, is_regular, read_bytes, split_part
+from tuner.core.files import RESULTS, is_regular, read_bytes, read_start, split_part
 from tuner.errors import PathError
 
 #: Where a format's marks stand: within this many bytes from the start.
@@ -37,14 +37,16 @@ class Format:
     convert: Callable[[Any], Sequence[ToolBatch | Damage]]
     # of the files that the tool writes of one run, the one that says most; of several runs, theirs
     fullest: Callable[[Path], list[Path]] = lambda path: [path]
+    salvage: Callable[[str], Any] = lambda text: None  # a document of what is whole in one that is damaged
     joined: bool = False
 
 
+_GUIDELLM = guidellm.convert, guidellm.fullest, guidellm.salvage
 FORMATS = (
     Format(guidellm.TOOL, CSV, (b"Run Info,Run Info,",), guidellm.convert, guidellm.fullest),
-    Format(guidellm.TOOL, JSON, (b'"guidellm_version"', b'"benchmarks"'), guidellm.convert, guidellm.fullest),
-    Format(guidellm.TOOL, JSON, (b'"benchmarks"', b'"generative_benchmark"'), guidellm.convert, guidellm.fullest),
-    Format(guidellm.TOOL, JSON, (b'"benchmarks"', b'"mode"', b'"results"'), guidellm.convert, guidellm.fullest),
+    Format(guidellm.TOOL, JSON, (b'"guidellm_version"', b'"benchmarks"'), *_GUIDELLM),
+    Format(guidellm.TOOL, JSON, (b'"benchmarks"', b'"generative_benchmark"'), *_GUIDELLM),
+    Format(guidellm.TOOL, JSON, (b'"benchmarks"', b'"mode"', b'"results"'), *_GUIDELLM),
     Format(guidellm.TOOL, YAML, (b"benchmarks:\n- ", b"module: guidellm."), guidellm.convert, guidellm.fullest),
     Format(guidellm.TOOL, YAML, (b"benchmarks:\n- ", b"type_: generative_"), guidellm.convert, guidellm.fullest),
     Format(aiperf.TOOL, JSON, aiperf.RECORD_MARKS, aiperf.convert_run, joined=True),
@@ -62,9 +64,8 @@ def format_of(path: Path) -> Format | None:
     if path.suffix not in JSON + YAML + CSV or not is_regular(path):
         return None
     try:
-        with open(path, "rb") as file:
-            return _format(path, file.read(HEAD))
-    except OSError:
+        return _format(path, read_start(path, HEAD))
+    except PathError:
         return None
 
 
@@ -143,6 +144,8 @@ def read_all(path: Path) -> list[Part]:
 
 def _converted(known: Format, path: Path, data: bytes) -> list[Part]:
     whole = documents(path, data)
+    if [type(one) for one in whole] == [Damage] and (rest := known.salvage(data.decode(errors="replace"))):
+        whole = [rest, replace(whole[0], reason=f"{whole[0].reason}: what lies there is left out")]
     each = [aiperf.Run(path, whole)] if known.joined else whole
     parts = [part for document in each for part in _batches(known, document, path.name)]
     for part in parts:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuner.batches import _salvage
 from tuner.batches.other_tools import values
 from tuner.batches.other_tools.values import at, count, entries, number, text
 from tuner.batches.result_file import Damage, Origin, Request, Scalar
@@ -53,6 +54,12 @@ def convert(document: Any) -> list[values.ToolBatch | Damage]:
     data = at(document, "config", "spec", "data") or at(document, "args", "data")
     model = text(document, "args", "model")
     return [_benchmark(benchmark, data, version, model) for benchmark in entries(document, "benchmarks")]
+
+
+def salvage(text: str) -> dict[str, Any]:
+    """The report, with those of its batches that are whole; nothing where none is."""
+    whole = _salvage.elements(text, "benchmarks", lambda one: isinstance(one, dict) and "metrics" in one)
+    return _salvage.before(text, "benchmarks") | {"benchmarks": whole} if whole else {}
 
 
 def _benchmark(benchmark: Any, data: Any, version: str, model: str) -> values.ToolBatch | Damage:

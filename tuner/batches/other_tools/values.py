@@ -190,7 +190,7 @@ def documents(path: Path, data: bytes) -> list[Any]:
     if isinstance(whole, list):
         return whole
     lines = [line for line in data.splitlines() if line.strip()]
-    if not isinstance(whole, Damage) or len(lines) < 2 or isinstance(_json(lines[0], ""), Damage):
+    if not isinstance(whole, Damage) or len(lines) < 2 or all(isinstance(_json(one, ""), Damage) for one in lines[:2]):
         return [whole]
     return [_json(line, f"{path.name}#{number}") for number, line in enumerate(lines, 1)]
 

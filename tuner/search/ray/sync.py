@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tuner.core import files
-from tuner.core.run_directory import LEVEL_NAME, PARTIAL, SERVER_LOG, SIDECAR_FILE, Trial
+from tuner.core.records import SIDECAR_FILE
+from tuner.core.run_directory import LEVEL_NAME, PARTIAL, SERVER_LOG, Trial
 from tuner.errors import PathError
 from tuner.servers.telemetry import TELEMETRY_FILE
 from tuner.sweep import level as levels
@@ -16,6 +17,7 @@ from tuner.sweep import level as levels
 WRITE, APPEND, LEVEL = "write", "append", "level"
 Content = dict[str, bytes]  # of each file of a level by its name; otherwise of the one file, without a name
 _LOGS = (SERVER_LOG, TELEMETRY_FILE)
+_MOST_AT_ONCE = 1 << 24  # bytes of a log
 _NAME = r"[^/\\\0.][^/\\\0]*"  # one component: neither hidden nor a way up
 #: where each kind of change may go; whatever else a node names is refused
 _PLACES = {
@@ -55,7 +57,7 @@ class Watch:
             yield from self._news(LEVEL, folder)
 
     def _news(self, kind: str, path: Path) -> Iterator[Change]:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, PathError):
             stat = path.stat()
             now = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if self._states.get(path) != now:
@@ -65,10 +67,12 @@ class Watch:
 
     def _logs(self) -> Iterator[Change]:
         for name in _LOGS:
-            sent = self._sent.get(name, 0)
-            with contextlib.suppress(FileNotFoundError), open(self._folder / name, "rb") as log:
+            sent, path = self._sent.get(name, 0), self._folder / name
+            if not files.is_regular(path):
+                continue
+            with contextlib.suppress(FileNotFoundError), open(path, "rb") as log:
                 log.seek(sent)
-                if gained := log.read():
+                if gained := log.read(_MOST_AT_ONCE):
                     self._sent[name] = sent + len(gained)
                     yield Change(APPEND, name, {"": gained})
 
@@ -117,5 +121,5 @@ def _put(change: Change, place: Path) -> None:
 
 def _read(path: Path) -> Content:
     if not path.is_dir():
-        return {"": path.read_bytes()}
-    return {part.name: part.read_bytes() for part in path.iterdir() if files.is_regular(part)}
+        return {"": files.read_bytes(path, files.RESULTS)}
+    return {part.name: files.read_bytes(part, files.RESULTS) for part in path.iterdir() if files.is_regular(part)}
