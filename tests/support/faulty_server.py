@@ -40,6 +40,7 @@ class Knobs:
     usage: int = 1  # whether usage is sent
     empty: int = 0  # answers have no tokens
     api_key: str = ""  # without it: 401
+    says: str = ""  # stands wherever a server can say something; <key> in it is the key that it was sent
     error_above: int = 0  # with more requests than this in flight: error_code
     error_every: int = 0  # every Nth request: error_code
     error_code: int = 429
@@ -113,6 +114,7 @@ class FaultyServer:
         writer.close()
 
     async def answer(self, request, writer):
+        self.hear(request)
         match request.method, request.path:
             case "GET", "/health":
                 reply(writer, 200 if self.is_ready() else 503, {})
@@ -132,11 +134,20 @@ class FaultyServer:
             case "GET", "/v1/models" if self.knobs.trickle:
                 await self.trickle(writer)
             case "GET", "/v1/models":
-                reply(writer, 200, {"object": "list", "data": [{"id": self.knobs.model, "object": "model"}]})
+                models = [{"id": self.knobs.model + self.says, "object": "model"}]
+                reply(writer, 200, {"object": "list", "data": models}, more=f"x-says: {self.says!a}\r\n")
             case "POST", "/v1/chat/completions":
                 await self.chat(json.loads(request.body), writer)
             case _:
-                reply(writer, 404, error("no such page", 404))
+                there = bool(self.says)  # as every version's page
+                reply(writer, 200 if there else 404, {"version": self.says} if there else error("no such page", 404))
+
+    def hear(self, request):
+        """What it says from now on, in its log too."""
+        self.says = self.knobs.says.replace("<key>", request.headers.get("authorization", "")[7:])
+        if self.says:
+            sys.stderr.write(f"asked for {request.path} {self.says}\n")
+            sys.stderr.flush()
 
     async def trickle(self, writer):
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n")
@@ -149,8 +160,9 @@ class FaultyServer:
         return not self.knobs.never_ready and time.monotonic() - self.started >= self.knobs.ready_after
 
     def metrics(self):
+        name = json.dumps(self.knobs.model + self.says)
         return (
-            f'vllm:num_requests_running{{model_name="{self.knobs.model}"}} {self.stats.active}.0\n'
+            f"vllm:num_requests_running{{model_name={name}}} {self.stats.active}.0\n"
             f"vllm:num_requests_waiting 0.0\nvllm:kv_cache_usage_perc {min(1, self.stats.active / 10)}\n"
         )
 
@@ -177,7 +189,8 @@ class FaultyServer:
             async with self.prefilling:
                 await asyncio.sleep(knobs.prefill)
         if (knobs.error_above and self.stats.active > knobs.error_above) or is_nth(number, knobs.error_every):
-            return reply(writer, knobs.error_code, error(knobs.error_text, knobs.error_code))
+            said = error(knobs.error_text + self.says, self.says or knobs.error_code)
+            return reply(writer, knobs.error_code, said, more=f"x-says: {self.says!a}\r\n")
         wanted = 0 if knobs.empty else min(asked.get("max_tokens") or 16, knobs.cap or sys.maxsize)
         if knobs.longest:
             evenly = number * 0.6180339887 % 1  # the golden ratio: neighbours differ, and few are spread as many are
@@ -211,11 +224,11 @@ class FaultyServer:
         await writer.drain()
         await asyncio.sleep(knobs.ttft + knobs.wear * (self.stats.peak - 1))
         if is_nth(number, knobs.inband_every):
-            event(writer, error(knobs.error_text, 500))
+            event(writer, error(knobs.error_text + self.says, 500))
         else:
             for sent in range(wanted):
                 self.sent.append(time.monotonic())  # before it can be read
-                event(writer, self.chunk({"content": " tok"}))
+                event(writer, self.chunk({"content": f" tok{self.says}"}))
                 if sent >= wanted // 2:
                     if knobs.die_after and number >= knobs.die_after:
                         self.die()
@@ -224,7 +237,7 @@ class FaultyServer:
                 if (sent + 1) % knobs.burst == 0:
                     await writer.drain()
                     await asyncio.sleep(knobs.itl * knobs.burst)
-            event(writer, self.chunk({}, finish_reason="length"))
+            event(writer, self.chunk({}, finish_reason=f"length{self.says}"))
             if knobs.usage:
                 event(writer, {**self.chunk({}), "choices": [], "usage": self.usage(wanted)})
         event(writer, "[DONE]")
@@ -248,9 +261,10 @@ def error(message, code):
     return {"error": {"message": message, "type": "error", "code": code}}
 
 
-def reply(writer, status, content, kind="application/json"):
+def reply(writer, status, content, kind="application/json", more=""):
     body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-    writer.write(f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+    head = f"HTTP/1.1 {status} X\r\n{more}content-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
 
 
 def event(writer, content):
