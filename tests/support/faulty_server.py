@@ -56,7 +56,8 @@ class Knobs:
     exit_code: int = 9
     last_words: str = ""  # printed to stderr before it exits
     host: str = "127.0.0.1"  # where it listens
-    trickle: int = 0  # its list of models comes a byte at a time, and never ends
+    trickle: str = ""  # the page with this path comes a byte at a time, and never ends
+    endless: str = ""  # this one comes fast, and never ends
     never_ready: int = 0  # /health says 503 for ever
     ready_after: float = 0.0  # seconds of 503
     ignore_sigterm: int = 0
@@ -116,6 +117,8 @@ class FaultyServer:
     async def answer(self, request, writer):
         self.hear(request)
         match request.method, request.path:
+            case _, (self.knobs.trickle | self.knobs.endless):
+                await self.flood(writer, is_slow=request.path == self.knobs.trickle)
             case "GET", "/health":
                 reply(writer, 200 if self.is_ready() else 503, {})
             case "POST", "/knobs":
@@ -131,13 +134,13 @@ class FaultyServer:
                 reply(writer, 200, self.metrics(), "text/plain; version=0.0.4")
             case _ if self.knobs.api_key and request.headers.get("authorization") != f"Bearer {self.knobs.api_key}":
                 reply(writer, 401, error("wrong API key", 401))
-            case "GET", "/v1/models" if self.knobs.trickle:
-                await self.trickle(writer)
             case "GET", "/v1/models":
                 models = [{"id": self.knobs.model + self.says, "object": "model"}]
                 reply(writer, 200, {"object": "list", "data": models}, more=f"x-says: {self.says!a}\r\n")
             case "POST", "/v1/chat/completions":
                 await self.chat(json.loads(request.body), writer)
+            case "POST", "/again":
+                await WAYS["plain"](Stream(writer, self.knobs, json.loads(request.body)["max_tokens"]))
             case _:
                 there = bool(self.says)  # as every version's page
                 reply(writer, 200 if there else 404, {"version": self.says} if there else error("no such page", 404))
@@ -149,12 +152,12 @@ class FaultyServer:
             sys.stderr.write(f"asked for {request.path} {self.says}\n")
             sys.stderr.flush()
 
-    async def trickle(self, writer):
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n")
+    async def flood(self, writer, *, is_slow):
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n")
         while not writer.is_closing():
-            writer.write(b" ")
+            writer.write(b" " if is_slow else b" " * 65536)
             await writer.drain()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1 if is_slow else 0)
 
     def is_ready(self):
         return not self.knobs.never_ready and time.monotonic() - self.started >= self.knobs.ready_after
@@ -305,7 +308,7 @@ class Stream:
         if finish:
             self.event(delta_chunk({}, finish))
         if usage:
-            self.event({"choices": [], "usage": self.usage})
+            self.event({"choices": [], "usage": self.usage if usage is True else usage})
         if done:
             self.event("[DONE]")
         self.writer.write(b"0\r\n\r\n")
@@ -417,6 +420,30 @@ async def without_length(stream):
     stream.writer.close()
 
 
+def redirected(location):
+    async def way(stream):
+        stream.writer.write(f"HTTP/1.1 307 X\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n".encode())
+
+    return way
+
+
+def endless(head, piece, seconds=0.0):
+    """What never ends, until nobody reads it any more."""
+
+    async def way(stream):
+        stream.writer.write(head)
+        while not stream.writer.is_closing():
+            stream.writer.write(piece)
+            await stream.later(seconds)
+
+    return way
+
+
+ERROR_HEAD, STREAM_HEAD = (
+    f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n\r\n".encode()
+    for status, kind in ((503, "text/plain"), (200, "text/event-stream"))
+)
+
 WAYS = {
     "plain": after(),
     "comments": after(b": keep-alive\n\n", b":\n\n"),
@@ -441,6 +468,14 @@ WAYS = {
     "bare words": breaking("bad gateway"),
     "neither end nor usage": saying(WORD, usage=False, finish="", done=False),
     "empty": empty,
+    "usage as text": saying(WORD, usage={"prompt_tokens": "100", "completion_tokens": "many"}),
+    "negative usage": saying(WORD, usage={"prompt_tokens": -5, "completion_tokens": -1}),
+    "absurd usage": saying(WORD, usage={"prompt_tokens": 10**18, "completion_tokens": 10**18}),
+    "redirected here": redirected("/again"),
+    "redirected elsewhere": redirected("http://elsewhere.invalid:1/v1/chat/completions"),
+    "an endless error": endless(ERROR_HEAD, b"no room " * 8192),
+    "an error that trickles": endless(ERROR_HEAD, b"no ", 0.1),
+    "an endless event": endless(STREAM_HEAD, b"data: " + b"x" * 65536),
 }
 
 

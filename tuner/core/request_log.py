@@ -72,6 +72,7 @@ class SentRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     error_message: str | None = None
     streamed: bool = True
     estimated: bool = False  # the output tokens: by the tokenizer, as usage said nothing
+    wrong_usage: bool = False  # usage said what no count of tokens can be
 
     @property
     def has_ended(self) -> bool:
