@@ -198,7 +198,10 @@ def ask(http: httpx.Client, page: str | httpx.URL, method: str = "GET", seconds:
                     if len(content) > _MOST:
                         break
         except httpx.HTTPError as error:
-            raise httpx.ReadTimeout(f"{page} had no end in time") if deadline.is_over else error from None
+            if not deadline.is_over or isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+                raise
+    if deadline.is_over:
+        raise httpx.ReadTimeout(f"{page} had no end in time")
     if len(content) > _MOST and answer.is_success:
         raise httpx.ReadError(f"{page} has more than {_MOST >> 20} MiB")
     headers = {name: answer.headers[name] for name in ("content-type", "location") if name in answer.headers}
