@@ -63,9 +63,5 @@ class PathError(RequestError):
     """A path is missing, cannot be read or written, or is of the wrong kind."""
 
 
-class SecretFound(RequestError):
-    """What was to be written holds a secret; the message names the place, never the value."""
-
-
 class EngineError(RequestError):
     """An engine is unknown, or not installed here."""

@@ -115,7 +115,7 @@ def test_a_foreign_file_without_counts_has_unknown_counts():
 
 def test_keys_do_not_leave_the_file():
     found = numbers_of(result([failure(401, "Incorrect API key: sk-proj-abcdefgh12345678. Bearer top.secret\nbye")]))
-    assert found.first_error == "Incorrect API key: ***. Bearer *** bye"
+    assert found.first_error == "Incorrect API key: [redacted]. Bearer [redacted] bye"
 
 
 json_values = st.recursive(

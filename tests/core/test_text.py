@@ -42,7 +42,7 @@ def test_words():
         "0 runs",
     ]
     assert text.shorten("a  long\nname", 6) == "a lon…"
-    assert text.one_line("Bearer abc123 \n sk-12345678") == "Bearer *** ***"
+    assert text.one_line("Bearer abc123 \n sk-12345678") == "Bearer [redacted] [redacted]"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_words():
         ("<html><head><title>502 Bad\n Gateway</title></head><p>x", "502 Bad Gateway"),
         ("<h1>no &amp; never</h1><script>alert(1)</script>", "no & never"),
         ("\x1b[31mred\x07\nlines", "red lines"),
-        ('{"error": {"message": "bad key sk-abcdef1234567890"}}', "bad key ***"),
+        ('{"error": {"message": "bad key sk-abcdef1234567890"}}', "bad key [redacted]"),
         ("[" * 50_000, "[" * 300),
         ("", ""),
     ],

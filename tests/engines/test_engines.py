@@ -92,8 +92,8 @@ def test_any_command_is_filled_in():
         ({"engine": "x"}, "it has attach, command, llamacpp, sglang, vllm"),
         ({"engine": "vllm", "modle": "m"}, "unknown parameter 'modle'; did you mean model?"),
         ({"engine": "vllm", "port": 0}, "port: must be greater than or equal to 1, got 0"),
-        ({"engine": "vllm", "environment": {"HF_TOKEN": "x"}}, "HF_TOKEN looks like a secret"),
-        ({"engine": "vllm", "environment": {"MY_PASSWORD": "2" * 8}}, "MY_PASSWORD looks like a secret"),
+        ({"engine": "vllm", "environment": {"HF_TOKEN": "x"}}, "HF_TOKEN is a key by its name"),
+        ({"engine": "vllm", "environment": {"MY_PASSWORD": "2" * 8}}, "MY_PASSWORD is a key by its name"),
         (
             {"engine": "vllm", "environment": {"OMP_NUM_THREADS": 4}},
             "environment: OMP_NUM_THREADS must be a text.*got 4",
@@ -127,7 +127,7 @@ def test_any_command_is_filled_in():
         ({"engine": "command", "command": ["true", "{port}"], "parameters": {"n": 1}}, "command has no {n} in it"),
         ({"engine": "attach"}, "engine attach needs base_url"),
         ({"engine": "attach", "base_url": "localhost:8000"}, "engine attach needs base_url"),
-        ({"engine": "attach", "base_url": "http://me:pw@host"}, "base_url holds a user or password"),
+        ({"engine": "attach", "base_url": "http://me:pw@host"}, "base_url: it holds a user or password"),
         ({"engine": "attach", "base_url": "http://host", "parameters": {"a": 1}}, "attach takes no parameters"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 from tuner.core.run_directory import Trial
 from tuner.engines.base import ServerSpec
 from tuner.errors import ServerFailed, SpecError
+from tuner.servers.http import another_way
 from tuner.servers.server import launch
 
 JSON, HTML = "application/json", "text/html"
@@ -123,16 +124,17 @@ def test_what_a_gateway_answers_is_said(gateway, tmp_path, status, body, kind, u
 @pytest.mark.parametrize(
     ("target", "key", "said"),
     [
-        ("{there}/v1/models", None, ""),
-        ("{there}/v1/models", "sk-x", "redirects .307. to {there}, which is not to get the key"),
+        ("{there}/v1/models", None, "redirects .307. to {there}, which is another host: .* give it as base_url"),
+        ("{there}/v1/models", "sk-x", "redirects .307. to {there}, which is another host"),
+        ("{beside}/v1/models", "sk-x", ""),
         ("{there}/login?next=models", None, "sends to {there}/login.next=models .307., which is no API"),
         ("/v1/models", None, "redirects .307. in a circle"),
     ],
 )
 def test_a_redirect_is_followed_or_named_and_no_key_goes_elsewhere(gateway, tmp_path, monkeypatch, target, key, said):
     there, asked = gateway(200, LIST)
-    there = there.replace("127.0.0.1", "localhost")
-    here, _ = gateway(307, "", {"location": target.format(there=there)})
+    beside, there = there, there.replace("127.0.0.1", "localhost")
+    here, _ = gateway(307, "", {"location": target.format(there=there, beside=beside)})
     monkeypatch.setenv("MY_KEY", key or "none")
     spec = ServerSpec(engine="attach", base_url=here, api_key_env="MY_KEY" if key else None)
     if said:
@@ -141,7 +143,26 @@ def test_a_redirect_is_followed_or_named_and_no_key_goes_elsewhere(gateway, tmp_
         assert not [authorization for _, authorization in asked if authorization]
     else:
         with launch(spec, Trial(tmp_path)) as server:
-            assert server.base_url == there  # and the load goes there too
+            assert server.base_url == beside  # and the load goes there too
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "said"),
+    [
+        ("http://llm:8000/v1", "http://llm:8000/again", ""),
+        ("http://llm:8000/v1", "https://llm/v1", ""),
+        ("http://llm:8000/v1", "http://llm.elsewhere:8000/v1", "http://llm.elsewhere:8000, which is another host"),
+        ("https://llm/v1", "http://llm/v1", "http://llm, which is without TLS"),
+        ("http://llm/v1", "file://llm/etc/passwd", "file://llm, which is another host"),
+        ("http://llm:8000/v1", "http://llm:9000/v1", "http://llm:9000, to which another proxy leads"),
+        ("http://llm:9000/v1", "http://llm:8000/v1", "http://llm:8000, to which another proxy leads"),
+    ],
+)
+def test_a_redirect_leads_neither_elsewhere_nor_another_way(here, there, said, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://proxy:3128")
+    monkeypatch.setenv("https_proxy", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", "llm:9000")
+    assert another_way(here, there) == said
 
 
 @pytest.fixture
@@ -213,7 +234,7 @@ def test_a_whole_endpoint_is_understood(gateway, tmp_path, path):
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("/v1?api-version=2", r"ends at \?api-version=2"),
+        ("/v1?api-version=2", r"base_url ends at \? or #"),
         (
             "/api/paas/v4/chat/completions",
             "ends in /chat/completions: only servers that answer at /v1/chat/completions",

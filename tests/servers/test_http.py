@@ -1,11 +1,14 @@
 """Asking a server: what counts as an answer, and what its counters mean."""
 
+import contextlib
 import http.server
 import itertools
 import socket
 import threading
+import time
 
 import pytest
+from support.processes import running_faulty_server
 
 from tuner.servers import http as probe
 
@@ -138,6 +141,9 @@ def test_a_cache_is_emptied_where_the_server_says_so(answering, monkeypatch, sta
         ({"HTTP_PROXY": "http://p:3128", "NO_PROXY": "corp"}, "http://llmcorp", "http://p:3128"),
         ({"HTTP_PROXY": "http://p:3128", "NO_PROXY": "llm:9000"}, "http://llm:8000", "http://p:3128"),
         ({"HTTP_PROXY": "http://p:3128", "NO_PROXY": "*"}, "http://llm", None),
+        ({"HTTP_PROXY": "http://p:3128", "NO_PROXY": "llm:80"}, "http://llm", None),
+        ({"HTTP_PROXY": "http://p:3128", "NO_PROXY": "LLM:8000"}, "http://Llm:8000/v1", None),
+        ({"HTTP_PROXY": "http://p:3128", "NO_PROXY": "llm.corp."}, "http://llm.corp", None),
     ],
 )
 def test_probe_and_load_take_the_same_way(monkeypatch, variables, url, way):
@@ -169,3 +175,59 @@ def test_certificates_mean_the_same_to_probe_and_load(monkeypatch, variable):
     assert probe.certificates(None) == ("/theirs.pem" if variable else None)
     assert probe.environment("https://host", "/ca.pem")["REQUESTS_CA_BUNDLE"] == "/ca.pem"
     assert probe.environment("https://host").get("REQUESTS_CA_BUNDLE") == ("/theirs.pem" if variable else None)
+
+
+#: a question, the page that it asks for, and what comes of it where that page has no end
+QUESTIONS = {
+    "health": (probe.is_healthy, "/health", False),
+    "whether it is there": (probe.is_there, "/v1/models", True),
+    "models": (
+        probe.models,
+        "/v1/models",
+        "does not answer /v1/models in time|says too much: .*/v1/models has more than",
+    ),
+    "version": (probe.version, "/version", ""),
+    "metrics": (probe.metrics, "/metrics", {}),
+    "emptying the cache": (lambda http: probe.empty_cache(http, "/reset"), "/reset", False),
+}
+
+
+@pytest.mark.parametrize("how", ["trickle", "endless"])
+@pytest.mark.parametrize(("question", "page", "answer"), QUESTIONS.values(), ids=QUESTIONS)
+def test_a_page_without_an_end_costs_no_more_than_its_time(how, question, page, answer):
+    with running_faulty_server(f"{how}={page}") as url:
+        if isinstance(answer, str) and answer:
+            with pytest.raises(probe.NotReady, match=answer):
+                ask(question, url)
+        else:
+            assert ask(question, url) == answer
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_headers_that_trickle_and_words_of_gigabytes_end_too(status):
+    head = f"HTTP/1.1 {status} X\r\nx-a: ".encode()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        threading.Thread(target=trickle, args=(listener, head), daemon=True).start()
+        with pytest.raises(probe.NotReady, match="does not answer /v1/models in time"):
+            ask(probe.models, url)
+
+
+def trickle(listener, data):
+    """Send `data`, then a byte at a time, to the first that comes, until it goes."""
+    connection, _ = listener.accept()
+    connection.sendall(data)
+    with contextlib.suppress(OSError):
+        while True:
+            connection.sendall(b"a")
+            time.sleep(0.05)
+
+
+def test_what_no_json_can_hold_is_no_traceback(answering):
+    deep, long = b"[" * 100_000, b'{"data": [{"id": "%s"}]}' % (b"x" * 100_000)
+    for body in (deep, long):
+        with pytest.raises(probe.NotReady):
+            ask(probe.models, answering(200, body))
+    assert ask(probe.version, answering(200, deep)) == ""
+    assert len(ask(probe.version, answering(200, b'{"version": "%s"}' % (b"1" * 10_000)))) <= 100
+    assert ask(probe.metrics, answering(200, b"a NaN\nb +Inf\nc 1\n")) == {"c": 1}

@@ -319,9 +319,9 @@ def test_the_command_is_known_before_anything_runs():
 def test_a_list_of_models_that_never_ends_is_waited_for_no_longer_than_was_said(engine, trial):
     if engine == "command":
         with pytest.raises(ServerFailed, match=r"not ready within 2 s: it takes the connection and does not answer"):
-            launch(faulty("trickle=1", ready_timeout=2), trial)
+            launch(faulty("trickle=/v1/models", ready_timeout=2), trial)
         return
-    with Supervised([*FAULTY[:-1], "0", "trickle=1"], trial.folder / "log") as server:
+    with Supervised([*FAULTY[:-1], "0", "trickle=/v1/models"], trial.folder / "log") as server:
         log = wait_until((trial.folder / "log").read_text)
         spec = ServerSpec(engine="attach", base_url=log.split()[-1], ready_timeout=2)
         with pytest.raises(ServerFailed, match=r"does not answer /v1/models in time, within 2 s \(ready_timeout\)"):

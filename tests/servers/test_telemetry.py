@@ -57,6 +57,16 @@ def test_requests_of_ranks_are_added_up_and_of_shares_the_fullest_counts(monkeyp
         assert telemetry.engine_columns(server) == {"running": 8, "kv_cache_use": 0.75}
 
 
+@pytest.mark.parametrize("how", ["trickle", "endless"])
+def test_metrics_without_an_end_hold_nothing_up(how, tmp_path):
+    command = [sys.executable, str(FAULTY_SERVER), "--port", "{port}", f"{how}=/metrics"]
+    spec = ServerSpec(engine="command", command=command)
+    with launch(spec, Trial(tmp_path)) as server, telemetry.Recorder(server, period=0.05):
+        wait_until(lambda: samples(tmp_path) > 0)
+    table = telemetry.load(tmp_path)
+    assert "running" not in table and table["memory"].notna().any()
+
+
 def test_a_line_that_was_cut_is_left_out(tmp_path):
     (tmp_path / "telemetry.jsonl").write_text('{"at": "2026-11-24T06:00:00.000Z", "memory": 5}\n{"at": "2026-11-2')
     assert telemetry.load(tmp_path)["at"].tolist() == [pd.Timestamp("2026-11-24T06:00:00Z")]

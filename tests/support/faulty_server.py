@@ -45,6 +45,7 @@ class Knobs:
     usage: int = 1  # whether usage is sent
     empty: int = 0  # answers have no tokens
     api_key: str = ""  # without it: 401
+    says: str = ""  # stands wherever a server can say something; <key> in it is the key that it was sent
     error_above: int = 0  # with more requests than this in flight: error_code
     error_every: int = 0  # every Nth request: error_code
     error_code: int = 429
@@ -60,7 +61,8 @@ class Knobs:
     exit_code: int = 9
     last_words: str = ""  # printed to stderr before it exits
     host: str = "127.0.0.1"  # where it listens
-    trickle: int = 0  # its list of models comes a byte at a time, and never ends
+    trickle: str = ""  # the page with this path comes a byte at a time, and never ends
+    endless: str = ""  # this one comes fast, and never ends
     never_ready: int = 0  # /health says 503 for ever
     ready_after: float = 0.0  # seconds of 503
     ignore_sigterm: int = 0
@@ -121,7 +123,10 @@ class FaultyServer:
         writer.close()
 
     async def answer(self, request, writer):
+        self.hear(request)
         match request.method, request.path:
+            case _, (self.knobs.trickle | self.knobs.endless):
+                await self.flood(writer, is_slow=request.path == self.knobs.trickle)
             case "GET", "/health":
                 reply(writer, 200 if self.is_ready() else 503, {})
             case "POST", "/knobs":
@@ -137,21 +142,30 @@ class FaultyServer:
                 reply(writer, 200, self.metrics(), "text/plain; version=0.0.4")
             case _ if self.knobs.api_key and request.headers.get("authorization") != f"Bearer {self.knobs.api_key}":
                 reply(writer, 401, error("wrong API key", 401))
-            case "GET", "/v1/models" if self.knobs.trickle:
-                await self.trickle(writer)
             case "GET", "/v1/models":
-                reply(writer, 200, {"object": "list", "data": [{"id": self.knobs.model, "object": "model"}]})
+                models = [{"id": self.knobs.model + self.says, "object": "model"}]
+                reply(writer, 200, {"object": "list", "data": models}, more=f"x-says: {self.says!a}\r\n")
             case "POST", "/v1/chat/completions":
                 await self.chat(json.loads(request.body), writer)
+            case "POST", "/again":
+                await WAYS["plain"](Stream(writer, self.knobs, json.loads(request.body)["max_tokens"]))
             case _:
-                reply(writer, 404, error("no such page", 404))
+                there = bool(self.says)  # as every version's page
+                reply(writer, 200 if there else 404, {"version": self.says} if there else error("no such page", 404))
 
-    async def trickle(self, writer):
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n")
+    def hear(self, request):
+        """What it says from now on, in its log too."""
+        self.says = self.knobs.says.replace("<key>", request.headers.get("authorization", "")[7:])
+        if self.says:
+            sys.stderr.write(f"asked for {request.path} {self.says}\n")
+            sys.stderr.flush()
+
+    async def flood(self, writer, *, is_slow):
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n")
         while not writer.is_closing():
-            writer.write(b" ")
+            writer.write(b" " if is_slow else b" " * 65536)
             await writer.drain()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1 if is_slow else 0)
 
     def is_ready(self):
         return not self.knobs.never_ready and time.monotonic() - self.started >= self.knobs.ready_after
@@ -166,7 +180,8 @@ class FaultyServer:
             "prefix_cache_hits_total": total * knobs.cached_tokens,
         }
         lines = [f"vllm:{name} {number}" for name, number in counters.items()]
-        return "\n".join([f'vllm:num_requests_running{{model_name="{knobs.model}"}} {running}.0', *lines, ""])
+        name = json.dumps(knobs.model + self.says)
+        return "\n".join([f"vllm:num_requests_running{{model_name={name}}} {running}.0", *lines, ""])
 
     async def chat(self, asked, writer):
         self.stats.total += 1
@@ -212,7 +227,8 @@ class FaultyServer:
             async with self.turn(self.prefilling):
                 await asyncio.sleep(knobs.prefill)
         if (knobs.error_above and self.stats.active > knobs.error_above) or is_nth(number, knobs.error_every):
-            return reply(writer, knobs.error_code, error(knobs.error_text, knobs.error_code))
+            said = error(knobs.error_text + self.says, self.says or knobs.error_code)
+            return reply(writer, knobs.error_code, said, more=f"x-says: {self.says!a}\r\n")
         wanted = 0 if knobs.empty else min(asked.get("max_tokens") or 16, knobs.cap or sys.maxsize)
         if knobs.longest:
             evenly = number * 0.6180339887 % 1  # the golden ratio: neighbours differ, and few are spread as many are
@@ -246,11 +262,11 @@ class FaultyServer:
         await writer.drain()
         await asyncio.sleep(knobs.ttft + knobs.wear * (self.stats.peak - 1))
         if is_nth(number, knobs.inband_every):
-            event(writer, error(knobs.error_text, 500))
+            event(writer, error(knobs.error_text + self.says, 500))
         else:
             for sent in range(wanted):
                 self.sent.append(time.monotonic())  # before it can be read
-                event(writer, self.chunk({"content": " tok"}))
+                event(writer, self.chunk({"content": f" tok{self.says}"}))
                 if sent >= wanted // 2:
                     if knobs.die_after and number >= knobs.die_after:
                         self.die()
@@ -259,7 +275,7 @@ class FaultyServer:
                 if (sent + 1) % knobs.burst == 0:
                     await writer.drain()
                     await asyncio.sleep(knobs.itl * knobs.burst)
-            event(writer, self.chunk({}, finish_reason="length"))
+            event(writer, self.chunk({}, finish_reason=f"length{self.says}"))
             if knobs.usage:
                 event(writer, {**self.chunk({}), "choices": [], "usage": self.usage(wanted)})
         event(writer, "[DONE]")
@@ -283,9 +299,10 @@ def error(message, code):
     return {"error": {"message": message, "type": "error", "code": code}}
 
 
-def reply(writer, status, content, kind="application/json"):
+def reply(writer, status, content, kind="application/json", more=""):
     body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-    writer.write(f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+    head = f"HTTP/1.1 {status} X\r\n{more}content-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
 
 
 def event(writer, content):
@@ -326,7 +343,7 @@ class Stream:
         if finish:
             self.event(delta_chunk({}, finish))
         if usage:
-            self.event({"choices": [], "usage": self.usage})
+            self.event({"choices": [], "usage": self.usage if usage is True else usage})
         if done:
             self.event("[DONE]")
         self.writer.write(b"0\r\n\r\n")
@@ -438,6 +455,30 @@ async def without_length(stream):
     stream.writer.close()
 
 
+def redirected(location):
+    async def way(stream):
+        stream.writer.write(f"HTTP/1.1 307 X\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n".encode())
+
+    return way
+
+
+def endless(head, piece, seconds=0.0):
+    """What never ends, until nobody reads it any more."""
+
+    async def way(stream):
+        stream.writer.write(head)
+        while not stream.writer.is_closing():
+            stream.writer.write(piece)
+            await stream.later(seconds)
+
+    return way
+
+
+ERROR_HEAD, STREAM_HEAD = (
+    f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n\r\n".encode()
+    for status, kind in ((503, "text/plain"), (200, "text/event-stream"))
+)
+
 WAYS = {
     "plain": after(),
     "comments": after(b": keep-alive\n\n", b":\n\n"),
@@ -462,6 +503,14 @@ WAYS = {
     "bare words": breaking("bad gateway"),
     "neither end nor usage": saying(WORD, usage=False, finish="", done=False),
     "empty": empty,
+    "usage as text": saying(WORD, usage={"prompt_tokens": "100", "completion_tokens": "many"}),
+    "negative usage": saying(WORD, usage={"prompt_tokens": -5, "completion_tokens": -1}),
+    "absurd usage": saying(WORD, usage={"prompt_tokens": 10**18, "completion_tokens": 10**18}),
+    "redirected here": redirected("/again"),
+    "redirected elsewhere": redirected("http://elsewhere.invalid:1/v1/chat/completions"),
+    "an endless error": endless(ERROR_HEAD, b"no room " * 8192),
+    "an error that trickles": endless(ERROR_HEAD, b"no ", 0.1),
+    "an endless event": endless(STREAM_HEAD, b"data: " + b"x" * 65536),
 }
 
 

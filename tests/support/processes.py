@@ -62,5 +62,7 @@ def running_faulty_server(*knobs):
     """A server that misbehaves as `knobs` say; gives its address."""
     command = [sys.executable, str(FAULTY_SERVER), *knobs]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        yield server.stdout.readline().split()[-1]
-        server.kill()
+        try:
+            yield server.stdout.readline().split()[-1]
+        finally:
+            server.kill()

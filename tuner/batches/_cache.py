@@ -77,7 +77,7 @@ class FolderCache:
         }
         content = msgspec.msgpack.encode(Content(SCHEMA, there))
         try:
-            files.write_atomically(self.folder / NAME, zlib.crc32(content).to_bytes(_CHECKSUM) + content)
+            files.write_atomically(self.folder / NAME, zlib.crc32(content).to_bytes(_CHECKSUM) + content, is_text=False)
         except (OSError, PathError) as error:
             logger.debug("nothing is kept in %s: %s", self.folder, error)
 

@@ -18,6 +18,7 @@ from tuner.core.level import COLUMNS as LEVEL_COLUMNS
 from tuner.core.level import CONCURRENCY, Level, columns_of
 from tuner.core.metrics import LATENCIES, LATENCY_COLUMNS
 from tuner.core.records import COMPLETED, Sidecar
+from tuner.core.secrets import redactor
 from tuner.core.text import printable
 
 TEXTS = ("experiment", "engine", "model", "scenario", "iteration_type", "outcome", "reason", "time_source")
@@ -148,8 +149,9 @@ class Batch:
 
 def to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
     """One row a batch, with the columns and types of `load_batches`, and what was read of their files in `attrs`."""
-    every = list(batches)
-    frame = with_types(pd.DataFrame([_row(batch) for batch in every], columns=list(COLUMNS)))
+    every, redact = list(batches), redactor()
+    rows = [row | {name: redact(row.get(name)) for name in (*TEXTS, "warnings")} for row in map(_row, every)]
+    frame = with_types(pd.DataFrame(rows, columns=list(COLUMNS)))
     known = {printable(b.file): b.reading for b in sorted(every, key=lambda b: b.report_row is None) if b.file}
     frame.attrs[SAMPLES] = Samples(known)
     return frame

@@ -129,6 +129,7 @@ def _notes(level: LevelRecord, requests: list[SentRequest]) -> list[str]:
     delays = [request.sent - request.scheduled for request in sent if request.sent - request.scheduled > _LATE]
     ready = f"{level.max_in_flight} requests were in flight (max_in_flight), or the load generator was not ready"
     unstreamed = sum(not request.streamed for request in sent if request.status == COMPLETED)
+    wrong = sum(request.wrong_usage for request in sent)
     estimated = sum(request.estimated for request in sent if request.status == COMPLETED)
     notes = {
         level.note: len(level.note),
@@ -137,6 +138,7 @@ def _notes(level: LevelRecord, requests: list[SentRequest]) -> list[str]:
         f"{len(delays)} requests waited in the client, up to {max(delays, default=0):.3g} s, as their latency "
         f"tells, since {ready}": len(delays),
         f"{unstreamed} answers were not streamed, so that their TTFT and TPOT are unknown": unstreamed,
+        f"{wrong} answers had a usage that can be no count of tokens, which is not believed": wrong,
         f"the output tokens of {estimated} requests are the tokenizer's count: the server sent no usage": estimated,
     }
     return [note for note, count in notes.items() if count]

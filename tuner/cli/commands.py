@@ -24,6 +24,7 @@ from tuner.cli.tables import print_lines
 from tuner.cli.terminal import Terminal
 from tuner.core import files
 from tuner.core.run_directory import Experiment, Trial
+from tuner.core.secrets import hide_written
 from tuner.errors import TunerError
 from tuner.judging.costs import Price, Target
 from tuner.judging.slo import SLO
@@ -138,7 +139,7 @@ def _raise_terminated(*_: object) -> NoReturn:
 
 def print_error(error: TunerError) -> None:
     """Say in one line what went wrong."""
-    line = escape(" ".join(str(error).split()))
+    line = escape(" ".join(hide_written(str(error)).split()))
     Terminal(stderr=True, soft_wrap=True).print(f"[bold red]tuner:[/] {line}", highlight=False)
 
 

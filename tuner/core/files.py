@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from tuner.core.secrets import redact_bytes
 from tuner.core.text import shorten
 from tuner.errors import PathError, RequestError
 
@@ -44,13 +45,14 @@ _PART = re.compile(r"(?P<name>.+\.\w+)#(?P<part>[1-9]\d{0,6})", re.DOTALL)
 ASIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 
 
-def write_atomically(path: Path, content: str | bytes, *, sync_it: bool = True) -> None:
-    """Replace `path` by `content` so that a reader, or a crash, sees the old file or the new one.
+def write_atomically(path: Path, content: str | bytes, *, sync_it: bool = True, is_text: bool = True) -> None:
+    """Replace `path` by `content`, without keys and sealed, so that a reader, or a crash, sees the old file or the new one.
 
     Args:
         path: the file; its folder must exist.
         content: text (written as UTF-8) or bytes.
         sync_it: whether it must survive a power cut, for which the disk is waited for.
+        is_text: whether a key in it is redacted, which would break what counts its bytes.
 
     Raises:
         PathError: the folder is missing, read-only or full, or a device, a pipe or a folder lies there.
@@ -58,9 +60,10 @@ def write_atomically(path: Path, content: str | bytes, *, sync_it: bool = True) 
     if path.exists() and not path.is_file():
         raise PathError(f"cannot write {path}: it is no file, but a folder, a pipe or a device")
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    data = content.encode() if isinstance(content, str) else content
     try:
         with open(aside, "xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(seal(redact_bytes(data)) if is_text else data)
             file.flush()
             if sync_it:
                 os.fsync(file.fileno())

@@ -75,6 +75,7 @@ class SentRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     error_message: str | None = None
     streamed: bool = True
     estimated: bool = False  # the output tokens: by the tokenizer, as usage said nothing
+    wrong_usage: bool = False  # usage said what no count of tokens can be
 
     @property
     def has_ended(self) -> bool:
@@ -124,4 +125,4 @@ def statuses(path: Path) -> set[str]:
 def write(path: Path, level: LevelRecord, requests: list[SentRequest]) -> None:
     """Write the file, whole or not at all: what ended first comes first, as in genai-bench's own file."""
     ordered = sorted(requests, key=lambda request: request.end or float("inf"))
-    files.write_atomically(path, files.seal(msgspec.json.Encoder().encode_lines([level, *ordered])))
+    files.write_atomically(path, msgspec.json.Encoder().encode_lines([level, *ordered]))

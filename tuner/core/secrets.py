@@ -1,19 +1,24 @@
-"""Nothing that leaves this machine holds a secret: texts are searched before they are written, and refused."""
+"""No key stands in what a user writes down, nor leaves this process in a file, in a terminal or in a page."""
 
-import contextlib
+import functools
+import html
+import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
-from tuner.errors import SecretFound
-
+REDACTED = "[redacted]"
 #: what names of environment variables tell secrets by; `TOKENIZERS_…` is none, and `…_TOKENS` is how many
-_SECRET_NAME = re.compile(r"keys?$|keys?_|token(?!iz|s$|s_)|secret|passw|credential", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"keys?$|keys?_|token(?!iz|s$|s_)|secret|passw|(^|_)pass$|credential|authorization", re.IGNORECASE
+)
 #: values that are none, whatever the name: a short number, a switch, a path
 _PLAIN_VALUE = re.compile(r"[+-]?[\d.]{1,7}|true|false|yes|no|on|off|none|auto|(/|~|\./).*|", re.IGNORECASE | re.DOTALL)
 _SHORTEST = 8  # characters; shorter values stand in texts by chance
+#: what else stands in texts by chance: numbers, and, where nobody said that it is a key, words as our files have
+_NUMBER, _WORD = re.compile(r"\d+"), re.compile(r"[a-z_]+")
 #: asked for where words could have the shape of a key, too
 _DIGIT = r"(?=[\w.~+/=-]*\d)"
 #: shapes of keys
@@ -32,6 +37,20 @@ _SHAPES = re.compile("|".join(f"({pattern})" for pattern in PATTERNS.values()), 
 _PERHAPS = re.compile(
     rf"{_SHAPES.pattern.replace(_DIGIT, '')}|\b(?:sk-|hf_|ghp_|github_pat_)[\w-]{{8,}}|Bearer \S+", re.ASCII
 )
+#: a name for keys with a value of any kind, as in commands, queries and headers; what a shell fills in is none
+_ASSIGNED = re.compile(
+    r"""(?ix) (?:^|[\s"'?&;]) (?:
+    (-{0,2}[a-z_-]*(?:(?:api|access|secret)[_-]?key|token|secret|passw(?:or)?d)) = | ((?:x-)?api-key|authorization) :\s*
+    | (--[a-z-]*(?:key|token|secret|password)) \s+ ) ["']? (?![{$<-]) ([^\s"'&;,}]+)"""
+)
+_WRITTEN = re.compile(r"""(?i)((?:key|token|secret|passw(?:or)?d)["']?\s*[:=]\s*["']?)[\w.~+/=-]+""")
+_USER_IN_URL = re.compile(r"://([^/\s@]+)@")
+#: names of settings that hold keys themselves, and those that do where the value looks like one (`eos_token` does not)
+_KEY_SETTING = re.compile(r"(?:api|access|auth)[_-]?key$|password$|secret$|authorization$", re.IGNORECASE)
+_PERHAPS_KEY_SETTING = re.compile(r"(?:(?<!cache_)key|token|credentials?)$", re.IGNORECASE)
+_KEY_VALUE = re.compile(r"[\w.~+/=:-]{8,}")
+#: the values of the keys that this process was given, which it writes nowhere, whatever their variables are called
+_kept: set[str] = set()
 
 
 def is_secret(name: str, value: str) -> bool:
@@ -39,57 +58,120 @@ def is_secret(name: str, value: str) -> bool:
     return bool(_SECRET_NAME.search(name)) and not _PLAIN_VALUE.fullmatch(value)
 
 
+def keep_out(key: str) -> str:
+    """Have `key` written nowhere by this process from now on; it is given back."""
+    _kept.add(key)
+    return key
+
+
 def hide_secrets(text: str) -> str:
-    """`text` with `***` for everything that could be a key."""
-    return _PERHAPS.sub(lambda key: "Bearer ***" if key[0].startswith("Bearer") else "***", text)
+    """A message of others with `[redacted]` for everything that could be a key."""
+    hidden = _PERHAPS.sub(lambda key: f"Bearer {REDACTED}" if key[0].startswith("Bearer") else REDACTED, text)
+    return str(redactor()(hidden))
 
 
-class Guard:
-    """Refuses texts that hold a secret; variables called by `key_names` hold one whatever these are."""
-
-    def __init__(self, key_names: Iterable[str] = ()) -> None:
-        named = {name: os.environ.get(name, "") for name in key_names}
-        looks = {name: text for name, text in os.environ.items() if len(text) >= _SHORTEST and is_secret(name, text)}
-        by_value = {value: name for name, value in (looks | named).items() if value}
-        self._names = list(by_value.values())
-        self._values = re.compile("|".join(f"({re.escape(value)})" for value in by_value)) if by_value else None
-
-    def check(self, text: str, place: str) -> None:
-        """Refuse `text` where it holds a secret.
-
-        Raises:
-            SecretFound: the message names the place and the kind, never the value.
-        """
-        if what := self._secret_in(text):
-            raise SecretFound(f"{place} holds {what}: remove it there, then make the report again; nothing was written")
-
-    def check_values(self, value: Any, place: str) -> None:
-        """Refuse, as `check` does, any text in `value`, which is made of dicts and lists."""
-        for where, text in _texts(value, place):
-            self.check(text, where)
-
-    def check_file(self, path: Path, place: str) -> None:
-        """Refuse, as `check` does, a text file by its lines; one that cannot be read holds nothing to pass on."""
-        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as lines:
-            for number, line in enumerate(lines, start=1):
-                self.check(line, f"{place}, line {number},")
-
-    def _secret_in(self, text: str) -> str:
-        if self._values and (match := self._values.search(text)):
-            return f"the value of the environment variable {self._names[(match.lastindex or 1) - 1]}"
-        if match := _SHAPES.search(text):
-            return f"what looks like {list(PATTERNS)[(match.lastindex or 1) - 1]}"
-        return ""
+def hide_written(text: str) -> str:
+    """A message that quotes what a user wrote, without what stands behind the name of a key."""
+    return _WRITTEN.sub(rf"\1{REDACTED}", str(redactor()(text)))
 
 
-def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Every text in `value`, keys too, with where it stands."""
-    if isinstance(value, str):
-        yield place, value
-    elif isinstance(value, Mapping):
-        for key, part in value.items():
-            yield place, str(key)
-            yield from _texts(part, f"{place}: {key}" if ": " not in place else f"{place}.{key}")
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _texts(part, place)
+def redactor() -> Callable[[Any], Any]:
+    """What puts `[redacted]` for each known key, and for what has the shape of one, in texts, lists and mappings."""
+    regex = _regex(_known_values())
+
+    def redact(value: Any) -> Any:
+        if isinstance(value, str):
+            return regex.sub(REDACTED, value)
+        if isinstance(value, dict):
+            return {redact(key): redact(part) for key, part in value.items()}
+        return [redact(part) for part in value] if isinstance(value, list) else value
+
+    return redact
+
+
+def variables(environment: Mapping[str, str]) -> list[str]:
+    """The variables of an environment whose values are known keys."""
+    known = _known_values()
+    return [name for name, value in environment.items() if value in known]
+
+
+def redact_bytes(content: bytes) -> bytes:
+    """A file's content with `[redacted]` for each key that is known."""
+    for form in _forms(_known_values()):
+        content = content.replace(form.encode(errors="surrogateescape"), REDACTED.encode())
+    return content
+
+
+def _known_values() -> frozenset[str]:
+    return frozenset(value for value in _kept | _values_of_environment().keys() if not _is_by_chance(value))
+
+
+@functools.lru_cache(maxsize=8)
+def _regex(values: frozenset[str]) -> re.Pattern[str]:
+    return re.compile("|".join([*map(re.escape, _forms(values)), _SHAPES.pattern]), re.ASCII)
+
+
+@functools.lru_cache(maxsize=8)
+def _forms(values: frozenset[str]) -> list[str]:
+    """Every value as texts, JSON, HTML and URLs spell it, the longest first."""
+    quoted = {json.dumps(value, ensure_ascii=only)[1:-1] for value in values for only in (True, False)}
+    forms = values | quoted | {html.escape(form) for form in values | quoted}
+    return sorted(forms | {quote(value, "", errors="replace") for value in values}, key=len, reverse=True)
+
+
+def _values_of_environment() -> dict[str, str]:
+    """The variables that hold a secret, by value: by their names, and passwords of proxies."""
+    known = {}
+    for name, text in os.environ.items():
+        if is_secret(name, text) and not _WORD.fullmatch(text):
+            known[text] = name
+        if ":" in text and (user := _USER_IN_URL.search(text)) and ":" in user[1]:
+            known[user[1].partition(":")[2]] = name
+    return known
+
+
+def _is_by_chance(value: str) -> bool:
+    return len(value) < _SHORTEST or bool(_NUMBER.fullmatch(value))
+
+
+def find_secret(values: Mapping[str, Any], variable: str | None = None) -> str:
+    """Where a key stands in what a user wrote down, and by what it is one, never the key; empty where none does.
+
+    Args:
+        values: the parameters.
+        variable: an environment variable that holds a key, whatever it is called.
+    """
+    named = os.environ.get(variable or "", "")
+    every = _values_of_environment() | {named: str(variable)}
+    known = {value: name for value, name in every.items() if not _is_by_chance(value)}
+    for place, name, text in _texts(values):
+        if what := _secret_in(name, text, known):
+            parameter, _, within = place.partition(".")
+            return f"{parameter}: {within or 'it'} {what}"
+    return ""
+
+
+def _secret_in(name: str, text: str, known: Mapping[str, str]) -> str:
+    if variable := next((known[value] for value in known if value in text), ""):
+        return f"holds the value of the environment variable {variable}"
+    if match := _SHAPES.search(text):
+        return f"holds what looks like {list(PATTERNS)[(match.lastindex or 1) - 1]}"
+    looks_so = _KEY_VALUE.fullmatch(text) and not _PLAIN_VALUE.fullmatch(text)
+    if text and (_KEY_SETTING.search(name) or (_PERHAPS_KEY_SETTING.search(name) and looks_so)):
+        return "is a key by its name"
+    if _USER_IN_URL.search(text):
+        return "holds a user or password in a URL"
+    given = next((found for found in _ASSIGNED.finditer(text) if not _PLAIN_VALUE.fullmatch(found[4])), None)
+    return f"holds a value of {given[1] or given[2] or given[3]}" if given else ""
+
+
+def _texts(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str, str]]:
+    """(place, name, text) of every text in `values`, of lists all together; a setting's name is one of those within."""
+    for name, value in values.items():
+        place = f"{above}.{name}" if above else str(name)
+        if isinstance(value, Mapping):
+            yield from _texts(value, place)
+            continue
+        parts = value if isinstance(value, list) else [value]
+        yield from (found for part in parts if isinstance(part, Mapping) for found in _texts(part, place))
+        yield place, str(name) if above else "", " ".join(str(part) for part in parts if isinstance(part, str | int))

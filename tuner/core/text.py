@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tuner.core.metrics import SHARE
-from tuner.core.secrets import hide_secrets
+from tuner.core.secrets import hide_secrets, redactor
 
 UNKNOWN = "–"
 #: where the message of an error stands in its JSON
@@ -95,8 +95,8 @@ def printable(text: object) -> str:
 
 
 def visible(text: str, form: str = "\\x{:02x}") -> str:
-    """`text` with controls, and what turns the direction of writing, as escapes, so that no terminal obeys it."""
-    return _CONTROL.sub(lambda found: form.format(ord(found[0])), text)
+    """`text` for a terminal: controls, and what turns the direction of writing, are escapes, and keys are redacted."""
+    return _CONTROL.sub(lambda found: form.format(ord(found[0])), str(redactor()(text)))
 
 
 def _is_missing(number: Any) -> bool:

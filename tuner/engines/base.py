@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from tuner.core.locks import LOOPBACK as LOOPBACK  # noqa: PLC0414 - engines of others take it from here
-from tuner.core.secrets import is_secret
+from tuner.core.secrets import find_secret, hide_written, is_secret, keep_out
 from tuner.core.server_log import COMMON, OUT_OF_MEMORY, Pattern
 from tuner.core.text import suggest
 from tuner.engines import parameters
@@ -22,6 +22,13 @@ from tuner.engines.parameters import Parameter
 from tuner.errors import EngineError, SpecError
 
 _log = logging.getLogger(__name__)
+
+
+#: what to do instead of writing a key down
+_NO_KEYS = (
+    "keys are not written down: set it in the environment of tuner, which is handed on; "
+    "the API key's variable is named in api_key_env"
+)
 
 
 class ServerSpec(BaseModel):
@@ -59,10 +66,10 @@ class ServerSpec(BaseModel):
     @classmethod
     def _holds_texts_and_no_secret(cls, value: Any) -> Any:
         for name, text in value.items() if isinstance(value, dict) else ():
+            if is_secret(str(name), str(text)):
+                raise ValueError(f"{name} is a key by its name; {_NO_KEYS}")
             if not isinstance(text, str):
                 raise ValueError(f"{name} must be a text: write it in quotes, as in {name}: '1'; got {text!r}")
-            if is_secret(str(name), text):
-                raise ValueError(f"{name} looks like a secret: set it in the environment of tuner, which is handed on")
         return value
 
     @field_validator("parameters")
@@ -70,6 +77,13 @@ class ServerSpec(BaseModel):
     def _spelt_one_way(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
         """With `_` for `-`, and without those that are null, which leaves them to the engine."""
         return {name.lstrip("-").replace("-", "_"): each for name, each in value.items() if each is not None}
+
+    @model_validator(mode="after")
+    def _holds_no_key(self) -> Self:
+        """What is asked is written down, and a command stands in every process listing."""
+        if found := find_secret(self.model_dump(exclude_defaults=True), self.api_key_env):
+            raise ValueError(f"{found}; {_NO_KEYS}")
+        return self
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> "ServerSpec":
@@ -84,7 +98,7 @@ class ServerSpec(BaseModel):
             raise SpecError(explain(error, cls)) from None  # pydantic's own text has many lines
 
     def api_key(self) -> str | None:
-        """The API key, read from its environment variable now and kept nowhere.
+        """The API key, read from its environment variable now, and from now on written nowhere.
 
         Raises:
             SpecError: the variable is not set.
@@ -92,7 +106,7 @@ class ServerSpec(BaseModel):
         if self.api_key_env is None:
             return None
         if key := os.environ.get(self.api_key_env):
-            return key
+            return keep_out(key)
         raise SpecError(f"api_key_env: the environment variable {self.api_key_env} is not set")
 
 
@@ -102,10 +116,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     place = str(first["loc"][0]) if first["loc"] else "parameters"
     if first["type"] == "extra_forbidden":
         return f"unknown parameter {place!r}; {suggest(place, model.model_fields)}"
-    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = hide_written(first["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
     if first["type"] == "value_error":  # one about the whole says itself what it is about
         return message if not first["loc"] or message.startswith(place) else f"{place}: {message}"
-    return f"{place}: {message}, got {first['input']!r}"
+    return f"{place}: {message}, got {hide_written(repr(first['input']))}"
 
 
 @dataclass(frozen=True)
@@ -297,7 +311,6 @@ _NOT_PARAMETERS = {
     "model": "set model beside parameters",
     "model_path": "set model beside parameters",
     "served_model_name": "set served_name beside parameters",
-    "api_key": "name the key's environment variable in api_key_env",
 }
 
 

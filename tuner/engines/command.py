@@ -79,12 +79,9 @@ class Attach(Engine):
         """Refuse a URL that cannot be one, and parameters, which nobody could apply."""
         url = urlsplit(spec.base_url or "")
         if url.scheme not in ("http", "https") or not url.hostname:
-            shown = (spec.base_url or "").rpartition("@")[2]  # without a password
-            raise SpecError(f"engine attach needs base_url, as in http://127.0.0.1:8000; got {shown!r}")
-        if url.username or url.password:
-            raise SpecError("base_url holds a user or password; name the key's environment variable in api_key_env")
+            raise SpecError(f"engine attach needs base_url, as in http://127.0.0.1:8000; got {spec.base_url!r}")
         if url.query or url.fragment:
-            raise SpecError(f"base_url ends at ?{url.query or url.fragment}: give it up to /v1, without what follows")
+            raise SpecError("base_url ends at ? or #: give it up to /v1, without what follows")
         if match := _OTHER_PATH.search(url.path):
             raise SpecError(
                 f"base_url ends in {match[0]}: only servers that answer at /v1/chat/completions are measured"

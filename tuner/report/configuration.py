@@ -8,9 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from tuner.core.secrets import Guard
 from tuner.core.text import UNKNOWN, printable
-from tuner.errors import SecretFound
 from tuner.report.run_facts import Run, mapping
 
 #: where a run lies and how its server is reached and kept alive changes no number
@@ -78,9 +76,8 @@ def _facts(run: Run) -> dict[str, str]:
         ((f"host {name}", value) for name, value in mapping(facts.get("host")).items()),
         _of_servers(known.servers),
     )
-    guard = Guard()
     telling = ((name, value) for name, value in recorded if name.split(".")[0] not in _TELLS_NOTHING)
-    texts = ((printable(name), _shown(value, guard)) for name, value in telling)
+    texts = ((printable(name), printable(_text(value))) for name, value in telling)
     return {name: text for name, text in texts if text != UNKNOWN}
 
 
@@ -111,16 +108,6 @@ def _flat(
             yield from _flat(value, None, f"{name}.")
         else:
             yield name, value
-
-
-def _shown(value: Any, guard: Guard) -> str:
-    """A value as text; one that holds a secret is not shown."""
-    text = printable(_text(value))
-    try:
-        guard.check(text, "")
-    except SecretFound:
-        return "(hidden: it holds a secret)"
-    return text
 
 
 def _text(value: Any) -> str:

@@ -19,6 +19,7 @@ from tuner.batches import report_data
 from tuner.core import timestamps
 from tuner.core.level import COLUMNS, level_of, level_title
 from tuner.core.records import COMPLETED
+from tuner.core.secrets import redact_bytes
 from tuner.core.text import UNKNOWN, plural
 from tuner.figures.style import CONFIG, VERDICTS
 from tuner.judging import comparison_text, summary
@@ -122,8 +123,8 @@ def _hash(script: str) -> str:
 
 
 def _packed(text: str) -> str:
-    """base64 of gzip: plotly.js is 1.9 MB instead of 4.8."""
-    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    """base64 of gzip: plotly.js is 1.9 MB instead of 4.8; who writes the page would find no key in it any more."""
+    return base64.b64encode(gzip.compress(redact_bytes(text.encode()), mtime=0)).decode()
 
 
 @cache

@@ -1,6 +1,7 @@
 """What stands beside the batches of a run: what was asked, servers, telemetry, logs."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,17 +17,16 @@ from tuner.batches.batch import Reading
 from tuner.batches.genai_bench_folder import genai_bench_facts
 from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
-from tuner.core.level import COLUMNS, level_of, level_title
 from tuner.core.metrics import LATENCIES
-from tuner.core.records import EXPERIMENT_FILE, RUNNING, SEARCH, SERVER_FILE, sound
+from tuner.core.records import RUNNING, SEARCH, sound
 from tuner.core.run_directory import Experiment, Trial
-from tuner.core.secrets import Guard
+from tuner.core.secrets import keep_out, redactor
 from tuner.core.text import printable
 from tuner.core.timestamps import to_utc
 from tuner.errors import PathError
 from tuner.judging.intervals import CONFIDENCE, intervals
 from tuner.judging.slo import SLO
-from tuner.judging.trials import load_trials, trials_from_records, trials_to_records
+from tuner.judging.trials import load_trials, trials_from_records
 
 _log = logging.getLogger(__name__)
 #: versions that shape the page, and not what was measured
@@ -96,7 +96,6 @@ def _quantiles(values: Floats) -> list[float] | None:
 
 #: so many batches are not looked at one by one
 _MANY = 200
-_TEXTS = ("experiment", "engine", "model", "scenario", "reason", "warnings")
 
 
 @dataclass(frozen=True)
@@ -129,23 +128,19 @@ class RunFacts:
         """Quantiles of each batch's requests, by latency, in the order of the batches."""
         return self.read_spreads()
 
-    def must_hold_no_secret(self, batches: pd.DataFrame) -> None:
-        """Search everything that a report shows, and the logs that lie beside it.
-
-        Raises:
-            SecretFound: a key stands somewhere; the message names the place.
-        """
-        guard = Guard(filter(None, [mapping(self.facts.get("spec")).get("api_key_env")]))
-        guard.check_values(self.facts, EXPERIMENT_FILE)
-        guard.check_values(self.servers, SERVER_FILE)
-        for trial in trials_to_records(self.trials):
-            guard.check_values(trial, f"trial {trial['trial']}")
-        for row in batches[[*_TEXTS, *COLUMNS]].to_dict("records"):
-            texts = {name: row[name] for name in _TEXTS}
-            guard.check_values(texts, f"the batch at {level_title(level_of(row))}")
-        for folder in self.folders:
-            for log in Experiment(folder).logs:
-                guard.check_file(log, str(log.relative_to(folder)))
+    def without_secrets(self) -> "RunFacts":
+        """The same with `[redacted]` for each key that stands in what is shown."""
+        keep_out(os.environ.get(str(mapping(self.facts.get("spec")).get("api_key_env")), ""))
+        redact = redactor()
+        texts = {name: self.trials[name].map(redact) for name in ("parameters", "cause")}
+        return replace(
+            self,
+            facts=redact(self.facts),
+            servers=redact(self.servers),
+            runs=redact(self.runs),
+            trials=self.trials.assign(**texts),
+            slo=redact(self.slo),
+        )
 
 
 #: a run, and the batches that are looked at of it
@@ -162,7 +157,7 @@ def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None
         PathError: a report is damaged.
     """
     if len(paths) == 1 and report_data.is_page(paths[0]):
-        return _of_report(report_data.unpack(paths[0]), batches.index, slo.to_dict() if slo else None)
+        return _of_report(report_data.unpack(paths[0]), batches.index, slo.to_dict() if slo else None).without_secrets()
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
     first, document = _of_folder(paths[0], batches), slo.to_dict() if slo else None
     servers = [list(_server_records(folder)) for folder in folders]
@@ -178,7 +173,7 @@ def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None
         trials=load_trials(paths[0], slo) if is_search and len(paths) == 1 else first.trials,
         slo=_agreed_document(documents),
         folders=folders,
-    )
+    ).without_secrets()
 
 
 def runs_at(path: Path, batches: pd.DataFrame) -> list[Run]:
@@ -188,10 +183,11 @@ def runs_at(path: Path, batches: pd.DataFrame) -> list[Run]:
         PathError: a report is damaged.
     """
     if report_data.is_page(path):
-        return [(_of_report(report_data.unpack(path), batches.index, None), batches)]
+        return [(_of_report(report_data.unpack(path), batches.index, None).without_secrets(), batches)]
     each = [(Path(str(folder)), own) for folder, own in batches.groupby("run_folder", sort=False)]
     return [
-        (replace(_of_folder(run, own), servers=list(_server_records(run)), folders=[run]), own) for run, own in each
+        (replace(_of_folder(run, own), servers=list(_server_records(run)), folders=[run]).without_secrets(), own)
+        for run, own in each
     ]
 
 

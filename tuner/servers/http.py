@@ -3,13 +3,16 @@
 import contextlib
 import ipaddress
 import logging
+import math
 import os
 import re
+import socket
 import ssl
+import threading
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
@@ -19,7 +22,9 @@ from tuner.engines.base import without_tilde
 
 log = logging.getLogger(__name__)
 
-_TIMEOUT = 5.0
+#: seconds from a question to the end of its answer, and bytes of that
+_TIMEOUT, _MOST = 5.0, 1 << 22
+_LONGEST_NAME = 1000  # characters of a model's name
 #: where servers say their version, and under which key: vLLM, llama.cpp, SGLang (old, new), TGI, Ollama
 VERSION_PATHS = {
     **{"/version": "version", "/props": "build_info", "/get_server_info": "version", "/server_info": "version"},
@@ -29,6 +34,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MODELS = "/v1/models"
 _CONTEXTS = ("max_model_len", "context_window", "context_length", "max_context_length")
 _REDIRECTS = 5  # followed at most
+_LEAST = 0.1  # seconds for a question where the time is over
 _EMPTYING = 5.0  # seconds in which a server that is still busy can empty its prefix cache
 #: variables that name the certificates to trust, the first that is set counts
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -83,8 +89,9 @@ def proxy(url: str) -> str | None:
 
 def _is_meant(where: SplitResult, exception: str) -> bool:
     """Whether a part of NO_PROXY means this URL."""
-    host, domain = where.hostname or "", exception.lstrip("*.").strip("[]")
-    if domain and (domain in (host, where.netloc) or host.endswith(f".{domain}")):
+    host, domain = (where.hostname or "").rstrip("."), exception.lstrip("*.").strip("[]").rstrip(".")
+    port = where.port or {"http": 80, "https": 443}.get(where.scheme)
+    if domain and (domain in (host, f"{host}:{port}", f"{host}]:{port}") or host.endswith(f".{domain}")):
         return True
     with contextlib.suppress(ValueError):  # a name is in no network
         if "/" in exception and ipaddress.ip_address(host) in ipaddress.ip_network(exception, strict=False):
@@ -132,10 +139,81 @@ def client(
     )
 
 
+class _Deadline(threading.Timer):
+    """Ends a request's connection when its time is over, however slowly something still comes."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds, self._end)
+        self.daemon, self.is_over = True, False
+        self._lock, self._connection = threading.Lock(), contextlib.ExitStack()
+
+    def trace(self, event: str, info: dict[str, Any]) -> None:
+        """Learn of the connection from the client; TLS moves it to another socket, which its duplicate survives."""
+        if event == "connection.connect_tcp.complete":
+            connected = info["return_value"].get_extra_info("socket").dup()
+            with self._lock:
+                self._connection.callback(connected.close)
+                self._connection.callback(_shut, connected)
+            if self.is_over:
+                self._end()
+
+    def _end(self) -> None:
+        self.is_over = True
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+        with self._lock:
+            self._connection.close()
+
+
+def _shut(connected: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connected.shutdown(socket.SHUT_RDWR)
+
+
+def ask(http: httpx.Client, page: str | httpx.URL, method: str = "GET", seconds: float | None = None) -> httpx.Response:
+    """Ask for a page, as each question of ours is asked: its answer ends in time, and is no longer than a few MiB.
+
+    Args:
+        http: from `client`; its timeout is that of whole answers.
+        page: a path, or a URL.
+        method: of HTTP.
+        seconds: until the answer has ended; by default the client's timeout.
+
+    Raises:
+        httpx.HTTPError: nobody answers, not in time, or at more length; of an error the beginning counts.
+    """
+    content = bytearray()
+    with _Deadline(seconds or http.timeout.read or _TIMEOUT) as deadline:
+        try:
+            with http.stream(method, page, extensions={"trace": deadline.trace}) as answer:
+                for piece in answer.iter_bytes():
+                    content += piece
+                    if len(content) > _MOST:
+                        break
+        except httpx.HTTPError as error:
+            if not deadline.is_over or isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+                raise
+    if deadline.is_over:
+        raise httpx.ReadTimeout(f"{page} had no end in time")
+    if len(content) > _MOST and answer.is_success:
+        raise httpx.ReadError(f"{page} has more than {_MOST >> 20} MiB")
+    headers = {name: answer.headers[name] for name in ("content-type", "location") if name in answer.headers}
+    reason = {"reason_phrase": answer.extensions.get("reason_phrase", b"")}
+    status, request = answer.status_code, answer.request
+    return httpx.Response(status, headers=headers, content=bytes(content), request=request, extensions=reason)
+
+
 def is_healthy(http: httpx.Client) -> bool:
     """Whether `/health` says so; a server that has no such page is as good as its `/v1/models`."""
     try:
-        return http.get("/health").status_code in (200, 404, 405)
+        return ask(http, "/health").status_code in (200, 404, 405)
     except httpx.HTTPError:
         return False
 
@@ -143,7 +221,7 @@ def is_healthy(http: httpx.Client) -> bool:
 def is_there(http: httpx.Client) -> bool:
     """Whether anybody serves there; one that is too busy to answer in time does, a gateway with nobody behind not."""
     try:
-        return http.get(_MODELS).status_code not in (502, 503, 504)
+        return ask(http, _MODELS).status_code not in (502, 503, 504)
     except (httpx.ConnectError, httpx.ConnectTimeout):
         return False
     except httpx.HTTPError as error:
@@ -169,8 +247,9 @@ def models(http: httpx.Client) -> Listing:
 
 
 def _follow(http: httpx.Client) -> httpx.Response:
-    """The list of models, behind redirects too; a key goes to no other host, nor out of TLS."""
-    answer = http.get(_MODELS)
+    """The list of models, behind redirects too, but to no other host, out of TLS, or by another proxy."""
+    deadline = time.monotonic() + (http.timeout.read or _TIMEOUT)
+    answer = ask(http, _MODELS)
     for _ in range(_REDIRECTS):
         if not answer.has_redirect_location:
             return answer
@@ -179,14 +258,21 @@ def _follow(http: httpx.Client) -> httpx.Response:
             raise NotReady(
                 f"sends to {shorten(str(target), 100)} ({answer.status_code}), which is no API: name the API itself"
             )
-        is_same = here.host == target.host and not (here.scheme == "https" and target.scheme == "http")
-        if "authorization" in http.headers and not is_same:
-            raise NotReady(
-                f"redirects ({answer.status_code}) to {target.scheme}://{target.netloc.decode()}, which is not to get "
-                "the key of this host: if it is right, give that as base_url"
-            )
-        answer = http.get(target)
+        if other := another_way(str(here), str(target)):
+            raise NotReady(f"redirects ({answer.status_code}) to {other}: if that is right, give it as base_url")
+        answer = ask(http, target, seconds=max(deadline - time.monotonic(), _LEAST))
     raise NotReady(f"redirects ({answer.status_code}) in a circle")
+
+
+def another_way(here: str, there: str) -> str:
+    """In words, where a redirect would take requests that were asked for `here`, with their key; empty where it may."""
+    ours, theirs = urlsplit(here), urlsplit(there)
+    where = f"{theirs.scheme}://{theirs.hostname}{f':{theirs.port}' if theirs.port else ''}"
+    if ours.hostname != theirs.hostname or theirs.scheme not in ("http", "https"):
+        return f"{where}, which is another host"
+    if ours.scheme == "https" and theirs.scheme == "http":
+        return f"{where}, which is without TLS"
+    return f"{where}, to which another proxy leads" if proxy(here) != proxy(there) else ""
 
 
 #: what an error of the connection tells, whether it is final, and what to do
@@ -199,6 +285,7 @@ _CONNECTION = (
     (r"WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|UNKNOWN_PROTOCOL", True, "speaks no TLS: write http:// for https://"),
     (r"illegal status line", True, "answers, but not as HTTP: write https:// for http://"),
     (r"(ReadTimeout|WriteTimeout)", False, f"takes the connection and does not answer {_MODELS} in time"),
+    (r"ReadError: (.* has more than .*)", True, "says too much: {}"),
     (r"ProxyError: (.*)", True, "is behind a proxy that refuses: {}"),
 )
 
@@ -237,12 +324,12 @@ def _entries(answer: httpx.Response) -> list[Any]:
     """What is said of each model, in a list as OpenAI has it, or bare."""
     try:
         said = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         page = server_words(answer.text) or "it is empty"
         what = "a page for people" if "<" in answer.text[:200] else "no JSON"
         raise NotReady(f"answers {_MODELS} with {what} ({shorten(page, 100)})", has_no_list=True) from None
     entries = said if isinstance(said, list) else said.get("data") if isinstance(said, dict) else None
-    if not isinstance(entries, list) or not all(map(_name, entries)):
+    if not isinstance(entries, list) or not all(0 < len(_name(entry)) <= _LONGEST_NAME for entry in entries):
         raise NotReady(f"answers {_MODELS} with a list that cannot be read", has_no_list=True)
     if not entries:
         raise NotReady(f"lists no model at {_MODELS}: load one there", "model_not_found", has_no_list=True)
@@ -261,10 +348,12 @@ def _context(entry: Any) -> int | None:
 
 def version(http: httpx.Client) -> str:
     """What it says it is a version of; empty where it does not say."""
+    deadline = time.monotonic() + (http.timeout.read or _TIMEOUT)
     for path, key in VERSION_PATHS.items():
-        with contextlib.suppress(httpx.HTTPError, ValueError, AttributeError):
-            if answer := http.get(path).raise_for_status().json().get(key):
-                return str(answer)
+        with contextlib.suppress(httpx.HTTPError, ValueError, AttributeError, RecursionError):
+            seconds = max(deadline - time.monotonic(), _LEAST)
+            if answer := ask(http, path, seconds=seconds).raise_for_status().json().get(key):
+                return shorten(str(answer), 100)
     return ""
 
 
@@ -273,7 +362,7 @@ def empty_cache(http: httpx.Client, path: str) -> bool:
     deadline = time.monotonic() + _EMPTYING
     while True:
         try:
-            answer = http.post(path)
+            answer = ask(http, path, "POST")
         except httpx.HTTPError:
             return False
         if not answer.is_success or _is_done(answer):
@@ -287,7 +376,7 @@ def _is_done(answer: httpx.Response) -> bool:
     """Whether an answer says that what was asked is done: vLLM says `{"success": false}` with 200 while it is busy."""
     try:
         said = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return not re.search(r"\b(fail|not )", answer.text, re.IGNORECASE)
     return not isinstance(said, dict) or (said.get("success", True) is True and not said.get("error"))
 
@@ -297,12 +386,13 @@ def metrics(http: httpx.Client) -> dict[str, list[float]]:
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
-        text = http.get("/metrics").raise_for_status().text
+        text = ask(http, "/metrics").raise_for_status().text
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     except (httpx.HTTPError, ValueError) as error:
         log.debug("/metrics: %s", error)
         return {}
     values: dict[str, list[float]] = {}
     for sample in samples:
-        values.setdefault(sample.name, []).append(sample.value)
+        if math.isfinite(sample.value):
+            values.setdefault(sample.name, []).append(sample.value)
     return values

@@ -15,6 +15,7 @@ from tuner.core import locks
 from tuner.core.files import read_end
 from tuner.core.records import ServerRecord
 from tuner.core.run_directory import Trial
+from tuner.core.secrets import redactor
 from tuner.core.server_log import Failure, diagnose
 from tuner.engines.base import LOOPBACK, Engine, Placement, ServerSpec
 from tuner.errors import ServerFailed, TunerError
@@ -105,15 +106,15 @@ class OwnServer(Server):
         super().stop()
 
     def log_text(self) -> str:
-        """What it printed since it was started, of a long log the end, without the API key."""
-        return self._scrub(read_end(self.trial.server_log, _LOG_READ, self._log_start))
+        """What it printed since it was started, of a long log the end, without keys."""
+        return str(redactor()(read_end(self.trial.server_log, _LOG_READ, self._log_start)))
 
     def _spawn(self, claimed: ExitStack) -> None:
         place, held = self._claim(claimed)
         command = self.engine.command(self.spec, place)
         self.record.base_url = f"http://{LOOPBACK}:{place.port}"
-        self.record.command = [self._scrub(part) for part in command]
-        log.info("starting %s: %s", self, " ".join(self.record.command))
+        self.record.command = command
+        log.info("starting %s: %s", self, " ".join(command))
         self._process = Supervised(
             command,
             self.trial.server_log,
@@ -180,11 +181,6 @@ class OwnServer(Server):
             self._record_end()
         except TunerError as error:  # the trial's folder is gone: there is nothing to record in
             log.warning("%s", error)
-
-    def _scrub(self, text: str) -> str:
-        """`text` without the API key, should the server or its command repeat it."""
-        key = os.environ.get(self.spec.api_key_env or "")
-        return text.replace(key, "***") if key else text
 
     def _note_gpu_memory(self, when: str) -> None:
         if self.record.gpus:

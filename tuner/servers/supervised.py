@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
+from tuner.core.secrets import variables
 from tuner.errors import TunerError
 from tuner.servers import supervisor
 
@@ -115,7 +116,7 @@ class Supervised:
         if self.pipe_stdout:
             passed["stdout"], self.stdout = self._pipe_from(theirs)
         order = {"command": self.command, "afterwards": self.afterwards, "marker": self._marker, "grace": self.grace}
-        order |= {"owner": os.getpid(), "scratch": self.scratch, "record": self.record, **passed}
+        order |= {"owner": os.getpid(), "scratch": self.scratch, "record": self.record, **self._secrets, **passed}
         self._guard = subprocess.Popen(
             [sys.executable, "-I", "-S", supervisor.__file__, json.dumps(order, default=str)],
             stdin=leash,
@@ -125,6 +126,11 @@ class Supervised:
             pass_fds=[*self.held, *passed.values()],
             start_new_session=True,
         )
+
+    @property
+    def _secrets(self) -> dict[str, Any]:
+        """The log, and by their names the variables whose values are to stand nowhere in it."""
+        return {"log": self.log_path.absolute(), "secrets": variables(os.environ if self.env is None else self.env)}
 
     def _pipe_to(self, theirs: contextlib.ExitStack) -> tuple[int, IO[bytes]]:
         reader, writer = os.pipe()
@@ -172,6 +178,7 @@ class Supervised:
         if not supervisor.end_family(lambda: supervisor.marked_with(self._marker), self.grace):
             log.error("processes of %s are still alive", self.command[0])
         supervisor.run_afterwards(self.afterwards)
+        supervisor.redact(**self._secrets)
 
     def __enter__(self) -> Self:
         return self.start()

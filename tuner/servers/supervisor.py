@@ -11,8 +11,8 @@ The command gets a session of its own. To stop is SIGTERM to the whole family, t
 marker in its environment, whatever process group or session it went to. Where there is no /proc (not Linux), it is
 the command alone. Should owner and guard be killed together, a heir of the guard does the same, with the same locks.
 
-What the family leaves behind goes too: shared memory, and the folder `scratch`. Where the owner is gone, the guard
-notes the end in the file `record`.
+What the family leaves behind goes too: shared memory, the folder `scratch`, and in its `log` the values of the
+variables `secrets`. Where the owner is gone, the guard notes the end in the file `record`.
 
 Standard library only, and nothing of tuner: it starts in 30 ms and depends on no environment.
 """
@@ -20,6 +20,7 @@ Standard library only, and nothing of tuner: it starts in 30 ms and depends on n
 import contextlib
 import ctypes
 import json
+import mmap
 import os
 import select
 import shutil
@@ -71,6 +72,17 @@ def run_afterwards(command: Sequence[str]) -> None:
     if command:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, timeout=_AFTERWARDS_WAIT, check=False)
+
+
+def redact(log: Path | str, secrets: Iterable[str]) -> None:
+    """Overwrite in a log the values of these environment variables; it stays as long as it is, for its readers."""
+    values = {os.environ.get(name, "") for name in secrets} - {""}
+    spelt = {form.encode(errors="surrogateescape") for value in values for form in (value, json.dumps(value)[1:-1])}
+    with contextlib.suppress(OSError, ValueError), open(log, "r+b") as file, mmap.mmap(file.fileno(), 0) as text:
+        for key in spelt:
+            place = 0
+            while (place := text.find(key, place)) >= 0:
+                text[place : place + len(key)] = b"[redacted]".ljust(len(key), b"*")[: len(key)]
 
 
 def note_end(path: str, started_at: str) -> None:
@@ -214,6 +226,7 @@ class Supervisor:
         shared = shared_memory_of(find())
         all_gone = end_family(find, self._order["grace"])
         run_afterwards(self._order["afterwards"])
+        redact(self._order["log"], self._order["secrets"])
         remove_shared_memory(shared, self._began)
         if scratch := self._order["scratch"]:
             shutil.rmtree(scratch, ignore_errors=True)

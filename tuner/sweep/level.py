@@ -21,6 +21,7 @@ from tuner.core.level import Level, Rate, kind_of, level_title, number_of
 from tuner.core.records import COMPLETED, RUNNING, Sidecar, TrialFacts
 from tuner.core.request_log import REQUESTS_FILE, WHOLE, WORKLOAD_FILE
 from tuner.core.run_directory import Trial, part_of
+from tuner.core.secrets import redact_bytes
 from tuner.core.text import one_line
 from tuner.core.timestamps import now, to_text
 from tuner.errors import PathError, ServerFailed
@@ -36,7 +37,6 @@ from tuner.traffic.live import remove_live
 
 _log = logging.getLogger(__name__)
 
-_REDACTED = b"[redacted]"
 _LONGEST_REASON = 300
 ALL_ERRORS = "all_errors"
 #: a field of our requests that a server need not know, in words by which it refuses one
@@ -72,7 +72,7 @@ def run(bench: Bench, recorder: Recorder, load: Load, folder: Path, stop: thread
     sidecar = msgspec.structs.replace(sidecar, **end)
     (part / WORKLOAD_FILE).unlink(missing_ok=True)  # seed and hash say what it was, and it can be long
     remove_live(part)
-    _scrub(part, server.api_key())
+    _scrub(part)
     sidecar.write(part)
     put_in_place(part, folder)
     _log.info("%s, %s: %s %s", load.scenario, level_title(level), outcome, reason)
@@ -232,12 +232,12 @@ def fresh_part(folder: Path) -> Path:
     return part
 
 
-def _scrub(part: Path, key: str | None) -> None:
-    """Take the key out of everything; genai-bench never had it, but a server can echo it in an error."""
-    for path in part.iterdir() if key else ():
+def _scrub(part: Path) -> None:
+    """Take keys out of everything; genai-bench never had any, but a server can echo them in an error."""
+    for path in part.iterdir():
         content = files.read_bytes(path, files.RESULTS)
-        if str(key).encode() in content:
-            files.write_atomically(path, files.seal(content.replace(str(key).encode(), _REDACTED)))
+        if redact_bytes(content) != content:
+            files.write_atomically(path, content)
 
 
 def put_in_place(part: Path, folder: Path) -> None:

@@ -114,6 +114,7 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
     from genai_bench.cli.validation import API_BACKEND_USER_MAP
 
     from tuner.core.request_log import REQUESTS_FILE
+    from tuner.core.secrets import keep_out
     from tuner.traffic.course import Course, Limits, SharedCount, Spool
     from tuner.traffic.live import Gauge
     from tuner.traffic.tokenizer import load_tokenizer
@@ -121,6 +122,7 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
     from tuner.traffic.workload import read_workload
 
     limits = msgspec.convert(request["limits"], Limits)
+    keep_out(request["key"])
 
     class LevelUser(ArrivalUser if limits.arrivals else User):  # type: ignore[misc]
         key, workers, spool, places = request["key"], max(request["workers"], 1), Spool(), SharedCount()

@@ -9,12 +9,14 @@ from typing import Any
 
 import msgspec
 
-from tuner.core.text import one_line, server_words
+from tuner.core.text import one_line, server_words, shorten
 
 #: A chunk with visible text and nothing else that we want to know: it is kept unread.
 _TEXT = re.compile(rb'"delta":\s*+\{[^{}]*"content":\s*+"[^"]')
 _MORE = re.compile(rb'"(?:finish_reason|usage|error)":\s*+(?!null)')
 _DONE = b"[DONE]"
+#: Bytes of an answer and of one of its events, and tokens, beyond which nobody means it.
+_LONGEST, _LONGEST_EVENT, _MOST_TOKENS = 1 << 27, 1 << 23, 10**8
 #: What genai-bench calls an error that the server gave no code for.
 SERVER_ERROR = 500
 
@@ -33,6 +35,11 @@ class EventReader:
             text = text.removesuffix(kept).replace(b"\r\n", b"\n").replace(b"\r", b"\n") + kept
         *events, self._rest = text.split(b"\n\n")
         return [event for text in events if (event := _event(text))]
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of the event that is not whole yet."""
+        return len(self._rest)
 
     def close(self) -> list[tuple[bytes, bytes]]:
         """The event that the end of the stream left without its blank line."""
@@ -65,12 +72,18 @@ class Answer:
         self._events = EventReader()
         self._chunks: list[bytes] = []  # those with something in them
         self._is_first = True  # piece
+        self._size = 0  # bytes
         self._whole = b""  # an answer that is no stream
         self._words = ""  # what the server said without any form
         self._is_done = False
 
     def feed(self, piece: bytes, at: float) -> bool:
         """Take what arrived; whether the answer is over, even if the stream is not."""
+        self._size += len(piece)
+        if self._size > _LONGEST or len(self._whole) > _LONGEST_EVENT or self._events.waiting > _LONGEST_EVENT:
+            self.fail(SERVER_ERROR, f"the answer, or a part of it, is too long: it was ended after {self._size} bytes")
+            self.end = at
+            return True
         if self._whole or (self._is_first and piece.lstrip()[:1] == b"{"):
             self._whole += piece
             return False
@@ -109,10 +122,20 @@ class Answer:
         return "".join(_texts(self._chunks, "reasoning", "reasoning_content", "content", "tool_calls"))
 
     def tokens(self, name: str) -> int | None:
-        """A count of usage's, also of the details of its prompt."""
+        """A count of usage's, also of the details of its prompt; None where it says nothing that can be one."""
+        count = self._counts.get(name)
+        return count if _is_count(count) else None
+
+    @property
+    def has_wrong_usage(self) -> bool:
+        """Whether usage says something of tokens that no count can be."""
+        counts = [self._counts.get(name) for name in ("prompt_tokens", "completion_tokens", "cached_tokens")]
+        return not all(count is None or _is_count(count) for count in counts)
+
+    @property
+    def _counts(self) -> dict[str, Any]:
         details = self.usage.get("prompt_tokens_details")
-        count = {**(details if isinstance(details, dict) else {}), **self.usage}.get(name)
-        return count if isinstance(count, int) and not isinstance(count, bool) else None
+        return {**(details if isinstance(details, dict) else {}), **self.usage}
 
     @property
     def gaps(self) -> dict[str, float]:
@@ -144,7 +167,7 @@ class Answer:
         usage = value.get("usage")
         self.usage = usage if isinstance(usage, dict) and usage else self.usage
         for choice, delta in _deltas(value):
-            self.finish_reason = str(choice.get("finish_reason") or self.finish_reason)
+            self.finish_reason = shorten(str(choice.get("finish_reason") or self.finish_reason), 50)
             is_answer = bool(delta.get("content") or delta.get("tool_calls"))
             if is_answer or delta.get("reasoning") or delta.get("reasoning_content"):
                 self.arrivals.append(at)
@@ -161,10 +184,14 @@ class Answer:
         self.arrivals, self.first_answer_token = [], None
 
 
+def _is_count(count: Any) -> bool:
+    return isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= _MOST_TOKENS
+
+
 def _code(code: Any) -> int | str:
     if isinstance(code, str) and code and not code.isdecimal():
-        return code
-    return int(code) if code and isinstance(code, int | str) else SERVER_ERROR
+        return shorten(code, 50)
+    return int(code) if code and isinstance(code, int | str) and len(str(code)) < 10 else SERVER_ERROR
 
 
 def _json(data: bytes) -> Any:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from urllib.parse import urljoin
 
 import certifi
 import gevent
@@ -22,7 +23,7 @@ from gevent.monkey import get_original
 from locust.runners import STATE_STOPPED, LocalRunner, WorkerRunner
 
 from tuner.core.request_log import COMPLETED, FAILED, IN_FLIGHT, SentRequest
-from tuner.core.text import server_words
+from tuner.core.text import server_words, shorten
 from tuner.servers import http as routes
 from tuner.traffic.course import Spool
 from tuner.traffic.live import Gauge
@@ -35,6 +36,8 @@ _END_OF_STREAM = 0.25
 #: Seconds within which a connection that the server has closed meanwhile shows it; later it is an answer that broke.
 _STALE = 1.0
 _NO_CONNECTION = 503
+#: Redirects that are followed; seconds for the words of an error, and bytes of them.
+_REDIRECTS, _END_OF_WORDS, _MOST_WORDS = 3, 5.0, 1 << 18
 #: Seconds between first and last token, so that genai-bench divides by none where an answer came in one piece.
 _SHORTEST = 1e-6
 #: Seconds between two looks, and for the users of a level to be there.
@@ -118,11 +121,10 @@ class User(OpenAIUser):  # type: ignore[misc]
 
     def _read(self, body: bytes, answer: Answer) -> int:
         """Send `body` and read the stream into `answer`; returns the HTTP status."""
-        response = self._post(body)
+        response = self._post_on(body)
         try:
             if response.status != 200:
-                words = server_words(response.read().decode(errors="replace")) or response.reason or "no words"
-                answer.fail(response.status, words)
+                answer.fail(response.status, _words_of(response, self.host))
             body_of = response if response.headers.get("content-encoding") else response._original_response
             while not answer.error and (piece := body_of.read1(_BLOCK)):
                 if answer.feed(piece, time.monotonic()):
@@ -136,10 +138,21 @@ class User(OpenAIUser):  # type: ignore[misc]
             response.close()
         return int(response.status)
 
-    def _post(self, body: bytes) -> Any:
+    def _post_on(self, body: bytes) -> Any:
+        """The response to `body`, also where the server has it sent to another of its own pages."""
+        response = self._post(url := f"{self.host}/v1/chat/completions", body)
+        for _ in range(_REDIRECTS):
+            target = urljoin(url, response.headers.get("location", ""))
+            if response.status not in (307, 308) or routes.another_way(url, target):
+                break
+            response.drain_conn()
+            response = self._post(url := target, body)
+        return response
+
+    def _post(self, url: str, body: bytes) -> Any:
         """The response to `body`, sent once more where the server had closed the kept connection: no failure of its."""
-        url, is_kept, began = f"{self.host}/v1/chat/completions", bool(len(self._pool.pools)), time.monotonic()
-        options: dict[str, Any] = {"retries": False, "preload_content": False, "timeout": None}
+        is_kept, began = bool(len(self._pool.pools)), time.monotonic()
+        options: dict[str, Any] = {"retries": False, "redirect": False, "preload_content": False, "timeout": None}
         try:
             return self._pool.urlopen("POST", url, body=body, headers=self.headers, **options)
         except urllib3.exceptions.ProtocolError as error:
@@ -161,6 +174,7 @@ class User(OpenAIUser):  # type: ignore[misc]
         request.prompt_tokens = answer.tokens("prompt_tokens")
         request.output_tokens = answer.tokens("completion_tokens")
         request.cached_tokens = answer.tokens("cached_tokens")
+        request.wrong_usage = answer.has_wrong_usage
         if request.output_tokens is None and (answer.arrivals or not answer.streamed):
             count, request.estimated = self.environment.sampler.get_token_length, True
             is_whole = status == COMPLETED  # otherwise time may be short: a chunk is a token
@@ -237,6 +251,19 @@ def _as_genai_bench(request: SentRequest) -> str:
         )
         collector.calculate_metrics(response)
     return str(collector.metrics.model_dump_json())
+
+
+def _words_of(response: Any, host: str) -> str:
+    """What an error says, as far as it does in time and in few words."""
+    if location := response.headers.get("location"):
+        target = urljoin(host, location)
+        where = routes.another_way(host, target) or shorten(target, 100)
+        return f"it redirects to {where}: if that is right, give it as base_url"
+    body = b""
+    with gevent.Timeout(_END_OF_WORDS, False):
+        while len(body) < _MOST_WORDS and (piece := response.read1(_BLOCK)):
+            body += piece
+    return server_words(body.decode(errors="replace")) or response.reason or "no words"
 
 
 def _pool(base_url: str) -> urllib3.PoolManager:

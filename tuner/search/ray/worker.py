@@ -34,7 +34,7 @@ def main(folder: Path, leash: IO[str]) -> None:
         spec = _prepared(make_spec(order["spec"]), os.environ.get(NODE_VARIABLE, ""))
         run_trial(spec, experiment.trial(order["trial"]), stop.of(experiment))
     except Exception as error:
-        files.write_atomically(folder / ERROR_FILE, pickle.dumps(error))
+        files.write_atomically(folder / ERROR_FILE, pickle.dumps(error), is_text=False)
 
 
 def _obey(leash: IO[str], stop: StopRequest) -> None:
