@@ -354,10 +354,11 @@ def read_levels(text: str) -> list[Level]:
     Raises:
         SpecError: one of them is none.
     """
-    rates = [part.removesuffix(PER_SECOND) for part in split(text) if part.endswith(PER_SECOND)]
-    levels = [part for part in split(text) if not part.endswith(PER_SECOND)]
-    found = make_spec({"rates": rates}, SweepSpec).fixed_levels if rates else []
-    return found if rates and not levels else [*make_spec({"levels": levels}, SweepSpec).fixed_levels, *found]
+    parts = split(text) or [text]
+    try:
+        return [Rate(_rate(one.removesuffix(PER_SECOND))) if one.endswith(PER_SECOND) else _level(one) for one in parts]
+    except ValueError as error:
+        raise SpecError(str(error)) from None
 
 
 def read_spec(path: Path) -> dict[str, Any]:

@@ -15,18 +15,17 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
 
-from tuner.batches.other_tools import BatchReader
-from tuner.batches.result_file import Columns, Damage, Measured, measure
+from tuner.batches.load import load_batches
 from tuner.core import files
 from tuner.core.level import CONCURRENCY, Level, Rate, folder_name, kind_of, level_from, level_title, number_of
 from tuner.core.request_log import REQUESTS_FILE
 from tuner.core.run_directory import safe_name
 from tuner.core.text import UNKNOWN
-from tuner.core.timestamps import now, to_text
 from tuner.engines.gguf import cache_folder
 from tuner.errors import PathError, TunerError
 from tuner.servers.supervised import Supervised
@@ -56,7 +55,6 @@ class Calibration(msgspec.Struct, frozen=True):
     ttft: float  # seconds that the median TTFT is read too long
     tpot: float  # seconds that the median TPOT is read too long
     throughput: float  # output tokens/s, as a share of what the server's times allow; of a rate: answers, of all due
-    measured_at: str = ""  # UTC, with a `Z`
     workers: int = 1  # processes of the client's that the level has
     kind: str = CONCURRENCY
     lag: float | None = None  # of a rate: seconds after they were due within which 99 % of requests were sent
@@ -112,14 +110,12 @@ def processes_for(level: Level) -> int:
 
 def table(calibrations: Iterable[Calibration]) -> str:
     """The calibrations as text for a person, one line a level, under a line of headers."""
-    header = ("level", "TTFT (ms)", "TPOT (ms)", "throughput (%)", "late p99 (ms)", "processes")
-    lines = [header]
+    lines = [f"{'level':>8}  TTFT (ms)  TPOT (ms)  throughput (%)  late p99 (ms)  processes"]
     for each in calibrations:
         late = UNKNOWN if each.lag is None else f"{each.lag * 1000:.1f}"
-        shares = f"{each.ttft * 1000:+.1f}", f"{each.tpot * 1000:+.2f}", f"{each.throughput * 100:.1f}"
-        lines.append((str(each.of), *shares, late, str(each.workers)))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
+        times = f"{each.ttft * 1000:>+9.1f}  {each.tpot * 1000:>+9.2f}  {each.throughput * 100:>14.1f}"
+        lines.append(f"{each.of!s:>8}  {times}  {late:>13}  {each.workers:>9}")
+    return "\n".join(lines)
 
 
 @contextmanager
@@ -165,30 +161,27 @@ def _calibrate_level(bench: Bench, url: str, level: Level, folder: Path, workers
         workers=workers,
     )
     bench.run(load, place, threading.Event())
-    measured = _numbers(place, level)
+    measured = _row(place, level)
     sent = httpx.get(f"{url}/served", trust_env=False).json()
     ideal = level * OUTPUTS / (sent["ttft"] + sent["tpot"] * (OUTPUTS - 1))
     is_rate = isinstance(level, Rate)
     return Calibration(
         level=number_of(level),
         kind=kind_of(level),
-        ttft=max(measured.latencies["ttft_p50"] - sent["ttft"], 0.0),
-        tpot=max(measured.latencies["tpot_p50"] - sent["tpot"], 0.0),
-        throughput=1 - measured.error_rate if is_rate else measured.output_throughput / ideal,
-        lag=measured.schedule_lag_p99 if is_rate else None,
-        measured_at=to_text(now()),
+        ttft=max(measured["ttft_p50"] - sent["ttft"], 0.0),
+        tpot=max(measured["tpot_p50"] - sent["tpot"], 0.0),
+        throughput=1 - measured["error_rate"] if is_rate else measured["output_throughput"] / ideal,
+        lag=measured["schedule_lag_p99"] if is_rate else None,
         workers=workers,
     )
 
 
-def _numbers(place: Path, level: Level) -> Measured:
+def _row(place: Path, level: Level) -> dict[Any, Any]:
     """The numbers of the one batch in `place`."""
-    path = place / REQUESTS_FILE
-    file = BatchReader().read(path) if path.exists() else Damage("missing", "genai-bench left no result")
-    if isinstance(file, Damage):
-        reason = f"{file.reason}; `tuner doctor` says whether it is there as it should be"
-        raise TunerError(f"calibration at {level_title(level)}: {reason}")
-    return measure(Columns(file))
+    if not (place / REQUESTS_FILE).exists():
+        advice = "`tuner doctor` says whether it is there as it should be"
+        raise TunerError(f"calibration at {level_title(level)}: genai-bench left no result; {advice}")
+    return load_batches(place).to_dict("records")[0]
 
 
 def _between(low: Calibration, high: Calibration, level: Level) -> Calibration:
@@ -197,8 +190,7 @@ def _between(low: Calibration, high: Calibration, level: Level) -> Calibration:
     share = math.log(level / low.level) / math.log(high.level / low.level)
     names = ("ttft", "tpot", "throughput")
     mean = {name: (1 - share) * getattr(low, name) + share * getattr(high, name) for name in names}
-    measured_at = min(low.measured_at, high.measured_at)
-    return msgspec.structs.replace(high, level=number_of(level), **mean, measured_at=measured_at)
+    return msgspec.structs.replace(high, level=number_of(level), **mean)
 
 
 def _file() -> Path:
