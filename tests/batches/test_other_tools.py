@@ -25,6 +25,7 @@ from tuner.batches import _cache as cache
 from tuner.batches import other_tools as foreign
 from tuner.batches import requests
 from tuner.batches.batch import COLUMNS
+from tuner.core.level import Rate, kind_of, level_of
 from tuner.core.records import OUTCOMES
 from tuner.errors import NothingSurvived, PathError
 from tuner.report.compared import read_comparison
@@ -64,7 +65,7 @@ def folder(unpacked, tmp_path):
 
 
 def levels(batches):
-    return [None if pd.isna(level) else int(level) for level in batches["concurrency"]]
+    return [level_of(row) for row in batches.to_dict("records")]
 
 
 def said(batches):
@@ -75,10 +76,10 @@ def said(batches):
 
 
 LEVELS = {
-    "guidellm": [None, 1, 4],
-    "aiperf": [None, 1, 4],
-    "vllm": [None, 1, 1, 2, 4, 4],
-    "sglang": [None, 1, 1, 4, 4],
+    "guidellm": [1, 4, Rate(20)],
+    "aiperf": [1, 4, Rate(20)],
+    "vllm": [1, 1, 2, 4, 4, Rate(20)],
+    "sglang": [1, 1, 4, 4, Rate(20)],
 }
 
 
@@ -86,13 +87,12 @@ LEVELS = {
 def test_one_row_a_batch_with_the_columns_of_the_contract(unpacked, tool):
     batches = tuner.load_batches(unpacked / tool)
     assert list(batches.columns) == list(COLUMNS)
-    assert sorted(levels(batches), key=lambda level: level or 0) == LEVELS[tool]
+    assert sorted(levels(batches), key=lambda level: (kind_of(level), level)) == LEVELS[tool]
     assert set(batches["outcome"]) == {"completed"}
     assert all(f"written by {TOOLS[tool]}" in text for text in said(batches))
     assert not batches["superseded"].any()
     assert batches["experiment"].unique().tolist() == [tool]
-    keys = ["trial", "scenario", "concurrency", "repeat"]
-    assert not batches[batches["concurrency"].notna()].duplicated(keys).any()
+    assert not batches.duplicated(["trial", "scenario", "concurrency", "request_rate", "repeat"]).any()
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -240,23 +240,29 @@ def test_percentiles_are_interpolated_over_the_completed(unpacked):
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_a_rate_leaves_the_level_unknown_and_failures_count(unpacked, tool):
+def test_a_rate_is_the_level_and_failures_count(unpacked, tool):
     batches = tuner.load_batches(unpacked / tool)
     [row] = batches[batches["concurrency"].isna()].to_dict("records")
-    assert "requests came at a rate (20" in " ".join(row["warnings"])
+    assert (row["request_rate"], row["iteration_type"]) == (20.0, "request_rate")
+    assert "from when they were sent, not from when they were due" in " ".join(row["warnings"])
     assert row["errors"] == row["requests"] // 5 + (tool == "aiperf")  # AIPerf asked the server once more before
     assert row["error_rate"] == pytest.approx(row["errors"] / row["requests"])
     codes = set(tuner.load_requests(unpacked / tool).query("concurrency.isna()")["error_code"].dropna())
     assert codes == ({"error"} if tool == "vllm" else {"503"})
     summary = tuner.summarize(tuner.judge(batches[batches["concurrency"].isna()], SLO))
-    assert summary.best_level is None and "concurrency –" in summary.text
+    assert summary.best_level == Rate(20) and "rate 20/s" in summary.text
 
 
-def test_a_rate_with_a_limit_has_the_limit_as_its_level(folder):
+def test_what_was_in_flight_at_most_is_said_beside_a_rate(folder):
     file = folder / "vllm" / "rate-errors.json"
     write(file, recorded(file) | {"max_concurrency": 8})
     batches = tuner.load_batches(file)
-    assert levels(batches) == [8] and "fewer may have been in flight" in said(batches)[0]
+    assert levels(batches) == [Rate(20)] and "at most 8 were in flight" in said(batches)[0]
+
+
+def test_requests_that_came_as_a_trace_have_no_level(tmp_path):
+    batches = tuner.load_batches(write(tmp_path / "a.json", vllm_run(max_concurrency=None, request_rate="trace")))
+    assert levels(batches) == [None] and "the file says trace: the level is unknown" in said(batches)[0]
 
 
 def test_without_single_requests_its_own_aggregates_count_and_what_is_missing_is_said(unpacked):
@@ -713,7 +719,7 @@ def test_a_file_without_counts_says_so(tmp_path, file):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (vllm_run(max_concurrency=None, request_rate=3.0), "no batch says at which concurrency it ran"),
+        (vllm_run(max_concurrency=None, request_rate="trace"), "no batch says at which concurrency it ran"),
         (vllm_run(max_concurrency=None), "no batch says at which concurrency it ran"),
         (TRIMMED["vllm.json"] | {"max_concurrency": None}, "baseline: unreadable: the file does not say how many"),
     ],
@@ -724,6 +730,54 @@ def test_comparing_files_without_levels_is_one_readable_line(tmp_path, content, 
     code, _, err = run(tmp_path, "compare", "a.json", "b.json")
     [line] = [line for line in err.splitlines() if line.startswith("tuner: ")]
     assert code == 1 and why in line and "None" not in line and ": ," not in line
+
+
+# open loop: what a tool sent at rates
+
+
+def rates_of_vllm(folder, ttfts):
+    """A file a request rate, with the median TTFT in milliseconds that it has."""
+    for rate, ttft in ttfts.items():
+        run = vllm_run(max_concurrency=None, request_rate=rate, output_throughput=20.0 * rate, median_ttft_ms=ttft)
+        write(folder / f"{rate}.json", run)
+
+
+def rates_of_guidellm(folder, ttfts):
+    """The same as strategies of one file."""
+    each = []
+    for rate, ttft in ttfts.items():
+        starts = [BEGAN + number / rate for number in range(40)]
+        each.append(benchmark([(start, start + 1) for start in starts], (BEGAN, starts[-1] + 1)))
+        each[-1]["config"]["strategy"] = {"type_": "poisson", "rate": float(rate), "max_concurrency": 10240}
+        for number, request in enumerate(each[-1]["requests"]["successful"]):
+            request["time_to_first_token_ms"] = ttft + number / 100
+    write(folder / "benchmarks.json", {"metadata": {"guidellm_version": "0.8.1"}, "benchmarks": each})
+
+
+def rates_of_aiperf(folder, ttfts):
+    """The same, a folder each."""
+    for rate, ttft in ttfts.items():
+        aiperf_of_2025(folder / str(rate))
+        (folder / str(rate) / "profile_export.jsonl").unlink()
+        path = folder / str(rate) / "profile_export_aiperf.json"
+        summary = json.loads(path.read_text())
+        summary["input_config"]["loadgen"] = {"request_rate": rate}
+        summary["records"] |= {"ttft": {"p50": ttft, "unit": "ms"}, "output_token_throughput": {"avg": 20.0 * rate}}
+        write(path, summary)
+
+
+@pytest.mark.parametrize("written", [rates_of_vllm, rates_of_guidellm, rates_of_aiperf])
+def test_rates_of_other_tools_are_judged_drawn_and_compared_as_our_own(tmp_path, written):
+    written(tmp_path / "a", {1: 50.0, 2: 60.0, 4: 500.0})
+    written(tmp_path / "b", {1: 50.0, 2: 60.0, 4: 90.0})
+    sides = [tuner.load_batches(tmp_path / side) for side in "ab"]
+    assert levels(sides[0]) == [Rate(1), Rate(2), Rate(4)] and set(sides[0]["repeat"]) == {1}
+    judged = [tuner.judge(side, {"ttft": {"p50": {"threshold": "100 ms"}}}) for side in sides]
+    assert [side["verdict"].tolist() for side in judged] == [["pass", "pass", "fail"], ["pass"] * 3]
+    assert [tuner.summarize(side).best_level for side in judged] == [Rate(2), Rate(4)]
+    assert "request rate" in tuner.figures.latency_vs_concurrency(judged[0]).layout.xaxis.title.text
+    rows = tuner.compare(*sides).differences.query("metric != 'max_throughput'")
+    assert {*rows["request_rate"]} == {1.0, 2.0, 4.0} and rows["concurrency"].isna().all()
 
 
 # damage

@@ -21,6 +21,7 @@ import tuner
 from tuner.core.run_directory import Experiment
 from tuner.errors import ClusterError, ServerFailed, SpecError, Stopped
 from tuner.search.ray import RayExecutor, node
+from tuner.sweep.progress import read_sweep
 from tuner.sweep.spec import make_spec
 
 pytestmark = [
@@ -181,7 +182,8 @@ def test_stopping_after_the_level_that_runs(cluster, nothing_left, tiny_gguf, ex
     spec, wanted = swept(tiny_gguf, max_seconds=3), stop_request(experiment)
     with RayExecutor(cluster.address, 1, spec) as executor:
         future = executor.submit(spec, experiment.trial(1), wanted)
-        wait_until(lambda: list(experiment.folder.glob("trials/0001/batches/*/concurrency-1.part/batch.json")), 90)
+        running = wait_until(lambda: (level := read_sweep(experiment).running) and level.live and level, 90)
+        assert running.level == 1 and running.live.in_flight <= 1, "the level's own numbers, from the node"
         wanted.after_level.set()
         assert isinstance(future.exception(60), Stopped)
     assert list(tuner.load_batches(experiment.folder)["outcome"]) == ["completed", "missing"]

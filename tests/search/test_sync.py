@@ -2,6 +2,7 @@
 
 import contextlib
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,9 @@ import tuner
 from tuner.core import files
 from tuner.core.run_directory import PARTIAL
 from tuner.errors import PathError
-from tuner.search.ray.sync import APPEND, LEVEL, WRITE, Change, Watch, apply, results
+from tuner.search.ray.sync import APPEND, LEVEL, REMOVE, WRITE, Change, Watch, apply, results
+from tuner.sweep.progress import PHASE_FILE, phase
+from tuner.traffic.live import LIVE_FILE, Live, read_live
 
 
 @pytest.fixture
@@ -65,6 +68,24 @@ def test_only_what_is_new_is_told(trial):
     assert level.path.endswith("concurrency-2") and log.content == {"": b"2\n"}
 
 
+def test_what_a_running_level_does_is_shown_and_gone_with_it(trial, here):
+    watch = Watch(trial.folder)
+    with phase(trial, "warming up"):
+        part = result_files.add_level(trial, 1, partial=True, outcome="running")
+        apply(watch.changes(), here.folder)
+        assert (here.folder / PHASE_FILE).read_text() == "warming up"
+        assert not any(change.path == PHASE_FILE for change in results(here.folder))
+    (part / LIVE_FILE).write_bytes(msgspec.json.encode(Live(3, 12.5, 0.25)))
+    apply(watch.changes(), here.folder)
+    assert not (here.folder / PHASE_FILE).exists()
+    (shown,) = here.level_folders(partial=True)
+    assert read_live(shown) == Live(3, 12.5, 0.25)
+    (part / LIVE_FILE).unlink()
+    part.rename(trial.batch_folder("D(100,100)", 1))
+    apply(watch.changes(), here.folder)
+    assert contents(here.folder) == contents(trial.folder)
+
+
 def test_results_are_what_another_node_can_go_on_with(trial, here):
     result_files.add_level(trial, 1, result_files.result(level=1))
     result_files.add_level(trial, 2, partial=True)
@@ -85,7 +106,8 @@ WRONG = [
     (LEVEL, "batches/D(1,1)/../concurrency-1"),
     (LEVEL, "batches/../../concurrency-1"),
     (LEVEL, "batches/D(1,1)/other"),
-    ("remove", "trial.json"),
+    (REMOVE, "trial.json"),
+    (WRITE, "batches/x/concurrency-1/live.json"),
 ]
 
 

@@ -7,6 +7,7 @@ import pytest
 from support import FAULTY_SERVER
 from support.simulated_levels import CURVES, find
 
+from tuner.core.level import Rate
 from tuner.core.run_directory import Experiment
 from tuner.engines.gguf import tokenizer_folder
 from tuner.errors import SpecError
@@ -14,7 +15,7 @@ from tuner.report.results import read_results
 from tuner.report.write import write_report
 from tuner.sweep.limit import LimitSearch
 from tuner.sweep.progress import read_sweep
-from tuner.sweep.spec import command_line, make_spec, unlike_default
+from tuner.sweep.spec import command_line, make_spec, read_levels, unlike_default
 from tuner.sweep.sweep import limit_search, run_sweep
 
 #: one prompt at a time, 0.1 s each: ten requests a second
@@ -78,6 +79,15 @@ def test_a_sweep_of_rates_that_is_resumed_measures_only_what_is_missing(swept, t
     assert judged["outcome"].tolist() == ["completed"] * 2 and first.stat().st_mtime_ns == before
     with pytest.raises(SpecError, match="rates"):
         swept(rates=[4, 9], max_seconds=0.5)
+
+
+def test_levels_and_rates_are_read_together():
+    found = read_levels("1, 8 2.5/s,8/s")
+    assert [*map(str, found)] == ["1", "8", "2.5/s", "8/s"] and [*map(type, found)] == [int, int, Rate, Rate]
+    assert read_levels("3/s") == [Rate(3)]
+    for wrong in ("0/s", "x/s", "0", "2.5", "1,/s", " "):
+        with pytest.raises(SpecError, match=r"rate|level"):
+            read_levels(wrong)
 
 
 @pytest.mark.parametrize("curve", CURVES)

@@ -3,6 +3,7 @@
 import pytest
 from support.processes import processes_of
 
+from tuner.core.level import RATE, Rate
 from tuner.errors import PathError, TunerError
 from tuner.traffic import calibration
 from tuner.traffic.calibration import Calibration, calibrate, processes_for, share_of_client, table
@@ -36,13 +37,12 @@ pytestmark = [pytest.mark.real, pytest.mark.xdist_group("calibration")]
 
 def test_every_level_is_measured_and_told(calibrated):
     found, told, _ = calibrated
-    assert [each.level for each in found] == list(LEVELS)
+    assert [each.of for each in found] == list(LEVELS)
     assert told == found
     for each in found:
         assert 0 <= each.ttft < 0.5
         assert 0 <= each.tpot < 0.05
         assert 0.1 < each.throughput < 1.05
-        assert each.measured_at.endswith("Z")
 
 
 def test_what_was_measured_is_known_and_interpolated_between(kept):
@@ -56,6 +56,15 @@ def test_what_was_measured_is_known_and_interpolated_between(kept):
 def test_another_machine_or_version_is_not_known(kept, monkeypatch):
     monkeypatch.setattr(calibration, "version", lambda package: "99")
     assert share_of_client(2) is None
+
+
+def test_rates_are_kept_beside_levels_with_how_late_their_requests_are(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(calibration, "ROUNDS", 3)
+    level, rate = calibrate([8, Rate(8)])
+    assert (level.of, rate.of, level.lag) == (8, Rate(8), None)
+    assert 0 <= rate.lag < 0.5 and 0 <= rate.ttft < 0.5 and rate.throughput == 1.0
+    assert (share_of_client(8), share_of_client(Rate(8)), share_of_client(Rate(4))) == (level, rate, None)
 
 
 @pytest.mark.parametrize("content", ["", "[", '{"level": 1}', '[{"level": "two"}]'])
@@ -76,7 +85,7 @@ def test_without_a_cache_nothing_is_known_and_keeping_is_refused(monkeypatch):
 def test_a_level_without_a_result_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(Bench, "run", lambda *_: None)
-    with pytest.raises(TunerError, match=r"calibration at level 1: genai-bench left no result"):
+    with pytest.raises(TunerError, match=r"calibration at concurrency 1: genai-bench left no result"):
         calibrate([1])
     assert share_of_client(1) is None
 
@@ -107,8 +116,9 @@ def test_a_level_has_more_processes_while_it_is_read_too_long(ttfts, cores, trie
 
 
 def test_the_table():
-    text = table([Calibration(1, 0.006, 0.00011, 0.941), Calibration(64, 0.0633, 0.00046, 0.713, workers=2)])
+    rate = Calibration(2.5, 0.0633, 0.00046, 0.713, workers=2, kind=RATE, lag=0.0042)
+    text = table([Calibration(1, 0.006, 0.00011, 0.941), rate])
     assert [line.split() for line in text.splitlines()[1:]] == [
-        ["1", "+6.0", "+0.11", "94.1", "1"],
-        ["64", "+63.3", "+0.46", "71.3", "2"],
+        ["1", "+6.0", "+0.11", "94.1", "–", "1"],
+        ["2.5/s", "+63.3", "+0.46", "71.3", "4.2", "2"],
     ]

@@ -4,6 +4,7 @@ import itertools
 import random
 import statistics
 import threading
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -13,7 +14,7 @@ from support.processes import running_faulty_server
 
 import tuner
 from tuner.core import request_log
-from tuner.core.request_log import COMPLETED, NEVER_SENT
+from tuner.core.request_log import COMPLETED, NEVER_SENT, LevelRecord, SentRequest
 from tuner.traffic.arrivals import Arrivals
 from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import Load
@@ -118,6 +119,31 @@ class TestMeasured:
 def record_due(record, seed):
     """What was due in the window of a level, by its record."""
     return Arrivals(record.rate, record.cv, seed).due(record.start, record.begin, record.end)
+
+
+def logged(folder, late, places):
+    """The row of a rate of 10/s whose requests take 0.3 s and go out `late` by so many seconds."""
+    dues = [100 + number / 10 for number in range(200)]
+    sent = [
+        SentRequest(number=number, scheduled=due, sent=due + late, first_token=due + late + 0.1, end=due + late + 0.3)
+        for number, due in enumerate(dues, 1)
+    ]
+    when = {"start": 100, "begin": 101, "end": 120, "monotonic": 0, "utc": datetime(2026, 11, 26, tzinfo=UTC)}
+    level = LevelRecord(scenario="D(20,4)", rate=10.0, cv=0.0, max_in_flight=places, window="steady", **when)
+    folder.mkdir()
+    request_log.write(folder / request_log.REQUESTS_FILE, level, sent)
+    (row,) = tuner.load_batches(folder).to_dict("records")
+    return row["schedule_lag_p99"], " ".join(row["warnings"])
+
+
+def test_a_client_that_is_late_is_told_from_a_server_that_has_no_place(tmp_path):
+    lag, warnings = logged(tmp_path / "on time", 0.001, 64)
+    assert lag == pytest.approx(0.001) and "late" not in warnings and "waited" not in warnings
+    lag, warnings = logged(tmp_path / "late", 0.06, 64)
+    assert lag == pytest.approx(0.06) and "the load generator was late (p99 0.06 s" in warnings
+    assert "waited in the client" not in warnings
+    lag, warnings = logged(tmp_path / "full", 0.06, 2)
+    assert not lag > 0 and "waited in the client" in warnings and "generator was late" not in warnings
 
 
 def test_a_seed_draws_the_same_whatever_was_drawn_before():

@@ -17,6 +17,8 @@ from tuner.core.metrics import DRIFTED, LATENCY_COLUMNS, PERCENTILES, WHOLE_FIRS
 TOLERANCE = 0.01
 #: Share of the asked-for level that must be in flight on average, or the level was too short to say much.
 IN_FLIGHT_LEAST = 0.9
+#: Seconds, and a share of the TTFT, by which requests of a rate can be sent late before that is told.
+LATE, LATE_SHARE = 0.01, 0.05
 #: So many requests and so large a change of latency through a level are called a drift, where Student's t of ten parts
 #: (8 degrees of freedom) is beyond that of 1 in 1,000.
 DRIFT_LEAST, DRIFT, T_OF_DRIFT = 40, 0.1, 5.04
@@ -139,6 +141,13 @@ def in_flight(_: Columns, batch: Measured) -> Iterable[str]:
         yield f"only {average:.1f} of {level} requests in flight on average: {batch.duration:.1f} s is too short"
 
 
+def sent_late(_: Columns, batch: Measured) -> Iterable[str]:
+    """A client that does not keep up with a rate: what it waits counts as the server's."""
+    lag = batch.schedule_lag_p99
+    if lag > max(LATE, LATE_SHARE * batch.latencies["ttft_p50"]):
+        yield f"the load generator was late (p99 {lag:.2g} s after requests were due): it may be what was measured"
+
+
 def notes(columns: Columns, batch: Measured) -> Iterable[str]:
     """What other tools define in their own way, and what the load generator knows of the part that is judged."""
     return [note for source in (batch.origin, columns.file.window) if source for note in source.notes]
@@ -161,7 +170,7 @@ def drifting(columns: Columns, _: Measured) -> Iterable[str]:
 
 CHECKS: tuple[Callable[[Columns, Measured], Iterable[str]], ...] = (
     *(survivors_only, not_recomputed, unusable_values, claims_differ, too_few_for_percentiles, outputs_unlike),
-    *(ttft_doubtful, in_flight, notes, drifting),
+    *(ttft_doubtful, in_flight, sent_late, notes, drifting),
 )
 
 

@@ -38,7 +38,7 @@ def of_tools(found: list[NamedReading], place: Place) -> list[Batch]:
     batches.sort(key=lambda batch: (batch.place.trial, batch.scenario, batch.level or 0, _when(batch)))
     repeats: Counter[object] = Counter()
     for batch in batches:
-        same = batch.place.trial, batch.scenario, batch.level
+        same = batch.place.trial, *batch.key[:-1]
         repeats[same] += 1
         batch.repeat = repeats[same]
     return batches

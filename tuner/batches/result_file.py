@@ -83,7 +83,7 @@ class Origin(msgspec.Struct):
 
 
 #: columns that only a level of ours has
-OF_WINDOW = ("burst_ttft_p90", "cache_hit_rate")
+OF_WINDOW = ("burst_ttft_p90", "cache_hit_rate", "schedule_lag_p99")
 
 
 class Window(msgspec.Struct):
@@ -94,6 +94,7 @@ class Window(msgspec.Struct):
     completed: int
     burst_ttft_p90: float  # seconds, of each user's first request; NaN where none is known
     cache_hit_rate: float  # cached prompt tokens / prompt tokens of what is judged; NaN where usage does not say
+    schedule_lag_p99: float  # seconds that requests of a rate were sent late though they could; NaN of a concurrency
     notes: list[str]
 
 
@@ -220,6 +221,7 @@ class Measured(msgspec.Struct, kw_only=True):
     error_codes: dict[str, int]
     burst_ttft_p90: float = math.nan  # seconds
     cache_hit_rate: float = math.nan
+    schedule_lag_p99: float = math.nan  # seconds
     first_error: str = ""
     warnings: list[str] = []
     origin: Origin | None = None  # where another tool than genai-bench wrote it

@@ -100,10 +100,23 @@ def _window(level: LevelRecord, requests: list[SentRequest]) -> Window:
         output_tokens=outputs,
         input_tokens=sum(request.prompt_tokens or 0 for request in prefilled),
         completed=len(done),
+        schedule_lag_p99=float(np.percentile(lags, 99)) if (lags := _lags(level, requests)[0]) else math.nan,
         burst_ttft_p90=float(np.percentile(bursts, 90)) if bursts else math.nan,
         cache_hit_rate=sum(cached for cached, _ in prompts) / (sum(tokens for _, tokens in prompts) or math.nan),
         notes=_notes(level, requests),
     )
+
+
+def _lags(level: LevelRecord, requests: list[SentRequest]) -> tuple[list[float], list[float]]:
+    """Seconds that what was due in the window was sent late: what could be sent, and what waited for an end before."""
+    sent = np.sort([request.sent for request in requests if request.sent])
+    ended = np.sort([request.end for request in requests if request.end])
+    lags: tuple[list[float], list[float]] = ([], [])
+    for request in requests:
+        if request.sent and request.turn == 1 and level.max_in_flight and level.spans(request.scheduled):
+            in_flight = np.searchsorted(sent, request.scheduled) - np.searchsorted(ended, request.scheduled)
+            lags[int(in_flight >= level.max_in_flight)].append(request.sent - request.scheduled)
+    return lags
 
 
 def _share(request: SentRequest, level: LevelRecord) -> float:
@@ -126,17 +139,17 @@ def _notes(level: LevelRecord, requests: list[SentRequest]) -> list[str]:
     flying = is_steady * sum(request.status == IN_FLIGHT for request in sent)
     unsent = sum(request.status == NEVER_SENT for request in sent)
     failed = "" if level.rate is None else ": they count as failed"
-    delays = [request.sent - request.scheduled for request in sent if request.sent - request.scheduled > _LATE]
-    ready = f"{level.max_in_flight} requests were in flight (max_in_flight), or the load generator was not ready"
+    delays = [lag for lag in _lags(level, requests)[1] if lag > _LATE]
+    full = f"{level.max_in_flight} requests were in flight (max_in_flight)"
     unstreamed = sum(not request.streamed for request in sent if request.status == COMPLETED)
     wrong = sum(request.wrong_usage for request in sent)
     estimated = sum(request.estimated for request in sent if request.status == COMPLETED)
     notes = {
         level.note: len(level.note),
         f"{flying} requests that were sent in the window had not ended when the level did{failed}": flying,
-        f"{unsent} requests were never sent, since {ready}{failed}": unsent,
+        f"{unsent} requests were never sent, since {full}{failed}": unsent,
         f"{len(delays)} requests waited in the client, up to {max(delays, default=0):.3g} s, as their latency "
-        f"tells, since {ready}": len(delays),
+        f"tells, since {full}": len(delays),
         f"{unstreamed} answers were not streamed, so that their TTFT and TPOT are unknown": unstreamed,
         f"{wrong} answers had a usage that can be no count of tokens, which is not believed": wrong,
         f"the output tokens of {estimated} requests are the tokenizer's count: the server sent no usage": estimated,

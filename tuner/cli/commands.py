@@ -39,7 +39,7 @@ from tuner.report.write import (
 from tuner.search.executors import LOCAL
 from tuner.search.spec import TuneSpec
 from tuner.servers.server import launch
-from tuner.sweep.spec import SECTIONS, ServeSpec, SweepSpec, make_spec, read_spec
+from tuner.sweep.spec import SECTIONS, ServeSpec, SweepSpec, make_spec, read_levels, read_spec
 from tuner.sweep.sweep import check_kind, check_same, prepare, recorded_spec, with_model, with_workload
 from tuner.sweep.trust import check_trust
 
@@ -341,12 +341,12 @@ def serve(
 def doctor(
     calibrate: Annotated[
         str | None,
-        typer.Option("--calibrate", metavar="LEVELS", help="measure the load generator, as at 1,8"),
+        typer.Option("--calibrate", metavar="LEVELS", help="measure the load generator, as at 1,8,2.5/s"),
     ] = None,
 ) -> None:
     """Say what this machine has (engines, GPUs, genai-bench, a browser) and how to install what is missing."""
     if calibrate:
-        tables.print_calibration([*map(int, make_spec({"levels": calibrate}, SweepSpec).fixed_levels)])
+        tables.print_calibration(read_levels(calibrate))
         return
     findings = examine()
     tables.print_findings(findings)

@@ -14,7 +14,7 @@ from rich.table import Table
 from tuner.batches.batch import records
 from tuner.cli.doctor import Finding
 from tuner.cli.terminal import Terminal
-from tuner.core.level import level_of, level_title
+from tuner.core.level import Level, level_of, level_title
 from tuner.core.text import visible
 from tuner.errors import RequestError
 from tuner.judging.comparison_text import verdict_of
@@ -142,8 +142,8 @@ def print_findings(findings: Iterable[Finding]) -> None:
             console.print(f"    → {escape(finding.remedy)}")
 
 
-def print_calibration(levels: list[int]) -> None:
+def print_calibration(levels: list[Level]) -> None:
     """Calibrate the load generator at `levels`, a line each on stderr, and print its own shares."""
     errors = Terminal(stderr=True, highlight=False)
-    measured = calibration.calibrate(levels, lambda done: errors.print(f"✓ concurrency {done.level}"))
+    measured = calibration.calibrate(levels, lambda done: errors.print(f"✓ {level_title(done.of)}"))
     print_lines(calibration.table(measured))

@@ -46,7 +46,7 @@ ASIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 
 
 def write_atomically(path: Path, content: str | bytes, *, sync_it: bool = True, is_text: bool = True) -> None:
-    """Replace `path` by `content`, without keys and sealed, so that a reader, or a crash, sees the old file or the new one.
+    """Replace `path` by `content`, sealed and without keys, so that a reader or a crash sees the old file or the new.
 
     Args:
         path: the file; its folder must exist.

@@ -14,13 +14,14 @@ CONCURRENCY, BATCH_SIZE, RATE = "num_concurrency", "batch_size", "request_rate"
 KINDS = (CONCURRENCY, BATCH_SIZE, RATE)
 #: the columns that a level stands in, one of them empty
 COLUMNS = ("concurrency", "request_rate")
+PER_SECOND = "/s"
 
 
 class Rate(float):
     """A level of open loop: requests that arrive per second, whether or not earlier ones have ended."""
 
     def __str__(self) -> str:
-        return f"{float(self):g}/s"
+        return f"{float(self):g}{PER_SECOND}"
 
 
 #: a whole number is the requests in flight
@@ -90,4 +91,4 @@ def level_title(level: Level | None, between: str = " ") -> str:
 
 def folder_name(level: Level) -> str:
     """How the folder of a level is called, such as `concurrency-8` or `rate-2.5`."""
-    return level_title(level, "-").removesuffix("/s")
+    return level_title(level, "-").removesuffix(PER_SECOND)

@@ -17,7 +17,7 @@ import msgspec
 from tuner.batches.genai_bench_folder import words_of_failure
 from tuner.batches.load import load_batches
 from tuner.core import files, request_log
-from tuner.core.level import Level, Rate, kind_of, level_title, number_of
+from tuner.core.level import Level, kind_of, level_title, number_of
 from tuner.core.records import COMPLETED, RUNNING, Sidecar, TrialFacts
 from tuner.core.request_log import REQUESTS_FILE, WHOLE, WORKLOAD_FILE
 from tuner.core.run_directory import Trial, part_of
@@ -199,8 +199,7 @@ def _client_error(part: Path) -> str:
 
 def _client_share(load: Load) -> dict[str, Any]:
     """The load generator's processes, and its own share of what they read at this level, where it was calibrated."""
-    level = load.limits.level
-    own = None if isinstance(level, Rate) else calibration.share_of_client(level)
+    own = calibration.share_of_client(load.limits.level)
     names = ("ttft", "tpot", "throughput") if own and own.workers == load.workers else ()
     return {"workers": load.workers} | {name: getattr(own, name) for name in names}
 

@@ -17,7 +17,7 @@ from tuner.traffic.live import Live, read_live
 
 WAITING = "waiting"
 LOADING, WARMING_UP = "loading the load generator", "warming up"
-_PHASE_FILE = "phase"  # in a trial's folder, while it is in one of these
+PHASE_FILE = "phase"  # in a trial's folder, while it is in one of these
 _BETWEEN_LEVELS = 1.0  # seconds
 _MOMENTS = ("the server is ready", "between levels")
 
@@ -204,11 +204,11 @@ def _title(level: LevelState) -> str:
 @contextlib.contextmanager
 def phase(trial: Trial, words: str) -> Iterator[None]:
     """Within this, whoever reads the trial's progress is told these words."""
-    files.write_atomically(trial.folder / _PHASE_FILE, words, sync_it=False)
+    files.write_atomically(trial.folder / PHASE_FILE, words, sync_it=False)
     try:
         yield
     finally:
-        (trial.folder / _PHASE_FILE).unlink(missing_ok=True)
+        (trial.folder / PHASE_FILE).unlink(missing_ok=True)
 
 
 def read_sweep(experiment: Experiment) -> Progress:
@@ -257,7 +257,7 @@ def _read_trial(trial: Trial, experiment: Experiment) -> Progress:
         seconds_a_level=spec.get("max_seconds", 0.0),
         is_auto=AUTO in (spec.get("levels"), spec.get("rates")),
         is_attached=bool(spec.get("base_url")),
-        preparation=files.read_end(trial.folder / _PHASE_FILE, 100) if server == READY else "",
+        preparation=files.read_end(trial.folder / PHASE_FILE, 100) if server == READY else "",
         is_cut_off=is_cut_off,
     )
 

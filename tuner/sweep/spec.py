@@ -14,7 +14,7 @@ import yaml
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from tuner.core import files
-from tuner.core.level import Level, Rate
+from tuner.core.level import PER_SECOND, Level, Rate
 from tuner.core.request_log import STEADY, Window
 from tuner.engines.base import ServerSpec, explain
 from tuner.errors import SLOError, SpecError
@@ -350,6 +350,19 @@ def make_spec(values: dict[str, Any], kind: type[Spec] = SweepSpec) -> Spec:  # 
         return kind.model_validate({name: value for name, value in values.items() if value is not None})
     except pydantic.ValidationError as error:
         raise SpecError(explain(error, kind)) from None
+
+
+def read_levels(text: str) -> list[Level]:
+    """Levels and rates as people write them together, such as `1,8,2.5/s`.
+
+    Raises:
+        SpecError: one of them is none.
+    """
+    parts = split(text) or [text]
+    try:
+        return [Rate(_rate(one.removesuffix(PER_SECOND))) if one.endswith(PER_SECOND) else _level(one) for one in parts]
+    except ValueError as error:
+        raise SpecError(str(error)) from None
 
 
 def read_spec(path: Path) -> dict[str, Any]:

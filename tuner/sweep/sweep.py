@@ -263,12 +263,11 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
         return
     levels.ask_for(first, spec)  # before the server: if it does not start, this was asked
     offline, workload = is_at_hand(spec.tokenizer or ""), workload_of(spec)
-    next(workload.draw(first[0], 1, 1))  # a tokenizer that nobody can read costs no server
     network = http.environment(spec.base_url or f"http://{LOOPBACK}", spec.verify)
-    with (
-        Bench(spec.api_key() or "", offline=offline, network=network) as bench,
-        _Servers(spec, trial, stop) as servers,
-    ):
+    with contextlib.ExitStack() as stack:
+        bench = stack.enter_context(Bench(spec.api_key() or "", offline=offline, network=network))
+        next(workload.draw(first[0], 1, 1))  # a tokenizer that nobody can read costs no server
+        servers = stack.enter_context(_Servers(spec, trial, stop))
         if not engines.find(spec.engine).owned:
             _must_fit(spec, spec.scenarios, servers.context, f"the server at {spec.base_url}")
         runner = _Runner(spec, levels, bench, servers, workload, stop.at_once)
@@ -350,7 +349,7 @@ class _Runner:
                 enough=spec.enough_requests,
                 window=spec.window,
             ),
-            workers=spec.client_workers or (1 if arrivals else calibration.processes_for(int(level))),
+            workers=spec.client_workers or calibration.processes_for(level),
             repeat=repeat,
             request_parameters=({} if self.workload.keeps_cache else dict(engines_own)) | spec.request_parameters,
             workload=self.workload,

@@ -1,4 +1,4 @@
-"""The load generator's own share of what it measures, by level, on this machine.
+"""The load generator's own share of what it measures, by level or rate, on this machine.
 
 The real load generator is run against a server with exactly known times (`traffic.stub`). What it reads beyond them is
 its own share; it is kept per machine in the user's cache, and batches carry it.
@@ -15,19 +15,21 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
 
-from tuner.batches.other_tools import BatchReader
-from tuner.batches.result_file import Columns, Damage, Measured, measure
+from tuner.batches.load import load_batches
 from tuner.core import files
+from tuner.core.level import CONCURRENCY, Level, Rate, folder_name, kind_of, level_from, level_title, number_of
 from tuner.core.request_log import REQUESTS_FILE
 from tuner.core.run_directory import safe_name
-from tuner.core.timestamps import now, to_text
+from tuner.core.text import UNKNOWN
 from tuner.engines.gguf import cache_folder
 from tuner.errors import PathError, TunerError
 from tuner.servers.supervised import Supervised
+from tuner.traffic.arrivals import Arrivals
 from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import Bench, Load
 from tuner.traffic.prompt_file import Request
@@ -36,8 +38,10 @@ from tuner.traffic.workload import Workload
 
 #: The stub's times, in seconds, and its output tokens a request: an answer takes 0.59 s.
 TTFT, ITL, OUTPUTS = 0.1, 0.01, 50
-#: Requests that each of a level's users sends: a level takes some 6 s, the first one among many.
+#: Requests that each of a level's users sends: a level takes some 6 s, the first one among many. A rate takes as long,
+#: or until three times as many have come, with so many in flight at most.
 ROUNDS = 10
+_IN_FLIGHT = 256
 _MAX_SECONDS = 60.0
 #: The share of TTFT or TPOT from which on more processes are tried: 2 ms of the stub's TTFT.
 _MUCH = 0.02
@@ -47,12 +51,18 @@ _WORKLOAD = Workload(requests=(Request([[{"role": "user", "content": "a " * 50}]
 class Calibration(msgspec.Struct, frozen=True):
     """The client's own share of what it measures at one level."""
 
-    level: int  # the concurrency level
+    level: int | float  # as files have it
     ttft: float  # seconds that the median TTFT is read too long
     tpot: float  # seconds that the median TPOT is read too long
-    throughput: float  # output tokens/s as measured, as a share of what the server's times allow
-    measured_at: str = ""  # UTC, with a `Z`
+    throughput: float  # output tokens/s, as a share of what the server's times allow; of a rate: answers, of all due
     workers: int = 1  # processes of the client's that the level has
+    kind: str = CONCURRENCY
+    lag: float | None = None  # of a rate: seconds after they were due within which 99 % of requests were sent
+
+    @property
+    def of(self) -> Level:
+        """The level."""
+        return level_from(self.level, self.kind)
 
     @property
     def excess(self) -> float:
@@ -61,7 +71,7 @@ class Calibration(msgspec.Struct, frozen=True):
 
 
 def calibrate(
-    levels: Sequence[int], progress: Callable[[Calibration], None] = lambda calibration: None
+    levels: Sequence[Level], progress: Callable[[Calibration], None] = lambda calibration: None
 ) -> list[Calibration]:
     """Measure the client's own share at `levels`, some seconds each, and keep it for this machine.
 
@@ -74,38 +84,37 @@ def calibrate(
     """
     measured = []
     with tempfile.TemporaryDirectory(prefix="tuner-calibration-") as name, _stub(Path(name)) as url, Bench() as bench:
-        for level in dict.fromkeys(levels):
+        for level in {str(level): level for level in levels}.values():
             measured.append(_with_enough_workers(partial(_calibrate_level, bench, url, level, Path(name))))
             _keep(measured[-1])
             progress(measured[-1])
     return measured
 
 
-def share_of_client(level: int) -> Calibration | None:
+def share_of_client(level: Level) -> Calibration | None:
     """The client's share at `level` on this machine.
 
     Returns:
         As measured, or interpolated over ln(level) between the levels measured; None outside of them.
     """
-    calibrations = _read()  # by level
+    calibrations = [calibration for calibration in _read() if calibration.kind == kind_of(level)]  # by level
     below = [calibration for calibration in calibrations if calibration.level <= level]
     above = [calibration for calibration in calibrations if calibration.level >= level]
     return _between(below[-1], above[0], level) if below and above else None
 
 
-def processes_for(level: int) -> int:
+def processes_for(level: Level) -> int:
     """The client's processes that a level needs on this machine; one where nobody has measured it."""
     return own.workers if (own := share_of_client(level)) else 1
 
 
 def table(calibrations: Iterable[Calibration]) -> str:
     """The calibrations as text for a person, one line a level, under a line of headers."""
-    lines = [f"{'level':>5}  {'TTFT (ms)':>10}  {'TPOT (ms)':>10}  {'throughput (%)':>14}  {'processes':>9}"]
+    lines = [f"{'level':>8}  TTFT (ms)  TPOT (ms)  throughput (%)  late p99 (ms)  processes"]
     for each in calibrations:
-        shares = (
-            f"{each.ttft * 1000:>+10.1f}  {each.tpot * 1000:>+10.2f}  {each.throughput * 100:>14.1f}  {each.workers:>9}"
-        )
-        lines.append(f"{each.level:>5}  {shares}")
+        late = UNKNOWN if each.lag is None else f"{each.lag * 1000:.1f}"
+        times = f"{each.ttft * 1000:>+9.1f}  {each.tpot * 1000:>+9.2f}  {each.throughput * 100:>14.1f}"
+        lines.append(f"{each.of!s:>8}  {times}  {late:>13}  {each.workers:>9}")
     return "\n".join(lines)
 
 
@@ -123,57 +132,65 @@ def _stub(folder: Path) -> Iterator[str]:
 def _with_enough_workers(measure: Callable[[int], Calibration]) -> Calibration:
     """Twice as many processes while a level is read too long and there are cores for them; the best number of them."""
     best, workers = measure(1), 1
-    most = min(len(os.sched_getaffinity(0)), best.level)
+    most = min(len(os.sched_getaffinity(0)), math.ceil(best.level))
     while best.excess > _MUCH and workers < most:
         workers = min(2 * workers, most)
         best = min(best, measure(workers), key=lambda each: each.excess)
     return best
 
 
-def _calibrate_level(bench: Bench, url: str, level: int, folder: Path, workers: int) -> Calibration:
+def _limits(level: Level) -> Limits:
+    if isinstance(level, Rate):
+        seconds = min(max(TTFT + ITL * OUTPUTS, 3 / level) * ROUNDS, _MAX_SECONDS)
+        places = max(_IN_FLIGHT, math.ceil(2 * level))
+        return Limits(places, seconds, 10**9, arrivals=Arrivals(float(level), 1.0, "calibration"))
+    return Limits(level, _MAX_SECONDS, level * ROUNDS)
+
+
+def _calibrate_level(bench: Bench, url: str, level: Level, folder: Path, workers: int) -> Calibration:
     import httpx
 
-    place = folder / f"level-{level}-{workers}"
+    place = folder / f"{folder_name(level)}-{workers}"
     place.mkdir()
     load = Load(
         base_url=url,
         model_name=MODEL,
         scenario=f"D(100,{OUTPUTS})",
         workload=_WORKLOAD,
-        limits=Limits(level, _MAX_SECONDS, level * ROUNDS),
+        limits=_limits(level),
         workers=workers,
     )
     bench.run(load, place, threading.Event())
-    measured = _numbers(place, level)
+    measured = _row(place, level)
     sent = httpx.get(f"{url}/served", trust_env=False).json()
     ideal = level * OUTPUTS / (sent["ttft"] + sent["tpot"] * (OUTPUTS - 1))
+    is_rate = isinstance(level, Rate)
     return Calibration(
-        level=level,
-        ttft=max(measured.latencies["ttft_p50"] - sent["ttft"], 0.0),
-        tpot=max(measured.latencies["tpot_p50"] - sent["tpot"], 0.0),
-        throughput=measured.output_throughput / ideal,
-        measured_at=to_text(now()),
+        level=number_of(level),
+        kind=kind_of(level),
+        ttft=max(measured["ttft_p50"] - sent["ttft"], 0.0),
+        tpot=max(measured["tpot_p50"] - sent["tpot"], 0.0),
+        throughput=1 - measured["error_rate"] if is_rate else measured["output_throughput"] / ideal,
+        lag=measured["schedule_lag_p99"] if is_rate else None,
         workers=workers,
     )
 
 
-def _numbers(place: Path, level: int) -> Measured:
+def _row(place: Path, level: Level) -> dict[Any, Any]:
     """The numbers of the one batch in `place`."""
-    path = place / REQUESTS_FILE
-    file = BatchReader().read(path) if path.exists() else Damage("missing", "genai-bench left no result")
-    if isinstance(file, Damage):
-        reason = f"{file.reason}; `tuner doctor` says whether it is there as it should be"
-        raise TunerError(f"calibration at level {level}: {reason}")
-    return measure(Columns(file))
+    if not (place / REQUESTS_FILE).exists():
+        advice = "`tuner doctor` says whether it is there as it should be"
+        raise TunerError(f"calibration at {level_title(level)}: genai-bench left no result; {advice}")
+    return load_batches(place).to_dict("records")[0]
 
 
-def _between(low: Calibration, high: Calibration, level: int) -> Calibration:
+def _between(low: Calibration, high: Calibration, level: Level) -> Calibration:
     if low.level == high.level:
         return low
     share = math.log(level / low.level) / math.log(high.level / low.level)
     names = ("ttft", "tpot", "throughput")
     mean = {name: (1 - share) * getattr(low, name) + share * getattr(high, name) for name in names}
-    return Calibration(level, **mean, measured_at=min(low.measured_at, high.measured_at), workers=high.workers)
+    return msgspec.structs.replace(high, level=number_of(level), **mean)
 
 
 def _file() -> Path:
@@ -193,7 +210,7 @@ def _read() -> list[Calibration]:
 
 
 def _keep(calibration: Calibration) -> None:
-    others = [other for other in _read() if other.level != calibration.level]
+    others = [other for other in _read() if str(other.of) != str(calibration.of)]
     try:
         path = _file()
         path.parent.mkdir(parents=True, exist_ok=True)

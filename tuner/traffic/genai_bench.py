@@ -167,6 +167,7 @@ class Bench:
         return {
             "arguments": load.arguments(folder),
             "key": self._key,
+            "tokenizer": load.workload.tokenizer,
             "scenario": load.scenario,
             "folder": str(folder),
             "workers": load.workers,

@@ -21,6 +21,7 @@ import signal
 import sys
 import types
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from typing import Any
 _fork, _select, _waitpid = os.fork, select.select, os.waitpid
 _PR_SET_PDEATHSIG = 1
 _STDIN = 0
+#: what genai-bench makes its own reports with, which nobody asks for here: plotting alone is a quarter of its start
+_REPORTS = ("excel_report", "experiment_loader", "flexible_plot_report", "plot_config", "plot_report")
 
 
 def main() -> None:
@@ -44,9 +47,15 @@ def _import_genai_bench() -> Any:
     """Import genai-bench's command line, which all levels share."""
     import gc
 
+    for name in _REPORTS:
+        sys.modules[f"genai_bench.analysis.{name}"] = module = types.ModuleType(name)
+        module.__getattr__ = lambda _: None  # type: ignore[method-assign]
     from genai_bench.cli import cli
 
+    from tuner.traffic.tokenizer import load_tokenizer
+
     importlib.import_module("tuner.traffic.user")
+    cli.validate_tokenizer = cache(lambda name: load_tokenizer(name) if name else None)
     gc.freeze()  # a collection in a level, among all that was imported, would stop its clock for 0.1 s
     return cli
 
@@ -66,6 +75,8 @@ def _answer(answers: Any, **message: Any) -> None:
 
 def _run_level(cli: Any, request: dict[str, Any], answers: Any) -> None:
     """Fork, wait for the child, its deadline or the owner's wish, and say how it ended."""
+    with contextlib.suppress(Exception):  # the level says what is the matter
+        cli.validate_tokenizer(request["tokenizer"])  # once for all levels
     pid = _fork()
     if pid == 0:
         _be_the_child(lambda: _benchmark(cli, request), request["errors"])
@@ -117,7 +128,6 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
     from tuner.core.secrets import keep_out
     from tuner.traffic.course import Course, Limits, SharedCount, Spool
     from tuner.traffic.live import Gauge
-    from tuner.traffic.tokenizer import load_tokenizer
     from tuner.traffic.user import ArrivalUser, User, can_read, fill_collector, stop_users, wait_for_users
     from tuner.traffic.workload import read_workload
 
@@ -145,7 +155,6 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
 
     urllib3.connection.wait_for_read = can_read  # type: ignore[attr-defined]
     cli.manage_run_time = run
-    cli.validate_tokenizer = lambda name: load_tokenizer(name) if name else None
     cli.gevent = types.SimpleNamespace(sleep=lambda _: sys.exit(0))  # the pause after its file: the rest is for people
     try:
         cli.cli.main(["benchmark", *request["arguments"]], prog_name="genai-bench", standalone_mode=False)

@@ -113,13 +113,13 @@ def load_tokenizer(name: str) -> "Tokenizer":
 
 def _tokenizer_file(name: str) -> str | None:
     """The `tokenizer.json` of a folder or hub id, first looked for in the hub's cache; None where it has none."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
     folder = Path(name).expanduser()
     if folder.is_dir() or name.startswith(("/", "~", ".")):
         file = folder / _FILE
         return str(file) if file.is_file() or not folder.is_dir() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
     for is_offline in (True, False):
         with contextlib.suppress(EntryNotFoundError):
             return hf_hub_download(name, _FILE, local_files_only=is_offline)

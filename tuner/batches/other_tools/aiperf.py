@@ -9,6 +9,7 @@ from tuner.batches.other_tools import values
 from tuner.batches.other_tools.values import at, count, entries, number, text
 from tuner.batches.result_file import Damage, Origin, Request, Scalar
 from tuner.core.files import RESULTS, read_bytes
+from tuner.core.level import Level
 from tuner.errors import PathError
 
 TOOL = "AIPerf"
@@ -162,11 +163,11 @@ def _recounted(lines: list[Any]) -> str:
 
 @dataclass(frozen=True)
 class Configuration:
-    """What AIPerf was to do: model, workload, the concurrency that was held, what must be said of it, and settings."""
+    """What AIPerf was to do: model, workload, concurrency or rate, what must be said of it, and settings."""
 
     model: str
     scenario: str
-    level: int | None
+    level: Level | None
     note: str
     settings: dict[str, Scalar]
 
@@ -186,9 +187,9 @@ def _configuration(config: Any) -> Configuration:
         load = next((phase for phase in phases if (text(phase, "kind") or text(phase, "name")) == "profiling"), None)
         lengths, rate = [at(prompts, what) for what in ("isl", "osl")], number(load, "rate")
     inputs, outputs = ((number(length, "mean"), number(length, "stddev")) for length in lengths)
-    level = count(load, "concurrency")
-    unknown = "" if level else f"no …{SUMMARY} names the concurrency: the level is unknown"
-    note = unknown if rate is None else values.rate_note(f"{rate:g}", level)
+    held = count(load, "concurrency")
+    unknown = "" if held else f"no …{SUMMARY} names the concurrency: the level is unknown"
+    level, note = (held, unknown) if rate is None else values.level_of_rate(rate, held)
     lengths_asked = values.lengths(inputs, outputs) | {"request_rate": rate, "cancellation": number(load, CANCELLING)}
     settings = values.settings(data, bool) | values.settings(lengths_asked, bool)
     return Configuration(text(model), values.scenario(inputs, outputs), level, note, settings)

@@ -10,6 +10,7 @@ from tuner.batches import _salvage
 from tuner.batches.other_tools import values
 from tuner.batches.other_tools.values import at, count, entries, number, text
 from tuner.batches.result_file import Damage, Origin, Request, Scalar
+from tuner.core.level import Level
 
 TOOL = "GuideLLM"
 #: Its names of our latencies, and how many of its unit are a second.
@@ -193,8 +194,8 @@ def _origin(benchmark: Any, window: Window, notes: list[str], settings: dict[str
     )
 
 
-def level_of(strategy: Any) -> tuple[int | None, str]:
-    """The concurrency that the strategy held, and what must be said of it."""
+def level_of(strategy: Any) -> tuple[Level | None, str]:
+    """The concurrency that the strategy held, or the rate at which it sent, and what must be said of it."""
     kind, streams = text(strategy, "type_"), count(strategy, "streams")
     if kind == "synchronous":
         return 1, ""
@@ -203,7 +204,7 @@ def level_of(strategy: Any) -> tuple[int | None, str]:
     if kind == "throughput":
         limit = count(strategy, "max_concurrency")
         return limit, f"all requests were sent at once, {limit or 'any number'} in flight"
-    return None, values.rate_note(number(strategy, "rate") or "unknown")
+    return values.level_of_rate(number(strategy, "rate") or "nothing")
 
 
 def _completion(entry: Any) -> Request:

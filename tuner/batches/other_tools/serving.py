@@ -12,6 +12,7 @@ import numpy as np
 from tuner.batches.other_tools import values
 from tuner.batches.other_tools.values import at, count, entries, number, text
 from tuner.batches.result_file import Damage, Origin, Request, statistics
+from tuner.core.level import Level
 
 #: What must be there of each request.
 LISTS = ["ttfts", "input_lens", "output_lens", "errors", "itls"]
@@ -119,13 +120,12 @@ def _request(known: dict[str, Any]) -> Request:
     return values.completion(ttft, latency, number(known, "input_lens"), number(known, "output_lens"))
 
 
-def _level(document: Any) -> tuple[int | None, str]:
-    """The concurrency that was held, and what must be said of it."""
+def _level(document: Any) -> tuple[Level | None, str]:
+    """The concurrency that was held, or the rate at which requests came, and what must be said of it."""
     limit, rate = count(document, "max_concurrency"), at(document, "request_rate")
-    driven = number(rate) is not None or rate == "trace"
-    if limit:
-        return limit, values.rate_note(rate, limit) if driven else ""
-    return None, values.rate_note(rate) if driven else "all requests were sent at once and no concurrency was held"
+    if number(rate) is not None or rate == "trace":
+        return values.level_of_rate(rate, limit)
+    return (limit, "") if limit else (None, "all requests were sent at once and no concurrency was held")
 
 
 def _claims(document: Any) -> values.Claims:

@@ -12,6 +12,7 @@ import msgspec
 
 from tuner.batches.result_file import Aggregates, Damage, Origin, Request, ResultFile, Scalar
 from tuner.core import timestamps
+from tuner.core.level import Level, Rate, kind_of, number_of
 from tuner.core.text import one_line
 
 #: genai-bench's word for requests that come from a file; here for every workload that the file does not tell.
@@ -33,7 +34,7 @@ class ToolBatch:
 
     origin: Origin  # the tool and what must be said of it; empty notes are left out
     scenario: str = DATASET
-    level: int | None = None  # the concurrency that was held
+    level: Level | None = None  # the concurrency that was held, or the rate at which requests came
     duration: float | None = None  # what throughput is divided by
     # single requests; empty where the file has none, so that `claims` count
     requests: list[Request] = field(default_factory=list)
@@ -43,12 +44,13 @@ class ToolBatch:
 
     def result(self) -> ResultFile:
         """The same in the form of a genai-bench file."""
+        level = {} if self.level is None else {kind_of(self.level): number_of(self.level)}
         aggregates = Aggregates(
             scenario=self.scenario,
-            num_concurrency=self.level,
+            iteration_type=kind_of(self.level),
             run_duration=self.duration,
             stats=self.statistics,
-            **self.claims,  # type: ignore[arg-type]
+            **(level | self.claims),  # type: ignore[arg-type]
         )
         origin = msgspec.structs.replace(self.origin, notes=[note for note in self.origin.notes if note])
         return ResultFile(aggregates, self.requests or None, "s", origin=origin)
@@ -161,13 +163,16 @@ def scenario(inputs: Spread, outputs: Spread) -> str:
     return f"D({int(mean_in)},{int(mean_out)})" if mean_in % 1 == mean_out % 1 == 0 else DATASET
 
 
-def rate_note(rate: object, limit: int | None = None) -> str:
-    """What must be said of a batch whose requests came at a rate."""
-    if limit:
-        return f"requests came at a rate ({rate}/s) and at most {limit} at once: fewer may have been in flight"
-    return f"requests came at a rate ({rate}/s) and no concurrency was held: the level is unknown"
+def level_of_rate(rate: object, limit: int | None = None) -> tuple[Rate | None, str]:
+    """The level of a batch whose requests came at a rate, at most `limit` at once, and what must be said of it."""
+    level = Rate(known) if (known := number(rate)) else None
+    unknown = "" if level else f", of which the file says {rate}: the level is unknown"
+    waited = f"; at most {limit} were in flight, and nothing tells how long others waited" if limit else ""
+    return level, f"requests came at a rate{unknown}; {FROM_SENDING}{waited}"
 
 
+#: What differs from an open loop of ours.
+FROM_SENDING = "their latency counts from when they were sent, not from when they were due"
 NO_NUMBER = re.compile(rb"([:,\[]\s*)(?:-?Infinity|NaN)(?=\s*[],}])")
 #: Levels of nesting in YAML; files of the tools have a dozen.
 DEEPEST = 200

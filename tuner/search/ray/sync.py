@@ -12,16 +12,21 @@ from tuner.core.run_directory import LEVEL_NAME, PARTIAL, SERVER_LOG, Trial
 from tuner.errors import PathError
 from tuner.servers.telemetry import TELEMETRY_FILE
 from tuner.sweep import level as levels
+from tuner.sweep.progress import PHASE_FILE
+from tuner.traffic.live import LIVE_FILE
 
-#: a file as it is now, what a log has gained, and a level's folder, whole, once it is in place
-WRITE, APPEND, LEVEL = "write", "append", "level"
+#: a file as it is now, what a log has gained, a level's folder, whole, once it is in place, and a file that is gone
+WRITE, APPEND, LEVEL, REMOVE = "write", "append", "level", "remove"
 Content = dict[str, bytes]  # of each file of a level by its name; otherwise of the one file, without a name
 _LOGS = (SERVER_LOG, TELEMETRY_FILE)
 _MOST_AT_ONCE = 1 << 24  # bytes of a log
 _NAME = r"[^/\\\0.][^/\\\0]*"  # one component: neither hidden nor a way up
+#: what of a level that runs is told: what it is, and how it goes
+_RUNNING = f"(?:{re.escape(SIDECAR_FILE)}|{re.escape(LIVE_FILE)})"
 #: where each kind of change may go; whatever else a node names is refused
 _PLACES = {
-    WRITE: re.compile(rf"{_NAME}\.json|batches/{_NAME}/{_NAME}{re.escape(PARTIAL)}/{re.escape(SIDECAR_FILE)}"),
+    WRITE: re.compile(rf"{_NAME}\.json|{PHASE_FILE}|batches/{_NAME}/{_NAME}{re.escape(PARTIAL)}/{_RUNNING}"),
+    REMOVE: re.compile(PHASE_FILE),
     APPEND: re.compile("|".join(map(re.escape, _LOGS))),
     LEVEL: re.compile(rf"batches/{_NAME}/{LEVEL_NAME.pattern}"),
 }
@@ -48,11 +53,14 @@ class Watch:
         return [*self._files(), *self._logs()]
 
     def _files(self) -> Iterator[Change]:
-        """The trial's own small files, the sidecar of the level that runs, and the levels that are in place."""
-        trial = Trial(self._folder)
-        running = [folder / SIDECAR_FILE for folder in trial.level_folders(partial=True)]
-        for path in [*sorted(self._folder.glob("*.json")), *running]:
+        """The trial's own small files, those of the level that runs, and the levels that are in place."""
+        trial, phase = Trial(self._folder), self._folder / PHASE_FILE
+        running = [folder / name for folder in trial.level_folders(partial=True) for name in (SIDECAR_FILE, LIVE_FILE)]
+        for path in [*sorted(self._folder.glob("*.json")), phase, *running]:
             yield from self._news(WRITE, path)
+        if phase in self._states and not phase.exists():
+            del self._states[phase]
+            yield Change(REMOVE, PHASE_FILE, {})
         for folder in trial.level_folders():
             yield from self._news(LEVEL, folder)
 
@@ -78,8 +86,9 @@ class Watch:
 
 
 def results(folder: Path) -> list[Change]:
-    """What a trial has to show already: all but its logs and the level that was cut off."""
-    return [change for change in Watch(folder).changes() if change.kind != APPEND and PARTIAL not in change.path]
+    """What a trial has to show already: all but its logs, its phase and the level that was cut off."""
+    changes = Watch(folder).changes()
+    return [one for one in changes if one.kind != APPEND and one.path != PHASE_FILE and PARTIAL not in one.path]
 
 
 def apply(changes: Iterable[Change], folder: Path) -> None:
@@ -108,7 +117,9 @@ def _place(change: Change, folder: Path) -> Path:
 
 def _put(change: Change, place: Path) -> None:
     if change.kind == WRITE:
-        files.write_atomically(place, change.content[""])
+        files.write_atomically(place, change.content[""], sync_it=place.name != LIVE_FILE)
+    elif change.kind == REMOVE:
+        place.unlink(missing_ok=True)
     elif change.kind == APPEND:
         with open(place, "ab") as log:
             log.write(change.content[""])
