@@ -34,8 +34,8 @@ def coverage(requests: int, level: int, memory: int, share: float, draws: int) -
     for _ in range(draws):
         values = draw(dice, requests, memory * level, share)
         bounds = {
-            "mean": intervals._of_mean(values, level, 0.95),
-            "p90": intervals.of_percentile(values, 0.9, level),
+            "mean": intervals._of_mean(values, 0.95),
+            "p90": intervals.of_percentile(values, 0.9),
         }
         for name, (low, high) in bounds.items():
             held[name] += [] if math.isnan(low) else [low <= TRUTH[name] <= high]

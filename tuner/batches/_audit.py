@@ -156,7 +156,7 @@ def drifting(columns: Columns, _: Measured) -> Iterable[str]:
     error = math.sqrt(float(((means - means.mean() - slope * at) ** 2).sum()) / 8 / float(at @ at))
     change = 9 * slope / float(means.mean()) if means.mean() > 0 else 0.0
     if abs(change) > DRIFT and abs(slope) > T_OF_DRIFT * error:
-        yield f"e2e latency {DRIFTED}{change:+.0%} through the level: intervals are too narrow, measure longer"
+        yield f"e2e latency {DRIFTED}{change:+.0%} through the level: measure longer"
 
 
 CHECKS: tuple[Callable[[Columns, Measured], Iterable[str]], ...] = (

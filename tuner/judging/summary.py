@@ -364,10 +364,10 @@ def _intervals(best: "pd.Series[Any]", slo: SLO | None) -> list[str]:
 
 def _interval(best: "pd.Series[Any]", column: str) -> str:
     low, high = (best.get(f"{column}_{side}", math.nan) for side in ("low", "high"))
-    if pd.isna(low) or pd.isna(high):
+    if not best.get("interval_over") or pd.isna(best[column]):
         return ""
-    value = f"{_short(best[column])}{metric_of(column).suffix}"
-    return f"{column_name(column)} {value} ({_short(low)} to {_short(high)})"
+    between = f"{_short(low)} to {_short(high)}" if pd.notna(low) else "interval not known: the level is too short"
+    return f"{column_name(column)} {_short(best[column])}{metric_of(column).suffix} ({between})"
 
 
 def _short(value: float) -> str:
