@@ -46,6 +46,7 @@ OUTCOMES = (
     "all_errors",
     "truncated",
     "unreadable",
+    "incomplete",
     "missing",
     "skipped",
     "interrupted",

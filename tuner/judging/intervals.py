@@ -32,7 +32,7 @@ BOUNDED = (*LATENCY_COLUMNS, "output_throughput", "request_throughput", "error_r
 #: Runs of one level from which their spread tells more than that of the requests: of two, t is 12.7.
 RUNS_LEAST = 3
 _GROUP = ["experiment", "trial", "scenario", "iteration_type"]
-#: Which part of the requests that a percentile needs all of them must be worth: those in a tail resemble each other less.
+#: Which part of the requests that a percentile needs all of them must be worth: those in a tail are less alike.
 _TAIL = 0.25
 Bounds = tuple[float, float]
 _UNKNOWN: Bounds = (math.nan, math.nan)
@@ -187,4 +187,3 @@ def _repeated(batches: pd.DataFrame) -> Iterator[list[int]]:
     for chosen in runs.groupby([*_GROUP, levels_in(runs).rename("level")]).indices.values():
         if len(chosen) >= RUNS_LEAST:
             yield places[chosen].tolist()
-

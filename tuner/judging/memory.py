@@ -67,8 +67,8 @@ def student(confidence: float, freedom: float) -> float:
 
 
 def _explained(values: Floats) -> tuple[Floats, Floats, Floats, Floats] | None:
-    """By explanation: its probability, how far from the mean of the values it puts the truth, that one's standard error,
-    and how many of the values tell as much as one independent; None where the parts do not vary.
+    """By explanation: its probability, how far from the mean of the values it puts the truth, that one's
+    standard error, and how many of the values tell as much as an independent one; None where the parts do not vary.
     """
     parts = min(PARTS, len(values))
     means = np.array([part.mean() for part in np.array_split(values, parts)]) - values.mean()

@@ -321,7 +321,7 @@ def _limit(curve: pd.DataFrame) -> str:
     """How far the measured levels confine those that comply: from above, and where a limit asks for load from below."""
     level, fails, (lowest, highest) = levels_in(curve), too_much(curve), compliant_levels(curve).agg(["min", "max"])
     if pd.isna(highest):
-        return "No concurrency was held where the SLO is met, so that the limit is none of concurrency."
+        return "The batches that meet the SLO held no concurrency, so the highest that meets it is not known."
     low, high = (level_from(end, kind_of(level_of(curve.iloc[0]))) for end in (lowest, highest))
     most = level_title(high)
     amid, above = _named(curve[fails & (level < highest)]), _named(curve[fails & (level > highest)])
@@ -334,7 +334,24 @@ def _limit(curve: pd.DataFrame) -> str:
     if unknown := ", ".join(_named(curve[level > highest], "")):
         return f"{most.capitalize()} still meets the SLO, and nobody knows of {unknown}: measure again.{least}"
     there = f"{most.capitalize()}, the highest that was measured, still meets the SLO"
+    if peak := _fallen_from(curve):
+        return f"{there}, and its throughput is below that at {peak}: higher ones promise no more.{least}"
     return f"{there}: measure higher ones for the limit.{least}"
+
+
+def _fallen_from(curve: pd.DataFrame) -> str:
+    """The compliant level with the most throughput where the highest one has less by more than noise; else empty."""
+    levels = by_level(curve[curve["verdict"].isin(COMPLIANT) & curve["output_throughput"].notna()])
+    if levels.empty:
+        return ""
+    last, best = levels.iloc[-1], levels.iloc[int(levels["output_throughput"].argmax())]
+    high = np.fmax(last["output_throughput"] * (1 + _NOISE), last.get("output_throughput_high", math.nan))
+    low = np.fmin(best["output_throughput"], best.get("output_throughput_low", math.nan))
+    return level_title(level_of(best)) if high < low else ""
+
+
+#: By how much the throughput of a level may differ from run to run, where no interval says more.
+_NOISE = 0.05
 
 
 def _named(levels: pd.DataFrame, what: str = " does not meet the SLO") -> list[str]:
@@ -350,7 +367,7 @@ def _compliance_text(summary: Summary, slo: SLO | None) -> str:
 
 def _evidence(best: "pd.Series[Any]") -> str:
     doubt = f" – {best['evidence_reason']}" if best["evidence_reason"] else ""
-    return f"The evidence is {best['evidence']}: {best['completed']} completed requests{doubt}."
+    return f"The evidence is {best['evidence']}: {plural(best['completed'], 'completed request')}{doubt}."
 
 
 def _intervals(best: "pd.Series[Any]", slo: SLO | None) -> list[str]:

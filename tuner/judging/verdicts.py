@@ -45,7 +45,7 @@ def judge(batches: pd.DataFrame, slo: SLO | Mapping[str, Any]) -> pd.DataFrame:
         A copy with `verdict` (pass, soft, fail, unknown), `violations` (a list of dicts: metric, threshold, actual,
         violation_ratio, type), `verdict_reason`, `penalty` (0 where nothing is violated, NaN where unknown),
         `evidence` (strong, weak; weak where requests are too few, a value lies nearer to its threshold than the load
-        generator's own share of it, or its interval on both sides of it or unknown), `evidence_reason` (why it is weak),
+        generator's own share of it, or its interval on both sides or unknown), `evidence_reason` (why it is weak),
         `attainment` (the share of all requests, failed ones included, that met every latency threshold; NaN where the
         file is gone or has no requests) and `goodput` (such requests/s). A batch in which every request failed violates
         the error rate; one that ended otherwise, or that was run again later, is unknown. The intervals are those of
@@ -266,8 +266,8 @@ class _Finding:
         if self.missing[row]:
             return f"{name} is not known"
         if self.unknown[row]:
-            there = "nobody knows how many" if np.isnan(self.completed[row]) else f"{self.completed[row]:.0f}"
-            return f"{name} needs {self.needed} completed requests, there are {there}"
+            there = "an unknown number" if np.isnan(self.completed[row]) else f"{self.completed[row]:.0f}"
+            return f"{name} needs {self.needed} completed requests, and {there} completed"
         if not self.violated[row]:
             return ""
         against = f"{self.actual[row]:.4g}{self.constraint.unit} {'<' if self.constraint.sign < 0 else '>'} {limit}"
