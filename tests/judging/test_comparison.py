@@ -12,6 +12,7 @@ from support.resampled import SERVERS, places, real, side, waves
 
 import tuner
 from tuner.batches.result_file import statistics
+from tuner.judging import comparison_text
 from tuner.judging.comparison import METRICS, NOT_JUDGED, compare
 from tuner.judging.estimates import (
     Estimate,
@@ -379,3 +380,18 @@ def test_the_interval_of_a_share_stays_between_0_and_1(tmp_path):
         sides.append(tuner.judge(judged, {"ttft": {"p50": {"threshold": 1.0}}}))
     row = row_of(compare(*sides), "attainment")
     assert row["over"] == "runs" and row["low"] == -row["baseline"] and row["high"] <= 1 - row["baseline"] + 1e-9
+
+
+def test_no_difference_found_says_everywhere_how_large_a_one_could_be_hidden(tmp_path):
+    sides = [batches_of(tmp_path / which, {2: noisy(seed)}, runs=3) for which, seed in (("a", 1), ("b", 2))]
+    found = compare(*sides)
+    row = row_of(found, "ttft_mean")
+    assert row["verdict"] == "same"
+    hidden = f"a change of up to {100 * max(abs(row['low']), abs(row['high'])):.2g} % could be hidden"
+    assert any("could be hidden" in line for line in found.text)
+    (said,) = comparison_text.details(found).query("metric == 'TTFT mean'").to_dict("records")
+    assert said["verdict"] == "≈ no difference found" and hidden in said["evidence"]
+    figure = tuner.figures.changes(found.differences)
+    hovers = " ".join(str(hover) for trace in figure.data for hover in (trace.hovertext or ()))
+    assert "could be hidden" in hovers and "no difference found" in {trace.name for trace in figure.data}
+    assert not any("same" in str(cell) for cell in comparison_text.overview(found).to_numpy().ravel())

@@ -82,8 +82,9 @@ def _explained(values: Floats) -> tuple[Floats, Floats, Floats, Floats] | None:
         return None
     likely = -(np.log(variances).sum(axis=1) + np.log(information) + (parts - 1) * np.log(left)) / 2
     probable = _BEFORE * np.exp(likely - likely.max())
-    alike = (ones**2 * variances).sum(axis=1) / parts**2 * len(values)
-    return probable / probable.sum(), shift, np.sqrt(left / (parts - 1) / information), alike
+    size = left / (parts - 1)  # of what `variances` are shares of
+    alike = size * (ones**2 * variances).sum(axis=1) / parts**2 / (values.var(ddof=1) / len(values))
+    return probable / probable.sum(), shift, np.sqrt(size / information), alike
 
 
 @cache
