@@ -7,14 +7,14 @@ import pytest
 from support.result_files import failure, name, request, result, write
 
 import tuner
-from tuner.batches import result_file
+from tuner.batches import parsing
 from tuner.batches._audit import audit, output_tokens_asked
 from tuner.batches.result_file import Columns, measure
 from tuner.core.metrics import requests_needed
 
 
 def warnings_of(content):
-    file = result_file.parse(json.dumps(content).encode(), "file.json")
+    file = parsing.parse(json.dumps(content).encode(), "file.json")
     columns = Columns(file)
     return audit(columns, measure(columns))
 

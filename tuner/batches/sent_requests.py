@@ -5,7 +5,8 @@ import math
 import msgspec
 import numpy as np
 
-from tuner.batches.result_file import Aggregates, Damage, Request, ResultFile, Window, parse
+from tuner.batches.parsing import parse
+from tuner.batches.result_file import Aggregates, Damage, Request, ResultFile, Window
 from tuner.core.level import CONCURRENCY, RATE
 from tuner.core.request_log import (
     COMPLETED,

@@ -36,6 +36,7 @@ from tuner.judging.levels import (
     held_levels,
     levels_of,
     needs_more_load,
+    past_peak,
     too_much,
     without_superseded,
 )
@@ -334,24 +335,9 @@ def _limit(curve: pd.DataFrame) -> str:
     if unknown := ", ".join(_named(curve[level > highest], "")):
         return f"{most.capitalize()} still meets the SLO, and nobody knows of {unknown}: measure again.{least}"
     there = f"{most.capitalize()}, the highest that was measured, still meets the SLO"
-    if peak := _fallen_from(curve):
-        return f"{there}, and its throughput is below that at {peak}: higher ones promise no more.{least}"
+    if peak := past_peak(curve):
+        return f"{there}, and its throughput is below that at {level_title(peak)}: higher ones promise no more.{least}"
     return f"{there}: measure higher ones for the limit.{least}"
-
-
-def _fallen_from(curve: pd.DataFrame) -> str:
-    """The compliant level with the most throughput where the highest one has less by more than noise; else empty."""
-    levels = by_level(curve[curve["verdict"].isin(COMPLIANT) & curve["output_throughput"].notna()])
-    if levels.empty:
-        return ""
-    last, best = levels.iloc[-1], levels.iloc[int(levels["output_throughput"].argmax())]
-    high = np.fmax(last["output_throughput"] * (1 + _NOISE), last.get("output_throughput_high", math.nan))
-    low = np.fmin(best["output_throughput"], best.get("output_throughput_low", math.nan))
-    return level_title(level_of(best)) if high < low else ""
-
-
-#: By how much the throughput of a level may differ from run to run, where no interval says more.
-_NOISE = 0.05
 
 
 def _named(levels: pd.DataFrame, what: str = " does not meet the SLO") -> list[str]:

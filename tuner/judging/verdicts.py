@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tuner.batches import result_file
 from tuner.batches.batch import Reading
 from tuner.batches.load import readings_of
+from tuner.batches.parsing import mend
 from tuner.batches.result_file import Columns, Floats, measure
 from tuner.core.metrics import PERCENTILES, requests_needed
 from tuner.core.run_directory import COMPLETED
@@ -87,7 +87,7 @@ def check_batch_slo_compliance(
     """
     if slo_config is None:
         return True, {}
-    file = result_file.mend(_as_file(batch_metrics))
+    file = mend(_as_file(batch_metrics))
     numbers = measure(Columns(file))
     row = {name: getattr(numbers, name, None) for name in ("completed", *SECTIONS.values())}
     judgement = _Judgement(pd.DataFrame([row | numbers.latencies]), SLO.parse(slo_config))
