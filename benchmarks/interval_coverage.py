@@ -28,18 +28,15 @@ def draw(dice: np.random.Generator, requests: int, memory: float, share: float) 
     return np.exp(SPREAD * (math.sqrt(share) * shared + math.sqrt(1 - share) * dice.normal(size=requests)))
 
 
-def coverage(requests: int, level: int, memory: int, share: float, draws: int) -> dict[str, float]:
-    """The share of the 95 % intervals that hold the truth, of the mean and of p90; some draws have none for p90."""
+def coverage(requests: int, level: int, memory: int, share: float, draws: int) -> dict[str, tuple[float, float]]:
+    """Of the mean and of p90: the share of the 95 % intervals that hold the truth, and of the draws that have one."""
     dice, held = np.random.default_rng(3), {name: list[bool]() for name in TRUTH}
     for _ in range(draws):
         values = draw(dice, requests, memory * level, share)
-        bounds = {
-            "mean": intervals._of_mean(values, level, 0.95),
-            "p90": intervals.of_percentile(values, 0.9, level),
-        }
+        bounds = {"mean": intervals._of_mean(values, 0.95), "p90": intervals.of_percentile(values, 0.9)}
         for name, (low, high) in bounds.items():
             held[name] += [] if math.isnan(low) else [low <= TRUTH[name] <= high]
-    return {name: sum(known) / len(known) for name, known in held.items()}
+    return {name: (sum(known) / max(len(known), 1), len(known) / draws) for name, known in held.items()}
 
 
 def main() -> None:
@@ -57,7 +54,12 @@ def main() -> None:
     print("|---" * (1 + len(SHARES) * len(TRUTH)) + "|")
     for memory in MEMORIES:
         rows = [coverage(asked.requests, asked.level, memory, share, asked.draws) for share in SHARES]
-        print(f"| {memory} |", " | ".join(f"{value:.0%}" for row in rows for value in row.values()), "|", flush=True)
+        print(
+            f"| {memory} |",
+            " | ".join(f"{hold:.0%} of {known:.0%}" for row in rows for hold, known in row.values()),
+            "|",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

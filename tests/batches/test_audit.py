@@ -7,14 +7,14 @@ import pytest
 from support.result_files import failure, name, request, result, write
 
 import tuner
-from tuner.batches import result_file
+from tuner.batches import parsing
 from tuner.batches._audit import audit, output_tokens_asked
 from tuner.batches.result_file import Columns, measure
 from tuner.core.metrics import requests_needed
 
 
 def warnings_of(content):
-    file = result_file.parse(json.dumps(content).encode(), "file.json")
+    file = parsing.parse(json.dumps(content).encode(), "file.json")
     columns = Columns(file)
     return audit(columns, measure(columns))
 
@@ -35,7 +35,7 @@ CASES = {
     "a warm-up ratio": (result(mean_output_throughput_tokens_per_s=10.0), "warm-up or cool-down"),
     "an inflated throughput": (result(mean_output_throughput_tokens_per_s=1e6), "inflated"),
     "statistics of other requests": (result(stats={"ttft": {"p99": 5.0}}), "own ttft_p99 differ"),
-    "too few": (result([request()] * 30), "30 completed requests are too few for p95 (59), p99 (299)"),
+    "too few": (result([request()] * 30), "30 completed requests: too few for p95 (59), p99 (299)"),
     "short outputs": (result([request(outputs=50)] * 300), "outputs of 50.0 tokens on average where 100"),
     "another tokenizer's outputs": (result([request(outputs=140)] * 300), "140.0 tokens on average where 100 at most"),
     "nothing streamed": (result([one_piece()] * 300), "nothing was streamed"),

@@ -569,7 +569,7 @@ def test_requests_that_aiperf_was_told_to_cancel_are_no_errors_of_the_server(tmp
         (folder / lost).unlink()
     [row] = tuner.load_batches(folder).to_dict("records")
     assert (row["completed"], row["errors"], row["error_rate"]) == (18, 0, 0)
-    assert "1 requests that AIPerf cancelled count neither" in str(row["warnings"])
+    assert "1 request cancelled by AIPerf: neither" in str(row["warnings"])
 
 
 # what two tools were asked
@@ -713,7 +713,7 @@ TRIMMED = {
 @pytest.mark.parametrize("file", TRIMMED)
 def test_a_file_without_counts_says_so(tmp_path, file):
     [row] = tuner.load_batches(write(tmp_path / file, TRIMMED[file])).to_dict("records")
-    assert (row["outcome"], row["reason"]) == ("unreadable", "the file does not say how many requests completed")
+    assert (row["outcome"], row["reason"]) == ("incomplete", "the file does not say how many requests completed")
 
 
 @pytest.mark.parametrize(

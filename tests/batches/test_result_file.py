@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.result_files import failure, name, request, result, write
 
 import tuner
-from tuner.batches import result_file
+from tuner.batches import parsing
 from tuner.batches.result_file import Columns, Damage, measure
 from tuner.core.metrics import LATENCY_COLUMNS
 
@@ -33,14 +33,14 @@ BROKEN = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_file_is_an_outcome_with_a_reason(case):
     content, outcome = BROKEN[case]
-    damage = result_file.parse(content if isinstance(content, bytes) else content.encode(), "file.json")
+    damage = parsing.parse(content if isinstance(content, bytes) else content.encode(), "file.json")
     assert isinstance(damage, Damage)
     assert damage.outcome == outcome
     assert damage.reason.startswith("file.json")
 
 
 def numbers_of(content):
-    file = result_file.parse(json.dumps(content).encode(), "file.json")
+    file = parsing.parse(json.dumps(content).encode(), "file.json")
     assert not isinstance(file, Damage)
     return measure(Columns(file))
 
@@ -138,9 +138,7 @@ def spoilt(draw):
 @settings(max_examples=150, deadline=None)
 @given(spoilt() | st.binary(max_size=50) | st.text(max_size=50) | json_values.map(json.dumps))
 def test_nothing_in_a_file_raises(content):
-    file = result_file.parse(
-        content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"), "x.json"
-    )
+    file = parsing.parse(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"), "x.json")
     if isinstance(file, Damage):
         return
     found = measure(Columns(file))
@@ -233,5 +231,5 @@ TPOTS = [
 def test_a_tpot_that_the_file_leaves_out_is_computed_by_its_definition(ttft, tpot, whole, tokens, expected):
     one = request() | {"ttft": ttft, "tpot": tpot, "e2e_latency": whole, "num_output_tokens": tokens}
     content = result() | {"individual_request_metrics": [*varied(2), one]}
-    columns = Columns(result_file.parse(json.dumps(content).encode(), "file"))
+    columns = Columns(parsing.parse(json.dumps(content).encode(), "file"))
     assert columns.latencies["tpot"][-1] == pytest.approx(expected, nan_ok=True)

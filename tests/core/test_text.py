@@ -15,7 +15,9 @@ from tuner.core.level import Rate, level_name
         (0.874, "share", "+87.4 pp"),
         (1.5, "tokens/s", "+150 %"),
         (0.0, "", "+0.0 %"),
-        (3.5e17, "s", "over +1000 %"),
+        (3.5e17, "s", "over 10000 times"),
+        (390.2, "s", "391 times"),
+        (9.99, "s", "+999 %"),
         (math.nan, "s", "–"),
     ],
 )
@@ -31,15 +33,24 @@ def test_an_interval_claims_no_impossible_fall_and_no_number_that_nobody_can_rea
 
 def test_values_have_their_unit():
     assert [text.value(0.5123, "s"), text.value(0.05, "share")] == ["0.5123 s", "5 %"]
+    assert [text.percent(0.9995), text.percent(390), text.percent(1e9)] == ["99.95 %", "390 times", "over 10000 times"]
     assert text.value(math.nan, "s") == "–"
     assert [level_name(None), level_name(4), level_name(Rate(2.5))] == ["–", "4", "2.5/s"]
 
 
 def test_words():
-    assert [text.plural(1, "trial"), text.plural(2, "batch"), text.plural(0, "run")] == [
+    assert [
+        text.plural(1, "trial"),
+        text.plural(2, "batch"),
+        text.plural(0, "run"),
+        text.plural(3, "latency"),
+        text.plural(2, "day"),
+    ] == [
         "1 trial",
         "2 batches",
         "0 runs",
+        "3 latencies",
+        "2 days",
     ]
     assert text.shorten("a  long\nname", 6) == "a lon…"
     assert text.one_line("Bearer abc123 \n sk-12345678") == "Bearer [redacted] [redacted]"

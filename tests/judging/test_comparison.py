@@ -12,6 +12,7 @@ from support.resampled import SERVERS, places, real, side, waves
 
 import tuner
 from tuner.batches.result_file import statistics
+from tuner.judging import comparison_text
 from tuner.judging.comparison import METRICS, NOT_JUDGED, compare
 from tuner.judging.estimates import (
     Estimate,
@@ -104,7 +105,7 @@ def test_the_same_thing_twice_is_no_difference(tmp_path):
     assert set(found.differences["verdict"]) <= {"same", "unknown"}
     assert found.differences.groupby("concurrency", dropna=False).size().tolist() == [len(METRICS)] * 2 + [1]
     assert found.unmatched.empty and found.regressions.empty
-    assert "No difference was shown" in found.text[0]
+    assert "No difference was found" in found.text[0]
 
 
 def test_constant_data_divide_by_nothing(tmp_path):
@@ -154,7 +155,7 @@ def test_a_level_that_fails_now_is_the_first_regression(tmp_path):
 def test_percentiles_of_too_few_requests_are_unknown(tmp_path):
     found = compare(*(batches_of(tmp_path / name, {2: noisy(1, count=100)}) for name in "ab"))
     row = row_of(found, "ttft_p99")
-    assert (row["verdict"], row["note"]) == ("unknown", "p99 needs 299 completed requests a run, there are 100")
+    assert (row["verdict"], row["note"]) == ("unknown", "p99 needs 299 completed requests a run; the smallest has 100")
     assert row_of(found, "ttft_p50")["verdict"] == "same"
 
 
@@ -379,3 +380,18 @@ def test_the_interval_of_a_share_stays_between_0_and_1(tmp_path):
         sides.append(tuner.judge(judged, {"ttft": {"p50": {"threshold": 1.0}}}))
     row = row_of(compare(*sides), "attainment")
     assert row["over"] == "runs" and row["low"] == -row["baseline"] and row["high"] <= 1 - row["baseline"] + 1e-9
+
+
+def test_no_difference_found_says_everywhere_how_large_a_one_could_be_hidden(tmp_path):
+    sides = [batches_of(tmp_path / which, {2: noisy(seed)}, runs=3) for which, seed in (("a", 1), ("b", 2))]
+    found = compare(*sides)
+    row = row_of(found, "ttft_mean")
+    assert row["verdict"] == "same"
+    hidden = f"a change of up to {100 * max(abs(row['low']), abs(row['high'])):.2g} % could be hidden"
+    assert any("could be hidden" in line for line in found.text)
+    (said,) = comparison_text.details(found).query("metric == 'TTFT mean'").to_dict("records")
+    assert said["verdict"] == "≈ no difference found" and hidden in said["evidence"]
+    figure = tuner.figures.changes(found.differences)
+    hovers = " ".join(str(hover) for trace in figure.data for hover in (trace.hovertext or ()))
+    assert "could be hidden" in hovers and "no difference found" in {trace.name for trace in figure.data}
+    assert not any("same" in str(cell) for cell in comparison_text.overview(found).to_numpy().ravel())

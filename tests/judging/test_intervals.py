@@ -15,12 +15,14 @@ from tuner.batches.load import readings_of
 from tuner.core.metrics import LATENCIES, LATENCY_COLUMNS
 from tuner.judging.intervals import (
     BOUNDED,
-    block_length,
     intervals,
     of_percentile,
     of_requests,
     wilson,
 )
+from tuner.judging.memory import reach_and_worth
+from tuner.judging.slo import SLO
+from tuner.judging.summary import answer
 
 THROUGHPUTS = ("output_throughput", "request_throughput")
 
@@ -38,10 +40,10 @@ def batches_of(folder, latencies, level=4, repeat=False):
 def test_an_interval_holds_the_true_percentile_as_often_as_it_says(percentile, share, least):
     """Nominally 95 %, of 300 requests, 16 in flight, that share up to 70 % of their variance."""
     dice, truth, held = np.random.default_rng(7), {0.5: 0.0, 0.9: 1.2815516}[percentile], []
-    for _ in range(400):
-        low, high = of_percentile(waves(dice, 300, 16, share), percentile, 16)
+    for _ in range(200):
+        low, high = of_percentile(waves(dice, 300, 16, share), percentile)
         held += [low <= truth <= high] if low < high else []
-    assert len(held) > 280  # of some it says that they are too few
+    assert len(held) > 140  # of some it says that they are too few
     assert np.mean(held) >= least
 
 
@@ -50,37 +52,33 @@ def test_intervals_of_mean_and_throughput_hold_the_truth(share, tmp_path):
     """The same of a mean, and of a throughput, which Σ tokens / Σ e2e latency varies with."""
     dice, held = np.random.default_rng(8), []
     (reading,) = readings_of(batches_of(tmp_path, np.ones(300), level=16))
-    for _ in range(300):
+    for _ in range(100):
         ttft = 2 + 0.5 * waves(dice, 300, 16, share)
         samples = np.concatenate([ttft, np.full(300, 0.01), ttft + 1, np.full(600, np.nan), np.full(300, 101.0)])
         drawn = type(reading)(reading.batch, samples.tobytes(), True)
         drawn.batch.output_throughput = 16 * 300 * 101 / float((ttft + 1).sum())
-        mean, rate = (of_requests(drawn, 16, column) for column in ("ttft_mean", "output_throughput"))
-        held.append((mean[0] <= 2 <= mean[1], rate[0] <= 16 * 101 / 3 <= rate[1]))
-    assert np.mean(held, axis=0).min() >= 0.91
-    assert np.mean(held, axis=0).max() <= 0.99
+        mean, rate = (of_requests(drawn, column) for column in ("ttft_mean", "output_throughput"))
+        bounds = ((2, mean), (16 * 101 / 3, rate))
+        held.append([low <= true <= high if low < high else math.nan for true, (low, high) in bounds])
+    assert np.isfinite(held).mean(axis=0).min() >= 0.9
+    assert np.nanmean(held, axis=0).min() >= 0.93
 
 
 def test_requests_that_hang_together_tell_less():
     """The interval as of independent requests would be far too narrow."""
     dice = np.random.default_rng(1)
-    widths = {concurrency: [] for concurrency in (1, 16)}
-    for _ in range(20):
-        values = waves(dice, 320, 16, 0.8)
-        for concurrency, found in widths.items():
-            found.append(np.ptp(of_percentile(values, 0.5, concurrency)))
-    independent = 2 * 1.96 * 1.2533 / math.sqrt(320)
-    assert np.mean(widths[16]) > 2 * independent
+    widths = {share: [np.ptp(of_percentile(waves(dice, 320, 16, share), 0.5)) for _ in range(20)] for share in (0, 0.8)}
+    assert np.nanmean(widths[0.8]) > 2 * np.nanmean(widths[0])
 
 
 @pytest.mark.parametrize(("percentile", "count"), [(0.9, 28), (0.95, 58), (0.99, 298)])
 def test_too_few_requests_have_no_interval(percentile, count):
     values = np.random.default_rng(0).normal(size=count)
-    assert np.isnan(of_percentile(values, percentile, 1)).all()
+    assert np.isnan(of_percentile(values, percentile)).all()
 
 
 def test_few_independent_ones_among_many_have_none_either():
-    assert np.isnan(of_percentile(waves(np.random.default_rng(0), 300, 16, 0.9), 0.99, 16)).all()
+    assert np.isnan(of_percentile(waves(np.random.default_rng(0), 300, 16, 0.9), 0.99)).all()
 
 
 def test_every_column_of_a_batch(tmp_path):
@@ -154,10 +152,10 @@ def test_the_hard_limit_may_be_in_doubt_too(tmp_path):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(0, 1e6), min_size=2, max_size=80), st.integers(1, 200), st.sampled_from([0.5, 0.9]))
-def test_any_values_have_a_sound_interval_or_none(values, concurrency, share):
+@given(st.lists(st.floats(0, 1e6), min_size=2, max_size=80), st.sampled_from([0.5, 0.9]))
+def test_any_values_have_a_sound_interval_or_none(values, share):
     values = np.array(values)
-    low, high = of_percentile(values, share, concurrency)
+    low, high = of_percentile(values, share)
     assert math.isnan(low) == math.isnan(high)
     assert math.isnan(low) or values.min() <= low <= np.quantile(values, share, method="inverted_cdf") <= high
 
@@ -171,60 +169,68 @@ def test_wilson(found, others):
         assert 0 <= low <= found / (found + others) + 1e-12 and found / (found + others) - 1e-12 <= high <= 1
 
 
-@given(st.integers(0, 100_000), st.integers(1, 10_000))
-def test_blocks_are_as_long_as_can_be(requests, concurrency):
-    length = block_length(requests, concurrency)
-    assert length >= 1
-    assert requests < 16 or 15 <= requests / length <= 60
-
-
 def test_all_columns_that_have_an_interval_are_columns():
     assert {*BOUNDED} == {*LATENCY_COLUMNS, "output_throughput", "request_throughput", "error_rate"}
 
 
 def test_a_throughput_covers_what_the_ends_of_its_level_take(tmp_path):
     """20 requests, 4 at a time, of which the last run alone: steadily there were 4 · 101 tokens a mean latency."""
-    batches = batches_of(tmp_path, np.linspace(1, 1.2, 20))
+    batches = batches_of(tmp_path, 1 + 0.2 * np.random.default_rng(0).random(20))
     (reading,) = readings_of(batches)
     steady = reading.batch.output_throughput
     reading.batch.output_throughput = 0.9 * steady
-    low, high = of_requests(reading, 4, "output_throughput")
+    low, high = of_requests(reading, "output_throughput")
     assert low < 0.9 * steady < steady < high
     reading.batch.output_throughput = 0.5 * steady  # more than the ends can take: fewer were in flight all along
-    assert of_requests(reading, 4, "output_throughput")[1] < 0.7 * steady
+    assert of_requests(reading, "output_throughput")[1] < 0.7 * steady
 
 
 @pytest.mark.parametrize("column", THROUGHPUTS)
 def test_waves_of_equal_requests_have_no_interval_of_width_zero(column, tmp_path):
     (reading,) = readings_of(batches_of(tmp_path, np.ones(300), level=16))
-    low, high = of_requests(reading, 16, column)
+    low, high = of_requests(reading, column)
     assert low < getattr(reading.batch, column) < high
 
 
-def test_what_outlasts_a_block_widens_the_interval(tmp_path):
-    """Latencies that remember four times as many as were in flight; from blocks alone it is 69 %."""
-    dice, held = np.random.default_rng(3), []
+def remembering(dice, memory, share):
+    """300 values with mean 10, of whose variance a share is remembered over so many of them."""
+    keeps = math.exp(-1 / memory) if memory else 0.0
+    steps, remembered, last = dice.normal(size=300) * math.sqrt(1 - keeps**2), np.empty(300), dice.normal()
+    for place, step in enumerate(steps):
+        remembered[place] = last = keeps * last + step
+    return 10 + math.sqrt(share) * remembered + math.sqrt(1 - share) * dice.normal(size=300)
+
+
+@pytest.mark.parametrize(("memory", "least_known"), [(0, 1.0), (8, 0.97), (32, 0.85), (64, 0.7)])
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_what_is_said_of_a_mean_holds_however_long_its_level_remembers(memory, least_known, share, tmp_path):
+    """Nine in ten intervals at least hold the truth, and where a level is too short for that it has none."""
+    dice, truth = np.random.default_rng(3), []
     (reading,) = readings_of(batches_of(tmp_path, np.ones(300), level=8))
-    for _ in range(300):
-        steps, slow = dice.normal(size=300), np.zeros(300)
-        slow[0] = steps[0]
-        for n in range(1, 300):
-            slow[n] = 0.9692 * slow[n - 1] + 0.2462 * steps[n]
-        values = 10 + math.sqrt(0.3) * slow + math.sqrt(0.7) * dice.normal(size=300)
-        samples = np.concatenate([*[values] * len(LATENCIES), np.full(300, 101.0)])  # and the tokens
-        low, high = of_requests(type(reading)(reading.batch, samples.tobytes(), True), 8, "ttft_mean")
-        held.append(low <= 10 <= high)
-    assert np.mean(held) >= 0.73
+    for _ in range(100):
+        samples = np.concatenate([*[remembering(dice, memory, share)] * len(LATENCIES), np.full(300, 101.0)])
+        drawn = type(reading)(reading.batch, samples.tobytes(), True)
+        truth.append([of_requests(drawn, "ttft_mean"), of_requests(drawn, "ttft_p90")])
+    for column, expected in enumerate((10, 11.2815516)):
+        held = [low <= expected <= high for low, high in (pair[column] for pair in truth) if low < high]
+        assert len(held) >= least_known * 100 or column
+        assert np.mean(held) >= (0.9 if len(held) > 60 else 0.8)
 
 
-def test_a_percentile_s_interval_sees_what_is_remembered_for_longer_than_a_block():
-    """300 latencies, 8 in flight, 70 % of whose variance is remembered over 64 of them."""
-    dice, keeps, held = np.random.default_rng(3), math.exp(-1 / 64), []
-    for _ in range(400):
-        steps, remembered = dice.normal(size=300) * math.sqrt(1 - keeps**2), np.empty(300)
-        last = dice.normal()
-        for place, step in enumerate(steps):
-            remembered[place] = last = keeps * last + step
-        low, high = of_percentile(math.sqrt(0.7) * remembered + math.sqrt(0.3) * dice.normal(size=300), 0.9, 8)
-        held += [low <= 1.2815516 <= high] if low < high else []
-    assert len(held) > 280 and np.mean(held) > 0.7  # 0.62 by blocks alone
+def test_independent_values_have_hardly_wider_intervals_than_student_s():
+    dice = np.random.default_rng(5)
+    reaches = [reach_and_worth(values, 0.95)[0] / values.std(ddof=1) for values in dice.normal(size=(50, 300))]
+    assert np.median(reaches) < 1.4 * 1.968 / math.sqrt(300)
+
+
+def test_a_level_too_short_for_what_it_remembers_says_so(tmp_path):
+    """TTFT wanders through the level: no interval, weak evidence, and the answer says why."""
+    wandering = 1 + 0.3 * np.sin(np.linspace(0, 3, 300)) + 0.001 * np.random.default_rng(0).normal(size=300)
+    batches = batches_of(tmp_path, wandering)
+    judged = tuner.judge(batches.assign(**intervals(batches)), {"ttft": {"threshold": 5}})
+    assert judged["evidence"].tolist() == ["weak"]
+    assert "how far TTFT mean may be off is not known: the level is too short" in judged["evidence_reason"].iloc[0]
+    [row] = intervals(judged).to_dict("records")
+    assert math.isnan(row["ttft_mean_low"]) and row["interval_over"] == "requests"
+    said = answer(judged, tuner.summarize(judged), SLO.parse({"ttft": {"threshold": 5}}))
+    assert any("interval not known: the level is too short" in line for line in said)

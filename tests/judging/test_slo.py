@@ -627,7 +627,7 @@ def test_an_attainment_is_judged_of_the_mean_of_a_levels_runs(tmp_path):
 @pytest.mark.parametrize(("requests", "evidence"), [(58, "weak"), (59, "strong")])
 def test_an_attainment_needs_as_many_requests_as_would_show_one_that_missed(requests, evidence, tmp_path):
     trial = run_directory(tmp_path / "run", [1])
-    add_level(trial, 1, result([request(ttft=0.1 + n * 1e-5) for n in range(requests)]))
+    add_level(trial, 1, result([request(ttft=0.1 + n * 7 % 10 * 1e-5) for n in range(requests)]))
     judged = tuner.judge(tuner.load_batches(tmp_path / "run"), ATTAINED | {"error_rate": {"threshold": 0.2}})
     assert judged["evidence"].tolist() == [evidence]
 

@@ -276,3 +276,24 @@ def test_each_scenario_has_an_answer_and_all_of_them_together_have_one():
 
 def test_of_two_equal_throughputs_the_lower_level_is_the_answer():
     assert tuner.summarize(curve("1:pass 4:pass 8:pass").assign(output_throughput=[10.0, 30.0, 30.0])).best_level == 4
+
+
+@pytest.mark.parametrize(
+    ("throughputs", "said"),
+    [
+        ((100, 130, 90), "its throughput is below that at concurrency 2: higher ones promise no more"),
+        ((100, 130, 127), "measure higher ones for the limit"),  # within the noise
+        ((100, 130, 160), "measure higher ones for the limit"),
+    ],
+)
+def test_higher_levels_are_advised_only_where_they_promise_more(throughputs, said, tmp_path):
+    folder = tmp_path / "run"
+    for level, throughput in zip((1, 2, 4), throughputs, strict=True):
+        tpot = level / throughput  # 100 tokens after the first
+        content = result([request(ttft=tpot, tpot=tpot, outputs=101)] * 60, level=level)
+        write(folder / name(level), content)
+    write(folder / "experiment_metadata.json", result_files.metadata([1, 2, 4]))
+    slo = tuner.SLO.parse({"latency": {"p50": {"threshold": 1000}}})
+    judged = tuner.judge(tuner.load_batches(folder), slo)
+    found = answer(judged, tuner.summarize(judged), slo)
+    assert any(line.startswith("Concurrency 4") and said in line for line in found), found

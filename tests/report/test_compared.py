@@ -315,7 +315,7 @@ def test_the_figure_tells_real_differences_apart_by_shape(runs):
     figure = tuner.figures.changes(compared(runs["before"], runs["slow"]).comparison.differences, 0.05)
     looks = {trace.name: (trace.marker.symbol, trace.error_x.thickness) for trace in figure.data}
     assert len({symbol for symbol, _ in looks.values()}) == 4
-    assert looks["worse"][1] > 2 * looks["no difference shown"][1]
+    assert looks["worse"][1] > 2 * looks["no difference found"][1]
     [band] = [shape for shape in figure.layout.shapes if shape.type == "rect"]
     assert (band.x0, band.x1) == (-5, 5)
     [worse] = [trace for trace in figure.data if trace.name == "worse"]

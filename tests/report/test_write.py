@@ -308,6 +308,27 @@ def test_a_batch_without_a_concurrency_has_no_concurrency_after_a_slider_moved(t
         assert seen.page.locator("#answer").inner_text() == asked
 
 
+@needs_chromium
+@pytest.mark.browser
+@pytest.mark.parametrize(("first", "later"), [([0.05] * 60, 1.0), ([1 + n / 100 for n in range(60)], 0.0)])
+def test_ttfts_that_cannot_be_measurements_are_unknown_wherever_the_slider_stands(first, later, tmp_path):
+    """All the same, and answers in one piece: the report's script believes them no more than Python does."""
+    requests = [
+        result_files.request() | {"ttft": ttft, "tpot": later / 99, "e2e_latency": ttft + later} for ttft in first
+    ]
+    content = result_files.result(requests, level=1) | {"individual_request_metrics": requests}
+    result_files.add_level(result_files.run(tmp_path / "run", [1]), 1, content)
+    report = write_report(tmp_path / "run", tmp_path / "r.html", tuner.SLO.parse({"ttft": {"p90": {"threshold": 5.0}}}))
+    with opened_report(report) as seen:
+        page, verdicts = seen.page, seen.page.locator("tr:not(.note) td.verdict")
+        for key in ("", "ArrowLeft", "Home"):
+            if key:
+                move(page, "TTFT p90 at most", key)
+            assert verdicts.all_inner_texts() == ["unknown"]
+            assert page.locator("#answer strong").inner_text().startswith(("No batch", "no level"))
+        assert seen.errors == []
+
+
 #: the markers that a reader sees, by figure, and the text over each
 DRAWN = "[...document.querySelectorAll('.plot')].map(plot => plot.querySelectorAll('.scatterlayer .point').length)"
 HOVERS = "[...document.querySelectorAll('.plot')].flatMap(plot => plot.data.flatMap(trace => trace.hovertext || []))"

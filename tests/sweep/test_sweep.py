@@ -18,6 +18,7 @@ from support.processes import command_of, processes_of, wait_until
 from support.reads import watch
 
 import tuner
+from tuner.core import request_log
 from tuner.core.run_directory import Experiment
 from tuner.core.timestamps import now
 from tuner.engines.gguf import tokenizer_folder
@@ -170,6 +171,42 @@ def test_a_level_without_an_answer_says_whose_fault_it_is(tmp_path, files, exit_
     ended = Ended(now(), now(), duration=20.0, exit_code=exit_code)
     got = outcome_of(tmp_path, ended, None, interrupted=False)
     assert got[0] == outcome and got[1].endswith(reason)
+
+
+#: status, the server's words, and what helps
+REFUSALS = [
+    (
+        400,
+        "Unsupported parameter: 'max_tokens' is not supported",
+        "request_parameters: {max_tokens: null} leaves it out",
+    ),
+    (
+        400,
+        "This model's maximum context length is 64 tokens",
+        "ask for fewer tokens in scenarios, or for less of prompts",
+    ),
+    (413, "", "ask for fewer tokens in scenarios, or for less of prompts"),
+    (400, "you must provide a chat template", "give the server a chat template, or a model that has one"),
+    (401, "wrong API key", "name the variable that holds the right key in api_key_env"),
+    (404, "The model `x` does not exist", "see whether the server knows model, and whether base_url is right"),
+    (429, "slow down, " + "please " * 60, "the server takes no more: try lower levels, or raise its limit"),
+    (503, "engine is dead", "the server's own log may say more"),
+    (418, "I'm a teapot", "I'm a teapot"),
+]
+
+
+@pytest.mark.parametrize(("status", "words", "helps"), REFUSALS)
+def test_where_every_request_failed_the_reason_says_with_what_and_what_helps(status, words, helps, tmp_path):
+    times = {"window": "whole", "begin": 0.0, "end": 9.0, "monotonic": 0.0, "utc": now()}
+    failed = {"status": "failed", "sent": 1.0, "end": 2.0, "error_code": status, "error_message": words}
+    requests = [request_log.SentRequest(**failed)] * 3
+    request_log.write(
+        tmp_path / "requests.jsonl", request_log.LevelRecord(scenario="D(9,9)", concurrency=1, **times), requests
+    )
+    ended = Ended(now(), now(), duration=9.0, exit_code=0)
+    outcome, reason = outcome_of(tmp_path, ended, None, interrupted=False)
+    assert outcome == "all_errors" and f"all 3 requests failed ({status} ×3)" in reason and words[:20] in reason
+    assert reason.endswith(helps) and len(reason) <= 300
 
 
 @pytest.mark.parametrize(

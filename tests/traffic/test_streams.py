@@ -124,9 +124,9 @@ def test_the_row_counts_them_all_and_says_what_is_not_as_it_seems(folder):
     (row,) = tuner.load_batches(folder).to_dict("records")
     assert (row["completed"], row["errors"]) == (len(RIGHT), len(WRONG))
     warnings = " ".join(row["warnings"])
-    assert "3 answers had a usage that can be no count of tokens, which is not believed" in warnings
+    assert "3 answers with a usage that can be no count of tokens, which is not believed" in warnings
     assert row["input_throughput"] < 1e6 and row["output_throughput"] < 1e6
-    assert "1 answers were not streamed" in warnings and "tokens of 4 requests are the tokenizer's count" in warnings
+    assert "1 answer not streamed" in warnings and "tokens of 4 requests are the tokenizer's count" in warnings
 
 
 def test_the_row_has_gaps_first_answer_tokens_and_cached_prompts(folder):

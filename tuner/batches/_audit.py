@@ -12,6 +12,7 @@ import numpy as np
 from tuner.batches.result_file import UNITS, Columns, Measured, claim_of, statistics, unit_of, usable
 from tuner.core.level import CONCURRENCY, RATE
 from tuner.core.metrics import DRIFTED, LATENCY_COLUMNS, PERCENTILES, WHOLE_FIRST, requests_needed, split
+from tuner.core.text import plural
 
 #: How far two numbers that should be equal may lie apart: 1 %.
 TOLERANCE = 0.01
@@ -74,12 +75,12 @@ def unusable_values(columns: Columns, batch: Measured) -> Iterable[str]:
     elif file.time_unit not in UNITS:
         yield f"the file's time unit is {file.time_unit!r}, none of {', '.join(UNITS)}: its latencies are left out"
     if file.mended:
-        yield f"{file.mended} values of a wrong type, NaN or infinite, were left out"
+        yield f"left out: {plural(file.mended, 'value')} of a wrong type, NaN or infinite"
     if columns.impossible:
-        yield f"{columns.impossible} latencies that are negative or not finite were left out"
+        yield f"left out: {plural(columns.impossible, 'latency')} below zero or not finite"
     for name in ("e2e_latency",) if columns.ttft_doubt else ("ttft", "e2e_latency"):  # short answers may have no TPOT
         if missing := int(np.isnan(columns.latencies[name]).sum()):
-            yield f"{missing} of {batch.completed} completed requests have no {name}"
+            yield f"{missing} of {plural(batch.completed or 0, 'completed request')} without {name}"
     if batch.completed and not batch.duration > 0:
         yield "the file gives no run duration: throughput is unknown"
 
@@ -92,7 +93,7 @@ def claims_differ(columns: Columns, batch: Measured) -> Iterable[str]:
     counts = (("completed", claims.num_completed_requests), ("failed", claims.num_error_requests))
     for (what, said), held in zip(counts, (batch.completed, batch.errors), strict=True):
         if batch.completed and said is not None and said != held:
-            yield f"the file claims {said} {what} requests but holds {held}"
+            yield f"the file claims {plural(said, f'{what} request')} but holds {held}"
     claimed, counted = usable(claims.mean_output_throughput_tokens_per_s), batch.output_throughput
     if _differ(claimed, counted):
         why = "a warm-up or cool-down ratio drops tokens but not time" if claimed < counted else "it is inflated"
@@ -108,7 +109,7 @@ def too_few_for_percentiles(_: Columns, batch: Measured) -> Iterable[str]:
     short = {name: requests_needed(value / 100) for name, value in PERCENTILES.items()}
     lacking = [f"{name} ({needed})" for name, needed in short.items() if (batch.completed or needed) < needed]
     if lacking:
-        yield f"{batch.completed} completed requests are too few for {', '.join(lacking)}"
+        yield f"{plural(batch.completed or 0, 'completed request')}: too few for {', '.join(lacking)}"
 
 
 def outputs_unlike(columns: Columns, batch: Measured) -> Iterable[str]:
@@ -165,7 +166,7 @@ def drifting(columns: Columns, _: Measured) -> Iterable[str]:
     error = math.sqrt(float(((means - means.mean() - slope * at) ** 2).sum()) / 8 / float(at @ at))
     change = 9 * slope / float(means.mean()) if means.mean() > 0 else 0.0
     if abs(change) > DRIFT and abs(slope) > T_OF_DRIFT * error:
-        yield f"e2e latency {DRIFTED}{change:+.0%} through the level: intervals are too narrow, measure longer"
+        yield f"e2e latency {DRIFTED}{change:+.0%} through the level: measure longer"
 
 
 CHECKS: tuple[Callable[[Columns, Measured], Iterable[str]], ...] = (

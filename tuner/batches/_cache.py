@@ -14,7 +14,7 @@ import numpy as np
 from tuner.batches._audit import audit
 from tuner.batches.batch import Reading
 from tuner.batches.other_tools import BatchReader, statuses
-from tuner.batches.result_file import Columns, Damage, measure, unread
+from tuner.batches.result_file import Columns, Damage, measure
 from tuner.core import files
 from tuner.core.metrics import LATENCIES
 from tuner.errors import PathError
@@ -145,7 +145,7 @@ class Cache(AbstractContextManager["Cache"]):
         try:
             before = statuses(path)
         except OSError as error:
-            return unread(path, error)
+            return Damage("unreadable", f"cannot read {path.name}: {error.strerror}")
         folder = self._of_folder(path.parent) if before[0].st_size >= WORTH_KEEPING else None
         kept = folder.find(path.name, before) if folder else None
         if kept:

@@ -241,10 +241,11 @@ def _with_outcome(batch: Batch) -> Batch:
     if not numbers.errors:
         lacking = numbers.completed is None
         reason = "the file does not say how many requests completed" if lacking else "the file holds no request"
-        return replace(batch, outcome="unreadable", reason=reason)
+        return replace(batch, outcome="incomplete", reason=reason)
     codes = ", ".join(f"{code} ×{count}" for code, count in numbers.error_codes.items())
     causes = f" ({codes})" if codes else ""
-    reason = f"all {numbers.errors} requests failed{causes}: {numbers.first_error}".removesuffix(": ")
+    which = "the only request" if numbers.errors == 1 else f"all {numbers.errors} requests"
+    reason = f"{which} failed{causes}: {numbers.first_error}".removesuffix(": ")
     return replace(batch, outcome="all_errors", reason=reason)
 
 

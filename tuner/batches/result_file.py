@@ -1,14 +1,12 @@
 """One result file → its numbers, computed from the single requests."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 
 from tuner.core.level import CONCURRENCY, KINDS
 from tuner.core.metrics import LATENCIES, LATENCY_COLUMNS, PERCENTILES, STATISTICS
-from tuner.core.text import one_line, server_words
+from tuner.core.text import server_words
 
 #: No level and no number of repeats is this large; the file that says so is damaged.
 MOST = 10**9
@@ -119,84 +117,6 @@ class Damage:
     outcome: str
     reason: str
     tool: str = ""  # which other tool wrote it, where one is known
-
-
-_decode = msgspec.json.Decoder(ResultFile).decode
-
-
-def unread(path: Path, error: OSError) -> Damage:
-    """What is wrong with a file that cannot be read at all."""
-    return Damage("unreadable", f"cannot read {path.name}: {error.strerror}")
-
-
-def parse(data: bytes, name: str) -> ResultFile | Damage:
-    """Read the genai-bench file that holds `data`, whatever that is; `name` is only for messages.
-
-    Returns:
-        The file's wanted keys; values of a wrong type are None and counted in `mended`. Or what is wrong with it.
-    """
-    try:
-        return _decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        if "truncated" in str(error):
-            return Damage("truncated", f"{name} ends in the middle ({len(data)} bytes)")
-        return _parse_leniently(data, name)
-
-
-def _parse_leniently(data: bytes, name: str) -> ResultFile | Damage:
-    """The slow way, for NaN, Infinity, wrong types and what is no batch at all."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        return Damage("unreadable", f"{name} is not valid JSON")
-    if not isinstance(value, dict) or not isinstance(value.get("aggregated_metrics"), dict):
-        return Damage("unreadable", f"{name} is JSON but no genai-bench batch (it has no aggregated_metrics)")
-    return mend(value)
-
-
-def mend(value: dict[str, Any]) -> ResultFile:
-    """Take from `value`, the JSON of a result file, what has the right type."""
-    losses: list[str] = []
-    aggregates = _mend_struct(Aggregates, value["aggregated_metrics"], losses)
-    entries = value.get("individual_request_metrics")
-    requests = _mend_requests(entries, losses) if isinstance(entries, list) else None
-    unit = value.get("_time_unit")
-    return ResultFile(aggregates, requests, None if unit is None else str(unit), len(losses))
-
-
-def _mend_requests(entries: list[Any], losses: list[str]) -> list[Request]:
-    """The requests among `entries`; what is no request is left out, so that it counts as no completed one."""
-    objects = [entry for entry in entries if isinstance(entry, dict)]
-    losses += ["request"] * (len(entries) - len(objects))
-    return [_mend_struct(Request, entry, losses) for entry in objects]
-
-
-def _mend_struct(kind: Any, value: dict[str, Any], losses: list[str]) -> Any:
-    fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
-    return kind(**{name: _mend(value[name], fields[name], name, losses) for name in fields.keys() & value.keys()})
-
-
-def _mend(value: Any, kind: Any, name: str, losses: list[str]) -> Any:
-    if name == "stats" and isinstance(value, dict):
-        return {key: _mend_numbers(entry, losses) for key, entry in value.items()}
-    if name == "error_code" and value and not isinstance(value, (int, str)):
-        return one_line(str(value))  # whatever it is, it says that the request failed
-    value = value.item() if hasattr(value, "item") else value  # numpy's numbers, from callers
-    if isinstance(value, str) and str in get_args(kind):
-        return value.encode("utf-8", "replace").decode()  # half a surrogate pair is valid JSON, but no text
-    if isinstance(value, str) or (isinstance(value, float) and not math.isfinite(value)):
-        losses.append(name)
-        return None
-    try:
-        return msgspec.convert(value, kind)
-    except (msgspec.MsgspecError, OverflowError):
-        losses.append(name)
-        return None
-
-
-def _mend_numbers(value: Any, losses: list[str]) -> dict[str, float | None]:
-    entries = value.items() if isinstance(value, dict) else ()
-    return {str(key): _mend(number, float | None, str(key), losses) for key, number in entries}
 
 
 Floats = NDArray[np.float64]

@@ -5,7 +5,8 @@ import math
 import msgspec
 import numpy as np
 
-from tuner.batches.result_file import Aggregates, Damage, Request, ResultFile, Window, parse
+from tuner.batches.parsing import parse
+from tuner.batches.result_file import Aggregates, Damage, Request, ResultFile, Window
 from tuner.core.files import is_changed
 from tuner.core.level import CONCURRENCY, RATE
 from tuner.core.request_log import (
@@ -19,6 +20,7 @@ from tuner.core.request_log import (
     is_request_log,
 )
 from tuner.core.request_log import parse as parse_log
+from tuner.core.text import plural
 
 CHANGED = "the file is damaged, or was changed after it was written: its checksum is another"
 #: Seconds by which a request can be late before that is told.
@@ -77,7 +79,6 @@ def _logged_request(request: SentRequest, level: LevelRecord) -> LoggedRequest:
     logged.e2e_latency = request.end - request.scheduled
     logged.ttft = None if first is None else first - request.scheduled
     logged.ttfa = None if answer is None else answer - request.scheduled
-    logged.tpot = (request.end - first) / (outputs - 1) if first is not None and outputs and outputs > 1 else None
     logged.num_input_tokens, logged.num_output_tokens = request.prompt_tokens, outputs
     none = 0.0 if outputs == 1 else None  # as TPOT of a single token
     logged.itl_p50, logged.itl = request.gaps.get("p50", none), request.gaps.get("p99", none)
@@ -138,20 +139,20 @@ def _notes(level: LevelRecord, requests: list[SentRequest]) -> list[str]:
     sent = [request for request in requests if not is_steady or level.spans(request.scheduled)]
     flying = is_steady * sum(request.status == IN_FLIGHT for request in sent)
     unsent = sum(request.status == NEVER_SENT for request in sent)
-    failed = "" if level.rate is None else ": they count as failed"
+    failed = "" if level.rate is None else ": counted as failed"
     delays = [lag for lag in _lags(level, requests)[1] if lag > _LATE]
-    full = f"{level.max_in_flight} requests were in flight (max_in_flight)"
+    full = f"max_in_flight ({level.max_in_flight}) was reached"
     unstreamed = sum(not request.streamed for request in sent if request.status == COMPLETED)
     wrong = sum(request.wrong_usage for request in sent)
     estimated = sum(request.estimated for request in sent if request.status == COMPLETED)
     notes = {
         level.note: len(level.note),
-        f"{flying} requests that were sent in the window had not ended when the level did{failed}": flying,
-        f"{unsent} requests were never sent, since {full}{failed}": unsent,
-        f"{len(delays)} requests waited in the client, up to {max(delays, default=0):.3g} s, as their latency "
+        f"{plural(flying, 'request')} sent in the window had not ended when the level did{failed}": flying,
+        f"{plural(unsent, 'request')} never sent, since {full}{failed}": unsent,
+        f"{plural(len(delays), 'request')} waited in the client, up to {max(delays, default=0):.3g} s, as the latency "
         f"tells, since {full}": len(delays),
-        f"{unstreamed} answers were not streamed, so that their TTFT and TPOT are unknown": unstreamed,
-        f"{wrong} answers had a usage that can be no count of tokens, which is not believed": wrong,
-        f"the output tokens of {estimated} requests are the tokenizer's count: the server sent no usage": estimated,
+        f"{plural(unstreamed, 'answer')} not streamed, so without TTFT and TPOT": unstreamed,
+        f"{plural(wrong, 'answer')} with a usage that can be no count of tokens, which is not believed": wrong,
+        f"the output tokens of {plural(estimated, 'request')} are the tokenizer's count: no usage was sent": estimated,
     }
     return [note for note, count in notes.items() if count]

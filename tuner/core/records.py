@@ -31,6 +31,7 @@ OUTCOMES = (
     "all_errors",
     "truncated",
     "unreadable",
+    "incomplete",
     "missing",
     "skipped",
     "interrupted",

@@ -19,18 +19,20 @@ _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _TAG = re.compile(r"<(script|style).*?</\1>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.DOTALL | re.IGNORECASE)
-#: Percent beyond which a change says no more than that nobody knows.
-_FAR = 1000
+#: Percent from which a change says more as a factor, and the factor beyond which it says that nobody knows.
+_FAR, _FARTHEST = 1000, 10_000
 
 
 def percent(share: float) -> str:
-    """A share without a sign, four digits at most: `5 %`, `99.95 %`."""
-    return f"{share * 100:.4g} %"
+    """A share without a sign, four digits at most: `5 %`, `99.95 %`, `390 times`."""
+    return f"{share * 100:.4g} %" if share * 100 < _FAR else _times(share)
 
 
 def change(share: float, unit: str = "") -> str:
-    """A relative change, `−42.3 %`; of a metric whose unit is a share in percentage points, `+87.4 pp`."""
-    return UNKNOWN if _is_missing(share) else f"{_signed(share, 100)} {_points(unit)}"
+    """A relative change, `−42.3 %` or `391 times`; of a metric whose unit is a share, `+87.4 pp`."""
+    if _is_missing(share):
+        return UNKNOWN
+    return f"{_signed(share, 100)} {_points(unit)}" if share * 100 <= _FAR else _times(1 + share)
 
 
 def interval(low: float, high: float, unit: str = "") -> str:
@@ -48,9 +50,12 @@ def value(number: float, unit: str) -> str:
 
 
 def plural(count: int, word: str) -> str:
-    """`1 trial`, `2 trials`, `3 batches`."""
-    ending = "es" if word.endswith(("s", "ch", "x")) else "s"
-    return f"{count} {word}{'' if count == 1 else ending}"
+    """`1 trial`, `2 trials`, `3 batches`, `4 latencies`."""
+    if count == 1:
+        return f"1 {word}"
+    if word.endswith("y") and word[-2] not in "aeiou":
+        return f"{count} {word[:-1]}ies"
+    return f"{count} {word}{'es' if word.endswith(('s', 'ch', 'x')) else 's'}"
 
 
 def shorten(text: str, width: int) -> str:
@@ -107,6 +112,16 @@ def _is_missing(number: Any) -> bool:
 
 def _points(unit: str) -> str:
     return "pp" if unit == SHARE else "%"
+
+
+def _times(factor: float) -> str:
+    return (
+        f"{factor:.3g} times"
+        if factor < _FAR
+        else f"{factor:.0f} times"
+        if factor < _FARTHEST
+        else f"over {_FARTHEST} times"
+    )
 
 
 def _signed(share: float, whole_from: float) -> str:

@@ -18,7 +18,7 @@ from tuner.judging.estimates import BETTER, SAME, UNKNOWN, WORSE
 _LOOKS = {
     WORSE: (look.Look("worse", "x", "#D55E00"), 3.5),
     BETTER: (look.Look("better", "diamond", "#0072B2"), 3.5),
-    SAME: (look.Look("no difference shown", "circle-open", "#666666"), 1.25),
+    SAME: (look.Look("no difference found", "circle-open", "#666666"), 1.25),
     UNKNOWN: (look.Look("unknown", "square-x-open", "#666666"), 1.25),
 }
 _ROW = 20  # pixels a line
@@ -108,6 +108,6 @@ def _hover(row: dict[Any, Any]) -> str:
         f"<b>{escape(column_name(row['metric']))}</b>, {level}, {escape(row['scenario'])}",
         f"<b>{escape(comparison_text.cell(row))}</b>",
         escape(" → ".join(text.value(row[side], row["unit"]) for side in ("baseline", "candidate"))),
-        f"between {between}" if between else "",
+        comparison_text.hidden(row) or (f"between {between}" if between else ""),
         look.wrapped(row["note"]) if isinstance(row["note"], str) else "",
     )

@@ -197,7 +197,7 @@ def _why_unknown(metric: str, sides: tuple[Estimate, Estimate]) -> str:
     needed = requests_needed(share) if share else 0
     fewest = min(side.requests // len(side.values) for side in sides)
     if fewest < needed:
-        return f"{split(metric)[1]} needs {needed} completed requests a run, there are {fewest}"
+        return f"{split(metric)[1]} needs {needed} completed requests a run; the smallest has {fewest}"
     if needed and any(side.is_lacking for side in sides):
         return "requests in flight together tell little more than one, so that they are too few"
     is_relative = metric_of(metric).unit != SHARE and metric != MAXIMUM

@@ -7,7 +7,7 @@ import pandas as pd
 
 from tuner.core import text
 from tuner.core.level import COLUMNS, Level, level_of, level_title
-from tuner.core.metrics import column_name
+from tuner.core.metrics import SHARE, column_name
 from tuner.judging.estimates import BETTER, REQUESTS, SAME, UNKNOWN, WORSE
 
 if TYPE_CHECKING:
@@ -69,7 +69,18 @@ def _rest(differences: pd.DataFrame, any_shown: bool, tolerance: float, confiden
         return f"One run a side: not judged; {_REPEAT}"
     start = "No further difference" if any_shown else "No difference"
     sure = f"at {text.percent(confidence)} over all of them"
-    return f"{start}{beyond} was shown in {same} of {len(differences)} comparisons, {sure}"
+    return f"{start}{beyond} was found in {same} of {len(differences)} comparisons, {sure}{_most_hidden(differences)}"
+
+
+def _most_hidden(differences: pd.DataFrame) -> str:
+    """The largest change that rows in which no difference was found could hide."""
+    rows = telling_rows(differences[differences["verdict"] == SAME]).dropna(subset=["low", "high"])
+    if rows.empty:
+        return ""
+    relative = rows[rows["unit"] != SHARE]
+    widest = relative if len(relative) else rows
+    row = widest.loc[widest[["low", "high"]].abs().max(axis=1).idxmax()].to_dict()
+    return f"; {hidden(row)}, in {column_name(row['metric'])} {_where(row)}".rstrip()
 
 
 def _sensitivity(comparison: "Comparison") -> Iterator[str]:
@@ -109,8 +120,11 @@ def _limits(differences: pd.DataFrame, unmatched: pd.DataFrame) -> Iterator[str]
 MARKS = {WORSE: "✗ worse", BETTER: "✓ better", SAME: "≈", UNKNOWN: "?"}
 LEGEND = (
     "✗ worse, ✓ better: a difference beyond the tolerance that chance does not explain. "
-    "≈: none was shown, and the range says where it may lie. ?: cannot be judged, as of one run a side."
+    "≈: no difference found, and the range says how large a one could be hidden. "
+    "?: cannot be judged, as of one run a side."
 )
+#: what is said with the marks where there is room
+_SAID = {SAME: "≈ no difference found", UNKNOWN: "? not judged"}
 #: the metrics that a line has room for; another one joins them where it differs for sure
 TELLING = (
     *("max_throughput", "output_throughput", "ttft_p50", "ttft_p90", "tpot_p50", "e2e_latency_p50", "e2e_latency_p90"),
@@ -175,7 +189,7 @@ def details(comparison: "Comparison") -> pd.DataFrame:
 def _detail(row: dict[Any, Any]) -> list[str]:
     sides = [text.value(row[side], row["unit"]) for side in ("baseline", "candidate")]
     where = [row["scenario"], level(row), column_name(row["metric"])]
-    return [row["verdict"], *where, change(row), between(row), *sides, _evidence(row)]
+    return [_SAID.get(row["verdict"], MARKS[row["verdict"]]), *where, change(row), between(row), *sides, _evidence(row)]
 
 
 def _evidence(row: dict[Any, Any]) -> str:
@@ -183,7 +197,7 @@ def _evidence(row: dict[Any, Any]) -> str:
     over = row["over"] if isinstance(row["over"], str) else ""
     counts = [row[f"{side}_{over}"] for side in ("baseline", "candidate")] if over else []
     basis = f"{counts[0]} and {counts[1]} {over}" if counts and not any(map(pd.isna, counts)) else over
-    return "; ".join(filter(None, [basis, row["note"] if isinstance(row["note"], str) else ""]))
+    return "; ".join(filter(None, [basis, hidden(row), row["note"] if isinstance(row["note"], str) else ""]))
 
 
 def unmatched(comparison: "Comparison") -> pd.DataFrame:
@@ -197,8 +211,18 @@ def unmatched(comparison: "Comparison") -> pd.DataFrame:
 
 def cell(row: dict[Any, Any]) -> str:
     """The verdict, then the size: of a difference that is none for sure, how large it may be."""
-    size = {UNKNOWN: change_with_interval(row) if between(row) else "", SAME: between(row) or change(row)}
+    known = "" if pd.isna(row["change"]) else change_with_interval(row)
+    size = {UNKNOWN: known, SAME: between(row) or change(row)}
     return f"{MARKS[row['verdict']]} {size.get(row['verdict'], change(row))}".strip()
+
+
+def hidden(row: dict[Any, Any]) -> str:
+    """What no difference found leaves open; empty for other verdicts, and where nobody knows."""
+    if row["verdict"] != SAME or not between(row):
+        return ""
+    most = max(abs(row["low"]), abs(row["high"]))
+    size = f"{100 * most:.2g} pp" if row["unit"] == SHARE else text.percent(float(f"{most:.2g}"))
+    return f"a change of up to {size} could be hidden"
 
 
 def verdict_of(content: str) -> str:

@@ -15,8 +15,9 @@ from tuner.batches.result_file import Floats
 from tuner.core.level import Level, level_of, levels_in
 from tuner.core.metrics import SHARE, metric_of
 from tuner.core.records import COMPLETED
-from tuner.judging.intervals import CONFIDENCE, correlated, in_flight, of_requests, student, student_above
+from tuner.judging.intervals import CONFIDENCE, of_requests, student, student_above
 from tuner.judging.levels import BRACKETED, bracket, levels_of, without_superseded
+from tuner.judging.memory import reach_and_worth, student
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import COMPLIANT, latency_limits, met
 
@@ -194,11 +195,6 @@ class CompletedBatch:
         return " ".join(str(self.row.get(part)) for part in RUN)
 
     @property
-    def in_flight(self) -> int:
-        """How many requests were in flight."""
-        return in_flight(self.row)
-
-    @property
     def readable(self) -> Reading | None:
         """Its single requests; None where they are gone, or the file never held any."""
         return self.reading if self.reading and self.reading.recomputed else None
@@ -212,7 +208,7 @@ class CompletedBatch:
     def bounds(self, column: str) -> tuple[float, float]:
         """The interval of a number over the requests: the one that the batch has where they are gone."""
         if self.readable is not None:
-            return of_requests(self.readable, self.in_flight, column)
+            return of_requests(self.readable, column)
         known = self.row.get("interval_over") == REQUESTS and f"{column}_low" in self.row
         return (self.row[f"{column}_low"], self.row[f"{column}_high"]) if known else (math.nan, math.nan)
 
@@ -230,7 +226,8 @@ class CompletedBatch:
         variance = share * (1 - share) / (requests + 2)
         if metric != "attainment" or self.readable is None:
             return variance
-        return variance * correlated(met(self.readable, limits).astype(np.float64), self.in_flight)
+        met_by = met(self.readable, limits).astype(np.float64)
+        return variance * len(met_by) / reach_and_worth(met_by, CONFIDENCE)[1] if len(met_by) > 1 else variance
 
 
 class Levels:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from tuner.batches.batch import COUNTS
-from tuner.core.level import COLUMNS, levels_in
+from tuner.core.level import COLUMNS, Level, by_level, level_of, levels_in
 from tuner.core.metrics import metric_of
 from tuner.judging.intervals import intervals
 from tuner.judging.slo import SLO
@@ -105,6 +105,21 @@ def too_much(levels: pd.DataFrame) -> "pd.Series[Any]":
     """Which levels of one curve bound the compliant ones from above; too little is what they need at least."""
     too_little = needs_more_load(levels) & (levels_in(levels) < compliant_levels(levels).min())
     return pd.Series(fails_slo(levels) & ~too_little)
+
+
+#: By how much the throughput of a level may differ from run to run, where no interval says more.
+NOISE = 0.05
+
+
+def past_peak(curve: pd.DataFrame) -> Level | None:
+    """The compliant level with the most throughput where the highest one has less by more than noise."""
+    levels = by_level(curve[curve["verdict"].isin(COMPLIANT) & curve["output_throughput"].notna()])
+    if levels.empty:
+        return None
+    last, best = levels.iloc[-1], levels.iloc[int(levels["output_throughput"].argmax())]
+    high = np.fmax(last["output_throughput"] * (1 + NOISE), last.get("output_throughput_high", np.nan))
+    low = np.fmin(best["output_throughput"], best.get("output_throughput_low", np.nan))
+    return level_of(best) if high < low else None
 
 
 def bracket(levels: pd.DataFrame) -> str:

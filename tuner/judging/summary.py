@@ -37,6 +37,7 @@ from tuner.judging.levels import (
     held_levels,
     levels_of,
     needs_more_load,
+    past_peak,
     too_much,
     without_superseded,
 )
@@ -343,7 +344,7 @@ def _limit(curve: pd.DataFrame) -> str:
     """How far the measured levels confine those that comply: from above, and where a limit asks for load from below."""
     level, fails, (lowest, highest) = levels_in(curve), too_much(curve), compliant_levels(curve).agg(["min", "max"])
     if pd.isna(highest):
-        return "No concurrency was held where the SLO is met, so that the limit is none of concurrency."
+        return "The batches that meet the SLO held no concurrency, so the highest that meets it is not known."
     low, high = (level_from(end, kind_of(level_of(curve.iloc[0]))) for end in (lowest, highest))
     most = level_title(high)
     amid, above = _named(curve[fails & (level < highest)]), _named(curve[fails & (level > highest)])
@@ -356,6 +357,8 @@ def _limit(curve: pd.DataFrame) -> str:
     if unknown := ", ".join(_named(curve[level > highest], "")):
         return f"{most.capitalize()} still meets the SLO, and nobody knows of {unknown}: measure again.{least}"
     there = f"{most.capitalize()}, the highest that was measured, still meets the SLO"
+    if peak := past_peak(curve):
+        return f"{there}, and its throughput is below that at {level_title(peak)}: higher ones promise no more.{least}"
     return f"{there}: measure higher ones for the limit.{least}"
 
 
@@ -372,7 +375,7 @@ def _compliance_text(summary: Summary, slo: SLO | None) -> str:
 
 def _evidence(best: "pd.Series[Any]") -> str:
     doubt = f" – {best['evidence_reason']}" if best["evidence_reason"] else ""
-    return f"The evidence is {best['evidence']}: {best['completed']} completed requests{doubt}."
+    return f"The evidence is {best['evidence']}: {plural(best['completed'], 'completed request')}{doubt}."
 
 
 def _intervals(best: "pd.Series[Any]", slo: SLO | None) -> list[str]:
@@ -386,10 +389,10 @@ def _intervals(best: "pd.Series[Any]", slo: SLO | None) -> list[str]:
 
 def _interval(best: "pd.Series[Any]", column: str) -> str:
     low, high = (best.get(f"{column}_{side}", math.nan) for side in ("low", "high"))
-    if pd.isna(low) or pd.isna(high):
+    if not best.get("interval_over") or pd.isna(best[column]):
         return ""
-    value = f"{_short(best[column])}{metric_of(column).suffix}"
-    return f"{column_name(column)} {value} ({_short(low)} to {_short(high)})"
+    between = f"{_short(low)} to {_short(high)}" if pd.notna(low) else "interval not known: the level is too short"
+    return f"{column_name(column)} {_short(best[column])}{metric_of(column).suffix} ({between})"
 
 
 def _short(value: float) -> str:

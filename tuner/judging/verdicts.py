@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tuner.batches import result_file
 from tuner.batches.batch import Reading
 from tuner.batches.load import readings_of
+from tuner.batches.parsing import mend
 from tuner.batches.result_file import Columns, Floats, measure
 from tuner.core.metrics import PERCENTILES, requests_needed
 from tuner.core.records import COMPLETED
@@ -45,7 +45,7 @@ def judge(batches: pd.DataFrame, slo: SLO | Mapping[str, Any]) -> pd.DataFrame:
         A copy with `verdict` (pass, soft, fail, unknown), `violations` (a list of dicts: metric, threshold, actual,
         violation_ratio, type), `verdict_reason`, `penalty` (0 where nothing is violated, NaN where unknown),
         `evidence` (strong, weak; weak where requests are too few, a value lies nearer to its threshold than the load
-        generator's own share of it, or its interval on both sides of it), `evidence_reason` (why it is weak),
+        generator's own share of it, or its interval on both sides or unknown), `evidence_reason` (why it is weak),
         `attainment` (the share of all requests, failed ones included, that met every latency threshold; NaN where the
         file is gone or has no requests) and `goodput` (such requests/s). A batch in which every request failed violates
         the error rate; one that ended otherwise, or that was run again later, is unknown. The intervals are those of
@@ -87,7 +87,7 @@ def check_batch_slo_compliance(
     """
     if slo_config is None:
         return True, {}
-    file = result_file.mend(_as_file(batch_metrics))
+    file = mend(_as_file(batch_metrics))
     numbers = measure(Columns(file))
     row = {name: getattr(numbers, name, None) for name in ("completed", *SECTIONS.values())}
     judgement = _Judgement(pd.DataFrame([row | numbers.latencies]), SLO.parse(slo_config))
@@ -266,8 +266,8 @@ class _Finding:
         if self.missing[row]:
             return f"{name} is not known"
         if self.unknown[row]:
-            there = "nobody knows how many" if np.isnan(self.completed[row]) else f"{self.completed[row]:.0f}"
-            return f"{name} needs {self.needed} completed requests, there are {there}"
+            there = "an unknown number" if np.isnan(self.completed[row]) else f"{self.completed[row]:.0f}"
+            return f"{name} needs {self.needed} completed requests, and {there} completed"
         if not self.violated[row]:
             return ""
         against = f"{self.actual[row]:.4g}{self.constraint.unit} {'<' if self.constraint.sign < 0 else '>'} {limit}"
@@ -289,6 +289,9 @@ class _Finding:
                 between = f"{self.actual[row]:.3g}{unit} {lies} between {low[row]:.3g} and {high[row]:.3g}{unit}"
                 sides = f"on both sides of the {limit} {turn:.4g}{unit}"
                 yield row, f"{label} {between} at {percent(confidence)}, {sides}"
+        of_requests = bounds["interval_over"].ne("").to_numpy() if "interval_over" in bounds else False
+        for row in map(int, np.flatnonzero(np.isnan(low) & ~np.isnan(self.actual) & of_requests)):
+            yield row, f"how far {label} may be off is not known: {TOO_SHORT}; measure longer"
 
 
 def goodput(attainment: Floats, requests: Floats, duration: Floats) -> Floats:
@@ -320,6 +323,7 @@ def _attainment(reading: Reading | None, limits: Mapping[str, float]) -> float:
 
 #: Why evidence is weak: there are too few requests, or the verdict may be the load generator's own doing.
 TOO_FEW = "too few for what the SLO limits; measure longer"
+TOO_SHORT = "the level is too short for how slowly it varies"
 TOO_NEAR = "the verdict turns on less than the load generator's own share of the latency"
 
 

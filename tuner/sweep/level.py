@@ -22,7 +22,7 @@ from tuner.core.records import COMPLETED, RUNNING, Sidecar, TrialFacts
 from tuner.core.request_log import REQUESTS_FILE, WHOLE, WORKLOAD_FILE
 from tuner.core.run_directory import Trial, part_of
 from tuner.core.secrets import redact_bytes
-from tuner.core.text import one_line
+from tuner.core.text import one_line, shorten
 from tuner.core.timestamps import now, to_text
 from tuner.errors import PathError, ServerFailed
 from tuner.judging.levels import levels_of
@@ -39,10 +39,20 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_REASON = 300
 ALL_ERRORS = "all_errors"
-#: a field of our requests that a server need not know, in words by which it refuses one
-_REFUSED_FIELD = re.compile(
-    r"(?i)(?=.*\b(?:un(?:supported|recognized|known|expected)|not (?:supported|permitted|allowed)|extra)\b)"
-    r".*?\b(max_tokens|stream_options|temperature)\b"
+#: what helps where every request failed, by what the server said or its status; first of all what leaves out a field of
+#: our requests that a server need not know
+_REMEDIES = (
+    (
+        r"(?=.*\b(?:un(?:supported|recognized|known|expected)|not (?:supported|permitted|allowed)|extra)\b)"
+        r".*?\b(max_tokens|stream_options|temperature)\b",
+        "request_parameters: {{{0}: null}} leaves it out",
+    ),
+    (r"chat.?template", "give the server a chat template, or a model that has one"),
+    (r"context.?length|context.?window|too long|\(413 ", "ask for fewer tokens in scenarios, or for less of prompts"),
+    (r"\(40[13] ", "name the variable that holds the right key in api_key_env"),
+    (r"\(404 ", "see whether the server knows model, and whether base_url is right"),
+    (r"\(429 ", "the server takes no more: try lower levels, or raise its limit"),
+    (r"\(5\d\d ", "the server's own log may say more"),
 )
 _MORE_TIME = "give a level more with max_seconds, or with extend_to"
 _TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", re.MULTILINE)
@@ -184,9 +194,10 @@ def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interr
 
 
 def _with_remedy(words: str) -> str:
-    """A server's words, and the setting that leaves out what it refuses of a request's fields."""
-    refused = _REFUSED_FIELD.search(words)
-    return f"{words}; request_parameters: {{{refused[1]}: null}} leaves it out" if refused else words
+    """A server's words, and what helps."""
+    found = ((re.search(said, words, re.IGNORECASE), remedy) for said, remedy in _REMEDIES)
+    helps = next((remedy.format(*match.groups()) for match, remedy in found if match), "")
+    return f"{shorten(words, _LONGEST_REASON - len(helps) - 2)}; {helps}" if helps else words
 
 
 def _client_error(part: Path) -> str:

@@ -10,6 +10,7 @@ from tuner.batches.other_tools.values import at, count, entries, number, text
 from tuner.batches.result_file import Damage, Origin, Request, Scalar
 from tuner.core.files import RESULTS, read_bytes
 from tuner.core.level import Level
+from tuner.core.text import plural
 from tuner.errors import PathError
 
 TOOL = "AIPerf"
@@ -101,12 +102,10 @@ def _batch(summary: Any, every: list[Any]) -> values.ToolBatch:
         model=config.model,
         started_at=values.instant(first) or text(summary, "start_time"),
         finished_at=values.instant(last) or text(summary, "end_time"),
-        notes=[f"written by {TOOL} {version}".rstrip() + f": {SAME}", config.note, recounted, _incomplete(summary)]
-        + (
-            [f"{cancelled} requests that {TOOL} cancelled count neither as completed nor as failed"]
-            if cancelled
-            else []
-        ),
+        notes=[
+            *(f"written by {TOOL} {version}".rstrip() + f": {SAME}", config.note, recounted, _incomplete(summary)),
+            f"{plural(cancelled, 'request')} cancelled by {TOOL}: neither completed nor failed" if cancelled else "",
+        ],
         settings=config.settings,
     )
     return values.ToolBatch(

@@ -11,6 +11,7 @@ from tuner.batches.other_tools import values
 from tuner.batches.other_tools.values import at, count, entries, number, text
 from tuner.batches.result_file import Damage, Origin, Request, Scalar
 from tuner.core.level import Level
+from tuner.core.text import plural
 
 TOOL = "GuideLLM"
 #: Its names of our latencies, and how many of its unit are a second.
@@ -84,7 +85,7 @@ def _benchmark(benchmark: Any, data: Any, version: str, model: str) -> values.To
         f"written by {TOOL} {version}: {RECOMPUTED if requests else CLAIMED}; {THROUGHPUT}",
         rate,
         edges,
-        f"{len(cut)} requests were cut off at the end and count neither as completed nor as failed" if cut else "",
+        f"{plural(len(cut), 'request')} cut off at the end: neither completed nor failed" if cut else "",
         f"the file keeps only {len(inside)} of its requests" if inside and not requests else "",
     ]
     return values.ToolBatch(

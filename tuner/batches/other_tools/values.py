@@ -129,11 +129,8 @@ def lengths(inputs: Spread, outputs: Spread) -> dict[str, float | None]:
 
 
 def completion(ttft: float | None, latency: float | None, inputs: float | None, outputs: float | None) -> Request:
-    """A request that completed; TPOT = (latency − TTFT) / (output tokens − 1), None for less than two tokens."""
-    tpot = None
-    if ttft is not None and latency is not None and outputs is not None and outputs > 1:
-        tpot = (latency - ttft) / (outputs - 1)
-    return Request(ttft, tpot, latency, inputs, outputs)
+    """A request that completed; its TPOT follows from these."""
+    return Request(ttft, None, latency, inputs, outputs)
 
 
 def failure(message: Any, code: Any = None) -> Request:

@@ -1,0 +1,82 @@
+"""The bytes of one result file, or a dict of its form → what of it has the right type."""
+
+import json
+import math
+from typing import Any, get_args
+
+import msgspec
+
+from tuner.batches.result_file import Aggregates, Damage, Request, ResultFile
+from tuner.core.text import one_line
+
+_decode = msgspec.json.Decoder(ResultFile).decode
+
+
+def parse(data: bytes, name: str) -> ResultFile | Damage:
+    """Read the genai-bench file that holds `data`, whatever that is; `name` is only for messages.
+
+    Returns:
+        The file's wanted keys; values of a wrong type are None and counted in `mended`. Or what is wrong with it.
+    """
+    try:
+        return _decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        if "truncated" in str(error):
+            return Damage("truncated", f"{name} ends in the middle ({len(data)} bytes)")
+        return _parse_leniently(data, name)
+
+
+def _parse_leniently(data: bytes, name: str) -> ResultFile | Damage:
+    """The slow way, for NaN, Infinity, wrong types and what is no batch at all."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return Damage("unreadable", f"{name} is not valid JSON")
+    if not isinstance(value, dict) or not isinstance(value.get("aggregated_metrics"), dict):
+        return Damage("unreadable", f"{name} is JSON but no genai-bench batch (it has no aggregated_metrics)")
+    return mend(value)
+
+
+def mend(value: dict[str, Any]) -> ResultFile:
+    """Take from `value`, the JSON of a result file, what has the right type."""
+    losses: list[str] = []
+    aggregates = _mend_struct(Aggregates, value["aggregated_metrics"], losses)
+    entries = value.get("individual_request_metrics")
+    requests = _mend_requests(entries, losses) if isinstance(entries, list) else None
+    unit = value.get("_time_unit")
+    return ResultFile(aggregates, requests, None if unit is None else str(unit), len(losses))
+
+
+def _mend_requests(entries: list[Any], losses: list[str]) -> list[Request]:
+    """The requests among `entries`; what is no request is left out, so that it counts as no completed one."""
+    objects = [entry for entry in entries if isinstance(entry, dict)]
+    losses += ["request"] * (len(entries) - len(objects))
+    return [_mend_struct(Request, entry, losses) for entry in objects]
+
+
+def _mend_struct(kind: Any, value: dict[str, Any], losses: list[str]) -> Any:
+    fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    return kind(**{name: _mend(value[name], fields[name], name, losses) for name in fields.keys() & value.keys()})
+
+
+def _mend(value: Any, kind: Any, name: str, losses: list[str]) -> Any:
+    if name == "stats" and isinstance(value, dict):
+        return {key: _mend_numbers(entry, losses) for key, entry in value.items()}
+    if name == "error_code" and value and not isinstance(value, (int, str)):
+        return one_line(str(value))  # whatever it is, it says that the request failed
+    value = value.item() if hasattr(value, "item") else value  # numpy's numbers, from callers
+    if isinstance(value, str) and str in get_args(kind):
+        return value.encode("utf-8", "replace").decode()  # half a surrogate pair is valid JSON, but no text
+    if isinstance(value, str) or (isinstance(value, float) and not math.isfinite(value)):
+        losses.append(name)
+        return None
+    try:
+        return msgspec.convert(value, kind)
+    except (msgspec.MsgspecError, OverflowError):
+        losses.append(name)
+        return None
+
+
+def _mend_numbers(value: Any, losses: list[str]) -> dict[str, float | None]:
+    entries = value.items() if isinstance(value, dict) else ()
+    return {str(key): _mend(number, float | None, str(key), losses) for key, number in entries}
