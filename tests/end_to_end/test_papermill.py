@@ -72,7 +72,7 @@ def test_compare_refuses_what_is_wrong_in_one_line(parameters, said, tmp_path):
 def test_by_hand_by_papermill_and_by_command_line_the_table_is_the_same(tmp_path):
     from tuner.judging.summary import table
     from tuner.notebook.views import ResultsView
-    from tuner.report.page import table_html
+    from tuner.report.static import table_html
 
     folder = result_files.plain_folder(tmp_path / "run", [1, 2, 4])
     expected = table_html(table(read_results(folder).judged))

@@ -36,13 +36,13 @@ _OFFERS = {
 }
 #: fields of their own kind: name, value and meaning in, field out
 _FIELDS: Mapping[str, Callable[[str, Any, str], Field]] = {
-    "engine": lambda name, value, meaning: fields.choice_field(name, value, meaning, engines.names()),
+    "engine": lambda name, value, _: fields.choice_field(name, value, "", engines.names()),
     "parameters": ParametersField,
     "gpus": GPUsField,
     "space": SpaceField,
-    "constraints": fields.area_field,
+    "constraints": partial(fields.text_field, rows=5),
     "slo": SLOField,
-    **{name: partial(fields.offered_field, offers=offers) for name, offers in _OFFERS.items()},
+    **{name: partial(fields.text_field, options=offers) for name, offers in _OFFERS.items()},
 }
 #: what is left out where the first is filled in, since it stands there by itself
 _INSTEAD = {"rates": "levels", "prompts": "scenarios"}
@@ -134,7 +134,9 @@ class Form(Generic[Spec]):
         if len(choices) > 1:
             none = "" if get_origin(about.annotation) is Literal else "default"
             return fields.choice_field(name, value, meaning, choices, none)
-        return (fields.tick_field if about.annotation is bool else fields.text_field)(name, value, meaning)
+        if about.annotation is bool:
+            return Field(widgets.Checkbox(value=bool(value), **fields.labelled(name)), meaning)
+        return fields.text_field(name, value, meaning)
 
     def _card(self, title: str, names: Sequence[str]) -> widgets.Widget:
         head = widgets.HTML(f"<h4>{title}</h4>")

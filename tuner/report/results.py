@@ -29,6 +29,8 @@ from tuner.report.run_facts import RunFacts, read_run_facts
 
 #: from so many times on there is a trend
 _HISTORY = 3
+#: outcomes that a level of a run which goes on has until it ends
+_NOT_ENDED = ("missing", "interrupted")
 #: what a reader can limit with a slider where the SLO does not
 _SUGGESTED = tuple(Constraint(metric, "p90", 1.0) for metric in ("ttft", "tpot", "e2e_latency"))
 
@@ -116,6 +118,11 @@ class Results:
         return table(self.judged)
 
     @property
+    def shown_table(self) -> pd.DataFrame:
+        """Of a search one row a trial, else one row a batch; for people."""
+        return self.searched.table if self.searched else self.table
+
+    @property
     def sliders(self) -> list[tuple[Constraint, float | None]]:
         """What a reader can limit, each with its threshold; None where the SLO has no such limit."""
         limits = self.slo.constraints if self.slo else ()
@@ -142,6 +149,10 @@ class Results:
         if rates.all() or not rates.any():
             return self._figures_of_one_kind()
         return [figure for kind in (~rates, rates) for figure in self._only(kind)._figures_of_one_kind()]
+
+    def ended_levels(self) -> "Results":
+        """Without the levels that a run which goes on has still to measure; of tiers, the first."""
+        return replace(self._only(~self.judged["outcome"].isin(_NOT_ENDED)), tiers=None)
 
     def _only(self, chosen: "pd.Series[bool]") -> "Results":
         """These batches alone, each in the place that it has among all."""
