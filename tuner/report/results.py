@@ -88,11 +88,11 @@ class Results:
 
     def _search_figures(self, searched: Searched) -> list[Any]:
         """How the search went, and then the curves of the baseline and of the winner alone: twenty are unreadable."""
-        shares, why_not = importances(searched.trials, maximize=searched.goal.maximize)
+        shares = importances(searched.trials, maximize=searched.goal.maximize)
         shown = [
             figures.best_so_far(searched.trials, searched.goal),
             figures.parallel_coordinates(searched.trials, searched.goal),
-            figures.importance(shares, why_not),
+            *([figures.importance(shares)] if shares else []),
         ]
         if len(searched.goals) > 1:
             shown.insert(1, figures.pareto_front(searched.trials, (searched.goals[0], searched.goals[1])))
