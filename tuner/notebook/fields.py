@@ -39,7 +39,7 @@ class Field:
 
     def __init__(self, entry: widgets.Widget, meaning: str = "", inputs: Sequence[widgets.Widget] = ()) -> None:
         self._entry, self._meaning, self._note = entry, meaning, widgets.HTML()
-        self._listeners: list[Callable[[], None]] = []
+        self.changed: Callable[[], None] = lambda: None  # called after each change
         self._note.add_class("tuner-note")
         self.widget = widgets.VBox([entry, self._note])
         self.widget.add_class("tuner-field")
@@ -50,10 +50,6 @@ class Field:
     def value(self) -> Any:
         """What is filled in, as the spec takes it; empty for nothing."""
         return self._entry.value
-
-    def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after each change."""
-        self._listeners.append(listener)
 
     def show_problem(self, problem: str) -> None:
         """Say what is wrong; empty for nothing."""
@@ -66,8 +62,7 @@ class Field:
             one.observe(lambda _: self._changed(), "value")
 
     def _changed(self) -> None:
-        for listener in self._listeners:
-            listener()
+        self.changed()
 
 
 def text_field(name: str, value: Any, meaning: str, **more: Any) -> Field:

@@ -53,23 +53,17 @@ class Form(Generic[Spec]):
 
     def __init__(self, kind: type[Spec], initial: Mapping[str, Any]) -> None:
         self._kind, self._initial = kind, dict(initial)
-        self._listeners: list[Callable[[], None]] = []
+        self.changed: Callable[[], None] = lambda: None  # called after each change
         self._fields = {name: self._field(name) for name in kind.model_fields}
-        for field in self._fields.values():
-            field.on_change(self._changed)
+        for name, field in self._fields.items():
+            field.changed = self._fit if name == "engine" else self._changed
         sections = {title: [name for name in names if name in self._fields] for title, names in SECTIONS.items()}
         grid = widgets.Box([self._card(title, names) for title, names in sections.items() if names])
         grid.add_class("tuner-cards")
         self._folded = [name for name in self._fields if name not in chain(*sections.values())]
         self._more = self._fold(self._folded)
         self.widget = widgets.VBox([grid, self._more])
-        self._fields["engine"].on_change(self._fit)
         self._fit()
-
-    def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after each change, and now."""
-        self._listeners.append(listener)
-        listener()
 
     def values(self) -> dict[str, Any]:
         """What is filled in, of what the engine takes.
@@ -159,10 +153,10 @@ class Form(Generic[Spec]):
                 field.offer(engine.tunables, complete=engine.complete)
             if isinstance(field, SpaceField):
                 field.offer(engine.spaces)
+        self._changed()
 
     def _changed(self) -> None:
-        for listener in self._listeners:
-            listener()
+        self.changed()
 
 
 def _takes(engine: Engine, name: str) -> bool:

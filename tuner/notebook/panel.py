@@ -60,7 +60,8 @@ class Panel(Generic[Spec]):
         self.widget = widgets.VBox([style, form.widget, same, buttons, self._status, results])
         self.widget.add_class("tuner-panel")
         self._same = same
-        form.on_change(self._preview)
+        form.changed = self._preview
+        self._preview()
 
     def show(self) -> None:
         """Display the panel, and what goes on or was the last."""

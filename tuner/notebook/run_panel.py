@@ -14,15 +14,14 @@ from tuner.errors import SpecError
 from tuner.notebook.fields import button, labelled, words
 from tuner.notebook.form import Form
 from tuner.notebook.panel import Panel
-from tuner.notebook.server_panel import HANDOVER
 from tuner.notebook.views import ResultsView
 from tuner.report.compared import read_comparison
 from tuner.report.results import Results, read_results
 from tuner.report.static import copyable, results_html
 from tuner.report.write import REPORT_FILE, write_report
 from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
-from tuner.servers import http as probe
-from tuner.sweep.spec import SweepSpec, command_line, make_spec, read_spec, unlike_default
+from tuner.sweep import handover
+from tuner.sweep.spec import SweepSpec, command_line, make_spec, unlike_default
 from tuner.sweep.sweep import StopRequest
 from tuner.sweep.trust import check_trust
 
@@ -47,10 +46,7 @@ class RunPanel(Panel[SweepSpec]):
         self._trusted: Path | None = None  # a run of others of which was said what it does
         self._bar = widgets.IntProgress(max=1, layout=widgets.Layout(width="12em", flex="0 1 auto"))
         self._view = ResultsView()
-        self._runs, self._others = (
-            widgets.Dropdown(**labelled(name, style={"description_width": "initial"}))
-            for name in ("run", "compare with")
-        )
+        self._runs, self._others = (widgets.Dropdown(**labelled(name, style={})) for name in ("run", "compare with"))
         self._resume = button("Resume", "play", self._go_on, disabled=True)
         compare = button("Compare", "columns", self._compare_with)
         self._runs.observe(lambda _: self._open(), "value")
@@ -247,20 +243,10 @@ class SweepPanel(RunPanel):
     kind = SWEEP_KIND
 
     def __init__(self, parameters: dict[str, Any]) -> None:
-        server = _read_handover()
+        server = handover.read()
         super().__init__(parameters | server)
         if server:
             self._say(f"the form is filled in for the server that was handed over, {server['base_url']}")
-
-
-def _read_handover() -> dict[str, Any]:
-    """The server that the launch notebook has handed on, as long as it answers."""
-    try:
-        values = read_spec(Path(HANDOVER))
-        with probe.client(values["base_url"], timeout=1) as http:
-            return values if probe.is_there(http) else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
 
 
 class TunePanel(RunPanel):

@@ -9,11 +9,10 @@ from typing import Any
 
 import ipywidgets as widgets
 import psutil
-import yaml
 
 from tuner import figures
 from tuner.batches.batch import to_frame
-from tuner.core import files, locks, timestamps
+from tuner.core import locks, timestamps
 from tuner.core.run_directory import READY, SERVER_FILE, STARTING, ServerRecord, Trial
 from tuner.errors import PathError
 from tuner.notebook.fields import button, words
@@ -22,13 +21,12 @@ from tuner.notebook.panel import Panel, draw, log_end, log_html
 from tuner.report.static import copyable
 from tuner.servers import telemetry
 from tuner.servers.server import Server, launch, preview
+from tuner.sweep import handover
 from tuner.sweep.spec import ServeSpec
-from tuner.sweep.sweep import tokenizer_of, with_model
+from tuner.sweep.sweep import with_model
 
 #: where the server's record and log go, a folder a start
 SERVERS = Path("servers")
-#: what the sweep notebook, or `tuner sweep`, takes a server over from
-HANDOVER = "handover.yaml"
 _STOP = "stop"
 _POLL_SECONDS, _WATCH_SECONDS, _LOG_LINES, _SAMPLES = 0.2, 2.0, 15, 300
 
@@ -41,7 +39,7 @@ class ServerPanel(Panel[ServeSpec]):
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         self._folder: Path | None = None
-        self._port = _free_port()
+        self._port = locks.free_port()
         self._hand_on = button("Hand over to sweep", "share", self.hand_over, disabled=True)
         self._use, self._log = widgets.Output(), widgets.HTML()
         log = widgets.Accordion([self._log], titles=["Server log"], selected_index=0)
@@ -63,10 +61,8 @@ class ServerPanel(Panel[ServeSpec]):
     def hand_over(self) -> None:
         """Write down where the server is, for the sweep notebook and for `tuner sweep`."""
         if self._folder:
-            record = Trial(self._folder).server or ServerRecord()
-            values = handover(record, self._form.value_of("api_key_env"))
-            files.write_atomically(Path(HANDOVER), yaml.safe_dump(values))
-            self._say(f"handed over: open sweep.ipynb, its form is filled in; or run: tuner sweep {HANDOVER}")
+            handover.write(Trial(self._folder).server or ServerRecord(), self._form.value_of("api_key_env"))
+            self._say(f"handed over: open sweep.ipynb, its form is filled in; or run: tuner sweep {handover.FILE}")
 
     def _spec(self) -> ServeSpec:
         spec = self._form.spec()
@@ -108,7 +104,7 @@ class ServerPanel(Panel[ServeSpec]):
             running.enter_context(telemetry.Recorder(server))
             await self._follow(folder, server)
             await asyncio.to_thread(running.close)
-        self._port = _free_port()
+        self._port = locks.free_port()
         self._preview()
         self._say("stopped")
 
@@ -158,18 +154,3 @@ def _is_over(folder: Path, server: Server | None) -> bool:
     if failure := server.failure():
         raise failure
     return (folder / _STOP).exists()
-
-
-def handover(record: ServerRecord, key: str | None) -> dict[str, Any]:
-    """The parameters of a sweep that attaches to a server which runs; `key` names the variable with its API key."""
-    tokenizer = tokenizer_of(record.engine, record.model) if record.model else ""
-    values = {"engine": "attach", "model": record.served_name, "base_url": record.base_url, "tokenizer": tokenizer}
-    return values | ({"api_key_env": key} if key else {})
-
-
-def _free_port() -> int:
-    holders = locks.reserve_port(None)
-    port = locks.port_of(holders[0])
-    for holder in holders:
-        holder.close()
-    return port

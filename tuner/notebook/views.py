@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,11 @@ _TITLES = ("Answer", "Figures", "Batches", "Server", "Data", "Comparison")
 _AS_MEASURED = "as measured"
 _STEPS = 120
 _NO_LIMIT = math.inf
-_CSV_FILE = "batches.csv"
+#: what can be written into a run's folder: the button, its icon, the file, and what writes it
+_FILES: tuple[tuple[str, str, str, Callable[[Results, Path], Any]], ...] = (
+    ("Write the report", "file", REPORT_FILE, save_report),
+    ("Write CSV", "table", "batches.csv", lambda results, path: results.judged.to_csv(path, index=False)),
+)
 
 
 class Rows:
@@ -81,7 +86,7 @@ class ResultsView:
     def _pages(self) -> list[widgets.Widget]:
         beside = widgets.Box([self._curves, self._sliders])
         beside.add_class("tuner-beside")
-        save = [button("Write the report", "file", self._write_report), button("Write CSV", "table", self._write_csv)]
+        save = [button(name, icon, partial(self._write, file, write)) for name, icon, file, write in _FILES]
         return [
             widgets.VBox([self._answer, beside]),
             self._figures,
@@ -151,12 +156,6 @@ class ResultsView:
         logs = Experiment(folder).logs if folder else []
         lines = [line for log in logs[-1:] for line in log_end(log, self._sought.value)]
         return log_html(lines)
-
-    def _write_report(self) -> None:
-        self._write(REPORT_FILE, save_report)
-
-    def _write_csv(self) -> None:
-        self._write("batches.csv", lambda results, path: results.judged.to_csv(path, index=False))
 
     def _write(self, name: str, write: Callable[[Results, Path], Any]) -> None:
         if self._results and self._results.folder:
