@@ -36,10 +36,12 @@ def test_a_panel_that_is_shown_anew_finds_the_run_of_a_name_with_a_space(tmp_pat
 
 def test_a_panel_leaves_answer_picture_and_table_in_the_notebook(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    trial = result_files.run(tmp_path / "run", [1])
+    experiment = Experiment.create(tmp_path, SWEEP, "sweep")
+    trial = result_files.run(experiment.folder, [1])
     result_files.add_level(trial, 1, result_files.result(level=1))
+    experiment.describe(kind=SWEEP, name="sweep", state="done")
     kept = []
-    monkeypatch.setattr(base, "display", lambda *_, display_id=False, **__: SimpleNamespace(update=kept.append))
+    monkeypatch.setattr(base, "display", lambda *_, **__: SimpleNamespace(update=kept.append))
 
     async def show():
         panel = run_panel.SweepPanel({"runs": str(tmp_path)})

@@ -210,7 +210,7 @@ def parallel_coordinates(trials: pd.DataFrame, goal: Goal = THROUGHPUT) -> go.Fi
     columns = {"trial": list(rows["trial"])}
     for name in varied(rows["parameters"])[:_MOST_AXES]:
         columns[str(name)] = [one.get(name) for one in rows["parameters"]]
-    figure = look.figure("What the parameters did", "drag along an axis to pick trials · –: none", "", "")
+    figure = look.figure("What the parameters did", "drag along an axis to pick trials · – means not set", "", "")
     figure.add_parcoords(
         dimensions=[
             *(_axis(name, _ranks(values), values) for name, values in columns.items()),

@@ -20,6 +20,7 @@ from tuner.sweep.spec import Spec
 
 _STYLE = Path(__file__).with_name("panel.css")
 _NOT_STARTED = words("Not started: see the message in red above.", error=True)
+_NEEDS_KERNEL = "The panel of this cell is shown once the cells have been run."
 _LOG_READ, _LOG_SOUGHT, _LOG_LINES = 50_000, 5_000_000, 200  # bytes at its end, bytes that are searched, lines
 
 
@@ -41,6 +42,11 @@ async def draw(output: widgets.Output, figure: Any) -> None:
     """
     data = await asyncio.to_thread(lambda: figures.notebook_bundle(figure()))
     output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
+
+
+def _kept(content: str) -> HTML:
+    """What stands in a saved notebook; where the panel itself is shown, its style hides this."""
+    return HTML(f'<div class="tuner-kept">{content}</div>')
 
 
 class Panel(Generic[Spec]):
@@ -65,15 +71,14 @@ class Panel(Generic[Spec]):
 
     def show(self) -> None:
         """Display the panel, and what goes on or was the last."""
-        shown = self.widget._repr_mimebundle_() | {"text/plain": "This panel needs its kernel: run all cells."}
-        display(shown, raw=True)
-        self._kept = display(HTML(""), display_id=True)
+        display(self.widget._repr_mimebundle_() | {"text/plain": _NEEDS_KERNEL}, raw=True)
+        self._kept = display(_kept(_NEEDS_KERNEL), display_id=True)
         self._spawn(self._find())
 
     def _keep(self, content: str) -> None:
-        """Leave HTML in the notebook for readers without a kernel; where the panel itself is shown, it hides this."""
+        """Leave HTML in the notebook, for readers without a kernel."""
         if self._kept:
-            self._kept.update(HTML(f'<div class="tuner-kept">{content}</div>'))
+            self._kept.update(_kept(content))
 
     def start(self) -> None:
         """Start what is filled in; while something goes on this does nothing."""

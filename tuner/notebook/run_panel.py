@@ -169,6 +169,7 @@ class RunPanel(Panel[SweepSpec]):
         self.experiment = experiment
         progress = self.kind.read_progress(experiment)
         state = _state(experiment)
+        self._view.widget.layout.display = "" if progress.ended else "none"
         if progress.ended:
             self._keep(await asyncio.to_thread(results_html, await self._show_results(experiment)))
         report = experiment.folder / REPORT_FILE
