@@ -16,8 +16,9 @@ from nbconvert import HTMLExporter
 
 from tuner import figures
 from tuner.judging.summary import table
-from tuner.report.page import render_report, table_html
+from tuner.report.page import render_report
 from tuner.report.results import Results, read_results
+from tuner.report.static import table_html
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support import result_files

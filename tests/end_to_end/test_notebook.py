@@ -44,6 +44,18 @@ def fill(page, **values):
         page.keyboard.press("Tab")
 
 
+def reopen_without_its_kernel(page):
+    """Save the notebook, end its kernel and open it again: nothing of the panel is left but what it kept."""
+    from playwright.sync_api import expect
+
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.reload()
+    expect(page.locator(".tuner-kept table")).to_be_visible()
+    expect(page.locator(".tuner-kept img")).to_be_visible()
+    expect(page.locator(".tuner-kept").get_by_text("output tokens/s at concurrency")).to_be_visible()
+
+
 def open_tab(page, name):
     """Show a tab of the results."""
     page.get_by_role("tab", name=name).click()
@@ -131,6 +143,8 @@ def test_a_person_runs_sweeps(tiny_gguf, tmp_path):
         page.get_by_role("button", name="Compare").click()
         expect(page.get_by_text("No differences in configuration").or_(page.get_by_text("same"))).not_to_have_count(0)
         assert page.evaluate(LAYOUT) == []
+
+        reopen_without_its_kernel(page)
     wait_until(lambda: not processes_of(tmp_path), 20)
 
 

@@ -72,7 +72,7 @@ def test_compare_refuses_what_is_wrong_in_one_line(parameters, said, tmp_path):
 def test_by_hand_by_papermill_and_by_command_line_the_table_is_the_same(tmp_path):
     from tuner.judging.summary import table
     from tuner.notebook.views import ResultsView
-    from tuner.report.page import table_html
+    from tuner.report.static import table_html
 
     folder = result_files.plain_folder(tmp_path / "run", [1, 2, 4])
     expected = table_html(table(read_results(folder).judged))
@@ -92,17 +92,39 @@ def test_by_hand_by_papermill_and_by_command_line_the_table_is_the_same(tmp_path
         assert column in printed
 
 
+def executed(folder, name, parameters):
+    """The page that nbconvert makes of an executed notebook."""
+    with papermill(folder, name, parameters) as process:
+        assert process.wait(200) == 0, (folder / "papermill.log").read_text()
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--output", "page.html", "out.ipynb"]
+    subprocess.run(command, cwd=folder, env=environment(folder), check=True, capture_output=True)
+    return (folder / "page.html").as_uri()
+
+
+SPACE = {"space": {"n_batch": [64]}, "trials": 2, "confirm": 0}
+
+
 @needs_chromium
 @pytest.mark.browser
-def test_an_executed_notebook_is_read_without_scripts_and_widgets(tmp_path):
-    folder = result_files.plain_folder(tmp_path / "run", [1, 2, 4])
-    with papermill(tmp_path, "compare", {"paths": [str(folder)]}) as process:
-        assert process.wait(90) == 0
-    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--output", "page.html", "out.ipynb"]
-    subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), check=True, capture_output=True)
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("name", "more", "rows", "pictures"), [("sweep", {}, 2, 3), ("tune", SPACE, 2, 2), ("compare", None, 3, 1)]
+)
+def test_an_executed_notebook_is_read_without_scripts_and_widgets(name, more, rows, pictures, tiny_gguf, tmp_path):
+    paths = {"paths": [str(result_files.plain_folder(tmp_path / "run", [1, 2, 4]))]}
+    page = executed(tmp_path, name, paths if more is None else asked(tiny_gguf) | more)
     with browser_page(java_script_enabled=False) as seen:
-        seen.page.goto((tmp_path / "page.html").as_uri())
+        seen.page.goto(page)
         assert seen.page.get_by_text("output tokens/s at concurrency").first.is_visible()
-        assert seen.page.locator(".tuner-rows tbody tr").count() == 3
-        pictures = seen.page.locator("img")
-        assert pictures.count() >= 1 and pictures.first.bounding_box()["height"] > 200
+        assert seen.page.locator(".tuner-rows").last.locator("tbody tr").count() == rows
+        shown = seen.page.locator("img.tuner-still")
+        assert shown.count() >= pictures and shown.first.bounding_box()["height"] > 200
+
+
+@needs_chromium
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["sweep", "tune", "launch_server"])
+def test_a_panel_that_was_not_used_says_so_where_no_script_runs(name, tmp_path):
+    with browser_page(java_script_enabled=False) as seen:
+        seen.page.goto(executed(tmp_path, name, {"engine": "llamacpp"}))
+        assert seen.page.get_by_text("shown once the cells have been run").first.is_visible()

@@ -53,8 +53,7 @@ def trials(draw):
 
 def drawn(found):
     """Every figure of these trials, as JSON, which must hold no NaN that JavaScript cannot read."""
-    shares, why_not = importances(found)
-    assert bool(shares) != bool(why_not)
+    shares = importances(found)
     return [
         json.loads(figure.to_json())
         for goal in (THROUGHPUT, LATENCY)
@@ -62,7 +61,7 @@ def drawn(found):
             figures.best_so_far(found, goal),
             figures.parallel_coordinates(found, goal),
             figures.pareto_front(found, (goal, LATENCY)),
-            figures.importance(shares, why_not),
+            figures.importance(shares),
         )
     ]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import html
+from types import SimpleNamespace
 
 import ipywidgets as widgets
 import pytest
@@ -20,8 +21,7 @@ from tuner.report.results import read_results
 
 def test_a_panel_that_is_shown_anew_finds_the_run_of_a_name_with_a_space(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shown = []
-    monkeypatch.setattr(base, "display", shown.append)
+    monkeypatch.setattr(base, "display", lambda *_, **__: None)
     experiment = Experiment.create(tmp_path, SWEEP, "my run")
     experiment.describe(kind=SWEEP, name="my run", state="done")
 
@@ -29,9 +29,49 @@ def test_a_panel_that_is_shown_anew_finds_the_run_of_a_name_with_a_space(tmp_pat
         panel = run_panel.SweepPanel({"name": "my run", "runs": str(tmp_path)})
         panel.show()
         await panel.task
+        return panel
+
+    panel = asyncio.run(show())
+    assert any("done: 0 levels" in one.value for one in find(panel.widget, widgets.HTML))
+
+
+def test_a_panel_leaves_answer_picture_and_table_in_the_notebook(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    experiment = Experiment.create(tmp_path, SWEEP, "sweep")
+    trial = result_files.run(experiment.folder, [1])
+    result_files.add_level(trial, 1, result_files.result(level=1))
+    experiment.describe(kind=SWEEP, name="sweep", state="done")
+    kept = []
+    monkeypatch.setattr(base, "display", lambda *_, **__: SimpleNamespace(update=kept.append))
+
+    async def show():
+        panel = run_panel.SweepPanel({"runs": str(tmp_path)})
+        panel.show()
+        await panel.task
 
     asyncio.run(show())
-    assert any("done: 0 levels" in one.value for one in find(shown[0], widgets.HTML))
+    (page,) = [one.data for one in kept]
+    assert "output tokens/s" in page and "<table>" in page and "data:image/png;base64," in page
+
+
+def test_a_message_that_nothing_was_started_goes_when_the_form_changes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    async def start_wrong():
+        panel = run_panel.SweepPanel({"levels": ["0"]})
+        panel.start()
+        await panel.task
+        return panel
+
+    panel = asyncio.run(start_wrong())
+    assert "Not started" in said(panel)
+    field(panel, "levels").value = "1"
+    assert "Not started" not in said(panel)
+
+
+def said(panel):
+    """All that a panel says."""
+    return " ".join(one.value for one in find(panel.widget, widgets.HTML))
 
 
 def test_a_moved_slider_says_what_share_of_the_requests_meets_it(tmp_path):

@@ -21,7 +21,7 @@ from tuner import notebook
 from tuner.core import files
 from tuner.errors import Regressed, SpecError
 from tuner.report.compared import read_comparison, tolerance_of
-from tuner.report.page import table_html
+from tuner.report.static import table_html
 from tuner.report.write import save_comparison, write_report
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">'\"\u2028&lt;"

@@ -100,6 +100,7 @@ def _add_panel(figure: go.Figure, samples: pd.DataFrame, columns: list[str], row
             name=column.replace("_", " "),
             showlegend=len(columns) > 1,
             mode="lines",
+            hovertemplate="%{y} at %{x}",
             line=look.line(number),
             row=row,
             col=1,

@@ -116,6 +116,7 @@ def _add_percentiles(
             line={"color": colour, "dash": look.DASHES[place % len(look.DASHES)]},
             marker={"symbol": place},
             error_y=look.error_bars(curve, f"{metric}_{statistic}", colour),
+            hovertemplate=f"{statistic} %{{y:.3g}} s at %{{x}}<extra>{name}</extra>",
             visible=True if number < 3 and (not name or statistic in shown) else "legendonly",
         )
 
@@ -184,15 +185,19 @@ def _add_curve(figure: go.Figure, curve: pd.DataFrame, name: str, number: int, *
 
 def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, bounded: Sequence[str], *, size: float) -> None:
     """One trace a verdict, also those that no batch has: another SLO may give it (`customdata`: position, facts)."""
+    limited = bool(SLO.parse(rows.attrs.get("slo") or {}).constraints)
     for verdict, style in look.VERDICTS.items():
         chosen = rows[rows["verdict"] == verdict]
         records = chosen.to_dict("records")
         facts = [_facts(row, bounded) for row in records]
-        hovers = [f"{text}<br>{_judgement(row)}" for row, text in zip(records, facts, strict=True)]
+        judgements = [_judgement(row) if limited else _NO_LIMITS for row in records]
+        hovers = [f"{text}<br>{said}" for said, text in zip(judgements, facts, strict=True)]
         points = {axis: chosen[axis].tolist() for axis in ("x", "y")}  # the page moves them, and cannot move base64
         data = np.array([chosen["position"], facts], dtype="object").T
         marks = replace(style, size=size, edge=size / 8)
-        look.add_markers(figure, points, marks, hovers, customdata=data, meta={"verdict": verdict})
+        name = style.says if limited or verdict != "pass" else _NO_LIMITS
+        meta = {"verdict": verdict, "says": name}  # the page's sliders may limit what nothing limited before
+        look.add_markers(figure, points, marks, hovers, customdata=data, meta=meta, name=name)
 
 
 def _facts(row: dict[Any, Any], bounded: Sequence[str]) -> str:
@@ -253,6 +258,7 @@ def _add_missing(figure: go.Figure, missing: pd.DataFrame) -> None:
     )
 
 
+_NO_LIMITS = "measured; no SLO was given"
 #: p5, p25, p50, p75, p95, p99 of one batch's completed requests
 Quantiles = Sequence[float]
 
@@ -284,7 +290,7 @@ def distribution(
         figure.add_hline(y=constraint.threshold, **line)
     levels = [f"{level:g}" for level in sorted(levels_in(rows).unique())]
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=levels)
-    figure.update_layout(boxmode="group")
+    figure.update_layout(boxmode="group", hovermode="x")
     return figure
 
 
@@ -310,6 +316,7 @@ def _add_boxes(figure: go.Figure, curve: pd.DataFrame, name: str, number: int) -
         y=p99,
         name=f"p99 {name}".strip(),
         mode="markers",
+        hovertemplate="%{y:.3g} s",
         marker={"symbol": "line-ew-open", "size": 16, "color": colour, "line": {"width": 2.5}},
         offsetgroup=str(number),
         legendgroup=str(number),

@@ -39,6 +39,8 @@ def picture(figure: go.Figure) -> bytes:
     for name, axis in {"x": figure.layout.xaxis, "y": figure.layout.yaxis}.items():
         if axis.type == "log":
             axes.set(**{f"{name}scale": "log"})
+        elif axis.rangemode == "tozero":
+            axes.set(**{f"{name}lim": (0, None)})
     axes.grid(alpha=0.3)
     if any(not name.startswith("_") for name in axes.get_legend_handles_labels()[1]):
         axes.legend(fontsize="small")

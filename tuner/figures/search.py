@@ -77,17 +77,16 @@ def pareto_front(trials: pd.DataFrame, goals: tuple[Goal, Goal]) -> go.Figure:
     return figure
 
 
-def importance(shares: Mapping[str, float], why_not: str = "") -> go.Figure:
+def importance(shares: Mapping[str, float]) -> go.Figure:
     """How much each parameter had to do with a trial being good.
 
     Args:
-        shares: by parameter, as `tuner.judging.trials` computes them; empty where they cannot be told.
-        why_not: said in place of the bars where there are none.
+        shares: by parameter, as `tuner.judging.trials` computes them.
 
     Example:
         >>> figure = tuner.figures.importance({"max_num_seqs": 0.7, "kv_cache_dtype": 0.3})
     """
-    about = "share of what tells the best quarter of the trials from the rest (PED-ANOVA)" if shares else ""
+    about = "share of what tells the best quarter of the trials from the rest (PED-ANOVA)"
     figure = look.figure("Which parameters mattered", about, "importance (%)", "")
     ranked = sorted(shares.items(), key=lambda item: item[1])
     figure.add_bar(
@@ -102,11 +101,7 @@ def importance(shares: Mapping[str, float], why_not: str = "") -> go.Figure:
     )
     figure.update_xaxes(range=[0, 110], tickvals=[0, 25, 50, 75, 100])
     figure.update_yaxes(type="category", ticksuffix=" ")
-    figure.update_layout(height=min(460, 190 + 34 * len(ranked)) if ranked else 160)
-    if not ranked:
-        figure.update_xaxes(visible=False)
-        figure.update_yaxes(visible=False)
-        figure.add_annotation(text=look.wrapped(why_not), showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
+    figure.update_layout(height=min(460, 190 + 34 * len(ranked)))
     return figure
 
 
@@ -215,7 +210,7 @@ def parallel_coordinates(trials: pd.DataFrame, goal: Goal = THROUGHPUT) -> go.Fi
     columns = {"trial": list(rows["trial"])}
     for name in varied(rows["parameters"])[:_MOST_AXES]:
         columns[str(name)] = [one.get(name) for one in rows["parameters"]]
-    figure = look.figure("What the parameters did", "drag along an axis to pick trials · –: none", "", "")
+    figure = look.figure("What the parameters did", "drag along an axis to pick trials · – means not set", "", "")
     figure.add_parcoords(
         dimensions=[
             *(_axis(name, _ranks(values), values) for name, values in columns.items()),

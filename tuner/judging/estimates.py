@@ -15,7 +15,7 @@ from tuner.batches.result_file import Floats
 from tuner.core.level import Level, level_of, levels_in
 from tuner.core.metrics import SHARE, metric_of
 from tuner.core.records import COMPLETED
-from tuner.judging.intervals import CONFIDENCE, of_requests, student, student_above
+from tuner.judging.intervals import CONFIDENCE, of_requests, student_above
 from tuner.judging.levels import BRACKETED, bracket, levels_of, without_superseded
 from tuner.judging.memory import reach_and_worth, student
 from tuner.judging.slo import SLO

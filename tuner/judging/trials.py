@@ -137,11 +137,15 @@ def attempts(trials: pd.DataFrame) -> pd.DataFrame:
 def gains(trials: pd.DataFrame) -> "pd.Series[float]":
     """What each trial's value is more than the baseline's, relative to it; NaN where one of them has none.
 
-    Runs that confirm have none either: they are compared with each other, since time has passed.
+    A run that confirms is compared with the baseline's run of the same turn, since time has passed.
     """
+    values, confirming = trials["value"].astype("float64"), trials["role"] == CONFIRMATION
+    turns = trials[confirming].groupby("of").cumcount()
+    baseline = values[confirming & (trials["of"] == BASELINE)]
+    by_turn = dict(zip(turns[baseline.index], baseline, strict=True))
     before = first(trials[trials["role"] == BASELINE])
-    of = float("nan") if before is None or not before["value"] else float(before["value"])
-    return trials["value"].astype("float64").where(trials["role"] != CONFIRMATION) / of - 1
+    of = pd.Series(math.nan if before is None else float(before["value"]), trials.index)
+    return values / of.where(~confirming, turns.map(by_turn)).replace(0, math.nan) - 1
 
 
 def name_of(row: "Mapping[Any, Any] | pd.Series[Any]") -> str:
@@ -195,25 +199,25 @@ _GOOD = 0.25
 _LOG_FROM = 16  # times that the largest value is the smallest one
 
 
-def importances(trials: pd.DataFrame, *, maximize: bool = True) -> tuple[dict[str, float], str]:
-    """The importance of each parameter, largest first, or why it cannot be told.
+def importances(trials: pd.DataFrame, *, maximize: bool = True) -> dict[str, float]:
+    """The importance of each parameter, largest first; empty where too little was measured to tell.
 
     PED-ANOVA (Watanabe, Bansal and Hutter, 2023), as Optuna computes it, over the completed trials' first value.
 
     Returns:
-        Shares that add up to 1, by parameter, and an empty text; or no shares, and the reason. Parameters that not
-        all candidates have cannot be compared and are left out; the baseline, which was not sampled, is too.
+        Shares that add up to 1, by parameter. Parameters that not all candidates have cannot be compared and are left
+        out; the baseline, which was not sampled, is too.
     """
     done = trials[(trials["state"] == "complete") & trials["value"].notna() & (trials["role"] == "candidate")]
     if len(done) < LEAST_TRIALS:
-        return {}, f"the importance of parameters needs {LEAST_TRIALS} completed trials; there are {len(done)}"
+        return {}
     parameters = list(done["parameters"])
     everywhere = [name for name in parameters[0] if all(name in one for one in parameters)]
     possible = {name: _distribution([one[name] for one in parameters]) for name in everywhere}
     varied = {name: one for name, one in possible.items() if not one.single()}
     if len(varied) < 2 or done["value"].nunique() < 2:
-        return {}, "the importance of parameters needs two that vary in all trials, and values that differ"
-    return _shares(parameters, list(done["value"]), varied, maximize), ""
+        return {}
+    return _shares(parameters, list(done["value"]), varied, maximize)
 
 
 def _shares(

@@ -1,7 +1,6 @@
 """What the notebooks call: the same cell shows a panel to a person and runs at once for papermill."""
 
-import base64
-from html import escape
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,12 @@ from tuner.core.run_directory import Experiment
 from tuner.core.text import suggest
 from tuner.errors import PathError, SpecError
 from tuner.figures import notebook_bundle
-from tuner.figures.picture import picture
 from tuner.judging.slo import SLO
 from tuner.notebook.run_panel import RunPanel, SweepPanel, TunePanel
 from tuner.notebook.server_panel import ServerPanel
-from tuner.notebook.views import comparison_html
 from tuner.report.compared import Compared
-from tuner.report.page import table_html
 from tuner.report.results import Results, read_results
+from tuner.report.static import answer_html, comparison_html, picture_html, table_html
 from tuner.report.write import ComparisonRequest, run_comparison, save_report, write_report
 from tuner.search.search import Kind
 from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec
@@ -108,7 +105,7 @@ def _compare(parameters: dict[str, Any], slo: SLO | None) -> Compared:
     report, junit = (Path(parameters[name]) if parameters.get(name) else None for name in ("report", "junit"))
     sides = [_paths(parameters.get(name)) for name in ("baseline", "candidate")]
     request = ComparisonRequest(sides[0], sides[1], slo, parameters.get("tolerance", "5%"), report, junit, fails)
-    return run_comparison(request, show_comparison)
+    return run_comparison(request, _show_comparison)
 
 
 def _paths(value: Any) -> list[Path]:
@@ -135,30 +132,21 @@ def run_here(kind: Kind, spec: SweepSpec, folder: str | None) -> Results:
 
 def show(results: Results) -> None:
     """Display a run's answer, figures and table in the notebook; of a search, the trials' and how to run the best."""
-    display(HTML("".join(f"<p>{escape(line)}</p>" for line in results.answer)))
-    if results.command:
-        display(HTML(f"The best configuration again:<pre>{escape(results.command)}</pre>"))
-    for figure in results.figures:
-        _show_figure(figure)
-    display(HTML(table_html(results.searched.table if results.searched else results.table)))
+    _show_all(answer_html(results), results.figures, table_html(results.shown_table))
 
 
-def show_comparison(compared: Compared) -> None:
-    """Display in the notebook in what two sides differ: configuration, answer, figures and tables."""
+def _show_comparison(compared: Compared) -> None:
     above, below = comparison_html(compared)
-    display(HTML(above))
-    for figure in compared.figures:
-        _show_figure(figure)
+    _show_all(above, compared.figures, below)
+
+
+def _show_all(above: str, figures: Iterable[Any], below: str) -> None:
+    """Display figures between HTML, each with a picture for readers that run no script, which JupyterLab hides."""
+    display(HTML(f"{above}<style>.jp-NotebookPanel .tuner-still {{display: none}}</style>"))
+    for figure in figures:
+        display(notebook_bundle(figure), raw=True)
+        display(HTML(picture_html(figure)))
     display(HTML(below))
-
-
-def _show_figure(figure: Any) -> None:
-    """Display a figure, and for readers that run no script a picture of it, which JupyterLab hides."""
-    display(notebook_bundle(figure), raw=True)
-    if drawn := base64.b64encode(picture(figure)).decode():
-        style = "<style>.jp-NotebookPanel .tuner-still {display: none}</style>"
-        title = escape(str(figure.layout.title.text))
-        display(HTML(f'{style}<img class="tuner-still" alt="{title}" src="data:image/png;base64,{drawn}">'))
 
 
 def parameters_in(namespace: dict[str, Any], names: set[str]) -> dict[str, Any]:

@@ -13,17 +13,12 @@ from tuner.errors import SpecError
 from tuner.servers import gpus
 from tuner.sweep.spec import as_lines, as_text
 
-_LABEL_WIDTH = "9em"
+_LABEL_WIDTH = "var(--tuner-label)"  # as wide as what stands below it begins: see panel.css
 
 
 def words(text: str, *, error: bool = False) -> str:
     """Words of anybody as HTML."""
     return f'<div class="tuner-words{" tuner-error" if error else ""}">{html.escape(text)}</div>'
-
-
-def copyable(text: str) -> str:
-    """A command or a document as HTML; one click selects all of it."""
-    return f'<pre class="tuner-copy" title="a click selects it all">{html.escape(text)}</pre>'
 
 
 def labelled(name: str, **more: Any) -> dict[str, Any]:
@@ -44,7 +39,7 @@ class Field:
 
     def __init__(self, entry: widgets.Widget, meaning: str = "", inputs: Sequence[widgets.Widget] = ()) -> None:
         self._entry, self._meaning, self._note = entry, meaning, widgets.HTML()
-        self._listeners: list[Callable[[], None]] = []
+        self.changed: Callable[[], None] = lambda: None  # called after each change
         self._note.add_class("tuner-note")
         self.widget = widgets.VBox([entry, self._note])
         self.widget.add_class("tuner-field")
@@ -55,10 +50,6 @@ class Field:
     def value(self) -> Any:
         """What is filled in, as the spec takes it; empty for nothing."""
         return self._entry.value
-
-    def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after each change."""
-        self._listeners.append(listener)
 
     def show_problem(self, problem: str) -> None:
         """Say what is wrong; empty for nothing."""
@@ -71,35 +62,20 @@ class Field:
             one.observe(lambda _: self._changed(), "value")
 
     def _changed(self) -> None:
-        for listener in self._listeners:
-            listener()
+        self.changed()
 
 
-def text_field(name: str, value: Any, meaning: str) -> Field:
-    """One line of text."""
-    return Field(widgets.Text(as_text(value), continuous_update=False, **labelled(name)), meaning)
-
-
-def area_field(name: str, value: Any, meaning: str) -> Field:
-    """Several lines of YAML."""
-    return Field(widgets.Textarea(as_lines(value), rows=5, continuous_update=False, **labelled(name)), meaning)
+def text_field(name: str, value: Any, meaning: str, **more: Any) -> Field:
+    """Text of one line, with `options` to choose from or without; with `rows`, lines of YAML."""
+    kind = widgets.Textarea if "rows" in more else widgets.Combobox if "options" in more else widgets.Text
+    text = (as_lines if "rows" in more else as_text)(value)
+    return Field(kind(value=text, continuous_update=False, **labelled(name), **more), meaning)
 
 
 def choice_field(name: str, value: Any, meaning: str, choices: Iterable[str], none: str = "") -> Field:
     """One of some values; where there may be none, `none` says what that means."""
     offered = [*([(none, "")] if none else []), *((one, one) for one in choices)]
     return Field(widgets.Dropdown(options=offered, value=value or "", **labelled(name)), meaning)
-
-
-def offered_field(name: str, value: Any, meaning: str, offers: Sequence[str]) -> Field:
-    """One line of text, with values to choose from that are often wanted."""
-    entry = widgets.Combobox(value=as_text(value), options=offers, continuous_update=False, **labelled(name))
-    return Field(entry, meaning)
-
-
-def tick_field(name: str, value: Any, meaning: str) -> Field:
-    """Yes or no."""
-    return Field(widgets.Checkbox(value=bool(value), **labelled(name)), meaning)
 
 
 class SpaceField(Field):
@@ -141,7 +117,7 @@ class GPUsField(Field):
             for gpu in gpus.gpus()
         }
         inputs = [self._number, *self._ticks.values()]
-        super().__init__(widgets.VBox(inputs), meaning, inputs)
+        super().__init__(widgets.VBox(inputs), meaning if self._ticks else f"{meaning}; {gpus.why_none()[0]}", inputs)
 
     @property
     def value(self) -> Any:

@@ -36,13 +36,13 @@ _OFFERS = {
 }
 #: fields of their own kind: name, value and meaning in, field out
 _FIELDS: Mapping[str, Callable[[str, Any, str], Field]] = {
-    "engine": lambda name, value, meaning: fields.choice_field(name, value, meaning, engines.names()),
+    "engine": lambda name, value, _: fields.choice_field(name, value, "", engines.names()),
     "parameters": ParametersField,
     "gpus": GPUsField,
     "space": SpaceField,
-    "constraints": fields.area_field,
+    "constraints": partial(fields.text_field, rows=5),
     "slo": SLOField,
-    **{name: partial(fields.offered_field, offers=offers) for name, offers in _OFFERS.items()},
+    **{name: partial(fields.text_field, options=offers) for name, offers in _OFFERS.items()},
 }
 #: what is left out where the first is filled in, since it stands there by itself
 _INSTEAD = {"rates": "levels", "prompts": "scenarios"}
@@ -53,23 +53,17 @@ class Form(Generic[Spec]):
 
     def __init__(self, kind: type[Spec], initial: Mapping[str, Any]) -> None:
         self._kind, self._initial = kind, dict(initial)
-        self._listeners: list[Callable[[], None]] = []
+        self.changed: Callable[[], None] = lambda: None  # called after each change
         self._fields = {name: self._field(name) for name in kind.model_fields}
-        for field in self._fields.values():
-            field.on_change(self._changed)
+        for name, field in self._fields.items():
+            field.changed = self._fit if name == "engine" else self._changed
         sections = {title: [name for name in names if name in self._fields] for title, names in SECTIONS.items()}
         grid = widgets.Box([self._card(title, names) for title, names in sections.items() if names])
         grid.add_class("tuner-cards")
         self._folded = [name for name in self._fields if name not in chain(*sections.values())]
         self._more = self._fold(self._folded)
         self.widget = widgets.VBox([grid, self._more])
-        self._fields["engine"].on_change(self._fit)
         self._fit()
-
-    def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener` after each change, and now."""
-        self._listeners.append(listener)
-        listener()
 
     def values(self) -> dict[str, Any]:
         """What is filled in, of what the engine takes.
@@ -134,7 +128,9 @@ class Form(Generic[Spec]):
         if len(choices) > 1:
             none = "" if get_origin(about.annotation) is Literal else "default"
             return fields.choice_field(name, value, meaning, choices, none)
-        return (fields.tick_field if about.annotation is bool else fields.text_field)(name, value, meaning)
+        if about.annotation is bool:
+            return Field(widgets.Checkbox(value=bool(value), **fields.labelled(name)), meaning)
+        return fields.text_field(name, value, meaning)
 
     def _card(self, title: str, names: Sequence[str]) -> widgets.Widget:
         head = widgets.HTML(f"<h4>{title}</h4>")
@@ -157,10 +153,10 @@ class Form(Generic[Spec]):
                 field.offer(engine.tunables, complete=engine.complete)
             if isinstance(field, SpaceField):
                 field.offer(engine.spaces)
+        self._changed()
 
     def _changed(self) -> None:
-        for listener in self._listeners:
-            listener()
+        self.changed()
 
 
 def _takes(engine: Engine, name: str) -> bool:

@@ -1,12 +1,14 @@
 """What every panel has: a form, the same as a command and a file, buttons, a status, and what it shows below."""
 
 import asyncio
-from collections.abc import Coroutine
+import html
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic
 
 import ipywidgets as widgets
-from IPython.display import display
+from IPython.display import HTML, DisplayHandle, display
 
 from tuner import figures
 from tuner.core.files import read_end
@@ -17,6 +19,8 @@ from tuner.notebook.form import Form
 from tuner.sweep.spec import Spec
 
 _STYLE = Path(__file__).with_name("panel.css")
+_NOT_STARTED = words("Not started: see the message in red above.", error=True)
+_NEEDS_KERNEL = "The panel of this cell is shown once the cells have been run."
 _LOG_READ, _LOG_SOUGHT, _LOG_LINES = 50_000, 5_000_000, 200  # bytes at its end, bytes that are searched, lines
 
 
@@ -24,6 +28,11 @@ def log_end(path: Path, sought: str = "") -> list[str]:
     """The last lines of a log that hold `sought`, in any case, without what looks like a key; none without a log."""
     lines = hide_secrets(read_end(path, _LOG_SOUGHT if sought else _LOG_READ)).splitlines()
     return [line for line in lines if sought.lower() in line.lower()][-_LOG_LINES:]
+
+
+def log_html(lines: Sequence[str]) -> str:
+    """Lines of a log, scrolled to the last one."""
+    return f'<div class="tuner-log"><pre>{html.escape(chr(10).join(lines)) or "no such line"}</pre></div>'
 
 
 async def draw(output: widgets.Output, figure: Any) -> None:
@@ -35,27 +44,41 @@ async def draw(output: widgets.Output, figure: Any) -> None:
     output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
 
 
+def _kept(content: str) -> HTML:
+    """What stands in a saved notebook; where the panel itself is shown, its style hides this."""
+    return HTML(f'<div class="tuner-kept">{content}</div>')
+
+
 class Panel(Generic[Spec]):
     """A form, what it comes to, a button that starts something and one that stops it, a status, and results."""
 
     def __init__(self, form: Form[Spec], starts: str, beside: list[widgets.Widget], results: widgets.Widget) -> None:
         self.task: asyncio.Task[None] | None = None
+        self._kept: DisplayHandle | None = None
         self._form = form
         self._go = button(starts, "play", self.start, button_style="primary")
         self._halt = button("Stop", "stop", self.stop, disabled=True)
         self._command, self._status = widgets.HTML(), widgets.HTML()
         same = widgets.Accordion([self._command], titles=["The same as a command and as a file"])
         buttons = widgets.HBox([self._go, self._halt, *beside])
+        buttons.add_class("tuner-buttons")
         style = widgets.HTML(f"<style>{_STYLE.read_text('utf-8')}</style>", layout=widgets.Layout(display="none"))
         self.widget = widgets.VBox([style, form.widget, same, buttons, self._status, results])
         self.widget.add_class("tuner-panel")
         self._same = same
-        form.on_change(self._preview)
+        form.changed = self._preview
+        self._preview()
 
     def show(self) -> None:
         """Display the panel, and what goes on or was the last."""
-        display(self.widget)
+        display(self.widget._repr_mimebundle_() | {"text/plain": _NEEDS_KERNEL}, raw=True)
+        self._kept = display(_kept(_NEEDS_KERNEL), display_id=True)
         self._spawn(self._find())
+
+    def _keep(self, content: str) -> None:
+        """Leave HTML in the notebook, for readers without a kernel."""
+        if self._kept:
+            self._kept.update(_kept(content))
 
     def start(self) -> None:
         """Start what is filled in; while something goes on this does nothing."""
@@ -78,9 +101,21 @@ class Panel(Generic[Spec]):
         """Carry out what is filled in."""
         raise NotImplementedError
 
-    def _preview(self) -> None:
-        """Show the command."""
+    def _described(self) -> str:
+        """What is filled in, as HTML to copy.
+
+        Raises:
+            TunerError: something is wrong with it.
+        """
         raise NotImplementedError
+
+    def _preview(self) -> None:
+        """Show what is filled in, while nothing is wrong with it; what is wrong stands at its field."""
+        if self._status.value == _NOT_STARTED:
+            self._say("")
+        self._command.value = ""
+        with suppress(TunerError):
+            self._command.value = self._described()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self.task = asyncio.get_running_loop().create_task(self._guard(work))
@@ -90,8 +125,7 @@ class Panel(Generic[Spec]):
         try:
             await work
         except TunerError as error:
-            marked = self._form.blame(error)
-            self._say("Not started: see the message in red above." if marked else str(error), error=True)
+            self._status.value = _NOT_STARTED if self._form.blame(error) else words(str(error), error=True)
         except Exception as error:
             self._say(f"{type(error).__name__}: {error}", error=True)
         finally:

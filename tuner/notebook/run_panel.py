@@ -11,18 +11,18 @@ import yaml
 from tuner.core import files, timestamps
 from tuner.core.records import RUNNING
 from tuner.core.run_directory import Experiment
-from tuner.errors import SpecError, TunerError
+from tuner.errors import SpecError
 from tuner.notebook.fields import button, copyable, labelled, words
 from tuner.notebook.form import Form
 from tuner.notebook.panel import Panel
-from tuner.notebook.server_panel import HANDOVER
 from tuner.notebook.views import ResultsView
 from tuner.report.compared import read_comparison
-from tuner.report.results import read_results
+from tuner.report.results import Results, read_results
+from tuner.report.static import copyable, results_html
 from tuner.report.write import REPORT_FILE, write_report
 from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
-from tuner.servers import http as probe
-from tuner.sweep.spec import SweepSpec, command_line, make_spec, read_spec, unlike_default
+from tuner.sweep import handover
+from tuner.sweep.spec import SweepSpec, command_line, make_spec, unlike_default
 from tuner.sweep.sweep import StopRequest
 from tuner.sweep.trust import check_trust
 
@@ -47,11 +47,12 @@ class RunPanel(Panel[SweepSpec]):
         self._trusted: Path | None = None  # a run of others of which was said what it does
         self._bar = widgets.IntProgress(max=1, layout=widgets.Layout(width="12em", flex="0 1 auto"))
         self._view = ResultsView()
-        self._runs, self._others = (widgets.Dropdown(**labelled(name)) for name in ("run", "compare with"))
+        self._runs, self._others = (widgets.Dropdown(**labelled(name, style={})) for name in ("run", "compare with"))
         self._resume = button("Resume", "play", self._go_on, disabled=True)
         compare = button("Compare", "columns", self._compare_with)
         self._runs.observe(lambda _: self._open(), "value")
-        self._pickers = widgets.HBox([self._runs, self._resume, self._others, compare])
+        self._pickers = widgets.Box([widgets.HBox([self._runs, self._resume]), widgets.HBox([self._others, compare])])
+        self._pickers.add_class("tuner-pickers")
         self._pickers.layout.display = "none"
         self._estimate = widgets.HTML()
         form = Form(self.kind.spec, parameters)
@@ -76,6 +77,7 @@ class RunPanel(Panel[SweepSpec]):
         file = self.experiment.stop_file
         again = file.exists()
         file.write_text(_AT_ONCE if again else "after this level")
+        self._heed_stop_file(self.experiment)
         self._say("stopping now" if again else "stopping after this level; press Stop again to stop now")
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
@@ -85,17 +87,18 @@ class RunPanel(Panel[SweepSpec]):
             self._stop.at_once.set()
             raise
 
-    def _preview(self) -> None:
-        """The same as a command and as a file, and how long it takes; what is wrong stands at its field."""
-        self._command.value = self._estimate.value = ""
-        try:
-            spec = self._form.spec()
-        except TunerError:
-            return
+    def _described(self) -> str:
+        """The same as a command and as a file; and how long it takes."""
+        self._estimate.value = ""
+        spec = self._form.spec()
         self._estimate.value = words(f"takes {spec.about_time}")
         values = unlike_default(spec)
-        document = yaml.safe_dump(values, sort_keys=False) if values else ""
-        self._command.value = copyable(command_line(self.kind.name, values)) + (copyable(document) if document else "")
+        document = copyable(yaml.safe_dump(values, sort_keys=False)) if values else ""
+        return copyable(command_line(self.kind.name, values)) + document
+
+    def _set_busy(self, busy: bool) -> None:
+        super()._set_busy(busy)
+        self._pickers.layout.display = "none" if busy or not self._runs.options else ""
 
     async def _find(self) -> None:
         """Show the run that is going on, or else the last one of this name."""
@@ -139,6 +142,7 @@ class RunPanel(Panel[SweepSpec]):
         self.experiment = experiment
         self._set_busy(True)
         ended_before = 0
+        showing: asyncio.Task[Any] | None = None
         while experiment.is_running if work is None else not work.done():
             await (asyncio.sleep(_POLL_SECONDS) if work is None else asyncio.wait({work}, timeout=_POLL_SECONDS))
             self._heed_stop_file(experiment)
@@ -147,9 +151,12 @@ class RunPanel(Panel[SweepSpec]):
             self._bar.max, self._bar.value = max(1, progress.planned), ended
             if not experiment.stop_file.exists():
                 self._say(_status(experiment, progress))
-            if ended > ended_before:
+            if ended > ended_before and (showing is None or showing.done()):  # drawing keeps no Stop waiting
                 ended_before = ended
-                await self._show_results(experiment, f"{progress.total} of {progress.planned} so far")
+                so_far = f"{progress.total} of {progress.planned} so far"
+                showing = asyncio.create_task(self._show_results(experiment, so_far))
+        if showing:
+            await showing
 
     def _heed_stop_file(self, experiment: Experiment) -> None:
         """A stop that another panel, perhaps in another tab, has asked for."""
@@ -163,23 +170,25 @@ class RunPanel(Panel[SweepSpec]):
         self.experiment = experiment
         progress = self.kind.read_progress(experiment)
         state = _state(experiment)
+        self._view.widget.layout.display = "" if progress.ended else "none"
         if progress.ended:
-            await self._show_results(experiment)
+            self._keep(await asyncio.to_thread(results_html, await self._show_results(experiment)))
         report = experiment.folder / REPORT_FILE
         done = len(progress.ended)
         self._bar.max, self._bar.value = max(1, progress.planned), done
         self._resume.disabled = state == "done" or experiment.is_running
         self._say(f"{state}: {progress.total}; report: {report if report.exists() else 'none'}")
 
-    async def _show_results(self, experiment: Experiment, so_far: str = "") -> None:
-        await self._view.show(await asyncio.to_thread(read_results, experiment.folder), so_far)
+    async def _show_results(self, experiment: Experiment, so_far: str = "") -> Results:
+        results = await asyncio.to_thread(read_results, experiment.folder)
+        await self._view.show(results.ended_levels() if so_far else results, so_far)
+        return results
 
     def _list_runs(self, shown: Experiment | None) -> None:
         """Offer all runs there are, of which one is shown."""
         runs = list(Experiment.find(Path(self._value_of("runs")), self.kind.name))
         options = [(f"{run.folder.name} ({_state(run)})", str(run.folder)) for run in runs]
         self.experiment = shown
-        self._pickers.layout.display = "" if runs else "none"
         self._runs.options = options
         self._runs.value = str(shown.folder) if shown and options else None
         self._others.options = options
@@ -236,20 +245,10 @@ class SweepPanel(RunPanel):
     kind = SWEEP_KIND
 
     def __init__(self, parameters: dict[str, Any]) -> None:
-        server = _read_handover()
+        server = handover.read()
         super().__init__(parameters | server)
         if server:
             self._say(f"the form is filled in for the server that was handed over, {server['base_url']}")
-
-
-def _read_handover() -> dict[str, Any]:
-    """The server that the launch notebook has handed on, as long as it answers."""
-    try:
-        values = read_spec(Path(HANDOVER))
-        with probe.client(values["base_url"], timeout=1) as http:
-            return values if probe.is_there(http) else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
 
 
 class TunePanel(RunPanel):

@@ -1,38 +1,36 @@
 """The launch panel: a server chosen, its exact command seen before it runs, started, watched, stopped or handed on."""
 
 import asyncio
-import os
 import shlex
-import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import pandas as pd
-import yaml
+import psutil
 
 from tuner import figures
 from tuner.batches.batch import to_frame
-from tuner.core import files, locks, timestamps
+from tuner.core import locks, timestamps
 from tuner.core.records import READY, SERVER_FILE, STARTING, ServerRecord
 from tuner.core.run_directory import Trial
-from tuner.errors import PathError, TunerError
+from tuner.errors import PathError
 from tuner.notebook.fields import button, copyable, words
 from tuner.notebook.form import Form
-from tuner.notebook.panel import Panel, draw, log_end
-from tuner.servers import gpus, telemetry
+from tuner.notebook.panel import Panel, draw, log_end, log_html
+from tuner.report.static import copyable
+from tuner.servers import telemetry
 from tuner.servers.attached import Server
-from tuner.servers.server import launch, preview
+from tuner.servers.server import Server, launch, preview
+from tuner.sweep import handover
 from tuner.sweep.spec import ServeSpec
-from tuner.sweep.sweep import tokenizer_of, with_model
+from tuner.sweep.sweep import with_model
 
 #: where the server's record and log go, a folder a start
 SERVERS = Path("servers")
-#: what the sweep notebook, or `tuner sweep`, takes a server over from
-HANDOVER = "handover.yaml"
 _STOP = "stop"
-_POLL_SECONDS, _DRAW_SECONDS, _LOG_LINES = 0.5, 3.0, 15
+_POLL_SECONDS, _WATCH_SECONDS, _LOG_LINES, _SAMPLES = 0.2, 2.0, 15, 300
 
 
 class ServerPanel(Panel[ServeSpec]):
@@ -43,17 +41,12 @@ class ServerPanel(Panel[ServeSpec]):
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         self._folder: Path | None = None
-        self._port = _free_port()
+        self._port = locks.free_port()
         self._hand_on = button("Hand over to sweep", "share", self.hand_over, disabled=True)
         self._use, self._log = widgets.Output(), widgets.HTML()
-        self._drawn: float | None = None
-        log = widgets.Accordion([self._log], titles=["Server log"])
-        log.selected_index = 0
-        here = widgets.HTML(words(_gpus_here()))
-        form = Form(ServeSpec, parameters)
-        super().__init__(form, "Start server", [self._hand_on], widgets.VBox([here, log, self._use]))
-        self._same.titles = ["The command"]
-        self._same.selected_index = 0
+        log = widgets.Accordion([self._log], titles=["Server log"], selected_index=0)
+        super().__init__(Form(ServeSpec, parameters), "Start server", [self._hand_on], widgets.VBox([log, self._use]))
+        self._same.titles, self._same.selected_index = ["The command"], 0
 
     @property
     def base_url(self) -> str | None:
@@ -65,30 +58,23 @@ class ServerPanel(Panel[ServeSpec]):
         """End the server, whichever panel of this kernel started it."""
         if self._folder:
             (self._folder / _STOP).touch()
-            self._say("stopping")
+            self._say("stopping the server")
 
     def hand_over(self) -> None:
         """Write down where the server is, for the sweep notebook and for `tuner sweep`."""
         if self._folder:
-            record = Trial(self._folder).server or ServerRecord()
-            values = handover(record, self._form.value_of("api_key_env"))
-            files.write_atomically(Path(HANDOVER), yaml.safe_dump(values))
-            self._say(f"handed over: open sweep.ipynb, its form is filled in; or run: tuner sweep {HANDOVER}")
+            handover.write(Trial(self._folder).server or ServerRecord(), self._form.value_of("api_key_env"))
+            self._say(f"handed over: open sweep.ipynb, its form is filled in; or run: tuner sweep {handover.FILE}")
 
     def _spec(self) -> ServeSpec:
         spec = self._form.spec()
         return spec if spec.port or not preview(spec, self._port) else spec.model_copy(update={"port": self._port})
 
-    def _preview(self) -> None:
+    def _described(self) -> str:
         """The exact command, before anything runs."""
-        self._command.value = ""
-        try:
-            spec = self._spec()
-        except TunerError:
-            return
+        spec = self._spec()
         command = preview(spec, self._port)
-        attaches = words(f"attaches to {spec.base_url}; nothing is started")
-        self._command.value = copyable(shlex.join(command)) if command else attaches
+        return copyable(shlex.join(command)) if command else words(f"attaches to {spec.base_url}; starts nothing")
 
     def _set_busy(self, busy: bool) -> None:
         super()._set_busy(busy)
@@ -98,19 +84,18 @@ class ServerPanel(Panel[ServeSpec]):
         """Follow the server that an earlier panel of this kernel has started, if it still runs."""
         for file in sorted(SERVERS.glob(f"*/{SERVER_FILE}"), reverse=True):
             record = Trial(file.parent).server
-            if record and record.state in (STARTING, READY) and _is_ours(record.pid):
-                self._folder = file.parent
-                await self._follow(None)
+            if record and record.state in (STARTING, READY) and psutil.pid_exists(record.pid or 0):
+                await self._follow(file.parent, None)
+                self._say("stopped")
                 return
 
     async def _begin(self) -> None:
         spec = self._spec()
         self._go.disabled = True
-        self._say("starting")
+        self._say("starting the server")
         spec = await asyncio.to_thread(with_model, spec)
         folder = SERVERS / f"{timestamps.to_stamp(timestamps.now())}-{spec.engine}"
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
         with ExitStack() as running:
             launching = asyncio.create_task(asyncio.to_thread(launch, spec, Trial(folder)))
             while not launching.done():
@@ -119,71 +104,55 @@ class ServerPanel(Panel[ServeSpec]):
             server = await launching
             running.callback(server.stop)
             running.enter_context(telemetry.Recorder(server))
-            await self._follow(server)
+            await self._follow(folder, server)
             await asyncio.to_thread(running.close)
-        self._port = _free_port()
+        self._port = locks.free_port()
         self._preview()
         self._say("stopped")
 
-    async def _follow(self, server: Server | None) -> None:
-        """Show what the server does until it ends, or somebody wants it to."""
-        folder = self._folder or Path()
+    async def _follow(self, folder: Path, server: Server | None) -> None:
+        """Show what the server does until it ends, or somebody wants it to; no drawing keeps it from ending."""
+        self._folder = folder
         self._set_busy(True)
+        watching = asyncio.create_task(self._watch(folder))
+        try:
+            while not await asyncio.to_thread(_is_over, folder, server):
+                await asyncio.sleep(_POLL_SECONDS)
+        finally:
+            watching.cancel()
+
+    async def _watch(self, folder: Path) -> None:
+        """Show the log's end, what the server uses, and where it is."""
+        announced = False
         while record := Trial(folder).server:
-            ready = record.state == READY
+            ready = record.state == READY and not (folder / _STOP).exists()
             self._hand_on.disabled = not ready
             self._show_log(folder)
-            await self._draw_use(folder)
-            if server is not None and (failure := await asyncio.to_thread(server.failure)):
-                raise failure
-            stopping = (folder / _STOP).exists()
-            if (server is not None and stopping) or (server is None and record.state not in (STARTING, READY)):
-                return
-            if ready and not stopping and not self._status.value.count("handed over"):
+            if ready and not announced:
                 self._say(f"ready: {record.served_name} at {record.base_url}/v1; it ends with this kernel")
-            await asyncio.sleep(_POLL_SECONDS)
+                announced = True
+            with suppress(PathError, ValueError):
+                await draw(self._use, partial(_timeline, folder))
+            await asyncio.sleep(_WATCH_SECONDS)
 
     def _show_log(self, folder: Path) -> None:
-        self._log.value = words("\n".join(log_end(Trial(folder).server_log)[-_LOG_LINES:]))
-
-    async def _draw_use(self, folder: Path) -> None:
-        """What the server uses, drawn anew where there are new samples, and seldom: a figure takes a second of CPU."""
-        now = time.monotonic()
-        if self._drawn is None or now - self._drawn > _DRAW_SECONDS:
-            with suppress(PathError, ValueError):
-                samples = await asyncio.to_thread(telemetry.load, folder)
-                if len(samples) > 1:
-                    await draw(self._use, lambda: figures.timeline(to_frame([]), pd.DataFrame(samples.tail(300))))
-            self._drawn = time.monotonic()
+        self._log.value = log_html(log_end(Trial(folder).server_log)[-_LOG_LINES:])
 
 
-def handover(record: ServerRecord, key: str | None) -> dict[str, Any]:
-    """The parameters of a sweep that attaches to a server which runs; `key` names the variable with its API key."""
-    tokenizer = tokenizer_of(record.engine, record.model) if record.model else ""
-    values = {"engine": "attach", "model": record.served_name, "base_url": record.base_url, "tokenizer": tokenizer}
-    return values | ({"api_key_env": key} if key else {})
+def _timeline(folder: Path) -> Any:
+    """What a server has used of late."""
+    return figures.timeline(to_frame([]), telemetry.load(folder).tail(_SAMPLES))
 
 
-def _free_port() -> int:
-    holders = locks.reserve_port(None)
-    port = locks.port_of(holders[0])
-    for holder in holders:
-        holder.close()
-    return port
+def _is_over(folder: Path, server: Server | None) -> bool:
+    """Whether a server of this panel's is to end, or one of another panel's has.
 
-
-def _is_ours(pid: int | None) -> bool:
-    """Whether the process runs, and was started by this kernel's user."""
-    if pid is None:
-        return False
-    with suppress(OSError):
-        os.kill(pid, 0)
-        return True
-    return False
-
-
-def _gpus_here() -> str:
-    here = gpus.gpus()
-    if not here:
-        return f"no GPU here: {gpus.why_none()[0]}"
-    return "\n".join(f"GPU {gpu.index} {gpu.name}: {'free' if gpu.is_free else gpu.use}" for gpu in here)
+    Raises:
+        ServerFailed: it ended by itself.
+    """
+    if server is None:
+        record = Trial(folder).server
+        return record is None or record.state not in (STARTING, READY)
+    if failure := server.failure():
+        raise failure
+    return (folder / _STOP).exists()

@@ -143,7 +143,7 @@ class SLOField(Field):
 
     def _lay_out(self) -> None:
         self._rows.children = tuple(limit.widget for limit in self._limits)
-        self._changed()
+        self.changed()
 
     def _add_tier(self) -> None:
         """Another tier with the limits that are shown."""

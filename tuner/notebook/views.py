@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,22 @@ import pandas as pd
 
 from tuner.core.run_directory import Experiment
 from tuner.judging.slo import Constraint
-from tuner.notebook.fields import button, copyable, labelled, words
-from tuner.notebook.panel import draw, log_end
-from tuner.report.compared import SAME_CONFIGURATION, Compared
-from tuner.report.page import table_html
+from tuner.notebook.fields import button, labelled, words
+from tuner.notebook.panel import draw, log_end, log_html
+from tuner.report.compared import Compared
 from tuner.report.results import Results
+from tuner.report.static import answer_html, comparison_html, copyable, table_html
 from tuner.report.write import REPORT_FILE, save_report
 
+_TITLES = ("Answer", "Figures", "Batches", "Server", "Data", "Comparison")
 _AS_MEASURED = "as measured"
 _STEPS = 120
 _NO_LIMIT = math.inf
-_CSV_FILE = "batches.csv"
+#: what can be written into a run's folder: the button, its icon, the file, and what writes it
+_FILES: tuple[tuple[str, str, str, Callable[[Results, Path], Any]], ...] = (
+    ("Write the report", "file", REPORT_FILE, save_report),
+    ("Write CSV", "table", "batches.csv", lambda results, path: results.judged.to_csv(path, index=False)),
+)
 
 
 class Rows:
@@ -62,17 +68,17 @@ class Rows:
 class ResultsView:
     """A run's results in tabs: of a sweep judged by what the sliders say, of a search with a row a trial."""
 
-    _TITLES = ("Answer", "Figures", "Batches", "Server", "Data", "Comparison")
-
     def __init__(self) -> None:
         self._results: Results | None = None
         self._limits: list[tuple[Constraint, widgets.SelectionSlider]] = []
         self._name, self._answer, self._server, self._data, self._written = (widgets.HTML() for _ in range(5))
         self._curves, self._sliders, self._sought = widgets.Output(), widgets.VBox(), widgets.Text(**labelled("search"))
         self._figures, self._rows = widgets.VBox(), Rows()
-        self._comparison = widgets.VBox([widgets.HTML(words("Pick another run beside *compare with*."))])
+        self._comparison = widgets.VBox(
+            [widgets.HTML(words("Pick another run at “compare with” above, and press Compare."))]
+        )
         self._sought.observe(lambda _: self._show_server(), "value")
-        self._tabs = widgets.Tab(self._pages(), titles=self._TITLES)
+        self._tabs = widgets.Tab(self._pages(), titles=_TITLES)
         self._tabs.observe(lambda _: self._later(self._draw_figures()), "selected_index")
         self.widget = widgets.VBox([self._name, self._tabs])
         self.widget.layout.display = "none"
@@ -80,7 +86,7 @@ class ResultsView:
     def _pages(self) -> list[widgets.Widget]:
         beside = widgets.Box([self._curves, self._sliders])
         beside.add_class("tuner-beside")
-        save = [button("Write the report", "file", self._write_report), button("Write CSV", "table", self._write_csv)]
+        save = [button(name, icon, partial(self._write, file, write)) for name, icon, file, write in _FILES]
         return [
             widgets.VBox([self._answer, beside]),
             self._figures,
@@ -95,13 +101,14 @@ class ResultsView:
         above, below = comparison_html(compared)
         changes = widgets.Output()
         self._comparison.children = [widgets.HTML(above), changes, widgets.HTML(below)]
-        self._tabs.selected_index = self._TITLES.index("Comparison")
+        self._tabs.selected_index = _TITLES.index("Comparison")
         await draw(changes, lambda: compared.figures[0])
 
     async def show(self, results: Results, so_far: str = "") -> None:
         """Show `results`; sliders start anew only where another run is shown, and stay as they are else."""
         before, self._results = self._results, results
         self._name.value = f"<h4>{html.escape(str(results.folder or results.title))}{so_far and f': {so_far}'}</h4>"
+        self._tabs.titles = [name if name != "Batches" or results.searched is None else "Trials" for name in _TITLES]
         if before is None or before.run_facts.folders != results.run_facts.folders:
             self._make_sliders(results)
         self.widget.layout.display = ""
@@ -123,14 +130,13 @@ class ResultsView:
             return
         limits = [replace(limit, threshold=slider.value) for limit, slider in self._limits if slider.value != _NO_LIMIT]
         results = self._results if self._results.searched else self._results.limited_by(limits)
-        again = f"<b>The best configuration again:</b>{copyable(results.command)}" if results.command else ""
-        self._answer.value = f'<div class="tuner-answer">{words(chr(10).join(results.answer))}</div>{again}'
-        self._rows.show(results.searched.table if results.searched else results.table)
+        self._answer.value = answer_html(results)
+        self._rows.show(results.shown_table)
         await draw(self._curves, lambda: results.first_figure)
 
     async def _draw_figures(self) -> None:
         """Draw what is in the tab of figures while somebody looks at it; it takes seconds of CPU."""
-        if self._tabs.selected_index == self._TITLES.index("Figures") and (results := self._results):
+        if self._tabs.selected_index == _TITLES.index("Figures") and (results := self._results):
             shown = await asyncio.to_thread(lambda: results.figures)
             self._figures.children = [widgets.Output() for _ in shown]
             for output, figure in zip(self._figures.children, shown, strict=True):
@@ -149,13 +155,7 @@ class ResultsView:
         folder = self._results and self._results.folder
         logs = Experiment(folder).logs if folder else []
         lines = [line for log in logs[-1:] for line in log_end(log, self._sought.value)]
-        return f'<pre class="tuner-log">{html.escape(chr(10).join(lines)) or "no such line"}</pre>'
-
-    def _write_report(self) -> None:
-        self._write(REPORT_FILE, save_report)
-
-    def _write_csv(self) -> None:
-        self._write("batches.csv", lambda results, path: results.judged.to_csv(path, index=False))
+        return log_html(lines)
 
     def _write(self, name: str, write: Callable[[Results, Path], Any]) -> None:
         if self._results and self._results.folder:
@@ -167,23 +167,10 @@ class ResultsView:
         self._drawing = asyncio.get_running_loop().create_task(work)
 
 
-def comparison_html(compared: Compared) -> tuple[str, str]:
-    """What two sides differ in, as HTML: what stands above the figures, and what below."""
-    configuration = compared.configuration
-    differs = SAME_CONFIGURATION if configuration.empty else table_html(configuration)
-    first, *rest = map(html.escape, compared.answer)
-    answer = "<br>".join([f"<b>{first}</b>", *rest])
-    tables = "".join(f"<h4>{title}</h4>{table_html(rows)}" for title, rows in compared.tables.items())
-    return (
-        f"<h3>{html.escape(compared.title)}</h3>{differs}<p>{answer}</p>",
-        f"{tables}<small>{compared.legend}</small>",
-    )
-
-
 def _how_to_load(results: Results) -> str:
     """Where a run lies, and the lines of Python that load it."""
-    code = f"import tuner\n\nbatches = tuner.load_batches({str(results.folder)!r})  # a row a batch"
-    return words(f"Everything lies in {results.folder}") + copyable(code)
+    code = f"import tuner\n\nbatches = tuner.load_batches({str(results.folder)!r})  # a DataFrame, one row per batch"
+    return words(f"All files of this run are in {results.folder}") + copyable(code)
 
 
 def _slider(constraint: Constraint, threshold: float | None, judged: pd.DataFrame) -> widgets.SelectionSlider:

@@ -147,15 +147,15 @@ def _table(judged: pd.DataFrame) -> dict[str, Any]:
     return {
         "header": [headers.get(str(column), column) for column in shown],
         "columns": list(shown),
-        "rows": list(zip(judged["verdict"], _cells(shown), judged["verdict_reason"], strict=True)),
+        "rows": list(zip(judged["verdict"], cell_texts(shown), judged["verdict_reason"], strict=True)),
         "scenario": scenarios[0] if one_scenario else "",
     }
 
 
-def _cells(shown: pd.DataFrame) -> list[list[str]]:
+def cell_texts(shown: pd.DataFrame) -> list[list[str]]:
     """Each row as texts, – for what is missing."""
-    cells: list[list[str]] = _without_gaps(shown).astype(str).to_numpy().tolist()
-    return cells
+    texts: list[list[str]] = _without_gaps(shown).astype(str).to_numpy().tolist()
+    return texts
 
 
 def _without_gaps(shown: pd.DataFrame) -> pd.DataFrame:
@@ -178,7 +178,7 @@ def _search(results: Results) -> dict[str, Any] | None:
         "server": searched.notes.winner.command,
         "winner": results.winner,
         "header": list(cells.columns),
-        "rows": list(zip(states, best, _cells(cells), shown["cause"], strict=True)),
+        "rows": list(zip(states, best, cell_texts(cells), shown["cause"], strict=True)),
     }
 
 
@@ -205,31 +205,6 @@ def _setup(results: Results) -> list[str]:
     return [part for part in (engine, model, plural(gpus, "GPU") if gpus else "", traffic) if part]
 
 
-_ROWS_STYLE = """<style>
-.tuner-rows { overflow: auto; max-height: 32em }
-.tuner-rows table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-.tuner-rows th { position: sticky; top: 0; background: var(--jp-layout-color2, #f0f2f5) }
-.tuner-rows th, .tuner-rows td { white-space: nowrap !important; padding: 3px 9px; text-align: left !important }
-.tuner-rows td.number { text-align: right !important }
-.tuner-rows td { max-width: 30em; overflow: hidden; text-overflow: ellipsis }
-</style>"""
-
-
-def table_html(shown: pd.DataFrame) -> str:
-    """A table for a notebook, escaped: a line a row, – for what is missing, long texts whole in their tooltip."""
-    kinds = ["number" if pd.api.types.is_numeric_dtype(shown[name]) else "text" for name in shown]
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in shown)
-    lines = ("".join(map(_cell_html, kinds, row)) for row in _cells(shown))
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'{_ROWS_STYLE}<div class="tuner-rows">{table}</div>'
-
-
-def _cell_html(kind: str, cell: str) -> str:
-    text = html.escape(cell)
-    return f'<td class="{kind}" title="{text}">{text}</td>'
-
-
 def render_comparison(compared: Compared) -> str:
     """The comparison as HTML text."""
     return document(
@@ -249,7 +224,7 @@ def render_comparison(compared: Compared) -> str:
 
 
 def _plain_table(frame: pd.DataFrame) -> dict[str, Any]:
-    return {"header": list(frame.columns), "rows": _cells(frame)}
+    return {"header": list(frame.columns), "rows": cell_texts(frame)}
 
 
 def _carried(compared: Compared) -> report_data.ReportData:

@@ -32,6 +32,8 @@ from tuner.sweep.proposals import SEARCH_FILE
 
 #: from so many times on there is a trend
 _HISTORY = 3
+#: outcomes that a level of a run which goes on has until it ends
+_NOT_ENDED = ("missing", "interrupted")
 #: what a reader can limit with a slider where the SLO does not
 _SUGGESTED = tuple(Constraint(metric, "p90", 1.0) for metric in ("ttft", "tpot", "e2e_latency"))
 
@@ -90,11 +92,11 @@ class Results:
 
     def _search_figures(self, searched: Searched) -> list[Any]:
         """How the search went, and then the curves of the baseline and of the winner alone: twenty are unreadable."""
-        shares, why_not = importances(searched.trials, maximize=searched.goal.maximize)
+        shares = importances(searched.trials, maximize=searched.goal.maximize)
         shown = [
             figures.best_so_far(searched.trials, searched.goal),
             figures.parallel_coordinates(searched.trials, searched.goal),
-            figures.importance(shares, why_not),
+            *([figures.importance(shares)] if shares else []),
         ]
         if len(searched.goals) > 1:
             shown.insert(1, figures.pareto_front(searched.trials, (searched.goals[0], searched.goals[1])))
@@ -118,6 +120,11 @@ class Results:
     def table(self) -> pd.DataFrame:
         """One row a batch, for people."""
         return table(self.judged)
+
+    @property
+    def shown_table(self) -> pd.DataFrame:
+        """Of a search one row a trial, else one row a batch; for people."""
+        return self.searched.table if self.searched else self.table
 
     @property
     def sliders(self) -> list[tuple[Constraint, float | None]]:
@@ -146,6 +153,10 @@ class Results:
         if rates.all() or not rates.any():
             return self._figures_of_one_kind()
         return [figure for kind in (~rates, rates) for figure in self._only(kind)._figures_of_one_kind()]
+
+    def ended_levels(self) -> "Results":
+        """Without the levels that a run which goes on has still to measure; of tiers, the first."""
+        return replace(self._only(~self.judged["outcome"].isin(_NOT_ENDED)), tiers=None)
 
     def _only(self, chosen: "pd.Series[bool]") -> "Results":
         """These batches alone, each in the place that it has among all."""

@@ -25,7 +25,7 @@ GAIN, NOISE, LOSS, ONLY_WINNER, NEITHER, UNKNOWN = "gain", "noise", "loss", "onl
 _WORDS = {
     GAIN: "confirmed gain {}",
     LOSS: "the defaults are better: the winner's change is {}",
-    NOISE: "within the noise: {}; the defaults are as good as can be told",
+    NOISE: "within the noise: {}; the defaults may be just as good",
 }
 
 

@@ -345,6 +345,11 @@ def _check_names(names: Iterable[str], allowed: Collection[str], message: str) -
 
 
 def _preset(name: str, engine: Engine) -> Mapping[str, Any]:
+    if not name.strip():
+        known = ", ".join(engine.spaces)
+        raise SpecError(
+            f"space: empty; write parameters with their values, or a preset{f' ({known})' if known else ''}"
+        )
     if name in engine.spaces:
         return engine.spaces[name]
     advice = suggest(name, engine.spaces) if engine.spaces else f"engine {engine.name} has no presets; give parameters"

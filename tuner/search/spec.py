@@ -17,6 +17,7 @@ from pydantic import (
 
 from tuner import engines
 from tuner.core.files import parse_yaml
+from tuner.core.text import plural
 from tuner.judging.scores import LATENCIES, Objective
 from tuner.judging.slo import SLO
 from tuner.search.space import DEFAULT, SearchSpace
@@ -151,8 +152,8 @@ class TuneSpec(SweepSpec):
     def about_time(self) -> str:
         """How long its trials take at most, in words."""
         trials = self.trials + 2 * self.confirm
-        limit = f", ended after {self.max_minutes:g} min" if self.max_minutes else ""
-        return f"{trials} times {super().about_time}, and the servers' starts{limit}"
+        limit = f"; ends after {self.max_minutes:g} min" if self.max_minutes else ""
+        return f"{super().about_time} for each of {plural(trials, 'run')}, plus server starts{limit}"
 
     @property
     def gpu_count(self) -> int | None:

@@ -20,6 +20,9 @@ LOADING, WARMING_UP = "loading the load generator", "warming up"
 PHASE_FILE = "phase"  # in a trial's folder, while it is in one of these
 _BETWEEN_LEVELS = 1.0  # seconds
 _MOMENTS = ("the server is ready", "between levels")
+_REPORTING = "writing the report"
+#: what a search does while no trial runs, by its state, where it does not choose
+_BETWEEN_TRIALS = {"confirming": "starting the next run that confirms", "done": _REPORTING, "stopped": _REPORTING}
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Progress:
             (not self.levels, "preparing"),
             (is_ready and all_ended and not self.is_auto and not self.is_attached, "stopping the server"),
             (is_ready and (self.is_auto or not all_ended), _MOMENTS[bool(self.ended)]),
-            (all_ended, "writing the report"),
+            (all_ended, _REPORTING),
             (self.is_attached, "connecting to the server"),
             (True, "starting the server"),
         )
@@ -188,13 +191,13 @@ class SearchProgress:
         if self.is_cut_off:
             return f"cut off after {self.total}: no process of this machine goes on with it"
         if not self.running:
-            return "choosing the next configuration"
+            return _BETWEEN_TRIALS.get(self.state, "choosing the next configuration")
         if len(self.running) > 1:
             return f"{len(self.running)} trials at once"
         number = len(self.tried)
         again = f"confirming, run {len(self.records) - number} of {self.confirm}"
         which = again if self.running[0].role == "confirmation" else f"trial {number} of {self.trials}"
-        return f"{which}: {what}"
+        return f"{which}: {'judging its levels' if what == _REPORTING else what}"
 
 
 def _title(level: LevelState) -> str:

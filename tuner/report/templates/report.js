@@ -35,6 +35,7 @@ function moveMarkers(marked, levels, looks, asAsked) {
       customdata: each(({ row, facts }) => [row, facts]),
       hovertext: each(point => asAsked ? point.said : `${point.facts}<br>${looks[verdictOf(point)]}`),
       showlegend: groups.map(group => group.length > 0),
+      name: places.map(place => asAsked ? plot.data[place].meta.says : looks[plot.data[place].meta.verdict]),
     }, places);
   }
 }

@@ -1,0 +1,31 @@
+"""A server that runs, handed on to a sweep: a file of its parameters, which a panel or `tuner sweep` reads."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tuner.core import files
+from tuner.core.run_directory import ServerRecord
+from tuner.servers import http
+from tuner.sweep.spec import read_spec
+from tuner.sweep.sweep import tokenizer_of
+
+FILE = "handover.yaml"
+
+
+def write(record: ServerRecord, key: str | None) -> None:
+    """Write down the sweep that attaches to a server which runs; `key` names the variable with its API key."""
+    tokenizer = tokenizer_of(record.engine, record.model) if record.model else ""
+    values = {"engine": "attach", "model": record.served_name, "base_url": record.base_url, "tokenizer": tokenizer}
+    files.write_atomically(Path(FILE), yaml.safe_dump(values | ({"api_key_env": key} if key else {})))
+
+
+def read() -> dict[str, Any]:
+    """The parameters of the sweep, as long as its server answers; else none."""
+    try:
+        values = read_spec(Path(FILE))
+        with http.client(values["base_url"], timeout=1) as client:
+            return values if http.is_there(client) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
