@@ -11,7 +11,8 @@ from tuner.judging.scores import LATENCIES, Objective
 from tuner.judging.slo import SLO
 from tuner.search.space import DEFAULT, SearchSpace
 from tuner.servers import gpus
-from tuner.sweep.spec import SweepSpec, split
+from tuner.sweep.quality import TrialSpec
+from tuner.sweep.spec import split
 
 SamplerName = Literal["auto", "grid", "random", "tpe", "climb"]
 _ON = re.compile(r"local|ray(://\S+:\d+)?|[^\s:/]+:\d+")
@@ -38,7 +39,7 @@ def _where(value: str) -> str:
     return value
 
 
-class TuneSpec(SweepSpec):
+class TuneSpec(TrialSpec):
     """A search for the best server configuration under a load; `parameters` is its baseline."""
 
     space: dict[str, Any] | str = Field(DEFAULT, description="parameters with their values, or a preset's name")
