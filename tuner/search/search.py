@@ -152,7 +152,7 @@ class _Search:
     def _start(self, trial: SearchTrial, again: TuneSpec | None = None) -> Running:
         """Begin a trial of the search, or measure `again` what it was asked."""
         self.trials.begin(trial)
-        best = None if again else self.trials.best
+        best = self.trials.best if trial.record.role == "candidate" else None  # the others are measured to their end
         stop = TrialStop(
             **vars(self.stop),
             trial=trial.files,

@@ -11,7 +11,7 @@ from tuner.judging.scores import LATENCIES, Objective
 from tuner.judging.slo import SLO
 from tuner.search.space import DEFAULT, SearchSpace
 from tuner.servers import gpus
-from tuner.sweep.quality import TrialSpec
+from tuner.sweep.quality import Quality, TrialSpec
 from tuner.sweep.spec import split
 
 SamplerName = Literal["auto", "grid", "random", "tpe", "climb"]
@@ -66,6 +66,10 @@ class TuneSpec(TrialSpec):
     on: str = Field("local", description="where trials run: local, ray or ray://ADDRESS")
     confirm: NonNegativeInt = Field(
         3, description="times that baseline and winner are measured again in turn; 0: not at all"
+    )
+    quality: Quality | Literal[False] = Field(
+        Quality(),
+        description="prompts that the baseline and what could win are asked, to see if answers changed; or false",
     )
     name: str = Field("tune", description="a word in the run directory's name", min_length=1)
 

@@ -63,11 +63,11 @@ Messages = list[Message]
 def _quality(value: Any) -> Any:
     """A text as YAML reads it; true is what stands by default."""
     read = parse_yaml(value) if isinstance(value, str) else value
-    if read is True or (isinstance(read, Mapping) and not {*read} <= {*Quality.model_fields}):
-        read = {} if read is True else None
-    if read is None:
-        raise ValueError(f"{value!r} is none; write such as {Quality()}, or false")
-    return read
+    if read is True:
+        return {}
+    if read is False or isinstance(read, Quality) or (isinstance(read, dict) and {*read} <= {*Quality.model_fields}):
+        return read
+    raise ValueError(f"{value!r} is none; write such as {Quality()}, or false")
 
 
 class Quality(BaseModel):
@@ -85,10 +85,7 @@ class Quality(BaseModel):
 class TrialSpec(SweepSpec):
     """A sweep that is a trial of a search, with what only such a one is asked."""
 
-    quality: Quality | Literal[False] = Field(
-        Quality(),
-        description="whether answers changed: prompts to ask the baseline and each trial that could win; or false",
-    )
+    quality: Quality | Literal[False] = False
 
     _quality_parts = field_validator("quality", mode="before")(_quality)
 
