@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tuner.core.answers import Answer, Answers
+from tuner.core.answers import Alternative, Answer, Answers, Token
 from tuner.judging.answers import CHANGED, NOT_COMPARED, UNCHANGED, compare_answers
 
 LENGTH, PROMPTS = 32, 20
@@ -17,8 +17,12 @@ def answer(prompt, parts_at=None, shift=0.0, gap=0.0, words=False):
         tokens[parts_at:] = [f" other{place}" for place in range(parts_at, LENGTH)]
     if words:
         return Answer(str(prompt), "".join(tokens))
-    others = [{f" w{place}": -0.5, f" other{place}": -0.5 - gap} for place in range(LENGTH)]
-    return Answer(str(prompt), "".join(tokens), tokens, [-0.5 - shift] * LENGTH, others)
+    likeliest = [{f" w{place}": -0.5, f" other{place}": -0.5 - gap} for place in range(LENGTH)]
+    told = [
+        Token(token, -0.5 - shift, [Alternative(*one) for one in others.items()])
+        for token, others in zip(tokens, likeliest, strict=True)
+    ]
+    return Answer(str(prompt), "".join(tokens), told)
 
 
 def answers(parted=0, at=10, **more):
@@ -71,7 +75,7 @@ def test_the_tolerance_is_the_users():
 
 
 def test_an_answer_that_ends_earlier_parts_there():
-    short = [Answer(one.prompt, "".join(one.tokens[:5]), one.tokens[:5], one.logprobs[:5]) for one in answers()]
+    short = [Answer(one.prompt, "".join(token.token for token in one.tokens[:5]), one.tokens[:5]) for one in answers()]
     found = compare_answers(baseline(words=True), Answers(short))
     assert found == (CHANGED, "20 of 20 part after 5 words; the baseline against itself: 0 of 20")
 
@@ -102,7 +106,7 @@ def test_what_cannot_be_compared_says_why():
 
 
 def test_files_of_anybody_are_compared_or_not():
-    odd = [Answer(str(prompt), "x", ["x", "y"], [1e308], [{}]) for prompt in range(PROMPTS)]
+    odd = [Answer(str(prompt), "x", [Token("x", 1e308), Token(" w1"), Token("")]) for prompt in range(PROMPTS)]
     for own in (odd, [*odd, *answers()]):
         assert compare_answers(baseline(), Answers(own)).verdict in (UNCHANGED, CHANGED)
         assert compare_answers(Answers(own, own), Answers(answers())).verdict in (UNCHANGED, CHANGED)

@@ -46,8 +46,8 @@ def test_each_prompt_is_asked_twice_and_comes_with_log_probabilities(asked):
     assert len(answers.first) == len(answers.again) == len({one.prompt for one in answers.first}) == 8
     assert [one.prompt for one in answers.first] == [one.prompt for one in answers.again]
     for one in answers.first:
-        assert one.text == " tok" * 32 and one.tokens == [" tok"] * 32 and one.error == ""
-        assert one.logprobs == [-0.1] * 32 and one.others[0] == {" tok": -0.1}
+        assert one.text == " tok" * 32 and [token.token for token in one.tokens] == [" tok"] * 32 and not one.error
+        assert one.tokens[0].logprob == one.tokens[0].top_logprobs[0].logprob == -0.1
 
 
 def test_a_server_without_log_probabilities_is_compared_by_its_texts(asked):

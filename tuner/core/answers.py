@@ -8,22 +8,31 @@ import msgspec
 from tuner.core import files
 
 ANSWERS_FILE = "answers.json"
-#: below this one log probability is as good as another
-LEAST = -20.0
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Alternative(msgspec.Struct):
+    """A token, and the natural logarithm of its probability."""
+
+    token: str
+    logprob: float | None = None
+
+
+class Token(Alternative):
+    """A token that was chosen, as OpenAI's API has it, and the likeliest ones at its place."""
+
+    top_logprobs: list[Alternative] = []
+
+
+class Answer(msgspec.Struct):
     """The answer to one prompt; without a text where there was none, with the reason."""
 
     prompt: str  # the beginning of the SHA-256 of its messages
     text: str = ""
-    tokens: list[str] = []  # of the text, where the server gives log probabilities; else empty
-    logprobs: list[float] = []  # natural logarithm of each token's probability
-    others: list[dict[str, float]] = []  # the same of the likeliest tokens at each place
+    tokens: list[Token] = []  # where the server gives log probabilities
     error: str = ""
 
 
-class Answers(msgspec.Struct, frozen=True):
+class Answers(msgspec.Struct):
     """All answers of one trial."""
 
     first: list[Answer]  # one prompt after the other
@@ -33,8 +42,3 @@ class Answers(msgspec.Struct, frozen=True):
     def read(cls, trial: Path) -> Self | None:
         """Those of the trial in this folder; None where there are none, or the file is damaged."""
         return files.read_struct(trial / ANSWERS_FILE, cls)
-
-    def write(self, trial: Path, secret: str | None = None) -> None:
-        """Put them into the trial's folder, without the `secret` that a server may have repeated."""
-        text = msgspec.json.encode(self).decode()
-        files.write_atomically(trial / ANSWERS_FILE, text.replace(secret, "[redacted]") if secret else text)

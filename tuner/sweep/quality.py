@@ -20,8 +20,8 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tuner.batches.load import load_batches
-from tuner.core.answers import ANSWERS_FILE, LEAST, Answer, Answers
-from tuner.core.files import parse_yaml
+from tuner.core import files
+from tuner.core.answers import ANSWERS_FILE, Answer, Answers, Token
 from tuner.core.run_directory import Trial
 from tuner.core.text import one_line, server_words
 from tuner.errors import Stopped
@@ -40,29 +40,21 @@ _POLL = 0.1  # seconds between two looks whether it is still wanted
 _MOST_BYTES = 1 << 18
 _LOGPROBS = {"logprobs": True, "top_logprobs": 5}
 _REFUSALS = (400, 404, 422, 501)  # by a server that gives no log probabilities
-#: prompts where the user gave none; each task with each subject
+#: prompts where the user gave none: each task with each subject
 _TASKS = (
     "Explain in a few sentences how {} works.",
     "Write the beginning of a short story about {}.",
     "List five facts about {}.",
-    "What should a beginner know about {}?",
     "Describe {} to a child.",
-    "Compare {} today with {} a hundred years ago.",
     "Write a short letter that asks for advice on {}.",
-    "Name three problems with {} and how to solve them.",
 )
-_SUBJECTS = (
-    *("a bicycle", "the tide", "baking bread", "a public library", "solar power", "chess", "a lighthouse"),
-    *("beekeeping", "the stock market", "vaccination", "a railway station", "photography", "a volcano", "a garden"),
-    *("the piano", "the internet", "swimming", "a court of law", "glass", "the weather forecast", "bird migration"),
-    *("coffee", "a map", "a hospital", "the moon"),
-)
+_SUBJECTS = ("a bicycle", "the tide", "bread", "a library", "chess", "a lighthouse", "the piano", "coffee")
 Messages = list[Message]
 
 
 def _quality(value: Any) -> Any:
     """A text as YAML reads it; true is what stands by default."""
-    read = parse_yaml(value) if isinstance(value, str) else value
+    read = files.parse_yaml(value) if isinstance(value, str) else value
     if read is True:
         return {}
     if read is False or isinstance(read, Quality) or (isinstance(read, dict) and {*read} <= {*Quality.model_fields}):
@@ -113,27 +105,23 @@ def ask(spec: TrialSpec, trial: Trial, server: Server, requests: Sequence[Reques
         return
     asking, questions = _Asking(spec, server, stop), _questions(spec, requests)
     try:
-        first = asking.answers(questions, 1)
-        Answers(first, asking.answers(questions, _AT_ONCE) if is_baseline else []).write(trial.folder, server.api_key())
+        answers = Answers(asking.answers(questions, 1), asking.answers(questions, _AT_ONCE) if is_baseline else [])
     except Stopped:
         if is_baseline:
             raise
+        return
+    text, key = msgspec.json.encode(answers).decode(), server.api_key()
+    files.write_atomically(trial.folder / ANSWERS_FILE, text.replace(key, "[redacted]") if key else text)
 
 
 def _questions(spec: TrialSpec, requests: Sequence[Request]) -> dict[str, Messages]:
     """The messages to send, by the beginning of their hash; the same for each trial."""
     number = spec.quality.prompts if spec.quality else 0
-    system = spec.request_parameters.get("system_message")
-    before = [{"role": "system", "content": str(system)}] if system else []
+    ours = [_TASKS[n % len(_TASKS)].format(_SUBJECTS[n % len(_SUBJECTS)]) for n in range(len(_TASKS) * len(_SUBJECTS))]
+    requests = requests or [Request([[{"role": "user", "content": text}]]) for text in ours]
     chosen = random.Random(f"{spec.seed} quality").sample(requests, min(number, len(requests)))  # noqa: S311 - no secret
-    own = [request.turns[0] for request in chosen] or [[{"role": "user", "content": one}] for one in _prompts(number)]
-    return {hashlib.sha256(msgspec.json.encode(one)).hexdigest()[:16]: [*before, *one] for one in own}
-
-
-def _prompts(number: int) -> Iterator[str]:
-    for place in range(number):
-        subject = _SUBJECTS[place % len(_SUBJECTS)]
-        yield _TASKS[place % len(_TASKS)].format(subject, subject)
+    firsts = [request.turns[0] for request in chosen]
+    return {hashlib.sha256(msgspec.json.encode(one)).hexdigest()[:16]: one for one in firsts}
 
 
 class _Asking:
@@ -141,11 +129,11 @@ class _Asking:
 
     def __init__(self, spec: TrialSpec, server: Server, stop: Wish) -> None:
         self._server, self._stop = server, stop
-        own = spec.request_parameters
-        greedy = {"temperature": 0, "seed": 0, "max_tokens": _TOKENS, "stream": False}
-        fields = {**server.engine.request_parameters, **own, **greedy, "model": server.model_name}
+        greedy = {"temperature": 0, "seed": 0, "max_tokens": _TOKENS, "stream": False, "model": server.model_name}
+        own, engines_own = spec.request_parameters, server.engine.request_parameters
         left_out = {"system_message", *(name for name, value in own.items() if value is None)}
-        self._fields = {name: value for name, value in fields.items() if name not in left_out} | _LOGPROBS
+        fields = {**engines_own, **own, **greedy, **_LOGPROBS}
+        self._fields = {name: value for name, value in fields.items() if name not in left_out}
 
     def answers(self, questions: Mapping[str, Messages], at_once: int) -> list[Answer]:
         """The answer to each question, asked by so many threads at once, which nobody waits for too long.
@@ -170,81 +158,37 @@ class _Asking:
     def _work(self, waiting: Iterator[tuple[str, Messages]], found: dict[str, Answer], deadline: float) -> None:
         with self._server.client(timeout=_SECONDS) as http:
             for prompt, messages in waiting:
-                if time.monotonic() > deadline:
-                    return
                 try:
                     found[prompt] = self._answer(http, prompt, messages, deadline)
-                except (httpx.HTTPError, msgspec.ValidationError, ValueError, RecursionError) as error:
+                except (httpx.HTTPError, ValueError, LookupError, TypeError, RecursionError) as error:
                     found[prompt] = Answer(prompt, error=one_line(str(error)) or type(error).__name__)
 
     def _answer(self, http: httpx.Client, prompt: str, messages: Messages, deadline: float) -> Answer:
-        status, body = _post(http, self._fields | {"messages": messages}, deadline)
-        if status in _REFUSALS and _LOGPROBS.keys() <= self._fields.keys():
-            self._fields = {name: value for name, value in self._fields.items() if name not in _LOGPROBS}
+        fields, body = self._fields, b""
+        with http.stream("POST", "/v1/chat/completions", json=fields | {"messages": messages}) as response:
+            for piece in response.iter_bytes():
+                body += piece
+                if len(body) > _MOST_BYTES or time.monotonic() > deadline:
+                    raise ValueError(f"an answer longer than {_MOST_BYTES} bytes, or than {_SECONDS:g} s")
+        if response.status_code in _REFUSALS and {*_LOGPROBS} & {*fields}:
+            self._fields = {name: value for name, value in fields.items() if name not in _LOGPROBS}
             return self._answer(http, prompt, messages, deadline)
-        if status != HTTPStatus.OK:
-            return Answer(prompt, error=f"{status}: {server_words(body.decode(errors='replace'))}")
+        if response.status_code != HTTPStatus.OK:
+            return Answer(prompt, error=f"{response.status_code}: {server_words(body.decode(errors='replace'))}")
         return _read_answer(prompt, body)
-
-
-def _post(http: httpx.Client, fields: Mapping[str, Any], deadline: float) -> tuple[int, bytes]:
-    """Status and body of a server's answer.
-
-    Raises:
-        httpx.HTTPError: there is none.
-        ValueError: it is longer than an answer can be, or comes too late.
-    """
-    body = b""
-    with http.stream("POST", "/v1/chat/completions", json=fields) as response:
-        for piece in response.iter_bytes():
-            body += piece
-            if len(body) > _MOST_BYTES or time.monotonic() > deadline:
-                raise ValueError(f"the answer is longer than {_MOST_BYTES} bytes, or takes longer than {_SECONDS:g} s")
-    return response.status_code, body
-
-
-class _Alternative(msgspec.Struct):
-    token: str
-    logprob: float | None = None
-
-
-class _Token(_Alternative):
-    top_logprobs: list[_Alternative] = []
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message
-    logprobs: Any = None
 
 
 def _read_answer(prompt: str, body: bytes) -> Answer:
     """The answer in a body of OpenAI's form; log probabilities of another form count as none.
 
     Raises:
-        ValueError: it has another form, or no text.
+        ValueError, LookupError, TypeError: it has another form, or no text.
     """
-    said = json.loads(body)
-    choice = msgspec.convert((said.get("choices") or [{}])[0] if isinstance(said, dict) else said, _Choice)
-    text = f"{choice.message.reasoning_content or ''}{choice.message.content or ''}"
+    choice = json.loads(body)["choices"][0]
+    text = "".join(str(choice["message"].get(name) or "") for name in ("reasoning_content", "content"))
     if not text:
         raise ValueError("an answer without text")
-    tokens: list[_Token] = []
-    with suppress(msgspec.ValidationError, AttributeError):
-        tokens = msgspec.convert((choice.logprobs or {}).get("content") or [], list[_Token])
-    return Answer(
-        prompt,
-        text,
-        [token.token for token in tokens],
-        [_finite(token) for token in tokens],
-        [{other.token: _finite(other) for other in token.top_logprobs} for token in tokens],
-    )
-
-
-def _finite(one: _Alternative) -> float:
-    """A log probability; servers write null or −9999 for that of what is impossible."""
-    return LEAST if one.logprob is None or not one.logprob > LEAST else min(round(one.logprob, 5), 0.0)
+    tokens: list[Token] = []
+    with suppress(LookupError, TypeError, msgspec.ValidationError):
+        tokens = msgspec.convert(choice["logprobs"]["content"], list[Token])
+    return Answer(prompt, text, tokens)

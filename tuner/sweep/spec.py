@@ -42,15 +42,8 @@ _BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Server": ("engine", "model", "base_url", "command", "stop_command", "parameters", "gpus", "tokenizer"),
     "Search": (
-        "space",
-        "constraints",
-        "objective",
-        "objective_level",
-        "sampler",
-        "trials",
-        "max_minutes",
-        "confirm",
-        "quality",
+        *("space", "constraints", "objective", "objective_level", "sampler"),
+        *("trials", "max_minutes", "confirm", "quality"),
     ),
     "Traffic": ("scenarios", "prompts", "prefix", "levels", "rates", "max_seconds", "max_requests"),
     "SLO": ("slo",),
