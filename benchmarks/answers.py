@@ -1,8 +1,8 @@
 """What configurations of llama.cpp do to a model's answers, and how often the same server is called another one.
 
-Run it by hand: `python benchmarks/answers.py [--model FILE.gguf] [--other FILE.gguf …] [--again 20]`; a minute a line. The
-baseline is the engine's defaults; each `--other` file, such as the same weights quantised, is compared with them too, and
-the baseline's own server, asked `--again` times.
+Run it by hand: `python benchmarks/answers.py [--model FILE.gguf] [--other FILE.gguf …] [--again 20]`; a minute a line.
+The baseline is the engine's defaults. Each `--other` file, such as the same weights quantised, is compared with it, and
+the server of the baseline itself, asked `--again` times.
 """
 
 import argparse

@@ -74,9 +74,9 @@ def test_a_quantised_cache_changes_answers_and_more_slots_do_not(tiny_gguf, tmp_
     trials = load_trials(run)
     found = {row["parameters"].get("n_parallel"): (row["answers"], row["answers_evidence"]) for row in trials.iloc}
     assert found[None] == ("", "")  # the baseline
-    assert found[8][0] == "unchanged" and found[8][1].startswith("0 of 20 part, log probabilities differ by 0.0000 a")
-    assert found[4][0] == "changed" and re.match(r"(1\d|20) of 20 part after \d+ tokens, ", found[4][1])
-    assert found[4][1].endswith("; the baseline against itself: 0 of 20, 0.0001")
+    assert found[8][0] == "unchanged" and found[8][1].startswith("0 of 20 part; ")
+    assert found[4][0] == "changed" and re.match(r"(1\d|20) of 20 part after \d+ tokens; ", found[4][1])
+    assert re.search(r"against itself: 0 of 20; log probabilities: 0.0[1-9]\d\d and 0.000\d nats apart$", found[4][1])
     (run / "trials" / "0001" / "answers.json").write_text('{"first": 3}')
     assert set(load_trials(run)["answers_evidence"]) == {"", "the baseline was not asked"}
 

@@ -116,8 +116,6 @@ def _evidence(pairs: Sequence[tuple[_Parting, _Parting]], has_tokens: bool) -> s
     own, again = zip(*pairs, strict=True)
     places, noise = ([one.place for one in side if one.place is not None] for side in (own, again))
     after = f" after {median(places):.0f} {'tokens' if has_tokens else 'words'}" if places else ""
-    by, usual = (f"{fmean(one.difference for one in side):.4f}" for side in (own, again))
-    more, than = (f", log probabilities differ by {by} a token", f", {usual}") if has_tokens else ("", "")
-    return (
-        f"{len(places)} of {len(own)} part{after}{more}; the baseline against itself: {len(noise)} of {len(own)}{than}"
-    )
+    text = f"{len(places)} of {len(own)} part{after}; the baseline against itself: {len(noise)} of {len(own)}"
+    by, usual = (fmean(one.difference for one in side) for side in (own, again))
+    return f"{text}; log probabilities: {by:.4f} and {usual:.4f} nats apart" if has_tokens else text

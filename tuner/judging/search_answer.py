@@ -196,7 +196,7 @@ class Searched:
             "gain (%)": list((100 * gains(self.trials).loc[rows.index]).round(1)),
             "level": [level_of(row, BEST) or pd.NA for row in rows.to_dict("records")],
             "state": list(rows["state"]),
-            "answers": list(rows["answers"]),
+            "answers": [_counted(*one) for one in zip(rows["answers"], rows["answers_evidence"], strict=True)],
             **{self._header(name): self._cells(rows, name) for name in self.varied},
             "cause": [shorten(str(cause or ""), _CAUSE) for cause in rows["cause"]],
         }
@@ -218,6 +218,11 @@ class Searched:
 def _changed(row: "pd.Series[Any]") -> str:
     """What became of a trial's answers; nothing where that was not asked."""
     return f", answers {row['answers']}" if row["answers"] else ""
+
+
+def _counted(answers: str, evidence: str) -> str:
+    """The verdict on a trial's answers with how many part: `changed (14 of 20)`."""
+    return f"{answers} ({evidence.partition(' part')[0]})" if " part" in evidence else answers
 
 
 def _nth(rows: pd.DataFrame, place: int, decimals: int) -> list[float]:
