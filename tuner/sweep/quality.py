@@ -158,6 +158,8 @@ class _Asking:
     def _work(self, waiting: Iterator[tuple[str, Messages]], found: dict[str, Answer], deadline: float) -> None:
         with self._server.client(timeout=_SECONDS) as http:
             for prompt, messages in waiting:
+                if time.monotonic() > deadline:
+                    return
                 try:
                     found[prompt] = self._answer(http, prompt, messages, deadline)
                 except (httpx.HTTPError, ValueError, LookupError, TypeError, RecursionError) as error:
