@@ -18,10 +18,12 @@ from support.processes import command_of, processes_of, wait_until
 from support.side_by_side import faulty, record, started, stop_request
 
 import tuner
-from tuner.core.run_directory import Experiment
+from tuner.core.answers import Answers
+from tuner.core.run_directory import Experiment, TrialRecord
 from tuner.errors import ClusterError, ServerFailed, SpecError, Stopped
 from tuner.search.ray import RayExecutor, node
 from tuner.sweep.progress import read_sweep
+from tuner.sweep.quality import TrialSpec
 from tuner.sweep.spec import make_spec
 
 pytestmark = [
@@ -118,6 +120,16 @@ def swept(model, **asked):
 def submit_all(executor, spec, experiment, number):
     trials = [experiment.trial(n) for n in range(1, number + 1)]
     return [executor.submit(spec, trial, stop_request(experiment)) for trial in trials]
+
+
+def test_the_answers_of_a_trial_come_back_too(cluster, tiny_gguf, experiment):
+    asked = {"levels": [1], "scenarios": ["D(20,8)"], "max_seconds": 1, "quality": {"prompts": 4}}
+    spec, trial = make_spec({"model": str(tiny_gguf), **asked}, TrialSpec), experiment.trial(1)
+    TrialRecord(role="baseline", parameters={}).write(trial.folder)
+    with RayExecutor(cluster.address, 1, spec, ONE_GPU) as executor:
+        executor.submit(spec, trial, stop_request(experiment)).result(200)
+    answers = Answers.read(trial.folder)
+    assert len(answers.first) == len(answers.again) == 4 and all(one.tokens for one in answers.first)
 
 
 def test_four_trials_though_a_node_is_killed_in_their_middle(cluster, tiny_gguf, experiment):

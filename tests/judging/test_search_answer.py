@@ -16,7 +16,7 @@ from tuner import figures
 from tuner.errors import PathError
 from tuner.judging.scores import THROUGHPUT, Goal
 from tuner.judging.search_answer import Searched
-from tuner.judging.trials import LEAST_TRIALS, importances
+from tuner.judging.trials import LEAST_TRIALS, importances, trials_from_records, trials_to_records
 from tuner.report.results import read_results
 from tuner.report.write import write_report
 from tuner.sweep.spec import make_spec
@@ -120,6 +120,24 @@ def test_the_answer_names_best_gain_and_states():
     assert first.startswith("No trial meets the SLO")
     (first, *_) = Searched(searches.frame([searches.trial(1, value=5.0), searches.trial(2, value=4.0)])).answer
     assert first.startswith("Nothing that was tried is better than the baseline: 5.0")
+
+
+def test_a_gain_with_other_answers_says_so_in_the_same_sentence():
+    why = "14 of 20 part after 31 tokens; the baseline against itself: 1 of 20"
+    changed = {"answers": "changed", "answers_evidence": why, "parameters": {"a": 1}}
+    same = {"answers": "unchanged", "answers_evidence": why.replace("14", "1"), "parameters": {"a": 2}}
+    rows = [searches.trial(1, value=400.0), searches.trial(2, value=700.0, **changed)]
+    searched = Searched(searches.frame([*rows, searches.trial(3, value=600.0, **same)]))
+    first, _, other, *_ = searched.answer
+    assert first.endswith(f"+75 % against the baseline (not confirmed yet), answers changed ({why})")
+    assert other == (
+        "The best with unchanged answers is trial 3 a=2: 600.0 output tokens/s (+50 % against the baseline), "
+        "answers unchanged."
+    )
+    assert list(searched.table["answers"]) == ["", "changed (14 of 20)", "unchanged (1 of 20)"]
+    carried = trials_from_records(trials_to_records(searched.trials))
+    assert list(carried["answers_evidence"]) == ["", why, why.replace("14", "1")]
+    assert len(Searched(searches.frame(rows)).answer) == len(searched.answer) - 1  # there is no such other one
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import sys
 import threading
 from functools import partial
 
+import msgspec
 import optuna
 import pandas as pd
 import pytest
@@ -58,8 +59,43 @@ def asked(tiny_gguf):
         "warmup_requests": 0,
         "ready_timeout": 5,
         "confirm": 0,
+        "quality": False,
         "trials": 9,
     }
+
+
+@pytest.mark.real
+@pytest.mark.timeout(600)
+def test_a_quantised_cache_changes_answers_and_more_slots_do_not(tiny_gguf, tmp_path):
+    run, spec = tmp_path / "run", {"engine": "llamacpp", "model": str(tiny_gguf), "confirm": 0, "early_stop": False}
+    spec |= {"levels": [2], "scenarios": ["D(20,8)"], "max_seconds": 1, "warmup_requests": 0, "trials": 3}
+    space = {"n_parallel": [4, 8], "cache_type_k": ["f16", "q4_0"], "cache_type_v": ["f16", "q4_0"]}
+    quantised = "(cache_type_k == 'q4_0') == (n_parallel == 4) and cache_type_v == cache_type_k"
+    run_search(make_spec(spec | {"space": space, "constraints": [quantised]}, TuneSpec), Experiment.at(run))
+    trials = load_trials(run)
+    found = {row["parameters"].get("n_parallel"): (row["answers"], row["answers_evidence"]) for row in trials.iloc}
+    assert found[None] == ("", "")  # the baseline
+    assert found[8][0] == "unchanged" and found[8][1].startswith("0 of 20 part; ")
+    assert found[4][0] == "changed" and re.match(r"(1\d|20) of 20 part after \d+ tokens; ", found[4][1])
+    assert re.search(r"against itself: 0 of 20; log probabilities: 0.0[1-9]\d\d and 0.000\d nats apart$", found[4][1])
+    (run / "trials" / "0001" / "answers.json").write_text('{"first": 3}')
+    assert set(load_trials(run)["answers_evidence"]) == {"", "the baseline was not asked"}
+
+
+@pytest.mark.real
+@pytest.mark.timeout(600)
+def test_a_search_that_was_killed_while_it_asked_asks_again(asked, tmp_path):
+    run = tmp_path / "run"
+    spec = make_spec(asked | {"space": {"itl": [0.01]}, "constraints": [], "levels": [1], "quality": True}, TuneSpec)
+    run_search(spec, Experiment.at(run))
+    for trial in Experiment(run).search_trials:
+        answers, before = trial.folder / "answers.json", (trial.folder / "server.json").read_text()
+        answers.unlink()
+        msgspec.structs.replace(trial.record, state="running").write(trial.folder)
+        run_search(spec, Experiment(run))
+        assert answers.exists() and (trial.folder / "server.json").read_text() != before
+    batches = list(run.glob("trials/*/batches/*/concurrency-1/batch.json"))
+    assert len(batches) == 2 and set(load_trials(run)["answers"]) == {"", "unchanged"}
 
 
 def study_of(run):

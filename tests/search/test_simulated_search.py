@@ -30,6 +30,7 @@ def search(tmp_path, monkeypatch):
             "scenarios": ["D(100,100)"],
             "parameters": {"n": 1},
             "space": {"n": [1, 2, 3]},
+            "quality": False,
         }
         run_search(make_spec(asked | {"sampler": "grid"} | changes, TuneSpec), Experiment.at(tmp_path / "run"), stop)
         return Experiment(tmp_path / "run").facts["search"], load_trials(tmp_path / "run")

@@ -109,6 +109,13 @@ def test_an_engines_own_conditions_hold_in_every_space(engine, document, fixed, 
     assert points == [{name: values[place]} for name in document for place in allowed]
 
 
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "llamacpp"])
+def test_what_changes_answers_is_in_a_preset_of_its_own(engine):
+    found = engines.find(engine)
+    changing = {name for name, parameter in found.tunables.items() if parameter.changes_answers}
+    assert changing and {name for name, preset in found.spaces.items() if changing & {*preset}} == {"quantised"}
+
+
 def test_what_vllm_warns_of_is_in_no_preset():
     assert not any("enable_chunked_prefill" in preset for preset in engines.find("vllm").spaces.values())
 

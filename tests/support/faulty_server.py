@@ -40,6 +40,8 @@ class Knobs:
     stalls: float = 0.0
     shortest: int = 0  # tokens of an answer: from here to `longest`, each length as often
     longest: int = 0
+    word: str = " tok"  # every token of an answer that is not streamed
+    echoes: int = 0  # such an answer ends with the key that came
     cap: int = 0  # most tokens of an answer, whatever was asked
     prompt_tokens: int = 100  # what usage says
     usage: int = 1  # whether usage is sent
@@ -238,12 +240,16 @@ class FaultyServer:
             return await WAYS[way](Stream(writer, knobs, wanted))
         if not asked.get("stream"):
             await asyncio.sleep(knobs.ttft + knobs.itl * wanted)
-            return reply(writer, 200, self.whole(wanted))
+            return reply(writer, 200, self.whole(wanted, asked))
         return await self.stream(number, wanted, writer)
 
-    def whole(self, wanted):
-        message = {"role": "assistant", "content": " tok" * wanted}
+    def whole(self, wanted, asked):
+        key = self.knobs.api_key * self.knobs.echoes
+        message = {"role": "assistant", "content": self.knobs.word * wanted + key}
         choice = {"index": 0, "message": message, "finish_reason": "length"}
+        if asked.get("logprobs"):
+            told = {"token": self.knobs.word, "logprob": -0.1}
+            choice["logprobs"] = {"content": [told | {"top_logprobs": [told]}] * wanted}
         return {
             "object": "chat.completion",
             "model": self.knobs.model,

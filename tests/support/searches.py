@@ -36,6 +36,8 @@ def trial(number: int, state: str = "complete", value: float | None = None, **ch
         "started_at": START + timedelta(minutes=number),
         "finished_at": START + timedelta(minutes=number, seconds=40),
         "duration": 40.0,
+        "answers": "",
+        "answers_evidence": "",
         "is_best": False,
         "is_pareto": False,
     }

@@ -46,6 +46,8 @@ class ReportTrial(msgspec.Struct, kw_only=True):
     started_at: str | None
     finished_at: str | None
     duration: float | None
+    answers: str = ""
+    answers_evidence: str = ""
     is_best: bool
     is_pareto: bool
 

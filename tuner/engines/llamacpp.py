@@ -12,6 +12,8 @@ from tuner.errors import SpecError
 _LEAST_CONTEXT = 64  # tokens a slot: below, no chat template and answer fit
 _KEY_VARIABLE = "LLAMA_API_KEY"
 
+_CACHE = {"n_parallel": [1, 2, 4, 8, 16], "n_threads": [1, 2, 4, 8], "kv_unified": [False, True]}
+
 
 class LlamaCpp(Engine):
     """The engine `llamacpp`; `model` is a GGUF file."""
@@ -29,12 +31,8 @@ class LlamaCpp(Engine):
             "n_threads": [1, 2, 4, 8],
             "flash_attn": ["auto", "on", "off"],
         },
-        "cache": {
-            "n_parallel": [1, 2, 4, 8, 16],
-            "n_threads": [1, 2, 4, 8],
-            "cache_type_k": ["f16", "q8_0", "q4_0"],
-            "kv_unified": [False, True],
-        },
+        "cache": _CACHE,
+        "quantised": _CACHE | {"cache_type_k": ["f16", "q8_0", "q4_0"], "cache_type_v": ["f16", "q8_0", "q4_0"]},
     }
     ready_timeout = 60.0
     context_parameter = "n_ctx"

@@ -26,8 +26,12 @@ PARAMETERS = {
     "n_threads_batch": Parameter(int, 1, 1024, help="threads that read prompts (default: n_threads)"),
     "n_gpu_layers": Parameter(int, -1, default=-1, help="layers kept on a GPU; -1 is all that fit"),
     "flash_attn": Parameter(str, choices=tuple(_FLASH_ATTENTION), default="auto", help="flash attention"),
-    "cache_type_k": Parameter(str, choices=_CACHE_TYPES, default="f16", help="type of the KV cache's keys"),
-    "cache_type_v": Parameter(str, choices=_CACHE_TYPES, default="f16", help="type of the KV cache's values"),
+    "cache_type_k": Parameter(
+        str, choices=_CACHE_TYPES, default="f16", help="type of the KV cache's keys", changes_answers=True
+    ),
+    "cache_type_v": Parameter(
+        str, choices=_CACHE_TYPES, default="f16", help="type of the KV cache's values", changes_answers=True
+    ),
     "cache_prompt": Parameter(bool, default=True, help="reuse the cache of a common prefix"),
     "cont_batching": Parameter(bool, default=True, help="let requests join a running batch"),
     "kv_unified": Parameter(bool, default=False, help="one context shared by all slots"),

@@ -20,6 +20,8 @@ class Parameter:
         choices: the values allowed, where they are few.
         default: what it is where nothing is said, as far as it is the same everywhere.
         help: what it does, in a few words.
+        changes_answers: another value than the default may make the model answer otherwise, beyond rounding; no preset
+            but `quantised` has it.
     """
 
     kind: type[int] | type[float] | type[bool] | type[str]
@@ -28,6 +30,7 @@ class Parameter:
     choices: tuple[Any, ...] = ()
     default: Any = None
     help: str = ""
+    changes_answers: bool = False
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with `value`, or None."""

@@ -12,6 +12,12 @@ from tuner.errors import SpecError
 
 #: copies of the model
 _COPIES = ("dp_size", "data_parallel_size", "dp")
+_SPACE = {
+    "max_running_requests": [16, 32, 64, 128, 256, 512],
+    "mem_fraction_static": {"low": 0.7, "high": 0.92, "step": 0.02},
+    "chunked_prefill_size": [1024, 2048, 4096, 8192, 16384],
+    "schedule_conservativeness": {"low": 0.3, "high": 1.5, "step": 0.1},
+}
 
 
 class SGLang(GPUEngine):
@@ -44,9 +50,15 @@ class SGLang(GPUEngine):
         "enable_dp_attention": Parameter(bool, default=False, help="dp_size is that, as older versions have it"),
         "disable_radix_cache": Parameter(bool, default=False, help="do not reuse the cache of a common prefix"),
         "disable_cuda_graph": Parameter(bool, default=False, help="no CUDA graphs"),
-        "kv_cache_dtype": Parameter(str, default="auto", help="type of the KV cache"),
-        "dtype": Parameter(str, default="auto", help="type of the weights"),
-        "quantization": Parameter(str, help="method by which the weights are quantised"),
+        "kv_cache_dtype": Parameter(str, default="auto", help="type of the KV cache", changes_answers=True),
+        "dtype": Parameter(str, default="auto", help="type of the weights", changes_answers=True),
+        "quantization": Parameter(str, help="method by which the weights are quantised", changes_answers=True),
+        "speculative_accept_threshold_single": Parameter(
+            float, 0, 1, default=1.0, help="below 1: drafts that it would not have said", changes_answers=True
+        ),
+        "speculative_accept_threshold_acc": Parameter(
+            float, 0, 1, default=1.0, help="below 1: drafts pass more often than they should", changes_answers=True
+        ),
     }
     levers = {
         SEQUENCES: ("max_running_requests",),
@@ -55,13 +67,8 @@ class SGLang(GPUEngine):
         PREFIX_CACHE: ("disable_radix_cache",),
     }
     spaces = {
-        "default": {
-            "max_running_requests": [16, 32, 64, 128, 256, 512],
-            "mem_fraction_static": {"low": 0.7, "high": 0.92, "step": 0.02},
-            "chunked_prefill_size": [1024, 2048, 4096, 8192, 16384],
-            "schedule_conservativeness": {"low": 0.3, "high": 1.5, "step": 0.1},
-            "kv_cache_dtype": ["auto", "fp8_e5m2"],
-        },
+        "default": _SPACE,
+        "quantised": _SPACE | {"kv_cache_dtype": ["auto", "fp8_e5m2"]},
         "parallelism": {
             "tp_size": [1, 2, 4, 8],
             "dp_size": [1, 2, 4, 8],

@@ -10,6 +10,12 @@ from tuner.core.server_log import Pattern
 from tuner.engines.base import GPUEngine, Placement, ServerSpec, without_tilde
 from tuner.engines.parameters import Parameter
 
+_SPACE = {
+    "max_num_seqs": [16, 32, 64, 128, 256, 512, 1024],
+    "max_num_batched_tokens": [2048, 4096, 8192, 16384, 32768],
+    "gpu_memory_utilization": {"low": 0.8, "high": 0.95, "step": 0.05},
+}
+
 
 class VLLM(GPUEngine):
     """The engine `vllm`; `model` is a folder or a name on Hugging Face, parameters are its flags."""
@@ -38,9 +44,9 @@ class VLLM(GPUEngine):
         "enable_chunked_prefill": Parameter(bool, default=True, help="long prompts in pieces, between decoding steps"),
         "enable_prefix_caching": Parameter(bool, default=True, help="reuse the cache of a common prefix"),
         "enforce_eager": Parameter(bool, default=False, help="no CUDA graphs"),
-        "kv_cache_dtype": Parameter(str, default="auto", help="type of the KV cache"),
-        "dtype": Parameter(str, default="auto", help="type of the weights"),
-        "quantization": Parameter(str, help="method by which the weights are quantised"),
+        "kv_cache_dtype": Parameter(str, default="auto", help="type of the KV cache", changes_answers=True),
+        "dtype": Parameter(str, default="auto", help="type of the weights", changes_answers=True),
+        "quantization": Parameter(str, help="method by which the weights are quantised", changes_answers=True),
     }
     levers = {
         SEQUENCES: ("max_num_seqs",),
@@ -49,12 +55,8 @@ class VLLM(GPUEngine):
         PREFIX_CACHE: ("enable_prefix_caching",),
     }
     spaces = {
-        "default": {
-            "max_num_seqs": [16, 32, 64, 128, 256, 512, 1024],
-            "max_num_batched_tokens": [2048, 4096, 8192, 16384, 32768],
-            "gpu_memory_utilization": {"low": 0.8, "high": 0.95, "step": 0.05},
-            "kv_cache_dtype": ["auto", "fp8"],
-        },
+        "default": _SPACE,
+        "quantised": _SPACE | {"kv_cache_dtype": ["auto", "fp8"]},
         "parallelism": {
             "tensor_parallel_size": [1, 2, 4, 8],
             "pipeline_parallel_size": [1, 2, 4],

@@ -12,6 +12,7 @@ import pandas as pd
 from tuner.core.level import level_of, level_title
 from tuner.core.records import COMPLETE, FAILED, INFEASIBLE, PRUNED, RUNNING, WAITING
 from tuner.core.text import change, plural, shorten
+from tuner.judging.answers import CHANGED, UNCHANGED
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.scores import THROUGHPUT, Goal, goals_of
 from tuner.judging.slo import SLO
@@ -118,14 +119,16 @@ class Searched:
             return f"{what}: {STATES.get(row['state'], row['state'])}{f': {why}' if why else ''}"
         gain = self.gain(row)
         more = "" if pd.isna(gain) or row["role"] == BASELINE else f" ({change(gain)} against the baseline)"
-        return f"{what}: {self.goal.of(row['value'])}{more}"
+        return f"{what}: {self.goal.of(row['value'])}{more}{_changed(row)}"
 
     @property
     def answer(self) -> list[str]:
         """The result in words: the best configuration, whether it is better, and why the search ended."""
         why = self.notes.reason
         ended = f"The search ended: {why}." if why else ""
-        return list(filter(None, [self._best(), self._confirmed(), *self._promises(), ended, self.counts]))
+        return list(
+            filter(None, [self._best(), self._confirmed(), self._same(), *self._promises(), ended, self.counts])
+        )
 
     def _promises(self) -> list[str]:
         """What each configuration promised that a sweep proposed, and what came of it."""
@@ -150,7 +153,16 @@ class Searched:
         value = f"{self.goal.of(self.best['value'])}{f' at {level_title(level)}' if level else ''}"
         if self.best["role"] == BASELINE:
             return f"Nothing that was tried is better than the baseline: {value}"
-        return f"{parameters_text(self.best['parameters'], self.varied)}: {value}{self._gained(self.best)}"
+        what = f"{parameters_text(self.best['parameters'], self.varied)}: {value}{self._gained(self.best)}"
+        return f"{what}{_changed(self.best)}{f' ({why})' if (why := self.best['answers_evidence']) else ''}"
+
+    def _same(self) -> str:
+        """The best trial that answers as the baseline does, where the best of all does not."""
+        same = self.attempts[self.attempts["answers"].eq(UNCHANGED)]
+        if self.best is None or self.best["answers"] != CHANGED or same.empty:
+            return ""
+        first_of_them = same.sort_values("value", ascending=not self.goal.maximize, kind="stable").iloc[0]
+        return f"The best with unchanged answers is {self.line(first_of_them)}."
 
     def _gained(self, best: "pd.Series[Any]") -> str:
         """What the best is more than the baseline, never more surely than it was confirmed."""
@@ -191,6 +203,7 @@ class Searched:
             "gain (%)": list((100 * gains(self.trials).loc[rows.index]).round(1)),
             "level": [level_of(row, BEST) or pd.NA for row in rows.to_dict("records")],
             "state": list(rows["state"]),
+            "answers": [_counted(*one) for one in zip(rows["answers"], rows["answers_evidence"], strict=True)],
             **{self._header(name): self._cells(rows, name) for name in self.varied},
             "cause": [shorten(str(cause or ""), _CAUSE) for cause in rows["cause"]],
         }
@@ -198,7 +211,7 @@ class Searched:
 
     def _header(self, name: str) -> str:
         """A parameter's name, told apart where it is one of our own columns'."""
-        own = ("trial", "state", "gain (%)", "level", "cause", *(goal.title for goal in self.goals))
+        own = ("trial", "state", "gain (%)", "level", "answers", "cause", *(goal.title for goal in self.goals))
         return f"{name} (parameter)" if name in own else name
 
     @staticmethod
@@ -207,6 +220,16 @@ class Searched:
         unset = ["default" if before else "–" for before in as_before]
         given = zip(rows["parameters"], unset, strict=True)
         return [value_text(one[name]) if name in one else otherwise for one, otherwise in given]
+
+
+def _changed(row: "pd.Series[Any]") -> str:
+    """What became of a trial's answers; nothing where that was not asked."""
+    return f", answers {row['answers']}" if row["answers"] else ""
+
+
+def _counted(answers: str, evidence: str) -> str:
+    """The verdict on a trial's answers with how many part: `changed (14 of 20)`."""
+    return f"{answers} ({evidence.partition(' part')[0]})" if " part" in evidence else answers
 
 
 def _nth(rows: pd.DataFrame, place: int, decimals: int) -> list[float]:

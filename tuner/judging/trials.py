@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from tuner.batches.batch import records
+from tuner.core.answers import Answers
 from tuner.core.records import COMPLETE, ENDED, RUNNING, WAITING
 from tuner.core.run_directory import Experiment, Trial
 from tuner.core.text import shorten
 from tuner.core.timestamps import to_utc
+from tuner.judging.answers import TOLERANCE, Sameness, compare_answers
 from tuner.judging.scores import Scoring, best_level_of, goals_of, maximised
 from tuner.judging.slo import SLO
 
@@ -23,22 +26,10 @@ if TYPE_CHECKING:
 BEST = ("best_level", "best_rate")
 #: The columns of `load_trials`.
 COLUMNS = (
-    *(
-        "trial",
-        "role",
-        "of",
-        "state",
-        "parameters",
-        "promise",
-        "value",
-        "values",
-        "unit",
-        "penalty",
-        "cause",
-        "kind",
-        "gpus",
-    ),
-    *("max_throughput", *BEST, "bracket", "started_at", "finished_at", "duration", "is_best", "is_pareto"),
+    *("trial", "role", "of", "state", "parameters", "promise", "value", "values", "unit", "penalty"),
+    *("cause", "kind", "gpus"),
+    *("max_throughput", *BEST, "bracket", "started_at", "finished_at", "duration", "answers", "answers_evidence"),
+    *("is_best", "is_pareto"),
 )
 
 
@@ -52,12 +43,12 @@ def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
     Returns:
         One row a trial: `trial` (1 is the baseline), `role` (baseline, candidate, confirmation), `of` (of a
         confirmation: baseline or winner), `state` (complete, infeasible, failed, pruned, running, waiting),
-        `parameters` (dict), `promise` (why a sweep
-        proposed it), `value` (the first objective in `unit`; NaN unless complete), `values` (of all objectives),
-        `penalty`, `cause`, `kind` (of a failure), `gpus`, `max_throughput` (output tokens/s of the server, also of an
+        `parameters` (dict), `promise` (why a sweep proposed it), `value` (the first objective in `unit`; NaN unless
+        complete), `values` (of all objectives), `penalty`, `cause`, `kind` (of a failure), `gpus`, `max_throughput` (output tokens/s of the server, also of an
         unfinished trial), `best_level` or `best_rate`, `bracket`, `started_at`, `finished_at` (UTC), `duration`
-        (seconds), `is_best` (one at most; the first objective's) and `is_pareto` (no other is better in all
-        objectives). Confirmations are neither.
+        (seconds), `answers` (of a complete candidate beside the baseline's: unchanged, changed or not compared; empty
+        where nobody asked), `answers_evidence` (in words), `is_best` (one at most; the first objective's) and
+        `is_pareto` (no other is better in all objectives). Confirmations are neither.
 
     Raises:
         PathError: it is no run directory.
@@ -69,7 +60,9 @@ def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
     """
     spec = Experiment.open(folder).facts.get("spec", {})
     scoring = Scoring.of(spec, slo)
-    trials = _with_times([_row(path, scoring) for path in Experiment(folder).trial_folders])
+    paths = Experiment(folder).trial_folders
+    trials = _with_times([_row(path, scoring) for path in paths])
+    trials = trials.assign(**_answers(trials, paths, spec.get("quality")))
     trials["unit"] = goals_of(spec, scoring.slo, per_gpu=bool(trials["gpus"].gt(1).any()))[0].unit
     return _with_best(trials.astype(_BEST_KINDS), scoring.objectives)
 
@@ -77,6 +70,19 @@ def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
 def _with_times(rows: list[dict[str, Any]]) -> pd.DataFrame:
     trials = pd.DataFrame(rows, columns=list(COLUMNS))
     return trials.assign(**{name: to_utc(trials[name]) for name in ("started_at", "finished_at")})
+
+
+def _answers(trials: pd.DataFrame, paths: list[Path], quality: Any) -> dict[str, list[str]]:
+    """Whether answers changed, of each candidate that counts, where a search was asked that."""
+    found = dict.fromkeys(paths, Sameness("", ""))
+    baseline = [path for path, role in zip(paths, trials["role"], strict=True) if role == BASELINE]
+    if baseline and isinstance(quality, dict):
+        before, tolerance = Answers.read(baseline[0]), quality.get("tolerance")
+        limit = float(tolerance) if isinstance(tolerance, int | float) else TOLERANCE
+        counts = trials["state"].eq(COMPLETE) & trials["role"].eq("candidate")
+        found |= {path: compare_answers(before, Answers.read(path), limit) for path in compress(paths, counts)}
+    verdicts = [found[path].verdict for path in paths]
+    return {"answers": verdicts, "answers_evidence": [found[path].evidence for path in paths]}
 
 
 def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tuner.core import files, timestamps
 from tuner.core.records import RUNNING
 from tuner.core.run_directory import Experiment
 from tuner.errors import SpecError
-from tuner.notebook.fields import button, copyable, labelled, words
+from tuner.notebook.fields import button, labelled, words
 from tuner.notebook.form import Form
 from tuner.notebook.panel import Panel
 from tuner.notebook.views import ResultsView

@@ -16,13 +16,13 @@ from tuner.core import locks, timestamps
 from tuner.core.records import READY, SERVER_FILE, STARTING, ServerRecord
 from tuner.core.run_directory import Trial
 from tuner.errors import PathError
-from tuner.notebook.fields import button, copyable, words
+from tuner.notebook.fields import button, words
 from tuner.notebook.form import Form
 from tuner.notebook.panel import Panel, draw, log_end, log_html
 from tuner.report.static import copyable
 from tuner.servers import telemetry
 from tuner.servers.attached import Server
-from tuner.servers.server import Server, launch, preview
+from tuner.servers.server import launch, preview
 from tuner.sweep import handover
 from tuner.sweep.spec import ServeSpec
 from tuner.sweep.sweep import with_model

@@ -57,7 +57,12 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: StopRequest | None 
         is_here = spec.on == LOCAL
         spec = prepare(spec) if is_here else with_workload(spec)  # elsewhere the rest is prepared where the server runs
         if is_here:
-            engines.find(spec.engine).check_names(spec, [one.name for one in spec.search_space.dimensions])
+            engine, names = engines.find(spec.engine), [one.name for one in spec.search_space.dimensions]
+            engine.check_names(spec, names)
+            if changing := [
+                name for name in names if name in engine.tunables and engine.tunables[name].changes_answers
+            ]:
+                _log.warning("space: %s can change what the model answers", ", ".join(changing))
         check_same(spec, experiment)
         name, sampler = _sampler(spec, experiment)
         facts = {"workload": fingerprint(spec)} if is_here else {}
@@ -155,7 +160,7 @@ class _Search:
     def _start(self, trial: SearchTrial, again: TuneSpec | None = None) -> Running:
         """Begin a trial of the search, or measure `again` what it was asked."""
         self.trials.begin(trial)
-        best = None if again else self.trials.best
+        best = self.trials.best if trial.record.role == "candidate" else None  # the others are measured to their end
         stop = TrialStop(
             **vars(self.stop),
             trial=trial.files,
@@ -220,7 +225,7 @@ class _Search:
         if self.stop.is_set() or self.limits.is_over(confirming=True):
             return None
         again = again or self.trials.add(TrialRecord(role="confirmation", of=of, parameters=parameters))
-        spec = self.trials.spec_of(parameters, **{self.spec.varied: levels}, stop_when_saturated=False)
+        spec = self.trials.spec_of(parameters, **{self.spec.varied: levels}, stop_when_saturated=False, quality=False)
         self._settle(self._start(again, spec))
         return again if again.is_settled else None
 

@@ -22,7 +22,8 @@ from tuner.judging.scores import LATENCIES, Objective
 from tuner.judging.slo import SLO
 from tuner.search.space import DEFAULT, SearchSpace
 from tuner.servers import gpus
-from tuner.sweep.spec import SweepSpec, split
+from tuner.sweep.quality import Quality, TrialSpec
+from tuner.sweep.spec import split
 
 SamplerName = Literal["auto", "grid", "random", "tpe", "climb"]
 _ON = re.compile(r"local|ray(://\S+:\d+)?|[^\s:/]+:\d+")
@@ -63,7 +64,7 @@ class Proposal(BaseModel):
     because: str = ""
 
 
-class TuneSpec(SweepSpec):
+class TuneSpec(TrialSpec):
     """A search for the best server configuration under a load; `parameters` is its baseline."""
 
     space: dict[str, Any] | str = Field(DEFAULT, description="parameters with their values, or a preset's name")
@@ -93,6 +94,10 @@ class TuneSpec(SweepSpec):
     on: str = Field("local", description="where trials run: local, ray or ray://ADDRESS")
     confirm: NonNegativeInt = Field(
         3, description="times that baseline and winner are measured again in turn; 0: not at all"
+    )
+    quality: Quality | Literal[False] = Field(
+        Quality(),
+        description="prompts that the baseline and what could win are asked, to see if answers changed; or false",
     )
     name: str = Field("tune", description="a word in the run directory's name", min_length=1)
 

@@ -41,7 +41,10 @@ _BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
 #: what belongs together, in a form's cards and in a command's help; what stands in none of them is seldom wanted
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Server": ("engine", "model", "base_url", "command", "stop_command", "parameters", "gpus", "tokenizer"),
-    "Search": ("space", "constraints", "objective", "objective_level", "sampler", "trials", "max_minutes", "confirm"),
+    "Search": (
+        *("space", "constraints", "objective", "objective_level", "sampler"),
+        *("trials", "max_minutes", "confirm", "quality"),
+    ),
     "SLO": ("slo", "target_rate", "target_users"),
     "Traffic": ("scenarios", "prompts", "prefix", "levels", "rates", "max_seconds", "max_requests"),
 }

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from tuner.servers import gpus, http
 from tuner.servers.attached import Server
 from tuner.servers.server import launch
 from tuner.servers.telemetry import Recorder
-from tuner.sweep import level
+from tuner.sweep import level, quality
 from tuner.sweep.level import Levels, Measurement, judged_level
 from tuner.sweep.limit import LimitSearch, excess, saturated
 from tuner.sweep.progress import LOADING, WARMING_UP, phase
@@ -35,7 +35,7 @@ from tuner.sweep.trust import signed
 from tuner.traffic import calibration
 from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import Bench, Load
-from tuner.traffic.prompt_file import read_prompt_file
+from tuner.traffic.prompt_file import Request, read_prompt_file
 from tuner.traffic.tokenizer import check_tokenizer, is_at_hand
 from tuner.traffic.workload import Workload, most_tokens
 
@@ -46,7 +46,7 @@ AnySweep = TypeVar("AnySweep", bound=SweepSpec)
 #: what may differ when a run is resumed: where it lies, and how a server is reached
 _MAY_DIFFER = (
     *("runs", "name", "port", "ready_timeout", "verify", "max_restarts", "target_rate", "target_users"),
-    *("trials", "patience", "max_minutes", "max_cost", "price_per_gpu_hour", "parallel", "on", "confirm"),
+    *("trials", "patience", "max_minutes", "max_cost", "price_per_gpu_hour", "parallel", "on", "confirm", "quality"),
 )
 
 
@@ -253,20 +253,23 @@ def run_sweep(spec: SweepSpec, experiment: Experiment, stop: StopRequest | None 
 def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
     """Launch the server of one trial and measure every level of it that has no result yet, as a prepared `spec` asks.
 
+    Of a search's trials those that could win are then asked for answers, to be compared with the baseline's.
+
     Raises:
         ServerFailed: the server did not start.
         Stopped: that was before the last level.
     """
     levels = Levels(trial)
     first = next(_planned(spec, levels), None)
-    if first is None:
+    if first is not None:
+        levels.ask_for(first, spec)  # before the server: if it does not start, this was asked
+    elif not quality.is_wanted(spec, trial):
         return
-    levels.ask_for(first, spec)  # before the server: if it does not start, this was asked
     offline, workload = is_at_hand(spec.tokenizer or ""), workload_of(spec)
     network = http.environment(spec.base_url or f"http://{LOOPBACK}", spec.verify)
     with contextlib.ExitStack() as stack:
         bench = stack.enter_context(Bench(spec.api_key() or "", offline=offline, network=network))
-        next(workload.draw(first[0], 1, 1))  # a tokenizer that nobody can read costs no server
+        next(workload.draw(spec.scenarios[0], 1, 1))  # a tokenizer that nobody can read costs no server
         servers = stack.enter_context(_Servers(spec, trial, stop))
         if not engines.find(spec.engine).owned:
             _must_fit(spec, spec.scenarios, servers.context, f"the server at {spec.base_url}")
@@ -281,6 +284,8 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
                 raise PathError(f"cannot write the files of a level: {error}") from error
         if stop.at_once.is_set():
             raise Stopped
+        if quality.is_wanted(spec, trial):
+            servers.ask(spec, workload.requests)
 
 
 @dataclass(frozen=True)
@@ -403,6 +408,14 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
             self._server, self._is_cold = self._start(), True
         was_cold, self._is_cold = self._is_cold, False
         return self._server, was_cold
+
+    def ask(self, spec: quality.TrialSpec, requests: Sequence[Request]) -> None:
+        """Keep what it answers to some prompts; where it is dead, that is for its next level to say."""
+        try:
+            with phase(self.trial, quality.COMPARING):
+                quality.ask(spec, self.trial, self.alive()[0], requests, self._stop)
+        except ServerFailed as failure:
+            _log.warning("its answers are not compared: %s", failure)
 
     def _start(self) -> Server:
         try:

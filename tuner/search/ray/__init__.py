@@ -16,6 +16,7 @@ from tuner.core.run_directory import Trial
 from tuner.core.text import one_line
 from tuner.errors import ClusterError, SpecError
 from tuner.search.ray.driver import Lost, Run
+from tuner.sweep.quality import TrialSpec
 from tuner.sweep.spec import SweepSpec
 from tuner.sweep.sweep import StopRequest
 
@@ -111,8 +112,8 @@ def _times(takes: Mapping[str, float], has: Mapping[str, float]) -> int:
 
 
 def _portable(spec: SweepSpec) -> dict[str, Any]:
-    """A SweepSpec as plain values; paths that exist here are absolute, as a node has another working directory."""
-    values = {name: value for name, value in spec.model_dump(mode="json").items() if name in SweepSpec.model_fields}
+    """A trial's spec as plain values; paths that exist here are absolute, as a node has another working directory."""
+    values = {name: value for name, value in spec.model_dump(mode="json").items() if name in TrialSpec.model_fields}
     for name in ("model", "tokenizer"):
         path = Path(values[name] or "").expanduser()
         if values[name] and path.exists():

@@ -20,7 +20,8 @@ from tuner.core import files
 from tuner.core.run_directory import NODE_VARIABLE, Experiment
 from tuner.errors import RequestError, SpecError
 from tuner.search.ray.node import ERROR_FILE
-from tuner.sweep.spec import SweepSpec, make_spec
+from tuner.sweep.quality import TrialSpec
+from tuner.sweep.spec import make_spec
 from tuner.sweep.sweep import StopRequest, prepare, run_trial
 
 
@@ -31,7 +32,7 @@ def main(folder: Path, leash: IO[str]) -> None:
     experiment, stop = Experiment.at(folder), StopRequest()
     threading.Thread(target=_obey, args=(leash, stop), daemon=True).start()
     try:
-        spec = _prepared(make_spec(order["spec"]), os.environ.get(NODE_VARIABLE, ""))
+        spec = _prepared(make_spec(order["spec"], TrialSpec), os.environ.get(NODE_VARIABLE, ""))
         run_trial(spec, experiment.trial(order["trial"]), stop.of(experiment))
     except Exception as error:
         files.write_atomically(folder / ERROR_FILE, pickle.dumps(error), is_text=False)
@@ -43,7 +44,7 @@ def _obey(leash: IO[str], stop: StopRequest) -> None:
     stop.at_once.set()
 
 
-def _prepared(spec: SweepSpec, node: str) -> SweepSpec:
+def _prepared(spec: TrialSpec, node: str) -> TrialSpec:
     """`spec` prepared here; what is wrong says where."""
     for what in ("model", "tokenizer", "prompts"):
         name = str(getattr(spec, what) or "")

@@ -1,0 +1,196 @@
+"""The same prompts for each trial that could win, sent greedily, so that its answers can be compared.
+
+One prompt after the other, so that they differ by the configuration alone. The baseline is asked once more, several at
+once: how much that changes is what the others are measured by.
+"""
+
+import hashlib
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Literal, TypeGuard
+
+import httpx
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from tuner.batches.load import load_batches
+from tuner.core import files
+from tuner.core.answers import ANSWERS_FILE, Answer, Answers, Token
+from tuner.core.run_directory import Trial
+from tuner.core.text import one_line, server_words
+from tuner.errors import Stopped
+from tuner.judging.answers import FEWEST, TOLERANCE
+from tuner.judging.trials import BASELINE
+from tuner.judging.verdicts import COMPLIANT, judge
+from tuner.servers.server import Server, Wish
+from tuner.sweep.spec import SweepSpec
+from tuner.traffic.prompt_file import Message, Request
+
+COMPARING = "asking for answers to compare"
+_TOKENS = 32  # of an answer at most
+_AT_ONCE = 8
+_SECONDS = 60.0  # for all prompts; what has no answer then is not compared
+_POLL = 0.1  # seconds between two looks whether it is still wanted
+_MOST_BYTES = 1 << 18
+_LOGPROBS = {"logprobs": True, "top_logprobs": 5}
+_REFUSALS = (400, 404, 422, 501)  # by a server that gives no log probabilities
+#: prompts where the user gave none: each task with each subject
+_TASKS = (
+    "Explain in a few sentences how {} works.",
+    "Write the beginning of a short story about {}.",
+    "List five facts about {}.",
+    "Describe {} to a child.",
+    "Write a short letter that asks for advice on {}.",
+)
+_SUBJECTS = ("a bicycle", "the tide", "bread", "a library", "chess", "a lighthouse", "the piano", "coffee")
+Messages = list[Message]
+
+
+def _quality(value: Any) -> Any:
+    """A text as YAML reads it; true is what stands by default."""
+    read = files.parse_yaml(value) if isinstance(value, str) else value
+    if read is True:
+        return {}
+    if read is False or isinstance(read, Quality) or (isinstance(read, dict) and {*read} <= {*Quality.model_fields}):
+        return read
+    raise ValueError(f"{value!r} is none; write such as {Quality()}, or false")
+
+
+class Quality(BaseModel):
+    """How the answers of a search's trials are compared with the baseline's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompts: int = Field(20, ge=FEWEST, le=200)  # that are asked
+    tolerance: float = Field(TOLERANCE, ge=0)  # nats a token, as `compare_answers` has it
+
+    def __str__(self) -> str:
+        return f"{{prompts: {self.prompts}, tolerance: {self.tolerance:g}}}"
+
+
+class TrialSpec(SweepSpec):
+    """A sweep that is a trial of a search, with what only such a one is asked."""
+
+    quality: Quality | Literal[False] = False
+
+    _quality_parts = field_validator("quality", mode="before")(_quality)
+
+
+def is_wanted(spec: SweepSpec, trial: Trial) -> TypeGuard[TrialSpec]:
+    """Whether answers are to be compared, and this trial has none yet."""
+    return isinstance(spec, TrialSpec) and bool(spec.quality) and not (trial.folder / ANSWERS_FILE).exists()
+
+
+def ask(spec: TrialSpec, trial: Trial, server: Server, requests: Sequence[Request], stop: Wish) -> None:
+    """Ask the server of the baseline, or of a trial that could win, and keep what it answers in the trial's folder.
+
+    Args:
+        spec: of the trial.
+        trial: whose answers they are.
+        server: ready, with nothing else to do.
+        requests: of the user's file, of which some are sent; without any, prompts of ours are.
+        stop: somebody's wish that it ends.
+
+    Raises:
+        Stopped: the baseline, without which nothing can be compared, could not be asked to the end.
+    """
+    is_baseline = trial.record.role == BASELINE
+    if not is_baseline and not judge(load_batches(trial.folder), spec.slo or {})["verdict"].isin(COMPLIANT).any():
+        return
+    asking, questions = _Asking(spec, server, stop), _questions(spec, requests)
+    try:
+        answers = Answers(asking.answers(questions, 1), asking.answers(questions, _AT_ONCE) if is_baseline else [])
+    except Stopped:
+        if is_baseline:
+            raise
+        return
+    text, key = msgspec.json.encode(answers).decode(), server.api_key()
+    files.write_atomically(trial.folder / ANSWERS_FILE, text.replace(key, "[redacted]") if key else text)
+
+
+def _questions(spec: TrialSpec, requests: Sequence[Request]) -> dict[str, Messages]:
+    """The messages to send, by the beginning of their hash; the same for each trial."""
+    number = spec.quality.prompts if spec.quality else 0
+    ours = [_TASKS[n % len(_TASKS)].format(_SUBJECTS[n % len(_SUBJECTS)]) for n in range(len(_TASKS) * len(_SUBJECTS))]
+    requests = requests or [Request([[{"role": "user", "content": text}]]) for text in ours]
+    chosen = random.Random(f"{spec.seed} quality").sample(requests, min(number, len(requests)))  # noqa: S311 - no secret
+    firsts = [request.turns[0] for request in chosen]
+    return {hashlib.sha256(msgspec.json.encode(one)).hexdigest()[:16]: one for one in firsts}
+
+
+class _Asking:
+    """How one server is asked."""
+
+    def __init__(self, spec: TrialSpec, server: Server, stop: Wish) -> None:
+        self._server, self._stop = server, stop
+        greedy = {"temperature": 0, "seed": 0, "max_tokens": _TOKENS, "stream": False, "model": server.model_name}
+        own, engines_own = spec.request_parameters, server.engine.request_parameters
+        left_out = {"system_message", *(name for name, value in own.items() if value is None)}
+        fields = {**engines_own, **own, **greedy, **_LOGPROBS}
+        self._fields = {name: value for name, value in fields.items() if name not in left_out}
+
+    def answers(self, questions: Mapping[str, Messages], at_once: int) -> list[Answer]:
+        """The answer to each question, asked by so many threads at once, which nobody waits for too long.
+
+        Raises:
+            Stopped: nobody wants them any more.
+        """
+        if self._stop.wait(0):
+            raise Stopped
+        self._server.forget_prompts()
+        found: dict[str, Answer] = {}
+        waiting, deadline = iter(questions.items()), time.monotonic() + _SECONDS
+        work = partial(self._work, waiting, found, deadline)
+        threads = [threading.Thread(target=work, name="ask", daemon=True) for _ in range(at_once)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
+            if self._stop.wait(_POLL):
+                raise Stopped
+        return [found.get(prompt, Answer(prompt, error=f"no answer within {_SECONDS:g} s")) for prompt in questions]
+
+    def _work(self, waiting: Iterator[tuple[str, Messages]], found: dict[str, Answer], deadline: float) -> None:
+        with self._server.client(timeout=_SECONDS) as http:
+            for prompt, messages in waiting:
+                if time.monotonic() > deadline:
+                    return
+                try:
+                    found[prompt] = self._answer(http, prompt, messages, deadline)
+                except (httpx.HTTPError, ValueError, LookupError, TypeError, RecursionError) as error:
+                    found[prompt] = Answer(prompt, error=one_line(str(error)) or type(error).__name__)
+
+    def _answer(self, http: httpx.Client, prompt: str, messages: Messages, deadline: float) -> Answer:
+        fields, body = self._fields, b""
+        with http.stream("POST", "/v1/chat/completions", json=fields | {"messages": messages}) as response:
+            for piece in response.iter_bytes():
+                body += piece
+                if len(body) > _MOST_BYTES or time.monotonic() > deadline:
+                    raise ValueError(f"an answer longer than {_MOST_BYTES} bytes, or than {_SECONDS:g} s")
+        if response.status_code in _REFUSALS and {*_LOGPROBS} & {*fields}:
+            self._fields = {name: value for name, value in fields.items() if name not in _LOGPROBS}
+            return self._answer(http, prompt, messages, deadline)
+        if response.status_code != HTTPStatus.OK:
+            return Answer(prompt, error=f"{response.status_code}: {server_words(body.decode(errors='replace'))}")
+        return _read_answer(prompt, body)
+
+
+def _read_answer(prompt: str, body: bytes) -> Answer:
+    """The answer in a body of OpenAI's form; log probabilities of another form count as none.
+
+    Raises:
+        ValueError, LookupError, TypeError: it has another form, or no text.
+    """
+    choice = json.loads(body)["choices"][0]
+    text = "".join(str(choice["message"].get(name) or "") for name in ("reasoning_content", "content"))
+    if not text:
+        raise ValueError("an answer without text")
+    tokens: list[Token] = []
+    with suppress(LookupError, TypeError, msgspec.ValidationError):
+        tokens = msgspec.convert(choice["logprobs"]["content"], list[Token])
+    return Answer(prompt, text, tokens)
