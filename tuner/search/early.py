@@ -1,5 +1,6 @@
 """When a trial can end before its last level: as soon as its levels show that it cannot win."""
 
+import itertools
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from tuner.sweep.sweep import StopRequest
 
 #: Levels that must fail, since one may be an accident.
 FEWEST = 2
+#: By how much a level may have more than a higher one and still be on the way up, for noise.
+PLATEAU = 0.1
 #: How a level stands that is still to come, or that runs.
 TO_COME = ("missing", "interrupted")
 
@@ -103,6 +106,12 @@ def _is_too_much(row: dict[Hashable, Any], margin: float) -> bool:
 
 
 def _reach(results: list[dict[Hashable, Any]], level: float) -> float:
-    """The most tokens/s that a level can have: in proportion to what lower ones had."""
-    each = [row["output_throughput"] / row["level"] for row in results if row["level"] <= level]
-    return level * min(each, default=math.inf)
+    """The most tokens/s that a level can have: in proportion to what lower ones had, and less than higher ones.
+
+    Throughput grows with the level up to where it is highest, and falls from there on; so of two higher levels the
+    lower one has more than all below it, unless it has clearly more than the other one.
+    """
+    each = [level * row["output_throughput"] / row["level"] for row in results if row["level"] <= level]
+    above = [(row["level"], row["output_throughput"]) for row in results if row["level"] > level]
+    growing = [low for (_, low), (_, high) in itertools.pairwise(sorted(above)) if low <= high * (1 + PLATEAU)]
+    return min([*each, *growing], default=math.inf)

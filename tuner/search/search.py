@@ -25,7 +25,7 @@ from tuner.search.samplers import Observation, Sampler
 from tuner.search.spec import TuneSpec
 from tuner.search.state import Limits, SearchTrial, Trials
 from tuner.sweep.progress import Progress, SearchProgress, read_search, read_sweep
-from tuner.sweep.spec import SweepSpec
+from tuner.sweep.spec import SERVER_FIELDS, SweepSpec
 from tuner.sweep.sweep import StopRequest, check_same, fingerprint, prepare, recorded, run_sweep, with_workload
 from tuner.sweep.trust import signed
 
@@ -57,13 +57,24 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: StopRequest | None 
         is_here = spec.on == LOCAL
         spec = prepare(spec) if is_here else with_workload(spec)  # elsewhere the rest is prepared where the server runs
         if is_here:
-            engines.find(spec.engine).check_names(spec, [one.name for one in spec.search_space.dimensions])
+            _check_servers(spec)
         check_same(spec, experiment)
         name, sampler = _sampler(spec, experiment)
         facts = {"workload": fingerprint(spec)} if is_here else {}
         with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, SEARCH, **facts):
             experiment.describe(**signed(spec))  # with limits that have changed
             _Search(request, spec, experiment, name, sampler, executor, stop).run()
+
+
+def _check_servers(spec: TuneSpec) -> None:
+    """Refuse what an engine of the space is sure to refuse: its program, model, or the names of its parameters."""
+    for part in spec.search_space.servers():
+        if (point := next(part.grid(), None)) is not None:
+            one = spec.of_trial(part.parameters(point))
+            engine = engines.find(one.engine)
+            engine.check(one)
+            names = {dimension.parameter for dimension in part.dimensions if dimension.is_of(engine.name)}
+            engine.check_names(one, names - {*SERVER_FIELDS})
 
 
 def _sampler(spec: TuneSpec, experiment: Experiment) -> tuple[str, Sampler]:
@@ -128,7 +139,7 @@ class _Search:
     def _next(self) -> SearchTrial | None:
         """The next trial: the defaults, then what the sampler asks for."""
         if not self.trials.searched:
-            return self.trials.add(TrialRecord(role="baseline", parameters=dict(self.spec.parameters)))
+            return self.trials.add(TrialRecord(role="baseline", parameters=dict(self.space.fixed)))
         point = self.sampler.next(list(self._observations()))
         if point is None:
             return None
@@ -156,7 +167,7 @@ class _Search:
             factor=max(trial.record.gpus, 1) / max(best.record.gpus, 1) if best else 1.0,
             deadline=self.limits.deadline(confirming=again is not None),
         )
-        spec = again or self.trials.spec_of(trial.record.parameters)
+        spec = again or self.spec.of_trial(trial.record.parameters)
         return {self.executor.submit(spec, trial.files, stop): (trial, stop)}
 
     def _settle(self, running: Running, patience: float | None = None) -> None:
@@ -174,7 +185,8 @@ class _Search:
         if best is None or best.score is None:
             return
         command = best.files.server.command if best.files.server else []
-        copy = to_copy(self.request, best.record.parameters, command)
+        is_other = {*SERVER_FIELDS} & {*best.record.parameters}  # whose tokenizer was the baseline's
+        copy = to_copy(self.spec if is_other else self.request, best.record.parameters, command)
         files.write_atomically(self.experiment.folder / WINNER_FILE, copy["yaml"])
         self._describe(winner={"trial": best.files.number} | copy)
         if best is baseline or baseline is None:
@@ -212,7 +224,7 @@ class _Search:
         if self.stop.is_set() or self.limits.is_over(confirming=True):
             return None
         again = again or self.trials.add(TrialRecord(role="confirmation", of=of, parameters=parameters))
-        spec = self.trials.spec_of(parameters, **{self.spec.varied: levels}, stop_when_saturated=False)
+        spec = self.spec.of_trial(parameters, **{self.spec.varied: levels}, stop_when_saturated=False)
         self._settle(self._start(again, spec))
         return again if again.is_settled else None
 

@@ -1,6 +1,8 @@
 """What a search is asked to do: a sweep's spec, and what may be tried, for what, how long and where."""
 
 import re
+import shlex
+from collections.abc import Mapping
 from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -11,7 +13,7 @@ from tuner.judging.scores import LATENCIES, Objective
 from tuner.judging.slo import SLO
 from tuner.search.space import DEFAULT, SearchSpace
 from tuner.servers import gpus
-from tuner.sweep.spec import SweepSpec, split
+from tuner.sweep.spec import SERVER_FIELDS, SweepSpec, server_of, split
 
 SamplerName = Literal["auto", "grid", "random", "tpe", "climb"]
 _ON = re.compile(r"local|ray(://\S+:\d+)?|[^\s:/]+:\d+")
@@ -110,7 +112,19 @@ class TuneSpec(SweepSpec):
         engine, count = engines.find(self.engine), self.gpu_count
         if count is None and self.on == "local":
             count = len(gpus.visible(gpus.gpus()))
-        return SearchSpace.parse(self.space, engine, self.parameters, self.constraints, count)
+        server = {name: getattr(self, name) for name in SERVER_FIELDS if getattr(self, name)}
+        fixed = self.parameters | server | ({"command": shlex.join(self.command)} if self.command else {})
+        return SearchSpace.parse(self.space, engine, fixed, self.constraints, count)
+
+    def of_trial(self, configuration: Mapping[str, Any], **changes: Any) -> "TuneSpec":
+        """What one trial is asked to do; it takes as many GPUs as its parallel sizes come to."""
+        spec = self.model_copy(update=server_of(self.engine, configuration) | changes)
+        engine = engines.find(spec.engine)
+        if spec.gpus is None or not {*getattr(engine, "sizes", ())} & {*spec.parameters}:
+            return spec
+        needed = engine.gpus(spec)
+        gpus = spec.gpus[:needed] if isinstance(spec.gpus, list) else min(spec.gpus, needed)
+        return spec.model_copy(update={"gpus": gpus})
 
     @property
     def about_time(self) -> str:

@@ -111,7 +111,7 @@ class Trials:
         """Note that a trial runs, for the first time or again; on disk before anything of it runs."""
         trial.began = time.monotonic()
         started = trial.record.started_at or to_text(now())
-        spec = self.spec_of(trial.record.parameters)
+        spec = self.spec.of_trial(trial.record.parameters)
         gpus = engines.find(spec.engine).gpus(spec) if spec.gpu_count is None else spec.gpu_count
         self._note(trial, state=RUNNING, cause="", started_at=started, gpus=gpus)
 
@@ -149,16 +149,6 @@ class Trials:
     def _score(self, trial: SearchTrial) -> None:
         trial.judged = self.scoring.judged(trial.files.folder)
         trial.score = self.scoring.score(trial.judged, trial.files.gpus)
-
-    def spec_of(self, parameters: dict[str, Any], **changes: Any) -> TuneSpec:
-        """What a trial with these parameters is asked to do; it takes as many GPUs as its parallel sizes come to."""
-        spec = self.spec.model_copy(update={"parameters": parameters, **changes})
-        engine = engines.find(spec.engine)
-        if spec.gpus is None or not {*getattr(engine, "sizes", ())} & {*parameters}:
-            return spec
-        needed = engine.gpus(spec)
-        gpus = spec.gpus[:needed] if isinstance(spec.gpus, list) else min(spec.gpus, needed)
-        return spec.model_copy(update={"gpus": gpus})
 
 
 @dataclass(frozen=True)
