@@ -171,6 +171,13 @@ class SearchSpace:
         else:
             yield from self._below(point, dimensions[1:])
 
+    def strange(self, parameters: Mapping[str, Any]) -> str:
+        """Which of SERVER_FIELDS has a value here that neither the baseline nor the space names; empty for none."""
+        named = [(one.parameter, value) for one in self.dimensions for value in one.choices] + [*self.fixed.items()]
+        return next(
+            (name for name in SERVER_FIELDS if name in parameters and (name, parameters[name]) not in named), ""
+        )
+
     def at(self, shares: list[float]) -> Point:
         """The point at these shares of the way (0 to 1) through each dimension."""
         return self.active({d.name: d.at(share) for d, share in zip(self.dimensions, shares, strict=True)})

@@ -9,6 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 
 from tuner import engines
 from tuner.core.files import parse_yaml
+from tuner.errors import SpecError
 from tuner.judging.scores import LATENCIES, Objective
 from tuner.judging.slo import SLO
 from tuner.search.space import DEFAULT, SearchSpace
@@ -103,7 +104,9 @@ class TuneSpec(SweepSpec):
         )
         if problem := next((text for is_wrong, text in problems if is_wrong), None):
             raise ValueError(problem)
-        _ = self.search_space
+        several = {one.parameter for one in self.search_space.dimensions} & {"engine", "model"}
+        if several and self.on != "local" and not self.tokenizer:
+            raise ValueError(f"tokenizer: nodes need one for all, where {several.pop()} is searched; name it")
         return self
 
     @property
@@ -117,7 +120,13 @@ class TuneSpec(SweepSpec):
         return SearchSpace.parse(self.space, engine, fixed, self.constraints, count)
 
     def of_trial(self, configuration: Mapping[str, Any], **changes: Any) -> "TuneSpec":
-        """What one trial is asked to do; it takes as many GPUs as its parallel sizes come to."""
+        """What one trial is asked to do; it takes as many GPUs as its parallel sizes come to.
+
+        Raises:
+            SpecError: it has a program, engine or model that this search does not name, as a file that was changed may.
+        """
+        if strange := self.search_space.strange(configuration):
+            raise SpecError(f"a trial has {strange} {configuration[strange]!r}, which the search does not name")
         spec = self.model_copy(update=server_of(self.engine, configuration) | changes)
         engine = engines.find(spec.engine)
         if spec.gpus is None or not {*getattr(engine, "sizes", ())} & {*spec.parameters}:
