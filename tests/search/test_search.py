@@ -235,6 +235,11 @@ def spec_of(judged):
         (levels(60, 110, 130, all_levels=(8, 4, 2, 1)), False),  # fewer at once may be faster
         (levels(60, 110, over=[8, 4], all_levels=(8, 4, 2, 1)), False),  # lower ones may meet it
         (levels(40, 300, 500, over=[8, 4], all_levels=(1, 4, 8, 16)), True),
+        (levels(100, over=[8], all_levels=(8, 4, 2, 1)), False),  # one says nothing of those below it
+        (levels(100, 95, over=[8], all_levels=(8, 4, 2, 1)), True),  # which have less than 95
+        (levels(100, 108, over=[8], all_levels=(8, 4, 2, 1)), True),  # a plateau, but for noise
+        (levels(100, 120, over=[8], all_levels=(8, 4, 2, 1)), False),  # beyond the peak: 2 may have more
+        (levels(100, 95, over=[8], all_levels=(8, 4, 2, 16)), False),  # 16 may have 190
     ],
 )
 def test_a_trial_ends_early_only_where_it_cannot_win(own, is_ended):

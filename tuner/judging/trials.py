@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from tuner.batches.batch import records
-from tuner.core.run_directory import COMPLETE, ENDED, RUNNING, WAITING, Experiment, Trial
+from tuner.core.run_directory import COMPLETE, ENDED, RUNNING, WAITING, Experiment, Trial, TrialRecord
 from tuner.core.text import shorten
 from tuner.core.timestamps import to_utc
 from tuner.judging.scores import Scoring, best_level_of, goals_of, maximised
@@ -76,7 +76,7 @@ def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:
         "value": score.values[0] if counts else math.nan,
         "values": list(score.values) if counts else [math.nan] * len(scoring.objectives),
         "penalty": score.penalty,
-        "cause": record.cause or ("" if state in (RUNNING, WAITING) else score.cause),
+        "cause": _cause(record, "" if state in (RUNNING, WAITING) else score.cause),
         "gpus": gpus,
         "max_throughput": math.nan if summary.max_throughput is None else summary.max_throughput,
         **dict.fromkeys(BEST),
@@ -86,6 +86,12 @@ def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:
         "finished_at": record.finished_at or None,
         "duration": record.seconds or math.nan,
     }
+
+
+def _cause(record: TrialRecord, otherwise: str) -> str:
+    """Why a trial ended as it did, and where it was measured if not here."""
+    known = f"known from {record.known_from}" if record.known_from else ""
+    return "; ".join(filter(None, [record.cause or otherwise, known]))
 
 
 def _with_best(trials: pd.DataFrame, objectives: tuple[str, ...]) -> pd.DataFrame:

@@ -18,12 +18,14 @@ from tuner.errors import NothingSurvived, Stopped
 from tuner.judging.search_answer import Confirmation
 from tuner.search import executors, samplers
 from tuner.search.confirmation import BASELINE, WINNER, conclude, to_copy
-from tuner.search.early import TrialStop
+from tuner.search.early import TrialStop, busiest_first
 from tuner.search.executors import LOCAL, Executor
+from tuner.search.known import NOT_ITS_DOING, Known, known_trials
 from tuner.search.optuna_study import Journal
 from tuner.search.samplers import Observation, Sampler
 from tuner.search.spec import TuneSpec
 from tuner.search.state import Limits, SearchTrial, Trials
+from tuner.servers import gpus
 from tuner.sweep.progress import Progress, SearchProgress, read_search, read_sweep
 from tuner.sweep.spec import SERVER_FIELDS, SweepSpec
 from tuner.sweep.sweep import StopRequest, check_same, fingerprint, prepare, recorded, run_sweep, with_workload
@@ -32,8 +34,6 @@ from tuner.sweep.trust import signed
 _log = logging.getLogger(__name__)
 
 WINNER_FILE = "winner.yaml"
-#: Failures that say nothing about a configuration.
-NOT_ITS_DOING = ("port_in_use", "gpu_unavailable", "unreachable", "unauthorized", "model_not_found")
 _TICK = 1.0  # seconds between two looks at limits while trials run
 Running = dict["Future[None]", tuple[SearchTrial, TrialStop]]
 
@@ -60,10 +60,11 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: StopRequest | None 
             _check_servers(spec)
         check_same(spec, experiment)
         name, sampler = _sampler(spec, experiment)
+        known = known_trials(spec)
         facts = {"workload": fingerprint(spec)} if is_here else {}
         with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, SEARCH, **facts):
             experiment.describe(**signed(spec))  # with limits that have changed
-            _Search(request, spec, experiment, name, sampler, executor, stop).run()
+            _Search(request, spec, experiment, name, sampler, executor, stop, known).run()
 
 
 def _check_servers(spec: TuneSpec) -> None:
@@ -95,6 +96,7 @@ class _Search:
     sampler: Sampler
     executor: Executor
     stop: StopRequest
+    known: list[Known]
 
     def __post_init__(self) -> None:
         self.space = self.spec.search_space
@@ -131,19 +133,45 @@ class _Search:
                 if not reason and (trial := waiting.pop(0) if waiting else self._next()):
                     running |= self._start(trial)
                 else:
-                    reason = reason or "every configuration of the space was tried"
+                    reason = reason or self.limits.reached() or "every configuration of the space was tried"
             if not running:
                 return reason
             self._settle(running, _TICK)
 
     def _next(self) -> SearchTrial | None:
-        """The next trial: the defaults, then what the sampler asks for."""
+        """The next trial that may start: the defaults, then what the sampler asks for; None where there is none."""
+        while record := self._proposal():
+            trial = self.trials.add(record)
+            if not (why := self._cannot_start(record.parameters)):
+                return trial
+            self.trials.rule_out(trial, why)
+            self._added(trial)
+            if self.limits.reached():
+                break
+        return None
+
+    def _proposal(self) -> TrialRecord | None:
+        """What would be tried next."""
         if not self.trials.searched:
-            return self.trials.add(TrialRecord(role="baseline", parameters=dict(self.space.fixed)))
+            return TrialRecord(role="baseline", parameters=dict(self.space.fixed))
+        there = {trial.record.known_from for trial in self.trials.all}
+        for one in self.known:
+            if one.record.known_from not in there:
+                self._added(self.trials.take(one))
         point = self.sampler.next(list(self._observations()))
-        if point is None:
-            return None
-        return self.trials.add(TrialRecord(role="candidate", parameters=self.space.parameters(point)))
+        return point and TrialRecord(role="candidate", parameters=self.space.parameters(point))
+
+    def _cannot_start(self, parameters: dict[str, Any]) -> str:
+        """Why a configuration is sure not to start on any of the GPUs here; empty where it may."""
+        memory = max((gpu.memory_total for gpu in gpus.visible(gpus.gpus())), default=0)
+        spec = self.spec.of_trial(parameters)
+        return engines.find(spec.engine).cannot_start(spec, memory) if self.spec.on == LOCAL else ""
+
+    def _added(self, trial: SearchTrial) -> None:
+        """Tell of a trial that has ended."""
+        _log.info("trial %d: %s %s", trial.files.number, trial.state, trial.record.cause)
+        self.journal.add(trial)
+        self._describe()
 
     def _observations(self) -> Iterator[Observation]:
         for trial in self.trials.searched:
@@ -167,7 +195,8 @@ class _Search:
             factor=max(trial.record.gpus, 1) / max(best.record.gpus, 1) if best else 1.0,
             deadline=self.limits.deadline(confirming=again is not None),
         )
-        spec = again or self.spec.of_trial(trial.record.parameters)
+        order = busiest_first(self.spec, best.score.summary.best_level) if best and best.score else {}
+        spec = again or self.spec.of_trial(trial.record.parameters, **order)
         return {self.executor.submit(spec, trial.files, stop): (trial, stop)}
 
     def _settle(self, running: Running, patience: float | None = None) -> None:
@@ -175,9 +204,7 @@ class _Search:
         for future in wait(running, patience, FIRST_COMPLETED).done:
             trial, stop = running.pop(future)
             self.trials.settle(trial, future.exception(), stop)
-            _log.info("trial %d: %s %s", trial.files.number, trial.state, trial.record.cause)
-            self.journal.add(trial)
-            self._describe()
+            self._added(trial)
 
     def _confirm(self) -> None:
         """Measure baseline and winner again in turn, and note what that shows, and what to copy."""

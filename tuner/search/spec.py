@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -52,6 +53,7 @@ class TuneSpec(SweepSpec):
     objective_level: PositiveFloat | None = Field(
         None, description="the level or rate at which min_… objectives are read; by default the only one"
     )
+    from_runs: list[Path] = Field([], description="earlier runs of the same load and machine; their trials are known")
     sampler: SamplerName = Field(
         "auto", description=f"what chooses the next configuration: {', '.join(get_args(SamplerName))}"
     )
@@ -71,6 +73,7 @@ class TuneSpec(SweepSpec):
     )
     name: str = Field("tune", description="a word in the run directory's name", min_length=1)
 
+    _run_paths = field_validator("from_runs", mode="before")(split)
     _space_text = field_validator("space", mode="before")(_space)
     _constraint_lines = field_validator("constraints", mode="before")(_lines)
     _objective_names = field_validator("objective", mode="before")(split)
@@ -78,11 +81,16 @@ class TuneSpec(SweepSpec):
 
     @model_validator(mode="before")
     @classmethod
-    def _on_is_a_word(cls, values: Any) -> Any:
-        """YAML reads the key `on` as true."""
-        if isinstance(values, dict) and True in values:
-            return {("on" if name is True else name): value for name, value in values.items()}
-        return values
+    def _words(cls, values: Any) -> Any:
+        """YAML reads the key `on` as true, and Python has no field called `from`."""
+        words = {True: "on", "from": "from_runs"}
+        return {words.get(name, name): value for name, value in values.items()} if isinstance(values, dict) else values
+
+    @field_validator("from_runs")
+    @classmethod
+    def _from_anywhere(cls, value: list[Path]) -> list[Path]:
+        """As they can be found again from another folder."""
+        return [path.expanduser().absolute() for path in value]
 
     @model_validator(mode="after")
     def _can_be_searched(self) -> Self:
@@ -97,6 +105,7 @@ class TuneSpec(SweepSpec):
                 "objective: max_goodput counts requests that meet latency thresholds; give some with slo",
             ),
             (len({*self.objective}) < len(self.objective), f"objective: {self.objective[0]} stands twice"),
+            (bool(self.from_runs) and self.on != "local", "from: is of one machine, and trials run on a cluster"),
             (self.max_cost is not None and self.price_per_gpu_hour is None, "max_cost needs price_per_gpu_hour"),
             (needs_level and is_unclear, f"objective_level: {self.objective[0]} is read at one level; say which"),
             (needs_level and not levels, f"objective_level: {self.varied}: auto may never measure it; give some"),

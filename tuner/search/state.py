@@ -13,26 +13,38 @@ import pandas as pd
 
 from tuner import engines
 from tuner.core import run_directory
-from tuner.core.run_directory import ENDED, FAILED, PRUNED, RUNNING, WAITING, Experiment, Trial, TrialRecord
+from tuner.core.run_directory import (
+    CANNOT_START,
+    ENDED,
+    FAILED,
+    PRUNED,
+    RUNNING,
+    WAITING,
+    Experiment,
+    TrialRecord,
+)
 from tuner.core.text import one_line
 from tuner.core.timestamps import now, to_text
 from tuner.errors import ServerFailed, SpecError, Stopped
 from tuner.judging.scores import Score, Scoring
 from tuner.judging.trials import gains_of
 from tuner.search.early import TrialStop
+from tuner.search.known import Known, copy_known
 from tuner.search.spec import TuneSpec
 
 #: The first trials, the baseline among them, that may all fail before the search is given up; of one cause.
 HOPELESS, HOPELESS_OF_ONE_CAUSE = 5, 3
 #: Failures that beside a baseline that works tell of the space, where they are all the same.
 REFUSALS = ("bad_argument", "refused")
+#: For each trial that is wanted, configurations that may turn out not to start; asking goes on no longer.
+MOST_RULED_OUT = 10
 
 
 @dataclass
 class SearchTrial:
     """One trial of a search: what is on disk of it, and what it is worth."""
 
-    files: Trial  # its folder
+    files: run_directory.Trial  # its folder
     record: TrialRecord  # the search's note of it
     judged: pd.DataFrame = field(default_factory=pd.DataFrame)  # its judged batches, once it has settled
     score: Score | None = None  # what it is worth, once it has settled
@@ -106,6 +118,20 @@ class Trials:
         trial = SearchTrial(self.experiment.trial(number), record)
         self.all.append(trial)
         return trial
+
+    def take(self, known: Known) -> SearchTrial:
+        """A trial that was measured elsewhere; on disk here, so that the run directory tells all."""
+        trial = self.add(known.record)
+        copy_known(known, trial.files)
+        self._note(trial)
+        self._score(trial)
+        return trial
+
+    def rule_out(self, trial: SearchTrial, cause: str) -> None:
+        """Note that a trial is not begun since it cannot start."""
+        instant = to_text(now())
+        self._note(trial, state=FAILED, kind=CANNOT_START, cause=cause, started_at=instant, finished_at=instant)
+        self._score(trial)
 
     def begin(self, trial: SearchTrial) -> None:
         """Note that a trial runs, for the first time or again; on disk before anything of it runs."""
@@ -191,8 +217,12 @@ class Limits:
         return 2 * self.spec.confirm * min((one for one in each if one), default=0.0)
 
     @property
+    def _run(self) -> list[SearchTrial]:
+        return [trial for trial in self.trials.searched if trial.record.was_run]
+
+    @property
     def _settled(self) -> list[SearchTrial]:
-        return [trial for trial in self.trials.searched if trial.is_settled]
+        return [trial for trial in self._run if trial.is_settled]
 
     @property
     def _ended(self) -> list[SearchTrial]:
@@ -200,8 +230,10 @@ class Limits:
 
     def reached(self) -> str:
         """Why no further trial is to be begun; empty where one is."""
+        ruled_out = sum(trial.record.kind == CANNOT_START for trial in self.trials.searched)
         reasons = (
-            (len(self.trials.searched) >= self.spec.trials, f"all {self.spec.trials} trials were made"),
+            (len(self._run) >= self.spec.trials, f"all {self.spec.trials} trials were made"),
+            (ruled_out > MOST_RULED_OUT * self.spec.trials, f"{ruled_out} configurations cannot start"),
             (bool(self.one_cause), "all trials failed of one cause"),
             (len(self._settled) >= HOPELESS and not self._ended, f"the first {HOPELESS} trials all failed"),
             (self._gained_nothing(), f"{self.spec.patience} trials gained nothing"),

@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 FEWEST_REQUESTS = 10
 AnySweep = TypeVar("AnySweep", bound=SweepSpec)
 #: what may differ when a run is resumed: where it lies, and how a server is reached
-_MAY_DIFFER = (
+MAY_DIFFER = (
     *("runs", "name", "port", "ready_timeout", "verify", "max_restarts"),
     *("trials", "patience", "max_minutes", "max_cost", "price_per_gpu_hour", "parallel", "on", "confirm"),
 )
@@ -74,7 +74,7 @@ def check_same(spec: SweepSpec, experiment: Experiment) -> None:
         return
     defaults = {name: part.default for name, part in type(spec).model_fields.items()}  # of what came in later
     before, request = recorded_spec(experiment), spec.model_dump(mode="json", exclude_none=True)
-    for name in sorted({*before, *request} - {*_MAY_DIFFER}):
+    for name in sorted({*before, *request} - {*MAY_DIFFER}):
         old, new = (values.get(name, defaults.get(name)) for values in (before, request))
         if old != new:
             difference = f"{experiment.folder} was made with {name} {old!r}, now {new!r} is asked"
