@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tuner.core.files import read_struct
+from tuner.core.files import read_object, read_struct
 
 #: models in all layers of which every token's keys and values are kept, unless a window slides
 _KEEP_ALL = ("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi3", "granite")
@@ -36,9 +36,12 @@ class Config(msgspec.Struct, frozen=True):
 
     def weights(self, model: str) -> float:
         """Bytes of its weights as they are loaded; 0 where its files do not tell."""
-        index = read_struct(_file(model, "model.safetensors.index.json"), _Index) or _Index()
-        alone = _file(model, "model.safetensors")
-        stored = index.metadata.total_size or (alone.stat().st_size if alone.is_file() else 0)
+        index, alone = read_object(_file(model, "model.safetensors.index.json")), _file(model, "model.safetensors")
+        match index.get("metadata"):
+            case {"total_size": int(size)}:
+                stored = size
+            case _:
+                stored = alone.stat().st_size if alone.is_file() else 0
         is_small = self.quantization_config is not None or (self.dtype or self.torch_dtype) in _HALVES
         return stored if is_small else stored / 2  # 32 bits are loaded as 16
 
@@ -53,21 +56,13 @@ class Config(msgspec.Struct, frozen=True):
         return numbers * (2.0 if is_half else 0.5)  # no type is smaller than four bits
 
 
-class _Size(msgspec.Struct, frozen=True):
-    total_size: int = 0  # bytes
-
-
-class _Index(msgspec.Struct, frozen=True):
-    metadata: _Size = _Size()
-
-
 def _file(model: str, name: str) -> Path:
     """A file of a model's folder, or of a hub id in the cache; it may not be there."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    folder, found = Path(model).expanduser(), None
-    if not folder.is_dir():
-        with contextlib.suppress(HFValidationError):  # it is no hub id either
-            found = try_to_load_from_cache(model, name)
-    return Path(found) if isinstance(found, str) else folder / name
+    folder = Path(model).expanduser()
+    with contextlib.suppress(HFValidationError):  # it is no hub id either
+        if not folder.is_dir() and isinstance(found := try_to_load_from_cache(model, name), str):
+            return Path(found)
+    return folder / name

@@ -1,8 +1,8 @@
 """One parameter of a search, with the values that it may take."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.core.text import suggest
@@ -32,7 +32,7 @@ class Dimension:
     own_name: str = ""  # the parameter as the engine has it, where that is not `name`
 
     @classmethod
-    def parse(cls, name: str, document: Any, parameter: Parameter | None, own_name: str = "") -> "Dimension":
+    def parse(cls, name: str, document: Any, parameter: Parameter | None) -> "Dimension":
         """Read what a search's `space` says of one parameter.
 
         Args:
@@ -40,7 +40,6 @@ class Dimension:
             document: a list of choices, or a mapping with `choices`, or with `low`, `high` and perhaps `step`, `log`;
                 with `when` in both.
             parameter: what the engine knows of it; None where it is a name that we do not know.
-            own_name: the parameter as the engine has it, where that is not `name`.
 
         Raises:
             SpecError: it is none of these, or holds a value that the engine would refuse.
@@ -56,7 +55,7 @@ class Dimension:
         for value in dimension.choices or (dimension.low, dimension.high):
             if parameter and (problem := parameter.problem(value)):
                 raise _wrong(name, f"{value!r} {problem}")
-        return replace(dimension, own_name=own_name)
+        return dimension
 
     @property
     def parameter(self) -> str:
@@ -153,7 +152,7 @@ def _of_choices(name: str, fields: Mapping[str, Any], parameter: Parameter | Non
         raise _wrong(name, f"{strange[0]!r} is no number, text, true or false")
     if endless := [value for value in choices if not _is_finite(value)]:
         raise _wrong(name, f"{endless[0]!r} is not finite")
-    words = [engine_word(value, parameter) for value in choices]
+    words = [engine_word(value, parameter.choices if parameter else ()) for value in choices]
     distinct = list({(type(value), value): value for value in words}.values())
     if all(map(_is_number, distinct)):
         distinct.sort(key=float)
@@ -168,11 +167,9 @@ def _is_finite(value: Scalar) -> bool:
         return False
 
 
-def engine_word(value: Scalar, parameter: Parameter | None) -> Scalar:
-    """`on` and `off` as the engine has them: YAML reads them as true and false."""
-    if isinstance(value, bool) and parameter and parameter.choices:
-        return next((word for word in _WORDS[value] if word in parameter.choices), value)
-    return value
+def engine_word(value: Scalar, choices: Collection[Any]) -> Scalar:
+    """`on` and `off` as an engine's choices have them: YAML reads them as true and false."""
+    return next((word for word in _WORDS[value] if word in choices), value) if isinstance(value, bool) else value
 
 
 def _of_range(name: str, fields: Mapping[str, Any], parameter: Parameter | None) -> Dimension:

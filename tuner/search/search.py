@@ -140,14 +140,11 @@ class _Search:
 
     def _next(self) -> SearchTrial | None:
         """The next trial that may start: the defaults, then what the sampler asks for; None where there is none."""
-        while record := self._proposal():
+        while not self.limits.reached() and (record := self._proposal()):
             trial = self.trials.add(record)
             if not (why := self._cannot_start(record.parameters)):
                 return trial
-            self.trials.rule_out(trial, why)
-            self._added(trial)
-            if self.limits.reached():
-                break
+            self._added(self.trials.rule_out(trial, why))
         return None
 
     def _proposal(self) -> TrialRecord | None:

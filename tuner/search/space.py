@@ -11,7 +11,6 @@ from typing import Any
 from tuner import engines
 from tuner.core.text import suggest
 from tuner.engines.base import Engine
-from tuner.engines.parameters import Parameter
 from tuner.errors import SpecError
 from tuner.search.dimension import COUNTABLE, KEYS, Dimension, Scalar, engine_word
 from tuner.search.expressions import Relation
@@ -84,7 +83,7 @@ class SearchSpace:
         fixed = {name: value for name, value in fixed.items() if name not in SERVER_FIELDS or name in parameters}
         served = {name: Served.of(one, [*parameters, *fixed], gpus) for name, one in every.items()}
         relations = tuple(Relation.parse(text) for text in constraints)
-        space = cls(_in_order(dimensions, fixed, every), relations, fixed, engine.name, served)
+        space = cls(_in_order(dimensions, fixed), relations, fixed, engine.name, served)
         names = [*parameters, *fixed, *itertools.chain(*(one.tunables for one in every.values())), GPUS]
         for relation in (*relations, *itertools.chain(*(one.conditions for one in served.values()))):
             _check_names(relation.names, names, f"constraint {relation.text!r} has")
@@ -94,10 +93,9 @@ class SearchSpace:
     @cached_property
     def known_values(self) -> Mapping[str, Any]:
         """What dimensions, by name, and fixed parameters are that a point does not name, as far as we know it."""
-        values = {**self.served[self.engine].defaults, **self.fixed}
-        own = {d.name: values.get(d.parameter) for d in self.dimensions if d.is_of(self.engine)}
-        others = [d for d in self.dimensions if not d.is_of(self.engine)]
-        return values | own | {d.name: self.served[str(d.when[ENGINE][0])].defaults.get(d.parameter) for d in others}
+        own = {**self.served[self.engine].defaults, **self.fixed}
+        every = {name: own if name == self.engine else one.defaults for name, one in self.served.items()}
+        return own | {d.name: every[d.when.get(ENGINE, [self.engine])[0]].get(d.parameter) for d in self.dimensions}
 
     @cached_property
     def size(self) -> float:
@@ -226,23 +224,22 @@ def _with_engines(documents: dict[str, Any]) -> dict[str, Any]:
         return documents
     own: dict[str, Any] = {}
     for name, given in each.items():
-        parameters = _preset(given, engines.find(name)) if isinstance(given, str) else given
-        if not isinstance(parameters or {}, Mapping):
+        parameters = _preset(given, engines.find(name)) if isinstance(given, str) else given or {}
+        if not isinstance(parameters, Mapping):
             raise SpecError(f"space: {name}: give its parameters, such as {{n: [1, 2]}}, or a preset's name")
-        spelt = {_spelt(parameter): values for parameter, values in (parameters or {}).items()}
-        own |= {f"{name}.{parameter}": _of_engine(name, values, {*spelt}) for parameter, values in spelt.items()}
+        spelt = {_spelt(parameter): values for parameter, values in parameters.items()}
+        own |= {f"{name}.{parameter}": _of_engine(name, values, spelt) for parameter, values in spelt.items()}
     return documents | {ENGINE: [*map(str, each)]} | own
 
 
-def _of_engine(name: str, values: Any, own: Collection[str]) -> Any:
-    """What is said of a parameter of one engine, as `Dimension.parse` reads it; one value is no choice."""
-    if not isinstance(values, (list, Mapping)):
-        values = [values]
-    document = {"choices": values} if isinstance(values, list) else dict(values)
+def _of_engine(name: str, values: Any, own: Collection[str]) -> dict[str, Any]:
+    """What is said of a parameter of one engine, beside its `own`, as `Dimension.parse` reads it."""
+    choices = values if isinstance(values, list) else [values]  # one value is fixed
+    document = dict(values) if isinstance(values, Mapping) else {"choices": choices}
     when = document.get("when", {})
     if isinstance(when, Mapping):
-        when = {(f"{name}.{other}" if _spelt(other) in own else other): value for other, value in when.items()}
-        document["when"] = {ENGINE: name, **when}
+        others = {(f"{name}.{other}" if _spelt(other) in own else other): value for other, value in when.items()}
+        document["when"] = {ENGINE: name, **others}
     return document
 
 
@@ -258,24 +255,19 @@ def _dimension(name: str, document: Any, every: Mapping[str, Engine]) -> Dimensi
     """What is said of one dimension, checked against the engines that it is of."""
     first, _, rest = name.partition(".")
     parameter = rest if rest and first in every else name
-    when = document.get("when") if isinstance(document, Mapping) else None
-    only = when.get(ENGINE, []) if isinstance(when, Mapping) else []
-    of = [one for one in every if not only or one in (only if isinstance(only, list) else [only])]
-    if parameter in SERVER_FIELDS:
-        return Dimension.parse(name, document, None, parameter)
-    for one in of:
-        if every[one].complete:
-            _check_names([parameter], every[one].tunables, f"space: {one} has no parameter")
-    known = [every[one].tunables[parameter] for one in of if parameter in every[one].tunables]
-    return Dimension.parse(name, document, next(iter(known), None), parameter)
+    said = Dimension.parse(name, document, None)
+    of = [one for one in every.values() if said.is_of(one.name) and parameter not in SERVER_FIELDS]
+    for engine in of:
+        if engine.complete:
+            _check_names([parameter], engine.tunables, f"space: {engine.name} has no parameter")
+    known = next((engine.tunables[parameter] for engine in of if parameter in engine.tunables), None)
+    return replace(Dimension.parse(name, document, known), own_name=parameter)
 
 
-def _in_order(
-    dimensions: dict[str, Dimension], fixed: Mapping[str, Any], every: Mapping[str, Engine]
-) -> tuple[Dimension, ...]:
+def _in_order(dimensions: dict[str, Dimension], fixed: Mapping[str, Any]) -> tuple[Dimension, ...]:
     """The dimensions, each after those that it is conditional on."""
     order: list[Dimension] = []
-    waiting = {name: _with_conditions(dimension, dimensions, fixed, every) for name, dimension in dimensions.items()}
+    waiting = {name: _with_conditions(dimension, dimensions, fixed) for name, dimension in dimensions.items()}
     while waiting:
         ready = [name for name, one in waiting.items() if not {*one.when} & {*waiting}]
         if not ready:
@@ -284,21 +276,14 @@ def _in_order(
     return tuple(order)
 
 
-def _with_conditions(
-    dimension: Dimension, dimensions: Mapping[str, Dimension], fixed: Mapping[str, Any], every: Mapping[str, Engine]
-) -> Dimension:
+def _with_conditions(dimension: Dimension, dimensions: Mapping[str, Dimension], fixed: Mapping[str, Any]) -> Dimension:
     """`dimension` with its condition checked and spelt as the engine has it."""
     place = f"space: {dimension.name}: when"
     _check_names(dimension.when, [*dimensions, *fixed], f"{place} names no searched or fixed parameter:")
     when = {}
     for other, values in dimension.when.items():
-        when[other] = tuple(engine_word(value, _known(other, dimensions, every)) for value in values)
+        choices = dimensions[other].choices if other in dimensions else [fixed[other]]
+        when[other] = tuple(engine_word(value, choices) for value in values)
         if other in dimensions and (never := [value for value in when[other] if not dimensions[other].contains(value)]):
             raise SpecError(f"{place}: {other} never is {never[0]!r}")
     return replace(dimension, when=when)
-
-
-def _known(name: str, dimensions: Mapping[str, Dimension], every: Mapping[str, Engine]) -> Parameter | None:
-    """What an engine knows of a dimension or fixed parameter."""
-    parameter = dimensions[name].parameter if name in dimensions else name
-    return next((one.tunables[parameter] for one in every.values() if parameter in one.tunables), None)

@@ -35,6 +35,12 @@ def _lines(value: Any) -> Any:
     return [part.strip() for part in re.split(r"[;\n]", value) if part.strip()]
 
 
+def _paths(value: Any) -> Any:
+    """One path or several, as they can be found again from another folder."""
+    each = split(str(value) if isinstance(value, Path) else value)
+    return [Path(one).expanduser().absolute() for one in each] if isinstance(each, list) else each
+
+
 def _where(value: str) -> str:
     """Where trials can run."""
     if not _ON.fullmatch(value):
@@ -73,7 +79,7 @@ class TuneSpec(SweepSpec):
     )
     name: str = Field("tune", description="a word in the run directory's name", min_length=1)
 
-    _run_paths = field_validator("from_runs", mode="before")(split)
+    _run_paths = field_validator("from_runs", mode="before")(_paths)
     _space_text = field_validator("space", mode="before")(_space)
     _constraint_lines = field_validator("constraints", mode="before")(_lines)
     _objective_names = field_validator("objective", mode="before")(split)
@@ -85,12 +91,6 @@ class TuneSpec(SweepSpec):
         """YAML reads the key `on` as true, and Python has no field called `from`."""
         words = {True: "on", "from": "from_runs"}
         return {words.get(name, name): value for name, value in values.items()} if isinstance(values, dict) else values
-
-    @field_validator("from_runs")
-    @classmethod
-    def _from_anywhere(cls, value: list[Path]) -> list[Path]:
-        """As they can be found again from another folder."""
-        return [path.expanduser().absolute() for path in value]
 
     @model_validator(mode="after")
     def _can_be_searched(self) -> Self:

@@ -13,16 +13,7 @@ import pandas as pd
 
 from tuner import engines
 from tuner.core import run_directory
-from tuner.core.run_directory import (
-    CANNOT_START,
-    ENDED,
-    FAILED,
-    PRUNED,
-    RUNNING,
-    WAITING,
-    Experiment,
-    TrialRecord,
-)
+from tuner.core.run_directory import CANNOT_START, ENDED, FAILED, PRUNED, RUNNING, WAITING, Experiment, TrialRecord
 from tuner.core.text import one_line
 from tuner.core.timestamps import now, to_text
 from tuner.errors import ServerFailed, SpecError, Stopped
@@ -90,7 +81,7 @@ class Trials:
         self.all = [SearchTrial(trial, trial.record) for trial in experiment.search_trials]
         for trial in self.all:
             if trial.is_settled:
-                self._score(trial)
+                self._scored(trial)
 
     @property
     def searched(self) -> list[SearchTrial]:
@@ -124,14 +115,13 @@ class Trials:
         trial = self.add(known.record)
         copy_known(known, trial.files)
         self._note(trial)
-        self._score(trial)
-        return trial
+        return self._scored(trial)
 
-    def rule_out(self, trial: SearchTrial, cause: str) -> None:
+    def rule_out(self, trial: SearchTrial, cause: str) -> SearchTrial:
         """Note that a trial is not begun since it cannot start."""
         instant = to_text(now())
         self._note(trial, state=FAILED, kind=CANNOT_START, cause=cause, started_at=instant, finished_at=instant)
-        self._score(trial)
+        return self._scored(trial)
 
     def begin(self, trial: SearchTrial) -> None:
         """Note that a trial runs, for the first time or again; on disk before anything of it runs."""
@@ -151,7 +141,7 @@ class Trials:
         ending = {"state": state, "kind": kind, "cause": one_line(cause), "finished_at": to_text(now())}
         seconds = round(trial.record.seconds + time.monotonic() - trial.began, 3)
         self._note(trial, **ending, seconds=seconds, gpus=trial.files.gpus)
-        self._score(trial)
+        self._scored(trial)
 
     def _ending(self, error: BaseException | None, stop: TrialStop) -> tuple[str, str, str]:
         """The state in which a trial ended, the kind of its failure, and the cause."""
@@ -172,9 +162,10 @@ class Trials:
         trial.record = msgspec.structs.replace(trial.record, **changes)
         trial.record.write(trial.files.folder)
 
-    def _score(self, trial: SearchTrial) -> None:
+    def _scored(self, trial: SearchTrial) -> SearchTrial:
         trial.judged = self.scoring.judged(trial.files.folder)
         trial.score = self.scoring.score(trial.judged, trial.files.gpus)
+        return trial
 
 
 @dataclass(frozen=True)

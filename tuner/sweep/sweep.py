@@ -81,13 +81,17 @@ def check_same(spec: SweepSpec, experiment: Experiment) -> None:
             raise SpecError(f"{difference}: start a new run, or leave that out")
 
 
+def machine() -> dict[str, Any]:
+    """What a run is measured on and with: versions, host, GPUs."""
+    return environment() | {"gpus": [gpu.name for gpu in gpus.gpus()]}
+
+
 @contextlib.contextmanager
 def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP, **facts: Any) -> Iterator[None]:
     """Keep in `experiment.json` what was asked, and how it ended whatever happens; `kind` is sweep or tune."""
     started = "started_at" if experiment.is_new else "resumed_at"
     request = {"kind": kind, "name": spec.name, **signed(spec), **facts} if experiment.is_new else {}
-    hardware = {"gpus": [gpu.name for gpu in gpus.gpus()]}
-    experiment.describe(**request, **environment(), **hardware, **{started: to_text(now())}, state="running")
+    experiment.describe(**request, **machine(), **{started: to_text(now())}, state="running")
     state = "failed"
     try:
         yield
