@@ -341,12 +341,13 @@ def test_a_search_never_costs_more_than_it_may(limits):
     assert limits(10, 20, confirm=2, max_cost=6.9, **hour).reached() == "more would cost over 6.9"
 
 
-def test_a_trial_takes_as_many_gpus_as_its_sizes_come_to():
+def test_a_trial_takes_as_many_gpus_as_its_sizes_come_to(tmp_path):
     space = {"tensor_parallel_size": [1, 2, 4]}
     spec = TuneSpec(engine="vllm", model="m", gpus=4, space=space, constraints=["tensor_parallel_size <= gpus"])
     assert [spec.of_trial({"tensor_parallel_size": size}).gpus for size in (1, 2, 4)] == [1, 2, 4]
     assert spec.of_trial({"max_num_seqs": 8}).gpus == 4
-    some = Trials(trials.experiment, spec.model_copy(update={"gpus": ["GPU-a", "GPU-b"]}))
-    assert some.spec_of({"tensor_parallel_size": 1}).gpus == ["GPU-a"]
+    some = spec.model_copy(update={"gpus": ["GPU-a", "GPU-b"]})
+    assert some.of_trial({"tensor_parallel_size": 1}).gpus == ["GPU-a"]
+    trials = Trials(Experiment.at(tmp_path / "run"), spec)
     trials.begin(trial := trials.add(TrialRecord(role="candidate", parameters={"tensor_parallel_size": 2})))
     assert trial.record.gpus == 2
