@@ -19,7 +19,8 @@ from support.side_by_side import faulty, record, started, stop_request
 
 import tuner
 from tuner.core.answers import Answers
-from tuner.core.run_directory import Experiment, TrialRecord
+from tuner.core.records import TrialRecord
+from tuner.core.run_directory import Experiment
 from tuner.errors import ClusterError, ServerFailed, SpecError, Stopped
 from tuner.search.ray import RayExecutor, node
 from tuner.sweep.progress import read_sweep

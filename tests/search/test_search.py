@@ -272,6 +272,11 @@ def spec_of(judged):
         (levels(60, 110, 130, all_levels=(8, 4, 2, 1)), False),  # fewer at once may be faster
         (levels(60, 110, over=[8, 4], all_levels=(8, 4, 2, 1)), False),  # lower ones may meet it
         (levels(40, 300, 500, over=[8, 4], all_levels=(1, 4, 8, 16)), True),
+        (levels(100, over=[8], all_levels=(8, 4, 2, 1)), False),  # one says nothing of those below it
+        (levels(100, 95, over=[8], all_levels=(8, 4, 2, 1)), True),  # which have less than 95
+        (levels(100, 108, over=[8], all_levels=(8, 4, 2, 1)), True),  # a plateau, but for noise
+        (levels(100, 120, over=[8], all_levels=(8, 4, 2, 1)), False),  # beyond the peak: 2 may have more
+        (levels(100, 95, over=[8], all_levels=(8, 4, 2, 16)), False),  # 16 may have 190
     ],
 )
 def test_a_trial_ends_early_only_where_it_cannot_win(own, is_ended):
@@ -376,10 +381,10 @@ def test_a_search_never_costs_more_than_it_may(limits):
 def test_a_trial_takes_as_many_gpus_as_its_sizes_come_to(tmp_path):
     space = {"tensor_parallel_size": [1, 2, 4]}
     spec = TuneSpec(engine="vllm", model="m", gpus=4, space=space, constraints=["tensor_parallel_size <= gpus"])
+    assert [spec.of_trial({"tensor_parallel_size": size}).gpus for size in (1, 2, 4)] == [1, 2, 4]
+    assert spec.of_trial({"max_num_seqs": 8}).gpus == 4
+    some = spec.model_copy(update={"gpus": ["GPU-a", "GPU-b"]})
+    assert some.of_trial({"tensor_parallel_size": 1}).gpus == ["GPU-a"]
     trials = Trials(Experiment.at(tmp_path / "run"), spec)
-    assert [trials.spec_of({"tensor_parallel_size": size}).gpus for size in (1, 2, 4)] == [1, 2, 4]
-    assert trials.spec_of({"max_num_seqs": 8}).gpus == 4
-    some = Trials(trials.experiment, spec.model_copy(update={"gpus": ["GPU-a", "GPU-b"]}))
-    assert some.spec_of({"tensor_parallel_size": 1}).gpus == ["GPU-a"]
     trials.begin(trial := trials.add(TrialRecord(role="candidate", parameters={"tensor_parallel_size": 2})))
     assert trial.record.gpus == 2

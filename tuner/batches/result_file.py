@@ -112,7 +112,7 @@ class ResultFile(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Damage:
-    """Why a file, or a part of one, is no usable batch: an outcome of `core.run_directory.OUTCOMES` and the reason."""
+    """Why a file, or a part of one, is no usable batch: an outcome of `core.records.OUTCOMES` and the reason."""
 
     outcome: str
     reason: str

@@ -188,6 +188,8 @@ Role = Literal["baseline", "candidate", "confirmation"]
 #: How a trial stands; `ended` becomes `complete`, `infeasible` or `failed` by what is on disk, whenever it is read.
 COMPLETE, INFEASIBLE, FAILED, PRUNED, WAITING = "complete", "infeasible", "failed", "pruned", "waiting"
 ENDED = "ended"
+#: the kind of a failure that was foreseen, so that nothing was started
+CANNOT_START = "cannot_start"
 
 
 class TrialRecord(_Record, kw_only=True):
@@ -206,3 +208,9 @@ class TrialRecord(_Record, kw_only=True):
     finished_at: str = ""
     seconds: float = 0.0  # that its runs took, also those that were cut off
     gpus: int = 0
+    known_from: str = ""  # the run and trial that it was measured in, where that was not this search
+
+    @property
+    def was_run(self) -> bool:
+        """Whether this search has begun it: it is neither known from elsewhere nor sure not to start."""
+        return not self.known_from and self.kind != CANNOT_START

@@ -18,10 +18,12 @@ from tuner.core.secrets import find_secret, hide_written, is_secret, keep_out
 from tuner.core.server_log import COMMON, OUT_OF_MEMORY, Pattern
 from tuner.core.text import suggest
 from tuner.engines import parameters
+from tuner.engines.memory import Config
 from tuner.engines.parameters import Parameter
 from tuner.errors import EngineError, SpecError
 
 _log = logging.getLogger(__name__)
+GIB = 1 << 30
 
 
 #: what to do instead of writing a key down
@@ -240,6 +242,10 @@ class Engine:
         """Program and arguments that serve `spec` at `place`, on the address of `host_of`."""
         raise NotImplementedError
 
+    def cannot_start(self, spec: ServerSpec, memory: float) -> str:
+        """Why it is sure not to start on GPUs with so many bytes each, by arithmetic; empty where it may."""
+        return ""
+
     def stop_command(self, spec: ServerSpec, place: Placement) -> list[str]:
         """What is run after the server ended, to end what is no process of ours; empty for nothing."""
         return []
@@ -319,6 +325,12 @@ class GPUEngine(Engine):
 
     #: parameters whose product is the number of GPUs, the first one set where only the number is given
     sizes: ClassVar[tuple[str, ...]]
+    #: of GPUs that share each layer, and of groups that share the layers out
+    shares: ClassVar[tuple[str, str]]
+    #: the share of a GPU's memory that it may take
+    memory_parameter: ClassVar[str]
+    #: it does not start unless one sequence of all its context has room
+    holds_context: ClassVar[bool] = False
 
     def check(self, spec: ServerSpec) -> None:
         """Refuse what would fail only after a minute of imports."""
@@ -336,6 +348,25 @@ class GPUEngine(Engine):
     def gpus(self, spec: ServerSpec) -> int:
         """One for each part of each copy of the model."""
         return math.prod(int(str(spec.parameters.get(name) or 1)) for name in self.sizes)
+
+    def cannot_start(self, spec: ServerSpec, memory: float) -> str:
+        """Weights and one sequence's KV cache against what it may take; nothing where a parameter may change that."""
+        given = spec.parameters
+        if "quantization" in given or {*given} - {*self.tunables} or not memory:
+            return ""
+        model = Config.of(spec.model)
+        values = {name: given.get(name, one.default) for name, one in self.tunables.items()}
+        count = len(spec.gpus) if isinstance(spec.gpus, list) else spec.gpus or 1
+        split, groups = (int(values[name]) for name in self.shares) if {*given} & {*self.sizes} else (count, 1)
+        if model.num_attention_heads % split:
+            return f"its {model.num_attention_heads} attention heads cannot be shared by {split} GPUs a layer"
+        tokens = (self.context(spec) or model.max_position_embeddings) if self.holds_context else 0
+        parts = model.weights(spec.model), model.cache(tokens, str(values["kv_cache_dtype"]))
+        each, share = [part / split / groups / GIB for part in parts], values[self.memory_parameter] or 1.0
+        if sum(each) <= share * memory / GIB:
+            return ""
+        needed = f"weights of {each[0]:.1f} GiB and the KV cache of {tokens} tokens, {each[1]:.1f} GiB, on each GPU"
+        return f"{needed} are more than {self.memory_parameter} {share:g} of {memory / GIB:.1f} GiB"
 
     def context(self, spec: ServerSpec) -> int | None:
         """The parameter that sets it, where it is given."""

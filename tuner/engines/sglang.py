@@ -26,6 +26,8 @@ class SGLang(GPUEngine):
     name = module = "sglang"
     install = "python -m venv sglang && sglang/bin/pip install sglang, and then executable: sglang/bin/python"
     sizes = ("tp_size", "tp", "tensor_parallel_size", "pp_size", "pp", "pipeline_parallel_size", *_COPIES)
+    shares = ("tp_size", "pp_size")
+    memory_parameter = "mem_fraction_static"
     context_parameter = "context_length"
     flag_files = ("srt/server_args.py", "srt/arg_groups/**/*.py")
     conditions = (

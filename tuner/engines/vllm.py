@@ -23,6 +23,8 @@ class VLLM(GPUEngine):
     name = "vllm"
     install = "python -m venv vllm && vllm/bin/pip install vllm, and then executable: vllm/bin/vllm"
     sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "prefill_context_parallel_size")
+    shares = ("tensor_parallel_size", "pipeline_parallel_size")
+    memory_parameter, holds_context = "gpu_memory_utilization", True
     context_parameter = "max_model_len"
     forget_path = "/reset_prefix_cache"  # only with VLLM_SERVER_DEV_MODE=1 in its environment
     grace = 15.0  # idle, it takes 2.5 s to end, on a busy machine more than 5; with a request in flight it never does

@@ -10,7 +10,7 @@ import pandas as pd
 
 from tuner.batches.batch import records
 from tuner.core.answers import Answers
-from tuner.core.records import COMPLETE, ENDED, RUNNING, WAITING
+from tuner.core.records import COMPLETE, ENDED, RUNNING, WAITING, TrialRecord
 from tuner.core.run_directory import Experiment, Trial
 from tuner.core.text import shorten
 from tuner.core.timestamps import to_utc
@@ -44,8 +44,9 @@ def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
         One row a trial: `trial` (1 is the baseline), `role` (baseline, candidate, confirmation), `of` (of a
         confirmation: baseline or winner), `state` (complete, infeasible, failed, pruned, running, waiting),
         `parameters` (dict), `promise` (why a sweep proposed it), `value` (the first objective in `unit`; NaN unless
-        complete), `values` (of all objectives), `penalty`, `cause`, `kind` (of a failure), `gpus`, `max_throughput` (output tokens/s of the server, also of an
-        unfinished trial), `best_level` or `best_rate`, `bracket`, `started_at`, `finished_at` (UTC), `duration`
+        complete), `values` (of all objectives), `penalty`, `cause`, `kind` (of a failure), `gpus`, `max_throughput`
+        (output tokens/s of the server, also of an unfinished trial), `best_level` or `best_rate`, `bracket`,
+        `started_at`, `finished_at` (UTC), `duration`
         (seconds), `answers` (of a complete candidate beside the baseline's: unchanged, changed or not compared; empty
         where nobody asked), `answers_evidence` (in words), `is_best` (one at most; the first objective's) and
         `is_pareto` (no other is better in all objectives). Confirmations are neither.
@@ -98,7 +99,7 @@ def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:
         "value": score.values[0] if counts else math.nan,
         "values": list(score.values) if counts else [math.nan] * len(scoring.objectives),
         "penalty": score.penalty,
-        "cause": record.cause or ("" if state in (RUNNING, WAITING) else score.cause),
+        "cause": _cause(record, "" if state in (RUNNING, WAITING) else score.cause),
         "gpus": gpus,
         "max_throughput": math.nan if summary.max_throughput is None else summary.max_throughput,
         **dict.fromkeys(BEST),
@@ -108,6 +109,12 @@ def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:
         "finished_at": record.finished_at or None,
         "duration": record.seconds or math.nan,
     }
+
+
+def _cause(record: TrialRecord, otherwise: str) -> str:
+    """Why a trial ended as it did, and where it was measured if not here."""
+    known = f"known from {record.known_from}" if record.known_from else ""
+    return "; ".join(filter(None, [record.cause or otherwise, known]))
 
 
 def _with_best(trials: pd.DataFrame, objectives: tuple[str, ...]) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """When a trial can end before its last level: as soon as its levels show that it cannot win."""
 
+import itertools
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from tuner.sweep.sweep import StopRequest
 
 #: Levels that must fail, since one may be an accident.
 FEWEST = 2
+#: By how much a level may have more than a higher one and still lie before the peak, or on a plateau: for noise.
+PLATEAU = 0.1
 #: How a level stands that is still to come, or that runs.
 TO_COME = ("missing", "interrupted")
 
@@ -49,8 +52,7 @@ class TrialStop(StopRequest):
     @property
     def reason_to_prune(self) -> str:
         """Why the trial cannot win, by the levels that are there; empty where it can."""
-        may_end_early = self.spec.early_stop and self.spec.objective == ["max_throughput"] and self.spec.fixed_levels
-        if self.best is None or not may_end_early:
+        if self.best is None or not _may_end_early(self.spec):
             return ""
         measured = len(self.trial.level_folders())
         if measured not in self._answers:  # asked several times a second, answered once a level
@@ -59,12 +61,32 @@ class TrialStop(StopRequest):
         return self._answers[measured]
 
 
+def _may_end_early(spec: TuneSpec) -> bool:
+    """Whether the levels of a trial can show that it cannot win."""
+    return spec.early_stop and spec.objective == ["max_throughput"] and bool(spec.fixed_levels)
+
+
+def busiest_first(spec: TuneSpec, best_level: float | None) -> dict[str, Any]:
+    """What changes of a candidate's spec, so that it shows soon where it cannot win: the order of its levels.
+
+    They go from that at which the best trial has most throughput up, and then down. Nothing changes where the order
+    was asked for, or decides which levels are skipped.
+    """
+    levels = sorted(spec.fixed_levels)
+    has_own = spec.order != "given" or spec.stop_when_saturated
+    if best_level not in levels or has_own or not _may_end_early(spec):
+        return {}
+    upper, lower = ([one for one in levels if (one >= best_level) == is_upper] for is_upper in (True, False))
+    return {spec.varied: [*upper, *reversed(lower)]}
+
+
 def cannot_win(judged: pd.DataFrame, best: pd.DataFrame, spec: TuneSpec, factor: float = 1.0) -> str:
     """Why a trial cannot have more throughput than the best one; empty where it still can.
 
     Only what holds for every server counts: no request is faster beside more others. So tokens/s grow at most as
-    the level does, and above a level that is too slow for the SLO all are. Whether a trial catches up is not guessed
-    from its first levels: mixtures of experts, for one, scale badly at first and well later.
+    the level does, and above a level that is too slow for the SLO all are. And they have one peak: where a level has
+    no more than a higher one, none below has more than it. Whether a trial catches up is not guessed from its first
+    levels: mixtures of experts, for one, scale badly at first and well later.
 
     Args:
         judged: the batches of the trial, those that are still to come `missing`.
@@ -104,6 +126,9 @@ def _is_too_much(row: dict[Hashable, Any], margin: float) -> bool:
 
 
 def _reach(results: list[dict[Hashable, Any]], level: float) -> float:
-    """The most tokens/s that a level can have: in proportion to what lower ones had."""
-    each = [row["output_throughput"] / row["level"] for row in results if row["level"] <= level]
-    return level * min(each, default=math.inf)
+    """The most tokens/s that a level can have: in proportion to what lower ones had, and what two above it allow."""
+    known = sorted((row["level"], row["output_throughput"]) for row in results)
+    each = [level * throughput / lower for lower, throughput in known if lower <= level]
+    above = [throughput for higher, throughput in known if higher > level]
+    rising = [one for one, next_one in itertools.pairwise(above) if one <= next_one * (1 + PLATEAU)]
+    return min([*each, *rising], default=math.inf)

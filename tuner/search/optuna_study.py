@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tuner.core import timestamps
 from tuner.core.records import COMPLETE, FAILED, INFEASIBLE, PRUNED
 from tuner.judging.scores import Score, Scoring, column_of, maximised
-from tuner.search.space import Dimension, Point, Scalar, SearchSpace
+from tuner.search.dimension import Dimension, Scalar
+from tuner.search.space import Point, SearchSpace
 from tuner.search.state import SearchTrial
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from tuner.core.text import suggest
 from tuner.errors import SpecError
 from tuner.judging.scores import maximised
 from tuner.search import optuna_study
-from tuner.search.space import Dimension, Point, Scalar, SearchSpace, key_of
+from tuner.search.dimension import Dimension, Scalar
+from tuner.search.space import Point, SearchSpace, key_of
 
 if TYPE_CHECKING:
     import optuna

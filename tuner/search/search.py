@@ -18,22 +18,22 @@ from tuner.errors import NothingSurvived, Stopped
 from tuner.judging.search_answer import Confirmation
 from tuner.search import executors, samplers
 from tuner.search.confirmation import BASELINE, WINNER, conclude, to_copy
-from tuner.search.early import TrialStop
+from tuner.search.early import TrialStop, busiest_first
 from tuner.search.executors import LOCAL, Executor
+from tuner.search.known import NOT_ITS_DOING, Known, known_trials
 from tuner.search.optuna_study import Journal
 from tuner.search.samplers import Observation, Sampler
 from tuner.search.spec import Proposal, TuneSpec
 from tuner.search.state import Limits, SearchTrial, Trials
+from tuner.servers import gpus
 from tuner.sweep.progress import Progress, SearchProgress, read_search, read_sweep
-from tuner.sweep.spec import SweepSpec
+from tuner.sweep.spec import SERVER_FIELDS, SweepSpec
 from tuner.sweep.sweep import StopRequest, check_same, fingerprint, prepare, recorded, run_sweep, with_workload
 from tuner.sweep.trust import signed
 
 _log = logging.getLogger(__name__)
 
 WINNER_FILE = "winner.yaml"
-#: Failures that say nothing about a configuration.
-NOT_ITS_DOING = ("port_in_use", "gpu_unavailable", "unreachable", "unauthorized", "model_not_found")
 _TICK = 1.0  # seconds between two looks at limits while trials run
 Running = dict["Future[None]", tuple[SearchTrial, TrialStop]]
 
@@ -57,18 +57,28 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: StopRequest | None 
         is_here = spec.on == LOCAL
         spec = prepare(spec) if is_here else with_workload(spec)  # elsewhere the rest is prepared where the server runs
         if is_here:
-            engine, names = engines.find(spec.engine), [one.name for one in spec.search_space.dimensions]
-            engine.check_names(spec, names)
-            if changing := [
-                name for name in names if name in engine.tunables and engine.tunables[name].changes_answers
-            ]:
-                _log.warning("space: %s can change what the model answers", ", ".join(changing))
+            _check_servers(spec)
         check_same(spec, experiment)
         name, sampler = _sampler(spec, experiment)
+        known = known_trials(spec)
         facts = {"workload": fingerprint(spec)} if is_here else {}
         with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, SEARCH, **facts):
             experiment.describe(**signed(spec))  # with limits that have changed
-            _Search(request, spec, experiment, name, sampler, executor, stop).run()
+            _Search(request, spec, experiment, name, sampler, executor, stop, known).run()
+
+
+def _check_servers(spec: TuneSpec) -> None:
+    """Refuse what an engine of the space is sure to refuse: its program, model, or the names of its parameters."""
+    for part in spec.search_space.servers():
+        if (point := next(part.grid(), None)) is not None:
+            one = spec.of_trial(part.parameters(point))
+            engine = engines.find(one.engine)
+            engine.check(one)
+            names = {dimension.parameter for dimension in part.dimensions if dimension.is_of(engine.name)}
+            engine.check_names(one, names - {*SERVER_FIELDS})
+            tunables = engine.tunables
+            if changing := sorted(name for name in names if name in tunables and tunables[name].changes_answers):
+                _log.warning("space: %s can change what the model answers", ", ".join(changing))
 
 
 def _sampler(spec: TuneSpec, experiment: Experiment) -> tuple[str, Sampler]:
@@ -89,6 +99,7 @@ class _Search:
     sampler: Sampler
     executor: Executor
     stop: StopRequest
+    known: list[Known]
 
     def __post_init__(self) -> None:
         self.space = self.spec.search_space
@@ -125,27 +136,50 @@ class _Search:
                 if not reason and (trial := waiting.pop(0) if waiting else self._next()):
                     running |= self._start(trial)
                 else:
-                    reason = reason or "every configuration of the space was tried"
+                    reason = reason or self.limits.reached() or "every configuration of the space was tried"
             if not running:
                 return reason
             self._settle(running, _TICK)
 
     def _next(self) -> SearchTrial | None:
-        """The next trial: the defaults, then what the sampler asks for."""
-        if not self.trials.searched:
-            return self.trials.add(TrialRecord(role="baseline", parameters=dict(self.spec.parameters)))
-        if proposal := self._proposal():
-            parameters = self.spec.parameters | proposal.parameters
-            return self.trials.add(TrialRecord(role="candidate", parameters=parameters, promise=proposal.because))
-        point = self.sampler.next(list(self._observations()))
-        if point is None:
-            return None
-        return self.trials.add(TrialRecord(role="candidate", parameters=self.space.parameters(point)))
+        """The next trial that may start: the defaults, then what the sampler asks for; None where there is none."""
+        while not self.limits.reached() and (record := self._proposal()):
+            trial = self.trials.add(record)
+            if not (why := self._cannot_start(record.parameters)):
+                return trial
+            self._added(self.trials.rule_out(trial, why))
+        return None
 
-    def _proposal(self) -> Proposal | None:
+    def _proposal(self) -> TrialRecord | None:
+        """What would be tried next."""
+        if not self.trials.searched:
+            return TrialRecord(role="baseline", parameters=dict(self.space.fixed))
+        there = {trial.record.known_from for trial in self.trials.all}
+        for one in self.known:
+            if one.record.known_from not in there:
+                self._added(self.trials.take(one))
+        if proposal := self._first():
+            parameters = self.space.parameters(proposal.parameters)
+            return TrialRecord(role="candidate", parameters=parameters, promise=proposal.because)
+        point = self.sampler.next(list(self._observations()))
+        return None if point is None else TrialRecord(role="candidate", parameters=self.space.parameters(point))
+
+    def _cannot_start(self, parameters: dict[str, Any]) -> str:
+        """Why a configuration is sure not to start on any of the GPUs here; empty where it may."""
+        memory = max((gpu.memory_total for gpu in gpus.visible(gpus.gpus())), default=0)
+        spec = self.spec.of_trial(parameters)
+        return engines.find(spec.engine).cannot_start(spec, memory) if self.spec.on == LOCAL else ""
+
+    def _added(self, trial: SearchTrial) -> None:
+        """Tell of a trial that has ended."""
+        _log.info("trial %d: %s %s", trial.files.number, trial.state, trial.record.cause)
+        self.journal.add(trial)
+        self._describe()
+
+    def _first(self) -> Proposal | None:
         """The next of the configurations to begin with that was not tried."""
         tried = [trial.record.parameters for trial in self.trials.searched]
-        return next((one for one in self.spec.first if self.spec.parameters | one.parameters not in tried), None)
+        return next((one for one in self.spec.first if self.space.parameters(one.parameters) not in tried), None)
 
     def _observations(self) -> Iterator[Observation]:
         for trial in self.trials.searched:
@@ -169,7 +203,8 @@ class _Search:
             factor=max(trial.record.gpus, 1) / max(best.record.gpus, 1) if best else 1.0,
             deadline=self.limits.deadline(confirming=again is not None),
         )
-        spec = again or self.trials.spec_of(trial.record.parameters)
+        order = busiest_first(self.spec, best.score.summary.best_level) if best and best.score else {}
+        spec = again or self.spec.of_trial(trial.record.parameters, **order)
         return {self.executor.submit(spec, trial.files, stop): (trial, stop)}
 
     def _settle(self, running: Running, patience: float | None = None) -> None:
@@ -177,9 +212,7 @@ class _Search:
         for future in wait(running, patience, FIRST_COMPLETED).done:
             trial, stop = running.pop(future)
             self.trials.settle(trial, future.exception(), stop)
-            _log.info("trial %d: %s %s", trial.files.number, trial.state, trial.record.cause)
-            self.journal.add(trial)
-            self._describe()
+            self._added(trial)
 
     def _confirm(self) -> None:
         """Measure baseline and winner again in turn, and note what that shows, and what to copy."""
@@ -187,7 +220,8 @@ class _Search:
         if best is None or best.score is None:
             return
         command = best.files.server.command if best.files.server else []
-        copy = to_copy(self.request, best.record.parameters, command)
+        is_other = {*SERVER_FIELDS} & {*best.record.parameters}  # whose tokenizer was the baseline's
+        copy = to_copy(self.spec if is_other else self.request, best.record.parameters, command)
         files.write_atomically(self.experiment.folder / WINNER_FILE, copy["yaml"])
         self._describe(winner={"trial": best.files.number} | copy)
         if best is baseline or baseline is None:
@@ -225,7 +259,7 @@ class _Search:
         if self.stop.is_set() or self.limits.is_over(confirming=True):
             return None
         again = again or self.trials.add(TrialRecord(role="confirmation", of=of, parameters=parameters))
-        spec = self.trials.spec_of(parameters, **{self.spec.varied: levels}, stop_when_saturated=False, quality=False)
+        spec = self.spec.of_trial(parameters, **{self.spec.varied: levels}, stop_when_saturated=False, quality=False)
         self._settle(self._start(again, spec))
         return again if again.is_settled else None
 

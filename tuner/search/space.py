@@ -1,219 +1,55 @@
-"""What a search may try: parameters, ranges, conditions, and the constraints between them."""
+"""What a search may try: engines, models and parameters, conditions, and the constraints between them."""
 
 import contextlib
 import itertools
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from tuner import engines
 from tuner.core.text import suggest
 from tuner.engines.base import Engine
-from tuner.engines.parameters import Parameter
 from tuner.errors import SpecError
+from tuner.search.dimension import COUNTABLE, KEYS, Dimension, Scalar, engine_word
 from tuner.search.expressions import Relation
+from tuner.sweep.spec import SERVER_FIELDS
 
-Scalar = bool | int | float | str
 Point = dict[str, Scalar]
-DEFAULT = "default"
+DEFAULT, ENGINE = "default", "engine"
 #: the number of GPUs that a search has, as constraints name it
 GPUS = "gpus"
 #: as many as one machine has at most, where nobody said how many there are
 MOST_GPUS = 8
-#: values of a range that are all gone through by a grid, and into how many a longer one is divided
-COUNTABLE, DIVISIONS = 12, 5
-_KEYS = ("low", "high", "step", "log", "choices", "when")
-_WORDS = {True: ("on", "true", "yes"), False: ("off", "false", "no")}
 
 
 @dataclass(frozen=True)
-class Dimension:
-    """A parameter with the values it may take: choices, or a range."""
+class Served:
+    """One engine of a space: what is known of it."""
 
-    name: str  # the engine's parameter
-    choices: tuple[Scalar, ...] = ()  # the values, where they are listed; otherwise empty
-    low: float = 0  # the smallest value of a range
-    high: float = 0  # the largest, included
-    step: float | None = None  # between the values of a range; None for every number, or every whole number
-    log: bool = False  # whether ratios count, not differences
-    integer: bool = False  # whether a range is of whole numbers
-    # the condition: other parameters, each with the values under which this one is there
-    when: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+    # its own defaults, as far as we know them, and `gpus`: for parameters that a configuration does not name
+    defaults: Mapping[str, Any]
+    conditions: tuple[Relation, ...]  # between its parameters, without which it does not start
 
     @classmethod
-    def parse(cls, name: str, document: Any, parameter: Parameter | None) -> "Dimension":
-        """Read what a search's `space` says of one parameter.
-
-        Args:
-            name: the parameter.
-            document: a list of choices, or a mapping with `choices`, or with `low`, `high` and perhaps `step`, `log`;
-                with `when` in both.
-            parameter: what the engine knows of it; None where it is a name that we do not know.
-
-        Raises:
-            SpecError: it is none of these, or holds a value that the engine would refuse.
-        """
-        fields = {"choices": document} if isinstance(document, list) else document
-        if not isinstance(fields, Mapping) or not fields:
-            raise _wrong(name, f"give choices as [1, 2, 4] or a range as {{low: 1, high: 8}}, not {document!r}")
-        if strange := [key for key in fields if key not in _KEYS]:
-            raise _wrong(name, f"unknown key {strange[0]!r}; {suggest(str(strange[0]), _KEYS)}")
-        dimension = _of_choices(name, fields, parameter) if "choices" in fields else _of_range(name, fields, parameter)
-        for value in dimension.choices or (dimension.low, dimension.high):
-            if parameter and (problem := parameter.problem(value)):
-                raise _wrong(name, f"{value!r} {problem}")
-        return dimension
-
-    @property
-    def is_ordered(self) -> bool:
-        """Whether its values are numbers, so that near ones behave alike."""
-        return all(_is_number(value) for value in self.choices)
-
-    @property
-    def size(self) -> float:
-        """How many values it has; infinite where they cannot be counted."""
-        return len(self.choices) or self._steps + 1
-
-    def values(self) -> list[Scalar]:
-        """All its values where they are few, or some evenly over the range, both ends included."""
-        if self.choices:
-            return list(self.choices)
-        if self.size <= COUNTABLE:
-            return [self.nearest(self.low + n * (self.step or 1)) for n in range(int(self.size))]
-        return list(dict.fromkeys(self.at(n / (DIVISIONS - 1)) for n in range(DIVISIONS)))
-
-    def at(self, share: float) -> Scalar:
-        """The value that a share (0 to 1) of the way through it has."""
-        if self.choices:
-            return self.choices[min(int(share * len(self.choices)), len(self.choices) - 1)]
-        if self.log:
-            return self.nearest(self.low * (self.high / self.low) ** share)
-        return self.nearest(self.low + (self.high - self.low) * share)
-
-    def place(self, value: Scalar) -> float:
-        """How far through it an ordered dimension's value lies: what `at` makes it of, 0 to 1."""
-        if self.choices:
-            return self.choices.index(value) / max(len(self.choices) - 1, 1)
-        if self.log:
-            return math.log(float(value) / self.low) / math.log(self.high / self.low)
-        return (float(value) - self.low) / (self.high - self.low)
-
-    def contains(self, value: Any) -> bool:
-        """Whether it can take `value`."""
-        if self.choices:
-            return any(value == choice and type(value) is type(choice) for choice in self.choices)
-        if not _is_number(value) or not self.low <= value <= self.high:
-            return False
-        return not self._step or math.isclose(self.nearest(value), value)
-
-    def stand_in(self, value: Any) -> Scalar | None:
-        """`value`, or what is nearest to it; where it is no number halfway through, None where there is no order."""
-        if self.contains(value) or not self.is_ordered:
-            return value if self.contains(value) else None
-        if not _is_number(value):
-            return self.at(0.5)
-        return min(self.choices, key=lambda one: abs(float(one) - value)) if self.choices else self.nearest(value)
-
-    def nearest(self, value: float) -> int | float:
-        """The value of the range that is nearest to `value`, with six digits at most."""
-        if self._step:
-            value = self.low + min(round((value - self.low) / self._step), self._steps) * self._step
-        shown = value if self.integer else float(f"{value:.6g}")
-        clipped = min(max(shown, self.low), self.high)
-        return round(clipped) if self.integer else clipped
-
-    @property
-    def _step(self) -> float | None:
-        return self.step or (1 if self.integer else None)
-
-    @property
-    def _steps(self) -> float:
-        """How many steps a range has; infinite where it has no step."""
-        return math.floor((self.high - self.low) / self._step + 1e-9) if self._step else math.inf
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _wrong(name: str, message: str) -> SpecError:
-    return SpecError(f"space: {name}: {message}")
-
-
-def _of_choices(name: str, fields: Mapping[str, Any], parameter: Parameter | None) -> Dimension:
-    choices = fields["choices"]
-    if wrong := [key for key in fields if key not in ("choices", "when")]:
-        raise _wrong(name, f"choices have no {wrong[0]}")
-    if not isinstance(choices, list) or not choices:
-        raise _wrong(name, f"choices must be a list of values, not {choices!r}")
-    if strange := [value for value in choices if not isinstance(value, (bool, int, float, str))]:
-        raise _wrong(name, f"{strange[0]!r} is no number, text, true or false")
-    if endless := [value for value in choices if not _is_finite(value)]:
-        raise _wrong(name, f"{endless[0]!r} is not finite")
-    words = [engine_word(value, parameter) for value in choices]
-    distinct = list({(type(value), value): value for value in words}.values())
-    if all(map(_is_number, distinct)):
-        distinct.sort(key=float)
-    return Dimension(name, tuple(distinct), when=_conditions(name, fields))
-
-
-def _is_finite(value: Scalar) -> bool:
-    """Whether it is a text, or a number that floating point has room for."""
-    try:
-        return isinstance(value, str) or math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def engine_word(value: Scalar, parameter: Parameter | None) -> Scalar:
-    """`on` and `off` as the engine has them: YAML reads them as true and false."""
-    if isinstance(value, bool) and parameter and parameter.choices:
-        return next((word for word in _WORDS[value] if word in parameter.choices), value)
-    return value
-
-
-def _of_range(name: str, fields: Mapping[str, Any], parameter: Parameter | None) -> Dimension:
-    low, high, step = (fields.get(key) for key in ("low", "high", "step"))
-    if low is None or high is None:
-        raise _wrong(name, "a range needs low and high, as in {low: 1, high: 8}")
-    for key, value in (("low", low), ("high", high), ("step", 1 if step is None else step)):
-        if not _is_number(value):
-            raise _wrong(name, f"{key} must be a number, not {value!r}")
-        if not _is_finite(value):
-            raise _wrong(name, f"{key} must be finite")
-    log = fields.get("log", False)
-    problems = (
-        (not isinstance(log, bool), f"log must be true or false, not {log!r}"),
-        (low >= high, f"low must be less than high, got {low} and {high}"),
-        (step is not None and step <= 0, f"step must be greater than 0, got {step}"),
-        (bool(log) and low <= 0, f"a logarithmic range starts above 0, not at {low}"),
-        (bool(log) and step is not None, "give step or log, not both"),
-    )
-    if problem := next((text for fits, text in problems if fits), None):
-        raise _wrong(name, problem)
-    integer = all(isinstance(value, int) for value in (low, high, step or 1))
-    if parameter and parameter.kind is int and not integer:
-        raise _wrong(name, "must be whole numbers")
-    return Dimension(name, low=low, high=high, step=step, log=log, integer=integer, when=_conditions(name, fields))
-
-
-def _conditions(name: str, fields: Mapping[str, Any]) -> dict[str, tuple[Scalar, ...]]:
-    when = fields.get("when", {})
-    if not isinstance(when, Mapping):
-        raise _wrong(name, f"when must name other parameters with their values, as {{flash_attn: 'on'}}, not {when!r}")
-    return {str(other): tuple(values if isinstance(values, list) else [values]) for other, values in when.items()}
+    def of(cls, engine: Engine, names: Collection[str], gpus: int | None) -> "Served":
+        """What is known of an engine of which parameters of these names are given."""
+        defaults = {name: parameter.default for name, parameter in engine.tunables.items()} | {GPUS: gpus or MOST_GPUS}
+        other_names = {*names} & {*getattr(engine, "sizes", ())} - {*engine.tunables}  # of the same sizes
+        conditions = () if other_names else tuple(Relation.parse(text) for text in engine.conditions)
+        return cls({name: value for name, value in defaults.items() if value is not None}, conditions)
 
 
 @dataclass(frozen=True)
 class SearchSpace:
     """Every configuration that may be tried."""
 
-    dimensions: tuple[Dimension, ...]  # the parameters that are searched, each after those that it is conditional on
+    dimensions: tuple[Dimension, ...]  # what is searched, each after those that it is conditional on
     constraints: tuple[Relation, ...]  # what must hold between parameters
-    fixed: Mapping[str, Any]  # parameters that every trial has, unless they are searched
-    # the engine's, as far as we know them, and `gpus`: for parameters that a configuration does not name
-    defaults: Mapping[str, Any]
+    fixed: Mapping[str, Any]  # what the baseline has; every trial of its engine does, unless it is searched
+    engine: str  # the baseline's
+    served: Mapping[str, Served]  # all engines, by name
 
     @classmethod
     def parse(
@@ -228,37 +64,38 @@ class SearchSpace:
 
         Args:
             document: parameters with their values, or the name of one of the engine's presets.
-            engine: what is to be tuned.
-            fixed: the parameters of the baseline.
+            engine: what is to be tuned; the baseline's, where several are.
+            fixed: the parameters of the baseline, and its SERVER_FIELDS, which may be searched too.
             constraints: between parameters, as text.
             gpus: how many there are, for constraints; None where nobody said, which stands for `MOST_GPUS`.
 
         Raises:
             SpecError: one line that names the place, what is wrong and what would be right.
+            EngineError: there is no such engine.
         """
         mapping = _preset(document, engine) if isinstance(document, str) else document
         if not isinstance(mapping, Mapping) or not mapping:
             raise SpecError("space: give parameters with their values, such as {max_num_seqs: [64, 128, 256]}")
-        named = {str(name).lstrip("-").replace("-", "_"): values for name, values in mapping.items()}
-        if engine.complete:
-            _check_names(named, engine.tunables, f"space: {engine.name} has no parameter")
-        dimensions = {name: Dimension.parse(name, values, engine.tunables.get(name)) for name, values in named.items()}
-        defaults = {name: parameter.default for name, parameter in engine.tunables.items()} | {GPUS: gpus or MOST_GPUS}
-        other_names = ({*fixed} | {*named}) & {*getattr(engine, "sizes", ())} - {*engine.tunables}  # of the same sizes
-        conditions = () if other_names else engine.conditions
-        relations = tuple(Relation.parse(text) for text in (*constraints, *conditions))
-        known_defaults = {name: value for name, value in defaults.items() if value is not None}
-        space = cls(_in_order(dimensions, fixed, engine), relations, dict(fixed), known_defaults)
-        for relation in relations:
-            names = [*dimensions, *fixed, *engine.tunables, GPUS]
+        documents = _with_engines({_spelt(name): values for name, values in mapping.items()})
+        every = _engines(documents, engine)
+        dimensions = {name: _dimension(name, values, every) for name, values in documents.items()}
+        parameters = [dimension.parameter for dimension in dimensions.values()]
+        fixed = {name: value for name, value in fixed.items() if name not in SERVER_FIELDS or name in parameters}
+        served = {name: Served.of(one, [*parameters, *fixed], gpus) for name, one in every.items()}
+        relations = tuple(Relation.parse(text) for text in constraints)
+        space = cls(_in_order(dimensions, fixed), relations, fixed, engine.name, served)
+        names = [*parameters, *fixed, *itertools.chain(*(one.tunables for one in every.values())), GPUS]
+        for relation in (*relations, *itertools.chain(*(one.conditions for one in served.values()))):
             _check_names(relation.names, names, f"constraint {relation.text!r} has")
         space._check_not_empty()
         return space
 
     @cached_property
     def known_values(self) -> Mapping[str, Any]:
-        """What parameters are that a configuration does not name, as far as we know it."""
-        return {**self.defaults, **self.fixed}
+        """What dimensions, by name, and fixed parameters are that a point does not name, as far as we know it."""
+        own = {**self.served[self.engine].defaults, **self.fixed}
+        every = {name: own if name == self.engine else one.defaults for name, one in self.served.items()}
+        return own | {d.name: every[d.when.get(ENGINE, [self.engine])[0]].get(d.parameter) for d in self.dimensions}
 
     @cached_property
     def size(self) -> float:
@@ -277,29 +114,35 @@ class SearchSpace:
         return False
 
     def _meets(self, point: Mapping[str, Any]) -> bool:
-        values = {**self.known_values, **point}
-        return all(constraint.holds(values) for constraint in self.constraints)
+        served = self.served[point.get(ENGINE, self.engine)]
+        values = {**served.defaults, **self.parameters(point)}
+        return all(constraint.holds(values) for constraint in (*self.constraints, *served.conditions))
 
     def active(self, point: Mapping[str, Any]) -> Point:
         """`point` without the parameters whose condition does not hold."""
         active: Point = {}
         for dimension in self.dimensions:
-            others = {**self.known_values, **active}
-            is_active = all(others.get(other) in allowed for other, allowed in dimension.when.items())
-            if dimension.name in point and is_active:
+            if dimension.name in point and self._is_active(dimension, active):
                 active[dimension.name] = point[dimension.name]
         return active
 
+    def _is_active(self, dimension: Dimension, before: Mapping[str, Any]) -> bool:
+        """Whether a dimension's condition holds, where those before it have these values."""
+        return all(
+            before.get(other, self.known_values.get(other)) in allowed for other, allowed in dimension.when.items()
+        )
+
     def parameters(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """What an engine is asked for at a point: its values over the fixed ones."""
-        return {**self.fixed, **point}
+        """What is asked for at a point: its values, over those that the baseline's engine has in every trial."""
+        fixed = self.fixed if point.get(ENGINE, self.engine) == self.engine else {}
+        return {**fixed, **{d.parameter: point[d.name] for d in self.dimensions if d.name in point}}
 
     def point_of(self, parameters: Mapping[str, Any]) -> Point:
-        """The point of an engine's parameters; what lies outside of the space is left out."""
+        """The point of what a trial was asked for; what lies outside of the space is left out."""
         if parameters == self.fixed and (baseline := self.baseline()):
             return baseline
-        inside = {d.name: parameters[d.name] for d in self.dimensions if d.contains(parameters.get(d.name))}
-        return self.active(inside)
+        inside = [d for d in self.dimensions if d.contains(parameters.get(d.parameter))]
+        return self.active({d.name: parameters[d.parameter] for d in inside})
 
     def baseline(self) -> Point | None:
         """The point of the defaults; None where they lie outside of the space, or nobody knows them."""
@@ -314,23 +157,42 @@ class SearchSpace:
 
     def grid(self) -> Iterator[Point]:
         """Every point that is allowed, once; wide ranges by a few values each."""
-        earlier = set()
-        names = [dimension.name for dimension in self.dimensions]
-        for values in itertools.product(*(dimension.values() for dimension in self.dimensions)):
-            point = self.active(dict(zip(names, values, strict=True)))
-            if (key := key_of(point)) not in earlier and self.allows(point):
-                earlier.add(key)
-                yield point
+        return filter(self.allows, self._below({}, self.dimensions))
+
+    def _below(self, point: Point, dimensions: Sequence[Dimension]) -> Iterator[Point]:
+        """The points that continue `point` by these dimensions."""
+        if not dimensions:
+            yield point
+        elif self._is_active(dimensions[0], point):
+            for value in dimensions[0].values():
+                yield from self._below({**point, dimensions[0].name: value}, dimensions[1:])
+        else:
+            yield from self._below(point, dimensions[1:])
+
+    def strange(self, parameters: Mapping[str, Any]) -> str:
+        """Which of SERVER_FIELDS has a value here that neither the baseline nor the space names; empty for none."""
+        named = [(one.parameter, value) for one in self.dimensions for value in one.choices] + [*self.fixed.items()]
+        return next(
+            (name for name in SERVER_FIELDS if name in parameters and (name, parameters[name]) not in named), ""
+        )
 
     def at(self, shares: list[float]) -> Point:
         """The point at these shares of the way (0 to 1) through each dimension."""
         return self.active({d.name: d.at(share) for d, share in zip(self.dimensions, shares, strict=True)})
 
+    def servers(self) -> Iterator["SearchSpace"]:
+        """The parts of it with one engine, model, executable and command each."""
+        several = [dimension for dimension in self.dimensions if dimension.parameter in SERVER_FIELDS]
+        for values in itertools.product(*(dimension.choices for dimension in several)):
+            chosen = {one.name: replace(one, choices=(value,)) for one, value in zip(several, values, strict=True)}
+            yield replace(self, dimensions=tuple(chosen.get(one.name, one) for one in self.dimensions))
+
     def _check_not_empty(self) -> None:
         """Refuse constraints that leave nothing of the grid."""
-        if self.constraints and next(self.grid(), None) is None:
+        constraints = [*self.constraints, *itertools.chain(*(one.conditions for one in self.served.values()))]
+        if constraints and next(self.grid(), None) is None:
             self._meets(self.at([0.0] * len(self.dimensions)))  # says it where one cannot be computed
-            texts = " and ".join(constraint.text for constraint in self.constraints)
+            texts = " and ".join(constraint.text for constraint in constraints)
             raise SpecError(f"constraints: no configuration of the space meets {texts}")
 
 
@@ -342,6 +204,10 @@ def key_of(point: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 def _check_names(names: Iterable[str], allowed: Collection[str], message: str) -> None:
     if wrong := sorted({*names} - {*allowed}):
         raise SpecError(f"{message} {wrong[0]!r}; {suggest(wrong[0], allowed)}")
+
+
+def _spelt(name: Any) -> str:
+    return str(name).lstrip("-").replace("-", "_")
 
 
 def _preset(name: str, engine: Engine) -> Mapping[str, Any]:
@@ -356,10 +222,57 @@ def _preset(name: str, engine: Engine) -> Mapping[str, Any]:
     raise SpecError(f"space: there is no preset {name!r}; {advice}")
 
 
-def _in_order(dimensions: dict[str, Dimension], fixed: Mapping[str, Any], engine: Engine) -> tuple[Dimension, ...]:
+def _with_engines(documents: dict[str, Any]) -> dict[str, Any]:
+    """`engine: {NAME: {parameter: values, …}, …}` as a list of engines and `NAME.parameter` for each of these."""
+    each = documents.get(ENGINE)
+    if not isinstance(each, Mapping) or {*each} & {*KEYS}:
+        return documents
+    own: dict[str, Any] = {}
+    for name, given in each.items():
+        parameters = _preset(given, engines.find(name)) if isinstance(given, str) else given or {}
+        if not isinstance(parameters, Mapping):
+            raise SpecError(f"space: {name}: give its parameters, such as {{n: [1, 2]}}, or a preset's name")
+        spelt = {_spelt(parameter): values for parameter, values in parameters.items()}
+        own |= {f"{name}.{parameter}": _of_engine(name, values, spelt) for parameter, values in spelt.items()}
+    return documents | {ENGINE: [*map(str, each)]} | own
+
+
+def _of_engine(name: str, values: Any, own: Collection[str]) -> dict[str, Any]:
+    """What is said of a parameter of one engine, beside its `own`, as `Dimension.parse` reads it."""
+    choices = values if isinstance(values, list) else [values]  # one value is fixed
+    document = dict(values) if isinstance(values, Mapping) else {"choices": choices}
+    when = document.get("when", {})
+    if isinstance(when, Mapping):
+        others = {(f"{name}.{other}" if _spelt(other) in own else other): value for other, value in when.items()}
+        document["when"] = {ENGINE: name, **others}
+    return document
+
+
+def _engines(documents: Mapping[str, Any], engine: Engine) -> dict[str, Engine]:
+    """The engines of a space, by name; the baseline's first."""
+    said = Dimension.parse(ENGINE, documents.get(ENGINE, [engine.name]), None)
+    if not said.choices:
+        raise SpecError("space: engine: give names, as in [vllm, sglang], or each with parameters of its own")
+    return {engine.name: engine} | {str(name): engines.find(str(name)) for name in said.choices if name != engine.name}
+
+
+def _dimension(name: str, document: Any, every: Mapping[str, Engine]) -> Dimension:
+    """What is said of one dimension, checked against the engines that it is of."""
+    first, _, rest = name.partition(".")
+    parameter = rest if rest and first in every else name
+    said = Dimension.parse(name, document, None)
+    of = [one for one in every.values() if said.is_of(one.name) and parameter not in SERVER_FIELDS]
+    for engine in of:
+        if engine.complete:
+            _check_names([parameter], engine.tunables, f"space: {engine.name} has no parameter")
+    known = next((engine.tunables[parameter] for engine in of if parameter in engine.tunables), None)
+    return replace(Dimension.parse(name, document, known), own_name=parameter)
+
+
+def _in_order(dimensions: dict[str, Dimension], fixed: Mapping[str, Any]) -> tuple[Dimension, ...]:
     """The dimensions, each after those that it is conditional on."""
     order: list[Dimension] = []
-    waiting = {name: _with_conditions(dimension, dimensions, fixed, engine) for name, dimension in dimensions.items()}
+    waiting = {name: _with_conditions(dimension, dimensions, fixed) for name, dimension in dimensions.items()}
     while waiting:
         ready = [name for name, one in waiting.items() if not {*one.when} & {*waiting}]
         if not ready:
@@ -368,15 +281,14 @@ def _in_order(dimensions: dict[str, Dimension], fixed: Mapping[str, Any], engine
     return tuple(order)
 
 
-def _with_conditions(
-    dimension: Dimension, dimensions: Mapping[str, Dimension], fixed: Mapping[str, Any], engine: Engine
-) -> Dimension:
+def _with_conditions(dimension: Dimension, dimensions: Mapping[str, Dimension], fixed: Mapping[str, Any]) -> Dimension:
     """`dimension` with its condition checked and spelt as the engine has it."""
     place = f"space: {dimension.name}: when"
     _check_names(dimension.when, [*dimensions, *fixed], f"{place} names no searched or fixed parameter:")
     when = {}
     for other, values in dimension.when.items():
-        when[other] = tuple(engine_word(value, engine.tunables.get(other)) for value in values)
+        choices = dimensions[other].choices if other in dimensions else [fixed[other]]
+        when[other] = tuple(engine_word(value, choices) for value in values)
         if other in dimensions and (never := [value for value in when[other] if not dimensions[other].contains(value)]):
             raise SpecError(f"{place}: {other} never is {never[0]!r}")
     return replace(dimension, when=when)

@@ -1,6 +1,9 @@
 """What a search is asked to do: a sweep's spec, and what may be tried, for what, how long and where."""
 
 import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from pydantic import (
@@ -18,12 +21,13 @@ from pydantic import (
 from tuner import engines
 from tuner.core.files import parse_yaml
 from tuner.core.text import plural
+from tuner.errors import SpecError
 from tuner.judging.scores import LATENCIES, Objective
 from tuner.judging.slo import SLO
 from tuner.search.space import DEFAULT, SearchSpace
 from tuner.servers import gpus
 from tuner.sweep.quality import Quality, TrialSpec
-from tuner.sweep.spec import split
+from tuner.sweep.spec import SERVER_FIELDS, server_of, split
 
 SamplerName = Literal["auto", "grid", "random", "tpe", "climb"]
 _ON = re.compile(r"local|ray(://\S+:\d+)?|[^\s:/]+:\d+")
@@ -46,6 +50,12 @@ def _lines(value: Any) -> Any:
 def _proposals(value: Any) -> Any:
     """`"[{parameters: {n_parallel: 8}}]"` as a list."""
     return parse_yaml(value) if isinstance(value, str) and value.strip() else value or []
+
+
+def _paths(value: Any) -> Any:
+    """One path or several, as they can be found again from another folder."""
+    each = split(str(value) if isinstance(value, Path) else value)
+    return [Path(one).expanduser().absolute() for one in each] if isinstance(each, list) else each
 
 
 def _where(value: str) -> str:
@@ -78,6 +88,7 @@ class TuneSpec(TrialSpec):
     objective_level: PositiveFloat | None = Field(
         None, description="the level or rate at which min_… objectives are read; by default the only one"
     )
+    from_runs: list[Path] = Field([], description="earlier runs of the same load and machine; their trials are known")
     sampler: SamplerName = Field(
         "auto", description=f"what chooses the next configuration: {', '.join(get_args(SamplerName))}"
     )
@@ -101,6 +112,7 @@ class TuneSpec(TrialSpec):
     )
     name: str = Field("tune", description="a word in the run directory's name", min_length=1)
 
+    _run_paths = field_validator("from_runs", mode="before")(_paths)
     _space_text = field_validator("space", mode="before")(_space)
     _constraint_lines = field_validator("constraints", mode="before")(_lines)
     _first_proposals = field_validator("first", mode="before")(_proposals)
@@ -109,11 +121,10 @@ class TuneSpec(TrialSpec):
 
     @model_validator(mode="before")
     @classmethod
-    def _on_is_a_word(cls, values: Any) -> Any:
-        """YAML reads the key `on` as true."""
-        if isinstance(values, dict) and True in values:
-            return {("on" if name is True else name): value for name, value in values.items()}
-        return values
+    def _as_fields(cls, values: Any) -> Any:
+        """YAML reads the key `on` as true, and Python has no field called `from`."""
+        words = {True: "on", "from": "from_runs"}
+        return {words.get(name, name): value for name, value in values.items()} if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _can_be_searched(self) -> Self:
@@ -128,6 +139,7 @@ class TuneSpec(TrialSpec):
                 "objective: max_goodput counts requests that meet latency thresholds; give some with slo",
             ),
             (len({*self.objective}) < len(self.objective), f"objective: {self.objective[0]} stands twice"),
+            (bool(self.from_runs) and self.on != "local", "from: is of one machine, and trials run on a cluster"),
             (self.max_cost is not None and self.price_per_gpu_hour is None, "max_cost needs price_per_gpu_hour"),
             (needs_level and is_unclear, f"objective_level: {self.objective[0]} is read at one level; say which"),
             (needs_level and not levels, f"objective_level: {self.varied}: auto may never measure it; give some"),
@@ -137,6 +149,9 @@ class TuneSpec(TrialSpec):
             raise ValueError(problem)
         for number, proposal in enumerate(self.first, start=1):
             self._check_proposal(number, proposal)
+        several = {one.parameter for one in self.search_space.dimensions} & {"engine", "model"}
+        if several and self.on != "local" and not self.tokenizer:
+            raise ValueError(f"tokenizer: nodes need one for all, where {several.pop()} is searched; name it")
         return self
 
     def _check_proposal(self, number: int, proposal: Proposal) -> None:
@@ -151,7 +166,25 @@ class TuneSpec(TrialSpec):
         engine, count = engines.find(self.engine), self.gpu_count
         if count is None and self.on == "local":
             count = len(gpus.visible(gpus.gpus()))
-        return SearchSpace.parse(self.space, engine, self.parameters, self.constraints, count)
+        server = {name: getattr(self, name) for name in SERVER_FIELDS if getattr(self, name)}
+        fixed = self.parameters | server | ({"command": shlex.join(self.command)} if self.command else {})
+        return SearchSpace.parse(self.space, engine, fixed, self.constraints, count)
+
+    def of_trial(self, configuration: Mapping[str, Any], **changes: Any) -> "TuneSpec":
+        """What one trial is asked to do; it takes as many GPUs as its parallel sizes come to.
+
+        Raises:
+            SpecError: it has a program, engine or model that this search does not name, as a file that was changed may.
+        """
+        if strange := self.search_space.strange(configuration):
+            raise SpecError(f"a trial has {strange} {configuration[strange]!r}, which the search does not name")
+        spec = self.model_copy(update=server_of(self.engine, configuration) | changes)
+        engine = engines.find(spec.engine)
+        if spec.gpus is None or not {*getattr(engine, "sizes", ())} & {*spec.parameters}:
+            return spec
+        needed = engine.gpus(spec)
+        gpus = spec.gpus[:needed] if isinstance(spec.gpus, list) else min(spec.gpus, needed)
+        return spec.model_copy(update={"gpus": gpus})
 
     @property
     def about_time(self) -> str:

@@ -12,27 +12,31 @@ import msgspec
 import pandas as pd
 
 from tuner import engines
-from tuner.core.records import COMPLETE, ENDED, FAILED, PRUNED, RUNNING, WAITING, TrialRecord
-from tuner.core.run_directory import Experiment, Trial
+from tuner.core import run_directory
+from tuner.core.records import CANNOT_START, COMPLETE, ENDED, FAILED, PRUNED, RUNNING, WAITING, TrialRecord
+from tuner.core.run_directory import Experiment
 from tuner.core.text import one_line
 from tuner.core.timestamps import now, to_text
 from tuner.errors import ServerFailed, SpecError, Stopped
 from tuner.judging.scores import Score, Scoring
 from tuner.judging.trials import gains_of
 from tuner.search.early import TrialStop
+from tuner.search.known import Known, copy_known
 from tuner.search.spec import TuneSpec
 
 #: The first trials, the baseline among them, that may all fail before the search is given up; of one cause.
 HOPELESS, HOPELESS_OF_ONE_CAUSE = 5, 3
 #: Failures that beside a baseline that works tell of the space, where they are all the same.
 REFUSALS = ("bad_argument", "refused")
+#: For each trial that is wanted, configurations that may turn out not to start; asking goes on no longer.
+MOST_RULED_OUT = 10
 
 
 @dataclass
 class SearchTrial:
     """One trial of a search: what is on disk of it, and what it is worth."""
 
-    files: Trial  # its folder
+    files: run_directory.Trial  # its folder
     record: TrialRecord  # the search's note of it
     judged: pd.DataFrame = field(default_factory=pd.DataFrame)  # its judged batches, once it has settled
     score: Score | None = None  # what it is worth, once it has settled
@@ -78,7 +82,7 @@ class Trials:
         self.all = [SearchTrial(trial, trial.record) for trial in experiment.search_trials]
         for trial in self.all:
             if trial.is_settled:
-                self._score(trial)
+                self._scored(trial)
 
     @property
     def searched(self) -> list[SearchTrial]:
@@ -107,11 +111,24 @@ class Trials:
         self.all.append(trial)
         return trial
 
+    def take(self, known: Known) -> SearchTrial:
+        """A trial that was measured elsewhere; on disk here, so that the run directory tells all."""
+        trial = self.add(known.record)
+        copy_known(known, trial.files)
+        self._note(trial)
+        return self._scored(trial)
+
+    def rule_out(self, trial: SearchTrial, cause: str) -> SearchTrial:
+        """Note that a trial is not begun since it cannot start."""
+        instant = to_text(now())
+        self._note(trial, state=FAILED, kind=CANNOT_START, cause=cause, started_at=instant, finished_at=instant)
+        return self._scored(trial)
+
     def begin(self, trial: SearchTrial) -> None:
         """Note that a trial runs, for the first time or again; on disk before anything of it runs."""
         trial.began = time.monotonic()
         started = trial.record.started_at or to_text(now())
-        spec = self.spec_of(trial.record.parameters)
+        spec = self.spec.of_trial(trial.record.parameters)
         gpus = engines.find(spec.engine).gpus(spec) if spec.gpu_count is None else spec.gpu_count
         self._note(trial, state=RUNNING, cause="", started_at=started, gpus=gpus)
 
@@ -125,7 +142,7 @@ class Trials:
         ending = {"state": state, "kind": kind, "cause": one_line(cause), "finished_at": to_text(now())}
         seconds = round(trial.record.seconds + time.monotonic() - trial.began, 3)
         self._note(trial, **ending, seconds=seconds, gpus=trial.files.gpus)
-        self._score(trial)
+        self._scored(trial)
 
     def _ending(self, error: BaseException | None, stop: TrialStop) -> tuple[str, str, str]:
         """The state in which a trial ended, the kind of its failure, and the cause."""
@@ -146,19 +163,10 @@ class Trials:
         trial.record = msgspec.structs.replace(trial.record, **changes)
         trial.record.write(trial.files.folder)
 
-    def _score(self, trial: SearchTrial) -> None:
+    def _scored(self, trial: SearchTrial) -> SearchTrial:
         trial.judged = self.scoring.judged(trial.files.folder)
         trial.score = self.scoring.score(trial.judged, trial.files.gpus)
-
-    def spec_of(self, parameters: dict[str, Any], **changes: Any) -> TuneSpec:
-        """What a trial with these parameters is asked to do; it takes as many GPUs as its parallel sizes come to."""
-        spec = self.spec.model_copy(update={"parameters": parameters, **changes})
-        engine = engines.find(spec.engine)
-        if spec.gpus is None or not {*getattr(engine, "sizes", ())} & {*parameters}:
-            return spec
-        needed = engine.gpus(spec)
-        gpus = spec.gpus[:needed] if isinstance(spec.gpus, list) else min(spec.gpus, needed)
-        return spec.model_copy(update={"gpus": gpus})
+        return trial
 
 
 @dataclass(frozen=True)
@@ -201,8 +209,12 @@ class Limits:
         return 2 * self.spec.confirm * min((one for one in each if one), default=0.0)
 
     @property
+    def _run(self) -> list[SearchTrial]:
+        return [trial for trial in self.trials.searched if trial.record.was_run]
+
+    @property
     def _settled(self) -> list[SearchTrial]:
-        return [trial for trial in self.trials.searched if trial.is_settled]
+        return [trial for trial in self._run if trial.is_settled]
 
     @property
     def _ended(self) -> list[SearchTrial]:
@@ -210,8 +222,10 @@ class Limits:
 
     def reached(self) -> str:
         """Why no further trial is to be begun; empty where one is."""
+        ruled_out = sum(trial.record.kind == CANNOT_START for trial in self.trials.searched)
         reasons = (
-            (len(self.trials.searched) >= self.spec.trials, f"all {self.spec.trials} trials were made"),
+            (len(self._run) >= self.spec.trials, f"all {self.spec.trials} trials were made"),
+            (ruled_out > MOST_RULED_OUT * self.spec.trials, f"{ruled_out} configurations cannot start"),
             (bool(self.one_cause), "all trials failed of one cause"),
             (len(self._settled) >= HOPELESS and not self._ended, f"the first {HOPELESS} trials all failed"),
             (self._gained_nothing(), f"{self.spec.patience} trials gained nothing"),

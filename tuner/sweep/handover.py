@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from tuner.core import files
-from tuner.core.run_directory import ServerRecord
+from tuner.core.records import ServerRecord
 from tuner.servers import http
 from tuner.sweep.spec import read_spec
 from tuner.sweep.sweep import tokenizer_of

@@ -175,7 +175,7 @@ def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interr
     """How a level ended, and why: the first that fits, the cause before its consequences.
 
     Returns:
-        An outcome of `tuner.core.run_directory.OUTCOMES` and one line for people, empty where it completed.
+        An outcome of `tuner.core.records.OUTCOMES` and one line for people, empty where it completed.
     """
     memory = failure is not None and failure.kind == "out_of_memory"
     ends = request_log.statuses(part / REQUESTS_FILE)

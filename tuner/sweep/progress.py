@@ -145,8 +145,8 @@ class SearchProgress:
 
     @property
     def tried(self) -> tuple[TrialRecord, ...]:
-        """Those that confirm nothing."""
-        return tuple(record for record in self.records if record.role != "confirmation")
+        """Those that it runs, and that confirm nothing."""
+        return tuple(record for record in self.records if record.role != "confirmation" and record.was_run)
 
     @property
     def planned(self) -> int:

@@ -28,7 +28,7 @@ from tuner.errors import Stopped
 from tuner.judging.answers import FEWEST, TOLERANCE
 from tuner.judging.trials import BASELINE
 from tuner.judging.verdicts import COMPLIANT, judge
-from tuner.servers.server import Server, Wish
+from tuner.servers.attached import Server, Wish
 from tuner.sweep.spec import SweepSpec
 from tuner.traffic.prompt_file import Message, Request
 

@@ -36,6 +36,8 @@ LOWEST_RATE, HIGHEST_RATE = 0.001, 100_000.0
 #: requests of an open loop in flight at most, where nothing else is asked for
 IN_FLIGHT = 256
 _BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
+#: what a search may choose beside an engine's parameters, and then stands with them
+SERVER_FIELDS = ("engine", "model", "executable", "command")
 
 
 #: what belongs together, in a form's cards and in a command's help; what stands in none of them is seldom wanted
@@ -419,10 +421,21 @@ def unlike_default(spec: SweepSpec) -> dict[str, Any]:
     return spec.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
 
 
-def sweep_of(searched: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+def server_of(engine: str, configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a spec that one configuration of a search sets, whose baseline has this engine."""
+    fields = {name: configuration[name] for name in SERVER_FIELDS if name in configuration}
+    if "command" in fields:
+        fields["command"] = _command(fields["command"])
+    parameters = {name: value for name, value in configuration.items() if name not in SERVER_FIELDS}
+    is_other = fields.get("engine", engine) != engine  # whose program is another one
+    return ({"executable": None} if is_other else {}) | fields | {"parameters": parameters}
+
+
+def sweep_of(searched: Mapping[str, Any], configuration: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of the sweep that measures one configuration of a search, whose spec is given, as it did."""
     names = SweepSpec.model_fields.keys() - {"name", "runs"}  # which say where a run lies
-    values = {name: value for name, value in searched.items() if name in names} | {"parameters": dict(parameters)}
+    values = {name: value for name, value in searched.items() if name in names}
+    values |= server_of(values.get("engine", ""), configuration)
     try:
         return unlike_default(make_spec(values))
     except SpecError:  # written by another version: as it stands there

@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 FEWEST_REQUESTS = 10
 AnySweep = TypeVar("AnySweep", bound=SweepSpec)
 #: what may differ when a run is resumed: where it lies, and how a server is reached
-_MAY_DIFFER = (
+MAY_DIFFER = (
     *("runs", "name", "port", "ready_timeout", "verify", "max_restarts", "target_rate", "target_users"),
     *("trials", "patience", "max_minutes", "max_cost", "price_per_gpu_hour", "parallel", "on", "confirm", "quality"),
 )
@@ -77,11 +77,16 @@ def check_same(spec: SweepSpec, experiment: Experiment) -> None:
         return
     defaults = {name: part.default for name, part in type(spec).model_fields.items()}  # of what came in later
     before, request = recorded_spec(experiment), spec.model_dump(mode="json", exclude_none=True)
-    for name in sorted({*before, *request} - {*_MAY_DIFFER}):
+    for name in sorted({*before, *request} - {*MAY_DIFFER}):
         old, new = (values.get(name, defaults.get(name)) for values in (before, request))
         if old != new:
             difference = f"{experiment.folder} was made with {name} {old!r}, now {new!r} is asked"
             raise SpecError(f"{difference}: start a new run, or leave that out")
+
+
+def machine() -> dict[str, Any]:
+    """What a run is measured on and with: versions, host, GPUs."""
+    return environment() | {"gpus": [gpu.name for gpu in gpus.gpus()]}
 
 
 @contextlib.contextmanager
@@ -89,8 +94,7 @@ def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP, **facts
     """Keep in `experiment.json` what was asked, and how it ended whatever happens; `kind` is sweep or tune."""
     started = "started_at" if experiment.is_new else "resumed_at"
     request = {"kind": kind, "name": spec.name, **signed(spec), **facts} if experiment.is_new else {}
-    hardware = {"gpus": [gpu.name for gpu in gpus.gpus()]}
-    experiment.describe(**request, **environment(), **hardware, **{started: to_text(now())}, state="running")
+    experiment.describe(**request, **machine(), **{started: to_text(now())}, state="running")
     state = "failed"
     try:
         yield

@@ -50,9 +50,11 @@ def _what_it_does(spec: SweepSpec) -> str:
         command = [spec.engine, spec.model]
     variables = [f"{name}={value}" for name, value in spec.environment.items()]
     where = f"to {spec.base_url}" if spec.base_url else "to that server"
+    space = getattr(spec, "space", None)  # of a search
     deeds = {
         f"run `{shlex.join([*variables, *command])}`": bool(command),
         f"run `{shlex.join(spec.stop_command or [])}` after it": bool(spec.stop_command),
+        f"try, one after the other, {space}": isinstance(space, dict),  # which may name programs too
         f"send requests {where}": bool(spec.base_url),
         f"give the key in {spec.api_key_env} {where}": bool(spec.api_key_env),
     }

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from tuner.core import files
 from tuner.core.records import SIDECAR_FILE
+from tuner.core.request_log import LIVE_FILE
 from tuner.core.run_directory import LEVEL_NAME, PARTIAL, SERVER_LOG, Trial
 from tuner.errors import PathError
 from tuner.servers.telemetry import TELEMETRY_FILE
 from tuner.sweep import level as levels
 from tuner.sweep.progress import PHASE_FILE
-from tuner.traffic.live import LIVE_FILE
 
 #: a file as it is now, what a log has gained, a level's folder, whole, once it is in place, and a file that is gone
 WRITE, APPEND, LEVEL, REMOVE = "write", "append", "level", "remove"
