@@ -31,7 +31,10 @@ def one_piece():
 many = [request()] * 300
 CASES = {
     "errors hidden by a rate of 0": (result([request()] * 300 + [failure()] * 100), "error rate of 0, but 100 of 400"),
-    "survivors": (result([request()] * 300 + [failure(429)] * 100), "(429 ×100): refused; latencies and throughput are those"),
+    "survivors": (
+        result([request()] * 300 + [failure(429)] * 100),
+        "(429 ×100): refused; latencies and throughput are those",
+    ),
     "the server's words": (
         result([*many, failure(503, '{"error": "engine is dead"}')]),
         "1 of 301 requests failed, 0% (503 ×1): engine is dead; latencies",
