@@ -31,7 +31,14 @@ def one_piece():
 many = [request()] * 300
 CASES = {
     "errors hidden by a rate of 0": (result([request()] * 300 + [failure()] * 100), "error rate of 0, but 100 of 400"),
-    "survivors": (result([request()] * 300 + [failure(429)] * 100), "(429 ×100); latencies and throughput are those"),
+    "survivors": (
+        result([request()] * 300 + [failure(429)] * 100),
+        "(429 ×100): refused; latencies and throughput are those",
+    ),
+    "the server's words": (
+        result([*many, failure(503, '{"error": "engine is dead"}')]),
+        "1 of 301 requests failed, 0% (503 ×1): engine is dead; latencies",
+    ),
     "a warm-up ratio": (result(mean_output_throughput_tokens_per_s=10.0), "warm-up or cool-down"),
     "an inflated throughput": (result(mean_output_throughput_tokens_per_s=1e6), "inflated"),
     "statistics of other requests": (result(stats={"ttft": {"p99": 5.0}}), "own ttft_p99 differ"),
@@ -52,7 +59,7 @@ CASES = {
     "requests that are not there": (result(num_completed_requests=999), "claims 999 completed requests but holds 300"),
     "no duration": (result(run_duration=0.0), "no run duration"),
     "a wrong type": (result(scenario=7), "wrong type"),
-    "an impossible latency": (result([*many, request() | {"tpot": -1.0}]), "1 latencies that are negative"),
+    "an impossible latency": (result([*many, request() | {"tpot": -1.0}]), "left out: 1 latency below zero"),
 }
 
 
@@ -70,7 +77,7 @@ def test_a_good_file_says_nothing(level):
 def test_a_missing_latency_is_counted():
     content = result()
     content["individual_request_metrics"].append(request() | {"ttft": None})
-    assert "1 of 301 completed requests have no ttft" in warnings_of(content)
+    assert "1 of 301 completed requests without ttft" in warnings_of(content)
 
 
 @pytest.mark.parametrize(("percentile", "confidence", "needed"), [(0.9, 0.95, 29), (0.95, 0.95, 59), (0.99, 0.95, 299)])

@@ -285,7 +285,7 @@ def test_a_sample_of_the_requests_is_not_taken_for_all(folder):
     write(file, report)
     batches = tuner.load_batches(file)
     assert batches["completed"].tolist() == [8, 8]
-    assert all("keeps only 3 of its requests" in text and "2 requests were cut off" in text for text in said(batches))
+    assert all("keeps only 3 of its requests" in text and "2 requests cut off" in text for text in said(batches))
     assert tuner.load_requests(file).empty
 
 
@@ -721,7 +721,7 @@ def test_a_file_without_counts_says_so(tmp_path, file):
     [
         (vllm_run(max_concurrency=None, request_rate="trace"), "no batch says at which concurrency it ran"),
         (vllm_run(max_concurrency=None), "no batch says at which concurrency it ran"),
-        (TRIMMED["vllm.json"] | {"max_concurrency": None}, "baseline: unreadable: the file does not say how many"),
+        (TRIMMED["vllm.json"] | {"max_concurrency": None}, "baseline: incomplete: the file does not say how many"),
     ],
 )
 def test_comparing_files_without_levels_is_one_readable_line(tmp_path, content, why):

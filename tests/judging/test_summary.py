@@ -297,3 +297,15 @@ def test_higher_levels_are_advised_only_where_they_promise_more(throughputs, sai
     judged = tuner.judge(tuner.load_batches(folder), slo)
     found = answer(judged, tuner.summarize(judged), slo)
     assert any(line.startswith("Concurrency 4") and said in line for line in found), found
+
+
+def test_where_nothing_counts_the_answer_says_why(tmp_path):
+    write(tmp_path / name(1), result([request()] * 60 + [failure(503, "engine is dead")] * 60))
+    write(tmp_path / name(2), result([failure(429, "overloaded")] * 60, level=2))
+    slo = tuner.SLO.parse({"error_rate": {"threshold": 0.01}})
+    judged = tuner.judge(tuner.load_batches(tmp_path), slo)
+    first, why, *_ = answer(judged, tuner.summarize(judged), slo)
+    assert first == "No batch meets the SLO, so there is no maximum"
+    assert why == "Concurrency 1: error rate 0.5 > 0.01 (50 times)."
+    failed = judged[judged["concurrency"] == 2]
+    assert "429 ×60" in answer(failed, tuner.summarize(failed), slo)[1]

@@ -50,7 +50,8 @@ def survivors_only(columns: Columns, batch: Measured) -> Iterable[str]:
     failed = f"{batch.errors} of {batch.requests} requests failed, {batch.error_rate:.0%}"
     if batch.completed:
         codes = ", ".join(f"{code} ×{count}" for code, count in batch.error_codes.items()) or "no code"
-        yield f"{failed} ({codes}); latencies and throughput are those of the survivors"
+        words = f": {batch.first_error}" if batch.first_error else ""
+        yield f"{failed} ({codes}){words}; latencies and throughput are those of the survivors"
     claimed = columns.file.aggregated_metrics.error_rate
     if claimed is not None and not _close(claimed, batch.error_rate):
         yield f"the file claims an error rate of {claimed:.3g}, but {failed}"

@@ -18,7 +18,7 @@ from tuner.core.level import level_title
 from tuner.core.metrics import column_name
 from tuner.core.records import COMPLETE, COMPLETED, FAILED, RUNNING, WAITING
 from tuner.core.run_directory import Experiment
-from tuner.core.text import visible
+from tuner.core.text import shorten, visible
 from tuner.judging.search_answer import Searched
 from tuner.judging.slo import SLO
 from tuner.judging.trials import load_trials
@@ -36,6 +36,8 @@ _VERDICT_MARKS = {"pass": _YES, "soft": _YES, "fail": _NO}
 #: what stands before the reason for a verdict
 _PREFIXES = {"pass": "", "soft": "softly violates: ", "fail": "violates: ", "unknown": "cannot be judged: "}
 _LATENCIES = ("ttft_p90", "tpot_p90")
+#: characters of a line that a server's words may take
+_LONGEST = 160
 
 
 class RunDisplay(AbstractContextManager["RunDisplay"]):
@@ -152,7 +154,8 @@ def _numbers(row: dict[str, Any]) -> Iterator[str]:
     """What a level that completed came to, and what is wrong with it."""
     numbers = [f"{row['output_throughput']:.1f} tokens/s"]
     numbers += [f"{column_name(column)} {row[column]:.3g} s" for column in _LATENCIES if pd.notna(row[column])]
-    numbers += [f"{row['errors']} of {row['requests']} requests failed"] if row["errors"] else []
+    failed = [warning.partition("; latencies")[0] for warning in row["warnings"] if " requests failed, " in warning]
+    numbers += [shorten(words, _LONGEST) for words in failed]
     yield ", ".join(numbers)
     if row["verdict_reason"]:
         yield f"{_PREFIXES[row['verdict']]}{row['verdict_reason']}"

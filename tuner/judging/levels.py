@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from tuner.batches.batch import COUNTS
-from tuner.core.level import COLUMNS, Level, by_level, level_of, levels_in
+from tuner.core.level import COLUMNS, Level, by_level, level_of, level_title, levels_in
 from tuner.core.metrics import metric_of
 from tuner.judging.intervals import intervals
 from tuner.judging.slo import SLO
@@ -87,6 +87,12 @@ def column_of(frame: pd.DataFrame, name: str) -> "pd.Series[Any]":
 def fails_slo(batches: pd.DataFrame) -> "pd.Series[Any]":
     """Which batches or levels do not hold: they violate the SLO, or the server broke under them."""
     return (batches["verdict"] == FAIL) | column_of(batches, "outcome").isin(TOO_MUCH)
+
+
+def first_reason(judged: pd.DataFrame) -> list[str]:
+    """Why the lowest of the batches that do not count does not, as a line; none without a reason."""
+    rows = by_level(judged[judged["verdict_reason"] != ""]).head(1).to_dict("records")
+    return [f"{level_title(level_of(row)).capitalize()}: {row['verdict_reason']}." for row in rows]
 
 
 def needs_more_load(levels: pd.DataFrame) -> "pd.Series[Any]":

@@ -39,7 +39,7 @@ def reach_and_worth(values: Floats, confidence: float) -> tuple[float, float]:
         return independent, float(len(values))
     probable, shift, error, alike = found
     order = np.argsort(alike)
-    middle = np.searchsorted(np.cumsum(probable[order]), 0.5)  # of all explanations
+    middle = int(np.searchsorted(np.cumsum(probable[order]), 0.5))  # of all explanations
     worth = len(values) / max(float(alike[order][min(middle, len(order) - 1)]), 1.0)
     if probable[_TOO_LONG].sum() > 0.5:
         return math.nan, worth

@@ -34,6 +34,7 @@ from tuner.judging.levels import (
     bracket,
     column_of,
     compliant_levels,
+    first_reason,
     held_levels,
     levels_of,
     needs_more_load,
@@ -293,9 +294,9 @@ def answer(judged: pd.DataFrame, summary: Summary, slo: SLO | None) -> list[str]
         parts = {name: _of_best(part, summary.levels, slo) for name, part in summary.scenarios.items()}
         each = [f"{name}: {'. '.join([lines[0], ' '.join(lines[1:])])}" for name, lines in parts.items()]
         return [summary.common_text, *each, _compliance_text(summary, slo)]
-    lines = _of_best(summary, summary.levels, slo) if summary.best is not None else [_nothing(judged, slo)]
-    lines.insert(2, _compliance_text(summary, slo))
-    return lines
+    nothing = [_nothing(judged, slo), *first_reason(judged)]
+    lines = _of_best(summary, summary.levels, slo) if summary.best is not None else nothing
+    return [*lines[:2], _compliance_text(summary, slo), *lines[2:]]
 
 
 def _of_best(summary: Summary, levels: pd.DataFrame, slo: SLO | None) -> list[str]:

@@ -14,7 +14,7 @@ from tuner.batches.parsing import mend
 from tuner.batches.result_file import Columns, Floats, measure
 from tuner.core.metrics import PERCENTILES, requests_needed
 from tuner.core.records import COMPLETED
-from tuner.core.text import percent
+from tuner.core.text import change, percent
 from tuner.errors import SLOError
 from tuner.judging.intervals import CONFIDENCE, intervals
 from tuner.judging.slo import SECTIONS, SLO, Constraint
@@ -273,8 +273,10 @@ class _Finding:
         against = f"{self.actual[row]:.4g}{self.constraint.unit} {'<' if self.constraint.sign < 0 else '>'} {limit}"
         implied = ", implied as the SLO names no error_rate" if self.constraint.implied else ""
         own = f", of which {self.share[row]:.2g} s may be the load generator's own" if self.near[row] else ""
-        form = "+.2g" if self.ratio[row] < 0.1 else "+.0f"  # a small excess is none of 0 %
-        return f"{name} {against} ({100 * self.ratio[row]:{form}} %{implied}{own})"
+        ratio = float(self.ratio[row])
+        form = "+.2g" if ratio < 0.1 else "+.0f"  # a small excess is none of 0 %
+        excess = f"{100 * ratio:{form}} %" if ratio < 10 else change(ratio)
+        return f"{name} {against} ({excess}{implied}{own})"
 
     def doubts(self, bounds: pd.DataFrame, confidence: float) -> Iterator[tuple[int, str]]:
         """The batches whose verdict the interval of the metric leaves open, each with that in words."""
