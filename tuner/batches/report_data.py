@@ -10,7 +10,7 @@ import pandas as pd
 from tuner.batches.batch import COLUMNS, Batch, Place, records, with_types
 from tuner.core.files import RESULTS, is_regular, read_bytes
 from tuner.core.level import level_of
-from tuner.core.secrets import redact_bytes
+from tuner.core.secrets import redactor
 from tuner.errors import PathError
 
 OPENING = '<script type="application/json" id="tuner-data">'
@@ -69,7 +69,7 @@ def columns_and_rows(batches: pd.DataFrame) -> tuple[list[str], list[list[Any]]]
 
 def pack(data: ReportData) -> str:
     """`data` as JSON that no text in it can end early: every `<` is written as an escape."""
-    text = redact_bytes(msgspec.json.encode(data)).decode()
+    text = str(redactor()(msgspec.json.encode(data).decode()))
     for character in ("<", ">", "&", "\u2028", "\u2029"):
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
