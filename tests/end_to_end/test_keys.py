@@ -80,7 +80,7 @@ def test_a_key_that_is_echoed_stands_nowhere_and_the_report_is_made(who, tmp_pat
         said += run(tmp_path, *words, **variables)[1:]
     texts = [text.encode() for text in (*said, *seen)] + [contents(path) for path in files_in(tmp_path)]
     assert not [text for text in texts if any(form in text for secret in (KEY, HUB) for form in spelt(secret))]
-    assert (folder / "report.html").exists() and "[redacted]" in said[2]
+    assert (folder / "report.html").exists() and "[redacted]" in (folder / "trials/0001/server.json").read_text()
 
 
 def files_in(folder):
