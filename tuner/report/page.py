@@ -35,7 +35,7 @@ SCRIPTS = {"report": ("page.js", "judge.js", "report.js"), "comparison": ("page.
 
 #: so many batches, and a page opens with its first figure alone; so many scenarios stand in its head
 _FOLDS, _SCENARIOS = 24, 4
-#: traces for which plotly.js compiles code of its own; only pages that have one allow that (still no other script), since
+#: traces for which plotly.js compiles code of its own; only pages that have one allow that (still no other script):
 #: plotly's package for Python holds no strict bundle, which would do without
 COMPILED = ("parcoords",)
 
