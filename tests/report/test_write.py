@@ -136,7 +136,7 @@ def test_what_only_resembles_a_secret_is_let_through(tmp_path, monkeypatch):
     monkeypatch.setenv("SHORT_KEY", "m")
     reason = "falsefalse, Bearer authentication, task-1234567890, sk-learn-model"
     text = write_report(levels_run(tmp_path / "run", reason=reason)).read_text()
-    assert "redacted" not in text and reason.partition(",")[0] in text
+    assert "falsefalse, Bearer" in text and "task-1234567890" in text
 
 
 @pytest.fixture

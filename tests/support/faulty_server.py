@@ -48,6 +48,7 @@ class Knobs:
     empty: int = 0  # answers have no tokens
     api_key: str = ""  # without it: 401
     says: str = ""  # stands wherever a server can say something; <key> in it is the key that it was sent
+    says_of: str = ""  # the variable that holds that
     error_above: int = 0  # with more requests than this in flight: error_code
     error_every: int = 0  # every Nth request: error_code
     error_code: int = 429
@@ -157,7 +158,9 @@ class FaultyServer:
 
     def hear(self, request):
         """What it says from now on, in its log too."""
-        self.says = self.knobs.says.replace("<key>", request.headers.get("authorization", "")[7:])
+        self.says = (os.environ.get(self.knobs.says_of) or self.knobs.says).replace(
+            "<key>", request.headers.get("authorization", "")[7:]
+        )
         if self.says:
             sys.stderr.write(f"asked for {request.path} {self.says}\n")
             sys.stderr.flush()

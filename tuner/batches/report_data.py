@@ -12,7 +12,7 @@ from tuner.batches import _salvage
 from tuner.batches.batch import COLUMNS, Batch, Place, records, with_types
 from tuner.core.files import RESULTS, UNSEALED, is_changed, is_regular, read_bytes, seal
 from tuner.core.level import level_of
-from tuner.core.secrets import redact_bytes
+from tuner.core.secrets import redactor
 from tuner.errors import PathError
 
 OPENING = '<script type="application/json" id="tuner-data">'
@@ -80,7 +80,7 @@ def columns_and_rows(batches: pd.DataFrame) -> tuple[list[str], list[list[Any]]]
 
 def pack(data: ReportData) -> str:
     """`data` as JSON that no text in it can end early: every `<` is written as an escape."""
-    text = redact_bytes(msgspec.json.encode(data)).decode()
+    text = str(redactor()(msgspec.json.encode(data).decode()))
     for character in ("<", ">", "&", "\u2028", "\u2029"):
         text = text.replace(character, f"\\u{ord(character):04x}")
     return seal(text.encode()).decode()

@@ -23,14 +23,14 @@ _NUMBER, _WORD = re.compile(r"\d+"), re.compile(r"[a-z_]+")
 _DIGIT = r"(?=[\w.~+/=-]*\d)"
 #: shapes of keys
 PATTERNS = {
-    "an OpenAI-style key (sk-…)": rf"\bsk-{_DIGIT}[\w-]{{8,}}",
-    "a Hugging Face token (hf_…)": r"\bhf_[A-Za-z0-9]{16,}",
-    "a GitHub token (ghp_…)": r"\b(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,})",
-    "an AWS key (AKIA…)": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+    "an OpenAI-style key (sk-…)": rf"(?<![A-Za-z0-9])sk-{_DIGIT}[\w-]{{8,}}",
+    "a Hugging Face token (hf_…)": r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{16,}",
+    "a GitHub token (ghp_…)": r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,})",
+    "an AWS key (AKIA…)": r"(?<![A-Za-z0-9])(?:AKIA|ASIA)[A-Z0-9]{16}\b",
     "a bearer token": rf"\bBearer\s+{_DIGIT}[\w.~+/=-]{{8,}}",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "a Slack token": r"\bxox[abprs]-[\w-]{10,}",
-    "a Google key (AIza…)": r"\bAIza[\w-]{30,}",
+    "a Slack token": r"(?<![A-Za-z0-9])xox[abprs]-[\w-]{10,}",
+    "a Google key (AIza…)": r"(?<![A-Za-z0-9])AIza[\w-]{30,}",
 }
 _SHAPES = re.compile("|".join(f"({pattern})" for pattern in PATTERNS.values()), re.ASCII)
 #: messages of servers quote keys cut short or masked: whatever begins as one does

@@ -19,7 +19,7 @@ from tuner.batches import report_data
 from tuner.core import timestamps
 from tuner.core.level import COLUMNS, level_of, level_title
 from tuner.core.records import COMPLETED
-from tuner.core.secrets import redact_bytes
+from tuner.core.secrets import redactor
 from tuner.core.text import UNKNOWN, plural
 from tuner.figures.style import CONFIG, VERDICTS
 from tuner.judging import comparison_text, summary
@@ -35,7 +35,8 @@ SCRIPTS = {"report": ("page.js", "judge.js", "report.js"), "comparison": ("page.
 
 #: so many batches, and a page opens with its first figure alone; so many scenarios stand in its head
 _FOLDS, _SCENARIOS = 24, 4
-#: traces for which plotly.js compiles code of its own; only pages that have one allow that (still no other script)
+#: traces for which plotly.js compiles code of its own; only pages that have one allow that (still no other script):
+#: plotly's package for Python holds no strict bundle, which would do without
 COMPILED = ("parcoords",)
 
 
@@ -77,7 +78,7 @@ def document(name: str, shown: list[Any], live: dict[str, Any], data: report_dat
     plotly, plotly_hash = _plotly()
     return environment.get_template(f"{name}.html").render(
         captions=captions,
-        page=_packed(json.dumps({"figures": plots, "config": CONFIG, **live})),
+        page=_packed(redactor()(json.dumps({"figures": plots, "config": CONFIG, **live}))),
         plotly=plotly,
         script=script,
         hashes=[_hash(script), plotly_hash],
@@ -123,8 +124,8 @@ def _hash(script: str) -> str:
 
 
 def _packed(text: str) -> str:
-    """base64 of gzip: plotly.js is 1.9 MB instead of 4.8; who writes the page would find no key in it any more."""
-    return base64.b64encode(gzip.compress(redact_bytes(text.encode()), mtime=0)).decode()
+    """base64 of gzip: plotly.js is 1.9 MB instead of 4.8. Whoever writes the page finds no key in it any more."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 @cache

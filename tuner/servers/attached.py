@@ -172,10 +172,10 @@ class Server(AbstractContextManager["Server", None]):
         variable, remedy = self.spec.api_key_env, ""
         if reason.kind == "unauthorized":
             remedy = f"; the key in {variable} is not accepted" if variable else "; name its variable in api_key_env"
-        elif reason.has_no_list:
-            remedy = "; name the model, with model, or correct base_url"
         elif not reason.is_final:
             remedy = f", within {timeout:g} s (ready_timeout)"
+        elif reason.has_no_list:
+            remedy = "; name the model, with model, or correct base_url"
         return Failure(reason.kind, reason.about(self.base_url) + remedy)
 
     def _give_up(self, failure: Failure) -> ServerFailed:
