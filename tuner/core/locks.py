@@ -181,6 +181,15 @@ def reserve_port(port: int | None) -> list[socket.socket]:
         ) from None
 
 
+def free_port() -> int:
+    """A free loopback port, for who takes no socket but only a number."""
+    holders = reserve_port(None)
+    port = port_of(holders[0])
+    for holder in holders:
+        holder.close()
+    return port
+
+
 def port_of(holder: socket.socket) -> int:
     """The port that a reservation is for."""
     return int(holder.getsockname()[1])

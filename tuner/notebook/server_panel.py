@@ -41,7 +41,7 @@ class ServerPanel(Panel[ServeSpec]):
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         self._folder: Path | None = None
-        self._port = _free_port()
+        self._port = locks.free_port()
         self._hand_on = button("Hand over to sweep", "share", self.hand_over, disabled=True)
         self._use, self._log = widgets.Output(), widgets.HTML()
         self._drawn: float | None = None
@@ -119,7 +119,7 @@ class ServerPanel(Panel[ServeSpec]):
             running.enter_context(telemetry.Recorder(server))
             await self._follow(server)
             await asyncio.to_thread(running.close)
-        self._port = _free_port()
+        self._port = locks.free_port()
         self._preview()
         self._say("stopped")
 
@@ -160,14 +160,6 @@ def handover(record: ServerRecord, key: str | None) -> dict[str, Any]:
     tokenizer = tokenizer_of(record.engine, record.model) if record.model else ""
     values = {"engine": "attach", "model": record.served_name, "base_url": record.base_url, "tokenizer": tokenizer}
     return values | ({"api_key_env": key} if key else {})
-
-
-def _free_port() -> int:
-    holders = locks.reserve_port(None)
-    port = locks.port_of(holders[0])
-    for holder in holders:
-        holder.close()
-    return port
 
 
 def _is_ours(pid: int | None) -> bool:
