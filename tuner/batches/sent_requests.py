@@ -95,29 +95,29 @@ def _window(level: LevelRecord, requests: list[SentRequest]) -> Window:
         prefilled = [request for request in sound if level.spans(request.first_token)]
     first = [request for request in requests if request.number == 1 and request.turn == 1 and request.first_token]
     bursts = [(request.first_token or 0.0) - request.scheduled for request in first if level.rate is None]
+    waits = _waits(level, requests)
     counted = [(request.cached_tokens, request.prompt_tokens) for request in requests if level.counts(request)]
     prompts = [(cached, tokens) for cached, tokens in counted if cached is not None and tokens is not None]
     return Window(
         output_tokens=outputs,
         input_tokens=sum(request.prompt_tokens or 0 for request in prefilled),
         completed=len(done),
-        schedule_lag_p99=float(np.percentile(lags, 99)) if (lags := _lags(level, requests)[0]) else math.nan,
+        schedule_lag_p99=float(np.percentile([lag for _, lag in waits], 99)) if waits else math.nan,
         burst_ttft_p90=float(np.percentile(bursts, 90)) if bursts else math.nan,
         cache_hit_rate=sum(cached for cached, _ in prompts) / (sum(tokens for _, tokens in prompts) or math.nan),
         notes=_notes(level, requests),
     )
 
 
-def _lags(level: LevelRecord, requests: list[SentRequest]) -> tuple[list[float], list[float]]:
-    """Seconds that what was due in the window was sent late: what could be sent, and what waited for an end before."""
-    sent = np.sort([request.sent for request in requests if request.sent])
-    ended = np.sort([request.end for request in requests if request.end])
-    lags: tuple[list[float], list[float]] = ([], [])
-    for request in requests:
-        if request.sent and request.turn == 1 and level.max_in_flight and level.spans(request.scheduled):
-            in_flight = np.searchsorted(sent, request.scheduled) - np.searchsorted(ended, request.scheduled)
-            lags[int(in_flight >= level.max_in_flight)].append(request.sent - request.scheduled)
-    return lags
+def _waits(level: LevelRecord, requests: list[SentRequest]) -> list[tuple[float, float]]:
+    """Seconds that what was due in the window waited for a place in flight, and after that for the client."""
+    sent = sorted((request for request in requests if request.sent and request.turn == 1), key=lambda one: one.sent)
+    ends: dict[int, float] = {}  # when the place of each was free again: after the last turn
+    for request in requests if level.max_in_flight else ():
+        ends[request.number] = max(ends.get(request.number, 0.0), request.end or math.inf)
+    free = [0.0] * (level.max_in_flight or 0) + sorted(ends.values())
+    ready = [(request, max(request.scheduled, place)) for request, place in zip(sent, free, strict=False)]
+    return [(at - one.scheduled, one.sent - at) for one, at in ready if level.spans(one.scheduled)]
 
 
 def _share(request: SentRequest, level: LevelRecord) -> float:
@@ -140,7 +140,7 @@ def _notes(level: LevelRecord, requests: list[SentRequest]) -> list[str]:
     flying = is_steady * sum(request.status == IN_FLIGHT for request in sent)
     unsent = sum(request.status == NEVER_SENT for request in sent)
     failed = "" if level.rate is None else ": counted as failed"
-    delays = [lag for lag in _lags(level, requests)[1] if lag > _LATE]
+    delays = [wait for wait, _ in _waits(level, requests) if wait > _LATE]
     full = f"max_in_flight ({level.max_in_flight}) was reached"
     unstreamed = sum(not request.streamed for request in sent if request.status == COMPLETED)
     wrong = sum(request.wrong_usage for request in sent)

@@ -182,7 +182,7 @@ def reserve_port(port: int | None) -> list[socket.socket]:
 
 
 def free_port() -> int:
-    """A port that is free now, and not kept."""
+    """A free loopback port, for who takes no socket but only a number."""
     holders = reserve_port(None)
     port = port_of(holders[0])
     for holder in holders:

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import select
-import socket
 import sys
 import threading
 import time
@@ -51,10 +50,6 @@ class Load:
         prefix = self.workload.prefix
         return prefix.tokens / (prefix.tokens + prompt_tokens(self.scenario)) if prefix else None
 
-    def write_workload(self, folder: Path) -> str:
-        """Write the level's requests into its `folder`; returns their SHA-256."""
-        return self.workload.write(folder, self.scenario, self.limits.level, self.repeat, self.limits.most_requests)
-
     def arguments(self, folder: Path) -> list[str]:
         """The command line behind `genai-bench benchmark`; the order matters to it, and the key is not in it."""
         options = {
@@ -75,7 +70,7 @@ class Load:
             "log-dir": folder,
         }
         if self.workers > 1:
-            options |= {"num-workers": self.workers, "master-port": _free_port()}
+            options |= {"num-workers": self.workers, "master-port": locks.free_port()}
         return [text for name, value in options.items() for text in (f"--{name}", str(value))]
 
 
@@ -90,13 +85,6 @@ class Ended:
     timed_out: bool = False
     cpu_seconds: float | None = None
     workload: str = ""  # the SHA-256 of the requests
-
-
-def _free_port() -> int:
-    """A port for genai-bench's workers to meet at; it takes no socket, only a number."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Bench:
@@ -122,7 +110,7 @@ class Bench:
     def run(self, load: Load, folder: Path, stop: threading.Event) -> Ended:
         """Measure one level; its files are in `folder`, which exists and is the level's own, afterwards."""
         self.wait_ready(stop)
-        sha256 = load.write_workload(folder)
+        sha256 = load.workload.write(folder, load.scenario, load.limits.level, load.repeat, load.limits.most_requests)
         started_at, clock = timestamps.now(), time.monotonic()
         try:
             answer = self._host.run(self._request(load, folder), stop)
