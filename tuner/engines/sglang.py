@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tuner.core.bottleneck import KV_CACHE, PREFILL, PREFIX_CACHE, SEQUENCES
 from tuner.core.server_log import Pattern
 from tuner.engines.base import GPUEngine, Placement, ServerSpec, without_tilde
 from tuner.engines.parameters import Parameter
@@ -58,6 +59,12 @@ class SGLang(GPUEngine):
         "speculative_accept_threshold_acc": Parameter(
             float, 0, 1, default=1.0, help="below 1: drafts pass more often than they should", changes_answers=True
         ),
+    }
+    levers = {
+        SEQUENCES: ("max_running_requests",),
+        KV_CACHE: ("mem_fraction_static",),
+        PREFILL: ("chunked_prefill_size", "max_prefill_tokens"),
+        PREFIX_CACHE: ("disable_radix_cache",),
     }
     spaces = {
         "default": _SPACE,
