@@ -129,9 +129,9 @@ def test_a_gain_with_other_answers_says_so_in_the_same_sentence():
     rows = [searches.trial(1, value=400.0), searches.trial(2, value=700.0, **changed)]
     searched = Searched(searches.frame([*rows, searches.trial(3, value=600.0, **same)]))
     first, _, other, *_ = searched.answer
-    assert first.endswith(f"+75 % against the baseline (not confirmed yet), answers changed ({why})")
+    assert first.endswith(f"+75.0 % against the baseline (not confirmed yet), answers changed ({why})")
     assert other == (
-        "The best with unchanged answers is trial 3 a=2: 600.0 output tokens/s (+50 % against the baseline), "
+        "The best with unchanged answers is trial 3 a=2: 600.0 output tokens/s (+50.0 % against the baseline), "
         "answers unchanged."
     )
     assert list(searched.table["answers"]) == ["", "changed (14 of 20)", "unchanged (1 of 20)"]

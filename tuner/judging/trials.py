@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 BEST = ("best_level", "best_rate")
 #: The columns of `load_trials`.
 COLUMNS = (
-    *("trial", "role", "of", "state", "parameters", "promise", "value", "values", "unit", "penalty"),
-    *("cause", "kind", "gpus"),
-    *("max_throughput", *BEST, "bracket", "started_at", "finished_at", "duration", "answers", "answers_evidence"),
-    *("is_best", "is_pareto"),
+    *("trial", "role", "of", "state", "parameters", "promise", "value", "values", "unit"),
+    *("penalty", "cause", "kind", "gpus", "max_throughput", *BEST, "bracket"),
+    *("started_at", "finished_at", "duration", "answers", "answers_evidence", "is_best", "is_pareto"),
 )
 
 
@@ -46,10 +45,10 @@ def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
         `parameters` (dict), `promise` (why a sweep proposed it), `value` (the first objective in `unit`; NaN unless
         complete), `values` (of all objectives), `penalty`, `cause`, `kind` (of a failure), `gpus`, `max_throughput`
         (output tokens/s of the server, also of an unfinished trial), `best_level` or `best_rate`, `bracket`,
-        `started_at`, `finished_at` (UTC), `duration`
-        (seconds), `answers` (of a complete candidate beside the baseline's: unchanged, changed or not compared; empty
-        where nobody asked), `answers_evidence` (in words), `is_best` (one at most; the first objective's) and
-        `is_pareto` (no other is better in all objectives). Confirmations are neither.
+        `started_at`, `finished_at` (UTC), `duration` (seconds), `answers` (of a complete candidate beside the
+        baseline's: unchanged, changed or not compared; empty where nobody asked), `answers_evidence` (in words),
+        `is_best` (one at most; the first objective's) and `is_pareto` (no other is better in all objectives).
+        Confirmations are neither.
 
     Raises:
         PathError: it is no run directory.
