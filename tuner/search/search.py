@@ -156,7 +156,9 @@ class _Search:
             if one.record.known_from not in there:
                 self._added(self.trials.take(one))
         point = self.sampler.next(list(self._observations()))
-        return point and TrialRecord(role="candidate", parameters=self.space.parameters(point))
+        if point is None:
+            return None
+        return TrialRecord(role="candidate", parameters=self.space.parameters(point))
 
     def _cannot_start(self, parameters: dict[str, Any]) -> str:
         """Why a configuration is sure not to start on any of the GPUs here; empty where it may."""
