@@ -218,7 +218,8 @@ class Searched:
     @staticmethod
     def _cells(rows: pd.DataFrame, name: str) -> list[str]:
         as_before = rows["role"].eq(BASELINE) | rows["of"].eq(BASELINE)
-        unset = ["default" if before else "–" for before in as_before]
+        several = any("engine" in one for one in rows["parameters"])  # which have parameters of their own
+        unset = ["default" if before and not several else "–" for before in as_before]
         given = zip(rows["parameters"], unset, strict=True)
         return [value_text(one[name]) if name in one else otherwise for one, otherwise in given]
 

@@ -74,7 +74,8 @@ def _configuration(spec: TuneSpec, server: dict[str, Any]) -> dict[str, Any]:
     """What a server was, as this search says it."""
     searched = {dimension.parameter for dimension in spec.search_space.dimensions}
     texts = server | {"command": shlex.join(server.get("command") or [])}
-    return {name: texts[name] for name in SERVER_FIELDS if name in searched and texts.get(name)} | server["parameters"]
+    fields = {name: texts[name] for name in SERVER_FIELDS if name in searched and texts.get(name)}
+    return {**fields, **server["parameters"]}
 
 
 def _why_not(spec: TuneSpec, record: TrialRecord, configuration: dict[str, Any], server: dict[str, Any]) -> str:

@@ -143,14 +143,14 @@ class _Search:
 
     def _next(self) -> SearchTrial | None:
         """The next trial that may start: the defaults, then what the sampler asks for; None where there is none."""
-        while not self.limits.reached() and (record := self._proposal()):
+        while not self.limits.reached() and (record := self._next_record()):
             trial = self.trials.add(record)
             if not (why := self._cannot_start(record.parameters)):
                 return trial
             self._added(self.trials.rule_out(trial, why))
         return None
 
-    def _proposal(self) -> TrialRecord | None:
+    def _next_record(self) -> TrialRecord | None:
         """What would be tried next."""
         if not self.trials.searched:
             return TrialRecord(role="baseline", parameters=dict(self.space.fixed))

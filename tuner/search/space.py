@@ -95,7 +95,9 @@ class SearchSpace:
         """What dimensions, by name, and fixed parameters are that a point does not name, as far as we know it."""
         own = {**self.served[self.engine].defaults, **self.fixed}
         every = {name: own if name == self.engine else one.defaults for name, one in self.served.items()}
-        return own | {d.name: every[d.when.get(ENGINE, [self.engine])[0]].get(d.parameter) for d in self.dimensions}
+        return own | {
+            d.name: every[str(d.when.get(ENGINE, [self.engine])[0])].get(d.parameter) for d in self.dimensions
+        }
 
     @cached_property
     def size(self) -> float:

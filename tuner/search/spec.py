@@ -139,6 +139,7 @@ class TuneSpec(TrialSpec):
                 "objective: max_goodput counts requests that meet latency thresholds; give some with slo",
             ),
             (len({*self.objective}) < len(self.objective), f"objective: {self.objective[0]} stands twice"),
+            (bool({*SERVER_FIELDS} & {*self.parameters}), f"parameters: {', '.join(SERVER_FIELDS)} stand beside them"),
             (bool(self.from_runs) and self.on != "local", "from: is of one machine, and trials run on a cluster"),
             (self.max_cost is not None and self.price_per_gpu_hour is None, "max_cost needs price_per_gpu_hour"),
             (needs_level and is_unclear, f"objective_level: {self.objective[0]} is read at one level; say which"),
@@ -167,7 +168,7 @@ class TuneSpec(TrialSpec):
         if count is None and self.on == "local":
             count = len(gpus.visible(gpus.gpus()))
         server = {name: getattr(self, name) for name in SERVER_FIELDS if getattr(self, name)}
-        fixed = self.parameters | server | ({"command": shlex.join(self.command)} if self.command else {})
+        fixed = server | ({"command": shlex.join(self.command)} if self.command else {}) | self.parameters
         return SearchSpace.parse(self.space, engine, fixed, self.constraints, count)
 
     def of_trial(self, configuration: Mapping[str, Any], **changes: Any) -> "TuneSpec":
