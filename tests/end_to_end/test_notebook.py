@@ -110,7 +110,7 @@ def test_a_person_runs_sweeps(tiny_gguf, tmp_path):
         expect(page.get_by_text("tuner sweep --model")).to_be_visible()
         run.click()
         expect(run).to_be_disabled()
-        expect(page.get_by_text("done: 2 levels")).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("done: 2 levels")).to_be_visible(timeout=150_000)
         assert page.locator(".js-plotly-plot .scatterlayer .point").count() == 2
         assert page.evaluate(LAYOUT) == []
 

@@ -134,6 +134,19 @@ def test_when_a_run_that_is_asked_to_end_will_end(run):
     assert read_sweep(run).ending == "ending"
 
 
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("searching", "choosing the next configuration"),
+        ("confirming", "starting the next run that confirms"),
+        ("done", "writing the report"),
+    ],
+)
+def test_a_search_between_two_trials_says_what_comes_next(state, said, run):
+    run.describe(kind=SEARCH, spec={"trials": 3, "confirm": 1}, search={"state": state})
+    assert read_search(run).describe() == said
+
+
 def test_a_search_says_what_its_trial_does(run):
     run.describe(kind=SEARCH, spec={"trials": 3, "confirm": 1, "max_seconds": 60})
     assert (read_search(run).describe(), read_search(run).phase) == ("choosing the next configuration", "")

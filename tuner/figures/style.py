@@ -79,7 +79,7 @@ def figure(title: str, subtitle: str, x: str, y: str) -> go.Figure:
         title={"text": title, "subtitle": {"text": subtitle}, "x": 0, "xref": "paper", "font": {"size": 16}},
         template=_TEMPLATE,
         height=460,
-        margin={"l": 70, "r": 30, "t": 80, "b": 60},
+        margin={"l": 70, "r": 30, "t": 92, "b": 60},
         legend={"orientation": "h", "y": -0.16, "yanchor": "top"},
         hoverlabel={"align": "left"},
     )
