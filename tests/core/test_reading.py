@@ -160,6 +160,14 @@ def test_only_files_are_replaced(tmp_path, make):
     assert not target.is_file()
 
 
+def test_a_link_is_no_place_for_a_report(run, tmp_path):
+    (target := tmp_path / "latest.html").write_text("mine")
+    (link := tmp_path / "link.html").symlink_to(target)
+    with pytest.raises(PathError, match="is a link"):
+        tuner.write_report(run, link)
+    assert link.is_symlink() and target.read_text() == "mine"
+
+
 def test_a_terminal_gets_no_escape_sequence(capsys):
     print_lines("na\x1b]52;c;aGk=\x07\x9b31m\u202eme")
     out = capsys.readouterr().out

@@ -81,8 +81,7 @@ def test_tuner_load_reads_a_report(tmp_path):
     ("change", "said"),
     [
         (lambda text: "<html></html>", "carries no batches"),
-        (lambda text: text[: text.index("tuner-data") + 200], "carries no batches"),
-        (lambda text: text.replace('"rows":[[', '"rows":[[1,'), "damaged"),
+        (lambda text: text[: text.index("tuner-data") + 200], "damaged"),
         (lambda text: text.replace('"format":1', '"format":99'), "later tuner"),
         (lambda text: text.replace('"columns":[', '"columns":7,"x":['), "damaged"),
     ],
@@ -93,6 +92,27 @@ def test_a_page_that_is_no_whole_report_is_refused_in_one_line(change, said, tmp
     with pytest.raises(PathError, match=said) as refused:
         tuner.load_batches(report)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        (lambda text: text.replace('"rows":[[', '"rows":[[1,'), 3),
+        (lambda text: text.replace('"rows":[[', '"rows":[['[:-1]), 3),
+        (lambda text: text[: text.rindex('"],[') + 3], 3),
+        (lambda text: text.replace('"facts":{', '"facts":{x'), 4),
+    ],
+)
+def test_what_is_whole_in_a_damaged_report_is_kept(change, kept, tmp_path):
+    report = write_report(SAMPLES / "healthy", tmp_path / "r.html")
+    whole = tuner.load_batches(report)
+    report.write_text(change(report.read_text()))
+    batches = tuner.load_batches(report)
+    done = batches[batches["outcome"] == "completed"]
+    assert len(done) == kept and set(done["ttft_p90"]) <= set(whole["ttft_p90"])
+    assert set(batches["outcome"]) - {"unreadable"} == {"completed"} and (len(batches) > len(done)) == (kept < 4)
+    assert all("its checksum is another" in " ".join(words) for words in done["warnings"])
+    assert tuner.read_results(report).answer
 
 
 SECRETS = {

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from tuner.batches.result_file import UNITS, Columns, Measured, claim_of, statistics, unit_of, usable
+from tuner.batches.result_file import UNITS, Aggregates, Columns, Measured, claim_of, statistics, unit_of, usable
 from tuner.core.level import CONCURRENCY, RATE
 from tuner.core.metrics import DRIFTED, LATENCY_COLUMNS, PERCENTILES, WHOLE_FIRST, requests_needed, split
 from tuner.core.text import plural
@@ -100,9 +100,21 @@ def claims_differ(columns: Columns, batch: Measured) -> Iterable[str]:
         why = "a warm-up or cool-down ratio drops tokens but not time" if claimed < counted else "it is inflated"
         about = " over its duration" if batch.origin else f": {why}"
         yield f"the file claims {claimed:.1f} output tokens/s, its requests give {counted:.1f}{about}"
+    elif not (batch.errors and batch.origin):  # other tools leave the prompts of failed requests out
+        yield from _prompts_differ(claims, batch)
     computed = batch.latencies.items()
     if different := [name for name, value in computed if _differ(claim_of(claims, name) / unit, value)]:
         yield f"the file's own {', '.join(different)} differ from its requests; recomputed over all of them"
+
+
+def _prompts_differ(claims: Aggregates, batch: Measured) -> Iterable[str]:
+    said = {
+        "input": (claims.mean_input_throughput_tokens_per_s, batch.input_throughput),
+        "total": (claims.mean_total_tokens_throughput_tokens_per_s, batch.total_throughput),
+    }
+    for what, (claimed, counted) in said.items():
+        if _differ(usable(claimed), counted):
+            yield f"the file claims {claimed:.1f} {what} tokens/s, its requests give {counted:.1f}"
 
 
 def too_few_for_percentiles(_: Columns, batch: Measured) -> Iterable[str]:

@@ -69,7 +69,7 @@ class ReportData(msgspec.Struct, kw_only=True):
     runs: list[dict[str, Any]] = []  # what each run was made with
     telemetry: dict[str, list[Any]] = {}  # samples, one list a column
     trials: list[ReportTrial] = []  # of a search
-    is_damaged: bool = False  # where it was read: whether something of it is missing,
+    is_damaged: bool = False  # where it was read: whether rows of it are missing,
     is_changed: bool = False  # and whether it is not as it was written
 
 
@@ -121,8 +121,8 @@ def _whole_part(text: str, path: Path, error: Exception) -> ReportData:
     rows = _salvage.elements(text, "rows", lambda row: isinstance(row, list) and len(row) == len(columns))
     if whole.get("rows") != rows:  # nobody knows any more which of them the lists beside them are about
         whole = {name: whole[name] for name in whole.keys() - {"attainment", "spreads", "intervals"}}
-    known: dict[str, Any] = {"columns": [], "rows": [], "is_damaged": True}
-    for name, value in (whole | {"rows": rows}).items():
+    known: dict[str, Any] = {"columns": [], "rows": []}
+    for name, value in (whole | {"rows": rows, "is_damaged": whole.get("rows") != rows}).items():
         with contextlib.suppress(msgspec.ValidationError, RecursionError):
             known[name] = msgspec.convert(value, fields[name])
     return ReportData(**known)

@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 
 from tuner.batches.parsing import parse
-from tuner.batches.result_file import Aggregates, Damage, Request, ResultFile, Window
+from tuner.batches.result_file import Aggregates, Damage, Request, ResultFile, Window, parse
+from tuner.core import timestamps
 from tuner.core.files import is_changed
 from tuner.core.level import CONCURRENCY, RATE
 from tuner.core.request_log import (
@@ -64,7 +65,7 @@ def _logged_request(request: SentRequest, level: LevelRecord) -> LoggedRequest:
     logged = LoggedRequest(
         status=request.status,
         is_counted=level.counts(request),
-        sent_at=round((level.utc.timestamp() - level.monotonic + request.sent) * 1e6) if request.sent else None,
+        sent_at=_microseconds(level.utc.timestamp() - level.monotonic + request.sent) if request.sent else None,
         finish_reason=request.finish_reason,
         cached_tokens=request.cached_tokens,
         error_code=request.error_code,
@@ -83,6 +84,11 @@ def _logged_request(request: SentRequest, level: LevelRecord) -> LoggedRequest:
     none = 0.0 if outputs == 1 else None  # as TPOT of a single token
     logged.itl_p50, logged.itl = request.gaps.get("p50", none), request.gaps.get("p99", none)
     return logged
+
+
+def _microseconds(instant: float) -> int | None:
+    """Seconds since 1970 as microseconds; None where they are none that a clock can show."""
+    return round(instant * 1e6) if timestamps.instant(instant) else None
 
 
 def _window(level: LevelRecord, requests: list[SentRequest]) -> Window:

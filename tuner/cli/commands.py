@@ -75,7 +75,7 @@ def _flag(name: str, field: Any) -> inspect.Parameter:
 
 
 _POLL_SECONDS = 0.2
-_ROOM_FOR_REPORT = 4 << 20  # bytes
+_ROOM_FOR_REPORT = 1 << 20  # bytes that it has at least
 _TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
 app = typer.Typer(

@@ -78,18 +78,20 @@ def write_atomically(path: Path, content: str | bytes, *, sync_it: bool = True, 
 
 
 def must_have_room(folder: Path, size: int) -> None:
-    """Refuse what would be written into a folder of a read-only or full file system, before it is made.
+    """Refuse what would be written into a folder that is full, read-only or gone, before it is made.
 
     Raises:
-        PathError: fewer than `size` bytes are free there, or none can be written.
+        PathError: a file of `size` bytes cannot be written there.
     """
+    aside = folder / f".room.{secrets.token_hex(4)}"
     try:
-        disk = os.statvfs(folder)
+        with open(aside, "xb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
         raise PathError(f"cannot write into {folder}: {error.strerror}") from error
-    if disk.f_flag & os.ST_RDONLY or disk.f_bavail * disk.f_frsize < size:
-        state = "read-only" if disk.f_flag & os.ST_RDONLY else "full"
-        raise PathError(f"cannot write into {folder}: its disk is {state}")
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def seal(data: bytes) -> bytes:

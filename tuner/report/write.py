@@ -115,7 +115,7 @@ def write_report(
         'report.html'
     """
     target = target or path / REPORT_FILE
-    _must_have_folder(target)
+    _must_be_writable(target)
     return save_report(read_results(path, slo=slo, price=price, target=load), target)
 
 
@@ -163,7 +163,7 @@ def run_comparison(request: ComparisonRequest, show: Callable[[Compared], None])
         Regressed: the candidate is worse, and that was to fail.
     """
     for target in filter(None, (request.report, request.junit)):
-        _must_have_folder(target)
+        _must_be_writable(target)
     tolerance = tolerance_of(request.tolerance)
     compared = read_comparison(request.baseline, request.candidate, slo=request.slo, tolerance=tolerance)
     if request.fails:
@@ -174,6 +174,8 @@ def run_comparison(request: ComparisonRequest, show: Callable[[Compared], None])
     return compared
 
 
-def _must_have_folder(target: Path) -> None:
+def _must_be_writable(target: Path) -> None:
     if not target.parent.is_dir():
         raise PathError(f"cannot write {target}: there is no folder {target.parent}")
+    if target.is_symlink():  # which would be replaced by a file
+        raise PathError(f"cannot write {target}: it is a link; name the file that it leads to")

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, Posi
 
 from tuner.core import files
 from tuner.core.level import PER_SECOND, Level, Rate
+from tuner.core.records import MOST_REPEATS
 from tuner.core.request_log import STEADY, Window
 from tuner.engines.base import ServerSpec, explain
 from tuner.errors import SLOError, SpecError
@@ -80,13 +81,18 @@ def _some_gpus(value: Any) -> Any:
     return value if not isinstance(value, str) or value.isdigit() else split(value)
 
 
-def _scenario(value: str) -> str:
+_SUCH = "write one such as D(100,32): 100 tokens in, 32 out"
+
+
+def _scenario(value: Any) -> str:
     """A scenario in genai-bench's notation; what a run has recorded of a file or a prefix is read again too."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no traffic scenario; {_SUCH}")
     if other := re.match(r"([ERIA])\(\d", value):
         raise ValueError(f"{value!r} asks for {_NOT_TEXT[other[1]]}; only text to text is measured, as by D(100,32)")
     base = base_of(value)
     if base != DATASET and not SCENARIO.fullmatch(base) and not _FROM_FILE.fullmatch(base):
-        raise ValueError(f"{value!r} is no traffic scenario; write one such as D(100,32): 100 tokens in, 32 out")
+        raise ValueError(f"{value!r} is no traffic scenario; {_SUCH}")
     return value
 
 
@@ -214,7 +220,7 @@ class SweepSpec(ServeSpec):
     min_requests: NonNegativeInt | None = Field(
         None, description="requests that are enough; by default what the SLO's percentiles need"
     )
-    repeats: PositiveInt = Field(1, description="how often each level is measured")
+    repeats: PositiveInt = Field(1, le=MOST_REPEATS, description="how often each level is measured")
     order: Literal["given", "ascending", "random"] = Field("given", description="given, ascending or random")
     sentinel: bool = Field(False, description="measure the first level again at the end, to show drift")
     warmup_requests: NonNegativeInt = Field(4, description="requests before the first level that are not counted")
