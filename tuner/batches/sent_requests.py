@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from tuner.batches.parsing import parse
-from tuner.batches.result_file import Aggregates, Damage, Request, ResultFile, Window, parse
+from tuner.batches.result_file import Aggregates, Damage, Request, ResultFile, Window
 from tuner.core import timestamps
 from tuner.core.files import is_changed
 from tuner.core.level import CONCURRENCY, RATE
