@@ -79,7 +79,7 @@ def _most_hidden(differences: pd.DataFrame) -> str:
         return ""
     relative = rows[rows["unit"] != SHARE]
     widest = relative if len(relative) else rows
-    row = widest.loc[widest[["low", "high"]].abs().max(axis=1).idxmax()].to_dict()
+    row = widest.iloc[int(widest[["low", "high"]].abs().max(axis=1).argmax())].to_dict()
     return f"; {hidden(row)}, in {column_name(row['metric'])} {_where(row)}".rstrip()
 
 
