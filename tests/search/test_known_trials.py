@@ -78,6 +78,7 @@ def test_earlier_trials_are_known_and_the_baseline_is_measured_again(search, tmp
     record = Experiment(tmp_path / "now").trial(2).record
     assert record.seconds == 0 and record.known_from == "before, trial 2"
 
+    (tmp_path / "before").rename(tmp_path / "gone")
     ran, _, trials = search("now", space=space, trials=2, **{"from": str(tmp_path / "before")})
     assert not ran and len(trials) == 4  # resumed: none is taken twice
 

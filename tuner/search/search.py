@@ -60,7 +60,8 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: StopRequest | None 
             _check_servers(spec)
         check_same(spec, experiment)
         name, sampler = _sampler(spec, experiment)
-        known = known_trials(spec)
+        has_taken = len(experiment.search_trials) > 1  # and may go on where the earlier runs are gone
+        known = [] if has_taken else known_trials(spec)
         facts = {"workload": fingerprint(spec)} if is_here else {}
         with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, SEARCH, **facts):
             experiment.describe(**signed(spec))  # with limits that have changed
