@@ -250,7 +250,9 @@ def _carried_telemetry(content: dict[str, list[Any]]) -> pd.DataFrame:
 
 def _carried_intervals(content: dict[str, list[Any]], index: "pd.Index[Any]") -> pd.DataFrame:
     """The intervals of a report, with the index of its batches; without columns where it carries none."""
-    if not content or any(len(values) != len(index) for values in content.values()):
+    ends = {name.removesuffix("_low").removesuffix("_high") for name in content} - {"interval_over"}
+    is_whole = all(f"{name}_{side}" in content for name in ends for side in ("low", "high"))
+    if not (content and is_whole) or any(len(values) != len(index) for values in content.values()):
         return pd.DataFrame(index=index)
     types = {name: "str" if name == "interval_over" else "float64" for name in content}
     return pd.DataFrame(content, index).astype(types)
