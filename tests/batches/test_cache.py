@@ -143,7 +143,7 @@ def test_a_cache_that_came_with_the_folder_is_not_believed(folder, tmp_path):
 
 
 def test_where_nothing_can_be_written_the_load_works_all_the_same(folder, monkeypatch):
-    def write_atomically(path, content):
+    def write_atomically(path, content, **options):
         raise PathError(f"cannot write {path}: read-only")
 
     monkeypatch.setattr(files, "write_atomically", write_atomically)
