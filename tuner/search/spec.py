@@ -1,6 +1,7 @@
 """What a search is asked to do: a sweep's spec, and what may be tried, for what, how long and where."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, Literal, Self, get_args
 
 from pydantic import (
@@ -20,7 +21,7 @@ from tuner.core.files import parse_yaml
 from tuner.core.text import plural
 from tuner.judging.scores import LATENCIES, Objective
 from tuner.judging.slo import SLO
-from tuner.search.space import DEFAULT, SearchSpace
+from tuner.search.space import DEFAULT, Dimension, SearchSpace
 from tuner.servers import gpus
 from tuner.sweep.spec import SweepSpec, split
 
@@ -61,6 +62,12 @@ class Proposal(BaseModel):
 
     parameters: dict[str, JsonValue]  # over those of the baseline
     because: str = ""
+
+
+def _check_proposal(number: int, proposal: Proposal, dimensions: Mapping[str, Dimension]) -> None:
+    for name, value in proposal.parameters.items():
+        if name not in dimensions or not dimensions[name].contains(value):
+            raise ValueError(f"first: {name} {value!r} of number {number} is not in the space")
 
 
 class TuneSpec(SweepSpec):
@@ -130,15 +137,10 @@ class TuneSpec(SweepSpec):
         )
         if problem := next((text for is_wrong, text in problems if is_wrong), None):
             raise ValueError(problem)
+        dimensions = {one.name: one for one in self.search_space.dimensions}  # a wrong space is refused here
         for number, proposal in enumerate(self.first, start=1):
-            self._check_proposal(number, proposal)
+            _check_proposal(number, proposal, dimensions)
         return self
-
-    def _check_proposal(self, number: int, proposal: Proposal) -> None:
-        dimensions = {one.name: one for one in self.search_space.dimensions}
-        for name, value in proposal.parameters.items():
-            if name not in dimensions or not dimensions[name].contains(value):
-                raise ValueError(f"first: {name} {value!r} of number {number} is not in the space")
 
     @property
     def search_space(self) -> SearchSpace:
