@@ -117,10 +117,10 @@ def test_a_person_runs_sweeps(tiny_gguf, tmp_path):
         page.locator(".noUi-handle").first.press("Home")
         expect(page.get_by_text("No batch meets the SLO")).to_be_visible()
         open_tab(page, "Batches")
-        assert page.locator(".tuner-rows tbody tr").count() == 2
-        expect(page.locator(".tuner-rows td").get_by_text("fail", exact=True)).to_have_count(2)
+        assert page.locator(".tuner-panel .tuner-rows tbody tr").count() == 2
+        expect(page.locator(".tuner-panel .tuner-rows td").get_by_text("fail", exact=True)).to_have_count(2)
         fill(page, filter="no such batch")
-        expect(page.locator(".tuner-rows tbody tr")).to_have_count(0)
+        expect(page.locator(".tuner-panel .tuner-rows tbody tr")).to_have_count(0)
         open_tab(page, "Server")
         fill(page, search="model loaded")
         expect(page.locator(".tuner-log")).to_contain_text("model loaded")
@@ -170,10 +170,10 @@ def test_a_person_searches(tiny_gguf, tmp_path):
         expect(run).to_be_disabled()
         page.get_by_text("done: 2 trials").wait_for(timeout=120_000)
         expect(page.locator(".js-plotly-plot").first).to_be_visible()
-        expect(page.get_by_text("tuner sweep --model")).to_be_visible()
+        expect(page.locator(".tuner-panel .tuner-copy").get_by_text("tuner sweep --model")).to_be_visible()
         open_tab(page, "Batches")
-        expect(page.locator(".tuner-rows td").get_by_text("baseline", exact=True)).to_be_visible()
-        assert page.locator(".tuner-rows tbody tr").count() == 2
+        expect(page.locator(".tuner-panel .tuner-rows td").get_by_text("baseline", exact=True)).to_be_visible()
+        assert page.locator(".tuner-panel .tuner-rows tbody tr").count() == 2
         open_tab(page, "Figures")
         expect(page.locator(".gtitle", has_text="What the parameters did").first).to_be_visible(timeout=30_000)
         assert page.evaluate(LAYOUT) == []

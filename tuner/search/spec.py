@@ -24,7 +24,7 @@ from tuner.core.text import plural
 from tuner.errors import SpecError
 from tuner.judging.scores import LATENCIES, Objective
 from tuner.judging.slo import SLO
-from tuner.search.space import DEFAULT, SearchSpace
+from tuner.search.space import DEFAULT, Dimension, SearchSpace
 from tuner.servers import gpus
 from tuner.sweep.quality import Quality, TrialSpec
 from tuner.sweep.spec import SERVER_FIELDS, server_of, split
@@ -72,6 +72,12 @@ class Proposal(BaseModel):
 
     parameters: dict[str, JsonValue]  # over those of the baseline
     because: str = ""
+
+
+def _check_proposal(number: int, proposal: Proposal, dimensions: Mapping[str, Dimension]) -> None:
+    for name, value in proposal.parameters.items():
+        if name not in dimensions or not dimensions[name].contains(value):
+            raise ValueError(f"first: {name} {value!r} of number {number} is not in the space")
 
 
 class TuneSpec(TrialSpec):
@@ -148,18 +154,13 @@ class TuneSpec(TrialSpec):
         )
         if problem := next((text for is_wrong, text in problems if is_wrong), None):
             raise ValueError(problem)
+        dimensions = {one.name: one for one in self.search_space.dimensions}  # a wrong space is refused here
         for number, proposal in enumerate(self.first, start=1):
-            self._check_proposal(number, proposal)
-        several = {one.parameter for one in self.search_space.dimensions} & {"engine", "model"}
+            _check_proposal(number, proposal, dimensions)
+        several = {one.parameter for one in dimensions.values()} & {"engine", "model"}
         if several and self.on != "local" and not self.tokenizer:
             raise ValueError(f"tokenizer: nodes need one for all, where {several.pop()} is searched; name it")
         return self
-
-    def _check_proposal(self, number: int, proposal: Proposal) -> None:
-        dimensions = {one.name: one for one in self.search_space.dimensions}
-        for name, value in proposal.parameters.items():
-            if name not in dimensions or not dimensions[name].contains(value):
-                raise ValueError(f"first: {name} {value!r} of number {number} is not in the space")
 
     @property
     def search_space(self) -> SearchSpace:
