@@ -24,7 +24,8 @@ from tuner.core.text import plural
 from tuner.errors import SpecError
 from tuner.judging.scores import LATENCIES, Objective
 from tuner.judging.slo import SLO
-from tuner.search.space import DEFAULT, Dimension, SearchSpace
+from tuner.search.dimension import Dimension
+from tuner.search.space import DEFAULT, SearchSpace
 from tuner.servers import gpus
 from tuner.sweep.quality import Quality, TrialSpec
 from tuner.sweep.spec import SERVER_FIELDS, server_of, split
