@@ -15,7 +15,7 @@ import nbformat
 from nbconvert import HTMLExporter
 
 from tuner import figures
-from tuner.judging.summary import table
+from tuner.judging.table import table
 from tuner.report.page import render_report
 from tuner.report.results import Results, read_results
 from tuner.report.static import table_html

@@ -70,7 +70,7 @@ def test_compare_refuses_what_is_wrong_in_one_line(parameters, said, tmp_path):
 
 
 def test_by_hand_by_papermill_and_by_command_line_the_table_is_the_same(tmp_path):
-    from tuner.judging.summary import table
+    from tuner.judging.table import table
     from tuner.notebook.views import ResultsView
     from tuner.report.static import table_html
 

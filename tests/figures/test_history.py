@@ -10,7 +10,7 @@ from support.chromium import needs_chromium, opened_report
 import tuner
 from tuner import figures
 from tuner.core.files import read_json, write_json
-from tuner.judging.summary import table
+from tuner.judging.table import table
 from tuner.report.results import read_results
 from tuner.report.write import write_report
 

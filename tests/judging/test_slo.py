@@ -15,7 +15,7 @@ from support.result_files import run as run_directory
 import tuner
 from tuner.errors import PathError, SLOError
 from tuner.judging.slo import SLO
-from tuner.judging.summary import table
+from tuner.judging.table import table
 
 WHOLE = """
 latency: {p50: {threshold: 2.0, hard_fail: false}, p90: {threshold: 5.0, fail_ratio: 0.2}, p99: {threshold: 10.0}}

@@ -13,7 +13,8 @@ from support.result_files import failure, name, request, result, write
 
 import tuner
 from tuner.judging.levels import levels_of
-from tuner.judging.summary import answer, table
+from tuner.judging.summary import answer
+from tuner.judging.table import table
 from tuner.sweep.limit import excess
 
 

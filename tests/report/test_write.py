@@ -406,11 +406,11 @@ def test_nothing_from_outside_is_markup(width, tmp_path):
 
 
 def test_a_header_of_the_table_can_be_called_otherwise(tmp_path, monkeypatch):
-    from tuner.judging import summary
+    from tuner.judging import table
 
     folder = levels_run(tmp_path / "run")
-    otherwise = tuple((f"the {header}", *rest) for header, *rest in summary.TABLE)
-    monkeypatch.setattr(summary, "TABLE", otherwise)
+    otherwise = tuple((f"the {header}", *rest) for header, *rest in table.TABLE)
+    monkeypatch.setattr(table, "TABLE", otherwise)
     page = write_report(folder, tmp_path / "r.html", tuner.SLO.parse(SLO)).read_text()
     assert page.count('class="verdict"') == 6
     assert page.count('class="attainment"') == 12

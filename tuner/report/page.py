@@ -22,7 +22,8 @@ from tuner.core.records import COMPLETED
 from tuner.core.secrets import redactor
 from tuner.core.text import UNKNOWN, plural
 from tuner.figures.style import CONFIG, VERDICTS
-from tuner.judging import comparison_text, summary
+from tuner.judging import comparison_text
+from tuner.judging import table as batch_table
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.slo import SLO, Constraint
 from tuner.judging.verdicts import requests_needed_for
@@ -138,9 +139,9 @@ def _plotly() -> tuple[str, str]:
 
 def _table(judged: pd.DataFrame) -> dict[str, Any]:
     """The table as text: its header, the column behind each, and each batch's verdict, cells (– for none) and note."""
-    columns = {header: column for header, column, *_ in summary.TABLE}
+    columns = {header: column for header, column, *_ in batch_table.TABLE}
     headers = {column: header for header, column in columns.items()}
-    shown = summary.table(judged).drop(columns="why").rename(columns=columns)
+    shown = batch_table.table(judged).drop(columns="why").rename(columns=columns)
     scenarios = judged["scenario"].unique()
     one_scenario = len(scenarios) == 1
     boring = {"outcome": bool((judged["outcome"] == COMPLETED).all()), "scenario": one_scenario}

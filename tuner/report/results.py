@@ -23,7 +23,8 @@ from tuner.judging.costs import Price, Target, cost_text, fleet_text
 from tuner.judging.levels import CURVE
 from tuner.judging.search_answer import Searched
 from tuner.judging.slo import SLO, Constraint
-from tuner.judging.summary import TIER, Summary, answer, summarize, table
+from tuner.judging.summary import Summary, answer, summarize
+from tuner.judging.table import TIER, table
 from tuner.judging.tiers import Tiers, tiers
 from tuner.judging.trials import importances, name_of, parameters_text, trials_to_records
 from tuner.judging.verdicts import judge
