@@ -15,6 +15,7 @@ from tuner.batches import report_data
 from tuner.batches.batch import json_value
 from tuner.batches.load import load_batches
 from tuner.core.run_directory import COMPLETED
+from tuner.core.text import plural
 from tuner.core.timestamps import to_utc
 from tuner.errors import NothingSurvived, RequestError
 from tuner.figures.style import METRICS, MOST_CURVES, TRIAL_NAMES
@@ -29,6 +30,8 @@ from tuner.report.run_facts import RunFacts, read_run_facts
 
 #: from so many times on there is a trend
 _HISTORY = 3
+#: trials that their curves alone show
+_FEW = 2
 #: what a reader can limit with a slider where the SLO does not
 _SUGGESTED = tuple(Constraint(metric, "p90", 1.0) for metric in ("ttft", "tpot", "e2e_latency"))
 
@@ -98,7 +101,8 @@ class Results:
         names = {int(one["trial"]): how.format(name_of(one)) for how, one in named if one is not None}
         judged = self.judged[self.judged["trial"].isin(names)]
         judged.attrs = judged.attrs | {TRIAL_NAMES: names}
-        return [*shown, figures.throughput_vs_latency(judged, self.slo, **axis(self.slo))]
+        curves = figures.throughput_vs_latency(judged, self.slo, **axis(self.slo))
+        return [*shown, curves] if len(searched.attempts) > _FEW else [curves, shown[0]]
 
     @property
     def curves(self) -> Any:
@@ -202,7 +206,16 @@ class Results:
     @property
     def answer(self) -> list[str]:
         """The result in words: what, how sure, under which SLO, and what it costs."""
-        return [*self.searched.answer, *self._cost(self.summary)] if self.searched else self.batches_answer
+        if not self.searched:
+            return self.batches_answer
+        return [*self.searched.answer, self._evidence, *self._cost(self.summary)]
+
+    @property
+    def _evidence(self) -> str:
+        """On how many levels the verdicts of a search rest on enough requests, in words."""
+        measured = self.judged[self.judged["outcome"] == COMPLETED]
+        strong = int(measured["evidence"].eq("strong").sum())
+        return f"The evidence is strong on {strong} of {plural(len(measured), 'level')} with a result."
 
     @property
     def batches_answer(self) -> list[str]:
