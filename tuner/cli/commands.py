@@ -153,25 +153,6 @@ def _global(
         typer.echo(context.get_help())
 
 
-#: what `tuner demo` asks for: one slot against eight, at levels that two slow cores measure within a minute; a median
-#: needs six requests, and two threads make it pay to decode several at once
-DEMO: dict[str, Any] = {
-    "engine": "llamacpp",
-    "name": "demo",
-    "parameters": {"n_parallel": 1, "n_threads": 2},
-    "space": {"n_parallel": [8]},
-    "trials": 2,
-    "confirm": 0,
-    "levels": [1, 2, 4, 8],
-    "scenarios": ["D(8,24)"],
-    "max_seconds": 3,
-    "extend_to": 6,
-    "min_requests": 6,
-    "warmup_requests": 1,
-    "stop_when_saturated": True,
-    "early_stop": False,
-    "slo": {"ttft": {"p50": {"threshold": "500 ms"}}},
-}
 NEXT_STEPS = """next:
   tuner tune --resume {} --confirm 3    # both again in turn: how sure is the difference?
   tuner sweep --engine attach --base-url http://127.0.0.1:8000 --slo 'ttft: {{threshold: 1 s}}'    # your server
@@ -182,7 +163,7 @@ NEXT_STEPS = """next:
 @takes(TuneSpec)
 def demo(flags: dict[str, str]) -> None:
     """Two configurations of an embedded server under one SLO, in about a minute and without a GPU; then the report."""
-    print_lines(NEXT_STEPS.format(_run(SearchDisplay, DEMO | flags)))
+    print_lines(NEXT_STEPS.format(_run(SearchDisplay, _values(Path(__file__).with_name("demo.yaml"), flags))))
 
 
 @app.command()

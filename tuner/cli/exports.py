@@ -1,6 +1,6 @@
 """A run for other tools: its numbers as OpenMetrics text, and as a run in MLflow."""
 
-from collections.abc import Iterator
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,13 @@ import pandas as pd
 
 from tuner.core.level import level_of
 from tuner.core.metrics import LATENCY_COLUMNS, METRICS, column_name, metric_of
-from tuner.core.secrets import hide_secrets
+from tuner.core.text import one_line
 from tuner.errors import RequestError
 from tuner.report.results import Results
 
 #: which batch a sample is of
 _LABELS = ("experiment", "trial", "scenario", "concurrency", "request_rate", "repeat")
-_EXPERIMENT = "tuner"  # in MLflow
+_LONGEST = 6000  # characters of a parameter in MLflow
 
 
 def openmetrics(results: Results) -> bytes:
@@ -42,7 +42,7 @@ def openmetrics(results: Results) -> bytes:
 def log_to_mlflow(results: Results, report: Path, uri: str) -> str:
     """Log a run to MLflow: what was asked as parameters, each level's numbers as metrics, the report as an artifact.
 
-    Several curves (trials, scenarios) are runs of their own below it. A metric's step is the level.
+    A metric's step is the level. Of several curves, its name begins with those of experiment, trial and scenario.
 
     Args:
         results: what to log.
@@ -62,39 +62,35 @@ def log_to_mlflow(results: Results, report: Path, uri: str) -> str:
         raise RequestError("--mlflow needs MLflow: pip install 'tuner[mlflow]'") from None
     try:
         client = MlflowClient(tracking_uri=uri)
-        home = client.get_experiment_by_name(_EXPERIMENT)
-        return _log(client, home.experiment_id if home else client.create_experiment(_EXPERIMENT), results, report)
+        home = client.get_experiment_by_name("tuner")
+        run = client.create_run(
+            home.experiment_id if home else client.create_experiment("tuner"), run_name=results.title
+        )
+        _log(client, run.info.run_id, results, report)
     except MlflowException as error:
-        raise RequestError(f"--mlflow: cannot log there: {hide_secrets(str(error).splitlines()[0])}") from None
+        raise RequestError(f"--mlflow: cannot log there: {one_line(str(error))}") from None
+    return str(run.info.run_id)
 
 
-def _log(client: Any, home: str, results: Results, report: Path) -> str:
+def _log(client: Any, run: str, results: Results, report: Path) -> None:
     from mlflow.entities import Metric, Param
 
-    run: str = client.create_run(home, run_name=results.title).info.run_id
-    asked = {name: str(value) for name, value in results.facts.get("spec", {}).items()}
-    client.log_batch(run, params=[Param(name, value[:6000]) for name, value in asked.items()])
+    asked = {name: str(value)[:_LONGEST] for name, value in results.facts.get("spec", {}).items()}
+    client.log_batch(run, params=[Param(*one) for one in asked.items()])
     curves = list(results.judged.groupby(["experiment", "trial", "scenario"]))
     for names, batches in curves:
-        tags = {"mlflow.parentRunId": run}
-        title = " ".join(map(str, names))
-        own = run if len(curves) == 1 else client.create_run(home, run_name=title, tags=tags).info.run_id
+        curve = re.sub(r"[^\w.-]", "-", "-".join(map(str, names))) + "/" if len(curves) > 1 else ""
         for row in batches.to_dict("records"):
-            at, step = _milliseconds(row["started_at"]), round(level_of(row) or 0)
-            numbers = {name: float(row[name]) for name in _numbers(batches) if pd.notna(row[name])}
-            client.log_batch(own, metrics=[Metric(name, value, at, step) for name, value in numbers.items()])
-        client.set_terminated(own)
+            at = 0 if pd.isna(row["started_at"]) else int(row["started_at"].timestamp() * 1000)
+            numbers = [(f"{curve}{name}", row[name]) for name in _numbers(batches) if pd.notna(row[name])]
+            step = round(level_of(row) or 0)
+            client.log_batch(run, metrics=[Metric(name, float(value), at, step) for name, value in numbers])
     if results.summary.max_throughput is not None:
         client.log_metric(run, "max_throughput", results.summary.max_throughput)
     client.log_artifact(run, str(report))
     client.set_terminated(run)
-    return run
 
 
-def _numbers(judged: pd.DataFrame) -> Iterator[str]:
-    """The columns that are metrics of a batch."""
-    return (name for name in (*METRICS, *LATENCY_COLUMNS) if name in judged and judged[name].notna().any())
-
-
-def _milliseconds(instant: Any) -> int:
-    return 0 if pd.isna(instant) else int(instant.timestamp() * 1000)
+def _numbers(judged: pd.DataFrame) -> list[str]:
+    """The columns that are metrics of a batch, and known of some."""
+    return [name for name in (*METRICS, *LATENCY_COLUMNS) if name in judged and judged[name].notna().any()]
