@@ -1,15 +1,18 @@
 """What a million tokens cost at the best level, and never at one that doesn't comply."""
 
 import math
+from dataclasses import replace
 
+import pandas as pd
 import pytest
 from support import result_files
 from support.commands import run
 
 from tuner.core.files import read_json, write_json
 from tuner.errors import RequestError
+from tuner.judging.costs import Price, Target, cost_text, fleet_text
 from tuner.judging.slo import SLO
-from tuner.judging.tiers import Price, cost_text
+from tuner.judging.summary import Summary
 from tuner.report.results import read_results
 from tuner.report.write import write_report
 
@@ -110,3 +113,56 @@ def test_the_command_line_says_it_below_the_table_and_beside_json(tmp_path):
     assert code == 0 and "Cost with 2 GPUs" in out.strip().splitlines()[-1]
     _, out, err = run(tmp_path, "load", folder, "--price-per-gpu-hour", "2.5", "--format", "json")
     assert out.startswith("[") and out.strip().endswith("]") and "Cost with 2 GPUs" in err
+
+
+#: of `levels_run`: 0.25 s TTFT holds at 2; 60 requests in its duration
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--target-users", "500"], "For 500 users at once: 250 servers of 2 each, 500 GPUs."),
+        (["--target-users", "3"], "For 3 users at once: 2 servers of 2 each, 4 GPUs."),
+        (
+            ["--target-users", "4", "--price-per-gpu-hour", "2.5"],
+            "For 4 users at once: 2 servers of 2 each, 4 GPUs at 10.00 an hour, 7,300 a month of 730 hours.",
+        ),
+    ],
+)
+def test_how_many_servers_a_load_takes(flags, said, tmp_path):
+    levels_run(tmp_path / "run")
+    slo = tmp_path / "slo.yaml"
+    slo.write_text("ttft: {p90: {threshold: 0.25}}")
+    _, output, _ = run(tmp_path, "load", tmp_path / "run", "--slo", slo, *flags)
+    assert said in " ".join(output.split())
+    assert "no router was measured" in output
+
+
+def summary_of(**best):
+    row = pd.Series({"output_throughput": 100.0, "request_throughput": 3.2, "verdict": "pass"} | best)
+    return Summary(row["output_throughput"], 8, best.get("bracket", "bracketed"), 1, 1, row)
+
+
+def test_the_interval_of_the_throughput_is_carried_through():
+    """40/s by 3.2 a server are 12.5, so 13; at ±10 % 2.88 to 3.52 a server, so 11.4 to 13.9."""
+    wide = summary_of(output_throughput_low=90.0, output_throughput_high=110.0)
+    (line, _) = fleet_text(wide, Target(rate=40), 0, None)
+    assert line == "For 40 requests/s: 13 servers (12 to 14 at 95 %) of 3.2 each."
+    (open_end, _) = fleet_text(summary_of(bracket="open"), Target(rate=40), 0, None)
+    assert open_end == "For 40 requests/s: at most 13 servers of 3.2 each."
+
+
+def test_no_servers_where_no_level_meets_the_slo():
+    nothing = Summary(None, None, "none", 0, 3)
+    assert fleet_text(nothing, Target(rate=40), 2, None) == ["For 40 requests/s: none, since no level meets the SLO."]
+
+
+def test_of_a_rate_nobody_knows_how_many_users_it_is():
+    by_rate = replace(summary_of(request_rate=5.0, iteration_type="request_rate", concurrency=None), best_level=5.0)
+    rate, users, _ = fleet_text(by_rate, Target(rate=12, users=100), 0, None)
+    assert rate == "For 12 requests/s: 3 servers of 5 each."
+    assert users == "For 100 users at once: none, since nobody measured how many users at once one carries."
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
+def test_a_load_that_is_none(value):
+    with pytest.raises(RequestError, match="target_rate must be a number above 0"):
+        Target(rate=value)

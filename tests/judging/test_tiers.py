@@ -8,8 +8,8 @@ from support.commands import run
 
 import tuner
 from tuner.errors import SLOError
+from tuner.judging.costs import Price
 from tuner.judging.summary import table
-from tuner.judging.tiers import Price
 from tuner.report.results import read_results
 from tuner.report.write import write_report
 

@@ -73,14 +73,17 @@ def test_a_server_too_busy_to_answer_is_there_and_one_that_is_gone_is_not():
 @pytest.mark.parametrize(
     ("body", "values"),
     [
-        (b'a{engine="0"} 1.5\na{engine="1"} 2\n# HELP b x\n# TYPE b counter\nb_total 7\n', {"a": 3.5, "b_total": 7}),
+        (
+            b'a{engine="0"} 1.5\na{engine="1"} 2\n# HELP b x\n# TYPE b counter\nb_total 7\n',
+            {"a": [1.5, 2], "b_total": [7]},
+        ),
         (b"", {}),
         (b"<html>not found</html>", {}),
         (b"a{ 1", {}),
         (b"\xff\xfe", {}),
     ],
 )
-def test_counters_are_summed_over_their_labels(answering, body, values):
+def test_counters_have_a_value_for_each_of_their_labels(answering, body, values):
     assert ask(probe.metrics, answering(200, body)) == values
 
 

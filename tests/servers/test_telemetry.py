@@ -40,11 +40,21 @@ def test_a_real_engine_is_recorded(tiny_gguf, tmp_path):
 
 def test_the_engine_s_own_counters_are_columns(tmp_path):
     command = [sys.executable, str(FAULTY_SERVER), "--port", "{port}", "hang_every=1"]
+    idle = {"running": 0, "waiting": 0, "kv_cache_use": 0}
     with launch(ServerSpec(engine="command", command=command), Trial(tmp_path)) as server:
-        assert telemetry.engine_columns(server) == {"running": 0, "waiting": 0, "kv_cache_use": 0}
+        assert idle.items() <= telemetry.engine_columns(server).items()
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{server.base_url}/v1/chat/completions", json={}, timeout=0.3)
-        assert telemetry.engine_columns(server) == {"running": 1, "waiting": 0, "kv_cache_use": 0.1}
+        busy = {"running": 1, "waiting": 0, "kv_cache_use": 0.001, "prefix_hits": 0, "prefix_queries": 100}
+        assert busy.items() <= telemetry.engine_columns(server).items()
+
+
+def test_requests_of_ranks_are_added_up_and_of_shares_the_fullest_counts(monkeypatch, tmp_path):
+    command = [sys.executable, str(FAULTY_SERVER), "--port", "{port}"]
+    ranks = {"vllm:num_requests_running": [3, 5], "vllm:kv_cache_usage_perc": [0.75, 0.7]}
+    monkeypatch.setattr(telemetry.probe, "metrics", lambda http: ranks)
+    with launch(ServerSpec(engine="command", command=command), Trial(tmp_path)) as server:
+        assert telemetry.engine_columns(server) == {"running": 8, "kv_cache_use": 0.75}
 
 
 def test_a_line_that_was_cut_is_left_out(tmp_path):

@@ -30,6 +30,11 @@ class Knobs:
     itl: float = 0.001  # seconds between tokens
     burst: int = 1  # tokens sent at once
     prefill: float = 0.0  # seconds of a prompt's prefill, one prompt at a time; before `ttft`
+    slots: int = 0  # requests that it runs at once; others wait
+    kv_slots: int = 0  # requests whose KV cache has room; others wait
+    preempts: int = 0  # each request is preempted once
+    cached_tokens: int = 0  # prompt tokens of each request that it finds in its prefix cache
+    burns: int = 0  # it computes as long as a request is in flight
     wear: float = 0.0  # seconds that come on top of `ttft` for each further request that it ever had in flight
     stalls_after: float = 0.0  # seconds from the first request, when it stops for `stalls` seconds
     stalls: float = 0.0
@@ -73,6 +78,7 @@ class Stats:
     active: int = 0
     total: int = 0
     peak: int = 0
+    waiting: int = 0
     connections: int = 0
 
 
@@ -98,6 +104,8 @@ class FaultyServer:
         self.stats = Stats()
         self.started = time.monotonic()
         self.prefilling = asyncio.Lock()
+        self.slots = asyncio.Semaphore(knobs.slots or sys.maxsize)
+        self.kv_slots = asyncio.Semaphore(knobs.kv_slots or sys.maxsize)
         self.first = None  # when the first request came
         self.sent = []  # when each token was
 
@@ -149,19 +157,46 @@ class FaultyServer:
         return not self.knobs.never_ready and time.monotonic() - self.started >= self.knobs.ready_after
 
     def metrics(self):
-        return (
-            f'vllm:num_requests_running{{model_name="{self.knobs.model}"}} {self.stats.active}.0\n'
-            f"vllm:num_requests_waiting 0.0\nvllm:kv_cache_usage_perc {min(1, self.stats.active / 10)}\n"
-        )
+        knobs, total, running = self.knobs, self.stats.total, self.stats.active - self.stats.waiting
+        counters = {
+            "num_requests_waiting": self.stats.waiting,
+            "kv_cache_usage_perc": min(1, running / (knobs.kv_slots or 1000)),
+            "num_preemptions_total": total * knobs.preempts,
+            "prefix_cache_queries_total": total * knobs.prompt_tokens,
+            "prefix_cache_hits_total": total * knobs.cached_tokens,
+        }
+        lines = [f"vllm:{name} {number}" for name, number in counters.items()]
+        return "\n".join([f'vllm:num_requests_running{{model_name="{knobs.model}"}} {running}.0', *lines, ""])
 
     async def chat(self, asked, writer):
         self.stats.total += 1
         self.stats.active += 1
         self.stats.peak = max(self.stats.peak, self.stats.active)
+        number = self.stats.total
         try:
-            await self.generate(asked, self.stats.total, writer)
+            async with self.turn(self.slots), self.turn(self.kv_slots):
+                await self.generate(asked, number, writer)
         finally:
             self.stats.active -= 1
+
+    @contextlib.asynccontextmanager
+    async def turn(self, room):
+        self.stats.waiting += 1
+        try:
+            await room.acquire()
+        finally:
+            self.stats.waiting -= 1
+        try:
+            yield
+        finally:
+            room.release()
+
+    async def burn(self):
+        while True:
+            end = time.monotonic() + 0.02 * bool(self.stats.active)
+            while time.monotonic() < end:
+                pass
+            await asyncio.sleep(0 if self.stats.active else 0.02)
 
     async def generate(self, asked, number, writer):
         knobs = self.knobs
@@ -174,7 +209,7 @@ class FaultyServer:
         if knobs.refuse and knobs.refuse in asked:
             return reply(writer, 400, error(f"Unrecognized request argument supplied: {knobs.refuse}", None))
         if knobs.prefill:
-            async with self.prefilling:
+            async with self.turn(self.prefilling):
                 await asyncio.sleep(knobs.prefill)
         if (knobs.error_above and self.stats.active > knobs.error_above) or is_nth(number, knobs.error_every):
             return reply(writer, knobs.error_code, error(knobs.error_text, knobs.error_code))
@@ -442,6 +477,7 @@ async def main():
     for _ in range(knobs.orphans):
         subprocess.Popen([sys.executable, "-c", ORPHAN])
     server = FaultyServer(knobs)
+    burning = asyncio.create_task(server.burn()) if knobs.burns else None  # noqa: F841 - a task that nobody holds ends
     if knobs.die_after_seconds:
         asyncio.get_running_loop().call_later(knobs.die_after_seconds, server.die)
     listener = await asyncio.start_server(server.serve, knobs.host, asked.port, backlog=1024)

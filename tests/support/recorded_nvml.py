@@ -9,7 +9,7 @@ ANSWERS = DATA / "nvml-4-gpus.json"
 
 
 class RecordedNVML:
-    NVML_TEMPERATURE_GPU = 0
+    NVML_TEMPERATURE_GPU, NVML_CLOCK_SM = 0, 1
 
     class NVMLError(Exception):
         pass

@@ -13,6 +13,7 @@ import pandas as pd
 
 from tuner.batches.result_file import OF_WINDOW, Floats, Measured
 from tuner.core import timestamps
+from tuner.core.bottleneck import bottleneck
 from tuner.core.level import COLUMNS as LEVEL_COLUMNS
 from tuner.core.level import CONCURRENCY, Level, columns_of
 from tuner.core.metrics import LATENCIES, LATENCY_COLUMNS
@@ -24,18 +25,25 @@ COUNTS = ("requests", "completed", "errors")
 TIMES = ("started_at", "finished_at")
 THROUGHPUTS = ("output_throughput", "input_throughput", "total_throughput", "request_throughput")
 #: Of the load generator: the share of a core that a process used, seconds of TTFT and TPOT that are its own, processes.
+LIMIT = ("limit", "limit_evidence")
 CLIENT = ("client_cpu_share", "client_ttft", "client_tpot", "client_workers")
 #: The columns of `load_batches`, in their order.
 COLUMNS = (
     *("experiment", "trial", "engine", "model", "scenario", "iteration_type", *LEVEL_COLUMNS, "repeat"),
     *("outcome", "reason", *TIMES, "time_source", "duration", *COUNTS, "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS),
-    *(*OF_WINDOW, "warnings", "superseded", *CLIENT, "run_folder", "source"),
+    *(*OF_WINDOW, "energy_per_token", *LIMIT, "warnings", "superseded", *CLIENT, "run_folder", "source"),
 )
 KINDS: dict[str, str] = {
-    **dict.fromkeys((*TEXTS, "run_folder", "source"), "str"),
+    **dict.fromkeys((*TEXTS, *LIMIT, "run_folder", "source"), "str"),
     **dict.fromkeys((*COUNTS, "concurrency"), "Int64"),
     **dict.fromkeys(("duration", "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS, *OF_WINDOW, *CLIENT), "float64"),
-    **{"request_rate": "float64", "trial": "int64", "repeat": "int64", "superseded": "bool"},
+    **{
+        "request_rate": "float64",
+        "energy_per_token": "float64",
+        "trial": "int64",
+        "repeat": "int64",
+        "superseded": "bool",
+    },
 }
 
 
@@ -201,6 +209,7 @@ def _row(batch: Batch) -> dict[str, Any]:
         "repeat": batch.repeat,
         **times,
         **_numbers(batch),
+        **_limit(batch),
         "warnings": [*map(printable, [*batch.notes, *time_notes]), *(batch.numbers.warnings if batch.numbers else [])],
         "superseded": batch.superseded,
         **{name: client(batch.sidecar, name) for name in CLIENT},
@@ -214,6 +223,16 @@ def _numbers(batch: Batch) -> dict[str, Any]:
         return dict.fromkeys(COUNTS, 0) | {"duration": batch.sidecar.duration if batch.sidecar else None}
     names = ("duration", *COUNTS, "error_rate", *THROUGHPUTS, *OF_WINDOW)
     return {name: getattr(numbers, name) for name in names} | numbers.latencies
+
+
+def _limit(batch: Batch) -> dict[str, Any]:
+    """What limits a level of ours, and joules an output token, as watts over tokens/s."""
+    usage, share = batch.sidecar.usage if batch.sidecar else None, client(batch.sidecar, "client_cpu_share")
+    if batch.numbers is None or usage is None:
+        return {"energy_per_token": math.nan, "limit": "", "limit_evidence": ""}
+    limit, evidence = bottleneck(usage, share)
+    energy = (usage.power or math.nan) / (batch.numbers.output_throughput or math.nan)
+    return {"energy_per_token": energy, "limit": limit, "limit_evidence": printable(evidence)}
 
 
 def client(sidecar: Sidecar | None, name: str) -> float:

@@ -25,6 +25,7 @@ class ReportTrial(msgspec.Struct, kw_only=True):
     of: str = ""
     state: str
     parameters: dict[str, Any]
+    promise: str = ""
     value: float | None
     values: list[float | None]
     unit: str

@@ -12,6 +12,7 @@ from tuner.batches._cache import Cache
 from tuner.batches.batch import Batch, Place, client
 from tuner.batches.genai_bench_folder import Metadata, read_files, result_files
 from tuner.batches.result_file import MOST, iteration_type
+from tuner.core.bottleneck import CLIENT_BUSY
 from tuner.core.files import is_regular, read_end, subfolders
 from tuner.core.level import RATE, Level, Rate
 from tuner.core.run_directory import (
@@ -33,8 +34,6 @@ from tuner.core.timestamps import read as read_time
 
 #: Bytes at the end of a server's log that are searched.
 LOG_READ = 64 * 1024
-#: Share of one core above which the load generator, and not the server, may be what was measured.
-CLIENT_BUSY = 0.9
 #: Seconds by which the wall clock and the monotonic clock may differ over one level.
 CLOCK_DRIFT = 2.0
 

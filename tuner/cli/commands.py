@@ -26,8 +26,8 @@ from tuner.cli.terminal import Terminal
 from tuner.core import files
 from tuner.core.run_directory import Experiment, Trial
 from tuner.errors import PathError, TunerError
+from tuner.judging.costs import Price, Target
 from tuner.judging.slo import SLO
-from tuner.judging.tiers import Price
 from tuner.report.results import Results, read_results
 from tuner.report.write import (
     REPORT_FILE,
@@ -92,6 +92,12 @@ PerHour = Annotated[
     float | None, typer.Option("--price-per-gpu-hour", metavar="PRICE", help="say what the best level costs")
 ]
 Gpus = Annotated[int | None, typer.Option("--gpus", metavar="N", help="how many GPUs; by default as the run recorded")]
+TargetRate = Annotated[
+    float | None, typer.Option("--target-rate", metavar="R", help="say how many such servers R requests/s take")
+]
+TargetUsers = Annotated[
+    float | None, typer.Option("--target-users", metavar="N", help="say how many such servers N users at once take")
+]
 Config = Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="parameters; flags win over it")]
 Resume = Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="go on with this run directory")]
 Trust = Annotated[bool, typer.Option("--trust", help="go on also with a run that was not made here: you know it")]
@@ -245,6 +251,8 @@ def load(  # noqa: PLR0913, PLR0917 - they are its flags
     slo: SloFile = None,
     price_per_gpu_hour: PerHour = None,
     gpus: Gpus = None,
+    target_rate: TargetRate = None,
+    target_users: TargetUsers = None,
     form: Annotated[
         str, typer.Option("--format", metavar="table|json|csv|parquet|openmetrics", help="how to print them")
     ] = "table",
@@ -252,11 +260,12 @@ def load(  # noqa: PLR0913, PLR0917 - they are its flags
 ) -> None:
     """Print one row a batch, also of other tools; with an SLO or a price the answer too (on stderr beside JSON)."""
     price = Price.optional(price_per_gpu_hour, gpus)
-    results = read_results(*paths, slo=SLO.load(slo) if slo else None, price=price)
+    target = Target(target_rate, target_users) if target_rate or target_users else None
+    results = read_results(*paths, slo=SLO.load(slo) if slo else None, price=price, target=target)
     if as_json:
         tables.print_document("load", records(results.judged), results.answer)
     else:
-        answer = results.answer if slo or price else []
+        answer = results.answer if slo or price or target else []
         tables.print_batches(results, form)
         print_lines(*answer, on_stderr=form != "table")
     results.must_have_survivors()
@@ -269,13 +278,16 @@ def report(  # noqa: PLR0913, PLR0917 - they are its flags
     slo: SloFile = None,
     price_per_gpu_hour: PerHour = None,
     gpus: Gpus = None,
+    target_rate: TargetRate = None,
+    target_users: TargetUsers = None,
     mlflow: Annotated[str | None, typer.Option("--mlflow", metavar="URI", help="log the run to MLflow too")] = None,
 ) -> None:
     """Write the offline report of what is there."""
     by, price = SLO.load(slo) if slo else None, Price.optional(price_per_gpu_hour, gpus)
-    print_lines(f"report: {write_report(path, output, by, price)}")
+    target = Target(target_rate, target_users) if target_rate or target_users else None
+    print_lines(f"report: {write_report(path, output, by, price, target)}")
     if mlflow:
-        print_lines(f"MLflow run: {exports.log_to_mlflow(read_results(path, slo=by, price=price), output, mlflow)}")
+        print_lines(f"MLflow run: {exports.log_to_mlflow(read_results(path, slo=by), output, mlflow)}")
 
 
 @app.command()

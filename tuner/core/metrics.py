@@ -48,6 +48,7 @@ METRICS = {
     "input_throughput": Metric("input throughput", "tokens/s", "", "input", 1, True),
     "total_throughput": Metric("total throughput", "tokens/s", "", "total", 1, True),
     "cache_hit_rate": Metric("cache hit rate", SHARE, "", "cached", 1, True),
+    "energy_per_token": Metric("energy per output token", "J", "", "energy", 2),
     "attainment": Metric("attainment", SHARE, "attainment", "met SLO", 1, True),
     "goodput": Metric("goodput", "requests/s", "", "goodput", 2, True),
     "max_throughput": Metric("compliant maximum", "tokens/s", "", "maximum", 1, True),

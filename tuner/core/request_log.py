@@ -1,6 +1,6 @@
 """`requests.jsonl`: every request of a level, a line each, below one that says when the level was and what counts."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -97,6 +97,17 @@ def parse(data: bytes) -> tuple[LevelRecord, list[SentRequest]]:
     """
     first, _, rest = data.partition(b"\n")
     return msgspec.json.decode(first, type=LevelRecord), _decode_requests(rest)
+
+
+def window_of(path: Path) -> tuple[datetime, datetime] | None:
+    """When the part of a level began and ended that is judged, in UTC; None where there is no such file."""
+    try:
+        first = files.read_bytes(path, files.RESULTS).partition(b"\n")[0]
+        level = msgspec.json.decode(first, type=LevelRecord)
+    except (PathError, msgspec.MsgspecError):
+        return None
+    begin, end = (level.utc + timedelta(seconds=edge - level.monotonic) for edge in (level.begin, level.end))
+    return begin, end
 
 
 def statuses(path: Path) -> set[str]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Self
 import msgspec
 
 from tuner.core import files, locks, timestamps
+from tuner.core.bottleneck import Usage
 from tuner.core.files import read_struct
 from tuner.core.level import CONCURRENCY, Level, columns_of, folder_name, kind_of, level_from
 from tuner.core.server_log import Failure
@@ -105,6 +106,7 @@ class Sidecar(_Record, kw_only=True):
     duration: float | None = None  # seconds on the monotonic clock
     exit_code: int | None = None
     client: dict[str, Any] = {}  # health of the load generator, such as cpu_share
+    usage: Usage | None = None  # what the server used meanwhile
 
     @classmethod
     def of(cls, scenario: str, level: Level, repeat: int, **more: Any) -> "Sidecar":
@@ -437,6 +439,7 @@ class TrialRecord(_Record, kw_only=True):
 
     role: Role
     parameters: dict[str, Any]
+    promise: str = ""  # why it is thought to be better, where a sweep proposed it
     state: str = RUNNING  # running, waiting (to be run again), ended, pruned, failed
     of: str = ""  # of a confirmation: baseline or winner
     cause: str = ""

@@ -142,6 +142,8 @@ class Engine:
     flag_files: ClassVar[Sequence[str]] = ()
     #: between parameters, and `gpus`: without which it does not start, as a search's constraints are written
     conditions: ClassVar[Sequence[str]] = ()
+    #: by cause, as `core.bottleneck` has them: the parameters that move it, the first one the most
+    levers: ClassVar[Mapping[str, Sequence[str]]] = {}
     #: where a search can start, by name: as a search's `space` says it; `default` is the usual one
     spaces: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     #: log lines that tell why it failed, tried before those that any engine may print
@@ -247,6 +249,12 @@ class Engine:
     def context(self, spec: ServerSpec) -> int | None:
         """Most tokens, prompt and output together, of one request; None where it is not known before it runs."""
         return None
+
+    def value_of(self, spec: ServerSpec, cause: str) -> JsonValue:
+        """What the first parameter is set to that moves a cause; None where nobody knows."""
+        name = next(iter(self.levers.get(cause, ())), "")
+        default = self.tunables[name].default if name in self.tunables else None
+        return spec.parameters.get(name, default)
 
     def patterns(self) -> tuple[Pattern, ...]:
         """Log patterns in the order they are tried."""

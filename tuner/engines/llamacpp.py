@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tuner.core.bottleneck import CPU_BOUND, PREFIX_CACHE, SEQUENCES
 from tuner.core.server_log import Pattern
 from tuner.engines import llamacpp_server, parameters
 from tuner.engines.base import Engine, Placement, ServerSpec, host_of
@@ -19,6 +20,7 @@ class LlamaCpp(Engine):
     tunables = llamacpp_server.PARAMETERS
     complete = True
     conditions = (f"n_ctx >= {_LEAST_CONTEXT} * n_parallel or kv_unified",)
+    levers = {SEQUENCES: ("n_parallel",), CPU_BOUND: ("n_threads",), PREFIX_CACHE: ("cache_prompt",)}
     spaces = {
         "default": {
             "n_parallel": [1, 2, 4, 8, 16],

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tuner.core.bottleneck import KV_CACHE, PREFILL, PREFIX_CACHE, SEQUENCES
 from tuner.core.server_log import Pattern
 from tuner.engines.base import GPUEngine, Placement, ServerSpec, without_tilde
 from tuner.engines.parameters import Parameter
@@ -46,6 +47,12 @@ class SGLang(GPUEngine):
         "kv_cache_dtype": Parameter(str, default="auto", help="type of the KV cache"),
         "dtype": Parameter(str, default="auto", help="type of the weights"),
         "quantization": Parameter(str, help="method by which the weights are quantised"),
+    }
+    levers = {
+        SEQUENCES: ("max_running_requests",),
+        KV_CACHE: ("mem_fraction_static",),
+        PREFILL: ("chunked_prefill_size", "max_prefill_tokens"),
+        PREFIX_CACHE: ("disable_radix_cache",),
     }
     spaces = {
         "default": {

@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from tuner.core.bottleneck import KV_CACHE, PREFILL, PREFIX_CACHE, SEQUENCES
 from tuner.core.server_log import Pattern
 from tuner.engines.base import GPUEngine, Placement, ServerSpec, without_tilde
 from tuner.engines.parameters import Parameter
@@ -40,6 +41,12 @@ class VLLM(GPUEngine):
         "kv_cache_dtype": Parameter(str, default="auto", help="type of the KV cache"),
         "dtype": Parameter(str, default="auto", help="type of the weights"),
         "quantization": Parameter(str, help="method by which the weights are quantised"),
+    }
+    levers = {
+        SEQUENCES: ("max_num_seqs",),
+        KV_CACHE: ("gpu_memory_utilization",),
+        PREFILL: ("max_num_batched_tokens",),
+        PREFIX_CACHE: ("enable_prefix_caching",),
     }
     spaces = {
         "default": {

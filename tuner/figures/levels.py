@@ -204,6 +204,7 @@ def _facts(row: dict[Any, Any], bounded: Sequence[str]) -> str:
         *look.latencies(row),
         *(_interval(row, column) for column in bounded),
         f"{row['completed']} completed, {row['errors']} failed",
+        look.wrapped(row.get("limit_evidence") or ""),
         f"the mean of {runs} runs" if runs > 1 else "",
         ""
         if own is None or pd.isna(own)

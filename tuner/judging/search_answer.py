@@ -126,7 +126,12 @@ class Searched:
         """The result in words: the best configuration, whether it is better, and why the search ended."""
         why = self.notes.reason
         ended = f"The search ended: {why}." if why else ""
-        return list(filter(None, [self._best(), self._confirmed(), ended, self.counts]))
+        return list(filter(None, [self._best(), self._confirmed(), *self._promises(), ended, self.counts]))
+
+    def _promises(self) -> list[str]:
+        """What each configuration promised that a sweep proposed, and what came of it."""
+        promising = [row for row in self.attempts.to_dict("records") if row.get("promise") and row["state"] != RUNNING]
+        return [f"Proposed since {row['promise']} – {self.line(pd.Series(row))}." for row in promising]
 
     @cached_property
     def notes(self) -> SearchNotes:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tuner.core.bottleneck import NOT_KNOWN
 from tuner.core.level import (
     BATCH_SIZE,
     COLUMNS,
@@ -226,7 +227,8 @@ TABLE: tuple[tuple[str, str, float, int | None], ...] = (
     ("burst TTFT p90 (s)", "burst_ttft_p90", 1.0, 3),
     *map(table_column, ("tpot_p50", "e2e_latency_p50", "e2e_latency_p99")),
     ("requests", "requests", 1, None),
-    *map(table_column, ("error_rate", "attainment", "goodput")),
+    *map(table_column, ("error_rate", "attainment", "goodput", "energy_per_token")),
+    ("limit", "limit", 1, None),
     ("outcome", "outcome", 1, None),
     ("start (UTC)", "started_at", 1, None),
 )
@@ -261,6 +263,10 @@ def table(judged: pd.DataFrame) -> pd.DataFrame:
 def _says_nothing(judged: pd.DataFrame, name: str) -> bool:
     if name == "goodput":  # without a limit it is the throughput in other words
         return not SLO.parse(judged.attrs.get("slo", {})).constraints
+    if name == "energy_per_token":
+        return bool(judged[name].isna().all())
+    if name == "limit":
+        return bool(judged[name].isin(["", NOT_KNOWN]).all())
     if name == "burst_ttft_p90":
         return not (judged[name] > LONG_BURST * judged["ttft_p90"]).any()
     if name in COLUMNS:  # of two that are empty, the level's own is shown
@@ -299,7 +305,23 @@ def _of_best(summary: Summary, levels: pd.DataFrame, slo: SLO | None) -> list[st
     if slo is None:
         return [_best(summary, levels), f"Of {plural(best['completed'], 'completed request')}.", *_intervals(best, slo)]
     limit = _limit(by_level(_curve_of(best, levels)))
-    return [_best(summary, levels), limit, _evidence(best), *_intervals(best, slo)]
+    lines = [_best(summary, levels), limit, _evidence(best), *_intervals(best, slo)]
+    return [*lines, *_why_not_more(limiting_level(replace(summary, levels=levels)))]
+
+
+def limiting_level(summary: Summary) -> "pd.Series[Any] | None":
+    """The first level above those that comply, or the highest of them where none is above: what limits it is asked."""
+    if summary.best is None:
+        return None
+    curve = by_level(_curve_of(summary.best, summary.levels))
+    ranked = curve[levels_in(curve) >= compliant_levels(curve).max()].head(2)
+    return None if ranked.empty else ranked.iloc[-1]
+
+
+def _why_not_more(level: "pd.Series[Any] | None") -> list[str]:
+    """What limits a level; nothing where nobody knows."""
+    evidence = None if level is None else level.get("limit_evidence")
+    return [f"At {_level(level)} {evidence}."] if level is not None and isinstance(evidence, str) and evidence else []
 
 
 def _nothing(judged: pd.DataFrame, slo: SLO | None) -> str:

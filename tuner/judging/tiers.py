@@ -1,17 +1,14 @@
-"""The best level for each tier of an SLO, and what it costs."""
+"""The best level for each tier of an SLO."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from tuner.core.text import plural
-from tuner.errors import RequestError
 from tuner.judging.slo import SLO
 from tuner.judging.summary import Summary, answer, summarize
-from tuner.judging.verdicts import COMPLIANT, judge
+from tuner.judging.verdicts import judge
 
 #: What a plain SLO's only tier is called.
 ONLY = "SLO"
@@ -80,65 +77,3 @@ def _row(name: str, tier: Tier) -> dict[str, Any]:
         **{part: getattr(summary, part) for part in ("bracket", "compliant", "total")},
         "slo": ", ".join(map(str, tier.slo.constraints)),
     }
-
-
-_MILLION = 1e6
-_HOUR = 3600.0  # seconds
-
-
-@dataclass(frozen=True)
-class Price:
-    """What one GPU costs, in whatever currency.
-
-    Raises:
-        RequestError: one of them is no such number.
-    """
-
-    per_gpu_hour: float  # above 0
-    gpus: int | None = None  # how many; None for as many as the server had
-
-    def __post_init__(self) -> None:
-        price, gpus = self.per_gpu_hour, self.gpus
-        if isinstance(price, bool) or not isinstance(price, int | float) or not 0 < price < math.inf:
-            raise RequestError(f"price_per_gpu_hour must be a number above 0, not {price!r}")
-        if gpus is not None and (isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 1):
-            raise RequestError(f"gpus must be a whole number from 1, not {gpus!r}")
-
-    @classmethod
-    def optional(cls, per_gpu_hour: float | None, gpus: int | None) -> "Price | None":
-        """The price that somebody asked for; None where nobody did.
-
-        Raises:
-            RequestError: a number is wrong, or there are only GPUs.
-        """
-        if per_gpu_hour is None and gpus is not None:
-            raise RequestError("gpus are for a price: give price_per_gpu_hour too")
-        return None if per_gpu_hour is None else cls(per_gpu_hour, gpus)
-
-
-def cost_text(batch: Mapping[Any, Any], price: Price, gpus: int) -> str:
-    """What a million tokens cost at the level of a batch, if the server were kept as busy as in it.
-
-    price · GPUs · 10⁶ / (throughput in tokens/s · 3600). The output tokens bear all of it in the one number, the input
-    tokens in the other: two views of one bill, which do not add up. Only the one that is spread evenly over both may be
-    multiplied with all tokens of a bill.
-
-    Returns:
-        A sentence; empty where the batch doesn't comply with the SLO (verdict neither pass nor soft): nobody could sell
-        that. What is left out of it is not known.
-    """
-    if batch.get("verdict") not in COMPLIANT:
-        return ""
-    costs = {kind: _per_million(price.per_gpu_hour * gpus, batch, kind) for kind in ("output", "input", "total")}
-    total = costs.pop("total")
-    shares = " or ".join(f"{value:.4g} per million {kind} tokens" for kind, value in costs.items() if value)
-    of_both = f"; {total:.4g} per million of both together" if total else ""
-    server = f"{plural(gpus, 'GPU')} at {price.per_gpu_hour:g} an hour"
-    return f"Cost with {server}: {shares or 'not known'}{' (each bears all of it)' if shares else ''}{of_both}."
-
-
-def _per_million(hourly: float, batch: Mapping[Any, Any], kind: str) -> float | None:
-    throughput = batch.get(f"{kind}_throughput")
-    if not isinstance(throughput, int | float) or not 0 < throughput < math.inf:
-        return None
-    return hourly * _MILLION / (throughput * _HOUR)

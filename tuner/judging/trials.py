@@ -22,7 +22,21 @@ if TYPE_CHECKING:
 BEST = ("best_level", "best_rate")
 #: The columns of `load_trials`.
 COLUMNS = (
-    *("trial", "role", "of", "state", "parameters", "value", "values", "unit", "penalty", "cause", "kind", "gpus"),
+    *(
+        "trial",
+        "role",
+        "of",
+        "state",
+        "parameters",
+        "promise",
+        "value",
+        "values",
+        "unit",
+        "penalty",
+        "cause",
+        "kind",
+        "gpus",
+    ),
     *("max_throughput", *BEST, "bracket", "started_at", "finished_at", "duration", "is_best", "is_pareto"),
 )
 
@@ -37,7 +51,8 @@ def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
     Returns:
         One row a trial: `trial` (1 is the baseline), `role` (baseline, candidate, confirmation), `of` (of a
         confirmation: baseline or winner), `state` (complete, infeasible, failed, pruned, running, waiting),
-        `parameters` (dict), `value` (the first objective in `unit`; NaN unless complete), `values` (of all objectives),
+        `parameters` (dict), `promise` (why a sweep
+        proposed it), `value` (the first objective in `unit`; NaN unless complete), `values` (of all objectives),
         `penalty`, `cause`, `kind` (of a failure), `gpus`, `max_throughput` (output tokens/s of the server, also of an
         unfinished trial), `best_level` or `best_rate`, `bracket`, `started_at`, `finished_at` (UTC), `duration`
         (seconds), `is_best` (one at most; the first objective's) and `is_pareto` (no other is better in all
@@ -70,7 +85,7 @@ def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:
     summary, state = score.summary, score.state if record.state == ENDED else record.state
     counts = state == COMPLETE
     return {
-        **{name: getattr(record, name) for name in ("role", "of", "parameters", "kind")},
+        **{name: getattr(record, name) for name in ("role", "of", "parameters", "promise", "kind")},
         "trial": int(trial.name),
         "state": state,
         "value": score.values[0] if counts else math.nan,

@@ -1,5 +1,6 @@
 """What was measured, judged, with all that stands beside it: what notebooks, the terminal and the report show."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,14 +20,16 @@ from tuner.core.text import plural
 from tuner.core.timestamps import to_utc
 from tuner.errors import NothingSurvived, RequestError
 from tuner.figures.style import METRICS, MOST_CURVES, TRIAL_NAMES
+from tuner.judging.costs import Price, Target, cost_text, fleet_text
 from tuner.judging.levels import CURVE
 from tuner.judging.search_answer import Searched
 from tuner.judging.slo import SLO, Constraint
 from tuner.judging.summary import TIER, Summary, answer, summarize, table
-from tuner.judging.tiers import Price, Tiers, cost_text, tiers
-from tuner.judging.trials import importances, name_of, trials_to_records
+from tuner.judging.tiers import Tiers, tiers
+from tuner.judging.trials import importances, name_of, parameters_text, trials_to_records
 from tuner.judging.verdicts import judge
 from tuner.report.run_facts import RunFacts, read_run_facts
+from tuner.sweep.proposals import SEARCH_FILE
 
 #: from so many times on there is a trend
 _HISTORY = 3
@@ -50,6 +53,7 @@ class Results:
     run_facts: RunFacts
     tiers: Tiers | None = None
     price: Price | None = None
+    target: Target | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -206,9 +210,18 @@ class Results:
     @property
     def answer(self) -> list[str]:
         """The result in words: what, how sure, under which SLO, and what it costs."""
-        if not self.searched:
-            return self.batches_answer
-        return [*self.searched.answer, self._evidence, *self._cost(self.summary)]
+        if self.searched:
+            return [*self.searched.answer, self._evidence, *self._cost(self.summary)]
+        return [*self.batches_answer, *self._next()]
+
+    def _next(self) -> list[str]:
+        """What to try next, where the sweep found that."""
+        proposals = self.facts.get("proposals") or []
+        tries = [parameters_text(one["parameters"]) for one in proposals if isinstance(one.get("parameters"), dict)]
+        if not tries:
+            return []
+        where = self.folder / SEARCH_FILE if self.folder else SEARCH_FILE
+        return [f"To try next: {', or '.join(tries)}; tuner tune {shlex.quote(str(where))} does, and begins with that."]
 
     @property
     def _evidence(self) -> str:
@@ -232,25 +245,25 @@ class Results:
         return [*firsts, *others, f"Verdicts and figures are those of {next(iter(said))}, the first tier."]
 
     def _cost(self, summary: Summary) -> list[str]:
-        """What the best batch costs, where somebody asked and there is one."""
-        if self.price is None or summary.best is None:
-            return []
-        gpus = self.price.gpus or self._gpus_of(summary.best)
-        return [*filter(None, [cost_text(summary.best.to_dict(), self.price, gpus)])]
-
-    def _gpus_of(self, batch: "pd.Series[Any]") -> int:
-        """How many GPUs the server of a batch had.
+        """What the best batch costs, and how many such servers are needed, where somebody asked.
 
         Raises:
-            RequestError: nobody recorded any.
+            RequestError: a price was given, and nobody knows for how many GPUs.
         """
+        best, price = summary.best, self.price
+        gpus = 0 if best is None else (price and price.gpus) or self._gpus_of(best)
+        if price and best is not None and not gpus:
+            raise RequestError(f"{best['experiment']} records no GPUs, so a price needs their number: give --gpus")
+        cost = [cost_text(best.to_dict(), price, gpus)] if price and best is not None else []
+        return [*filter(None, cost), *fleet_text(summary, self.target or Target(), gpus, price)]
+
+    def _gpus_of(self, batch: "pd.Series[Any]") -> int:
+        """How many GPUs the server of a batch had; 0 where nobody recorded any."""
         place = (batch["run_folder"], batch["trial"])
         gpus = {
             (server.get("run_folder"), server.get("trial")): server.get("gpus") for server in self.run_facts.servers
         }
-        if not gpus.get(place):
-            raise RequestError(f"{batch['experiment']} records no GPUs, so a price needs their number: give --gpus")
-        return len(gpus[place] or [])
+        return len(gpus.get(place) or [])
 
     def must_have_survivors(self) -> None:
         """Accept everything but an experiment in which no batch at all survived.
@@ -290,13 +303,16 @@ def axis(slo: SLO | None) -> dict[str, str]:
     return {"metric": latencies[0].metric, "statistic": latencies[0].statistic} if latencies else {}
 
 
-def read_results(*paths: Path, slo: SLO | None = None, price: Price | None = None) -> Results:
+def read_results(
+    *paths: Path, slo: SLO | None = None, price: Price | None = None, target: Target | None = None
+) -> Results:
     """Load and judge what is in `paths`.
 
     Args:
         paths: run directories, genai-bench folders, files or reports; the first one's facts are the results'.
         slo: judges the batches; by default the SLO that all of the runs were asked to meet.
         price: of a GPU-hour, so that the answer says what the best level costs.
+        target: the load of which the answer says how many servers it takes; by default what the run was asked for.
 
     Raises:
         PathError: there is nothing to be read.
@@ -319,4 +335,6 @@ def read_results(*paths: Path, slo: SLO | None = None, price: Price | None = Non
     judged = first.judged.assign(**{f"{TIER}{other}": tier.judged["verdict"] for other, tier in others})
     title = str(run_facts.facts.get("name", "") or paths[0].resolve().name)
     shown = Tiers({name: first, **dict(others)}) if by and by.tiers else None
-    return Results(title, by, judged, first.summary, run_facts, shown, price)
+    asked = run_facts.facts.get("spec", {})
+    target = target or Target(asked.get("target_rate"), asked.get("target_users"))
+    return Results(title, by, judged, first.summary, run_facts, shown, price, target)

@@ -13,9 +13,9 @@ from tuner.core.level import level_title
 from tuner.core.metrics import column_name
 from tuner.errors import PathError
 from tuner.judging import comparison_text
+from tuner.judging.costs import Price, Target
 from tuner.judging.estimates import UNKNOWN, WORSE
 from tuner.judging.slo import SLO
-from tuner.judging.tiers import Price
 from tuner.report import page
 from tuner.report.compared import Compared, read_comparison, tolerance_of
 from tuner.report.results import Results, read_results
@@ -87,7 +87,13 @@ def _clean(text: str) -> str:
 REPORT_FILE = "report.html"
 
 
-def write_report(path: Path, target: Path | None = None, slo: SLO | None = None, price: Price | None = None) -> Path:
+def write_report(
+    path: Path,
+    target: Path | None = None,
+    slo: SLO | None = None,
+    price: Price | None = None,
+    load: Target | None = None,
+) -> Path:
     """Write the report of a run directory, a folder of batch files, or another report.
 
     Args:
@@ -95,6 +101,7 @@ def write_report(path: Path, target: Path | None = None, slo: SLO | None = None,
         target: the HTML file; by default `report.html` in `path`.
         slo: judges the batches; by default the run's own.
         price: of a GPU-hour, so that the answer says what the best level costs.
+        load: that a fleet is to carry, so that the answer says how many servers it takes.
 
     Returns:
         The HTML file's path.
@@ -110,7 +117,7 @@ def write_report(path: Path, target: Path | None = None, slo: SLO | None = None,
     """
     target = target or path / REPORT_FILE
     _must_have_folder(target)
-    return save_report(read_results(path, slo=slo, price=price), target)
+    return save_report(read_results(path, slo=slo, price=price, target=load), target)
 
 
 def save_report(results: Results, target: Path) -> Path:

@@ -22,7 +22,7 @@ from tuner.search.early import TrialStop
 from tuner.search.executors import LOCAL, Executor
 from tuner.search.optuna_study import Journal
 from tuner.search.samplers import Observation, Sampler
-from tuner.search.spec import TuneSpec
+from tuner.search.spec import Proposal, TuneSpec
 from tuner.search.state import Limits, SearchTrial, Trials
 from tuner.sweep.progress import Progress, SearchProgress, read_search, read_sweep
 from tuner.sweep.spec import SweepSpec
@@ -129,10 +129,18 @@ class _Search:
         """The next trial: the defaults, then what the sampler asks for."""
         if not self.trials.searched:
             return self.trials.add(TrialRecord(role="baseline", parameters=dict(self.spec.parameters)))
+        if proposal := self._proposal():
+            parameters = self.spec.parameters | proposal.parameters
+            return self.trials.add(TrialRecord(role="candidate", parameters=parameters, promise=proposal.because))
         point = self.sampler.next(list(self._observations()))
         if point is None:
             return None
         return self.trials.add(TrialRecord(role="candidate", parameters=self.space.parameters(point)))
+
+    def _proposal(self) -> Proposal | None:
+        """The next of the configurations to begin with that was not tried."""
+        tried = [trial.record.parameters for trial in self.trials.searched]
+        return next((one for one in self.spec.first if self.spec.parameters | one.parameters not in tried), None)
 
     def _observations(self) -> Iterator[Observation]:
         for trial in self.trials.searched:

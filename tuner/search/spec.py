@@ -3,7 +3,17 @@
 import re
 from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from tuner import engines
 from tuner.core.files import parse_yaml
@@ -31,6 +41,11 @@ def _lines(value: Any) -> Any:
     return [part.strip() for part in re.split(r"[;\n]", value) if part.strip()]
 
 
+def _proposals(value: Any) -> Any:
+    """`"[{parameters: {n_parallel: 8}}]"` as a list."""
+    return parse_yaml(value) if isinstance(value, str) and value.strip() else value or []
+
+
 def _where(value: str) -> str:
     """Where trials can run."""
     if not _ON.fullmatch(value):
@@ -38,10 +53,22 @@ def _where(value: str) -> str:
     return value
 
 
+class Proposal(BaseModel):
+    """A configuration that a search begins with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    parameters: dict[str, JsonValue]  # over those of the baseline
+    because: str = ""
+
+
 class TuneSpec(SweepSpec):
     """A search for the best server configuration under a load; `parameters` is its baseline."""
 
     space: dict[str, Any] | str = Field(DEFAULT, description="parameters with their values, or a preset's name")
+    first: list[Proposal] = Field(
+        [], description="configurations to begin with: a list of {parameters: {n_parallel: 8}, because: why}"
+    )
     constraints: list[str] = Field([], description="between parameters, such as n_ubatch <= n_batch; several with ;")
     objective: list[Objective] = Field(
         ["max_throughput"], description=f"{', '.join(get_args(Objective))}, or two of them", min_length=1, max_length=2
@@ -70,6 +97,7 @@ class TuneSpec(SweepSpec):
 
     _space_text = field_validator("space", mode="before")(_space)
     _constraint_lines = field_validator("constraints", mode="before")(_lines)
+    _first_proposals = field_validator("first", mode="before")(_proposals)
     _objective_names = field_validator("objective", mode="before")(split)
     _on_address = field_validator("on")(_where)
 
@@ -101,8 +129,15 @@ class TuneSpec(SweepSpec):
         )
         if problem := next((text for is_wrong, text in problems if is_wrong), None):
             raise ValueError(problem)
-        _ = self.search_space
+        for number, proposal in enumerate(self.first, start=1):
+            self._check_proposal(number, proposal)
         return self
+
+    def _check_proposal(self, number: int, proposal: Proposal) -> None:
+        dimensions = {one.name: one for one in self.search_space.dimensions}
+        for name, value in proposal.parameters.items():
+            if name not in dimensions or not dimensions[name].contains(value):
+                raise ValueError(f"first: {name} {value!r} of number {number} is not in the space")
 
     @property
     def search_space(self) -> SearchSpace:

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 FREE_BELOW = 1 << 30
 _SLACK = 256 << 20  # bytes more than before that need no warning
 _NO_GPU = "the driver knows no GPU"
+#: NVML's bits for why a clock is held back: software and hardware limits of power, and of heat
+_SLOWED = {"slowed_by_power": 0x04 | 0x80, "slowed_by_heat": 0x20 | 0x40}
 GIVE_BACK = 5.0  # seconds that the driver has to take memory back
 
 
@@ -37,6 +39,9 @@ class GPU:
     power: float | None
     temperature: float | None
     processes: tuple[int, ...]
+    clock: float | None = None  # of its multiprocessors, MHz
+    slowed_by_power: bool | None = None  # its clock is held back by a power limit
+    slowed_by_heat: bool | None = None
 
     @property
     def is_free(self) -> bool:
@@ -102,6 +107,7 @@ def _read(nvml: Any, index: int, handle: Any) -> GPU:
             return float(getattr(answer, "gpu", answer)) * scale
         return None
 
+    reasons = maybe("nvmlDeviceGetCurrentClocksEventReasons", 1)
     processes = []
     with suppress(nvml.NVMLError):
         processes = [process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)]
@@ -115,6 +121,8 @@ def _read(nvml: Any, index: int, handle: Any) -> GPU:
         power=maybe("nvmlDeviceGetPowerUsage", 0.001),
         temperature=maybe("nvmlDeviceGetTemperature", 1, nvml.NVML_TEMPERATURE_GPU),
         processes=tuple(processes),
+        clock=maybe("nvmlDeviceGetClockInfo", 1, nvml.NVML_CLOCK_SM),
+        **{name: None if reasons is None else bool(int(reasons) & bits) for name, bits in _SLOWED.items()},
     )
 
 

@@ -292,8 +292,8 @@ def _is_done(answer: httpx.Response) -> bool:
     return not isinstance(said, dict) or (said.get("success", True) is True and not said.get("error"))
 
 
-def metrics(http: httpx.Client) -> dict[str, float]:
-    """The server's own counters and gauges by name, summed over their labels; none where it has no `/metrics`."""
+def metrics(http: httpx.Client) -> dict[str, list[float]]:
+    """The server's own counters and gauges by name, a value for each rank and model; none without `/metrics`."""
     from prometheus_client.parser import text_string_to_metric_families
 
     try:
@@ -302,7 +302,7 @@ def metrics(http: httpx.Client) -> dict[str, float]:
     except (httpx.HTTPError, ValueError) as error:
         log.debug("/metrics: %s", error)
         return {}
-    totals: dict[str, float] = {}
+    values: dict[str, list[float]] = {}
     for sample in samples:
-        totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
-    return totals
+        values.setdefault(sample.name, []).append(sample.value)
+    return values

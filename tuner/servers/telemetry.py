@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,12 +16,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import psutil
+from msgspec import structs
 
 from tuner.core import files, timestamps
+from tuner.core.bottleneck import Usage
 from tuner.errors import PathError
 from tuner.servers import gpus
 from tuner.servers import http as probe
 from tuner.servers.server import Server
+from tuner.servers.usage import bounds, usage_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,17 +39,34 @@ ENGINE_METRICS = {
     "running": ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing"),
     "waiting": ("vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred"),
     "kv_cache_use": ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage"),
+    "preemptions": ("vllm:num_preemptions_total", "sglang:num_retracted_requests_total"),
+    "prefix_hits": ("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total", "sglang:cached_tokens_total"),
+    "prefix_queries": (
+        *("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total", "sglang:prompt_tokens_total"),
+    ),
+    "step_tokens": ("vllm:iteration_tokens_total_sum",),
+    "steps": ("vllm:iteration_tokens_total_count",),
+    "queue_seconds": ("vllm:request_queue_time_seconds_sum", "sglang:queue_time_seconds_sum"),
 }
+#: those of which the fullest rank counts; of the others all ranks together
+SHARES = ("kv_cache_use",)
 #: column of a GPU, and its attribute
-GPU_COLUMNS = {"utilization": "utilization", "memory": "memory_used", "power": "power", "temperature": "temperature"}
+GPU_COLUMNS = {
+    **{"utilization": "utilization", "memory": "memory_used", "power": "power", "temperature": "temperature"},
+    **{"clock": "clock", "slowed_by_power": "slowed_by_power", "slowed_by_heat": "slowed_by_heat"},
+}
+#: samples that are kept in memory: of two hours
+_KEPT = 7200
 
 
 class Recorder:
     """Records a server's processes, GPUs and `/metrics` each `period` seconds, as long as the with-block lasts."""
 
     def __init__(self, server: Server, period: float = 1.0) -> None:
+        self.server = server
         self.path = server.trial.folder / TELEMETRY_FILE
         self._period = period
+        self._samples: deque[tuple[datetime, dict[str, Any]]] = deque(maxlen=_KEPT)
         self._sources: list[Callable[[], dict[str, Any]]] = [
             ProcessTree(server.processes).sample,
             lambda: gpu_columns(server.record.gpus),
@@ -67,20 +88,27 @@ class Recorder:
             with open(self.path, "a", encoding="utf-8", buffering=1) as file:
                 following = time.monotonic()
                 while not self._stop.is_set():
-                    file.write(json.dumps(self._sample()) + "\n")
+                    at, sample = timestamps.now(), self._sample()
+                    self._samples.append((at, sample))
+                    file.write(json.dumps({"at": timestamps.to_text(at)} | sample) + "\n")
                     following = max(following + self._period, time.monotonic())
                     self._stop.wait(following - time.monotonic())
         except OSError as error:  # a full disk is no reason to end the sweep
             log.warning("no more telemetry in %s: %s", self.path, error.strerror)
 
     def _sample(self) -> dict[str, Any]:
-        row: dict[str, Any] = {"at": timestamps.to_text(timestamps.now())}
+        row: dict[str, Any] = {}
         for source in self._sources:
             try:
                 row |= source()
             except Exception:  # a sample that cannot be had must not end the sweep, nor the samples to come
                 log.debug("no telemetry", exc_info=True)
         return row
+
+    def usage(self, begin: datetime, end: datetime, prefix_share: float | None = None) -> Usage:
+        """What the server used between two instants, of what it may use."""
+        samples = [sample for at, sample in tuple(self._samples) if begin <= at <= end]
+        return structs.replace(usage_of(samples), prefix_share=prefix_share, **bounds(self.server))
 
 
 class ProcessTree:
@@ -91,18 +119,20 @@ class ProcessTree:
         self._processes: dict[int, psutil.Process] = {}  # they remember how much CPU they had used last time
 
     def sample(self) -> dict[str, Any]:
-        """Since the last sample: `processes`, `cpu_cores`, `memory`; nothing where there is no process of ours."""
+        """Since the last sample: `processes`, `cpu_cores`, `cpu_most` (of one), `machine_use`, `memory`; or nothing."""
         before, self._processes = self._processes, {}
-        cores, memory = 0.0, 0
+        cores, memory = [0.0], 0
         for pid in self._pids():
             with contextlib.suppress(psutil.Error):
                 process = before.get(pid) or psutil.Process(pid)
                 memory += process.memory_info().rss
-                cores += process.cpu_percent() / 100
+                cores.append(process.cpu_percent() / 100)
                 self._processes[pid] = process
         if not self._processes:
             return {}
-        return {"processes": len(self._processes), "cpu_cores": round(cores, 3), "memory": memory}
+        of_cpu = {"cpu_cores": round(sum(cores), 3), "cpu_most": round(max(cores), 3)}
+        of_machine = {"machine_use": round(psutil.cpu_percent() / 100, 3)}
+        return {"processes": len(self._processes), **of_cpu, **of_machine, "memory": memory}
 
 
 def gpu_columns(uuids: Sequence[str]) -> dict[str, Any]:
@@ -116,11 +146,11 @@ def gpu_columns(uuids: Sequence[str]) -> dict[str, Any]:
 
 
 def engine_columns(server: Server) -> dict[str, Any]:
-    """`running` and `waiting` requests and `kv_cache_use` (share), as the engine itself counts them."""
+    """The columns of `ENGINE_METRICS`, as the engine itself counts them: requests, tokens, seconds, shares."""
     with server.client(timeout=_METRICS_TIMEOUT) as http:
         values = probe.metrics(http)
     columns = {column: [values[name] for name in names if name in values] for column, names in ENGINE_METRICS.items()}
-    return {column: numbers[0] for column, numbers in columns.items() if numbers}
+    return {column: (max if column in SHARES else sum)(numbers[0]) for column, numbers in columns.items() if numbers}
 
 
 def load(folder: Path) -> "pd.DataFrame":

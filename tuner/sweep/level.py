@@ -26,7 +26,7 @@ from tuner.errors import PathError, ServerFailed
 from tuner.judging.levels import levels_of
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import judge
-from tuner.servers.server import Server
+from tuner.servers.telemetry import Recorder
 from tuner.sweep.spec import SweepSpec
 from tuner.traffic import calibration
 from tuner.traffic.course import Limits
@@ -52,9 +52,9 @@ Measurement = tuple[str, Level, int]
 UNSETTLED = (RUNNING, "interrupted", "client_failed")
 
 
-def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.Event) -> Sidecar:
+def run(bench: Bench, recorder: Recorder, load: Load, folder: Path, stop: threading.Event) -> Sidecar:
     """Measure one level; `folder` appears, whole, when it has ended, with the sidecar that is given back."""
-    part = fresh_part(folder)
+    part, server = fresh_part(folder), recorder.server
     level = load.limits.level
     client = _client_share(load) | {"prefix_cache_emptied": server.forget_prompts(), "api": load.api_backend}
     sidecar = Sidecar.of(load.scenario, level, load.repeat, client=client)
@@ -64,7 +64,9 @@ def run(bench: Bench, server: Server, load: Load, folder: Path, stop: threading.
     if not shutil.disk_usage(part).free:  # which looks like anything else in what the level could still write
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part))
     outcome, reason = outcome_of(part, ended, server.failure(), interrupted=stop.is_set())
+    window = request_log.window_of(part / REQUESTS_FILE)
     end = _end(ended, client) | {"outcome": outcome, "reason": reason[:_LONGEST_REASON]}
+    end["usage"] = recorder.usage(*window, prefix_share=load.prefix_share) if window else None
     sidecar = msgspec.structs.replace(sidecar, **end)
     (part / WORKLOAD_FILE).unlink(missing_ok=True)  # seed and hash say what it was, and it can be long
     remove_live(part)

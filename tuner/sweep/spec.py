@@ -44,7 +44,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Server": ("engine", "model", "base_url", "command", "stop_command", "parameters", "gpus", "tokenizer"),
     "Search": ("space", "constraints", "objective", "objective_level", "sampler", "trials", "max_minutes", "confirm"),
     "Traffic": ("scenarios", "prompts", "prefix", "levels", "rates", "max_seconds", "max_requests"),
-    "SLO": ("slo",),
+    "SLO": ("slo", "target_rate", "target_users"),
 }
 
 
@@ -221,6 +221,10 @@ class SweepSpec(ServeSpec):
     client_workers: NonNegativeInt = Field(
         0, description="processes of the load generator; 0: as many as tuner doctor --calibrate found a level to need"
     )
+    target_rate: PositiveFloat | None = Field(
+        None, description="requests per second of all users: the answer says how many such servers they take"
+    )
+    target_users: PositiveFloat | None = Field(None, description="the same for so many users at once")
     slo: dict[str, Any] | None = Field(None, description="the SLO: a YAML or JSON file, or its content")
     tokenizer: str | None = Field(
         None, description="tokenizer folder or hub id, to size prompts; by default the model's"
@@ -367,6 +371,8 @@ def read_spec(path: Path) -> dict[str, Any]:
 
 def as_text(value: Any) -> str:
     """A value as a flag or a form's field takes it; the spec reads it back."""
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list):
         return "; ".join(map(str, value)) if any(" " in str(part) for part in value) else " ".join(map(str, value))
     if isinstance(value, Mapping):

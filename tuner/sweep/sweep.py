@@ -27,6 +27,7 @@ from tuner.sweep import level
 from tuner.sweep.level import Levels, Measurement, judged_level
 from tuner.sweep.limit import LimitSearch, excess, saturated
 from tuner.sweep.progress import LOADING, WARMING_UP, phase
+from tuner.sweep.proposals import write_proposals
 from tuner.sweep.spec import IN_FLIGHT, RANDOM, Spec, SweepSpec, base_of
 from tuner.sweep.trust import signed
 from tuner.traffic import calibration
@@ -42,7 +43,7 @@ FEWEST_REQUESTS = 10
 AnySweep = TypeVar("AnySweep", bound=SweepSpec)
 #: what may differ when a run is resumed: where it lies, and how a server is reached
 _MAY_DIFFER = (
-    *("runs", "name", "port", "ready_timeout", "verify", "max_restarts"),
+    *("runs", "name", "port", "ready_timeout", "verify", "max_restarts", "target_rate", "target_users"),
     *("trials", "patience", "max_minutes", "max_cost", "price_per_gpu_hour", "parallel", "on", "confirm"),
 )
 
@@ -244,6 +245,7 @@ def run_sweep(spec: SweepSpec, experiment: Experiment, stop: StopRequest | None 
         check_same(spec, experiment)
         with recorded(experiment, spec, workload=fingerprint(spec)):
             run_trial(spec, experiment.trial(1), stop)
+            write_proposals(spec, experiment)
 
 
 def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
@@ -314,10 +316,10 @@ class _Runner:
         if self._leaves_out_what_is_refused(server, words):
             load = self._load(server, *measurement)
             level.warm_up(self.bench, load, warmups, self.at_once)
-        sidecar = level.run(self.bench, server, load, folder, self.at_once)
+        sidecar = level.run(self.bench, self.servers.recorder, load, folder, self.at_once)
         if sidecar.outcome == level.ALL_ERRORS and self._leaves_out_what_is_refused(server, sidecar.reason):
             load = self._load(server, *measurement)
-            sidecar = level.run(self.bench, server, load, folder, self.at_once)
+            sidecar = level.run(self.bench, self.servers.recorder, load, folder, self.at_once)
         return sidecar
 
     def _leaves_out_what_is_refused(self, server: Server, words: str) -> bool:
@@ -374,6 +376,7 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
         self._spec, self.trial, self._stop = spec, trial, stop
         self._restarts_left = spec.max_restarts
         self._running = contextlib.ExitStack()
+        self.recorder: Recorder
         self._server, self._is_cold = self._start(), True
 
     def __exit__(self, *_: object) -> None:
@@ -407,5 +410,5 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
             if failure.kind == "stopped":
                 raise Stopped from None
             raise
-        self._running.enter_context(Recorder(server))
+        self.recorder = self._running.enter_context(Recorder(server))
         return server

@@ -24,7 +24,7 @@ import msgspec
 from tuner.core import locks, timestamps
 from tuner.servers.supervised import Supervised
 from tuner.traffic.course import Limits
-from tuner.traffic.workload import SCENARIO, Workload
+from tuner.traffic.workload import SCENARIO, Workload, prompt_tokens
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +44,12 @@ class Load:
     repeat: int = 1  # which measurement of this level it is
     api_backend: str = "vllm"  # the OpenAI API with `ignore_eos`, so that output lengths hold
     request_parameters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def prefix_share(self) -> float | None:
+        """Share of the prompt tokens that are a prefix that many requests have; None where there is none."""
+        prefix = self.workload.prefix
+        return prefix.tokens / (prefix.tokens + prompt_tokens(self.scenario)) if prefix else None
 
     def write_workload(self, folder: Path) -> str:
         """Write the level's requests into its `folder`; returns their SHA-256."""

@@ -1,6 +1,7 @@
 """What is sent at a level: requests of a scenario or of a user's file, the same ones for the same seed."""
 
 import hashlib
+import math
 import random
 import re
 from collections.abc import Iterator
@@ -130,6 +131,11 @@ def most_tokens(scenario: str) -> int:
     numbers = _numbers(scenario)
     places = {"D": (0, 1), "N": (0, 2), "U": (1, 3) if len(numbers) == 4 else (0, 1)}
     return sum(numbers[place] for place in places.get(scenario[0], ())) if SCENARIO.match(scenario) else 0
+
+
+def prompt_tokens(scenario: str) -> float:
+    """Tokens of a prompt of `scenario`, without a prefix: the mean, or about that; NaN where the scenario is a file."""
+    return float(_numbers(scenario)[0]) if SCENARIO.match(scenario) else math.nan
 
 
 def _numbers(scenario: str) -> list[int]:

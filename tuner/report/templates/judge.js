@@ -97,6 +97,18 @@ function answer(judged, levels, limits) {
   return [...lines.length ? lines : ["No batch counts, so there is no maximum"], compliance];
 }
 
+// How many servers like the best level's a load takes, as costs.py has it.
+function fleetText(best, load, unit) {
+  const isOfRate = unit === "requests/s", one = best && (isOfRate ? best.request_rate ?? best.request_throughput : best.concurrency);
+  if (!one) return `For ${general(load, 6)} ${unit}: none, since ${best ? `nobody measured how many ${unit} one carries` : "no level meets the SLO"}.`;
+  const share = side => isOfRate && best.request_rate === null && best[`output_throughput_${side}`]
+    ? best[`output_throughput_${side}`] / best.output_throughput : 1;
+  const servers = carried => Math.ceil(load / carried - ROUNDING);
+  const least = servers(one * share("high")), most = servers(one * share("low")), number = servers(one);
+  const interval = least < most ? ` (${least} to ${most} at 95 %)` : "";
+  return `For ${general(load, 6)} ${unit}: ${number} server${number > 1 ? "s" : ""}${interval} of ${general(one, 3)} each.`;
+}
+
 function bestText(best, counted) {
   const names = ["scenario", "experiment"].filter(name => new Set(counted.map(row => row[name])).size > 1);
   const where = names.length ? ` (${names.map(name => best[name]).join(", ")})` : "";

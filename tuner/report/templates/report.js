@@ -3,7 +3,9 @@
 const STEPS = 400;
 
 const data = JSON.parse(byId("tuner-data").textContent);
+const intervals = Object.entries(data.intervals);
 const rows = data.rows.map((values, row) => ({ ...Object.fromEntries(data.columns.map((name, place) => [name, values[place]])),
+                                              ...Object.fromEntries(intervals.map(([name, ends]) => [name, ends[row]])),
                                               attainment: data.attainment[row] }));
 const batches = [...document.querySelectorAll("tbody.batch")].sort((one, other) => one.dataset.row - other.dataset.row);
 const judgedAsAsked = rows.map((row, place) => ({ ...row, verdict: batches[place].dataset.verdict }));
@@ -118,6 +120,13 @@ function showAnswer(lines, levels) {
   }));
 }
 
+// What the load that a reader types takes, by the best of these levels.
+function showFleet(levels) {
+  const loads = [...byId("fleet").querySelectorAll("input")].filter(input => input.value > 0);
+  const best = bestOf(levels);
+  byId("servers").textContent = loads.map(input => fleetText(best, Number(input.value), input.dataset.unit)).join(" ");
+}
+
 function offerSliders(page) {
   const thresholds = page.constraints.map(limit => limit.threshold), marked = markedPlots();
   const askedAnswer = [...byId("answer").children].map(line => line.textContent);  // with tiers and costs, if any
@@ -130,11 +139,14 @@ function offerSliders(page) {
     showVerdicts(judged, asAsked);
     const levels = levelsOf(judged, limits, page.confidence);
     showAnswer(asAsked ? askedAnswer : answer(judged, levels, limits), levels);
+    showFleet(levels);
     byId("changed").hidden = byId("reset").hidden = asAsked;
     moveMarkers(marked, levels, page.looks, asAsked);
     moveThresholds(limits);
   };
   for (const limit of page.constraints) slider(limit, again);
+  byId("fleet").hidden = false;
+  byId("fleet").addEventListener("input", again);
   byId("what-if").hidden = !byId("sliders").children.length;
 }
 

@@ -1,0 +1,163 @@
+"""What the best level costs, and how many servers like it a load takes."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.core.text import percent, plural
+from tuner.errors import RequestError
+from tuner.judging.intervals import CONFIDENCE
+from tuner.judging.levels import OPEN
+from tuner.judging.summary import Summary
+from tuner.judging.verdicts import COMPLIANT
+
+_MILLION = 1e6
+_HOUR = 3600.0  # seconds
+_MONTH = 730.0  # hours, a twelfth of a year
+
+
+@dataclass(frozen=True)
+class Price:
+    """What one GPU costs, in whatever currency.
+
+    Raises:
+        RequestError: one of them is no such number.
+    """
+
+    per_gpu_hour: float  # above 0
+    gpus: int | None = None  # how many; None for as many as the server had
+
+    def __post_init__(self) -> None:
+        price, gpus = self.per_gpu_hour, self.gpus
+        if isinstance(price, bool) or not isinstance(price, int | float) or not 0 < price < math.inf:
+            raise RequestError(f"price_per_gpu_hour must be a number above 0, not {price!r}")
+        if gpus is not None and (isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 1):
+            raise RequestError(f"gpus must be a whole number from 1, not {gpus!r}")
+
+    @classmethod
+    def optional(cls, per_gpu_hour: float | None, gpus: int | None) -> "Price | None":
+        """The price that somebody asked for; None where nobody did.
+
+        Raises:
+            RequestError: a number is wrong, or there are only GPUs.
+        """
+        if per_gpu_hour is None and gpus is not None:
+            raise RequestError("gpus are for a price: give price_per_gpu_hour too")
+        return None if per_gpu_hour is None else cls(per_gpu_hour, gpus)
+
+
+def cost_text(batch: Mapping[Any, Any], price: Price, gpus: int) -> str:
+    """What a million tokens cost at the level of a batch, if the server were kept as busy as in it.
+
+    price · GPUs · 10⁶ / (throughput in tokens/s · 3600). The output tokens bear all of it in the one number, the input
+    tokens in the other: two views of one bill, which do not add up. Only the one that is spread evenly over both may be
+    multiplied with all tokens of a bill.
+
+    Returns:
+        A sentence; empty where the batch doesn't comply with the SLO (verdict neither pass nor soft): nobody could sell
+        that. What is left out of it is not known.
+    """
+    if batch.get("verdict") not in COMPLIANT:
+        return ""
+    costs = {kind: _per_million(price.per_gpu_hour * gpus, batch, kind) for kind in ("output", "input", "total")}
+    total = costs.pop("total")
+    shares = " or ".join(f"{value:.4g} per million {kind} tokens" for kind, value in costs.items() if value)
+    of_both = f"; {total:.4g} per million of both together" if total else ""
+    server = f"{plural(gpus, 'GPU')} at {price.per_gpu_hour:g} an hour"
+    return f"Cost with {server}: {shares or 'not known'}{' (each bears all of it)' if shares else ''}{of_both}."
+
+
+def _per_million(hourly: float, batch: Mapping[Any, Any], kind: str) -> float | None:
+    throughput = batch.get(f"{kind}_throughput")
+    if not isinstance(throughput, int | float) or not 0 < throughput < math.inf:
+        return None
+    return hourly * _MILLION / (throughput * _HOUR)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The load that a fleet of such servers is to carry.
+
+    Raises:
+        RequestError: a number is not above 0.
+    """
+
+    rate: float | None = None  # requests per second, of all users together
+    users: float | None = None  # requests in flight at once
+
+    def __post_init__(self) -> None:
+        for name, value in (("target_rate", self.rate), ("target_users", self.users)):
+            if value is not None and not 0 < value < math.inf:
+                raise RequestError(f"{name} must be a number above 0, not {value!r}")
+
+    @property
+    def loads(self) -> list[tuple[str, float, str]]:
+        """What is asked for: the attribute of a server's share, how many, and of what."""
+        asked = (("request_throughput", self.rate, "requests/s"), ("best_level", self.users, "users at once"))
+        return [(share, load, unit) for share, load, unit in asked if load is not None]
+
+
+def fleet_text(summary: Summary, target: Target, gpus: int, price: Price | None) -> list[str]:
+    """How many servers like the best level's a load takes, with what is uncertain about it; a sentence each.
+
+    Servers = load / what one carries at the best level that meets the SLO, rounded up; its interval is that of the
+    throughput. What holds for one is taken to hold for each (linear in servers): no router was measured.
+
+    Args:
+        summary: of one server's batches.
+        target: what the fleet is to carry.
+        gpus: of one server; 0 where it has none.
+        price: of a GPU-hour; None where nobody said.
+    """
+    lines = [_fleet(summary, share, load, unit, _Each(gpus, price)) for share, load, unit in target.loads]
+    assumed = "That takes each server to carry what the measured one did; no router was measured."
+    return [*lines, assumed] if lines and summary.best is not None else lines
+
+
+@dataclass(frozen=True)
+class _Each:
+    """What one server of a fleet takes."""
+
+    gpus: int
+    price: Price | None
+
+    def bill(self, servers: int) -> str:
+        """The GPUs of so many servers, and what they cost; empty without GPUs."""
+        number = servers * ((self.price and self.price.gpus) or self.gpus)
+        if not number:
+            return ""
+        hourly = number * self.price.per_gpu_hour if self.price else 0.0
+        cost = f" at {hourly:,.2f} an hour, {hourly * _MONTH:,.0f} a month of {_MONTH:g} hours" if hourly else ""
+        return f", {plural(number, 'GPU')}{cost}"
+
+
+def _fleet(summary: Summary, share: str, load: float, unit: str, each: _Each) -> str:
+    """One sentence about one kind of load."""
+    wanted = f"For {load:g} {unit}"
+    carried = _carried(summary, share)
+    if carried is None:
+        reason = "no level meets the SLO" if summary.best is None else f"nobody measured how many {unit} one carries"
+        return f"{wanted}: none, since {reason}."
+    one, low, high = carried
+    servers, least, most = (math.ceil(load / number - 1e-9) for number in (one, high, low))
+    bound = "at most " if summary.bracket == OPEN else ""
+    interval = f" ({least} to {most} at {percent(CONFIDENCE)})" if least < most else ""
+    return f"{wanted}: {bound}{plural(servers, 'server')}{interval} of {one:.3g} each{each.bill(servers)}."
+
+
+def _carried(summary: Summary, share: str) -> tuple[float, float, float] | None:
+    """What one server carries, and the ends of its interval; None where that is not known."""
+    best = summary.best
+    if best is None:
+        return None
+    if summary.is_of_rates:  # the rate that the SLO holds at; how many users that is, nobody asked
+        rate = float(summary.best_level or 0)
+        return (rate, rate, rate) if share == "request_throughput" else None
+    if share == "best_level":
+        level = float(summary.best_level or 0)
+        return (level, level, level) if level else None
+    tokens, one = best["output_throughput"], float(best[share])
+    ends = [best.get(f"output_throughput_{side}", math.nan) / tokens * one for side in ("low", "high")]
+    low, high = (one if math.isnan(end) else float(end) for end in ends)
+    return (one, low, high) if one > 0 and low > 0 else None
