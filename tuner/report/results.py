@@ -211,7 +211,7 @@ class Results:
     def answer(self) -> list[str]:
         """The result in words: what, how sure, under which SLO, and what it costs."""
         if self.searched:
-            return [*self.searched.answer, self._evidence, *self._cost(self.summary)]
+            return [*self.searched.answer, self.evidence, *self._cost(self.summary)]
         return [*self.batches_answer, *self._next()]
 
     def _next(self) -> list[str]:
@@ -224,7 +224,7 @@ class Results:
         return [f"To try next: {', or '.join(tries)}; tuner tune {shlex.quote(str(where))} does, and begins with that."]
 
     @property
-    def _evidence(self) -> str:
+    def evidence(self) -> str:
         """On how many levels the verdicts of a search rest on enough requests, in words."""
         measured = self.judged[self.judged["outcome"] == COMPLETED]
         strong = int(measured["evidence"].eq("strong").sum())
