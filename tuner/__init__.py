@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tuner.report.results import read_results
     from tuner.report.write import write_report
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "SLO",

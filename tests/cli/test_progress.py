@@ -11,6 +11,7 @@ from tuner.cli.progress import LogHandler, SweepDisplay, ctrl_c_stops
 from tuner.core.records import ServerRecord, TrialFacts
 from tuner.core.run_directory import Experiment
 from tuner.report.results import read_results
+from tuner.sweep.progress import LevelState, Progress, SearchProgress
 from tuner.sweep.spec import make_spec
 
 SLO = {"ttft": {"p90": {"threshold": 1, "fail_ratio": 0.5}}}
@@ -120,3 +121,8 @@ def test_ctrl_c_says_when_the_run_will_end_and_again_ends_it(capsys):
         assert stop.after_level.is_set() and not stop.at_once.is_set()
         os.kill(os.getpid(), signal.SIGINT)
     assert capsys.readouterr().err == "ending after this level, about 40 s; Ctrl-C again ends now\n"
+
+
+def test_a_search_says_how_long_it_takes_before_its_first_trial_has_ended():
+    levels = tuple(LevelState("D(100,100)", level) for level in LEVELS)
+    assert SearchProgress(trials=2, now=Progress(levels=levels, seconds_a_level=3.0)).seconds_left == 2 * 3 * (3 + 1)

@@ -1,4 +1,4 @@
-"""The commands: `tuner sweep`, `tune`, `load`, `report`, `compare`, `serve`, `doctor`, `demo`."""
+"""The commands: `tuner demo`, `sweep`, `tune`, `load`, `report`, `compare`, `serve`, `doctor`, `notebooks`."""
 
 import contextlib
 import functools
@@ -17,7 +17,8 @@ from pydantic import BaseModel
 from rich.markup import escape
 
 from tuner import __version__
-from tuner.cli import tables
+from tuner.batches.batch import records
+from tuner.cli import exports, tables
 from tuner.cli.doctor import examine
 from tuner.cli.progress import LogHandler, RunDisplay, SearchDisplay, SweepDisplay, ctrl_c_stops, download_bar
 from tuner.cli.tables import print_lines
@@ -25,7 +26,7 @@ from tuner.cli.terminal import Terminal
 from tuner.core import files
 from tuner.core.run_directory import Experiment, Trial
 from tuner.core.secrets import hide_written
-from tuner.errors import TunerError
+from tuner.errors import PathError, TunerError
 from tuner.judging.costs import Price, Target
 from tuner.judging.slo import SLO
 from tuner.report.results import Results, read_results
@@ -80,13 +81,13 @@ _TRUTHS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Find the LLM server configuration with the most throughput within its latency SLO.",
 )
 
 SloFile = Annotated[Path | None, typer.Option("--slo", metavar="FILE", help="the SLO to judge by (YAML or JSON)")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON document, as docs/json.md describes it")]
 ANY_RUN = "a run directory, a folder of result files, a file or a report"
 More = Annotated[list[Path] | None, typer.Option(metavar="PATH", help="another run of that side; may be repeated")]
 PerHour = Annotated[
@@ -160,26 +161,17 @@ def _global(
         typer.echo(context.get_help())
 
 
-#: what `tuner demo` does differently from `tuner sweep`: small enough for two cores and three minutes
-DEMO: dict[str, Any] = {
-    "engine": "llamacpp",
-    "name": "demo",
-    "levels": [1, 2, 4, 8],
-    "scenarios": ["D(16,32)"],
-    "max_seconds": 20,
-    "slo": {
-        "ttft": {"p90": {"threshold": "1 s"}},
-        "tpot": {"p90": {"threshold": "150 ms"}},
-        "error_rate": {"threshold": 0.01},
-    },
-}
+NEXT_STEPS = """next:
+  tuner tune --resume {} --confirm 3    # both again in turn: how sure is the difference?
+  tuner sweep --engine attach --base-url http://127.0.0.1:8000 --slo 'ttft: {{threshold: 1 s}}'    # your server
+  tuner notebooks my-notebooks && jupyter lab my-notebooks    # the same with a form, figures and sliders"""
 
 
 @app.command()
-@takes(SweepSpec)
+@takes(TuneSpec)
 def demo(flags: dict[str, str]) -> None:
-    """The whole chain on this machine, no GPU: embedded server, sweep, SLO, report."""
-    _run(SweepDisplay, DEMO | flags)
+    """Two configurations of an embedded server under one SLO, in about a minute and without a GPU; then the report."""
+    print_lines(NEXT_STEPS.format(_run(SearchDisplay, _values(Path(__file__).with_name("demo.yaml"), flags))))
 
 
 @app.command()
@@ -203,8 +195,8 @@ def _values(config: Path | None, flags: dict[str, str]) -> dict[str, Any]:
 
 def _run(
     display_of: type[RunDisplay], values: dict[str, Any], resume: Path | None = None, *, trusts: bool = False
-) -> None:
-    """Run what `display_of` shows on `values`, or go on with `resume`, and say what came out."""
+) -> Path:
+    """Run what `display_of` shows on `values`, or go on with `resume`, say what came out and give back its folder."""
     kind = display_of.kind
     bar, move = download_bar("fetching the demo's model")
     with bar:
@@ -226,6 +218,7 @@ def _run(
         print_lines(*results.answer, *again, f"report: {report}", *_how_to_go_on(experiment))
         if stop.after_level.is_set():
             raise KeyboardInterrupt
+        return experiment.folder
 
 
 @contextlib.contextmanager
@@ -266,16 +259,20 @@ def load(  # noqa: PLR0913, PLR0917 - they are its flags
     target_rate: TargetRate = None,
     target_users: TargetUsers = None,
     form: Annotated[
-        str, typer.Option("--format", metavar="table|json|csv|parquet", help="how to print them")
+        str, typer.Option("--format", metavar="table|json|csv|parquet|openmetrics", help="how to print them")
     ] = "table",
+    as_json: Json = False,
 ) -> None:
     """Print one row a batch, also of other tools; with an SLO or a price the answer too (on stderr beside JSON)."""
     price = Price.optional(price_per_gpu_hour, gpus)
     target = Target(target_rate, target_users) if target_rate or target_users else None
     results = read_results(*paths, slo=SLO.load(slo) if slo else None, price=price, target=target)
-    answer = results.answer if slo or price or target else []
-    tables.print_batches(results, form)
-    print_lines(*answer, on_stderr=form != "table")
+    if as_json:
+        tables.print_document("load", records(results.judged), results.answer)
+    else:
+        answer = results.answer if slo or price or target else []
+        tables.print_batches(results, form)
+        print_lines(*answer, on_stderr=form != "table")
     results.must_have_survivors()
 
 
@@ -288,11 +285,14 @@ def report(  # noqa: PLR0913, PLR0917 - they are its flags
     gpus: Gpus = None,
     target_rate: TargetRate = None,
     target_users: TargetUsers = None,
+    mlflow: Annotated[str | None, typer.Option("--mlflow", metavar="URI", help="log the run to MLflow too")] = None,
 ) -> None:
     """Write the offline report of what is there."""
-    price = Price.optional(price_per_gpu_hour, gpus)
+    by, price = SLO.load(slo) if slo else None, Price.optional(price_per_gpu_hour, gpus)
     target = Target(target_rate, target_users) if target_rate or target_users else None
-    print_lines(f"report: {write_report(path, output, SLO.load(slo) if slo else None, price, target)}")
+    print_lines(f"report: {write_report(path, output, by, price, target)}")
+    if mlflow:
+        print_lines(f"MLflow run: {exports.log_to_mlflow(read_results(path, slo=by), output, mlflow)}")
 
 
 @app.command()
@@ -307,6 +307,7 @@ def compare(  # noqa: PLR0913, PLR0917 - they are its flags
         bool, typer.Option("--fail-on-regression", help="end with 1 where the candidate is worse, or a level fails")
     ] = False,
     form: Annotated[str, typer.Option("--format", metavar="table|json", help="how to print it")] = "table",
+    as_json: Json = False,
     junit: Annotated[Path | None, typer.Option(metavar="FILE.xml", help="write JUnit XML too")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE.html", help="write a report too")
@@ -317,7 +318,7 @@ def compare(  # noqa: PLR0913, PLR0917 - they are its flags
     sides = [[*filter(None, [path]), *(more or [])] for path, more in ((before, baseline), (after, candidate))]
     by = SLO.load(slo) if slo else None
     request = ComparisonRequest(sides[0], sides[1], by, tolerance, output, junit, fail_on_regression)
-    run_comparison(request, lambda compared: tables.print_comparison(compared, form))
+    run_comparison(request, lambda compared: tables.print_comparison(compared, "document" if as_json else form))
 
 
 @app.command()
@@ -343,12 +344,34 @@ def doctor(
         str | None,
         typer.Option("--calibrate", metavar="LEVELS", help="measure the load generator, as at 1,8,2.5/s"),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Say what this machine has (engines, GPUs, genai-bench, a browser) and how to install what is missing."""
     if calibrate:
-        tables.print_calibration(read_levels(calibrate))
+        tables.print_calibration(read_levels(calibrate), as_json=as_json)
         return
     findings = examine()
-    tables.print_findings(findings)
+    if as_json:
+        tables.print_document("doctor", [finding._asdict() for finding in findings])
+    else:
+        tables.print_findings(findings)
     if any(finding.needed and not finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def notebooks(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="where they go; what is there already stays as it is")],
+) -> None:
+    """Copy the notebooks into a folder of yours, for JupyterLab or papermill."""
+    package = Path(__file__).parents[1]
+    here = next(home for home in (package / "notebooks", package.parent / "notebooks") if home.is_dir())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PathError(f"cannot make the folder {folder}: {error.strerror}") from error
+    for notebook in sorted(here.glob("*.ipynb")):
+        target = folder / notebook.name
+        if is_new := not target.exists():
+            files.write_atomically(target, notebook.read_bytes())
+        print_lines(target if is_new else f"{target}: is there already, left as it is")

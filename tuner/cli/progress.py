@@ -187,11 +187,11 @@ def ctrl_c_stops(ending: Callable[[], str]) -> Iterator[StopRequest]:
 
 
 def download_bar(what: str) -> tuple[AbstractContextManager[Any], Callable[[float], None]]:
-    """A bar for something that arrives, and the function that moves it (0 to 1)."""
+    """A bar that is there at once, for something that may arrive, and the function that moves it (0 to 1)."""
     console = Terminal(stderr=True)
     bar = bars.Progress(console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task(what, total=1.0, visible=False)
-    return bar, lambda share: bar.update(task, completed=share, visible=True)
+    task = bar.add_task("preparing", total=None)
+    return bar, lambda share: bar.update(task, description=what, total=1.0, completed=share)
 
 
 class LogHandler(logging.StreamHandler[Any]):

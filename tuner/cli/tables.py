@@ -2,17 +2,19 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from msgspec import to_builtins
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from tuner.batches.batch import records
 from tuner.cli.doctor import Finding
+from tuner.cli.exports import openmetrics
 from tuner.cli.terminal import Terminal
 from tuner.core.level import Level, level_of, level_title
 from tuner.core.text import visible
@@ -40,7 +42,16 @@ def print_batches(results: Results, form: str) -> None:
 
 def print_comparison(compared: Compared, form: str) -> None:
     """Print a comparison on stdout: in what the sides differ besides numbers, then the answer and the tables."""
-    _write(_json(compared.to_dict()) if form == "json" else _comparison(compared))
+    if form == "document":
+        parts = compared.to_dict()
+        print_document("compare", parts.pop("differences"), compared.answer, **parts)
+    else:
+        _write(_json(compared.to_dict()) if form == "json" else _comparison(compared))
+
+
+def print_document(command: str, rows: list[dict[str, Any]], answer: Sequence[str] = (), **more: Any) -> None:
+    """Print what a command found as one JSON document on stdout, of the schema that `docs/json.md` describes."""
+    _write(_json({"schema": 1, "command": command, "answer": list(answer), "rows": rows} | more))
 
 
 def must_be_form_of_comparison(form: str) -> None:
@@ -121,6 +132,7 @@ _FORMS: dict[str, Callable[[Results], bytes]] = {
     "csv": lambda results: visible(
         pd.DataFrame(records(results.judged), columns=results.judged.columns).to_csv(index=False)
     ).encode(),
+    "openmetrics": openmetrics,
     "parquet": lambda results: results.judged.to_parquet(index=False) or b"",
 }
 
@@ -142,8 +154,11 @@ def print_findings(findings: Iterable[Finding]) -> None:
             console.print(f"    → {escape(finding.remedy)}")
 
 
-def print_calibration(levels: list[Level]) -> None:
+def print_calibration(levels: list[Level], *, as_json: bool = False) -> None:
     """Calibrate the load generator at `levels`, a line each on stderr, and print its own shares."""
     errors = Terminal(stderr=True, highlight=False)
     measured = calibration.calibrate(levels, lambda done: errors.print(f"✓ {level_title(done.of)}"))
-    print_lines(calibration.table(measured))
+    if as_json:
+        print_document("doctor", [to_builtins(each) for each in measured])
+    else:
+        print_lines(calibration.table(measured))

@@ -34,6 +34,7 @@ DOUBTS = {
     "neither": "but it did not meet the SLO when it was measured again",
 }
 _CAUSE = 120  # characters in a table
+_ONCE = "each configuration was measured once, and a machine does not do the same twice"
 
 
 class Confirmation(msgspec.Struct, frozen=True):
@@ -182,7 +183,8 @@ class Searched:
         if self.best is None or self.best["role"] == BASELINE:
             return ""
         if not said:
-            return "The gain is not confirmed: the best of many noisy trials looks better than it is."
+            why = "the best of many noisy trials looks better than it is" if len(self.attempts) > 2 else _ONCE
+            return f"The gain is not confirmed: {why}."
         return f"{said[0].upper()}{said[1:]}."
 
     @property

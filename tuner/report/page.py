@@ -174,7 +174,7 @@ def _search(results: Results) -> dict[str, Any] | None:
     states = searched.trials.loc[shown.index, "state"]
     best = searched.trials.loc[shown.index, "is_best"]
     return {
-        "answer": searched.answer,
+        "answer": [*searched.answer, results.evidence],
         "found": searched.best is not None,
         "command": results.command,
         "server": searched.notes.winner.command,

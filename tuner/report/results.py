@@ -16,6 +16,7 @@ from tuner.batches import report_data
 from tuner.batches.batch import json_value
 from tuner.batches.load import load_batches
 from tuner.core.records import COMPLETED
+from tuner.core.text import plural
 from tuner.core.timestamps import to_utc
 from tuner.errors import NothingSurvived, RequestError
 from tuner.figures.style import METRICS, MOST_CURVES, TRIAL_NAMES
@@ -35,6 +36,8 @@ from tuner.sweep.proposals import SEARCH_FILE
 _HISTORY = 3
 #: outcomes that a level of a run which goes on has until it ends
 _NOT_ENDED = ("missing", "interrupted")
+#: trials that their curves alone show
+_FEW = 2
 #: what a reader can limit with a slider where the SLO does not
 _SUGGESTED = tuple(Constraint(metric, "p90", 1.0) for metric in ("ttft", "tpot", "e2e_latency"))
 
@@ -105,7 +108,8 @@ class Results:
         names = {int(one["trial"]): how.format(name_of(one)) for how, one in named if one is not None}
         judged = self.judged[self.judged["trial"].isin(names)]
         judged.attrs = judged.attrs | {TRIAL_NAMES: names}
-        return [*shown, figures.throughput_vs_latency(judged, self.slo, **axis(self.slo))]
+        curves = figures.throughput_vs_latency(judged, self.slo, **axis(self.slo))
+        return [*shown, curves] if len(searched.attempts) > _FEW else [curves, shown[0]]
 
     @property
     def curves(self) -> Any:
@@ -219,7 +223,7 @@ class Results:
     def answer(self) -> list[str]:
         """The result in words: what, how sure, under which SLO, and what it costs."""
         if self.searched:
-            return [*self.searched.answer, *self._cost(self.summary)]
+            return [*self.searched.answer, self.evidence, *self._cost(self.summary)]
         return [*self.batches_answer, *self._next()]
 
     def _next(self) -> list[str]:
@@ -230,6 +234,13 @@ class Results:
             return []
         where = self.folder / SEARCH_FILE if self.folder else SEARCH_FILE
         return [f"To try next: {', or '.join(tries)}; tuner tune {shlex.quote(str(where))} does, and begins with that."]
+
+    @property
+    def evidence(self) -> str:
+        """On how many levels the verdicts of a search rest on enough requests, in words."""
+        measured = self.judged[self.judged["outcome"] == COMPLETED]
+        strong = int(measured["evidence"].eq("strong").sum())
+        return f"The evidence is strong on {strong} of {plural(len(measured), 'level')} with a result."
 
     @property
     def batches_answer(self) -> list[str]:

@@ -160,10 +160,10 @@ class SearchProgress:
 
     @property
     def seconds_left(self) -> float:
-        """How long the runs that have not ended will take, as those took that have; 0 for nobody knows."""
+        """How long the runs that have not ended will take, as those took that have, or as the first is expected to."""
         took = [record.seconds for record in self.ended if record.seconds]
-        if not took:
-            return 0.0
+        if not took:  # as long as its levels may take
+            return self.now.seconds_left * self.planned
         left = max(0, self.planned - len(self.ended)) * sum(took) / len(took)
         return left if self.minutes is None else min(left, max(0.0, 60 * self.minutes - sum(took)))
 

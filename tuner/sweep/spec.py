@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import re
 import shlex
@@ -247,7 +248,10 @@ class SweepSpec(ServeSpec):
     )
     max_restarts: int = Field(2, ge=0, description="how often a server that died is started again")
     name: str = Field("sweep", description="a word in the run directory's name", min_length=1)
-    runs: Path = Field(Path("runs"), description="the folder that run directories are made in")
+    runs: Path = Field(
+        default_factory=lambda: Path(os.environ.get("TUNER_RUNS") or "runs"),
+        description="the folder that run directories are made in; TUNER_RUNS names another",
+    )
 
     _request_mapping = field_validator("request_parameters", mode="before")(_mapping)
     _prefix_parts = field_validator("prefix", mode="before")(_prefix)
