@@ -28,7 +28,7 @@ WRONG = {
     "reranking": (["--scenarios", "R(100,10)"], ["'R(100,10)'", "reranking", "only text"]),
     "images": (["--scenarios", "I(512,512)"], ["'I(512,512)'", "images", "only text"]),
     "dataset without a file": (["--scenarios", "dataset"], ["scenarios", "prompts: chat.jsonl"]),
-    "prompts that are missing": (["--prompts", "none.jsonl"], ["prompts", "none.jsonl", "no such file"]),
+    "prompts that are missing": (["--prompts", "none.jsonl"], ["prompts", "none.jsonl", "No such file"]),
     "prompts without one": (["--prompts", "/dev/null"], ["prompts", "/dev/null"]),
     "prompts of a file and drawn": (["--prompts", __file__, "--scenarios", "D(8,8)"], ["D(8,8)", "leave one out"]),
     "fixed lengths that no line has": (["--prompts", __file__, "--output", "fixed"], ["line 1", "max_tokens"]),

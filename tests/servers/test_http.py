@@ -230,4 +230,4 @@ def test_what_no_json_can_hold_is_no_traceback(answering):
             ask(probe.models, answering(200, body))
     assert ask(probe.version, answering(200, deep)) == ""
     assert len(ask(probe.version, answering(200, b'{"version": "%s"}' % (b"1" * 10_000)))) <= 100
-    assert ask(probe.metrics, answering(200, b"a NaN\nb +Inf\nc 1\n")) == {"c": 1}
+    assert ask(probe.metrics, answering(200, b"a NaN\nb +Inf\nc 1\n")) == {"c": [1]}

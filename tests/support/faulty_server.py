@@ -41,7 +41,6 @@ class Knobs:
     shortest: int = 0  # tokens of an answer: from here to `longest`, each length as often
     longest: int = 0
     word: str = " tok"  # every token of an answer that is not streamed
-    echoes: int = 0  # such an answer ends with the key that came
     cap: int = 0  # most tokens of an answer, whatever was asked
     prompt_tokens: int = 100  # what usage says
     usage: int = 1  # whether usage is sent
@@ -247,8 +246,7 @@ class FaultyServer:
         return await self.stream(number, wanted, writer)
 
     def whole(self, wanted, asked):
-        key = self.knobs.api_key * self.knobs.echoes
-        message = {"role": "assistant", "content": self.knobs.word * wanted + key}
+        message = {"role": "assistant", "content": self.knobs.word * wanted + self.says}
         choice = {"index": 0, "message": message, "finish_reason": "length"}
         if asked.get("logprobs"):
             told = {"token": self.knobs.word, "logprob": -0.1}

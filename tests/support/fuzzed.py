@@ -96,7 +96,6 @@ def read_run(path: Path) -> pd.DataFrame:
         str(read(experiment))
     results = tuner.read_results(run)
     str(results.answer)
-    results.run_facts.must_hold_no_secret(results.judged)
     len(results.run_facts.telemetry), experiment.is_running
     return results.judged
 

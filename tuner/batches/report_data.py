@@ -1,6 +1,7 @@
 """What a report carries inside itself: its batches and what stands beside them, so that one file is the data too."""
 
 import contextlib
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -124,8 +125,13 @@ def _whole_part(text: str, path: Path, error: Exception) -> ReportData:
     known: dict[str, Any] = {"columns": [], "rows": []}
     for name, value in (whole | {"rows": rows, "is_damaged": whole.get("rows") != rows}).items():
         with contextlib.suppress(msgspec.ValidationError, RecursionError):
-            known[name] = msgspec.convert(value, fields[name])
+            known[name] = msgspec.convert(_with_whole_characters(value), fields[name])
     return ReportData(**known)
+
+
+def _with_whole_characters(value: Any) -> Any:
+    """JSON without halves of surrogate pairs, which are no characters and no UTF-8."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def read_report(path: Path) -> list[Batch]:

@@ -255,4 +255,8 @@ def _carried_intervals(content: dict[str, list[Any]], index: "pd.Index[Any]") ->
     if not (content and is_whole) or any(len(values) != len(index) for values in content.values()):
         return pd.DataFrame(index=index)
     types = {name: "str" if name == "interval_over" else "float64" for name in content}
-    return pd.DataFrame(content, index).astype(types)
+    try:
+        return pd.DataFrame(content, index).astype(types)
+    except (ValueError, TypeError) as error:
+        _log.warning("the intervals in the report are damaged: %s", error)
+        return pd.DataFrame(index=index)
