@@ -11,8 +11,8 @@ from support.commands import end_of, run
 import tuner
 from tuner.report.results import read_results
 from tuner.report.write import write_report
+from tuner.sweep.prepare import prepare
 from tuner.sweep.spec import make_spec
-from tuner.sweep.sweep import prepare
 
 EARLIER = DATA / "earlier_version"
 SWEEP = EARLIER / "20261126T124630Z-sweep-before"

@@ -9,8 +9,9 @@ from support.commands import end_of, run
 from support.side_by_side import faulty
 
 from tuner.core.run_directory import Experiment
+from tuner.sweep.prepare import prepare
 from tuner.sweep.spec import make_spec
-from tuner.sweep.sweep import prepare, recorded
+from tuner.sweep.sweep import recorded
 from tuner.sweep.trust import signed
 
 

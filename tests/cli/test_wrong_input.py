@@ -5,8 +5,8 @@ from support.commands import end_of
 
 from tuner.core.run_directory import Experiment
 from tuner.search.spec import TuneSpec
+from tuner.sweep.prepare import prepare
 from tuner.sweep.spec import make_spec
-from tuner.sweep.sweep import prepare
 
 WRONG = {
     "unknown engine": (["--engine", "vlm"], ["'vlm'", "did you mean vllm"]),

@@ -13,9 +13,10 @@ from tuner.engines.gguf import tokenizer_folder
 from tuner.errors import SpecError
 from tuner.report.results import read_results
 from tuner.report.write import write_report
+from tuner.sweep.fields import command_line, read_levels
 from tuner.sweep.limit import LimitSearch
 from tuner.sweep.progress import read_sweep
-from tuner.sweep.spec import command_line, make_spec, read_levels, unlike_default
+from tuner.sweep.spec import make_spec, unlike_default
 from tuner.sweep.sweep import limit_search, run_sweep
 
 #: one prompt at a time, 0.1 s each: ten requests a second

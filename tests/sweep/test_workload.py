@@ -14,8 +14,9 @@ from tuner.engines.gguf import tokenizer_folder
 from tuner.errors import NothingSurvived, SpecError
 from tuner.report.compared import read_comparison
 from tuner.search.spec import TuneSpec
+from tuner.sweep.prepare import fingerprint, prepare, with_workload
 from tuner.sweep.spec import make_spec, unlike_default
-from tuner.sweep.sweep import check_same, fingerprint, prepare, run_sweep, with_workload
+from tuner.sweep.sweep import check_same, run_sweep
 
 ANSWER = [
     {"choices": [{"index": 0, "delta": {"content": " a"}}]},

@@ -40,8 +40,10 @@ from tuner.report.write import (
 from tuner.search.executors import LOCAL
 from tuner.search.spec import TuneSpec
 from tuner.servers.server import launch
-from tuner.sweep.spec import SECTIONS, ServeSpec, SweepSpec, make_spec, read_levels, read_spec
-from tuner.sweep.sweep import check_kind, check_same, prepare, recorded_spec, with_model, with_workload
+from tuner.sweep.fields import read_levels
+from tuner.sweep.prepare import prepare, with_model, with_workload
+from tuner.sweep.spec import SECTIONS, ServeSpec, SweepSpec, make_spec, read_spec
+from tuner.sweep.sweep import check_kind, check_same, recorded_spec
 from tuner.sweep.trust import check_trust
 
 

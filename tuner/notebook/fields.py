@@ -11,7 +11,7 @@ from tuner.core import files
 from tuner.engines.parameters import Parameter
 from tuner.errors import SpecError
 from tuner.servers import gpus
-from tuner.sweep.spec import as_lines, as_text
+from tuner.sweep.fields import as_lines, as_text
 
 _LABEL_WIDTH = "var(--tuner-label)"  # as wide as what stands below it begins: see panel.css
 

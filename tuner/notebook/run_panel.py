@@ -22,7 +22,8 @@ from tuner.report.static import copyable, results_html
 from tuner.report.write import REPORT_FILE, write_report
 from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
 from tuner.sweep import handover
-from tuner.sweep.spec import SweepSpec, command_line, make_spec, unlike_default
+from tuner.sweep.fields import command_line
+from tuner.sweep.spec import SweepSpec, make_spec, unlike_default
 from tuner.sweep.sweep import StopRequest
 from tuner.sweep.trust import check_trust
 

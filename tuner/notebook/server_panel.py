@@ -24,8 +24,8 @@ from tuner.servers import telemetry
 from tuner.servers.attached import Server
 from tuner.servers.server import launch, preview
 from tuner.sweep import handover
+from tuner.sweep.prepare import with_model
 from tuner.sweep.spec import ServeSpec
-from tuner.sweep.sweep import with_model
 
 #: where the server's record and log go, a folder a start
 SERVERS = Path("servers")

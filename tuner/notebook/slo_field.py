@@ -12,7 +12,8 @@ from tuner.core.metrics import LATENCIES, METRICS, SHARE, STATISTICS
 from tuner.errors import SpecError, TunerError
 from tuner.judging.slo import SECTIONS, SLO, TIERS
 from tuner.notebook.fields import Field, button, labelled
-from tuner.sweep.spec import as_text, make_spec
+from tuner.sweep.fields import as_text
+from tuner.sweep.spec import make_spec
 
 #: sections of the SLO file, by what people call what they limit
 _LIMITS = [

@@ -85,7 +85,7 @@ class Results:
     @property
     def command(self) -> str:
         """The command that measures a search's best configuration again; empty where there is none."""
-        from tuner.sweep.spec import command_line
+        from tuner.sweep.fields import command_line
 
         return command_line("sweep", self.winner) if self.winner else ""
 

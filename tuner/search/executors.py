@@ -15,8 +15,9 @@ from tuner.errors import SpecError, Stopped
 from tuner.search.ray import RayExecutor
 from tuner.servers import gpus
 from tuner.servers.server import gpus_wanted
+from tuner.sweep.prepare import prepare
 from tuner.sweep.spec import SweepSpec
-from tuner.sweep.sweep import StopRequest, prepare, run_trial
+from tuner.sweep.sweep import StopRequest, run_trial
 
 LOCAL = "local"
 _POLL = 0.2  # seconds between two questions whether a waiting trial is still wanted

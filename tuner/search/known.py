@@ -14,8 +14,9 @@ from tuner.core.run_directory import PARTIAL as UNFINISHED
 from tuner.core.run_directory import Experiment, Trial
 from tuner.errors import SpecError
 from tuner.search.spec import TuneSpec
+from tuner.sweep.prepare import fingerprint
 from tuner.sweep.spec import SERVER_FIELDS, SweepSpec, server_of
-from tuner.sweep.sweep import MAY_DIFFER, fingerprint, machine, recorded_spec
+from tuner.sweep.sweep import MAY_DIFFER, machine, recorded_spec
 
 _log = logging.getLogger(__name__)
 

@@ -26,9 +26,10 @@ from tuner.search.samplers import Observation, Sampler
 from tuner.search.spec import Proposal, TuneSpec
 from tuner.search.state import Limits, SearchTrial, Trials
 from tuner.servers import gpus
+from tuner.sweep.prepare import fingerprint, prepare, with_workload
 from tuner.sweep.progress import Progress, SearchProgress, read_search, read_sweep
 from tuner.sweep.spec import SERVER_FIELDS, SweepSpec
-from tuner.sweep.sweep import StopRequest, check_same, fingerprint, prepare, recorded, run_sweep, with_workload
+from tuner.sweep.sweep import StopRequest, check_same, recorded, run_sweep
 from tuner.sweep.trust import signed
 
 _log = logging.getLogger(__name__)

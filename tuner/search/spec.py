@@ -27,8 +27,9 @@ from tuner.judging.slo import SLO
 from tuner.search.dimension import Dimension
 from tuner.search.space import DEFAULT, SearchSpace
 from tuner.servers import gpus
+from tuner.sweep.fields import split
 from tuner.sweep.quality import Quality, TrialSpec
-from tuner.sweep.spec import SERVER_FIELDS, server_of, split
+from tuner.sweep.spec import SERVER_FIELDS, server_of
 
 SamplerName = Literal["auto", "grid", "random", "tpe", "climb"]
 _ON = re.compile(r"local|ray(://\S+:\d+)?|[^\s:/]+:\d+")

@@ -8,8 +8,8 @@ import yaml
 from tuner.core import files
 from tuner.core.records import ServerRecord
 from tuner.servers import http
+from tuner.sweep.prepare import tokenizer_of
 from tuner.sweep.spec import read_spec
-from tuner.sweep.sweep import tokenizer_of
 
 FILE = "handover.yaml"
 

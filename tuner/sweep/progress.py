@@ -12,7 +12,7 @@ from tuner.core.records import READY, RUNNING, Sidecar, TrialRecord
 from tuner.core.run_directory import Experiment, Trial, part_of
 from tuner.core.text import plural
 from tuner.judging.levels import TOO_MUCH
-from tuner.sweep.spec import AUTO
+from tuner.sweep.fields import AUTO
 from tuner.traffic.live import Live, read_live
 
 WAITING = "waiting"

@@ -1,21 +1,16 @@
-"""What a sweep is asked: SweepSpec, and the same as flags, as YAML, as a form's text."""
+"""What a sweep is asked: SweepSpec, and what makes one."""
 
-import json
-import math
 import os
 import random
-import re
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import pydantic
-import yaml
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from tuner.core import files
-from tuner.core.level import PER_SECOND, Level, Rate
+from tuner.core.level import Level, Rate
 from tuner.core.records import MOST_REPEATS
 from tuner.core.request_log import STEADY, Window
 from tuner.engines.base import ServerSpec, explain
@@ -23,21 +18,23 @@ from tuner.errors import SLOError, SpecError
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import requests_needed_for
+from tuner.sweep.fields import (
+    AUTO,
+    IN_FLIGHT,
+    ConcurrencyLevels,
+    Process,
+    Rates,
+    Scenarios,
+    base_of,
+    command_words,
+    mapping,
+    prefix_parts,
+    seed_value,
+    some_gpus,
+)
 from tuner.traffic.arrivals import Arrivals
 from tuner.traffic.workload import SCENARIO, Prefix
 
-#: prompts out of a file, as genai-bench calls them; then they are called by the file's name and hash
-DATASET = "dataset"
-_FROM_FILE = re.compile(r"[\w.-]+#[0-9a-f]{8}")
-_PREFIX = re.compile(r"\+prefix\(\d+,\d+\)$")
-#: what else genai-bench can be asked for, by the first letter of its notation
-_NOT_TEXT = {"E": "embeddings", "R": "reranking", "I": "images", "A": "audio"}
-AUTO, RANDOM = "auto", "random"
-#: requests per second
-LOWEST_RATE, HIGHEST_RATE = 0.001, 100_000.0
-#: requests of an open loop in flight at most, where nothing else is asked for
-IN_FLIGHT = 256
-_BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
 #: what a search may choose beside an engine's parameters, and then stands with them
 SERVER_FIELDS = ("engine", "model", "executable", "command")
 
@@ -54,127 +51,15 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def split(value: Any) -> Any:
-    """`"1,2 4"` as `["1", "2", "4"]`; a comma inside parentheses does not separate."""
-    if not isinstance(value, str):
-        return [value] if isinstance(value, int | float) else value
-    return [part for part in _BETWEEN.split(value.strip().strip("[]")) if part]
-
-
-def _mapping(value: Any) -> Any:
-    """`"{n_parallel: 8}"` or `"n_parallel: 8"` as a dict."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    try:
-        return files.parse_yaml(text if text.startswith("{") else f"{{{text}}}")
-    except ValueError as error:
-        raise ValueError(f"{value!r} is no mapping such as {{name: value}}: {error}") from None
-
-
-def _command(value: Any) -> Any:
-    """`"vllm serve {model}"` as its words; they are never given to a shell."""
-    return shlex.split(value) if isinstance(value, str) else value
-
-
-def _some_gpus(value: Any) -> Any:
-    """`"2"` is how many, `"0,1"` is which."""
-    return value if not isinstance(value, str) or value.isdigit() else split(value)
-
-
-_SUCH = "write one such as D(100,32): 100 tokens in, 32 out"
-
-
-def _scenario(value: Any) -> str:
-    """A scenario in genai-bench's notation; what a run has recorded of a file or a prefix is read again too."""
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no traffic scenario; {_SUCH}")
-    if other := re.match(r"([ERIA])\(\d", value):
-        raise ValueError(f"{value!r} asks for {_NOT_TEXT[other[1]]}; only text to text is measured, as by D(100,32)")
-    base = base_of(value)
-    if base != DATASET and not SCENARIO.fullmatch(base) and not _FROM_FILE.fullmatch(base):
-        raise ValueError(f"{value!r} is no traffic scenario; {_SUCH}")
-    return value
-
-
-def base_of(scenario: str) -> str:
-    """`D(100,32)` of `D(100,32)+prefix(1500,8)`."""
-    return _PREFIX.sub("", scenario)
-
-
-def _each(read: Callable[[Any], float], example: str) -> BeforeValidator:
-    """`"auto"`, or numbers as `read` takes them, each once."""
-
-    def numbers(value: Any) -> Any:
-        parts = split(value)
-        if parts in (AUTO, [AUTO]):
-            return AUTO
-        if not isinstance(parts, list) or not parts:
-            raise ValueError(f"{value!r} is none; give at least 1, such as {example}, or {AUTO}")
-        return list(dict.fromkeys(map(read, parts)))
-
-    return BeforeValidator(numbers)
-
-
-def _level(part: Any) -> int:
-    number = int(part) if isinstance(part, str) and part.isdecimal() else part
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ValueError(f"{part!r} is no concurrency level: it must be a whole number greater than 0, or {AUTO}")
-    return number
-
-
-def _rate(part: Any) -> float:
-    try:
-        rate = math.nan if isinstance(part, bool) else float(part)
-    except (TypeError, ValueError):
-        rate = math.nan
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        limits = f"from {LOWEST_RATE:g} to {HIGHEST_RATE:g}"
-        raise ValueError(f"{part!r} is no rate: it must be a number of requests per second {limits}, or {AUTO}")
-    return float(f"{rate:g}")
-
-
-def _arrivals(value: Any) -> Any:
-    """`poisson`, `constant`, or `gamma: {cv: 2}` as a mapping."""
-    words = "write poisson, constant or gamma: {cv: 2}, with a cv above 0 and at most 10"
-    parts = value if value in ("poisson", "constant") else _mapping(value)
-    match parts:
-        case str() | None:
-            return parts
-        case {"gamma": {"cv": float() | int() as cv, **others}, **more} if 0 < cv <= 10 and not (others or more):
-            return {"gamma": {"cv": float(cv)}}
-    raise ValueError(f"{value!r} are no arrivals; {words}")
-
-
-def _prefix(value: Any) -> Any:
-    """`"tokens: 1500, groups: 8"` or a mapping of these."""
-    parts = _mapping(value)
-    if isinstance(parts, Mapping) and not ("tokens" in parts and {*parts} <= {*Prefix.model_fields}):
-        raise ValueError(f"{value!r} is no prefix; write one such as {{tokens: 1500, groups: 8}}")
-    return parts
-
-
-def _seed(value: Any) -> Any:
-    if value == RANDOM or (isinstance(value, int) and value >= 0) or str(value).isdecimal():
-        return value
-    raise ValueError(f"{value!r} is no seed: it must be a whole number from 0, or {RANDOM}")
-
-
-ConcurrencyLevels = Annotated[list[int] | Literal["auto"] | None, _each(_level, "1,2,4")]
-Rates = Annotated[list[float] | Literal["auto"] | None, _each(_rate, "1,2.5,4")]
-Process = Annotated[str | dict[str, dict[str, float]] | None, BeforeValidator(_arrivals)]
-Scenarios = Annotated[list[Annotated[str, BeforeValidator(_scenario)]], BeforeValidator(split), Field(min_length=1)]
-
-
 class ServeSpec(ServerSpec):
     """A server, asked for by a person: with defaults, and every field as text too."""
 
     engine: str = Field("llamacpp", description="llamacpp, vllm, sglang, command or attach")
     model: str = Field("", description="a .gguf file, a model folder or a hub id; empty: a small one for llamacpp")
 
-    _mappings = field_validator("parameters", "environment", mode="before")(_mapping)
-    _words = field_validator("command", "stop_command", mode="before")(_command)
-    _gpus = field_validator("gpus", mode="before")(_some_gpus)
+    _mappings = field_validator("parameters", "environment", mode="before")(mapping)
+    _words = field_validator("command", "stop_command", mode="before")(command_words)
+    _gpus = field_validator("gpus", mode="before")(some_gpus)
 
 
 class SweepSpec(ServeSpec):
@@ -253,9 +138,9 @@ class SweepSpec(ServeSpec):
         description="the folder that run directories are made in; TUNER_RUNS names another",
     )
 
-    _request_mapping = field_validator("request_parameters", mode="before")(_mapping)
-    _prefix_parts = field_validator("prefix", mode="before")(_prefix)
-    _seed_or_random = field_validator("seed", mode="before")(_seed)
+    _request_mapping = field_validator("request_parameters", mode="before")(mapping)
+    _prefix_parts = field_validator("prefix", mode="before")(prefix_parts)
+    _seed_or_random = field_validator("seed", mode="before")(seed_value)
 
     @field_validator("slo", mode="before")
     @classmethod
@@ -264,7 +149,7 @@ class SweepSpec(ServeSpec):
         if isinstance(value, Path) or (isinstance(value, str) and "{" not in value):
             SLO.load(value)
             return files.read_document(Path(value).expanduser(), "the SLO", SLOError)
-        content = _mapping(value)
+        content = mapping(value)
         if content is not None:
             SLO.parse(content, "slo")
         return content
@@ -367,19 +252,6 @@ def make_spec(values: dict[str, Any], kind: type[Spec] = SweepSpec) -> Spec:  # 
         raise SpecError(explain(error, kind)) from None
 
 
-def read_levels(text: str) -> list[Level]:
-    """Levels and rates as people write them together, such as `1,8,2.5/s`.
-
-    Raises:
-        SpecError: one of them is none.
-    """
-    parts = split(text) or [text]
-    try:
-        return [Rate(_rate(one.removesuffix(PER_SECOND))) if one.endswith(PER_SECOND) else _level(one) for one in parts]
-    except ValueError as error:
-        raise SpecError(str(error)) from None
-
-
 def read_spec(path: Path) -> dict[str, Any]:
     """The plain values of a YAML or JSON file, for `make_spec`.
 
@@ -393,39 +265,6 @@ def read_spec(path: Path) -> dict[str, Any]:
     return values
 
 
-def as_text(value: Any) -> str:
-    """A value as a flag or a form's field takes it; the spec reads it back."""
-    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, list):
-        return "; ".join(map(str, value)) if any(" " in str(part) for part in value) else " ".join(map(str, value))
-    if isinstance(value, Mapping):
-        return _mapping_text(dict(value)) if value else ""
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def as_lines(value: Any) -> str:
-    """A mapping or a list with a line for each of its parts; the spec reads it back."""
-    if isinstance(value, list):
-        return "\n".join(map(str, value))
-    if isinstance(value, Mapping):
-        parts = [yaml.safe_dump({name: part}, default_flow_style=None, width=10**6) for name, part in value.items()]
-        return "".join(parts).strip()
-    return as_text(value)
-
-
-def _mapping_text(value: dict[str, Any]) -> str:
-    """As YAML in one line; as JSON, which is YAML too, where a shell would need YAML's own quotes quoted."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False).strip()
-    return json.dumps(value, ensure_ascii=False) if "'" in text else text
-
-
-def command_line(command: str, values: Mapping[str, Any]) -> str:
-    """`tuner COMMAND` with a flag for each of `values`, as it can be pasted into a shell."""
-    flags = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", as_text(value))]
-    return shlex.join(["tuner", command, *flags])
-
-
 def unlike_default(spec: SweepSpec) -> dict[str, Any]:
     """What `spec` asks for and would not be so by itself."""
     return spec.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
@@ -435,7 +274,7 @@ def server_of(engine: str, configuration: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a spec that one configuration of a search sets, whose baseline has this engine."""
     fields = {name: configuration[name] for name in SERVER_FIELDS if name in configuration}
     if "command" in fields:
-        fields["command"] = _command(fields["command"])
+        fields["command"] = command_words(fields["command"])
     parameters = {name: value for name, value in configuration.items() if name not in SERVER_FIELDS}
     is_other = fields.get("engine", engine) != engine  # whose program is another one
     return ({"executable": None} if is_other else {}) | fields | {"parameters": parameters}

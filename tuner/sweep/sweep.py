@@ -2,12 +2,11 @@
 
 import contextlib
 import logging
-import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tuner import engines
 from tuner.batches.load import load_batches
@@ -16,7 +15,6 @@ from tuner.core.records import SWEEP, Sidecar
 from tuner.core.request_log import WHOLE
 from tuner.core.run_directory import Experiment, Trial, environment
 from tuner.core.timestamps import now, to_text
-from tuner.engines import gguf
 from tuner.engines.base import LOOPBACK
 from tuner.errors import PathError, ServerFailed, SpecError, Stopped
 from tuner.judging.slo import SLO
@@ -26,23 +24,24 @@ from tuner.servers.attached import Server
 from tuner.servers.server import launch
 from tuner.servers.telemetry import Recorder
 from tuner.sweep import level, quality
+from tuner.sweep.fields import IN_FLIGHT
 from tuner.sweep.level import Levels, Measurement, judged_level
 from tuner.sweep.limit import LimitSearch, excess, saturated
+from tuner.sweep.prepare import fingerprint, must_fit, prepare, workload_of
 from tuner.sweep.progress import LOADING, WARMING_UP, phase
 from tuner.sweep.proposals import write_proposals
-from tuner.sweep.spec import IN_FLIGHT, RANDOM, Spec, SweepSpec, base_of
+from tuner.sweep.spec import SweepSpec
 from tuner.sweep.trust import signed
 from tuner.traffic import calibration
 from tuner.traffic.course import Limits
 from tuner.traffic.genai_bench import Bench, Load
-from tuner.traffic.prompt_file import Request, read_prompt_file
-from tuner.traffic.tokenizer import check_tokenizer, is_at_hand
-from tuner.traffic.workload import Workload, most_tokens
+from tuner.traffic.prompt_file import Request
+from tuner.traffic.tokenizer import is_at_hand
+from tuner.traffic.workload import Workload
 
 _log = logging.getLogger(__name__)
 #: requests that a window has on average at the lowest rate that rates: auto tries
 FEWEST_REQUESTS = 10
-AnySweep = TypeVar("AnySweep", bound=SweepSpec)
 #: what may differ when a run is resumed: where it lies, and how a server is reached
 MAY_DIFFER = (
     *("runs", "name", "port", "ready_timeout", "verify", "max_restarts", "target_rate", "target_users"),
@@ -139,79 +138,6 @@ def limit_search(spec: SweepSpec) -> LimitSearch:
     return LimitSearch(highest=spec.highest, least=least, first=max(least, 1.0), step=0)
 
 
-def with_model(spec: Spec, progress: gguf.Progress = lambda share: None) -> Spec:
-    """`spec` with the demo's weights where llamacpp is asked to serve nothing in particular, checked by its engine.
-
-    Raises:
-        RequestError: the engine cannot do what is asked, or something that is needed is missing.
-        ModelUnavailable: the demo's weights cannot be fetched.
-    """
-    engine = engines.find(spec.engine)
-    if spec.engine == "llamacpp" and not spec.model:
-        spec = spec.model_copy(update={"model": str(gguf.demo_model(progress))})
-    spec.api_key()
-    engine.check(spec)
-    return spec
-
-
-def prepare(spec: AnySweep, progress: gguf.Progress = lambda share: None) -> AnySweep:
-    """`spec` with everything resolved that can be before a server starts: model, workload and tokenizer."""
-    spec = with_workload(with_model(spec, progress))
-    tokenizer = check_tokenizer(spec.tokenizer or tokenizer_of(spec.engine, spec.model))
-    return spec.model_copy(update={"tokenizer": tokenizer})
-
-
-def with_workload(spec: AnySweep) -> AnySweep:
-    """`spec` with a seed, and with scenarios that are called by all that is sent: the file's hash, the prefix.
-
-    Raises:
-        RequestError: the prompts cannot be read, are not those that a run began with, or a request cannot fit.
-    """
-    seed = secrets.randbelow(2**31) if spec.seed == RANDOM else spec.seed
-    names = [base_of(scenario) for scenario in spec.scenarios]
-    if spec.prompts:
-        name = read_prompt_file(spec.prompts, fixed=spec.output == "fixed").name
-        if other := [before for before in names if "#" in before and before != name]:
-            raise SpecError(f"prompts: {spec.prompts} is {name} and not {other[0]} any more; start a new run")
-        names = [name]
-    _must_fit(spec, names, engines.find(spec.engine).context(spec), spec.engine)
-    return spec.model_copy(update={"seed": seed, "scenarios": [f"{name}{spec.prefix or ''}" for name in names]})
-
-
-def _must_fit(spec: SweepSpec, scenarios: list[str], context: int | None, server: str) -> None:
-    """Refuse requests longer than what a server takes, where that is known."""
-    prefix = spec.prefix.tokens if spec.prefix else 0
-    for scenario in scenarios:
-        if context and prefix + most_tokens(scenario) > context:
-            what = f"prefix: {prefix} tokens before those of {scenario}" if prefix else f"scenarios: {scenario}"
-            raise SpecError(f"{what} are more than the {context} that {server} takes for a request")
-
-
-def workload_of(spec: SweepSpec) -> Workload:
-    """What decides the requests of a prepared spec."""
-    fixed = spec.output == "fixed" if spec.output or spec.prompts else True
-    requests = read_prompt_file(spec.prompts, fixed=fixed).requests if spec.prompts else ()
-    return Workload(int(spec.seed), spec.tokenizer or "", requests, spec.prefix, fixed)
-
-
-def fingerprint(spec: SweepSpec) -> dict[str, Any]:
-    """Seed and hash of the prompts of a prepared spec, in their order, for `experiment.json`."""
-    return workload_of(spec).fingerprint(spec.scenarios)
-
-
-def tokenizer_of(engine: str, model: str) -> str:
-    """The tokenizer that sizes the prompts: made from a GGUF, or the one that the model's folder or hub id has.
-
-    Raises:
-        SpecError: no model is named.
-    """
-    if engine == "llamacpp":
-        return str(gguf.tokenizer_folder(Path(model)))
-    if not model:
-        raise SpecError("tokenizer: missing; give a tokenizer folder or a hub id, so that prompts can be sized")
-    return model
-
-
 @dataclass(frozen=True)
 class StopRequest:
     """How a sweep is asked to end: after the level that runs, by an event or by a file; or at once."""
@@ -276,7 +202,7 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
         next(workload.draw(spec.scenarios[0], 1, 1))  # a tokenizer that nobody can read costs no server
         servers = stack.enter_context(_Servers(spec, trial, stop))
         if not engines.find(spec.engine).owned:
-            _must_fit(spec, spec.scenarios, servers.context, f"the server at {spec.base_url}")
+            must_fit(spec, spec.scenarios, servers.context, f"the server at {spec.base_url}")
         runner = _Runner(spec, levels, bench, servers, workload, stop.at_once)
         for load in _planned(spec, levels):
             if stop.is_set():

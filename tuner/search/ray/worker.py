@@ -20,9 +20,10 @@ from tuner.core import files
 from tuner.core.run_directory import NODE_VARIABLE, Experiment
 from tuner.errors import RequestError, SpecError
 from tuner.search.ray.node import ERROR_FILE
+from tuner.sweep.prepare import prepare
 from tuner.sweep.quality import TrialSpec
 from tuner.sweep.spec import make_spec
-from tuner.sweep.sweep import StopRequest, prepare, run_trial
+from tuner.sweep.sweep import StopRequest, run_trial
 
 
 def main(folder: Path, leash: IO[str]) -> None:
