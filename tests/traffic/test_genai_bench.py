@@ -11,6 +11,7 @@ from support.commands import environment
 from support.processes import command_of, processes_of, wait_until
 
 pytestmark = pytest.mark.real
+from tuner.traffic.genai_bench import Benches
 
 OWNER = """
 import sys, threading
@@ -41,3 +42,17 @@ def test_nothing_of_it_outlives_an_owner_that_is_killed(hosts, tmp_path):
         wait_until(lambda: sum(map(is_host, processes_of(tmp_path))) == hosts, 60)
         os.kill(owner.pid, signal.SIGKILL)
     wait_until(lambda: not processes_of(tmp_path), 5)
+
+
+def test_a_load_generator_is_imported_once_for_those_who_ask_for_the_same():
+    same = {"offline": True, "network": {}}
+    with Benches() as benches:
+        with benches.bench("", **same) as first:
+            pass
+        with benches.bench("", **same) as second, benches.bench("other", **same) as other:
+            assert second is first is not other
+        with pytest.raises(ZeroDivisionError), benches.bench("", **same) as broken:
+            raise ZeroDivisionError  # nobody knows what it still runs
+        with benches.bench("", **same) as fresh:
+            assert fresh is not broken
+    assert not any(bench.is_ready for bench in (first, other, fresh))

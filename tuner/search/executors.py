@@ -18,6 +18,7 @@ from tuner.servers.server import gpus_wanted
 from tuner.sweep.prepare import prepare
 from tuner.sweep.spec import SweepSpec
 from tuner.sweep.sweep import StopRequest, run_trial
+from tuner.traffic.genai_bench import Benches
 
 LOCAL = "local"
 _POLL = 0.2  # seconds between two questions whether a waiting trial is still wanted
@@ -60,6 +61,7 @@ class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
     def __init__(self, slots: int = 1) -> None:
         self.slots = slots
         self._pool = ThreadPoolExecutor(slots, "trial")
+        self._benches = Benches()
         self._room = _Room(len(gpus.visible(gpus.gpus())))
         self._running: list[threading.Event] = []  # one may be there twice: trials can share a request to stop
         self._closed = False
@@ -77,6 +79,7 @@ class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
         for at_once in tuple(self._running):
             at_once.set()
         self._pool.shutdown(cancel_futures=True)
+        self._benches.__exit__(None, None, None)
 
     def _run(self, spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
         self._running.append(stop.at_once)
@@ -86,7 +89,7 @@ class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
             spec = prepare(spec)
             wanted = gpus_wanted(spec)
             with self._room.reserve(wanted if isinstance(wanted, int) else len(wanted), stop):
-                run_trial(spec, trial, stop)
+                run_trial(spec, trial, stop, self._benches)
         finally:
             self._running.remove(stop.at_once)
 

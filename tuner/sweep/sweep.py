@@ -34,7 +34,7 @@ from tuner.sweep.spec import SweepSpec
 from tuner.sweep.trust import signed
 from tuner.traffic import calibration
 from tuner.traffic.course import Limits
-from tuner.traffic.genai_bench import Bench, Load
+from tuner.traffic.genai_bench import Bench, Benches, Load
 from tuner.traffic.prompt_file import Request
 from tuner.traffic.tokenizer import is_at_hand
 from tuner.traffic.workload import Workload
@@ -180,10 +180,11 @@ def run_sweep(spec: SweepSpec, experiment: Experiment, stop: StopRequest | None 
             write_proposals(spec, experiment)
 
 
-def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
+def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest, benches: Benches | None = None) -> None:
     """Launch the server of one trial and measure every level of it that has no result yet, as a prepared `spec` asks.
 
-    Of a search's trials those that could win are then asked for answers, to be compared with the baseline's.
+    Of a search's trials those that could win are then asked for answers, to be compared with the baseline's; its trials
+    share `benches`.
 
     Raises:
         ServerFailed: the server did not start.
@@ -198,7 +199,8 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
     offline, workload = is_at_hand(spec.tokenizer or ""), workload_of(spec)
     network = http.environment(spec.base_url or f"http://{LOOPBACK}", spec.verify)
     with contextlib.ExitStack() as stack:
-        bench = stack.enter_context(Bench(spec.api_key() or "", offline=offline, network=network))
+        benches = benches or stack.enter_context(Benches())
+        bench = stack.enter_context(benches.bench(spec.api_key() or "", offline=offline, network=network))
         next(workload.draw(spec.scenarios[0], 1, 1))  # a tokenizer that nobody can read costs no server
         servers = stack.enter_context(_Servers(spec, trial, stop))
         if not engines.find(spec.engine).owned:

@@ -12,7 +12,7 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import IO, Any, cast
 import msgspec
 
 from tuner.core import locks, timestamps
+from tuner.errors import TunerError
 from tuner.servers.supervised import Supervised
 from tuner.traffic.course import Limits
 from tuner.traffic.workload import SCENARIO, Workload, prompt_tokens
@@ -163,6 +164,36 @@ class Bench:
             "deadline": load.limits.longest_window + 2 * load.limits.seconds + MARGIN_SECONDS,
             "errors": str(folder / CLIENT_LOG),
         }
+
+
+class Benches(contextlib.AbstractContextManager["Benches", None]):
+    """Load generators that nobody uses just now, for who asks for the same: importing genai-bench takes seconds."""
+
+    def __init__(self) -> None:
+        self._idle: list[tuple[object, Bench]] = []
+
+    def __exit__(self, *_: object) -> None:
+        for _key, bench in self._idle:
+            bench.close()
+
+    @contextlib.contextmanager
+    def bench(self, key: str, *, offline: bool, network: Mapping[str, str]) -> Iterator[Bench]:
+        """One with these arguments of `Bench`, for as long as the with-block lasts."""
+        kind = (key, offline, network)
+        found = next((idle for idle in self._idle if idle[0] == kind), None)
+        if found:
+            self._idle.remove(found)
+        bench, is_sound = found[1] if found else Bench(key, offline=offline, network=network), True
+        try:
+            yield bench
+        except BaseException as error:
+            is_sound = isinstance(error, TunerError)  # then it was between two levels
+            raise
+        finally:
+            if is_sound:
+                self._idle.append((kind, bench))
+            else:
+                bench.close()
 
 
 #: what genai-bench sees of the environment; it writes every secret that it finds there into its files
