@@ -10,8 +10,9 @@ from support import BYTE_TOKENIZER
 from support.commands import environment
 from support.processes import command_of, processes_of, wait_until
 
-pytestmark = pytest.mark.real
 from tuner.traffic.genai_bench import Benches
+
+pytestmark = pytest.mark.real
 
 OWNER = """
 import sys, threading
