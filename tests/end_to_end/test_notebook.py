@@ -171,7 +171,7 @@ def test_a_person_searches(tiny_gguf, tmp_path):
         page.get_by_text("done: 2 trials").wait_for(timeout=120_000)
         expect(page.locator(".js-plotly-plot").first).to_be_visible()
         expect(page.locator(".tuner-panel .tuner-copy").get_by_text("tuner sweep --model")).to_be_visible()
-        open_tab(page, "Batches")
+        open_tab(page, "Trials")
         expect(page.locator(".tuner-panel .tuner-rows td").get_by_text("baseline", exact=True)).to_be_visible()
         assert page.locator(".tuner-panel .tuner-rows tbody tr").count() == 2
         open_tab(page, "Figures")

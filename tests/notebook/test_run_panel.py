@@ -224,7 +224,7 @@ def test_an_emptied_space_runs_no_search(tmp_path, monkeypatch):
     with pytest.raises(SpecError, match="space"):
         panel._form.spec()
     field(panel, "fill in a preset").value = "cache"
-    assert set(panel._form.spec().space) == {"n_parallel", "n_threads", "cache_type_k", "kv_unified"}
+    assert set(panel._form.spec().space) == {"n_parallel", "n_threads", "kv_unified"}
 
 
 def test_where_there_is_no_run_to_compare_one_line_says_what_to_do(tmp_path, monkeypatch):

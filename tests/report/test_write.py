@@ -322,7 +322,7 @@ def test_a_batch_without_a_concurrency_has_no_concurrency_after_a_slider_moved(t
         asked = seen.page.locator("#answer").inner_text()
         move(seen.page, "TTFT p90 at most", "End")
         told = seen.page.locator("#answer").inner_text()
-        assert "at an unknown concurrency" in told
+        assert "at rate 20/s" in told
         assert "null" not in told and "highest" not in told
         seen.page.get_by_role("button", name="Back to what was asked").click()
         assert seen.page.locator("#answer").inner_text() == asked

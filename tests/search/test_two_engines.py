@@ -93,7 +93,7 @@ def test_two_engines_have_one_table_one_winner_and_one_report(asked, tmp_path):
         ({"space": BOTH | {"n_batch": {"choices": [1], "when": {"engine": "vllm"}}}}, "engine never is 'vllm'"),
         ({"space": {"engine": {"llamacpp": {}, "command": {"itl": [1], "slots": [2]}}}}, "no {slots} in it"),
         ({"space": {"engine": {"llamacpp": {}, "command": {}}}}, "none of port, model"),
-        ({"space": {"model": ["/nowhere.gguf"]}}, "cannot read the model /nowhere.gguf"),
+        ({"space": {"model": ["/nowhere.gguf"]}}, "cannot read /nowhere.gguf"),
         ({"space": {"engine": ["llamacpp", "vllm"], "executable": ["/nowhere/vllm"]}}, "/nowhere/vllm is not there"),
         ({"space": BOTH, "on": "ray"}, "tokenizer: .*one for all"),
     ],

@@ -434,7 +434,7 @@ def test_levels_beyond_saturation_are_skipped(swept):
     assert batches["reason"].iloc[-1].startswith("saturated")
 
 
-def test_a_resumed_sweep_reads_each_level_once(swept, tmp_path, monkeypatch):
+def test_a_resumed_sweep_reads_each_level_twice_at_most(swept, tmp_path, monkeypatch):
     run, last = tmp_path / "run", 12
     for level in range(1, last - 1):
         result_files.add_level(Experiment.at(run).trial(1), level, scenario="D(20,8)")
@@ -447,5 +447,6 @@ def test_a_resumed_sweep_reads_each_level_once(swept, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         watch(patch, count)
         swept(levels=list(range(1, last + 1)), load=False)
-    assert {path: times for path, times in reads.items() if times > 1 and "batches" in path} == {}
+    # once for what is left to do, and once at the end for what limits the server
+    assert {path: times for path, times in reads.items() if times > 2 and "batches" in path} == {}
     assert {outcomes(tuner.load_batches(run))[level] for level in (last - 1, last)} == {"completed"}

@@ -166,7 +166,7 @@ def test_fixed_lengths_need_a_length(read):
 
 
 def test_files_that_cannot_be_read(read, tmp_path):
-    for name, said in {"none.jsonl": "no such file", ".": "no such file"}.items():
+    for name, said in {"none.jsonl": "No such file", ".": "no file, but a folder"}.items():
         with pytest.raises(PathError, match=said):
             read_prompt_file(tmp_path / name)
     for damaged in (b"no gzip", gzip.compress(b"x" * 1000)[:-9]):
