@@ -58,7 +58,8 @@ def levels_run(folder, gpus=("GPU-1", "GPU-2")):
         result_files.add_level(
             trial, level, result_files.result([result_files.request(ttft=0.1 * level)] * 60, level=level)
         )
-    write_json(trial.folder / "server.json", {"engine": "vllm", "model": "m", "state": "stopped", "gpus": list(gpus)})
+    facts = {"engine": "vllm", "model": "m", "state": "stopped", "command": ["vllm", "serve", "my model"]}
+    write_json(trial.folder / "server.json", facts | {"gpus": list(gpus)})
     return folder
 
 
@@ -133,6 +134,7 @@ def test_how_many_servers_a_load_takes(flags, said, tmp_path):
     slo.write_text("ttft: {p90: {threshold: 0.25}}")
     _, output, _ = run(tmp_path, "load", tmp_path / "run", "--slo", slo, *flags)
     assert said in " ".join(output.split())
+    assert "Each is started by: vllm serve 'my model'" in output
     assert "no router was measured" in output
 
 

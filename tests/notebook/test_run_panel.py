@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import ipywidgets as widgets
 import pytest
+import yaml
 from support import result_files
 
 from tuner import notebook
+from tuner.core.bottleneck import SEQUENCES
 from tuner.core.records import SWEEP
 from tuner.core.run_directory import Experiment
 from tuner.errors import PathError, SpecError
@@ -17,6 +19,8 @@ from tuner.notebook import panel as base
 from tuner.notebook import run_panel
 from tuner.notebook.views import ResultsView
 from tuner.report.results import read_results
+from tuner.sweep.proposals import propose, search_of
+from tuner.sweep.spec import make_spec
 
 
 def test_a_panel_that_is_shown_anew_finds_the_run_of_a_name_with_a_space(tmp_path, monkeypatch):
@@ -233,3 +237,32 @@ def test_where_there_is_no_run_to_compare_one_line_says_what_to_do(tmp_path, mon
         notebook.compare({"paths": "runs"})
     (line,) = refused.value._render_traceback_()
     assert line == "PathError: runs does not exist: run sweep.ipynb first, or name runs as baseline and candidate"
+
+
+def test_a_search_goes_on_from_what_a_sweep_proposes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(base, "display", lambda *_, **__: None)
+    experiment = Experiment.create(tmp_path, SWEEP, "sweep")
+    result_files.add_level(result_files.run(experiment.folder, [1]), 1, result_files.result(level=1))
+    experiment.describe(kind=SWEEP, name="sweep", state="done")
+
+    async def show():
+        panel = run_panel.SweepPanel({"runs": str(tmp_path)})
+        panel.show()
+        await panel.task
+        return panel
+
+    assert asyncio.run(show())._search.layout.display == "none"
+    spec = make_spec({"parameters": {"n_parallel": 2}, "levels": [8]})
+    proposals = propose(spec, SEQUENCES, "requests queue")
+    (experiment.folder / "search.yaml").write_text(yaml.safe_dump(search_of(spec, proposals)))
+    panel = asyncio.run(show())
+    assert panel._search.layout.display == ""
+    press(panel, "Search from here")
+    assert "its form is filled in with what is proposed here" in said(panel)
+    search = run_panel.TunePanel({})
+    assert "what the sweep proposed" in said(search)
+    found = search._form.spec()
+    assert [one.parameters for one in found.first] == [{"n_parallel": 4}, {"n_parallel": 8}]
+    assert found.space == {"n_parallel": [2, 4, 8]} and found.levels == [8]
+    assert "what the sweep proposed" not in said(run_panel.TunePanel({}))  # it is handed on once

@@ -22,7 +22,7 @@ from tuner.errors import PathError
 logger = logging.getLogger(__name__)
 
 #: Raise it whenever `Measured`, what it holds, or an audit sentence changes.
-SCHEMA = 9
+SCHEMA = 10
 #: The hidden file's name.
 NAME = ".tuner-cache"
 #: From this many bytes on a file is kept (reading it takes some milliseconds).

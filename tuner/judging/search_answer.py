@@ -200,13 +200,14 @@ class Searched:
     def table(self) -> pd.DataFrame:
         """One row a trial: its parameters, how it ended, its value, the gain, the level, and why where it failed."""
         rows = self.trials[self.trials["state"] != WAITING]
+        answers = [_counted(*one) for one in zip(rows["answers"], rows["answers_evidence"], strict=True)]
         columns = {
             "trial": [name_of(row) for row in rows.to_dict("records")],
             **{goal.title: _nth(rows, place, goal.decimals) for place, goal in enumerate(self.goals)},
             "gain (%)": list((100 * gains(self.trials).loc[rows.index]).round(1)),
             "level": [level_of(row, BEST) or pd.NA for row in rows.to_dict("records")],
             "state": list(rows["state"]),
-            "answers": [_counted(*one) for one in zip(rows["answers"], rows["answers_evidence"], strict=True)],
+            **({"answers": answers} if any(answers) else {}),
             **{self._header(name): self._cells(rows, name) for name in self.varied},
             "cause": [shorten(str(cause or ""), _CAUSE) for cause in rows["cause"]],
         }

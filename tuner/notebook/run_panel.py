@@ -23,6 +23,7 @@ from tuner.report.write import REPORT_FILE, write_report
 from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
 from tuner.sweep import handover
 from tuner.sweep.fields import command_line
+from tuner.sweep.proposals import SEARCH_FILE
 from tuner.sweep.spec import SweepSpec, make_spec, unlike_default
 from tuner.sweep.sweep import StopRequest
 from tuner.sweep.trust import check_trust
@@ -50,9 +51,12 @@ class RunPanel(Panel[SweepSpec]):
         self._view = ResultsView()
         self._runs, self._others = (widgets.Dropdown(**labelled(name, style={})) for name in ("run", "compare with"))
         self._resume = button("Resume", "play", self._go_on, disabled=True)
+        self._search = button("Search from here", "search", self._search_on)
         compare = button("Compare", "columns", self._compare_with)
         self._runs.observe(lambda _: self._open(), "value")
-        self._pickers = widgets.Box([widgets.HBox([self._runs, self._resume]), widgets.HBox([self._others, compare])])
+        self._pickers = widgets.Box(
+            [widgets.HBox([self._runs, self._resume, self._search]), widgets.HBox([self._others, compare])]
+        )
         self._pickers.add_class("tuner-pickers")
         self._pickers.layout.display = "none"
         self._estimate = widgets.HTML()
@@ -178,6 +182,7 @@ class RunPanel(Panel[SweepSpec]):
         done = len(progress.ended)
         self._bar.max, self._bar.value = max(1, progress.planned), done
         self._resume.disabled = state == "done" or experiment.is_running
+        self._search.layout.display = "" if (experiment.folder / SEARCH_FILE).exists() else "none"
         self._say(f"{state}: {progress.total}; report: {report if report.exists() else 'none'}")
 
     async def _show_results(self, experiment: Experiment, so_far: str = "") -> Results:
@@ -214,6 +219,12 @@ class RunPanel(Panel[SweepSpec]):
             return
         self._resume.disabled = True
         self._spawn(self._carry_out(spec, run))
+
+    def _search_on(self) -> None:
+        """Hand on to the search's panel what the sweep that is shown proposes to try next."""
+        if self.experiment:
+            handover.write_search(files.read_bytes(self.experiment.folder / SEARCH_FILE))
+            self._say("open tune.ipynb and run its cells: its form is filled in with what is proposed here")
 
     def _compare_with(self) -> None:
         """Show what changed from the run that was picked to the one that is shown."""
@@ -256,3 +267,9 @@ class TunePanel(RunPanel):
     """The panel of a search."""
 
     kind = SEARCH_KIND
+
+    def __init__(self, parameters: dict[str, Any]) -> None:
+        search = handover.take_search()
+        super().__init__(parameters | search)
+        if search:
+            self._say("the form is filled in with what the sweep proposed")

@@ -263,19 +263,20 @@ class Results:
             RequestError: a price was given, and nobody knows for how many GPUs.
         """
         best, price = summary.best, self.price
-        gpus = 0 if best is None else (price and price.gpus) or self._gpus_of(best)
+        server = {} if best is None else self._server_of(best)
+        gpus = 0 if best is None else (price and price.gpus) or len(server.get("gpus") or [])
         if price and best is not None and not gpus:
             raise RequestError(f"{best['experiment']} records no GPUs, so a price needs their number: give --gpus")
         cost = [cost_text(best.to_dict(), price, gpus)] if price and best is not None else []
-        return [*filter(None, cost), *fleet_text(summary, self.target or Target(), gpus, price)]
+        fleet = fleet_text(summary, self.target or Target(), gpus, price)
+        start = shlex.join(map(str, server.get("command") or []))
+        return [*filter(None, cost), *fleet, *([f"Each is started by: {start}"] if fleet and start else [])]
 
-    def _gpus_of(self, batch: "pd.Series[Any]") -> int:
-        """How many GPUs the server of a batch had; 0 where nobody recorded any."""
+    def _server_of(self, batch: "pd.Series[Any]") -> dict[str, Any]:
+        """What was recorded of the server of a batch; nothing where nobody did."""
         place = (batch["run_folder"], batch["trial"])
-        gpus = {
-            (server.get("run_folder"), server.get("trial")): server.get("gpus") for server in self.run_facts.servers
-        }
-        return len(gpus.get(place) or [])
+        servers = {(server.get("run_folder"), server.get("trial")): server for server in self.run_facts.servers}
+        return servers.get(place, {})
 
     def must_have_survivors(self) -> None:
         """Accept everything but an experiment in which no batch at all survived.

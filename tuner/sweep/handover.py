@@ -1,4 +1,4 @@
-"""A server that runs, handed on to a sweep: a file of its parameters, which a panel or `tuner sweep` reads."""
+"""What one panel hands on to another, as a file of parameters: a server that runs, and a search to go on with."""
 
 from pathlib import Path
 from typing import Any
@@ -7,11 +7,12 @@ import yaml
 
 from tuner.core import files
 from tuner.core.records import ServerRecord
+from tuner.errors import TunerError
 from tuner.servers import http
 from tuner.sweep.prepare import tokenizer_of
 from tuner.sweep.spec import read_spec
 
-FILE = "handover.yaml"
+FILE, SEARCH = "handover.yaml", "next-search.yaml"
 
 
 def write(record: ServerRecord, key: str | None) -> None:
@@ -29,3 +30,18 @@ def read() -> dict[str, Any]:
             return values if http.is_there(client) else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def write_search(document: bytes) -> None:
+    """Hand on the search that a sweep proposes."""
+    files.write_atomically(Path(SEARCH), document)
+
+
+def take_search() -> dict[str, Any]:
+    """The parameters of the search that was handed on, once; else none."""
+    try:
+        values = read_spec(Path(SEARCH))
+        Path(SEARCH).unlink()
+    except (OSError, TunerError):
+        return {}
+    return values
