@@ -120,7 +120,7 @@ class Searched:
             return f"{what}: {STATES.get(row['state'], row['state'])}{f': {why}' if why else ''}"
         gain = self.gain(row)
         more = "" if pd.isna(gain) or row["role"] == BASELINE else f" ({change(gain)} against the baseline)"
-        known = f" ({row['cause']})" if row["cause"] else ""
+        known = f" ({shorten(row['cause'], _CAUSE)})" if row["cause"] else ""
         return f"{what}: {self.goal.of(row['value'])}{more}{known}{_changed(row)}"
 
     @property
