@@ -151,7 +151,7 @@ def read_report(path: Path) -> list[Batch]:
         raise PathError(f"{path}: the batches in the report are damaged")
     for batch in batches if data.is_changed else ():
         batch.report_row = batch.report_row and batch.report_row | {
-            "warnings": [*batch.report_row["warnings"], _CHANGED]
+            "warnings": [*(batch.report_row.get("warnings") or []), _CHANGED]
         }
     return batches
 
