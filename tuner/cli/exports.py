@@ -10,6 +10,7 @@ from tuner.core.level import level_of
 from tuner.core.metrics import LATENCY_COLUMNS, METRICS, column_name, metric_of
 from tuner.core.text import one_line
 from tuner.errors import RequestError
+from tuner.judging.verdicts import COMPLIANT
 from tuner.report.results import Results
 
 #: which batch a sample is of
@@ -26,7 +27,7 @@ def openmetrics(results: Results) -> bytes:
     from prometheus_client.openmetrics.exposition import generate_latest
 
     registry = CollectorRegistry()
-    judged = results.judged.assign(compliant=results.judged["verdict"].isin(("pass", "soft")).astype(float))
+    judged = results.judged.assign(compliant=results.judged["verdict"].isin(COMPLIANT).astype(float))
     for column in (*_numbers(judged), "compliant"):
         unit = metric_of(column).unit
         words = f"{column_name(column)} of a batch{f' ({unit})' if unit else ''}"

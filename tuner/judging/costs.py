@@ -107,7 +107,7 @@ def fleet_text(summary: Summary, target: Target, gpus: int, price: Price | None)
     Args:
         summary: of one server's batches.
         target: what the fleet is to carry.
-        gpus: of one server; 0 where it has none.
+        gpus: of one server, as `cost_text` has them; 0 where it has none.
         price: of a GPU-hour; None where nobody said.
     """
     lines = [_fleet(summary, share, load, unit, _Each(gpus, price)) for share, load, unit in target.loads]
@@ -124,7 +124,7 @@ class _Each:
 
     def bill(self, servers: int) -> str:
         """The GPUs of so many servers, and what they cost; empty without GPUs."""
-        number = servers * ((self.price and self.price.gpus) or self.gpus)
+        number = servers * self.gpus
         if not number:
             return ""
         hourly = number * self.price.per_gpu_hour if self.price else 0.0
