@@ -1,6 +1,7 @@
 """What limits a level: constructed servers, of which the cause is known."""
 
 import math
+import random
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -52,13 +53,14 @@ def usage_of(tmp_path):
 
     def measure(*knobs):
         command = [sys.executable, str(FAULTY_SERVER), "--port", "{port}", *knobs]
-        request = {"stream": True, "max_tokens": 16, "messages": [{"role": "user", "content": "hello"}]}
+        request = {"stream": True, "messages": [{"role": "user", "content": "hello"}]}
         over = threading.Event()
 
-        def user(url):
+        def user(url, seed):
+            lengths = random.Random(seed)  # answers of one length would take turns as a clock does
             with httpx.Client(base_url=url, timeout=30) as client:
                 while not over.is_set():
-                    client.post("/v1/chat/completions", json=request)
+                    client.post("/v1/chat/completions", json=request | {"max_tokens": lengths.randint(4, 28)})
 
         def samples():
             return sum(b'"running"' in line for line in recorder.path.read_bytes().splitlines())
@@ -69,8 +71,8 @@ def usage_of(tmp_path):
             Recorder(server, period=0.1) as recorder,
         ):
             try:
-                for _ in range(USERS):
-                    users.submit(user, server.base_url)
+                for number in range(USERS):
+                    users.submit(user, server.base_url, number)
                 wait_until(lambda: httpx.get(f"{server.base_url}/stats").json()["total"] > 2 * USERS)
                 begin, before = now(), samples()
                 wait_until(lambda: samples() >= before + SAMPLES)
