@@ -223,7 +223,7 @@ class RunPanel(Panel[SweepSpec]):
     def _search_on(self) -> None:
         """Hand on to the search's panel what the sweep that is shown proposes to try next."""
         if self.experiment:
-            handover.write_search(files.read_bytes(self.experiment.folder / SEARCH_FILE))
+            files.write_atomically(Path(handover.SEARCH), files.read_bytes(self.experiment.folder / SEARCH_FILE))
             self._say("open tune.ipynb and run its cells: its form is filled in with what is proposed here")
 
     def _compare_with(self) -> None:

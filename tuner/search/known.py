@@ -72,7 +72,6 @@ def _compared(spec: TuneSpec, run: Experiment) -> Iterator[tuple[str, Any, Any]]
 
 
 def _configuration(spec: TuneSpec, server: dict[str, Any]) -> dict[str, Any]:
-    """What a server was, as this search says it."""
     searched = {dimension.parameter for dimension in spec.search_space.dimensions}
     texts = server | {"command": shlex.join(server.get("command") or [])}
     fields = {name: texts[name] for name in SERVER_FIELDS if name in searched and texts.get(name)}
@@ -80,7 +79,6 @@ def _configuration(spec: TuneSpec, server: dict[str, Any]) -> dict[str, Any]:
 
 
 def _why_not(spec: TuneSpec, record: TrialRecord, configuration: dict[str, Any], server: dict[str, Any]) -> str:
-    """Why an earlier trial is of no use; empty where it is."""
     space = spec.search_space
     point = space.point_of(configuration)
     if record.state not in (ENDED, FAILED, PRUNED):

@@ -1,14 +1,15 @@
 """The one bridge to Optuna: a space's distributions, a study of trials, and the journal for Optuna's own tools."""
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.core import timestamps
 from tuner.core.records import COMPLETE, FAILED, INFEASIBLE, PRUNED
+from tuner.errors import PathError
 from tuner.judging.scores import Score, Scoring, column_of, maximised
 from tuner.search.dimension import Dimension, Scalar
 from tuner.search.space import Point, SearchSpace
@@ -54,12 +55,9 @@ def as_trial(
     from optuna.trial import TrialState, create_trial
 
     inside = [one for one in space.dimensions if one.name in point and one.contains(point[one.name])]
-    return create_trial(
-        state=TrialState[state],
-        params={one.name: _place(one, point[one.name]) if by_place else point[one.name] for one in inside},
-        distributions={one.name: optuna_distribution(one, by_place=by_place) for one in inside},
-        **facts,
-    )
+    distributions = {one.name: optuna_distribution(one, by_place=by_place) for one in inside}
+    params = {one.name: _place(one, point[one.name]) if by_place else point[one.name] for one in inside}
+    return create_trial(state=TrialState[state], params=params, distributions=distributions, **facts)
 
 
 def optuna_distribution(dimension: Dimension, *, by_place: bool = False) -> "optuna.distributions.BaseDistribution":
@@ -77,12 +75,10 @@ def optuna_distribution(dimension: Dimension, *, by_place: bool = False) -> "opt
 
 
 def _place(dimension: Dimension, value: Scalar) -> Scalar:
-    """A value as the distribution by place has it."""
     return dimension.choices.index(value) if dimension.choices and dimension.is_ordered else value
 
 
 def _value(dimension: Dimension, place: Scalar) -> Scalar:
-    """The value that `_place` made this of."""
     if not dimension.choices:
         return dimension.nearest(float(place))
     return dimension.choices[int(place)] if dimension.is_ordered else place
@@ -95,17 +91,17 @@ class Journal:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        self._space, self._scoring = space, scoring
-        path = folder / JOURNAL_FILE
-        for old in (path, path.with_name(f"{path.name}.lock")):  # a lock that a killed search left
-            old.unlink(missing_ok=True)
-        storage = JournalStorage(JournalFileBackend(str(path)))
-        self._study = new_study(scoring.objectives, study_name=folder.name, storage=storage)
+        self._space, self._scoring, self._path = space, scoring, folder / JOURNAL_FILE
+        with _named(self._path):
+            for old in (self._path, folder / f"{JOURNAL_FILE}.lock"):  # a lock that a killed search left
+                old.unlink(missing_ok=True)
+            storage = JournalStorage(JournalFileBackend(str(self._path)))
+            self._study = new_study(scoring.objectives, study_name=folder.name, storage=storage)
 
     def add(self, searched: SearchTrial) -> None:
         """Add a trial that has ended; one that is to be run again, or confirms, is left out."""
         record, score, state = searched.record, searched.score, searched.state
-        if score is None or not (searched.is_settled and searched.is_searched):
+        if score is None or record.role == "confirmation" or not searched.is_settled:
             return
         values = self._values(state, score)
         violation = 0.0 if score.state == COMPLETE else 1.0 if math.isnan(score.penalty) else max(score.penalty, 1e-9)
@@ -117,10 +113,11 @@ class Journal:
             user_attrs=_attributes(searched, score),
             constraints=None if state in (FAILED, PRUNED) else {"slo": violation},
         )
-        trial.number = searched.files.number
-        trial.datetime_start = _local(record.started_at) or trial.datetime_start
-        trial.datetime_complete = _local(record.finished_at) or trial.datetime_complete
-        self._study.add_trial(trial)
+        for name, instant in (("datetime_start", record.started_at), ("datetime_complete", record.finished_at)):
+            if known := timestamps.known(instant):  # in the local zone, without saying so, as Optuna keeps it
+                setattr(trial, name, known.astimezone().replace(tzinfo=None))
+        with _named(self._path):
+            self._study.add_trial(trial)
 
     def _values(self, state: str, score: Score) -> list[float] | None:
         """The objectives' values; of an infeasible trial those of its least penalised batch, whatever they are."""
@@ -129,22 +126,23 @@ class Journal:
         if state != INFEASIBLE or score.summary.fallback.empty:
             return None
         nearest = score.summary.fallback.iloc[0]
-        columns = [column_of(one, self._scoring.slo) for one in self._scoring.objectives]
-        values = [float(nearest[column]) for column in columns]
-        return None if any(math.isnan(value) for value in values) else values
+        values = [float(nearest[column_of(one, self._scoring.slo)]) for one in self._scoring.objectives]
+        return None if any(map(math.isnan, values)) else values
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A disk that is full, for one, costs no trial: `optuna.journal` is written anew when the search goes on."""
+    try:
+        yield
+    except OSError as error:
+        raise PathError(f"cannot write {path}: {error.strerror}; --resume goes on from here") from error
 
 
 def _attributes(trial: SearchTrial, score: Score) -> Mapping[str, Any]:
-    """What Optuna has no place for."""
     record, summary = trial.record, score.summary
     attributes = {name: getattr(record, name) for name in ("role", "kind", "seconds")}
     attributes |= {name: getattr(summary, name) for name in ("best_level", "max_throughput")}
     attributes |= {"trial": trial.files.number, "state": trial.state, "cause": record.cause or score.cause}
     attributes |= {"parameters": json.dumps(record.parameters)}
     return {name: value for name, value in attributes.items() if value not in (None, "")}
-
-
-def _local(instant: str) -> datetime | None:
-    """An instant as Optuna keeps it: in the local zone, without saying so."""
-    known = timestamps.known(instant)
-    return known.astimezone().replace(tzinfo=None) if known else None

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tuner.core.text import suggest
 from tuner.errors import SpecError
 from tuner.judging.scores import maximised
 from tuner.search import optuna_study
@@ -51,7 +50,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Chooses configurations."""
+    """Chooses configurations; this one any, all as likely."""
 
     space: SearchSpace  # what may be tried
     objectives: tuple[str, ...]  # what is wanted
@@ -74,7 +73,6 @@ class Sampler:
         return itertools.chain(drawn, self.space.grid())
 
     def _dice(self, observations: Sequence[Observation], use: str) -> random.Random:
-        """Chance that follows from the seed and the number of trials."""
         return random.Random(f"{self.seed} {len(observations)} {use}")  # noqa: S311 - no secret
 
     def _spread(self, observations: Sequence[Observation]) -> Iterable[Point]:
@@ -92,12 +90,8 @@ class Sampler:
 class Grid(Sampler):
     """Every configuration in turn; wide ranges by a few values each."""
 
-    def _untried(self, observations: Sequence[Observation]) -> Iterable[Point]:
+    def _proposals(self, observations: Sequence[Observation]) -> Iterable[Point]:
         return self.space.grid()
-
-
-class Random(Sampler):
-    """Any configuration, all as likely."""
 
 
 class TPE(Sampler):
@@ -111,7 +105,6 @@ class TPE(Sampler):
             yield self.space.active(optuna_study.ask(study, self.space))
 
     def _study(self, observations: Sequence[Observation]) -> "optuna.Study":
-        """All trials so far, as a study."""
         import optuna
 
         seed = self._dice(observations, "model").getrandbits(31)
@@ -120,18 +113,14 @@ class TPE(Sampler):
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             estimator = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, group=conditional)
         study = optuna_study.new_study(self.objectives, sampler=estimator)
-        worst = self._worst(observations)
+        known = [one.values for one in observations if one.values] or [(1.0,) * len(self.objectives)]
+        columns = zip(self.objectives, zip(*known, strict=True), strict=True)
+        worst = [min(column) if maximised(objective) else max(column) for objective, column in columns]
         for one in observations:
             facts = {"values": list(one.values or worst), "constraints": {"slo": violation(one)}}
             state, facts = ("RUNNING", {}) if one.state == "running" else ("COMPLETE", facts)
             study.add_trial(optuna_study.as_trial(self.space, one.point, state, by_place=True, **facts))
         return study
-
-    def _worst(self, observations: Sequence[Observation]) -> list[float]:
-        """The worst value of each objective: what a trial without one is told to have."""
-        values = [one.values for one in observations if one.values] or [(1.0,) * len(self.objectives)]
-        columns = zip(self.objectives, zip(*values, strict=True), strict=True)
-        return [min(column) if maximised(objective) else max(column) for objective, column in columns]
 
 
 def violation(one: Observation) -> float:
@@ -166,7 +155,6 @@ class Climb(TPE):
         return {id(one): known.get(id(one), worst - BELOW - BELOW_EACH * violation(one)) for one in trials}
 
     def _steps(self, trials: Sequence[Observation], best: Observation, worth: dict[int, float]) -> list[Point]:
-        """The neighbours of the best, most promising first."""
         gains: dict[Step, list[float]] = defaultdict(list)
         standing = {id(one): self.space.values_in_force(one.point) for one in trials}
         for one, other in itertools.permutations(trials, 2):
@@ -224,7 +212,7 @@ def _next_values(dimension: Dimension, value: Scalar | None, *, stay: bool) -> l
     return [*(other for other in near if other != value), *own]
 
 
-SAMPLERS: dict[str, type[Sampler]] = {"grid": Grid, "random": Random, "tpe": TPE, "climb": Climb}
+SAMPLERS: dict[str, type[Sampler]] = {"grid": Grid, "random": Sampler, "tpe": TPE, "climb": Climb}
 
 
 def choose(name: str, space: SearchSpace, objectives: Sequence[str], trials: int) -> str:
@@ -243,10 +231,8 @@ def make(name: str, space: SearchSpace, objectives: Sequence[str], seed: int = 0
     """A sampler by name.
 
     Raises:
-        SpecError: there is none of that name, or it cannot be used here.
+        SpecError: it cannot be used here.
     """
-    if name not in SAMPLERS:
-        raise SpecError(f"there is no sampler {name!r}; {suggest(name, SAMPLERS)}")
     if name == "climb" and len(objectives) > 1:
         raise SpecError("sampler climb has one objective; use tpe for two")
     return SAMPLERS[name](space, tuple(objectives), seed)

@@ -37,8 +37,6 @@ from tuner.traffic.workload import SCENARIO, Prefix
 
 #: what a search may choose beside an engine's parameters, and then stands with them
 SERVER_FIELDS = ("engine", "model", "executable", "command")
-
-
 #: what belongs together, in a form's cards and in a command's help; what stands in none of them is seldom wanted
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Server": ("engine", "model", "base_url", "command", "stop_command", "parameters", "gpus", "tokenizer"),
@@ -79,7 +77,6 @@ class SweepSpec(ServeSpec):
         description=f"of rates: requests in flight at most; those beyond wait in the client [default: {IN_FLIGHT}]",
     )
     highest: PositiveInt = Field(256, description="the highest level or rate that auto tries")
-    stop_when_saturated: bool = Field(False, description="skip levels after throughput stops growing and the SLO fails")
     scenarios: Scenarios = Field(
         ["D(100,32)"], description="traffic scenarios in genai-bench's notation, such as D(100,32)"
     )
@@ -111,9 +108,6 @@ class SweepSpec(ServeSpec):
     sentinel: bool = Field(False, description="measure the first level again at the end, to show drift")
     warmup_requests: NonNegativeInt = Field(4, description="requests before the first level that are not counted")
     warmup_each: bool = Field(False, description="warm up before each level")
-    on_oom: Literal["skip_higher", "continue"] = Field(
-        "skip_higher", description="after a level that ran out of memory: skip_higher or continue"
-    )
     client_workers: NonNegativeInt = Field(
         0, description="processes of the load generator; 0: as many as tuner doctor --calibrate found a level to need"
     )
@@ -161,30 +155,22 @@ class SweepSpec(ServeSpec):
         return value and value.expanduser().absolute()
 
     @pydantic.model_validator(mode="after")
-    def _has_prompts(self) -> Self:
+    def _fits_together(self) -> Self:
         drawn = [scenario for scenario in self.scenarios if SCENARIO.fullmatch(base_of(scenario))]
         if self.prompts and drawn and "scenarios" in self.model_fields_set:
             raise ValueError(f"scenarios: {drawn[0]} draws prompts, and prompts names a file of them; leave one out")
         if not self.prompts and len(drawn) < len(self.scenarios):
             raise ValueError("scenarios: prompts out of a file need prompts, such as prompts: chat.jsonl")
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _extends(self) -> Self:
         if self.extend_to is not None and self.extend_to < self.max_seconds:
             raise ValueError(f"extend_to: must be at least max_seconds ({self.max_seconds:g}), got {self.extend_to:g}")
         if self.is_auto and not self.slo:
             raise ValueError(f"{self.varied}: auto looks for the highest that meets the SLO; give one with slo")
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        extra = [name for name in ("arrivals", "max_in_flight") if getattr(self, name) is not None]
-        if self.rates is None and extra:
-            raise ValueError(f"{extra[0]}: is of requests that arrive at a rate; give rates, or leave it out")
-        if self.rates is not None and self.levels is not None and "levels" in self.model_fields_set:
+        if self.rates is None:
+            if extra := [name for name in ("arrivals", "max_in_flight") if getattr(self, name) is not None]:
+                raise ValueError(f"{extra[0]}: is of requests that arrive at a rate; give rates, or leave it out")
+        elif self.levels is not None and "levels" in self.model_fields_set:
             raise ValueError("rates: stand instead of levels; leave one of them out")
-        if self.rates is not None:
+        else:
             object.__setattr__(self, "levels", None)
         return self
 
@@ -211,21 +197,20 @@ class SweepSpec(ServeSpec):
 
     def loads(self) -> list[tuple[str, Level, int]]:
         """Every (scenario, level, repeat) to be measured, in the order of running."""
-        return [load for scenario in self.scenarios for load in self._loads_of(scenario)]
-
-    def _loads_of(self, scenario: str) -> list[tuple[str, Level, int]]:
-        levels = sorted(self.fixed_levels) if self.order == "ascending" else self.fixed_levels
-        loads = [(scenario, level, repeat) for repeat in range(1, self.repeats + 1) for level in levels]
-        if self.order == "random":
-            random.Random(scenario).shuffle(loads)  # noqa: S311 - an order, no secret; the same when resumed
-        return loads + [(scenario, level, self.repeats + 1) for level in levels[: self.sentinel]]
+        levels, loads = sorted(self.fixed_levels) if self.order == "ascending" else self.fixed_levels, []
+        for scenario in self.scenarios:
+            each = [(scenario, level, repeat) for repeat in range(1, self.repeats + 1) for level in levels]
+            if self.order == "random":
+                random.Random(scenario).shuffle(each)  # noqa: S311 - an order, no secret; the same when resumed
+            loads += [*each, *((scenario, level, self.repeats + 1) for level in levels[: self.sentinel])]
+        return loads
 
     @property
     def about_time(self) -> str:
         """How long its levels take at most, in words."""
-        levels = len(self.loads()) or len(self.scenarios)
-        minutes = f"{levels * self.max_seconds / 60:.1f} min at most"
-        return minutes if self.fixed_levels else f"{self.max_seconds:g} s at most for each level that is tried"
+        if self.is_auto:
+            return f"{self.max_seconds:g} s at most for each level that is tried"
+        return f"{len(self.loads()) * self.max_seconds / 60:.1f} min at most"
 
     @property
     def enough_requests(self) -> int:
@@ -233,8 +218,7 @@ class SweepSpec(ServeSpec):
         if self.min_requests is not None:
             return self.min_requests
         slo = SLO.parse(self.slo or {})
-        needs = [requests_needed_for(constraint, slo.confidence or CONFIDENCE) for constraint in slo.constraints]
-        return max(needs, default=0)
+        return max((requests_needed_for(one, slo.confidence or CONFIDENCE) for one in slo.constraints), default=0)
 
 
 Spec = TypeVar("Spec", bound=ServeSpec)

@@ -101,7 +101,6 @@ class Node:
         return new.decode(errors="replace")
 
     def _error(self) -> Exception | None:
-        """Why the trial failed, or None where it did not."""
         if (path := self._folder / ERROR_FILE).exists():
             error = pickle.loads(path.read_bytes())  # noqa: S301 - our own process wrote it
             return error if isinstance(error, Exception) else None

@@ -98,21 +98,17 @@ def apply(changes: Iterable[Change], folder: Path) -> None:
         PathError: a change leads to where no file of a trial belongs, or the folder cannot be written.
     """
     for change in changes:
-        place = _place(change, folder)
+        place = folder / change.path
+        allowed = change.kind in _PLACES and _PLACES[change.kind].fullmatch(change.path)
+        names = all(re.fullmatch(_NAME, name) for name in change.content if change.kind == LEVEL)
+        if not allowed or not names or not place.resolve().is_relative_to(folder.resolve()):
+            what = f"{change.kind} {change.path!r}"
+            raise PathError(f"a node sent {what}, which is no file of a trial; nothing was written")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             _put(change, place)
         except OSError as error:
             raise PathError(f"cannot write {place}: {error.strerror}") from error
-
-
-def _place(change: Change, folder: Path) -> Path:
-    place = folder / change.path
-    allowed = change.kind in _PLACES and _PLACES[change.kind].fullmatch(change.path)
-    names = all(re.fullmatch(_NAME, name) for name in change.content if change.kind == LEVEL)
-    if not allowed or not names or not place.resolve().is_relative_to(folder.resolve()):
-        raise PathError(f"a node sent {change.kind} {change.path!r}, which is no file of a trial; nothing was written")
-    return place
 
 
 def _put(change: Change, place: Path) -> None:
