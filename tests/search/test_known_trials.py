@@ -158,7 +158,7 @@ def test_a_journal_that_the_disk_has_no_room_for_costs_no_trial(search, tmp_path
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(PathError, match=r"cannot write .*optuna.journal: No space left"),
+        pytest.raises(PathError, match=r"cannot write into .*run: No space left"),
     ):
         search(
             "run", lambda number, parameters, level: patch.setattr(JournalFileBackend, "append_logs", run_out) or 100

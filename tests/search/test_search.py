@@ -54,7 +54,7 @@ def asked(tiny_gguf):
         "model": "faulty",
         "tokenizer": str(tokenizer_folder(tiny_gguf)),
         "scenarios": ["D(20,8)"],
-        "levels": [1, 2, 3],
+        "levels": [1, 2],
         "max_seconds": 1,
         "warmup_requests": 0,
         "ready_timeout": 5,
@@ -88,12 +88,14 @@ def test_a_search_that_was_killed_while_it_asked_asks_again(asked, tmp_path):
     run = tmp_path / "run"
     spec = make_spec(asked | {"space": {"itl": [0.01]}, "constraints": [], "levels": [1], "quality": True}, TuneSpec)
     run_search(spec, Experiment.at(run))
+    before = {}
     for trial in Experiment(run).search_trials:
-        answers, before = trial.folder / "answers.json", (trial.folder / "server.json").read_text()
-        answers.unlink()
+        before[trial.folder] = (trial.folder / "server.json").read_text()
+        (trial.folder / "answers.json").unlink()
         msgspec.structs.replace(trial.record, state="running").write(trial.folder)
-        run_search(spec, Experiment(run))
-        assert answers.exists() and (trial.folder / "server.json").read_text() != before
+    run_search(spec, Experiment(run))
+    for folder, server in before.items():
+        assert (folder / "answers.json").exists() and (folder / "server.json").read_text() != server
     batches = list(run.glob("trials/*/batches/*/concurrency-1/batch.json"))
     assert len(batches) == 2 and set(load_trials(run)["answers"]) == {"", "unchanged"}
 
@@ -153,14 +155,14 @@ from tuner.search.spec import TuneSpec
 from tuner.sweep.spec import make_spec
 run_search(make_spec(json.loads(sys.argv[1]), TuneSpec), Experiment.at(pathlib.Path(sys.argv[2])))
 """
-KILLS = int(os.environ.get("TUNER_TEST_KILLS", "2"))
+KILLS = int(os.environ.get("TUNER_TEST_KILLS", "1"))
 
 
 @pytest.mark.real
 @pytest.mark.timeout(600)
 def test_killed_at_random_instants_and_resumed_no_trial_is_lost_or_told_twice(asked, tmp_path):
     run, dice, settled, killed = tmp_path / "run", random.Random(5), {}, 0
-    space = {"itl": [0.02, 0.01, 0.005], "fate": [FINE, OOM]}
+    space = {"itl": [0.02, 0.005], "fate": [FINE, OOM]}
     values = asked | {"levels": [1], "constraints": [], "space": space, "sampler": "climb", "early_stop": False}
     command = [sys.executable, "-c", RUNNER, json.dumps(values), str(run)]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
@@ -178,9 +180,9 @@ def test_killed_at_random_instants_and_resumed_no_trial_is_lost_or_told_twice(as
     subprocess.run(command, env=environment, check=True, timeout=200)
     unchanged(run, settled)
     trials = load_trials(run)
-    assert sorted(trials["state"]) == ["complete"] * 3 + ["failed"] * 3
+    assert sorted(trials["state"]) == ["complete"] * 2 + ["failed"] * 2
     assert [trial.user_attrs["trial"] for trial in study_of(run).trials] == trials["trial"].to_list()
-    assert len({str(parameters) for parameters in trials["parameters"]}) == 6
+    assert len({str(parameters) for parameters in trials["parameters"]}) == 4
 
 
 def has_ended(process, run, batches):

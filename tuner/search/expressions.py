@@ -35,11 +35,7 @@ class Relation:
 
     @classmethod
     def parse(cls, text: Any) -> "Relation":
-        """Read a constraint.
-
-        Raises:
-            SpecError: it is none; only names, numbers, texts, `+ - * / // %`, comparisons, `and`, `or`, `not` are.
-        """
+        """Read a constraint; a SpecError where it is none, or has more in it than `_GRAMMAR` says."""
         said = str(text)
         if len(said) > _LONGEST:
             raise SpecError(f"constraint {said[:40]!r}… is longer than {_LONGEST} characters")
@@ -62,11 +58,7 @@ class Relation:
         raise SpecError(f"constraint {text!r} compares nothing; write it as n_ubatch <= n_batch")
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether `values` meet it; a parameter whose value nobody knows makes it say nothing.
-
-        Raises:
-            SpecError: a value cannot be computed or compared with, such as a text with a number.
-        """
+        """Whether `values` meet it, as they do where one is not known; a SpecError where nothing can be computed."""
         known = {name: _Text(value) if isinstance(value, str) else value for name, value in values.items()}
         if any(known.get(name) is None for name in self.names):
             return True

@@ -1,15 +1,13 @@
 """The one bridge to Optuna: a space's distributions, a study of trials, and the journal for Optuna's own tools."""
 
-import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.core import timestamps
 from tuner.core.records import COMPLETE, FAILED, INFEASIBLE, PRUNED
-from tuner.errors import PathError
 from tuner.judging.scores import Score, Scoring, column_of, maximised
 from tuner.search.dimension import Dimension, Scalar
 from tuner.search.space import Point, SearchSpace
@@ -43,15 +41,7 @@ def ask(study: "optuna.Study", space: SearchSpace) -> Point:
 def as_trial(
     space: SearchSpace, point: Point, state: str, *, by_place: bool = False, **facts: Any
 ) -> "optuna.trial.FrozenTrial":
-    """A trial at a point of the space, for `Study.add_trial`.
-
-    Args:
-        space: what may be tried.
-        point: the trial's configuration.
-        state: as Optuna names it, such as `COMPLETE`.
-        by_place: as `optuna_distribution` has it.
-        facts: for `optuna.trial.create_trial`, such as `values` or `constraints`.
-    """
+    """A trial at a point of the space, for `Study.add_trial`; its state and `facts` are as `create_trial` has them."""
     from optuna.trial import TrialState, create_trial
 
     inside = [one for one in space.dimensions if one.name in point and one.contains(point[one.name])]
@@ -91,12 +81,11 @@ class Journal:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        self._space, self._scoring, self._path = space, scoring, folder / JOURNAL_FILE
-        with _named(self._path):
-            for old in (self._path, folder / f"{JOURNAL_FILE}.lock"):  # a lock that a killed search left
-                old.unlink(missing_ok=True)
-            storage = JournalStorage(JournalFileBackend(str(self._path)))
-            self._study = new_study(scoring.objectives, study_name=folder.name, storage=storage)
+        self._space, self._scoring, path = space, scoring, folder / JOURNAL_FILE
+        for old in (path, folder / f"{JOURNAL_FILE}.lock"):  # a lock that a killed search left
+            old.unlink(missing_ok=True)
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        self._study = new_study(scoring.objectives, study_name=folder.name, storage=storage)
 
     def add(self, searched: SearchTrial) -> None:
         """Add a trial that has ended; one that is to be run again, or confirms, is left out."""
@@ -116,8 +105,7 @@ class Journal:
         for name, instant in (("datetime_start", record.started_at), ("datetime_complete", record.finished_at)):
             if known := timestamps.known(instant):  # in the local zone, without saying so, as Optuna keeps it
                 setattr(trial, name, known.astimezone().replace(tzinfo=None))
-        with _named(self._path):
-            self._study.add_trial(trial)
+        self._study.add_trial(trial)
 
     def _values(self, state: str, score: Score) -> list[float] | None:
         """The objectives' values; of an infeasible trial those of its least penalised batch, whatever they are."""
@@ -128,15 +116,6 @@ class Journal:
         nearest = score.summary.fallback.iloc[0]
         values = [float(nearest[column_of(one, self._scoring.slo)]) for one in self._scoring.objectives]
         return None if any(map(math.isnan, values)) else values
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """A disk that is full, for one, costs no trial: `optuna.journal` is written anew when the search goes on."""
-    try:
-        yield
-    except OSError as error:
-        raise PathError(f"cannot write {path}: {error.strerror}; --resume goes on from here") from error
 
 
 def _attributes(trial: SearchTrial, score: Score) -> Mapping[str, Any]:

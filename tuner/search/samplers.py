@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tuner.errors import SpecError
 from tuner.judging.scores import maximised
 from tuner.search import optuna_study
-from tuner.search.dimension import Dimension, Scalar
+from tuner.search.dimension import COUNTABLE, Dimension, Scalar
 from tuner.search.space import Point, SearchSpace, key_of
 
 if TYPE_CHECKING:
@@ -22,18 +22,15 @@ if TYPE_CHECKING:
 _DRAWS, _PROPOSALS = 300, 30
 #: By how much a trial breaks the constraint that failed (the worst penalty of an SLO comes to 20), or is not judged.
 FAILED_BY, UNKNOWN_BY = 25.0, 10.0
-#: Trials before the model has something to learn from.
-STARTUP = 6
+STARTUP = 6  # trials before the model has something to learn from
 #: Trials without gain after which every second one is TPE's; found with `benchmarks/search_efficiency.py`.
 STALLED = 4
 #: What a step is thought to gain that nobody has tried, and the chance that decides between equals.
 UNTRIED, CHANCE = 0.1, 0.02
-#: The share of a range that one step takes.
-STEP = 0.15
+STEP = 0.15  # the share of a range that one step takes
 #: How much worse than the worst that counts a trial is that does not, and by how much more for each unit of violation.
 BELOW, BELOW_EACH = 0.2, 0.02
-#: (parameter, up or down, or the value that it is set to)
-Step = tuple[str, object]
+Step = tuple[str, object]  # (parameter, up or down, or the value that it is set to)
 #: a point with what it leaves to the engine, as `SearchSpace.values_in_force` has it
 Standing = Mapping[str, Scalar | None]
 
@@ -171,15 +168,13 @@ class Climb(TPE):
         return sorted(self._neighbours(best.point), key=expected_gain, reverse=True)
 
     def _between(self, one: Standing, other: Standing) -> list[Step]:
-        """The steps that lead from one point to another, where both have the parameter."""
         both = [d for d in self.space.dimensions if d.name in one and d.name in other]
         return [(d.name, _direction(d, one[d.name], other[d.name])) for d in both if one[d.name] != other[d.name]]
 
     def _neighbours(self, point: Point) -> Iterator[Point]:
-        """The points that differ in one parameter, by one step; those that this makes active have a middle value.
+        """The points one step away in one parameter; those that this makes active have a middle value.
 
-        What a point leaves to the engine stays so but for the one that is stepped from there, which may also come to
-        stand where it is thought to be.
+        Of what a point leaves to the engine, only what is stepped is named, perhaps where it is thought to stand.
         """
         middle = {d.name: d.at(0.5) for d in self.space.dimensions}
         standing = self.space.values_in_force(point)
@@ -222,17 +217,14 @@ def choose(name: str, space: SearchSpace, objectives: Sequence[str], trials: int
     """
     if name != "auto":
         return name
-    if space.is_small(trials):
+    is_whole = all(one.choices or one.size <= COUNTABLE for one in space.dimensions)
+    if is_whole and sum(1 for _ in itertools.islice(space.grid(), trials + 1)) <= trials:
         return "grid"
     return "climb" if len(objectives) == 1 else "tpe"
 
 
 def make(name: str, space: SearchSpace, objectives: Sequence[str], seed: int = 0) -> Sampler:
-    """A sampler by name.
-
-    Raises:
-        SpecError: it cannot be used here.
-    """
+    """A sampler by name; a SpecError where it cannot be used for these objectives."""
     if name == "climb" and len(objectives) > 1:
         raise SpecError("sampler climb has one objective; use tpe for two")
     return SAMPLERS[name](space, tuple(objectives), seed)

@@ -14,7 +14,7 @@ from tuner import engines
 from tuner.core import files
 from tuner.core.records import FAILED, PRUNED, SEARCH, SWEEP, TrialRecord
 from tuner.core.run_directory import Experiment
-from tuner.errors import NothingSurvived, Stopped
+from tuner.errors import NothingSurvived, PathError, Stopped
 from tuner.judging.search_answer import Confirmation
 from tuner.search import executors, samplers
 from tuner.search.confirmation import BASELINE, WINNER, conclude, to_copy
@@ -40,17 +40,11 @@ Running = dict["Future[None]", tuple[SearchTrial, TrialStop]]
 
 
 def run_search(spec: TuneSpec, experiment: Experiment, stop: StopRequest | None = None) -> None:
-    """Search for the best configuration, the defaults first, and confirm it.
+    """Search for the best configuration, the defaults first, and confirm it; or go on where `experiment` is not new.
 
-    Args:
-        spec: what to search.
-        experiment: a new run directory, or one of the same spec, which is then resumed.
-        stop: set from another thread to end early; the run directory's `stop_file` does the same.
-
-    Raises:
-        NothingSurvived: no trial has a usable result.
-        RequestError: `spec` asks for what cannot be done here, or not in this run directory.
-        ClusterError: the cluster does not answer.
+    `stop`, set from another thread, ends it early; the run directory's `stop_file` does the same. It raises
+    NothingSurvived where no trial has a usable result, ClusterError where the cluster does not answer, RequestError for
+    what cannot be done here, or not in this run directory.
     """
     stop = (stop or StopRequest()).of(experiment)
     with experiment.only_writer():
@@ -65,7 +59,10 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: StopRequest | None 
         facts = {"workload": fingerprint(spec)} if is_here else {}
         with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, SEARCH, **facts):
             experiment.describe(**signed(spec))  # with limits that have changed
-            _Search(request, spec, experiment, executor, stop, known).run()
+            try:
+                _Search(request, spec, experiment, executor, stop, known).run()
+            except OSError as error:  # Optuna's journal, for one, which is written anew when the search goes on
+                raise PathError(f"cannot write into {experiment.folder}: {error.strerror or error}") from error
 
 
 def _check_servers(spec: TuneSpec) -> None:
@@ -104,7 +101,6 @@ class _Search:
         self.journal = Journal(self.experiment.folder, space, self.trials.scoring)
 
     def run(self) -> None:
-        """Search, then confirm."""
         for trial in self.trials.searched:
             self.journal.add(trial)
         self._describe(state="confirming", reason=self._search())
@@ -149,9 +145,9 @@ class _Search:
         if not self.trials.searched:
             return TrialRecord(role="baseline", parameters=dict(self.space.fixed))
         there = {trial.record.known_from for trial in self.trials.all}
-        for one in self.known:
-            if one.record.known_from not in there:
-                self._added(self.trials.take(one))
+        for known in self.known:
+            if known[1].known_from not in there:
+                self._added(self.trials.take(known))
         tried = [trial.record.parameters for trial in self.trials.searched]
         for first in self.spec.first:
             if (parameters := self.space.parameters(first.parameters)) not in tried:
@@ -174,7 +170,6 @@ class _Search:
                 yield Observation(point, trial.state, score.values if is_worth else (), score.penalty)
 
     def _start(self, trial: SearchTrial, again: TuneSpec | None = None) -> Running:
-        """Begin a trial of the search, or measure `again` what it was asked."""
         self.trials.begin(trial)
         best = self.trials.best if trial.record.role == "candidate" else None  # the others are measured to their end
         stop = TrialStop(
@@ -190,7 +185,6 @@ class _Search:
         return {self.executor.submit(spec, trial.files, stop): (trial, stop)}
 
     def _settle(self, running: Running, patience: float | None = None) -> None:
-        """Wait for one of `running` to end, for `patience` seconds at most, and take out of it what has."""
         for future in wait(running, patience, FIRST_COMPLETED).done:
             trial, stop = running.pop(future)
             self.trials.settle(trial, future.exception(), stop)
@@ -208,8 +202,7 @@ class _Search:
         if best is baseline or baseline is None:
             self._describe(confirmation={"verdict": "same", "text": "the defaults are as good: no trial beat them"})
         elif self.spec.confirm:
-            confirmation = self._confirmation(baseline, best)
-            self._describe(confirmation=msgspec.to_builtins(confirmation))
+            self._describe(confirmation=msgspec.to_builtins(self._confirmation(baseline, best)))
 
     def _confirmation(self, baseline: SearchTrial, best: SearchTrial) -> Confirmation | None:
         """What runs in turn show; None where there was no time for one of each."""
@@ -218,14 +211,14 @@ class _Search:
         levels = [at_level] if at_level else sorted({level for level in bests if level})
         turns = product(range(self.spec.confirm), ((BASELINE, baseline), (WINNER, best)))
         each = (self._once_more(side, trial, turn, levels) for turn, (side, trial) in turns)
-        runs = [run for run in takewhile(lambda run: run is not None, each) if run]
-        telling = [(run.record.of, run.score) for run in runs if run.record.kind not in NOT_ITS_DOING]
-        defaults, winners = (
-            [score.values[0] for of, score in telling if of == side and score] for side in (BASELINE, WINNER)
-        )
-        numbers = sorted(run.files.number for run in runs)
-        both = defaults and winners
-        return conclude(self.spec.objective[0], defaults, winners, levels, numbers) if both else None
+        runs = [run for run in takewhile(bool, each) if run]
+        sides: dict[str, list[float]] = {BASELINE: [], WINNER: []}
+        for run in runs:
+            if run.score and run.record.kind not in NOT_ITS_DOING:
+                sides[run.record.of].append(run.score.values[0])
+        objective, numbers = self.spec.objective[0], sorted(run.files.number for run in runs)
+        both = all(sides.values())
+        return conclude(objective, sides[BASELINE], sides[WINNER], levels, numbers) if both else None
 
     def _once_more(self, of: str, trial: SearchTrial, turn: int, levels: list[float]) -> SearchTrial | None:
         """A further run of a trial, at these levels; the one that is there already where the search was cut off."""

@@ -5,26 +5,23 @@ import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuner import engines
 from tuner.core.text import suggest
 from tuner.engines.base import Engine, spelt
 from tuner.errors import SpecError
-from tuner.search.dimension import COUNTABLE, KEYS, Dimension, Scalar, engine_word
+from tuner.search.dimension import KEYS, Dimension, Scalar, engine_word
 from tuner.search.expressions import Relation
 from tuner.sweep.spec import SERVER_FIELDS
 
 Point = dict[str, Scalar]
 DEFAULT, ENGINE = "default", "engine"
-#: the number of GPUs that a search has, as constraints name it
-GPUS = "gpus"
-#: as many as one machine has at most, where nobody said how many there are
-MOST_GPUS = 8
+GPUS = "gpus"  # the number of GPUs that a search has, as constraints name it
+MOST_GPUS = 8  # as many as one machine has at most, where nobody said how many there are
 
 
-@dataclass(frozen=True)
-class Served:
+class Served(NamedTuple):
     """One engine of a space: what is known of it."""
 
     # its own, None where nobody knows them, and `gpus`: for parameters that a configuration does not name
@@ -36,8 +33,7 @@ class Served:
         """What is known of an engine of which parameters of these names are given."""
         defaults = {name: parameter.default for name, parameter in engine.tunables.items()} | {GPUS: gpus or MOST_GPUS}
         other_names = {*names} & {*getattr(engine, "sizes", ())} - {*engine.tunables}  # of the same sizes
-        conditions = () if other_names else tuple(Relation.parse(text) for text in engine.conditions)
-        return cls(defaults, conditions)
+        return cls(defaults, () if other_names else tuple(map(Relation.parse, engine.conditions)))
 
 
 @dataclass(frozen=True)
@@ -59,18 +55,11 @@ class SearchSpace:
         constraints: list[str] | tuple[str, ...] = (),
         gpus: int | None = None,
     ) -> "SearchSpace":
-        """Read and check a search's `space`.
+        """Read and check a search's `space`: parameters with their values, or a preset's name.
 
-        Args:
-            document: parameters with their values, or the name of one of the engine's presets.
-            engine: what is to be tuned; the baseline's, where several are.
-            fixed: the parameters of the baseline, and its SERVER_FIELDS, which may be searched too.
-            constraints: between parameters, as text.
-            gpus: how many there are, for constraints; None where nobody said, which stands for `MOST_GPUS`.
-
-        Raises:
-            SpecError: one line that names the place, what is wrong and what would be right.
-            EngineError: there is no such engine.
+        The baseline has this engine, and what is `fixed`: its parameters, and its SERVER_FIELDS, which may be searched
+        too. Constraints may name how many `gpus` there are; None stands for `MOST_GPUS`. A SpecError or EngineError
+        names the place, what is wrong and what would be right.
         """
         mapping = _preset(document, engine) if isinstance(document, str) else document
         if not isinstance(mapping, Mapping) or not mapping:
@@ -93,11 +82,6 @@ class SearchSpace:
         return own | {
             d.name: every[str(d.when.get(ENGINE, [self.engine])[0])].get(d.parameter) for d in self.dimensions
         }
-
-    def is_small(self, most: int) -> bool:
-        """Whether the grid goes through every configuration that is allowed, and they are at most `most`."""
-        whole = all(dimension.choices or dimension.size <= COUNTABLE for dimension in self.dimensions)
-        return whole and sum(1 for _ in itertools.islice(self.grid(), most + 1)) <= most
 
     def allows(self, point: Mapping[str, Any]) -> bool:
         """Whether every constraint holds for a point of the space; one that cannot be computed there does not."""
@@ -236,7 +220,6 @@ def _engines(documents: Mapping[str, Any], engine: Engine) -> dict[str, Engine]:
 
 
 def _dimension(name: str, document: Any, every: Mapping[str, Engine]) -> Dimension:
-    """What is said of one dimension, checked against the engines that it is of."""
     first, _, rest = name.partition(".")
     parameter = rest if rest and first in every else name
     said = Dimension.parse(name, document, None)
@@ -245,7 +228,7 @@ def _dimension(name: str, document: Any, every: Mapping[str, Engine]) -> Dimensi
         if engine.complete:
             _check_names([parameter], engine.tunables, f"space: {engine.name} has no parameter")
     known = next((engine.tunables[parameter] for engine in of if parameter in engine.tunables), None)
-    return replace(Dimension.parse(name, document, known), own_name=parameter)
+    return replace(Dimension.parse(name, document, known), parameter=parameter)
 
 
 def _in_order(dimensions: dict[str, Dimension], fixed: Mapping[str, Any]) -> tuple[Dimension, ...]:

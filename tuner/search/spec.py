@@ -6,14 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from pydantic import (
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from tuner import engines
 from tuner.core.files import parse_yaml
@@ -53,14 +46,14 @@ class TuneSpec(TrialSpec):
 
     space: dict[str, Any] | str = Field(DEFAULT, description="parameters with their values, or a preset's name")
     first: list[Proposal] = Field(
-        [], description="configurations to begin with: a list of {parameters: {n_parallel: 8}, because: why}"
+        [], description="what to begin with: a list of {parameters: {n_parallel: 8}, because: why}"
     )
     constraints: list[str] = Field([], description="between parameters, such as n_ubatch <= n_batch; several with ;")
     objective: list[Objective] = Field(
         ["max_throughput"], description=f"{', '.join(get_args(Objective))}, or two of them", min_length=1, max_length=2
     )
     objective_level: PositiveFloat | None = Field(
-        None, description="the level or rate at which min_… objectives are read; by default the only one"
+        None, description="where min_… objectives are read; by default the only level or rate"
     )
     from_runs: list[Path] = Field([], description="earlier runs of the same load and machine; their trials are known")
     sampler: SamplerName = Field(
@@ -91,7 +84,6 @@ class TuneSpec(TrialSpec):
     @model_validator(mode="before")
     @classmethod
     def _as_fields(cls, values: Any) -> Any:
-        """YAML reads the key `on` as true, and Python has no field called `from`."""
         words = {True: "on", "from": "from_runs"}
         return {words.get(name, name): value for name, value in values.items()} if isinstance(values, dict) else values
 
@@ -101,13 +93,11 @@ class TuneSpec(TrialSpec):
         level, levels = self.objective_level, self.fixed_levels
         named = ", ".join(map(str, levels))
         is_unclear, is_absent = level is None and len(levels) != 1, level is not None and level not in levels
-        lacks_latency = not any(one.is_latency for one in SLO.parse(self.slo or {}).constraints)
+        of_latency = [one for one in SLO.parse(self.slo or {}).constraints if one.is_latency]
+        lacks_latency = "max_goodput" in self.objective and not of_latency
         problems = (
             (not _ON.fullmatch(self.on), f"on: must be local, ray or ray://ADDRESS, got {self.on!r}"),
-            (
-                "max_goodput" in self.objective and lacks_latency,
-                "objective: max_goodput counts requests that meet latency thresholds; give some with slo",
-            ),
+            (lacks_latency, "objective: max_goodput counts requests that meet latency thresholds; give some with slo"),
             (len({*self.objective}) < len(self.objective), f"objective: {self.objective[0]} stands twice"),
             (bool({*SERVER_FIELDS} & {*self.parameters}), f"parameters: {', '.join(SERVER_FIELDS)} stand beside them"),
             (bool(self.from_runs) and self.on != "local", "from: is of one machine, and trials run on a cluster"),
@@ -138,11 +128,7 @@ class TuneSpec(TrialSpec):
         return SearchSpace.parse(self.space, engine, fixed, self.constraints, count)
 
     def of_trial(self, configuration: Mapping[str, Any], **changes: Any) -> "TuneSpec":
-        """What one trial is asked to do; it takes as many GPUs as its parallel sizes come to.
-
-        Raises:
-            SpecError: it has a program, engine or model that this search does not name, as a file that was changed may.
-        """
+        """What one trial is asked to do, with as many GPUs as it takes; a SpecError for what the search lacks."""
         if strange := self.search_space.strange(configuration):
             raise SpecError(f"a trial has {strange} {configuration[strange]!r}, which the search does not name")
         spec = self.model_copy(update=server_of(self.engine, configuration) | changes)

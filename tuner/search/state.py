@@ -101,8 +101,8 @@ class Trials:
 
     def take(self, known: Known) -> SearchTrial:
         """A trial that was measured elsewhere; on disk here, so that the run directory tells all."""
-        trial = self.add(known.record)
-        copy_known(known, trial.files)
+        trial = self.add(known[1])
+        copy_known(known[0], trial.files)
         self._note(trial)
         return self._scored(trial)
 
@@ -121,11 +121,7 @@ class Trials:
         self._note(trial, state=RUNNING, cause="", started_at=started, gpus=gpus)
 
     def settle(self, trial: SearchTrial, error: BaseException | None, stop: TrialStop) -> None:
-        """Note how a trial ended: what its run raised, and why it was stopped where it was.
-
-        Raises:
-            BaseException: `error`, where it says nothing about the trial.
-        """
+        """Note how a trial ended: what its run raised, and why it was stopped; errors beside it are raised on."""
         match error:
             case None:
                 state, kind, cause = ENDED, "", ""

@@ -44,12 +44,14 @@ def usage_of(samples: Sequence[dict[str, Any]]) -> Usage:
 
 def of_server(usage: Usage, server: Server) -> Usage:
     """`usage` with what the server may use at most, and which of its engine's parameters move what limits it."""
-    caps = [server.engine.value_of(server.spec, cause) for cause in (SEQUENCES, CPU_BOUND)]
+    levers = server.engine.levers
+    names = ("".join(levers.get(cause, ())[:1]) for cause in (SEQUENCES, CPU_BOUND))  # of the first that moves each
+    caps = [server.engine.value_of(server.spec, name) for name in names]
     sequences, threads = (float(cap) if isinstance(cap, int | float) else None for cap in caps)
     cores = min(threads or math.inf, len(os.sched_getaffinity(0)))
     usage = structs.replace(usage, cores=cores, sequences=sequences)
     cause, _ = bottleneck(usage, math.nan)
-    return structs.replace(usage, lever=" or ".join(server.engine.levers.get(cause, ())))
+    return structs.replace(usage, lever=" or ".join(levers.get(cause, ())))
 
 
 def _columns(samples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:

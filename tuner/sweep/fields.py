@@ -25,8 +25,7 @@ _NOT_TEXT = {"E": "embeddings", "R": "reranking", "I": "images", "A": "audio"}
 AUTO, RANDOM = "auto", "random"
 #: requests per second
 LOWEST_RATE, HIGHEST_RATE = 0.001, 100_000.0
-#: requests of an open loop in flight at most, where nothing else is asked for
-IN_FLIGHT = 256
+IN_FLIGHT = 256  # requests of an open loop in flight at most, where nothing else is asked for
 _BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
 
 
@@ -164,11 +163,7 @@ def command_line(command: str, values: Mapping[str, Any]) -> str:
 
 
 def read_levels(text: str) -> list[Level]:
-    """Levels and rates as people write them together, such as `1,8,2.5/s`.
-
-    Raises:
-        SpecError: one of them is none.
-    """
+    """Levels and rates as people write them together, such as `1,8,2.5/s`; a SpecError names what is none."""
     parts = split(text) or [text]
     try:
         return [Rate(_rate(one.removesuffix(PER_SECOND))) if one.endswith(PER_SECOND) else _level(one) for one in parts]

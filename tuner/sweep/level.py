@@ -58,8 +58,7 @@ _MORE_TIME = "give a level more with max_seconds, or with extend_to"
 _TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", re.MULTILINE)
 _WARMUP_SECONDS = 30.0
 _LOG_READ = 200_000  # bytes at the end of a log
-#: (scenario, level, repeat)
-Measurement = tuple[str, Level, int]
+Measurement = tuple[str, Level, int]  # (scenario, level, repeat)
 #: outcomes that say nothing about the level: a resumed sweep measures it again
 UNSETTLED = (RUNNING, "interrupted", "client_failed")
 
@@ -90,10 +89,9 @@ def run(bench: Bench, recorder: Recorder, load: Load, folder: Path, stop: thread
 
 
 def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> str:
-    """Put real load on the server that is not counted, so that the first level does not pay for cold caches.
+    """Put load on the server that is not counted, so that no level pays for cold caches.
 
-    Returns:
-        The server's words where every request failed; empty where some completed, or none was sent.
+    Returns the server's words where every request failed; empty where some completed, or none was sent.
     """
     if not requests:
         return ""
@@ -165,11 +163,7 @@ def judged_level(folders: Sequence[Path], slo: SLO | dict[str, Any]) -> dict[str
 
 
 def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interrupted: bool) -> tuple[str, str]:
-    """How a level ended, and why: the first that fits, the cause before its consequences.
-
-    Returns:
-        An outcome of `tuner.core.records.OUTCOMES` and one line for people, empty where it completed.
-    """
+    """How a level ended (one of `records.OUTCOMES`) and why, in one line: the cause before its consequences."""
     memory = failure is not None and failure.kind == "out_of_memory"
     ends = request_log.statuses(part / REQUESTS_FILE)
     cases = (

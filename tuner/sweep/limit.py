@@ -17,15 +17,13 @@ from tuner.judging.verdicts import ROUNDING, UNKNOWN
 
 #: By how much levels grow while none fails, at least and at most.
 STEP_LEAST, STEP_MOST = 1.1, 8.0
-#: By how much they fall while none passes.
-STEP_DOWN = 4.0
+STEP_DOWN = 4.0  # by how much they fall while none passes
 #: How near an end of the bracket a level is chosen, in brackets that count as closed: less closes it with more room
 #: for noise, more narrows it faster. Found by simulation (`benchmarks/limit_search.py`), as are the next three.
 AIM = 0.7
 #: How far the interpolated crossing is moved to the middle, so that it comes to lie between two levels measured.
 NUDGE = 0.3
-#: Batches kept back for repeats while the bracket is open.
-RESERVE = 1
+RESERVE = 1  # batches kept back for repeats while the bracket is open
 #: A level this near to the threshold is measured twice at once; standard errors.
 AT_THE_EDGE = 0.5
 #: A level that decides is repeated until it lies so many standard errors from the threshold.
@@ -56,13 +54,7 @@ class LimitSearch:
     excesses: dict[float, list[float | None]] = field(default_factory=dict, init=False)
 
     def tell(self, level: float, excess: float | None) -> None:
-        """Learn from a batch that was asked for, or measured earlier.
-
-        Args:
-            level: which level it was.
-            excess: of all runs of the level so far, as from `excess`: at most 0 passes; infinite where it broke the
-                server; None where nobody can judge it, which is tried once more and then fails.
-        """
+        """Learn the `excess` of all runs of a level so far; what nobody can judge is tried once more, then fails."""
         self.batches += level == self.next_level()
         self.excesses.setdefault(level, []).append(excess)
 
@@ -103,8 +95,7 @@ class LimitSearch:
     def _undecided(self) -> float | None:
         """An end of the closed bracket that is nearer to the threshold than is certain.
 
-        The failing one, since it decides that higher levels aren't tried; and the passing one where a single level
-        is more than the tolerance.
+        The passing one only where a single level is more than the tolerance.
         """
         ends = [self.failing, self.passing if (self.passing or 0) * self.tolerance < self.step else None]
         return next((level for level in ends if level is not None and self._is_near(level, CERTAIN)), None)
@@ -131,7 +122,7 @@ class LimitSearch:
         below = max((level for level in self.excesses if level < low), default=None)
         slope = 1.0 if below is None else (self._excess(low) - self._excess(below)) / math.log(low / below)
         rise = -self._excess(low) / max(slope, 0.01) + math.log1p(self.tolerance) / 2
-        return self._rounded(low * math.exp(_clamped(rise, math.log(STEP_LEAST), math.log(STEP_MOST))), up=True)
+        return self._rounded(low * math.exp(np.clip(rise, math.log(STEP_LEAST), math.log(STEP_MOST))), up=True)
 
     def _between(self, low: float, high: float) -> float:
         """A level within the bracket: where the excess should reach 0, as far from the ends as the budget demands."""
@@ -140,10 +131,10 @@ class LimitSearch:
         margin = max(AIM * close, width - close * 2.0 ** (left - 1))
         at = self._crossing(low, high)
         at += math.copysign(NUDGE * close, width / 2 - at)
-        at = _clamped(at, min(margin, width / 2), max(width - margin, width / 2))
+        at = float(np.clip(at, min(margin, width / 2), max(width - margin, width / 2)))
         level = low * math.exp(at)
         rounded = self._rounded(level, up=at >= width / 2)  # to the nearer end, so that it closes
-        return _clamped(rounded, low + self.step, high - self.step)
+        return float(np.clip(rounded, low + self.step, high - self.step))
 
     def _crossing(self, low: float, high: float) -> float:
         """Where the excess should be 0, as ln(level / low): by a parabola through three levels, else by a line."""
@@ -159,21 +150,11 @@ class LimitSearch:
         return float(inside[0]) if len(inside) == 1 else width * -below / (above - below)
 
 
-def _clamped(value: float, least: float, most: float) -> float:
-    return min(max(value, least), most)
-
-
 def excess(row: Mapping[str, Any], slo: SLO) -> float | None:
-    """How far a level lies from the limits that more load makes worse.
+    """How far a row of `levels_of` lies from the limits that more load makes worse: the largest ln(actual / limit).
 
-    Args:
-        row: one row of `levels_of`.
-        slo: what it was judged against. Only what can fail hard counts, beyond its `fail_ratio`, and never
-            `min_throughput`, which more load helps to reach.
-
-    Returns:
-        The largest ln(actual / limit), at most 0 where none is exceeded; infinite where the level was too much for the
-        server (`levels.TOO_MUCH`); None where the level cannot be judged.
+    It is at most 0 where none is exceeded, infinite where the level was too much for the server, and None where it
+    cannot be judged. Only what can fail hard counts, and never `min_throughput`, which more load helps to reach.
     """
     if row["outcome"] != COMPLETED:
         return math.inf if row["outcome"] in TOO_MUCH else None

@@ -21,6 +21,7 @@ PHASE_FILE = "phase"  # in a trial's folder, while it is in one of these
 _BETWEEN_LEVELS = 1.0  # seconds
 _MOMENTS = ("the server is ready", "between levels")
 _REPORTING = "writing the report"
+_CUT_OFF = "cut off after {}: no process of this machine goes on with it"
 #: what a search does while no trial runs, by its state, where it does not choose
 _BETWEEN_TRIALS = {"confirming": "starting the next run that confirms", "done": _REPORTING, "stopped": _REPORTING}
 
@@ -36,11 +37,6 @@ class LevelState:
     started_at: datetime | None = None
     folder: Path = Path()
     live: Live | None = None  # of its last seconds, while it runs
-
-    @property
-    def ended(self) -> bool:
-        """Whether the level has an outcome."""
-        return self.state not in (WAITING, RUNNING)
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Progress:
     @property
     def ended(self) -> tuple[LevelState, ...]:
         """The levels that have an outcome."""
-        return tuple(level for level in self.levels if level.ended)
+        return tuple(level for level in self.levels if level.state not in (WAITING, RUNNING))
 
     @property
     def planned(self) -> int:
@@ -73,9 +69,14 @@ class Progress:
     @property
     def seconds_left(self) -> float:
         """How long the levels that have not ended will take; 0 for none."""
-        begun = [level.started_at for level in self.levels if level.started_at and not level.ended]
-        spent = sum((timestamps.now() - started).total_seconds() for started in begun)
-        return max(0.0, (self.planned - len(self.ended)) * (self.seconds_a_level + _BETWEEN_LEVELS) - spent)
+        each = self.seconds_a_level + _BETWEEN_LEVELS
+        return max(0.0, (self.planned - len(self.ended)) * each - self._seconds_spent)
+
+    @property
+    def _seconds_spent(self) -> float:
+        """What the level that runs took so far."""
+        began = self.running and self.running.started_at
+        return (timestamps.now() - began).total_seconds() if began else 0.0
 
     @property
     def running(self) -> LevelState | None:
@@ -93,7 +94,7 @@ class Progress:
     def describe(self) -> str:
         """What is going on now, in a few words; numbers of a level are of its last seconds, and no result."""
         if self.is_cut_off:
-            return _cut_off(self.total)
+            return _CUT_OFF.format(self.total)
         if running := self.running:
             return f"{_title(running)}{f': {running.live}' if running.live else ''}"
         if self.preparation:
@@ -114,8 +115,7 @@ class Progress:
         """When a run that is asked to end after its level will end, in words."""
         if not (self.running or self.preparation):
             return "ending before the next level" if len(self.ended) < self.planned or not self.levels else "ending"
-        began = self.running and self.running.started_at
-        left = self.seconds_a_level - ((timestamps.now() - began).total_seconds() if began else 0.0)
+        left = self.seconds_a_level - self._seconds_spent
         return f"ending after this level{f', about {left:.0f} s' if left >= 1 else ''}"
 
 
@@ -182,7 +182,7 @@ class SearchProgress:
 
     def _of_trial(self, what: str) -> str:
         if self.is_cut_off:
-            return _cut_off(self.total)
+            return _CUT_OFF.format(self.total)
         if not self.running:
             return _BETWEEN_TRIALS.get(self.state, "choosing the next configuration")
         if len(self.running) > 1:
@@ -195,10 +195,6 @@ class SearchProgress:
 
 def _title(level: LevelState) -> str:
     return f"{level.scenario} at {level_title(level.level)}"
-
-
-def _cut_off(total: str) -> str:
-    return f"cut off after {total}: no process of this machine goes on with it"
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def propose(spec: SweepSpec, limit: str, evidence: str) -> list[Proposal]:
     steps = [
         Proposal(parameters={name: value}, because=evidence)
         for name in engine.levers.get(limit, ())
-        for value in _steps(name, engine.tunables[name], _value(spec, name), is_of_cores=limit == CPU_BOUND)
+        for value in _steps(name, engine.tunables[name], engine.value_of(spec, name), is_of_cores=limit == CPU_BOUND)
     ]
     return steps[:MOST]
 
@@ -72,10 +72,6 @@ def search_of(spec: SweepSpec, proposals: list[Proposal]) -> dict[str, Any]:
     space: dict[str, list[Any]] = {}
     for proposal in proposals:
         for name, value in proposal.parameters.items():
-            space.setdefault(name, [_value(spec, name)]).append(value)
+            space.setdefault(name, [engines.find(spec.engine).value_of(spec, name)]).append(value)
     searched = sweep_of(spec.model_dump(mode="json", exclude_none=True), spec.parameters)
     return searched | {"space": space, "first": [proposal.model_dump() for proposal in proposals]}
-
-
-def _value(spec: SweepSpec, name: str) -> Any:
-    return spec.parameters.get(name, engines.find(spec.engine).tunables[name].default)

@@ -53,7 +53,6 @@ Messages = list[Message]
 
 
 def _quality(value: Any) -> Any:
-    """A text as YAML reads it; true is what stands by default."""
     read = files.parse_yaml(value) if isinstance(value, str) else value
     if isinstance(read, bool | Quality) or (isinstance(read, dict) and {*read} <= {*Quality.model_fields}):
         return {} if read is True else read
@@ -88,15 +87,8 @@ def is_wanted(spec: SweepSpec, trial: Trial) -> TypeGuard[TrialSpec]:
 def ask(spec: TrialSpec, trial: Trial, server: Server, requests: Sequence[Request], stop: Wish) -> None:
     """Ask the server of the baseline, or of a trial that could win, and keep what it answers in the trial's folder.
 
-    Args:
-        spec: of the trial.
-        trial: whose answers they are.
-        server: ready, with nothing else to do.
-        requests: of the user's file, of which some are sent; without any, prompts of ours are.
-        stop: somebody's wish that it ends.
-
-    Raises:
-        Stopped: the baseline, without which nothing can be compared, could not be asked to the end.
+    Some of `requests`, those of the user's file, are sent; without any, prompts of ours are. Where the baseline could
+    not be asked to the end, without which nothing can be compared, Stopped is raised.
     """
     is_baseline = trial.record.role == BASELINE
     if not is_baseline and not judge(load_batches(trial.folder), spec.slo or {})["verdict"].isin(COMPLIANT).any():

@@ -18,20 +18,7 @@ from tuner.errors import SLOError, SpecError
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import requests_needed_for
-from tuner.sweep.fields import (
-    AUTO,
-    IN_FLIGHT,
-    ConcurrencyLevels,
-    Process,
-    Rates,
-    Scenarios,
-    base_of,
-    command_words,
-    mapping,
-    prefix_parts,
-    seed_value,
-    some_gpus,
-)
+from tuner.sweep import fields
 from tuner.traffic.arrivals import Arrivals
 from tuner.traffic.workload import SCENARIO, Prefix
 
@@ -55,30 +42,30 @@ class ServeSpec(ServerSpec):
     engine: str = Field("llamacpp", description="llamacpp, vllm, sglang, command or attach")
     model: str = Field("", description="a .gguf file, a model folder or a hub id; empty: a small one for llamacpp")
 
-    _mappings = field_validator("parameters", "environment", mode="before")(mapping)
-    _words = field_validator("command", "stop_command", mode="before")(command_words)
-    _gpus = field_validator("gpus", mode="before")(some_gpus)
+    _mappings = field_validator("parameters", "environment", mode="before")(fields.mapping)
+    _words = field_validator("command", "stop_command", mode="before")(fields.command_words)
+    _gpus = field_validator("gpus", mode="before")(fields.some_gpus)
 
 
 class SweepSpec(ServeSpec):
     """A server and the load that it is measured under."""
 
-    levels: ConcurrencyLevels = Field(
+    levels: fields.ConcurrencyLevels = Field(
         [1, 2, 4, 8], description="concurrency levels, such as 1,2,4,8; auto finds the highest that meets the SLO"
     )
-    rates: Rates = Field(
+    rates: fields.Rates = Field(
         None, description="instead of levels, requests that arrive per second, such as 1,2,4; auto as for levels"
     )
-    arrivals: Process = Field(
+    arrivals: fields.Process = Field(
         None, description="of rates: poisson (the default), constant, or such as gamma: {cv: 2}, which is bursty"
     )
     max_in_flight: PositiveInt | None = Field(
         None,
-        description=f"of rates: requests in flight at most; those beyond wait in the client [default: {IN_FLIGHT}]",
+        description=f"of rates: requests in flight at most; more wait in the client [default: {fields.IN_FLIGHT}]",
     )
     highest: PositiveInt = Field(256, description="the highest level or rate that auto tries")
-    scenarios: Scenarios = Field(
-        ["D(100,32)"], description="traffic scenarios in genai-bench's notation, such as D(100,32)"
+    scenarios: fields.Scenarios = Field(
+        ["D(100,32)"], description="scenarios in genai-bench's notation, such as D(100,32)"
     )
     prompts: Path | None = Field(
         None, description="own prompts instead: a file of JSON lines, CSV, or text with one a line; .gz too"
@@ -116,9 +103,7 @@ class SweepSpec(ServeSpec):
     )
     target_users: PositiveFloat | None = Field(None, description="the same for so many users at once")
     slo: dict[str, Any] | None = Field(None, description="the SLO: a YAML or JSON file, or its content")
-    tokenizer: str | None = Field(
-        None, description="tokenizer folder or hub id, to size prompts; by default the model's"
-    )
+    tokenizer: str | None = Field(None, description="tokenizer folder or hub id, to size prompts; default: the model's")
     api: Literal["openai", "vllm"] | None = Field(
         None, description="vllm sends ignore_eos with each request, openai does not; by default what the server takes"
     )
@@ -132,9 +117,9 @@ class SweepSpec(ServeSpec):
         description="the folder that run directories are made in; TUNER_RUNS names another",
     )
 
-    _request_mapping = field_validator("request_parameters", mode="before")(mapping)
-    _prefix_parts = field_validator("prefix", mode="before")(prefix_parts)
-    _seed_or_random = field_validator("seed", mode="before")(seed_value)
+    _request_mapping = field_validator("request_parameters", mode="before")(fields.mapping)
+    _prefix_parts = field_validator("prefix", mode="before")(fields.prefix_parts)
+    _seed_or_random = field_validator("seed", mode="before")(fields.seed_value)
 
     @field_validator("slo", mode="before")
     @classmethod
@@ -143,7 +128,7 @@ class SweepSpec(ServeSpec):
         if isinstance(value, Path) or (isinstance(value, str) and "{" not in value):
             SLO.load(value)
             return files.read_document(Path(value).expanduser(), "the SLO", SLOError)
-        content = mapping(value)
+        content = fields.mapping(value)
         if content is not None:
             SLO.parse(content, "slo")
         return content
@@ -156,7 +141,7 @@ class SweepSpec(ServeSpec):
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> Self:
-        drawn = [scenario for scenario in self.scenarios if SCENARIO.fullmatch(base_of(scenario))]
+        drawn = [scenario for scenario in self.scenarios if SCENARIO.fullmatch(fields.base_of(scenario))]
         if self.prompts and drawn and "scenarios" in self.model_fields_set:
             raise ValueError(f"scenarios: {drawn[0]} draws prompts, and prompts names a file of them; leave one out")
         if not self.prompts and len(drawn) < len(self.scenarios):
@@ -182,7 +167,7 @@ class SweepSpec(ServeSpec):
     @property
     def is_auto(self) -> bool:
         """Whether the highest level that meets the SLO is looked for."""
-        return AUTO in (self.levels, self.rates)
+        return fields.AUTO in (self.levels, self.rates)
 
     @property
     def fixed_levels(self) -> list[Level]:
@@ -225,11 +210,7 @@ Spec = TypeVar("Spec", bound=ServeSpec)
 
 
 def make_spec(values: dict[str, Any], kind: type[Spec] = SweepSpec) -> Spec:  # type: ignore[assignment]
-    """A checked spec from plain values, of which None means "not given".
-
-    Raises:
-        SpecError: one line that names the parameter, what is wrong with it and what would be right.
-    """
+    """A checked spec from plain values, of which None is "not given"; a SpecError says in a line what is wrong."""
     try:
         return kind.model_validate({name: value for name, value in values.items() if value is not None})
     except pydantic.ValidationError as error:
@@ -237,12 +218,7 @@ def make_spec(values: dict[str, Any], kind: type[Spec] = SweepSpec) -> Spec:  # 
 
 
 def read_spec(path: Path) -> dict[str, Any]:
-    """The plain values of a YAML or JSON file, for `make_spec`.
-
-    Raises:
-        PathError: it cannot be read.
-        SpecError: it is no mapping, or a key stands twice in it.
-    """
+    """The plain values of a YAML or JSON file, for `make_spec`; a PathError or SpecError says what is wrong with it."""
     values = files.read_document(path, "the parameters", SpecError)
     if not isinstance(values, dict):
         raise SpecError(f"{path} must hold parameters, such as `levels: [1, 2, 4]`")
@@ -256,12 +232,12 @@ def unlike_default(spec: SweepSpec) -> dict[str, Any]:
 
 def server_of(engine: str, configuration: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a spec that one configuration of a search sets, whose baseline has this engine."""
-    fields = {name: configuration[name] for name in SERVER_FIELDS if name in configuration}
-    if "command" in fields:
-        fields["command"] = command_words(fields["command"])
+    server = {name: configuration[name] for name in SERVER_FIELDS if name in configuration}
+    if "command" in server:
+        server["command"] = fields.command_words(server["command"])
     parameters = {name: value for name, value in configuration.items() if name not in SERVER_FIELDS}
-    is_other = fields.get("engine", engine) != engine  # whose program is another one
-    return ({"executable": None} if is_other else {}) | fields | {"parameters": parameters}
+    is_other = server.get("engine", engine) != engine  # whose program is another one
+    return ({"executable": None} if is_other else {}) | server | {"parameters": parameters}
 
 
 def sweep_of(searched: Mapping[str, Any], configuration: Mapping[str, Any]) -> dict[str, Any]:

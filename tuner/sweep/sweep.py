@@ -50,11 +50,7 @@ GONE = ("max_cost", "on_oom", "patience", "price_per_gpu_hour", "stop_when_satur
 
 
 def check_kind(kind: str, experiment: Experiment) -> Experiment:
-    """Refuse to go on with a run that another command made; returns the run.
-
-    Raises:
-        SpecError: it is a sweep and a search is asked for, or the other way round.
-    """
+    """The run; a SpecError where another command made it, as a sweep where a search is asked for."""
     made_by = experiment.record.kind or kind
     if made_by != kind:
         raise SpecError(f"{experiment.folder} is no run of tuner {kind}: tuner {made_by} --resume goes on with it")
@@ -67,11 +63,7 @@ def recorded_spec(experiment: Experiment) -> dict[str, Any]:
 
 
 def check_same(spec: SweepSpec, experiment: Experiment) -> None:
-    """Refuse to go on with a run that was made with another configuration.
-
-    Raises:
-        SpecError: the first difference, with both values.
-    """
+    """Refuse to go on with a run that was made with another configuration; the SpecError names the first difference."""
     if experiment.is_new:
         return
     defaults = {name: part.default for name, part in type(spec).model_fields.items()}  # of what came in later
@@ -91,11 +83,10 @@ def machine() -> dict[str, Any]:
 @contextlib.contextmanager
 def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP, **facts: Any) -> Iterator[None]:
     """Keep in `experiment.json` what was asked, and how it ended whatever happens; `kind` is sweep or tune."""
-    started = "started_at" if experiment.is_new else "resumed_at"
-    is_new = experiment.is_new
+    is_new, state = experiment.is_new, "failed"
     request = {"kind": kind, "name": spec.name, **signed(spec), **facts} if is_new else {}
-    experiment.describe(**request, **machine(), **{started: to_text(now())}, state="running")
-    state = "failed"
+    started = {"started_at" if is_new else "resumed_at": to_text(now())}
+    experiment.describe(**request, **machine(), **started, state="running")
     try:
         yield
         state = "done"
@@ -163,16 +154,10 @@ class StopRequest:
 
 
 def run_sweep(spec: SweepSpec, experiment: Experiment, stop: StopRequest | None = None) -> None:
-    """Measure every level of `spec` that has no result yet, each in its own process.
+    """Measure every level of `spec` that `experiment`, which may be new, has no result of yet.
 
-    Args:
-        spec: what to measure.
-        experiment: a new run directory, or one of the same spec, which is then resumed.
-        stop: set from another thread to end early; the run directory's `stop_file` does the same.
-
-    Raises:
-        ServerFailed: the server did not start.
-        RequestError: `spec` asks for what cannot be done here, or not in this run directory.
+    `stop`, set from another thread, ends it early; so does the run directory's `stop_file`. It raises ServerFailed
+    where the server did not start, RequestError for what cannot be done here, or not in this run directory.
     """
     stop = (stop or StopRequest()).of(experiment)
     with experiment.only_writer():
@@ -187,11 +172,7 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest, benches: Benches
     """Launch the server of one trial and measure every level of it that has no result yet, as a prepared `spec` asks.
 
     Of a search's trials those that could win are then asked for answers, to be compared with the baseline's; its trials
-    share `benches`.
-
-    Raises:
-        ServerFailed: the server did not start.
-        Stopped: that was before the last level.
+    share `benches`. It raises ServerFailed where the server did not start, Stopped before the last level.
     """
     levels = Levels(trial)
     first = next(_planned(spec, levels), None)
@@ -235,7 +216,6 @@ class _Runner:
     at_once: threading.Event
 
     def run(self, measurement: Measurement) -> Sidecar:
-        """Measure a level, or write down why it was not."""
         folder = self.levels.folder(measurement)
         if reason := self._reason_to_skip(*measurement[:2]):
             return level.record_unrun(measurement, folder, "skipped", reason)
@@ -315,11 +295,7 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
         self._running.close()
 
     def alive(self) -> tuple[Server, bool]:
-        """The server, in a state to be measured, and whether it has not been asked for since it was started.
-
-        Raises:
-            ServerFailed: it is dead, and was started often enough or does not start any more.
-        """
+        """The server, and whether nobody asked for it since it was started; raises its failure where it stays dead."""
         if failure := self.server.failure():
             if not self._restarts_left:
                 raise failure

@@ -28,10 +28,9 @@ def signed(spec: SweepSpec) -> dict[str, Any]:
 
 
 def check_trust(spec: SweepSpec, experiment: Experiment, *, trusts: bool) -> None:
-    """Refuse to go on with a run that was not made by this user on this host, unless it is trusted; say what it does.
+    """Refuse (a SpecError) to go on with a run that was not made by this user on this host, unless it is trusted.
 
-    Raises:
-        SpecError: it is not, with all that it would run, and where it would send which key.
+    Either way it is said what it would run, and where it would send which key.
     """
     facts = experiment.facts
     made_by = facts.get("made_by") if isinstance(facts.get("made_by"), dict) else {}

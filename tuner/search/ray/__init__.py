@@ -34,17 +34,9 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
 
     A trial whose node is lost goes on elsewhere with the levels that had come back; one that fails is not run again.
     Leaving the executor ends what still runs, at once. API keys are not handed over: the variable that
-    `spec.api_key_env` names must be set where `ray start` runs.
-
-    Args:
-        on: as `executors.make` has it.
-        slots: how many trials at once; 0 for as many as the nodes have GPUs for, or one a node without GPUs.
-        spec: what trials have in common.
-        resources: what Ray shall reserve for a trial instead of the GPUs that it takes, such as {"GPU": 1}.
-
-    Raises:
-        ClusterError: Ray is not installed, the cluster does not answer, or no node has what a trial takes.
-        SpecError: GPUs are named, which only makes sense on one machine.
+    `spec.api_key_env` names must be set where `ray start` runs. Where `slots` is 0, as many run at once as the nodes
+    have GPUs for, or one a node without. Ray reserves a trial's GPUs for it, or `resources`, such as {"GPU": 1}. It
+    raises ClusterError without Ray, an answer, or a node with what a trial takes, SpecError where GPUs are named.
     """
 
     def __init__(self, on: str, slots: int, spec: SweepSpec, resources: Mapping[str, float] | None = None) -> None:
@@ -84,7 +76,6 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
                 run.await_loss()
 
     def _takes(self, spec: SweepSpec) -> dict[str, float]:
-        """What Ray reserves for a trial: its GPUs, or else a CPU."""
         if self._resources is not None:
             return dict(self._resources)
         if isinstance(spec.gpus, list):
@@ -118,11 +109,7 @@ def _portable(spec: SweepSpec) -> dict[str, Any]:
 
 
 def join(on: str) -> Callable[[], None]:
-    """Join the cluster, or start one; returns what leaves it again, which keeps a connection that was there before.
-
-    Raises:
-        ClusterError: Ray is not installed, or nobody answers.
-    """
+    """Join the cluster, or start one, or a ClusterError; returns what leaves it, but for one that was joined before."""
     address = os.environ.get("RAY_ADDRESS", _LOCAL) if on == RAY else on
     for name, value in _ALONE.items() if address == _LOCAL else ():
         os.environ.setdefault(name, value)

@@ -33,11 +33,7 @@ class Run:
         self._id, self.name = "", "?"
 
     def on_a_node(self, spec: Mapping[str, Any], takes: Mapping[str, float]) -> None:
-        """Run it to its end.
-
-        Raises:
-            Lost: somebody else must.
-        """
+        """Run it to its end; where its node is `Lost`, somebody else must."""
         import ray
 
         more = {name: amount for name, amount in takes.items() if name not in ("CPU", "GPU")}
@@ -58,9 +54,7 @@ class Run:
     def await_loss(self) -> None:
         """Wait until Ray has noticed too that the node is gone, or it would give us the same one again."""
         deadline = time.monotonic() + _NOTICED
-        while self._id in _living():
-            if self._wanted() != GO_ON or time.monotonic() > deadline:
-                return
+        while self._id in _living() and self._wanted() == GO_ON and time.monotonic() < deadline:
             self._closing.wait(_ASK)
 
     def _follow(self, node: Any) -> None:

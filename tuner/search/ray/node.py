@@ -22,8 +22,7 @@ from tuner.core.run_directory import NODE_VARIABLE, Experiment
 from tuner.errors import ClusterError
 from tuner.search.ray.sync import Change, Watch, apply
 
-#: where a trial's process leaves the exception that ended it
-ERROR_FILE = "error.pickle"
+ERROR_FILE = "error.pickle"  # where a trial's process leaves the exception that ended it
 #: what the driver may want of a trial
 GO_ON, AFTER_LEVEL, AT_ONCE = "go on", "after level", "at once"
 

@@ -92,11 +92,7 @@ def results(folder: Path) -> list[Change]:
 
 
 def apply(changes: Iterable[Change], folder: Path) -> None:
-    """Do the same in `folder`; each file appears whole, each level with all its files.
-
-    Raises:
-        PathError: a change leads to where no file of a trial belongs, or the folder cannot be written.
-    """
+    """Do the same in `folder`, each file and level whole; a PathError for what is no file of a trial, or no room."""
     for change in changes:
         place = folder / change.path
         allowed = change.kind in _PLACES and _PLACES[change.kind].fullmatch(change.path)
@@ -127,6 +123,5 @@ def _put(change: Change, place: Path) -> None:
 
 
 def _read(path: Path) -> Content:
-    if not path.is_dir():
-        return {"": files.read_bytes(path, files.RESULTS)}
-    return {part.name: files.read_bytes(part, files.RESULTS) for part in path.iterdir() if files.is_regular(part)}
+    parts = {part.name: part for part in path.iterdir() if files.is_regular(part)} if path.is_dir() else {"": path}
+    return {name: files.read_bytes(part, files.RESULTS) for name, part in parts.items()}
