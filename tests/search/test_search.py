@@ -17,7 +17,7 @@ import pytest
 import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from support import CHECKOUT, FAULTY_SERVER, result_files
+from support import CHECKOUT, DATA, FAULTY_SERVER, result_files
 from support.processes import processes_of, wait_until
 
 from tuner.core.records import TrialFacts, TrialRecord
@@ -32,7 +32,7 @@ from tuner.search.search import run_search
 from tuner.search.spec import TuneSpec
 from tuner.search.state import Limits, Trials
 from tuner.sweep.spec import make_spec
-from tuner.sweep.sweep import StopRequest
+from tuner.sweep.sweep import StopRequest, check_same, recorded_spec
 
 sys.path.insert(0, str(CHECKOUT / "benchmarks"))
 from early_stop import FAMILIES, LEVELS, pairs
@@ -110,7 +110,7 @@ def study_of(run):
 @pytest.mark.timeout(600)
 def test_faults_cost_their_trial_and_the_winner_is_confirmed(asked, tmp_path):
     run = tmp_path / "run"
-    run_search(make_spec(asked | {"confirm": 2}, TuneSpec), Experiment.at(run))
+    run_search(make_spec(asked | {"confirm": 2, "levels": [1, 2, 3]}, TuneSpec), Experiment.at(run))
     trials = load_trials(run)
     by_fate = {
         (p["itl"], p["fate"]): row for row, p in enumerate(trials["parameters"][trials["role"] != "confirmation"])
@@ -218,6 +218,12 @@ def test_stopped_and_resumed_it_goes_on(asked, tmp_path):
     run_search(make_spec(values | {"trials": 2}, TuneSpec), Experiment(run))
     assert list(load_trials(run)["state"]) == ["complete"] * 2
     assert Experiment(run).facts["search"]["reason"] == "all 2 trials were made"
+
+
+def test_a_search_of_an_earlier_version_goes_on_without_the_options_that_are_gone():
+    (run,) = map(Experiment, (DATA / "earlier_version").glob("*-tune-before"))
+    assert {"patience", "stop_when_saturated"} <= {*run.record.spec}
+    check_same(make_spec(recorded_spec(run), TuneSpec), run)
 
 
 @pytest.mark.real
