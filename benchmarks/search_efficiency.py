@@ -2,8 +2,9 @@
 
 Run it by hand: `python benchmarks/search_efficiency.py [--seeds 50] [--samplers random,climb,…] [--unnamed]`; minutes.
 No server is started: `tests/support/simulated_servers.py` models five, each trial with 3 % noise; grid visits the space
-in a random order. The baseline names every parameter; `--unnamed` none, and the engine's class knows the defaults but
-those that depend on the machine.
+in a random order; `climb+` begins with what a sweep of the baseline proposes (the `first` of its `search.yaml`). The
+baseline names every parameter; `--unnamed` none, and the engine's class knows the defaults but those that depend on the
+machine.
 A search has come near when the configuration that it would name, by its noisy trials, truly is within 5 %.
 """
 
@@ -12,13 +13,17 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from support.simulated_servers import SURFACES, UNNAMED, Surface
+from support.simulated_servers import LEVELS, SURFACES, UNNAMED, Surface
 
+from tuner.core.bottleneck import KV_CACHE, SEQUENCES
 from tuner.search.samplers import Observation, Sampler, make
+from tuner.sweep.proposals import propose
+from tuner.sweep.spec import make_spec
 
 WITHIN = 0.05
 
@@ -34,10 +39,26 @@ class ShuffledGrid:
         return self.points[len(seen) % len(self.points)]
 
 
-def trials_needed(surface: Surface, sampler: Sampler | ShuffledGrid, seed: int, most: int) -> int:
+def proposed(surface: Surface) -> list[dict]:
+    """What a sweep of the baseline proposes: more of what holds requests back, as near as the space has it."""
+    model, dimensions = surface.model, {one.name: one for one in surface.space.dimensions}
+    slots, room = model.caps(model.start)
+    if LEVELS[model.measure(model.start).above] <= min(slots, room):
+        return []  # no request waits where it stops
+    spec = make_spec({"engine": model.engine, "model": "m", "parameters": model.start})
+    proposals = propose(spec, SEQUENCES if slots <= room else KV_CACHE, "")
+    steps = [one for proposal in proposals for one in proposal.parameters.items()]
+    near = [model.start | {name: dimensions[name].stand_in(value)} for name, value in steps]
+    return [point for point in near if point != model.start and surface.space.allows(point)]
+
+
+def trials_needed(
+    surface: Surface, sampler: Sampler | ShuffledGrid, seed: int, most: int, first: Sequence[dict] = ()
+) -> int:
     """Trials until the best by measurement is truly near the best known; `most` where it never is."""
     dice = random.Random(f"{surface} {seed}")
     point, seen, best = surface.space.point_of(surface.space.fixed), [], 0.0
+    begin = iter(first)
     while len(seen) < most:
         outcome = surface.measure(point, dice)
         values = (outcome.value,) if outcome.state == "complete" else ()
@@ -46,21 +67,24 @@ def trials_needed(surface: Surface, sampler: Sampler | ShuffledGrid, seed: int, 
             best = values[0]
             if surface.true(point) >= (1 - WITHIN) * surface.best:
                 break
-        point = sampler.next(seen)
+        point = next(begin, None) or sampler.next(seen)
     return len(seen)
 
 
 def row(name: str, surface: Surface, seeds: int, most: int) -> list[int]:
+    name, is_told = name.removesuffix("+"), name.endswith("+")
+    first = proposed(surface) if is_told else []
+
     def sampler(seed: int) -> Sampler | ShuffledGrid:
         return ShuffledGrid(surface, seed) if name == "grid" else make(name, surface.space, ["max_throughput"], seed)
 
-    return sorted(trials_needed(surface, sampler(seed), seed, most) for seed in range(seeds))
+    return sorted(trials_needed(surface, sampler(seed), seed, most, first) for seed in range(seeds))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=50)
-    parser.add_argument("--samplers", default="random,grid,tpe,climb")
+    parser.add_argument("--samplers", default="random,grid,tpe,climb,climb+", help="+: a sweep's proposals first")
     parser.add_argument("--unnamed", action="store_true", help="the baseline names no parameter")
     parser.add_argument("--most", type=int, default=100, help="trials of the samplers that learn")
     asked = parser.parse_args()

@@ -178,8 +178,9 @@ from tuner.engines.base import ServerSpec
 from tuner.engines.command import Command
 from tuner.core.run_directory import Trial
 from tuner.servers.server import launch
+from tuner.sweep.spec import make_spec
 Command.grace = 0.5
-server = launch(ServerSpec.parse({spec!r}), Trial(Path({folder!r})))
+server = launch(make_spec({spec!r}, ServerSpec), Trial(Path({folder!r})))
 Path({folder!r}, "processes").write_text(json.dumps(sorted(server.processes())))
 """
 

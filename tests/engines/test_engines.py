@@ -9,6 +9,7 @@ from tuner import engines
 from tuner.engines import llamacpp
 from tuner.engines.base import Engine, Placement, ServerSpec
 from tuner.errors import EngineError, SpecError
+from tuner.sweep.spec import make_spec
 
 PLACE = Placement(port=8123, gpus=("GPU-a", "GPU-b"), name="tuner-1")
 
@@ -21,7 +22,7 @@ def program(folder, name="vllm"):
 
 
 def command(tmp_path, place=PLACE, **asked):
-    spec = ServerSpec.parse({"executable": program(tmp_path), "model": "org/model", **asked})
+    spec = make_spec({"executable": program(tmp_path), "model": "org/model", **asked}, ServerSpec)
     engine = engines.find(spec.engine)
     engine.check(spec)
     return engine.command(spec, place)
@@ -134,7 +135,7 @@ def test_any_command_is_filled_in():
 def test_what_is_wrong_is_said_before_the_launch(tmp_path, asked, message):
     executable = {"executable": program(tmp_path)} if asked["engine"] in ("vllm", "sglang") else {}
     with pytest.raises((SpecError, EngineError)) as refused:
-        spec = ServerSpec.parse(asked | executable)
+        spec = make_spec(asked | executable, ServerSpec)
         engines.find(spec.engine).check(spec)
     assert refused.value.exit_code == 2 and "\n" not in str(refused.value)
     refused.match(message.replace("{", r"\{").replace("?", r"\?"))
@@ -331,7 +332,7 @@ def test_a_model_and_a_command_at_home_are_found_without_a_shell(tmp_path, monke
     ],
 )
 def test_what_only_looks_like_a_secret_by_its_name_is_none(name, value):
-    assert ServerSpec.parse({"engine": "vllm", "environment": {name: value}}).environment == {name: value}
+    assert make_spec({"engine": "vllm", "environment": {name: value}}, ServerSpec).environment == {name: value}
 
 
 # registered by others

@@ -1,5 +1,6 @@
 """What a search need not measure: trials that are known from earlier runs, and configurations that cannot start."""
 
+import errno
 import json
 import logging
 import re
@@ -14,7 +15,7 @@ from tuner import engines
 from tuner.core.records import TrialRecord
 from tuner.core.run_directory import Experiment
 from tuner.engines.base import ServerSpec
-from tuner.errors import ServerFailed, SpecError
+from tuner.errors import PathError, ServerFailed, SpecError
 from tuner.judging.search_answer import Searched
 from tuner.judging.trials import load_trials
 from tuner.search import executors
@@ -149,6 +150,24 @@ def test_known_trials_are_no_way_out_of_a_run_directory(search, tmp_path):
     assert not (Experiment(tmp_path / "now").trial(2).folder / "server.log").exists()
 
 
+def test_a_journal_that_the_disk_has_no_room_for_costs_no_trial(search, tmp_path, monkeypatch):
+    from optuna.storages.journal import JournalFileBackend
+
+    def run_out(self, logs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(PathError, match=r"cannot write into .*run: No space left"),
+    ):
+        search(
+            "run", lambda number, parameters, level: patch.setattr(JournalFileBackend, "append_logs", run_out) or 100
+        )
+    assert Experiment(tmp_path / "run").facts["state"] == "failed"
+    ran, _, trials = search("run")
+    assert [parameters["n"] for parameters, _ in ran] == [2, 3] and list(trials["state"]) == ["complete"] * 3
+
+
 def test_candidates_are_measured_at_the_best_trials_best_level_first(search):
     slo = {"ttft": {"p50": {"threshold": 0.025}}}  # the level over the throughput: 0.02 at 4, 0.028 at 8
 
@@ -158,7 +177,7 @@ def test_candidates_are_measured_at_the_best_trials_best_level_first(search):
     values = {"levels": [1, 2, 4, 8], "slo": slo, "space": {"n": [1, 2]}}
     ran, _, _ = search("run", curve, **values)
     assert ran == [({"n": 1}, [1, 2, 4, 8]), ({"n": 2}, [4, 8, 2, 1])]
-    for own_order in ({"early_stop": False}, {"order": "ascending"}, {"stop_when_saturated": True}):
+    for own_order in ({"early_stop": False}, {"order": "ascending"}):
         ran, _, _ = search(f"run {own_order}", curve, **values, **own_order)
         assert ran[1] == ({"n": 2}, [1, 2, 4, 8])
 

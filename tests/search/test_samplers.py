@@ -145,13 +145,6 @@ def test_auto_is_a_grid_where_the_space_is_small():
     assert choose("auto", space({"a": {"low": 0.0, "high": 1.0}}), ["max_throughput"], 999) == "climb"
 
 
-@pytest.mark.parametrize("name", ["gp", "tp", ""])
-def test_what_is_no_sampler_is_refused_in_one_line(name):
-    with pytest.raises(SpecError, match=f"there is no sampler '{name}'") as refused:
-        make(name, LLAMACPP.space, ["max_throughput"])
-    assert "\n" not in str(refused.value)
-
-
 @pytest.mark.parametrize("surface", SURFACES[:4], ids=str)
 def test_the_default_needs_at_most_half_of_what_chance_needs(surface):
     """`benchmarks/search_efficiency.py` has the figures over 50 seeds; this is the alarm that something broke."""

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from support import CHECKOUT, FAULTY_SERVER, result_files
+from support import CHECKOUT, DATA, FAULTY_SERVER, result_files
 from support.processes import processes_of, wait_until
 
 from tuner.core.records import TrialFacts, TrialRecord
@@ -32,7 +32,7 @@ from tuner.search.search import run_search
 from tuner.search.spec import TuneSpec
 from tuner.search.state import Limits, Trials
 from tuner.sweep.spec import make_spec
-from tuner.sweep.sweep import StopRequest
+from tuner.sweep.sweep import StopRequest, check_same, recorded_spec
 
 sys.path.insert(0, str(CHECKOUT / "benchmarks"))
 from early_stop import FAMILIES, LEVELS, pairs
@@ -54,7 +54,7 @@ def asked(tiny_gguf):
         "model": "faulty",
         "tokenizer": str(tokenizer_folder(tiny_gguf)),
         "scenarios": ["D(20,8)"],
-        "levels": [1, 2, 3],
+        "levels": [1, 2],
         "max_seconds": 1,
         "warmup_requests": 0,
         "ready_timeout": 5,
@@ -88,12 +88,14 @@ def test_a_search_that_was_killed_while_it_asked_asks_again(asked, tmp_path):
     run = tmp_path / "run"
     spec = make_spec(asked | {"space": {"itl": [0.01]}, "constraints": [], "levels": [1], "quality": True}, TuneSpec)
     run_search(spec, Experiment.at(run))
+    before = {}
     for trial in Experiment(run).search_trials:
-        answers, before = trial.folder / "answers.json", (trial.folder / "server.json").read_text()
-        answers.unlink()
+        before[trial.folder] = (trial.folder / "server.json").read_text()
+        (trial.folder / "answers.json").unlink()
         msgspec.structs.replace(trial.record, state="running").write(trial.folder)
-        run_search(spec, Experiment(run))
-        assert answers.exists() and (trial.folder / "server.json").read_text() != before
+    run_search(spec, Experiment(run))
+    for folder, server in before.items():
+        assert (folder / "answers.json").exists() and (folder / "server.json").read_text() != server
     batches = list(run.glob("trials/*/batches/*/concurrency-1/batch.json"))
     assert len(batches) == 2 and set(load_trials(run)["answers"]) == {"", "unchanged"}
 
@@ -108,7 +110,7 @@ def study_of(run):
 @pytest.mark.timeout(600)
 def test_faults_cost_their_trial_and_the_winner_is_confirmed(asked, tmp_path):
     run = tmp_path / "run"
-    run_search(make_spec(asked | {"confirm": 2}, TuneSpec), Experiment.at(run))
+    run_search(make_spec(asked | {"confirm": 2, "levels": [1, 2, 3]}, TuneSpec), Experiment.at(run))
     trials = load_trials(run)
     by_fate = {
         (p["itl"], p["fate"]): row for row, p in enumerate(trials["parameters"][trials["role"] != "confirmation"])
@@ -153,14 +155,14 @@ from tuner.search.spec import TuneSpec
 from tuner.sweep.spec import make_spec
 run_search(make_spec(json.loads(sys.argv[1]), TuneSpec), Experiment.at(pathlib.Path(sys.argv[2])))
 """
-KILLS = int(os.environ.get("TUNER_TEST_KILLS", "2"))
+KILLS = int(os.environ.get("TUNER_TEST_KILLS", "1"))
 
 
 @pytest.mark.real
 @pytest.mark.timeout(600)
 def test_killed_at_random_instants_and_resumed_no_trial_is_lost_or_told_twice(asked, tmp_path):
     run, dice, settled, killed = tmp_path / "run", random.Random(5), {}, 0
-    space = {"itl": [0.02, 0.01, 0.005], "fate": [FINE, OOM]}
+    space = {"itl": [0.02, 0.005], "fate": [FINE, OOM]}
     values = asked | {"levels": [1], "constraints": [], "space": space, "sampler": "climb", "early_stop": False}
     command = [sys.executable, "-c", RUNNER, json.dumps(values), str(run)]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
@@ -178,9 +180,9 @@ def test_killed_at_random_instants_and_resumed_no_trial_is_lost_or_told_twice(as
     subprocess.run(command, env=environment, check=True, timeout=200)
     unchanged(run, settled)
     trials = load_trials(run)
-    assert sorted(trials["state"]) == ["complete"] * 3 + ["failed"] * 3
+    assert sorted(trials["state"]) == ["complete"] * 2 + ["failed"] * 2
     assert [trial.user_attrs["trial"] for trial in study_of(run).trials] == trials["trial"].to_list()
-    assert len({str(parameters) for parameters in trials["parameters"]}) == 6
+    assert len({str(parameters) for parameters in trials["parameters"]}) == 4
 
 
 def has_ended(process, run, batches):
@@ -216,6 +218,12 @@ def test_stopped_and_resumed_it_goes_on(asked, tmp_path):
     run_search(make_spec(values | {"trials": 2}, TuneSpec), Experiment(run))
     assert list(load_trials(run)["state"]) == ["complete"] * 2
     assert Experiment(run).facts["search"]["reason"] == "all 2 trials were made"
+
+
+def test_a_search_of_an_earlier_version_goes_on_without_the_options_that_are_gone():
+    (run,) = map(Experiment, (DATA / "earlier_version").glob("*-tune-before"))
+    assert {"patience", "stop_when_saturated"} <= {*run.record.spec}
+    check_same(make_spec(recorded_spec(run), TuneSpec), run)
 
 
 @pytest.mark.real
@@ -339,7 +347,7 @@ def test_a_gain_that_is_not_there_is_seldom_confirmed():
 
 @pytest.fixture
 def limits(tmp_path):
-    """Makes the limits of a search whose trials took 60 s on two GPUs each; by the throughput of each, None failed."""
+    """Makes the limits of a search whose trials took 60 s each; by the throughput of each, None failed."""
 
     def make(*throughputs, spent=0.0, **values):
         experiment = Experiment.at(tmp_path / str(len(list(tmp_path.iterdir()))))
@@ -361,21 +369,11 @@ def limits(tmp_path):
 
 def test_a_search_ends_where_its_limits_are(limits):
     assert limits(10, 20, 15, trials=3).reached() == "all 3 trials were made"
-    assert limits(10, 20, 15, patience=2).reached() == ""
-    assert limits(10, 20, 15, 19, patience=2).reached() == "2 trials gained nothing"
-    assert limits(10, None, None, patience=3).reached() == ""
+    assert limits(10, trials=1).reached() == "the one trial was made"
     assert limits(10, 20, spent=500, max_minutes=9, confirm=0).reached() == ""
     assert limits(10, 20, spent=541, max_minutes=9, confirm=0).reached() == "9.0 minutes are over"
     assert limits(10, 20, spent=500, max_minutes=9, confirm=1).reached() == "9.0 minutes are over"  # it takes 2 minutes
     assert not limits(10, 20, spent=500, max_minutes=9, confirm=1).is_over(confirming=True)
-
-
-def test_a_search_never_costs_more_than_it_may(limits):
-    hour = {"price_per_gpu_hour": 30.0}  # a trial costs 1.0
-    assert limits(10, 20, **hour).cost == pytest.approx(2.0)
-    assert limits(10, 20, confirm=0, max_cost=3.1, **hour).reached() == ""
-    assert limits(10, 20, confirm=0, max_cost=2.9, **hour).reached() == "more would cost over 2.9"
-    assert limits(10, 20, confirm=2, max_cost=6.9, **hour).reached() == "more would cost over 6.9"
 
 
 def test_a_trial_takes_as_many_gpus_as_its_sizes_come_to(tmp_path):

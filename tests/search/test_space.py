@@ -64,7 +64,7 @@ def test_the_baseline_is_what_the_defaults_are():
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "llamacpp"])
 def test_presets_are_what_the_engine_takes(engine):
     for name in engines.find(engine).spaces:
-        assert space(name, engine=engine).size >= 20
+        assert len(list(space(name, engine=engine).grid())) >= 20
 
 
 @pytest.mark.parametrize("gpus", [None, 1, 4, 8, 16])
@@ -148,7 +148,7 @@ WRONG = {
     "constraint that nothing meets": ({"n_batch": [1, 2]}, ["n_batch > 2"], "no configuration"),
     "constraint of a text": ({"n_batch": [1]}, ["flash_attn + 1 > n_batch"], "cannot be computed"),
     "not a number": ({"n_batch": [float("nan"), 1]}, (), "is not finite"),
-    "more than floats hold": ({"n_batch": {"low": 1, "high": 10**400}}, (), "high must be finite"),
+    "more than floats hold": ({"n_batch": {"low": 1, "high": 10**400}}, (), "high must be a finite number"),
     "division by 0": ({"n_batch": [1]}, ["n_batch / 0 > 1"], "cannot be computed"),
 }
 
@@ -251,7 +251,6 @@ def test_every_field_takes_text_too():
         ({"objective": "min_ttft", "objective_level": 3}, "none of the levels"),
         ({"objective": "max_throughput,max_throughput"}, "stands twice"),
         ({"objective": "fastest"}, "max_throughput"),
-        ({"max_cost": 3}, "price_per_gpu_hour"),
         ({"on": "cloud"}, "local, ray"),
         ({"sampler": "tpo"}, "sampler"),
         ({"sampler": "gp"}, "'grid', 'random', 'tpe' or 'climb'"),

@@ -124,7 +124,7 @@ def test_a_busy_load_generator_comes_first():
 
 
 def test_the_evidence_names_the_parameter_that_moves_it():
-    usage = Usage(samples=10, waiting=5.8, queued=1, running=2, running_most=2, levers={SEQUENCES: "n_parallel"})
+    usage = Usage(samples=10, waiting=5.8, queued=1, running=2, running_most=2, lever="n_parallel")
     usage = structs.replace(usage, sequences=2)
     said = "requests queue (5.8 wait on average): the server runs 2 at once (n_parallel)"
     assert bottleneck.bottleneck(usage, 0.1) == (SEQUENCES, said)

@@ -14,6 +14,7 @@ from tuner.engines.base import ServerSpec
 from tuner.errors import ServerFailed, SpecError
 from tuner.servers.http import another_way
 from tuner.servers.server import launch
+from tuner.sweep.spec import make_spec
 
 JSON, HTML = "application/json", "text/html"
 LIST = json.dumps({"object": "list", "data": [{"id": "org/a"}, {"id": "org/b"}]})
@@ -56,7 +57,7 @@ def gateway(tmp_path):
 
 
 def attach(tmp_path, url, **more):
-    spec = ServerSpec.parse({"engine": "attach", "base_url": url, "ready_timeout": 0.3, **more})
+    spec = make_spec({"engine": "attach", "base_url": url, "ready_timeout": 0.3, **more}, ServerSpec)
     with launch(spec, Trial(tmp_path)) as server:
         return server.model_name
 

@@ -11,12 +11,13 @@ from tuner.core.run_directory import Trial
 from tuner.engines.base import ServerSpec
 from tuner.engines.command import Command
 from tuner.servers.server import launch
+from tuner.sweep.spec import make_spec
 
 Command.grace = float(os.environ.get("TEST_GRACE", "0.5"))
 
 
 def main(folder, spec, how):
-    with launch(ServerSpec.parse(json.loads(spec)), Trial(Path(folder))) as server:
+    with launch(make_spec(json.loads(spec), ServerSpec), Trial(Path(folder))) as server:
         if how == "fork":
             multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,), daemon=True).start()
         tell(server)

@@ -34,6 +34,7 @@ class Outcome:
     state: str
     value: float = NAN
     penalty: float = NAN
+    above: int = 0  # the place of the first level above those within the SLO, or of the last of them
 
 
 FAILED = Outcome("failed")
@@ -41,13 +42,14 @@ FAILED = Outcome("failed")
 
 def judged(points, ttft_limit, tpot_limit):
     """The outcome of (throughput, TTFT, TPOT) at each level, under an SLO."""
-    found, penalties = [], []
-    for throughput, ttft, tpot in points:
+    found, penalties, above = [], [], 0
+    for place, (throughput, ttft, tpot) in enumerate(points):
         excess = [max(0.0, actual / limit - 1) for actual, limit in ((ttft, ttft_limit), (tpot, tpot_limit))]
         penalties.append(sum(math.expm1(min(20, ratio / 0.1)) for ratio in excess))
         if not any(excess):
             found.append(throughput)
-    return Outcome("complete", max(found), 0.0) if found else Outcome("infeasible", NAN, min(penalties))
+            above = min(place + 1, len(points) - 1)
+    return Outcome("complete", max(found), 0.0, above) if found else Outcome("infeasible", NAN, min(penalties))
 
 
 def closed_loop(level, running, step, prompt, outputs):
@@ -62,6 +64,7 @@ class VLLMOnEightGPUs:
     """34 billion parameters on 8 GPUs of 80 GB, as many copies as fit: 1500 tokens in, 250 out."""
 
     name = "vLLM, 8 GPUs"
+    engine = "vllm"
     unknown = ("max_num_seqs", "max_num_batched_tokens")
     document = {
         "max_num_seqs": [8, 16, 32, 64, 128, 256, 512, 1024],
@@ -84,11 +87,9 @@ class VLLMOnEightGPUs:
     def measure(self, p):
         tp, tokens = p["tensor_parallel_size"], p["max_num_batched_tokens"]
         copies = 8 // tp
-        room = 80 * p["gpu_memory_utilization"] - 68 / tp - 0.00035 * tokens - 2.5
-        if room <= 1 or tokens < p["max_num_seqs"]:
+        if self.room(p) <= 1 or tokens < p["max_num_seqs"]:
             return FAILED
-        capacity = room * tp / (0.00025 * (0.5 if p["kv_cache_dtype"] == "fp8" else 1)) / 1750
-        running = max(1, min(p["max_num_seqs"], capacity))
+        running = max(1, min(self.caps(p)))
         share = tp / (1 + 0.06 * (tp - 1) ** 1.15)
         comm = 0.0012 * math.log2(tp)
         cache = 0.00013 * (0.62 if p["kv_cache_dtype"] == "fp8" else 1)
@@ -104,6 +105,16 @@ class VLLMOnEightGPUs:
         prompt = 1500 * 0.000045 / share * (1 + 700 / tokens) * (1.25 if p["enable_chunked_prefill"] else 1) + comm
         points = [closed_loop(level / copies, running, step, prompt, 250) for level in LEVELS if level >= copies]
         return judged([(copies * t, ttft, tpot) for t, ttft, tpot in points], 1.5, 0.045)
+
+    def room(self, p):
+        """GB of a GPU for the KV cache."""
+        taken = 68 / p["tensor_parallel_size"] + 0.00035 * p["max_num_batched_tokens"]
+        return 80 * p["gpu_memory_utilization"] - taken - 2.5
+
+    def caps(self, p):
+        """Requests that one copy runs at once, by its slots and by its KV cache."""
+        token = 0.00025 * (0.5 if p["kv_cache_dtype"] == "fp8" else 1)
+        return p["max_num_seqs"], self.room(p) * p["tensor_parallel_size"] / token / 1750
 
 
 class VLLMByRanges(VLLMOnEightGPUs):
@@ -122,6 +133,7 @@ class LlamaCppOnSixteenCores:
     """A small model on 8 cores with two threads each: 400 tokens in, 120 out."""
 
     name = "llama.cpp, 16 threads"
+    engine = "llamacpp"
     unknown = ()
     document = {
         "n_parallel": [1, 2, 4, 8, 16, 32, 64],
@@ -161,6 +173,9 @@ class LlamaCppOnSixteenCores:
         prompt = 400 * 0.0016 / speed * self.prompt_cost(p) * (1 + 0.08 * slots)
         return judged([closed_loop(level, slots, step, prompt, 120) for level in LEVELS[:5]], 6.0, 0.12)
 
+    def caps(self, p):
+        return p["n_parallel"], math.inf
+
     def prompt_cost(self, p):
         """Small micro-batches compute badly, large ones leave the cache; long batches hold others up."""
         micro = 1 + 0.6 * (32 / p["n_ubatch"]) ** 0.9 + 0.10 * max(0.0, math.log2(p["n_ubatch"] / 128)) ** 1.5
@@ -172,6 +187,7 @@ class SGLangOnOneGPU:
     """8 billion parameters on one GPU of 80 GB: 3000 tokens in, 400 out, prompts that share their beginnings."""
 
     name = "SGLang, 1 GPU"
+    engine = "sglang"
     unknown = ("max_running_requests", "mem_fraction_static", "chunked_prefill_size")
     document = {
         "max_running_requests": [16, 32, 64, 96, 128, 192, 256, 384, 512],
@@ -194,8 +210,7 @@ class SGLangOnOneGPU:
         if 80 * (1 - p["mem_fraction_static"]) < 3.6 + 0.00022 * chunk * 3:
             return FAILED  # activations do not fit beside the pool
         tokens = (80 * p["mem_fraction_static"] - 17) / 0.000131
-        capacity = tokens / (3000 * self.reuse(p) + 200 + 200 * caution)
-        running = max(1, min(p["max_running_requests"], capacity))
+        running = max(1, min(self.caps(p)))
         overfull = max(0.0, p["max_running_requests"] * (3200 * self.reuse(p) + 200) / tokens - 0.85)
         retracted = 0.9 * overfull * max(0.0, 1.1 - caution)  # of the work is done twice
 
@@ -207,6 +222,10 @@ class SGLangOnOneGPU:
         prompt = 3000 * self.reuse(p) * 0.0000125 * (1 + 450 / chunk) * (1.4 + chunk / 12000)
         points = [closed_loop(level, running, step, prompt, 400) for level in LEVELS]
         return judged([(t * (1 - 0.3 * retracted), ttft, tpot) for t, ttft, tpot in points], 2.0, 0.03)
+
+    def caps(self, p):
+        tokens = (80 * p["mem_fraction_static"] - 17) / 0.000131
+        return p["max_running_requests"], tokens / (3000 * self.reuse(p) + 200 + 200 * p["schedule_conservativeness"])
 
     def reuse(self, p):
         """The share of a prompt that is not cached yet."""
@@ -221,6 +240,7 @@ class TwoRegimes:
     """
 
     name = "two regimes"
+    engine = "vllm"
     unknown = ("max_num_seqs",)
     document = {
         "max_num_seqs": [4, 8, 16, 32, 64, 128, 256, 512],
@@ -256,6 +276,9 @@ class TwoRegimes:
             return (work + host + late) / (1 + accepted)
 
         return judged([closed_loop(level, slots, step, 0.1 + 0.01 * steps, 300) for level in LEVELS], 2.5, 0.04)
+
+    def caps(self, p):
+        return p["max_num_seqs"], math.inf
 
 
 class Surface:

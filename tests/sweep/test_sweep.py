@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 from support import FAULTY_SERVER, result_files
+from support.commands import start
 from support.processes import command_of, processes_of, wait_until
 from support.reads import watch
 
@@ -22,13 +23,13 @@ from tuner.core import request_log
 from tuner.core.run_directory import Experiment
 from tuner.core.timestamps import now
 from tuner.engines.gguf import tokenizer_folder
-from tuner.errors import PathError, SpecError
+from tuner.errors import PathError, ServerFailed, SpecError
 from tuner.sweep.level import fresh_part, outcome_of
 from tuner.sweep.progress import read_sweep
 from tuner.sweep.spec import make_spec
 from tuner.sweep.sweep import StopRequest, run_sweep
 from tuner.traffic import calibration
-from tuner.traffic.genai_bench import Ended
+from tuner.traffic.genai_bench import Benches, Ended
 from tuner.traffic.tokenizer import check_tokenizer
 
 pytestmark = pytest.mark.real
@@ -127,10 +128,26 @@ def attachable(*knobs):
     return server, server.stdout.readline().split()[-1]
 
 
+def test_what_is_refused_before_anything_was_measured_leaves_no_run(swept, tmp_path):
+    server, url = attachable("model=faulty")
+    asked = {"engine": "attach", "command": None, "base_url": url, "levels": [1]}
+    with pytest.raises(ServerFailed, match="serves no model 'other'"):
+        swept(**asked, model="other")
+    assert not list(tmp_path.glob("run*"))
+    server.kill()
+    server.wait(10)
+    with pytest.raises(ServerFailed, match="no server answers"):
+        swept(**asked, ready_timeout=0.2)
+    assert not list(tmp_path.glob("run*"))
+    with pytest.raises(ServerFailed):  # what was started leaves its log
+        swept("die_after_seconds=0.01", levels=[1])
+    assert (tmp_path / "run" / "trials" / "0001" / "server.log").exists()
+
+
 def test_levels_after_an_attached_server_has_died_are_not_run_and_a_resume_measures_them(swept, tmp_path):
     server, url = attachable("die_after=9", "ttft=0.05")
     asked = {"engine": "attach", "command": None, "base_url": url, "ready_timeout": 0.2, "max_requests": 30}
-    ends = list(outcomes(swept(levels=[1, 2, 4, 8], max_seconds=30, **asked)).values())
+    ends = list(outcomes(swept(levels=[1, 2, 4], max_seconds=30, **asked)).values())
     server.wait(10)
     died = ends.index("server_died")
     assert ends[died + 1] == "interrupted"
@@ -140,10 +157,10 @@ def test_levels_after_an_attached_server_has_died_are_not_run_and_a_resume_measu
     assert Experiment(tmp_path / "run").facts["state"] == "interrupted"
     server, _ = attachable("--port", url.rpartition(":")[2])
     try:
-        ends = list(outcomes(swept(levels=[1, 2, 4, 8], max_seconds=30, **asked)).values())
+        ends = list(outcomes(swept(levels=[1, 2, 4], max_seconds=30, **asked)).values())
     finally:
         server.kill()
-    assert ends[died:] == ["server_died", *["completed"] * (3 - died)]
+    assert ends[died:] == ["server_died", *["completed"] * (2 - died)]
 
 
 @pytest.mark.parametrize(
@@ -334,6 +351,17 @@ def test_a_full_disk_ends_a_sweep_with_words(swept, tmp_path, monkeypatch):
     assert Experiment(tmp_path / "run").facts["state"] == "failed"
 
 
+def test_a_report_that_has_no_room_is_one_line_and_leaves_nothing(tmp_path):
+    result_files.add_level(
+        result_files.run(tmp_path / "run", [1]), 1, result_files.result([result_files.request()] * 9)
+    )
+    too_little = ("prlimit", "--fsize=1500000")
+    with start(tmp_path, "report", "run", "-o", "r.html", before=too_little) as process:
+        _, err = process.communicate(timeout=100)
+    assert process.returncode == 2 and "cannot write r.html: File too large" in err and len(err.splitlines()) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
 def test_a_run_that_was_moved_is_not_made_anew_where_it_was(tmp_path):
     experiment = Experiment.at(tmp_path / "run")
     folder = experiment.trial(1).batch_folder("D(20,8)", 1)
@@ -359,7 +387,7 @@ def test_genai_bench_killed_costs_its_level(swept, tmp_path):
 
 
 #: how often our process is killed; more by hand: TUNER_TEST_KILLS=20
-KILLS = int(os.environ.get("TUNER_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("TUNER_TEST_KILLS", "2"))
 RUNNER = """
 import sys
 from tuner.core.run_directory import Experiment
@@ -379,7 +407,7 @@ def test_killed_at_random_instants_and_resumed_no_level_is_lost_or_run_twice(tin
         "model": "faulty",
         "tokenizer": str(tokenizer_folder(tiny_gguf)),
         "scenarios": ["D(20,8)"],
-        "levels": list(range(1, 5 * KILLS + 1)),  # so many that there is something left to be killed
+        "levels": list(range(1, 4 * KILLS + 1)),  # so many that there is something left to be killed
         "max_seconds": 1,
         "warmup_requests": 0,
     }
@@ -397,7 +425,7 @@ def test_killed_at_random_instants_and_resumed_no_level_is_lost_or_run_twice(tin
         for path in run.glob("trials/0001/batches/*/concurrency-*[0-9]/batch.json"):
             sidecar = json.loads(path.read_text())
             assert seen.setdefault(path, sidecar) == sidecar, "a level was measured twice"
-    assert killed > KILLS // 2
+    assert killed
     subprocess.run(
         [sys.executable, "-c", RUNNER, json.dumps(asked), str(run)], env=environment, check=True, timeout=120
     )
@@ -406,6 +434,7 @@ def test_killed_at_random_instants_and_resumed_no_level_is_lost_or_run_twice(tin
 
 def test_the_client_was_told_nothing_of_our_environment(swept, tmp_path, monkeypatch):
     monkeypatch.setenv("GITHUB_TOKEN", "ghp_canary0123456789")
+    monkeypatch.setattr("tuner.sweep.sweep.Benches", Benches)  # not the one that is there
     swept(levels=[1])
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"ghp_canary" in path.read_bytes()]
 
@@ -424,14 +453,6 @@ def test_auto_finds_the_highest_level_within_the_slo(swept, tmp_path):
     assert tuner.summarize(judged).best_level == 3
     assert len(batches) <= 9
     assert set(batches["concurrency"]) >= {1, 3, 4}
-
-
-def test_levels_beyond_saturation_are_skipped(swept):
-    slo = {"error_rate": {"threshold": 0.01}}
-    knobs = ("error_above=1", "ttft=0.1", "wear=0.05")  # throughput falls by more than the clock's chance in a second
-    batches = swept(*knobs, levels=[1, 2, 3, 4], slo=slo, stop_when_saturated=True, max_requests=10**6)
-    assert list(batches["outcome"]) == ["completed", "completed", "completed", "skipped"]
-    assert batches["reason"].iloc[-1].startswith("saturated")
 
 
 def test_a_resumed_sweep_reads_each_level_twice_at_most(swept, tmp_path, monkeypatch):

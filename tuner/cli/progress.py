@@ -19,6 +19,7 @@ from tuner.core.metrics import column_name
 from tuner.core.records import COMPLETE, COMPLETED, FAILED, RUNNING, WAITING
 from tuner.core.run_directory import Experiment
 from tuner.core.text import shorten, visible
+from tuner.judging.levels import TOO_MUCH
 from tuner.judging.search_answer import Searched
 from tuner.judging.slo import SLO
 from tuner.judging.trials import load_trials
@@ -128,7 +129,7 @@ class SweepDisplay(RunDisplay):
             row = judged_level([level.folder], self._spec.slo or {})
             mark, text = _VERDICT_MARKS.get(row["verdict"], _UNKNOWN), "; ".join(_numbers(row))
         else:
-            mark, text = _NO if level.is_too_much else _UNKNOWN, f"{level.state}: {level.reason}"
+            mark, text = _NO if level.state in TOO_MUCH else _UNKNOWN, f"{level.state}: {level.reason}"
         return f"{mark} {escape(level.scenario)} {level_title(level.level)} {escape(text)}"
 
 

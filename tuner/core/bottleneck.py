@@ -50,7 +50,7 @@ class Usage(msgspec.Struct, kw_only=True, omit_defaults=True):
     cores: float | None = None  # that it may use
     sequences: float | None = None  # requests that it runs at once at most, where it was said
     prefix_share: float | None = None  # share of the prompt tokens that requests have in common
-    levers: dict[str, str] = {}  # by cause: the engine's parameters that move it
+    lever: str = ""  # the engine's parameters that move what limits it
 
     @property
     def has_queue(self) -> bool:
@@ -152,5 +152,4 @@ def bottleneck(usage: Usage | None, client_cpu_share: float) -> tuple[str, str]:
     if usage is None or usage.samples < LEAST_SAMPLES:
         return NOT_KNOWN, ""
     cause, evidence = next(((cause, text) for cause, find in CAUSES if (text := find(usage))), (NOT_KNOWN, ""))
-    lever = usage.levers.get(cause)
-    return cause, f"{evidence} ({lever})" if lever else evidence
+    return cause, f"{evidence} ({usage.lever})" if usage.lever else evidence

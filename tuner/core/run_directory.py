@@ -3,6 +3,7 @@
 import contextlib
 import platform
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -246,6 +247,12 @@ class Experiment:
             (self.folder / _LOCK).unlink(missing_ok=True)
             for folder in (*self.trial_folders, self.folder / TRIALS, self.folder):
                 folder.rmdir()
+
+    def forget(self) -> None:
+        """Unmake what was refused before anything was measured; its `only_writer` then leaves nothing of it."""
+        for folder in self.trial_folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        (self.folder / EXPERIMENT_FILE).unlink(missing_ok=True)
 
     @property
     def logs(self) -> list[Path]:

@@ -23,11 +23,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Engine:
-    """The engine of this name.
-
-    Raises:
-        EngineError: there is none, with the nearest in the message; or another package's cannot be loaded.
-    """
+    """The engine of this name; an EngineError names the nearest, or says why another package's cannot be loaded."""
     ours = [EntryPoint(name, f"{__name__}.{_OURS[name]}", GROUP)] if name in _OURS else []
     point = next((point for point in ours or entry_points(group=GROUP) if point.name == name), None)
     if point is None:

@@ -24,8 +24,7 @@ from tuner.errors import EngineError, SpecError
 
 _log = logging.getLogger(__name__)
 GIB = 1 << 30
-
-
+_LONGEST_ADVICE = 300  # characters
 #: what to do instead of writing a key down
 _NO_KEYS = (
     "keys are not written down: set it in the environment of tuner, which is handed on; "
@@ -77,8 +76,7 @@ class ServerSpec(BaseModel):
     @field_validator("parameters")
     @classmethod
     def _spelt_one_way(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        """With `_` for `-`, and without those that are null, which leaves them to the engine."""
-        return {name.lstrip("-").replace("-", "_"): each for name, each in value.items() if each is not None}
+        return {spelt(name): each for name, each in value.items() if each is not None}  # null is for the engine
 
     @model_validator(mode="after")
     def _holds_no_key(self) -> Self:
@@ -87,24 +85,13 @@ class ServerSpec(BaseModel):
             raise ValueError(f"{found}; {_NO_KEYS}")
         return self
 
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> "ServerSpec":
-        """Check a mapping, such as the `server` part of a configuration file.
-
-        Raises:
-            SpecError: a key or value is wrong; the message is one line and names it.
-        """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise SpecError(explain(error, cls)) from None  # pydantic's own text has many lines
+    @property
+    def gpu_count(self) -> int | None:
+        """How many GPUs are asked for; None where nobody said."""
+        return len(self.gpus) if isinstance(self.gpus, list) else self.gpus
 
     def api_key(self) -> str | None:
-        """The API key, read from its environment variable now, and from now on written nowhere.
-
-        Raises:
-            SpecError: the variable is not set.
-        """
+        """The API key, read from its environment variable, which must be set, and from now on written nowhere."""
         if self.api_key_env is None:
             return None
         if key := os.environ.get(self.api_key_env):
@@ -126,20 +113,11 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where on this host one server is to run.
+    """Where on this host one server is to run."""
 
-    Args:
-        port: the loopback port that is reserved for it.
-        gpus: UUIDs of the GPUs that are claimed for it.
-        name: a name that no other server has, for engines that name what they start (containers).
-    """
-
-    port: int
-    gpus: tuple[str, ...] = ()
-    name: str = ""
-
-
-Place = Placement  # the name by which engines of others know it
+    port: int  # of loopback, reserved for it
+    gpus: tuple[str, ...] = ()  # UUIDs of those that are claimed for it
+    name: str = ""  # that no other server has, for engines that name what they start (containers)
 
 
 class Engine:
@@ -148,8 +126,7 @@ class Engine:
     A third party adds one as a subclass under the entry point group `tuner.engines`; what is below is all it may say.
     """
 
-    #: the name by which it is asked for
-    name: ClassVar[str]
+    name: ClassVar[str]  # the name by which it is asked for
     #: parameters that are worth tuning, as they are asked for, with their types and ranges
     tunables: ClassVar[Mapping[str, Parameter]] = {}
     #: `tunables` holds every parameter there is, so that another name is a mistake
@@ -166,8 +143,7 @@ class Engine:
     failures: ClassVar[Sequence[Pattern]] = ()
     #: seconds until it must be ready; large models take minutes to load
     ready_timeout: ClassVar[float] = 600.0
-    #: seconds between SIGTERM and SIGKILL
-    grace: ClassVar[float] = 5.0
+    grace: ClassVar[float] = 5.0  # seconds between SIGTERM and SIGKILL
     #: a server of ours; False where it already runs and is never started or stopped
     owned: ClassVar[bool] = True
     #: where a POST empties its prefix cache; empty where there is no such place
@@ -176,8 +152,7 @@ class Engine:
     request_parameters: ClassVar[Mapping[str, Any]] = {}
     #: the module that this Python must have to run it, unless the specification names an executable
     module: ClassVar[str] = ""
-    #: the command that installs it
-    install: ClassVar[str] = ""
+    install: ClassVar[str] = ""  # the command that installs it
     #: the parameter that bounds prompt and output together
     context_parameter: ClassVar[str] = ""
 
@@ -203,9 +178,8 @@ class Engine:
         for name in unknown:
             advice = suggest(name, {*known, *self.tunables})
             if known and not parameters.is_among(name, known):
-                raise SpecError(
-                    f"{self.name} has no parameter {name!r}; {advice if len(advice) < 300 else 'its --help lists all'}"
-                )
+                helps = advice if len(advice) < _LONGEST_ADVICE else "its --help lists all"
+                raise SpecError(f"{self.name} has no parameter {name!r}; {helps}")
             if not known and advice.startswith("did"):
                 _log.warning("%s parameter %s is none that is known here; %s", self.name, name, advice)
 
@@ -229,11 +203,7 @@ class Engine:
             return _program(spec.executable)
         if self.module and importlib.util.find_spec(self.module):
             return sys.executable
-        raise self.missing()
-
-    def missing(self) -> EngineError:
-        """The error that says that it is not installed, and how it is."""
-        return EngineError(
+        raise EngineError(
             f"engine {self.name} is not installed here; install it: {self.install}; "
             "or name its program where it is installed, with executable"
         )
@@ -270,15 +240,18 @@ class Engine:
         """Most tokens, prompt and output together, of one request; None where it is not known before it runs."""
         return None
 
-    def value_of(self, spec: ServerSpec, cause: str) -> JsonValue:
-        """What the first parameter is set to that moves a cause; None where nobody knows."""
-        name = next(iter(self.levers.get(cause, ())), "")
-        default = self.tunables[name].default if name in self.tunables else None
-        return spec.parameters.get(name, default)
+    def value_of(self, spec: ServerSpec, name: str) -> Any:
+        """The value in force of a parameter; None where nobody knows it."""
+        return spec.parameters.get(name, self.tunables[name].default if name in self.tunables else None)
 
     def patterns(self) -> tuple[Pattern, ...]:
         """Log patterns in the order they are tried."""
         return (OUT_OF_MEMORY, *self.failures, *COMMON)
+
+
+def spelt(name: str) -> str:
+    """A parameter's name as we write it: `--max-num-seqs` is `max_num_seqs`."""
+    return name.lstrip("-").replace("-", "_")
 
 
 def host_of(spec: ServerSpec) -> str:
@@ -292,11 +265,6 @@ def without_tilde(path: str) -> str:
 
 
 def _program(name: str) -> str:
-    """The path of the program that somebody named.
-
-    Raises:
-        EngineError: there is none.
-    """
     path = without_tilde(name)
     if program := shutil.which(path):
         return program
@@ -327,8 +295,7 @@ class GPUEngine(Engine):
     sizes: ClassVar[tuple[str, ...]]
     #: of GPUs that share each layer, and of groups that share the layers out
     shares: ClassVar[tuple[str, str]]
-    #: the share of a GPU's memory that it may take
-    memory_parameter: ClassVar[str]
+    memory_parameter: ClassVar[str]  # the share of a GPU's memory that it may take
     #: it does not start unless one sequence of all its context has room
     holds_context: ClassVar[bool] = False
 
@@ -341,7 +308,7 @@ class GPUEngine(Engine):
             raise SpecError(f"engine {self.name} needs model, a folder or a name on Hugging Face")
         if spec.model.startswith(("/", ".", "~")) and not Path(spec.model).expanduser().exists():
             raise SpecError(f"the model {spec.model} does not exist")
-        number = len(spec.gpus) if isinstance(spec.gpus, list) else spec.gpus
+        number = spec.gpu_count
         if number and self.gpus(spec) not in (1, number):
             raise SpecError(f"{self.name} is given {number} GPUs, and its parallel sizes come to {self.gpus(spec)}")
 
@@ -355,8 +322,8 @@ class GPUEngine(Engine):
         if "quantization" in given or {*given} - {*self.tunables} or not memory:
             return ""
         model = Config.of(spec.model)
-        values = {name: given.get(name, one.default) for name, one in self.tunables.items()}
-        count = len(spec.gpus) if isinstance(spec.gpus, list) else spec.gpus or 1
+        values = {name: one.default for name, one in self.tunables.items()} | given
+        count = spec.gpu_count or 1
         split, groups = (int(values[name]) for name in self.shares) if {*given} & {*self.sizes} else (count, 1)
         if model.num_attention_heads % split:
             return f"its {model.num_attention_heads} attention heads cannot be shared by {split} GPUs a layer"

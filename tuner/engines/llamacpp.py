@@ -32,7 +32,7 @@ class LlamaCpp(Engine):
             "flash_attn": ["auto", "on", "off"],
         },
         "cache": _CACHE,
-        "quantised": _CACHE | {"cache_type_k": ["f16", "q8_0", "q4_0"], "cache_type_v": ["f16", "q8_0", "q4_0"]},
+        "quantised": _CACHE | {name: ["f16", "q8_0", "q4_0"] for name in ("cache_type_k", "cache_type_v")},
     }
     ready_timeout = 60.0
     context_parameter = "n_ctx"

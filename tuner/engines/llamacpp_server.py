@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from typing import Any
 
 from tuner.engines.parameters import Parameter
 
 _CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+_cache_type = partial(Parameter, str, choices=_CACHE_TYPES, default="f16", changes_answers=True)
 _FLASH_ATTENTION = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
 
 #: all that the embedded engine takes
@@ -26,12 +28,8 @@ PARAMETERS = {
     "n_threads_batch": Parameter(int, 1, 1024, help="threads that read prompts (default: n_threads)"),
     "n_gpu_layers": Parameter(int, -1, default=-1, help="layers kept on a GPU; -1 is all that fit"),
     "flash_attn": Parameter(str, choices=tuple(_FLASH_ATTENTION), default="auto", help="flash attention"),
-    "cache_type_k": Parameter(
-        str, choices=_CACHE_TYPES, default="f16", help="type of the KV cache's keys", changes_answers=True
-    ),
-    "cache_type_v": Parameter(
-        str, choices=_CACHE_TYPES, default="f16", help="type of the KV cache's values", changes_answers=True
-    ),
+    "cache_type_k": _cache_type(help="type of the KV cache's keys"),
+    "cache_type_v": _cache_type(help="type of the KV cache's values"),
     "cache_prompt": Parameter(bool, default=True, help="reuse the cache of a common prefix"),
     "cont_batching": Parameter(bool, default=True, help="let requests join a running batch"),
     "kv_unified": Parameter(bool, default=False, help="one context shared by all slots"),
@@ -79,8 +77,7 @@ def configure(flags: argparse.Namespace) -> Any:
     params.cache_type_v = xllamacpp.ggml_type[f"GGML_TYPE_{flags.cache_type_v.upper()}"]
     params.warmup = flags.warmup
     params.n_threads_http = _HTTP_THREADS
-    params.endpoint_metrics = True
-    params.endpoint_slots = True
+    params.endpoint_metrics = params.endpoint_slots = True
     params.ui = False
     params.cors_origins = ""  # no web page has business with it
     if flags.api_key_env:

@@ -57,7 +57,6 @@ class Config(msgspec.Struct, frozen=True):
 
 
 def _file(model: str, name: str) -> Path:
-    """A file of a model's folder, or of a hub id in the cache; it may not be there."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -11,25 +11,15 @@ from tuner.errors import SpecError
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of an engine.
+    """One parameter of an engine."""
 
-    Args:
-        kind: the type of its value.
-        low: the smallest number allowed.
-        high: the largest number allowed.
-        choices: the values allowed, where they are few.
-        default: what it is where nothing is said, as far as it is the same everywhere.
-        help: what it does, in a few words.
-        changes_answers: another value than the default may make the model answer otherwise, beyond rounding; no preset
-            but `quantised` has it.
-    """
-
-    kind: type[int] | type[float] | type[bool] | type[str]
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[Any, ...] = ()
-    default: Any = None
-    help: str = ""
+    kind: type[int] | type[float] | type[bool] | type[str]  # of its value
+    low: float | None = None  # the smallest number allowed
+    high: float | None = None  # the largest
+    choices: tuple[Any, ...] = ()  # the values allowed, where they are few
+    default: Any = None  # what it is where nothing is said, as far as it is the same everywhere
+    help: str = ""  # what it does, in a few words
+    # another value may make the model answer otherwise, beyond rounding; no preset but `quantised` has it
     changes_answers: bool = False
 
     def problem(self, value: Any) -> str | None:
@@ -51,11 +41,7 @@ _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", 
 
 
 def check(engine: str, values: Mapping[str, Any], table: Mapping[str, Parameter]) -> None:
-    """Refuse a value that the engine would refuse, before minutes are spent on starting it.
-
-    Raises:
-        SpecError: a parameter of the table has a value that it cannot take.
-    """
+    """Refuse a value that the engine would refuse (a SpecError), before minutes are spent on starting it."""
     for name, value in values.items():
         if name in table and (problem := table[name].problem(value)):
             raise SpecError(f"{engine} parameter {name} = {value!r}: {problem}")
@@ -80,18 +66,14 @@ def flags(values: Mapping[str, Any], *, no_prefix: bool) -> list[str]:
         values: parameters; true is the bare flag, a list is several values after one flag, an object is JSON text.
         no_prefix: false is `--no-flag` (as argparse's BooleanOptionalAction wants it); otherwise it is left out.
     """
-    return [part for name, value in values.items() for part in _flag(name.replace("_", "-"), value, no_prefix)]
-
-
-def _flag(name: str, value: Any, no_prefix: bool) -> list[str]:
-    match value:
-        case True:
-            return [f"--{name}"]
-        case False:
-            return [f"--no-{name}"] if no_prefix else []
-        case list():
-            return [f"--{name}", *map(as_text, value)]
-    return [f"--{name}", as_text(value)]
+    words: list[str] = []
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [f"--{'' if value else 'no-'}{flag}"] * (value or no_prefix)
+        else:
+            words += [f"--{flag}", *map(as_text, value if isinstance(value, list) else [value])]
+    return words
 
 
 def as_text(value: Any) -> str:

@@ -1,6 +1,7 @@
 """SGLang: `sglang serve`, or of older versions its module, on GPUs. Not run on a GPU yet: written from its source."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from tuner.engines.base import GPUEngine, Placement, ServerSpec, without_tilde
 from tuner.engines.parameters import Parameter
 from tuner.errors import SpecError
 
-#: copies of the model
-_COPIES = ("dp_size", "data_parallel_size", "dp")
+_COPIES = ("dp_size", "data_parallel_size", "dp")  # copies of the model
+_threshold = partial(Parameter, float, 0, 1, default=1.0, changes_answers=True)
 _SPACE = {
     "max_running_requests": [16, 32, 64, 128, 256, 512],
     "mem_fraction_static": {"low": 0.7, "high": 0.92, "step": 0.02},
@@ -55,12 +56,8 @@ class SGLang(GPUEngine):
         "kv_cache_dtype": Parameter(str, default="auto", help="type of the KV cache", changes_answers=True),
         "dtype": Parameter(str, default="auto", help="type of the weights", changes_answers=True),
         "quantization": Parameter(str, help="method by which the weights are quantised", changes_answers=True),
-        "speculative_accept_threshold_single": Parameter(
-            float, 0, 1, default=1.0, help="below 1: drafts that it would not have said", changes_answers=True
-        ),
-        "speculative_accept_threshold_acc": Parameter(
-            float, 0, 1, default=1.0, help="below 1: drafts pass more often than they should", changes_answers=True
-        ),
+        "speculative_accept_threshold_single": _threshold(help="below 1: drafts that it would not have said"),
+        "speculative_accept_threshold_acc": _threshold(help="below 1: drafts pass more often than they should"),
     }
     levers = {
         SEQUENCES: ("max_running_requests",),

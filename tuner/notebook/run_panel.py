@@ -25,7 +25,7 @@ from tuner.sweep import handover
 from tuner.sweep.fields import command_line
 from tuner.sweep.proposals import SEARCH_FILE
 from tuner.sweep.spec import SweepSpec, make_spec, unlike_default
-from tuner.sweep.sweep import StopRequest
+from tuner.sweep.sweep import StopRequest, recorded_spec
 from tuner.sweep.trust import check_trust
 
 _POLL_SECONDS = 0.5
@@ -211,7 +211,7 @@ class RunPanel(Panel[SweepSpec]):
         if run is None or not self._is_idle:
             return
         try:
-            spec = make_spec(run.record.spec, self.kind.spec)
+            spec = make_spec(recorded_spec(run), self.kind.spec)
             check_trust(spec, run, trusts=self._trusted == run.folder)
         except SpecError as error:
             self._trusted = run.folder
@@ -223,7 +223,7 @@ class RunPanel(Panel[SweepSpec]):
     def _search_on(self) -> None:
         """Hand on to the search's panel what the sweep that is shown proposes to try next."""
         if self.experiment:
-            handover.write_search(files.read_bytes(self.experiment.folder / SEARCH_FILE))
+            files.write_atomically(Path(handover.SEARCH), files.read_bytes(self.experiment.folder / SEARCH_FILE))
             self._say("open tune.ipynb and run its cells: its form is filled in with what is proposed here")
 
     def _compare_with(self) -> None:

@@ -12,7 +12,8 @@ from tuner.errors import SpecError
 Scalar = bool | int | float | str
 #: values of a range that are all gone through by a grid, and into how many a longer one is divided
 COUNTABLE, DIVISIONS = 12, 5
-KEYS = ("low", "high", "step", "log", "choices", "when")
+_RANGE = {"low": None, "high": None, "step": None, "log": False}
+KEYS = (*_RANGE, "choices", "when")
 _WORDS = {True: ("on", "true", "yes"), False: ("off", "false", "no")}
 
 
@@ -21,6 +22,7 @@ class Dimension:
     """A parameter with the values it may take: choices, or a range."""
 
     name: str  # the parameter; `engine.parameter` where it was said of one engine of several
+    parameter: str  # as the engine has it
     choices: tuple[Scalar, ...] = ()  # the values, where they are listed; otherwise empty
     low: float = 0  # the smallest value of a range
     high: float = 0  # the largest, included
@@ -29,23 +31,16 @@ class Dimension:
     integer: bool = False  # whether a range is of whole numbers
     # the condition: other parameters, each with the values under which this one is there
     when: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
-    own_name: str = ""  # the parameter as the engine has it, where that is not `name`
 
     @classmethod
     def parse(cls, name: str, document: Any, parameter: Parameter | None) -> "Dimension":
-        """Read what a search's `space` says of one parameter.
+        """Read what a search's `space` says of one parameter, of which the engine may know more.
 
-        Args:
-            name: what it is called.
-            document: a list of choices, or a mapping with `choices`, or with `low`, `high` and perhaps `step`, `log`;
-                with `when` in both.
-            parameter: what the engine knows of it; None where it is a name that we do not know.
-
-        Raises:
-            SpecError: it is none of these, or holds a value that the engine would refuse.
+        A SpecError refuses what is neither a list of choices nor a mapping with `choices`, or with `low`, `high` and
+        perhaps `step`, `log`, with `when` in both; and values that the engine would refuse.
         """
         fields = {"choices": document} if isinstance(document, list) else document
-        if isinstance(fields, Mapping) and "values" in fields:  # which is how many people say it
+        if isinstance(fields, Mapping):  # `values` is how many people say it
             fields = {("choices" if key == "values" else key): value for key, value in fields.items()}
         if not isinstance(fields, Mapping) or not fields:
             raise _wrong(name, f"give choices as [1, 2, 4] or a range as {{low: 1, high: 8}}, not {document!r}")
@@ -56,11 +51,6 @@ class Dimension:
             if parameter and (problem := parameter.problem(value)):
                 raise _wrong(name, f"{value!r} {problem}")
         return dimension
-
-    @property
-    def parameter(self) -> str:
-        """The parameter as the engine has it."""
-        return self.own_name or self.name
 
     def is_of(self, engine: str) -> bool:
         """Whether servers of this engine have it."""
@@ -79,7 +69,7 @@ class Dimension:
     def values(self) -> list[Scalar]:
         """All its values where they are few, or some evenly over the range, both ends included."""
         if self.choices:
-            return list(self.choices)
+            return [*self.choices]
         if self.size <= COUNTABLE:
             return [self.nearest(self.low + n * (self.step or 1)) for n in range(int(self.size))]
         return list(dict.fromkeys(self.at(n / (DIVISIONS - 1)) for n in range(DIVISIONS)))
@@ -130,7 +120,6 @@ class Dimension:
 
     @property
     def _steps(self) -> float:
-        """How many steps a range has; infinite where it has no step."""
         return math.floor((self.high - self.low) / self._step + 1e-9) if self._step else math.inf
 
 
@@ -148,15 +137,16 @@ def _of_choices(name: str, fields: Mapping[str, Any], parameter: Parameter | Non
         raise _wrong(name, f"choices have no {wrong[0]}")
     if not isinstance(choices, list) or not choices:
         raise _wrong(name, f"choices must be a list of values, not {choices!r}")
-    if strange := [value for value in choices if not isinstance(value, (bool, int, float, str))]:
-        raise _wrong(name, f"{strange[0]!r} is no number, text, true or false")
-    if endless := [value for value in choices if not _is_finite(value)]:
-        raise _wrong(name, f"{endless[0]!r} is not finite")
+    for value in choices:
+        if not isinstance(value, (bool, int, float, str)):
+            raise _wrong(name, f"{value!r} is no number, text, true or false")
+        if not _is_finite(value):
+            raise _wrong(name, f"{value!r} is not finite")
     words = [engine_word(value, parameter.choices if parameter else ()) for value in choices]
     distinct = list({(type(value), value): value for value in words}.values())
     if all(map(_is_number, distinct)):
         distinct.sort(key=float)
-    return Dimension(name, tuple(distinct), when=_conditions(name, fields))
+    return Dimension(name, name, tuple(distinct), when=_conditions(name, fields))
 
 
 def _is_finite(value: Scalar) -> bool:
@@ -173,28 +163,25 @@ def engine_word(value: Scalar, choices: Collection[Any]) -> Scalar:
 
 
 def _of_range(name: str, fields: Mapping[str, Any], parameter: Parameter | None) -> Dimension:
-    low, high, step = (fields.get(key) for key in ("low", "high", "step"))
+    low, high, step, log = (fields.get(key, default) for key, default in _RANGE.items())
     if low is None or high is None:
         raise _wrong(name, "a range needs low and high, as in {low: 1, high: 8}")
     for key, value in (("low", low), ("high", high), ("step", 1 if step is None else step)):
-        if not _is_number(value):
-            raise _wrong(name, f"{key} must be a number, not {value!r}")
-        if not _is_finite(value):
-            raise _wrong(name, f"{key} must be finite")
-    log = fields.get("log", False)
+        if not _is_number(value) or not _is_finite(value):
+            raise _wrong(name, f"{key} must be a finite number")
+    integer = all(isinstance(value, int) for value in (low, high, step or 1))
     problems = (
         (not isinstance(log, bool), f"log must be true or false, not {log!r}"),
         (low >= high, f"low must be less than high, got {low} and {high}"),
         (step is not None and step <= 0, f"step must be greater than 0, got {step}"),
         (bool(log) and low <= 0, f"a logarithmic range starts above 0, not at {low}"),
         (bool(log) and step is not None, "give step or log, not both"),
+        (parameter is not None and parameter.kind is int and not integer, "must be whole numbers"),
     )
     if problem := next((text for fits, text in problems if fits), None):
         raise _wrong(name, problem)
-    integer = all(isinstance(value, int) for value in (low, high, step or 1))
-    if parameter and parameter.kind is int and not integer:
-        raise _wrong(name, "must be whole numbers")
-    return Dimension(name, low=low, high=high, step=step, log=log, integer=integer, when=_conditions(name, fields))
+    limits = {"low": low, "high": high, "step": step, "log": log, "integer": integer}
+    return Dimension(name, name, **limits, when=_conditions(name, fields))
 
 
 def _conditions(name: str, fields: Mapping[str, Any]) -> dict[str, tuple[Scalar, ...]]:

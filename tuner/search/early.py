@@ -18,12 +18,10 @@ from tuner.judging.verdicts import COMPLIANT, FAIL, HARD_FAIL
 from tuner.search.spec import TuneSpec
 from tuner.sweep.sweep import StopRequest
 
-#: Levels that must fail, since one may be an accident.
-FEWEST = 2
+FEWEST = 2  # levels that must fail, since one may be an accident
 #: By how much a level may have more than a higher one and still lie before the peak, or on a plateau: for noise.
 PLATEAU = 0.1
-#: How a level stands that is still to come, or that runs.
-TO_COME = ("missing", "interrupted")
+TO_COME = ("missing", "interrupted")  # how a level stands that is still to come, or that runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,19 +60,13 @@ class TrialStop(StopRequest):
 
 
 def _may_end_early(spec: TuneSpec) -> bool:
-    """Whether the levels of a trial can show that it cannot win."""
     return spec.early_stop and spec.objective == ["max_throughput"] and bool(spec.fixed_levels)
 
 
 def busiest_first(spec: TuneSpec, best_level: float | None) -> dict[str, Any]:
-    """What changes of a candidate's spec, so that it shows soon where it cannot win: the order of its levels.
-
-    They go from that at which the best trial has most throughput up, and then down. Nothing changes where the order
-    was asked for, or decides which levels are skipped.
-    """
+    """The order of a candidate's levels that shows soon that it cannot win: from the best trial's up, then down."""
     levels = sorted(spec.fixed_levels)
-    has_own = spec.order != "given" or spec.stop_when_saturated
-    if best_level not in levels or has_own or not _may_end_early(spec):
+    if best_level not in levels or spec.order != "given" or not _may_end_early(spec):
         return {}
     upper, lower = ([one for one in levels if (one >= best_level) == is_upper] for is_upper in (True, False))
     return {spec.varied: [*upper, *reversed(lower)]}
@@ -86,13 +78,7 @@ def cannot_win(judged: pd.DataFrame, best: pd.DataFrame, spec: TuneSpec, factor:
     Only what holds for every server counts: no request is faster beside more others. So tokens/s grow at most as
     the level does, and above a level that is too slow for the SLO all are. And they have one peak: where a level has
     no more than a higher one, none below has more than it. Whether a trial catches up is not guessed from its first
-    levels: mixtures of experts, for one, scale badly at first and well later.
-
-    Args:
-        judged: the batches of the trial, those that are still to come `missing`.
-        best: the judged batches of the best trial.
-        spec: its `margin` is left for noise.
-        factor: as `TrialStop` has it.
+    levels: mixtures of experts, for one, scale badly at first and well later. `spec.margin` is left for noise.
     """
     if judged.empty or best.empty or len(spec.scenarios) > 1:
         return ""
@@ -115,14 +101,13 @@ def _levels_beyond_slo(rows: list[dict[Hashable, Any]], margin: float) -> set[fl
     run = [row for row in rows if row["outcome"] not in TO_COME]
     highest = max((row["level"] for row in run if not _is_too_much(row, margin)), default=0)
     missed = sorted({row["level"] for row in run if row["level"] > highest})
-    return {row["level"] for row in rows if sum(level <= row["level"] for level in missed) >= FEWEST}
+    return {row["level"] for row in rows if row["level"] >= missed[FEWEST - 1]} if len(missed) >= FEWEST else set()
 
 
 def _is_too_much(row: dict[Hashable, Any], margin: float) -> bool:
     """Whether a level has no result or is clearly over a hard limit; what is under one, as of throughput, may grow."""
-    hard = [one for one in row["violations"] if one["type"] == HARD_FAIL]
-    is_over = any(one["actual"] > (1 + margin) * one["threshold"] for one in hard)
-    return row["outcome"] != COMPLETED or (row["verdict"] == FAIL and is_over)
+    over = (one["actual"] > (1 + margin) * one["threshold"] for one in row["violations"] if one["type"] == HARD_FAIL)
+    return row["outcome"] != COMPLETED or (row["verdict"] == FAIL and any(over))
 
 
 def _reach(results: list[dict[Hashable, Any]], level: float) -> float:

@@ -25,30 +25,21 @@ _POLL = 0.2  # seconds between two questions whether a waiting trial is still wa
 
 
 def make(on: str, slots: int, spec: SweepSpec) -> "Executor":
-    """The executor that a user named, for trials of `spec`.
+    """The executor that a user named, for `slots` trials of `spec` at once; 0 for as many as there are GPUs for.
 
-    Args:
-        on: `local`, `ray` (the cluster in RAY_ADDRESS, or a new one on this machine), or a cluster's address
-            (`ray://HOST:PORT`, `HOST:PORT`).
-        slots: how many trials at once; 0 for as many as there are GPUs for.
-
-    Raises:
-        SpecError: trials of `spec` cannot run beside each other.
-        ClusterError: the cluster does not answer, or no node of it has what a trial takes.
+    It is `local`, `ray` (the cluster in RAY_ADDRESS, or a new one on this machine), or a cluster's address
+    (`ray://HOST:PORT`, `HOST:PORT`). A SpecError says that trials of `spec` cannot run at once, a ClusterError
+    that the cluster does not answer, or no node of it has what a trial takes.
     """
-    executor = LocalExecutor(slots or _fitting(spec)) if on == LOCAL else RayExecutor(on, slots, spec)
+    wanted = gpus_wanted(spec) if on == LOCAL else 0
+    fitting = max(1, len(gpus.visible(gpus.gpus())) // wanted) if isinstance(wanted, int) and wanted else 1
+    executor = LocalExecutor(slots or fitting) if on == LOCAL else RayExecutor(on, slots, spec)
     unshared = {"port": spec.port, "base_url": spec.base_url, "gpus": isinstance(spec.gpus, list)}
     name = next((name for name, value in unshared.items() if value), "")
     if name and executor.slots > 1:
         executor.__exit__(None, None, None)
         raise SpecError(f"{name}: {executor.slots} trials at once cannot share {getattr(spec, name)}; ask for 1 slot")
     return executor
-
-
-def _fitting(spec: SweepSpec) -> int:
-    """How many trials the GPUs that we may see are enough for; 1 where a trial takes none, or names its own."""
-    wanted = gpus_wanted(spec)
-    return max(1, len(gpus.visible(gpus.gpus())) // wanted) if isinstance(wanted, int) and wanted else 1
 
 
 class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
@@ -62,16 +53,13 @@ class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
         self.slots = slots
         self._pool = ThreadPoolExecutor(slots, "trial")
         self._benches = Benches()
-        self._room = _Room(len(gpus.visible(gpus.gpus())))
+        self._gpus = len(gpus.visible(gpus.gpus()))
+        self._free, self._turn = threading.Semaphore(self._gpus), threading.Lock()
         self._running: list[threading.Event] = []  # one may be there twice: trials can share a request to stop
         self._closed = False
 
     def submit(self, spec: SweepSpec, trial: Trial, stop: StopRequest) -> "Future[None]":
-        """Run a trial, of which what has a result is not measured again, as soon as a slot and its GPUs are free.
-
-        Returns:
-            A future without a value; its exception is what `sweep.run_trial` raised (ServerFailed, Stopped, …).
-        """
+        """Run a trial, but for what has a result, when a slot and its GPUs are free; the future has its error."""
         return self._pool.submit(self._run, spec, trial, stop)
 
     def __exit__(self, *raised: object) -> None:
@@ -88,40 +76,25 @@ class LocalExecutor(AbstractContextManager["LocalExecutor", None]):
                 raise Stopped
             spec = prepare(spec)
             wanted = gpus_wanted(spec)
-            with self._room.reserve(wanted if isinstance(wanted, int) else len(wanted), stop):
+            with self._reserved(wanted if isinstance(wanted, int) else len(wanted), stop):
                 run_trial(spec, trial, stop, self._benches)
         finally:
             self._running.remove(stop.at_once)
 
-
-class _Room:
-    """GPUs that trials share, so that one waits for as many as it takes; which ones, `gpus.claim` decides."""
-
-    def __init__(self, total: int) -> None:
-        self._total = self._left = total
-        self._changed = threading.Condition()
-        self._turn = threading.Lock()
-
     @contextlib.contextmanager
-    def reserve(self, number: int, stop: StopRequest) -> Iterator[None]:
-        """Hold `number` GPUs, in the order of coming; more than there are at all is for `gpus.claim` to refuse.
-
-        Raises:
-            Stopped: somebody wanted it to end meanwhile.
-        """
-        number = number if number <= self._total else 0
-        with self._turn, self._changed:
-            while self._left < number and not stop.is_set():
-                self._changed.wait(_POLL)
+    def _reserved(self, number: int, stop: StopRequest) -> Iterator[None]:
+        """Hold `number` GPUs, in the order of coming; which, and more than there are at all, is for `gpus.claim`."""
+        held = 0
+        try:
+            with self._turn:
+                while held < number <= self._gpus and not stop.is_set():
+                    held += self._free.acquire(timeout=_POLL)
             if stop.is_set():
                 raise Stopped
-            self._left -= number
-        try:
             yield
         finally:
-            with self._changed:
-                self._left += number
-                self._changed.notify_all()
+            if held:
+                self._free.release(held)
 
 
 #: what `make` gives: `slots` trials at once, `submit` runs one, and leaving it ends at once what still runs

@@ -5,7 +5,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -26,20 +26,12 @@ NOT_ITS_DOING = ("port_in_use", "gpu_unavailable", "unreachable", "unauthorized"
 _ITS_OWN = (*MAY_DIFFER, *SERVER_FIELDS, "parameters", "served_name", "stop_command")
 
 
-class Known(NamedTuple):
-    """A trial that need not be measured."""
-
-    files: Trial  # where it was
-    record: TrialRecord  # what this search notes of it
+#: a trial that need not be measured: where it was, and what this search notes of it
+Known = tuple[Trial, TrialRecord]
 
 
 def known_trials(spec: TuneSpec) -> list[Known]:
-    """The trials of `spec.from_runs` that are of use to a prepared search; a line is logged for each that is not.
-
-    Raises:
-        SpecError: a run was another load, or on another machine.
-        PathError: it is no run.
-    """
+    """The trials of `spec.from_runs` that are of use, a log line for each that is not; a SpecError for another load."""
     return [known for folder in spec.from_runs for known in _of_run(spec, Experiment.open(folder))]
 
 
@@ -58,11 +50,10 @@ def _of_run(spec: TuneSpec, run: Experiment) -> Iterator[Known]:
             continue
         source = record.known_from or f"{run.folder.name}, trial {trial.number}"
         own = {"role": "candidate", "parameters": configuration, "seconds": 0.0, "known_from": source}
-        yield Known(trial, msgspec.structs.replace(record, **own))
+        yield trial, msgspec.structs.replace(record, **own)
 
 
 def _compared(spec: TuneSpec, run: Experiment) -> Iterator[tuple[str, Any, Any]]:
-    """What must be the same, with its value here and in the earlier run."""
     for name, here in ({"workload": fingerprint(spec)} | machine()).items():
         yield name, here, run.facts.get(name)
     asked, before = spec.model_dump(mode="json", exclude_none=True), recorded_spec(run)
@@ -72,7 +63,6 @@ def _compared(spec: TuneSpec, run: Experiment) -> Iterator[tuple[str, Any, Any]]
 
 
 def _configuration(spec: TuneSpec, server: dict[str, Any]) -> dict[str, Any]:
-    """What a server was, as this search says it."""
     searched = {dimension.parameter for dimension in spec.search_space.dimensions}
     texts = server | {"command": shlex.join(server.get("command") or [])}
     fields = {name: texts[name] for name in SERVER_FIELDS if name in searched and texts.get(name)}
@@ -80,7 +70,6 @@ def _configuration(spec: TuneSpec, server: dict[str, Any]) -> dict[str, Any]:
 
 
 def _why_not(spec: TuneSpec, record: TrialRecord, configuration: dict[str, Any], server: dict[str, Any]) -> str:
-    """Why an earlier trial is of no use; empty where it is."""
     space = spec.search_space
     point = space.point_of(configuration)
     if record.state not in (ENDED, FAILED, PRUNED):
@@ -94,10 +83,10 @@ def _why_not(spec: TuneSpec, record: TrialRecord, configuration: dict[str, Any],
     return f"its {unlike[0]} was another" if unlike else ""
 
 
-def copy_known(known: Known, trial: Trial) -> None:
+def copy_known(known: Trial, trial: Trial) -> None:
     """Put the files of a known trial into the folder of a trial here, of which nothing was noted yet."""
     shutil.rmtree(trial.folder)  # what a copy that was cut off has left
-    shutil.copytree(known.files.folder, trial.folder, ignore=_unwanted)
+    shutil.copytree(known.folder, trial.folder, ignore=_unwanted)
     if facts := trial.facts:
         msgspec.structs.replace(facts, trial=trial.number).write(trial.folder)
 

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,24 +41,13 @@ def ask(study: "optuna.Study", space: SearchSpace) -> Point:
 def as_trial(
     space: SearchSpace, point: Point, state: str, *, by_place: bool = False, **facts: Any
 ) -> "optuna.trial.FrozenTrial":
-    """A trial at a point of the space, for `Study.add_trial`.
-
-    Args:
-        space: what may be tried.
-        point: the trial's configuration.
-        state: as Optuna names it, such as `COMPLETE`.
-        by_place: as `optuna_distribution` has it.
-        facts: for `optuna.trial.create_trial`, such as `values` or `constraints`.
-    """
+    """A trial at a point of the space, for `Study.add_trial`; its state and `facts` are as `create_trial` has them."""
     from optuna.trial import TrialState, create_trial
 
     inside = [one for one in space.dimensions if one.name in point and one.contains(point[one.name])]
-    return create_trial(
-        state=TrialState[state],
-        params={one.name: _place(one, point[one.name]) if by_place else point[one.name] for one in inside},
-        distributions={one.name: optuna_distribution(one, by_place=by_place) for one in inside},
-        **facts,
-    )
+    distributions = {one.name: optuna_distribution(one, by_place=by_place) for one in inside}
+    params = {one.name: _place(one, point[one.name]) if by_place else point[one.name] for one in inside}
+    return create_trial(state=TrialState[state], params=params, distributions=distributions, **facts)
 
 
 def optuna_distribution(dimension: Dimension, *, by_place: bool = False) -> "optuna.distributions.BaseDistribution":
@@ -77,12 +65,10 @@ def optuna_distribution(dimension: Dimension, *, by_place: bool = False) -> "opt
 
 
 def _place(dimension: Dimension, value: Scalar) -> Scalar:
-    """A value as the distribution by place has it."""
     return dimension.choices.index(value) if dimension.choices and dimension.is_ordered else value
 
 
 def _value(dimension: Dimension, place: Scalar) -> Scalar:
-    """The value that `_place` made this of."""
     if not dimension.choices:
         return dimension.nearest(float(place))
     return dimension.choices[int(place)] if dimension.is_ordered else place
@@ -95,9 +81,8 @@ class Journal:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
 
-        self._space, self._scoring = space, scoring
-        path = folder / JOURNAL_FILE
-        for old in (path, path.with_name(f"{path.name}.lock")):  # a lock that a killed search left
+        self._space, self._scoring, path = space, scoring, folder / JOURNAL_FILE
+        for old in (path, folder / f"{JOURNAL_FILE}.lock"):  # a lock that a killed search left
             old.unlink(missing_ok=True)
         storage = JournalStorage(JournalFileBackend(str(path)))
         self._study = new_study(scoring.objectives, study_name=folder.name, storage=storage)
@@ -105,7 +90,7 @@ class Journal:
     def add(self, searched: SearchTrial) -> None:
         """Add a trial that has ended; one that is to be run again, or confirms, is left out."""
         record, score, state = searched.record, searched.score, searched.state
-        if score is None or not (searched.is_settled and searched.is_searched):
+        if score is None or record.role == "confirmation" or not searched.is_settled:
             return
         values = self._values(state, score)
         violation = 0.0 if score.state == COMPLETE else 1.0 if math.isnan(score.penalty) else max(score.penalty, 1e-9)
@@ -117,9 +102,9 @@ class Journal:
             user_attrs=_attributes(searched, score),
             constraints=None if state in (FAILED, PRUNED) else {"slo": violation},
         )
-        trial.number = searched.files.number
-        trial.datetime_start = _local(record.started_at) or trial.datetime_start
-        trial.datetime_complete = _local(record.finished_at) or trial.datetime_complete
+        for name, instant in (("datetime_start", record.started_at), ("datetime_complete", record.finished_at)):
+            if known := timestamps.known(instant):  # in the local zone, without saying so, as Optuna keeps it
+                setattr(trial, name, known.astimezone().replace(tzinfo=None))
         self._study.add_trial(trial)
 
     def _values(self, state: str, score: Score) -> list[float] | None:
@@ -129,22 +114,14 @@ class Journal:
         if state != INFEASIBLE or score.summary.fallback.empty:
             return None
         nearest = score.summary.fallback.iloc[0]
-        columns = [column_of(one, self._scoring.slo) for one in self._scoring.objectives]
-        values = [float(nearest[column]) for column in columns]
-        return None if any(math.isnan(value) for value in values) else values
+        values = [float(nearest[column_of(one, self._scoring.slo)]) for one in self._scoring.objectives]
+        return None if any(map(math.isnan, values)) else values
 
 
 def _attributes(trial: SearchTrial, score: Score) -> Mapping[str, Any]:
-    """What Optuna has no place for."""
     record, summary = trial.record, score.summary
     attributes = {name: getattr(record, name) for name in ("role", "kind", "seconds")}
     attributes |= {name: getattr(summary, name) for name in ("best_level", "max_throughput")}
     attributes |= {"trial": trial.files.number, "state": trial.state, "cause": record.cause or score.cause}
     attributes |= {"parameters": json.dumps(record.parameters)}
     return {name: value for name, value in attributes.items() if value not in (None, "")}
-
-
-def _local(instant: str) -> datetime | None:
-    """An instant as Optuna keeps it: in the local zone, without saying so."""
-    known = timestamps.known(instant)
-    return known.astimezone().replace(tzinfo=None) if known else None

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tuner.core.text import suggest
 from tuner.errors import SpecError
 from tuner.judging.scores import maximised
 from tuner.search import optuna_study
-from tuner.search.dimension import Dimension, Scalar
+from tuner.search.dimension import COUNTABLE, Dimension, Scalar
 from tuner.search.space import Point, SearchSpace, key_of
 
 if TYPE_CHECKING:
@@ -23,18 +22,15 @@ if TYPE_CHECKING:
 _DRAWS, _PROPOSALS = 300, 30
 #: By how much a trial breaks the constraint that failed (the worst penalty of an SLO comes to 20), or is not judged.
 FAILED_BY, UNKNOWN_BY = 25.0, 10.0
-#: Trials before the model has something to learn from.
-STARTUP = 6
+STARTUP = 6  # trials before the model has something to learn from
 #: Trials without gain after which every second one is TPE's; found with `benchmarks/search_efficiency.py`.
 STALLED = 4
 #: What a step is thought to gain that nobody has tried, and the chance that decides between equals.
 UNTRIED, CHANCE = 0.1, 0.02
-#: The share of a range that one step takes.
-STEP = 0.15
+STEP = 0.15  # the share of a range that one step takes
 #: How much worse than the worst that counts a trial is that does not, and by how much more for each unit of violation.
 BELOW, BELOW_EACH = 0.2, 0.02
-#: (parameter, up or down, or the value that it is set to)
-Step = tuple[str, object]
+Step = tuple[str, object]  # (parameter, up or down, or the value that it is set to)
 #: a point with what it leaves to the engine, as `SearchSpace.values_in_force` has it
 Standing = Mapping[str, Scalar | None]
 
@@ -51,7 +47,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Chooses configurations."""
+    """Chooses configurations; this one any, all as likely."""
 
     space: SearchSpace  # what may be tried
     objectives: tuple[str, ...]  # what is wanted
@@ -74,7 +70,6 @@ class Sampler:
         return itertools.chain(drawn, self.space.grid())
 
     def _dice(self, observations: Sequence[Observation], use: str) -> random.Random:
-        """Chance that follows from the seed and the number of trials."""
         return random.Random(f"{self.seed} {len(observations)} {use}")  # noqa: S311 - no secret
 
     def _spread(self, observations: Sequence[Observation]) -> Iterable[Point]:
@@ -92,12 +87,8 @@ class Sampler:
 class Grid(Sampler):
     """Every configuration in turn; wide ranges by a few values each."""
 
-    def _untried(self, observations: Sequence[Observation]) -> Iterable[Point]:
+    def _proposals(self, observations: Sequence[Observation]) -> Iterable[Point]:
         return self.space.grid()
-
-
-class Random(Sampler):
-    """Any configuration, all as likely."""
 
 
 class TPE(Sampler):
@@ -111,7 +102,6 @@ class TPE(Sampler):
             yield self.space.active(optuna_study.ask(study, self.space))
 
     def _study(self, observations: Sequence[Observation]) -> "optuna.Study":
-        """All trials so far, as a study."""
         import optuna
 
         seed = self._dice(observations, "model").getrandbits(31)
@@ -120,18 +110,14 @@ class TPE(Sampler):
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             estimator = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, group=conditional)
         study = optuna_study.new_study(self.objectives, sampler=estimator)
-        worst = self._worst(observations)
+        known = [one.values for one in observations if one.values] or [(1.0,) * len(self.objectives)]
+        columns = zip(self.objectives, zip(*known, strict=True), strict=True)
+        worst = [min(column) if maximised(objective) else max(column) for objective, column in columns]
         for one in observations:
             facts = {"values": list(one.values or worst), "constraints": {"slo": violation(one)}}
             state, facts = ("RUNNING", {}) if one.state == "running" else ("COMPLETE", facts)
             study.add_trial(optuna_study.as_trial(self.space, one.point, state, by_place=True, **facts))
         return study
-
-    def _worst(self, observations: Sequence[Observation]) -> list[float]:
-        """The worst value of each objective: what a trial without one is told to have."""
-        values = [one.values for one in observations if one.values] or [(1.0,) * len(self.objectives)]
-        columns = zip(self.objectives, zip(*values, strict=True), strict=True)
-        return [min(column) if maximised(objective) else max(column) for objective, column in columns]
 
 
 def violation(one: Observation) -> float:
@@ -166,7 +152,6 @@ class Climb(TPE):
         return {id(one): known.get(id(one), worst - BELOW - BELOW_EACH * violation(one)) for one in trials}
 
     def _steps(self, trials: Sequence[Observation], best: Observation, worth: dict[int, float]) -> list[Point]:
-        """The neighbours of the best, most promising first."""
         gains: dict[Step, list[float]] = defaultdict(list)
         standing = {id(one): self.space.values_in_force(one.point) for one in trials}
         for one, other in itertools.permutations(trials, 2):
@@ -183,15 +168,13 @@ class Climb(TPE):
         return sorted(self._neighbours(best.point), key=expected_gain, reverse=True)
 
     def _between(self, one: Standing, other: Standing) -> list[Step]:
-        """The steps that lead from one point to another, where both have the parameter."""
         both = [d for d in self.space.dimensions if d.name in one and d.name in other]
         return [(d.name, _direction(d, one[d.name], other[d.name])) for d in both if one[d.name] != other[d.name]]
 
     def _neighbours(self, point: Point) -> Iterator[Point]:
-        """The points that differ in one parameter, by one step; those that this makes active have a middle value.
+        """The points one step away in one parameter; those that this makes active have a middle value.
 
-        What a point leaves to the engine stays so but for the one that is stepped from there, which may also come to
-        stand where it is thought to be.
+        Of what a point leaves to the engine, only what is stepped is named, perhaps where it is thought to stand.
         """
         middle = {d.name: d.at(0.5) for d in self.space.dimensions}
         standing = self.space.values_in_force(point)
@@ -224,7 +207,7 @@ def _next_values(dimension: Dimension, value: Scalar | None, *, stay: bool) -> l
     return [*(other for other in near if other != value), *own]
 
 
-SAMPLERS: dict[str, type[Sampler]] = {"grid": Grid, "random": Random, "tpe": TPE, "climb": Climb}
+SAMPLERS: dict[str, type[Sampler]] = {"grid": Grid, "random": Sampler, "tpe": TPE, "climb": Climb}
 
 
 def choose(name: str, space: SearchSpace, objectives: Sequence[str], trials: int) -> str:
@@ -234,19 +217,14 @@ def choose(name: str, space: SearchSpace, objectives: Sequence[str], trials: int
     """
     if name != "auto":
         return name
-    if space.is_small(trials):
+    is_whole = all(one.choices or one.size <= COUNTABLE for one in space.dimensions)
+    if is_whole and sum(1 for _ in itertools.islice(space.grid(), trials + 1)) <= trials:
         return "grid"
     return "climb" if len(objectives) == 1 else "tpe"
 
 
 def make(name: str, space: SearchSpace, objectives: Sequence[str], seed: int = 0) -> Sampler:
-    """A sampler by name.
-
-    Raises:
-        SpecError: there is none of that name, or it cannot be used here.
-    """
-    if name not in SAMPLERS:
-        raise SpecError(f"there is no sampler {name!r}; {suggest(name, SAMPLERS)}")
+    """A sampler by name; a SpecError where it cannot be used for these objectives."""
     if name == "climb" and len(objectives) > 1:
         raise SpecError("sampler climb has one objective; use tpe for two")
     return SAMPLERS[name](space, tuple(objectives), seed)

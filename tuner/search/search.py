@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, takewhile
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from tuner import engines
 from tuner.core import files
 from tuner.core.records import FAILED, PRUNED, SEARCH, SWEEP, TrialRecord
 from tuner.core.run_directory import Experiment
-from tuner.errors import NothingSurvived, Stopped
+from tuner.errors import NothingSurvived, PathError, Stopped
 from tuner.judging.search_answer import Confirmation
 from tuner.search import executors, samplers
 from tuner.search.confirmation import BASELINE, WINNER, conclude, to_copy
@@ -22,8 +22,8 @@ from tuner.search.early import TrialStop, busiest_first
 from tuner.search.executors import LOCAL, Executor
 from tuner.search.known import NOT_ITS_DOING, Known, known_trials
 from tuner.search.optuna_study import Journal
-from tuner.search.samplers import Observation, Sampler
-from tuner.search.spec import Proposal, TuneSpec
+from tuner.search.samplers import Observation
+from tuner.search.spec import TuneSpec
 from tuner.search.state import Limits, SearchTrial, Trials
 from tuner.servers import gpus
 from tuner.sweep.prepare import fingerprint, prepare, with_workload
@@ -40,17 +40,11 @@ Running = dict["Future[None]", tuple[SearchTrial, TrialStop]]
 
 
 def run_search(spec: TuneSpec, experiment: Experiment, stop: StopRequest | None = None) -> None:
-    """Search for the best configuration, the defaults first, and confirm it.
+    """Search for the best configuration, the defaults first, and confirm it; or go on where `experiment` is not new.
 
-    Args:
-        spec: what to search.
-        experiment: a new run directory, or one of the same spec, which is then resumed.
-        stop: set from another thread to end early; the run directory's `stop_file` does the same.
-
-    Raises:
-        NothingSurvived: no trial has a usable result.
-        RequestError: `spec` asks for what cannot be done here, or not in this run directory.
-        ClusterError: the cluster does not answer.
+    `stop`, set from another thread, ends it early; the run directory's `stop_file` does the same. It raises
+    NothingSurvived where no trial has a usable result, ClusterError where the cluster does not answer, RequestError for
+    what cannot be done here, or not in this run directory.
     """
     stop = (stop or StopRequest()).of(experiment)
     with experiment.only_writer():
@@ -60,13 +54,15 @@ def run_search(spec: TuneSpec, experiment: Experiment, stop: StopRequest | None 
         if is_here:
             _check_servers(spec)
         check_same(spec, experiment)
-        name, sampler = _sampler(spec, experiment)
         has_taken = len(experiment.search_trials) > 1  # and may go on where the earlier runs are gone
         known = [] if has_taken else known_trials(spec)
         facts = {"workload": fingerprint(spec)} if is_here else {}
         with executors.make(spec.on, spec.parallel, spec) as executor, recorded(experiment, spec, SEARCH, **facts):
             experiment.describe(**signed(spec))  # with limits that have changed
-            _Search(request, spec, experiment, name, sampler, executor, stop, known).run()
+            try:
+                _Search(request, spec, experiment, executor, stop, known).run()
+            except OSError as error:  # Optuna's journal, for one, which is written anew when the search goes on
+                raise PathError(f"cannot write into {experiment.folder}: {error.strerror or error}") from error
 
 
 def _check_servers(spec: TuneSpec) -> None:
@@ -78,16 +74,9 @@ def _check_servers(spec: TuneSpec) -> None:
             engine.check(one)
             names = {dimension.parameter for dimension in part.dimensions if dimension.is_of(engine.name)}
             engine.check_names(one, names - {*SERVER_FIELDS})
-            tunables = engine.tunables
-            if changing := sorted(name for name in names if name in tunables and tunables[name].changes_answers):
-                _log.warning("space: %s can change what the model answers", ", ".join(changing))
-
-
-def _sampler(spec: TuneSpec, experiment: Experiment) -> tuple[str, Sampler]:
-    """The sampler that was asked for; of `auto` the one that the search began with."""
-    space, before = spec.search_space, experiment.record.search.get("sampler")
-    name = before or samplers.choose(spec.sampler, space, spec.objective, spec.trials)
-    return name, samplers.make(name, space, spec.objective, int(spec.seed))
+            changing = [name for name, one in engine.tunables.items() if one.changes_answers and name in names]
+            if changing:
+                _log.warning("space: %s can change what the model answers", ", ".join(sorted(changing)))
 
 
 @dataclass
@@ -97,37 +86,36 @@ class _Search:
     request: TuneSpec
     spec: TuneSpec
     experiment: Experiment
-    sampler_name: str
-    sampler: Sampler
     executor: Executor
     stop: StopRequest
     known: list[Known]
 
     def __post_init__(self) -> None:
-        self.space = self.spec.search_space
-        self.trials = Trials(self.experiment, self.spec)
-        self.limits = Limits(self.spec, self.trials, self.experiment.record.search.get("seconds", 0.0))
-        self.journal = Journal(self.experiment.folder, self.space, self.trials.scoring)
+        spec, space, before = self.spec, self.spec.search_space, self.experiment.record.search
+        self.space = space
+        # of `auto` the one that the search began with
+        self.sampler_name = before.get("sampler") or samplers.choose(spec.sampler, space, spec.objective, spec.trials)
+        self.sampler = samplers.make(self.sampler_name, space, spec.objective, int(spec.seed))
+        self.trials = Trials(self.experiment, spec)
+        self.limits = Limits(spec, self.trials, before.get("seconds", 0.0))
+        self.journal = Journal(self.experiment.folder, space, self.trials.scoring)
 
     def run(self) -> None:
-        """Search, then confirm."""
         for trial in self.trials.searched:
             self.journal.add(trial)
         self._describe(state="confirming", reason=self._search())
         if not self.stop.is_set():
             self._confirm()
-        if self.stop.is_set():
-            self._describe(state="stopped")
+        is_stopped, searched = self.stop.is_set(), self.trials.searched
+        self._describe(state="stopped" if is_stopped else "done")
+        if is_stopped:
             raise Stopped
-        self._describe(state="done")
-        if all(trial.state == FAILED for trial in self.trials.searched):
-            causes = (trial.cause for trial in self.trials.searched)
-            raise NothingSurvived(f"no trial has a usable result: {next(causes, 'none was run')}")
+        if all(trial.state == FAILED for trial in searched):
+            raise NothingSurvived(f"no trial has a usable result: {searched[0].cause if searched else 'none was run'}")
         if cause := self.limits.one_cause:
             raise NothingSurvived(f"all trials but the baseline failed of one cause: {cause}")
 
     def _search(self) -> str:
-        """Run trials until there is a reason not to, which is returned."""
         running: Running = {}
         waiting = [trial for trial in self.trials.searched if not trial.is_settled]
         self._describe(state="searching")
@@ -145,56 +133,43 @@ class _Search:
 
     def _next(self) -> SearchTrial | None:
         """The next trial that may start: the defaults, then what the sampler asks for; None where there is none."""
+        memory = max((gpu.memory_total for gpu in gpus.visible(gpus.gpus())), default=0) if self.spec.on == LOCAL else 0
         while not self.limits.reached() and (record := self._next_record()):
-            trial = self.trials.add(record)
-            if not (why := self._cannot_start(record.parameters)):
+            trial, spec = self.trials.add(record), self.spec.of_trial(record.parameters)
+            if not (why := engines.find(spec.engine).cannot_start(spec, memory)):
                 return trial
             self._added(self.trials.rule_out(trial, why))
         return None
 
     def _next_record(self) -> TrialRecord | None:
-        """What would be tried next."""
         if not self.trials.searched:
             return TrialRecord(role="baseline", parameters=dict(self.space.fixed))
         there = {trial.record.known_from for trial in self.trials.all}
-        for one in self.known:
-            if one.record.known_from not in there:
-                self._added(self.trials.take(one))
-        if proposal := self._first():
-            parameters = self.space.parameters(proposal.parameters)
-            return TrialRecord(role="candidate", parameters=parameters, promise=proposal.because)
+        for known in self.known:
+            if known[1].known_from not in there:
+                self._added(self.trials.take(known))
+        tried = [trial.record.parameters for trial in self.trials.searched]
+        for first in self.spec.first:
+            if (parameters := self.space.parameters(first.parameters)) not in tried:
+                return TrialRecord(role="candidate", parameters=parameters, promise=first.because)
         point = self.sampler.next(list(self._observations()))
         return None if point is None else TrialRecord(role="candidate", parameters=self.space.parameters(point))
 
-    def _cannot_start(self, parameters: dict[str, Any]) -> str:
-        """Why a configuration is sure not to start on any of the GPUs here; empty where it may."""
-        memory = max((gpu.memory_total for gpu in gpus.visible(gpus.gpus())), default=0)
-        spec = self.spec.of_trial(parameters)
-        return engines.find(spec.engine).cannot_start(spec, memory) if self.spec.on == LOCAL else ""
-
     def _added(self, trial: SearchTrial) -> None:
-        """Tell of a trial that has ended."""
         _log.info("trial %d: %s %s", trial.files.number, trial.state, trial.record.cause)
         self.journal.add(trial)
         self._describe()
 
-    def _first(self) -> Proposal | None:
-        """The next of the configurations to begin with that was not tried."""
-        tried = [trial.record.parameters for trial in self.trials.searched]
-        return next((one for one in self.spec.first if self.space.parameters(one.parameters) not in tried), None)
-
     def _observations(self) -> Iterator[Observation]:
         for trial in self.trials.searched:
-            point = self.space.point_of(trial.record.parameters)
-            if not trial.is_settled or trial.score is None or trial.record.kind in NOT_ITS_DOING:
+            point, score = self.space.point_of(trial.record.parameters), trial.score
+            if not trial.is_settled or score is None or trial.record.kind in NOT_ITS_DOING:
                 yield Observation(point, "running")  # nobody knows
             else:  # one that was ended early has what its first levels are worth, which is less than the best
-                values = trial.score.values if trial.counts or trial.state == PRUNED else ()
-                valued = () if any(map(math.isnan, values)) else values
-                yield Observation(point, trial.state, valued, trial.score.penalty)
+                is_worth = (trial.counts or trial.state == PRUNED) and not any(map(math.isnan, score.values))
+                yield Observation(point, trial.state, score.values if is_worth else (), score.penalty)
 
     def _start(self, trial: SearchTrial, again: TuneSpec | None = None) -> Running:
-        """Begin a trial of the search, or measure `again` what it was asked."""
         self.trials.begin(trial)
         best = self.trials.best if trial.record.role == "candidate" else None  # the others are measured to their end
         stop = TrialStop(
@@ -210,16 +185,14 @@ class _Search:
         return {self.executor.submit(spec, trial.files, stop): (trial, stop)}
 
     def _settle(self, running: Running, patience: float | None = None) -> None:
-        """Wait for one of `running` to end, for `patience` seconds at most, and take out of it what has."""
         for future in wait(running, patience, FIRST_COMPLETED).done:
             trial, stop = running.pop(future)
             self.trials.settle(trial, future.exception(), stop)
             self._added(trial)
 
     def _confirm(self) -> None:
-        """Measure baseline and winner again in turn, and note what that shows, and what to copy."""
         best, baseline = self.trials.best, self.trials.baseline
-        if best is None or best.score is None:
+        if best is None:
             return
         command = best.files.server.command if best.files.server else []
         is_other = {*SERVER_FIELDS} & {*best.record.parameters}  # whose tokenizer was the baseline's
@@ -229,27 +202,23 @@ class _Search:
         if best is baseline or baseline is None:
             self._describe(confirmation={"verdict": "same", "text": "the defaults are as good: no trial beat them"})
         elif self.spec.confirm:
-            confirmation = self._confirmation(baseline, best)
-            self._describe(confirmation=msgspec.to_builtins(confirmation))
+            self._describe(confirmation=msgspec.to_builtins(self._confirmation(baseline, best)))
 
     def _confirmation(self, baseline: SearchTrial, best: SearchTrial) -> Confirmation | None:
         """What runs in turn show; None where there was no time for one of each."""
         bests = [trial.score.summary.best_level for trial in (baseline, best) if trial.score]
         at_level = self.trials.scoring.level
         levels = [at_level] if at_level else sorted({level for level in bests if level})
-        runs: list[SearchTrial] = []
-        for turn, trial in product(range(self.spec.confirm), (baseline, best)):
-            run = self._once_more(WINNER if trial is best else BASELINE, trial, turn, levels)
-            if run is None:
-                break
-            runs.append(run)
-        telling = [(run.record.of, run.score) for run in runs if run.record.kind not in NOT_ITS_DOING]
-        defaults, winners = (
-            [score.values[0] for of, score in telling if of == side and score] for side in (BASELINE, WINNER)
-        )
-        numbers = sorted(run.files.number for run in runs)
-        both = defaults and winners
-        return conclude(self.spec.objective[0], defaults, winners, levels, numbers) if both else None
+        turns = product(range(self.spec.confirm), ((BASELINE, baseline), (WINNER, best)))
+        each = (self._once_more(side, trial, turn, levels) for turn, (side, trial) in turns)
+        runs = [run for run in takewhile(bool, each) if run]
+        sides: dict[str, list[float]] = {BASELINE: [], WINNER: []}
+        for run in runs:
+            if run.score and run.record.kind not in NOT_ITS_DOING:
+                sides[run.record.of].append(run.score.values[0])
+        objective, numbers = self.spec.objective[0], sorted(run.files.number for run in runs)
+        both = all(sides.values())
+        return conclude(objective, sides[BASELINE], sides[WINNER], levels, numbers) if both else None
 
     def _once_more(self, of: str, trial: SearchTrial, turn: int, levels: list[float]) -> SearchTrial | None:
         """A further run of a trial, at these levels; the one that is there already where the search was cut off."""
@@ -261,19 +230,16 @@ class _Search:
         if self.stop.is_set() or self.limits.is_over(confirming=True):
             return None
         again = again or self.trials.add(TrialRecord(role="confirmation", of=of, parameters=parameters))
-        spec = self.spec.of_trial(parameters, **{self.spec.varied: levels}, stop_when_saturated=False, quality=False)
+        spec = self.spec.of_trial(parameters, **{self.spec.varied: levels}, quality=False)
         self._settle(self._start(again, spec))
         return again if again.is_settled else None
 
     def _describe(self, **facts: Any) -> None:
-        """Keep the search's own facts in `experiment.json`."""
         best = self.trials.best
         before = self.experiment.record.search | {
             "sampler": self.sampler_name,
-            "configurations": None if math.isinf(self.space.size) else int(self.space.size),
             "trials": len(self.trials.searched),
             "seconds": round(self.limits.seconds, 1),
-            "cost": self.limits.cost,
             "best": best.files.number if best else None,
         }
         self.experiment.describe(search=before | facts)

@@ -2,33 +2,29 @@
 
 import contextlib
 import itertools
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuner import engines
 from tuner.core.text import suggest
-from tuner.engines.base import Engine
+from tuner.engines.base import Engine, spelt
 from tuner.errors import SpecError
-from tuner.search.dimension import COUNTABLE, KEYS, Dimension, Scalar, engine_word
+from tuner.search.dimension import KEYS, Dimension, Scalar, engine_word
 from tuner.search.expressions import Relation
 from tuner.sweep.spec import SERVER_FIELDS
 
 Point = dict[str, Scalar]
 DEFAULT, ENGINE = "default", "engine"
-#: the number of GPUs that a search has, as constraints name it
-GPUS = "gpus"
-#: as many as one machine has at most, where nobody said how many there are
-MOST_GPUS = 8
+GPUS = "gpus"  # the number of GPUs that a search has, as constraints name it
+MOST_GPUS = 8  # as many as one machine has at most, where nobody said how many there are
 
 
-@dataclass(frozen=True)
-class Served:
+class Served(NamedTuple):
     """One engine of a space: what is known of it."""
 
-    # its own defaults, as far as we know them, and `gpus`: for parameters that a configuration does not name
+    # its own, None where nobody knows them, and `gpus`: for parameters that a configuration does not name
     defaults: Mapping[str, Any]
     conditions: tuple[Relation, ...]  # between its parameters, without which it does not start
 
@@ -37,8 +33,7 @@ class Served:
         """What is known of an engine of which parameters of these names are given."""
         defaults = {name: parameter.default for name, parameter in engine.tunables.items()} | {GPUS: gpus or MOST_GPUS}
         other_names = {*names} & {*getattr(engine, "sizes", ())} - {*engine.tunables}  # of the same sizes
-        conditions = () if other_names else tuple(Relation.parse(text) for text in engine.conditions)
-        return cls({name: value for name, value in defaults.items() if value is not None}, conditions)
+        return cls(defaults, () if other_names else tuple(map(Relation.parse, engine.conditions)))
 
 
 @dataclass(frozen=True)
@@ -60,34 +55,23 @@ class SearchSpace:
         constraints: list[str] | tuple[str, ...] = (),
         gpus: int | None = None,
     ) -> "SearchSpace":
-        """Read and check a search's `space`.
+        """Read and check a search's `space`: parameters with their values, or a preset's name.
 
-        Args:
-            document: parameters with their values, or the name of one of the engine's presets.
-            engine: what is to be tuned; the baseline's, where several are.
-            fixed: the parameters of the baseline, and its SERVER_FIELDS, which may be searched too.
-            constraints: between parameters, as text.
-            gpus: how many there are, for constraints; None where nobody said, which stands for `MOST_GPUS`.
-
-        Raises:
-            SpecError: one line that names the place, what is wrong and what would be right.
-            EngineError: there is no such engine.
+        The baseline has this engine, and what is `fixed`: its parameters, and its SERVER_FIELDS, which may be searched
+        too. Constraints may name how many `gpus` there are; None stands for `MOST_GPUS`. A SpecError or EngineError
+        names the place, what is wrong and what would be right.
         """
         mapping = _preset(document, engine) if isinstance(document, str) else document
         if not isinstance(mapping, Mapping) or not mapping:
             raise SpecError("space: give parameters with their values, such as {max_num_seqs: [64, 128, 256]}")
-        documents = _with_engines({_spelt(name): values for name, values in mapping.items()})
+        documents = _with_engines({spelt(str(name)): values for name, values in mapping.items()})
         every = _engines(documents, engine)
         dimensions = {name: _dimension(name, values, every) for name, values in documents.items()}
         parameters = [dimension.parameter for dimension in dimensions.values()]
         fixed = {name: value for name, value in fixed.items() if name not in SERVER_FIELDS or name in parameters}
         served = {name: Served.of(one, [*parameters, *fixed], gpus) for name, one in every.items()}
-        relations = tuple(Relation.parse(text) for text in constraints)
-        space = cls(_in_order(dimensions, fixed), relations, fixed, engine.name, served)
-        names = [*parameters, *fixed, *itertools.chain(*(one.tunables for one in every.values())), GPUS]
-        for relation in (*relations, *itertools.chain(*(one.conditions for one in served.values()))):
-            _check_names(relation.names, names, f"constraint {relation.text!r} has")
-        space._check_not_empty()
+        space = cls(_in_order(dimensions, fixed), tuple(map(Relation.parse, constraints)), fixed, engine.name, served)
+        space._check_relations([*parameters, *fixed, *itertools.chain(*(one.defaults for one in served.values()))])
         return space
 
     @cached_property
@@ -98,16 +82,6 @@ class SearchSpace:
         return own | {
             d.name: every[str(d.when.get(ENGINE, [self.engine])[0])].get(d.parameter) for d in self.dimensions
         }
-
-    @cached_property
-    def size(self) -> float:
-        """How many configurations there are at most, before constraints; infinite where they cannot be counted."""
-        return math.prod(dimension.size for dimension in self.dimensions)
-
-    def is_small(self, most: int) -> bool:
-        """Whether the grid goes through every configuration that is allowed, and they are at most `most`."""
-        whole = all(dimension.choices or dimension.size <= COUNTABLE for dimension in self.dimensions)
-        return whole and sum(1 for _ in itertools.islice(self.grid(), most + 1)) <= most
 
     def allows(self, point: Mapping[str, Any]) -> bool:
         """Whether every constraint holds for a point of the space; one that cannot be computed there does not."""
@@ -129,10 +103,8 @@ class SearchSpace:
         return active
 
     def _is_active(self, dimension: Dimension, before: Mapping[str, Any]) -> bool:
-        """Whether a dimension's condition holds, where those before it have these values."""
-        return all(
-            before.get(other, self.known_values.get(other)) in allowed for other, allowed in dimension.when.items()
-        )
+        values = {**self.known_values, **before}
+        return all(values.get(other) in allowed for other, allowed in dimension.when.items())
 
     def parameters(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """What is asked for at a point: its values, over those that the baseline's engine has in every trial."""
@@ -153,16 +125,14 @@ class SearchSpace:
 
     def values_in_force(self, point: Mapping[str, Any]) -> Mapping[str, Scalar | None]:
         """`point` with what it leaves to the engine where the engine's default stands, as near as the space has it."""
-        return self.active(
-            {d.name: point.get(d.name, d.stand_in(self.known_values.get(d.name))) for d in self.dimensions}
-        )
+        defaults = {d.name: d.stand_in(self.known_values.get(d.name)) for d in self.dimensions}
+        return self.active(defaults | {**point})
 
     def grid(self) -> Iterator[Point]:
         """Every point that is allowed, once; wide ranges by a few values each."""
         return filter(self.allows, self._below({}, self.dimensions))
 
     def _below(self, point: Point, dimensions: Sequence[Dimension]) -> Iterator[Point]:
-        """The points that continue `point` by these dimensions."""
         if not dimensions:
             yield point
         elif self._is_active(dimensions[0], point):
@@ -174,9 +144,8 @@ class SearchSpace:
     def strange(self, parameters: Mapping[str, Any]) -> str:
         """Which of SERVER_FIELDS has a value here that neither the baseline nor the space names; empty for none."""
         named = [(one.parameter, value) for one in self.dimensions for value in one.choices] + [*self.fixed.items()]
-        return next(
-            (name for name in SERVER_FIELDS if name in parameters and (name, parameters[name]) not in named), ""
-        )
+        given = [(name, parameters[name]) for name in SERVER_FIELDS if name in parameters]
+        return next((name for name, value in given if (name, value) not in named), "")
 
     def at(self, shares: list[float]) -> Point:
         """The point at these shares of the way (0 to 1) through each dimension."""
@@ -189,12 +158,14 @@ class SearchSpace:
             chosen = {one.name: replace(one, choices=(value,)) for one, value in zip(several, values, strict=True)}
             yield replace(self, dimensions=tuple(chosen.get(one.name, one) for one in self.dimensions))
 
-    def _check_not_empty(self) -> None:
-        """Refuse constraints that leave nothing of the grid."""
-        constraints = [*self.constraints, *itertools.chain(*(one.conditions for one in self.served.values()))]
-        if constraints and next(self.grid(), None) is None:
+    def _check_relations(self, names: Collection[str]) -> None:
+        """Refuse constraints about other names, and those that leave nothing of the grid."""
+        relations = [*self.constraints, *itertools.chain(*(one.conditions for one in self.served.values()))]
+        for relation in relations:
+            _check_names(relation.names, names, f"constraint {relation.text!r} has")
+        if relations and next(self.grid(), None) is None:
             self._meets(self.at([0.0] * len(self.dimensions)))  # says it where one cannot be computed
-            texts = " and ".join(constraint.text for constraint in constraints)
+            texts = " and ".join(relation.text for relation in relations)
             raise SpecError(f"constraints: no configuration of the space meets {texts}")
 
 
@@ -208,16 +179,7 @@ def _check_names(names: Iterable[str], allowed: Collection[str], message: str) -
         raise SpecError(f"{message} {wrong[0]!r}; {suggest(wrong[0], allowed)}")
 
 
-def _spelt(name: Any) -> str:
-    return str(name).lstrip("-").replace("-", "_")
-
-
 def _preset(name: str, engine: Engine) -> Mapping[str, Any]:
-    if not name.strip():
-        known = ", ".join(engine.spaces)
-        raise SpecError(
-            f"space: empty; write parameters with their values, or a preset{f' ({known})' if known else ''}"
-        )
     if name in engine.spaces:
         return engine.spaces[name]
     advice = suggest(name, engine.spaces) if engine.spaces else f"engine {engine.name} has no presets; give parameters"
@@ -234,8 +196,8 @@ def _with_engines(documents: dict[str, Any]) -> dict[str, Any]:
         parameters = _preset(given, engines.find(name)) if isinstance(given, str) else given or {}
         if not isinstance(parameters, Mapping):
             raise SpecError(f"space: {name}: give its parameters, such as {{n: [1, 2]}}, or a preset's name")
-        spelt = {_spelt(parameter): values for parameter, values in parameters.items()}
-        own |= {f"{name}.{parameter}": _of_engine(name, values, spelt) for parameter, values in spelt.items()}
+        own_names = {spelt(str(parameter)): values for parameter, values in parameters.items()}
+        own |= {f"{name}.{parameter}": _of_engine(name, values, own_names) for parameter, values in own_names.items()}
     return documents | {ENGINE: [*map(str, each)]} | own
 
 
@@ -245,13 +207,12 @@ def _of_engine(name: str, values: Any, own: Collection[str]) -> dict[str, Any]:
     document = dict(values) if isinstance(values, Mapping) else {"choices": choices}
     when = document.get("when", {})
     if isinstance(when, Mapping):
-        others = {(f"{name}.{other}" if _spelt(other) in own else other): value for other, value in when.items()}
+        others = {(f"{name}.{other}" if spelt(str(other)) in own else other): value for other, value in when.items()}
         document["when"] = {ENGINE: name, **others}
     return document
 
 
 def _engines(documents: Mapping[str, Any], engine: Engine) -> dict[str, Engine]:
-    """The engines of a space, by name; the baseline's first."""
     said = Dimension.parse(ENGINE, documents.get(ENGINE, [engine.name]), None)
     if not said.choices:
         raise SpecError("space: engine: give names, as in [vllm, sglang], or each with parameters of its own")
@@ -259,7 +220,6 @@ def _engines(documents: Mapping[str, Any], engine: Engine) -> dict[str, Engine]:
 
 
 def _dimension(name: str, document: Any, every: Mapping[str, Engine]) -> Dimension:
-    """What is said of one dimension, checked against the engines that it is of."""
     first, _, rest = name.partition(".")
     parameter = rest if rest and first in every else name
     said = Dimension.parse(name, document, None)
@@ -268,11 +228,10 @@ def _dimension(name: str, document: Any, every: Mapping[str, Engine]) -> Dimensi
         if engine.complete:
             _check_names([parameter], engine.tunables, f"space: {engine.name} has no parameter")
     known = next((engine.tunables[parameter] for engine in of if parameter in engine.tunables), None)
-    return replace(Dimension.parse(name, document, known), own_name=parameter)
+    return replace(Dimension.parse(name, document, known), parameter=parameter)
 
 
 def _in_order(dimensions: dict[str, Dimension], fixed: Mapping[str, Any]) -> tuple[Dimension, ...]:
-    """The dimensions, each after those that it is conditional on."""
     order: list[Dimension] = []
     waiting = {name: _with_conditions(dimension, dimensions, fixed) for name, dimension in dimensions.items()}
     while waiting:

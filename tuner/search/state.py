@@ -3,7 +3,6 @@
 import math
 import re
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -62,16 +61,6 @@ class SearchTrial:
         """Why it is worth nothing; empty where it counts, or runs."""
         return self.record.cause or (self.score.cause if self.score else "")
 
-    @property
-    def gpu_seconds(self) -> float:
-        """What its runs took of all its GPUs."""
-        return self.record.seconds * self.record.gpus
-
-    @property
-    def is_searched(self) -> bool:
-        """Whether it is a trial of the search, not of the confirmation."""
-        return self.record.role != "confirmation"
-
 
 class Trials:
     """All trials of a search, in the order they were asked for."""
@@ -87,7 +76,7 @@ class Trials:
     @property
     def searched(self) -> list[SearchTrial]:
         """Those of the search itself, confirmations left out."""
-        return [trial for trial in self.all if trial.is_searched]
+        return [trial for trial in self.all if trial.record.role != "confirmation"]
 
     @property
     def baseline(self) -> SearchTrial | None:
@@ -98,10 +87,9 @@ class Trials:
     def best(self) -> SearchTrial | None:
         """The best trial of the search by its first objective; the first one of equals."""
         counting = [trial for trial in self.searched if trial.counts and trial.score]
-        return max(counting, key=self.gains, default=None)
+        return max(counting, key=self._gains, default=None)
 
-    def gains(self, trial: SearchTrial) -> tuple[float, ...]:
-        """Its values, with the sign that makes more better."""
+    def _gains(self, trial: SearchTrial) -> tuple[float, ...]:
         return gains_of(trial.score.values, self.scoring.objectives) if trial.score else ()
 
     def add(self, record: TrialRecord) -> SearchTrial:
@@ -113,8 +101,8 @@ class Trials:
 
     def take(self, known: Known) -> SearchTrial:
         """A trial that was measured elsewhere; on disk here, so that the run directory tells all."""
-        trial = self.add(known.record)
-        copy_known(known, trial.files)
+        trial = self.add(known[1])
+        copy_known(known[0], trial.files)
         self._note(trial)
         return self._scored(trial)
 
@@ -133,31 +121,24 @@ class Trials:
         self._note(trial, state=RUNNING, cause="", started_at=started, gpus=gpus)
 
     def settle(self, trial: SearchTrial, error: BaseException | None, stop: TrialStop) -> None:
-        """Note how a trial ended: what its run raised, and why it was stopped where it was.
-
-        Raises:
-            BaseException: `error`, where it says nothing about the trial.
-        """
-        state, kind, cause = self._ending(error, stop)
-        ending = {"state": state, "kind": kind, "cause": one_line(cause), "finished_at": to_text(now())}
-        seconds = round(trial.record.seconds + time.monotonic() - trial.began, 3)
-        self._note(trial, **ending, seconds=seconds, gpus=trial.files.gpus)
-        self._scored(trial)
-
-    def _ending(self, error: BaseException | None, stop: TrialStop) -> tuple[str, str, str]:
-        """The state in which a trial ended, the kind of its failure, and the cause."""
+        """Note how a trial ended: what its run raised, and why it was stopped; errors beside it are raised on."""
         match error:
             case None:
-                return ENDED, "", ""
+                state, kind, cause = ENDED, "", ""
             case Stopped() if not stop.end_of_search and stop.reason_to_prune:
-                return PRUNED, "", stop.reason_to_prune
+                state, kind, cause = PRUNED, "", stop.reason_to_prune
             case Stopped():
-                return WAITING, "", stop.end_of_search or "stopped"
+                state, kind, cause = WAITING, "", stop.end_of_search or "stopped"
             case ServerFailed():
-                return FAILED, error.kind, str(error)
+                state, kind, cause = FAILED, error.kind, str(error)
             case SpecError():
-                return FAILED, "refused", f"refused: {error}"
-        raise error
+                state, kind, cause = FAILED, "refused", f"refused: {error}"
+            case _:
+                raise error
+        seconds = round(trial.record.seconds + time.monotonic() - trial.began, 3)
+        ending = {"finished_at": to_text(now()), "seconds": seconds, "gpus": trial.files.gpus}
+        self._note(trial, state=state, kind=kind, cause=one_line(cause), **ending)
+        self._scored(trial)
 
     def _note(self, trial: SearchTrial, **changes: Any) -> None:
         trial.record = msgspec.structs.replace(trial.record, **changes)
@@ -183,16 +164,11 @@ class Limits:
         """What the search took so far."""
         return self.spent + time.monotonic() - self.began
 
-    @property
-    def cost(self) -> float | None:
-        """Money spent on GPUs by the trials that have ended; None where nobody said what one costs."""
-        price = self.spec.price_per_gpu_hour
-        return None if price is None else sum(trial.gpu_seconds for trial in self.trials.all) * price / 3600
-
     def deadline(self, *, confirming: bool = False) -> datetime | None:
         """When whatever runs must end after its level; None where it need not."""
-        left = self._seconds_left(confirming=confirming)
-        return None if left == math.inf else now() + timedelta(seconds=left)
+        if self.spec.max_minutes is None:
+            return None
+        return now() + timedelta(seconds=self._seconds_left(confirming=confirming))
 
     def is_over(self, *, confirming: bool = False) -> bool:
         """Whether the time is over: all of it, or what is left for the search beside the confirmation."""
@@ -201,20 +177,13 @@ class Limits:
     def _seconds_left(self, *, confirming: bool) -> float:
         """The time there is; while it searches without what the confirmation will take, at most half of it."""
         whole = (self.spec.max_minutes or math.inf) * 60
-        confirmation = 0.0 if confirming else self._confirmation(trial.record.seconds for trial in self._ended)
+        shortest = min((trial.record.seconds for trial in self._ended if trial.record.seconds), default=0.0)
+        confirmation = 0.0 if confirming else 2 * self.spec.confirm * shortest
         return whole - min(confirmation, whole / 2) - self.seconds
-
-    def _confirmation(self, each: Iterable[float]) -> float:
-        """What the confirmation will take, by what trials took: two for each turn, as short as the shortest."""
-        return 2 * self.spec.confirm * min((one for one in each if one), default=0.0)
-
-    @property
-    def _run(self) -> list[SearchTrial]:
-        return [trial for trial in self.trials.searched if trial.record.was_run]
 
     @property
     def _settled(self) -> list[SearchTrial]:
-        return [trial for trial in self._run if trial.is_settled]
+        return [trial for trial in self.trials.searched if trial.record.was_run and trial.is_settled]
 
     @property
     def _ended(self) -> list[SearchTrial]:
@@ -222,15 +191,15 @@ class Limits:
 
     def reached(self) -> str:
         """Why no further trial is to be begun; empty where one is."""
-        ruled_out = sum(trial.record.kind == CANNOT_START for trial in self.trials.searched)
+        most, searched = self.spec.trials, self.trials.searched
+        ruled_out = sum(trial.record.kind == CANNOT_START for trial in searched)
+        all_made = f"all {most} trials were made" if most > 1 else "the one trial was made"
         reasons = (
-            (len(self._run) >= self.spec.trials, f"all {self.spec.trials} trials were made"),
-            (ruled_out > MOST_RULED_OUT * self.spec.trials, f"{ruled_out} configurations cannot start"),
+            (sum(trial.record.was_run for trial in searched) >= most, all_made),
+            (ruled_out > MOST_RULED_OUT * most, f"{ruled_out} configurations cannot start"),
             (bool(self.one_cause), "all trials failed of one cause"),
             (len(self._settled) >= HOPELESS and not self._ended, f"the first {HOPELESS} trials all failed"),
-            (self._gained_nothing(), f"{self.spec.patience} trials gained nothing"),
             (self.is_over(), f"{self.spec.max_minutes} minutes are over"),
-            (self._is_out_of_money(), f"more would cost over {self.spec.max_cost}"),
         )
         return next((reason for reached, reason in reasons if reached), "")
 
@@ -239,33 +208,7 @@ class Limits:
         """The cause of which, numbers in it aside, all trials died but for the baseline; empty where there is none."""
         died = [trial for trial in self._settled if trial.state == FAILED or trial.record.role != "baseline"]
         works = len(died) < len(self._settled)
-        if len(died) < (HOPELESS if works else HOPELESS_OF_ONE_CAUSE) or any(one.state != FAILED for one in died):
-            return ""
-        if len({re.sub(r"\d+", "", one.cause) for one in died}) > 1:
+        is_one = len({(one.state, re.sub(r"\d+", "", one.cause)) for one in died}) == 1 and died[0].state == FAILED
+        if not is_one or len(died) < (HOPELESS if works else HOPELESS_OF_ONE_CAUSE):
             return ""
         return died[0].cause if not works or died[0].record.kind in REFUSALS else ""
-
-    def _gained_nothing(self) -> bool:
-        """Whether none of the last trials is better than all before them."""
-        settled = self._settled
-        if not self.spec.patience or not any(trial.counts for trial in settled):
-            return False
-        last = max(place for place, trial in enumerate(settled) if self._is_gain(trial, settled[:place]))
-        return len(settled) - 1 - last >= self.spec.patience
-
-    def _is_gain(self, trial: SearchTrial, before: list[SearchTrial]) -> bool:
-        """Whether no trial before is at least as good in everything."""
-        if not trial.counts:
-            return False
-        own, gains = self.trials.gains(trial), self.trials.gains
-        return not any(all(a >= b for a, b in zip(gains(one), own, strict=True)) for one in before if one.counts)
-
-    def _is_out_of_money(self) -> bool:
-        """Whether one more trial, as dear as the dearest so far, and the confirmation would cost too much."""
-        if self.spec.max_cost is None or self.spec.price_per_gpu_hour is None:
-            return False
-        each = [trial.gpu_seconds for trial in self._ended]
-        spent = sum(trial.gpu_seconds for trial in self.trials.all)
-        unsettled = sum(not trial.is_settled for trial in self.trials.searched)
-        gpu_seconds = spent + (unsettled + 1) * max(each, default=0.0) + self._confirmation(each)
-        return gpu_seconds * self.spec.price_per_gpu_hour / 3600 > self.spec.max_cost

@@ -24,7 +24,7 @@ from tuner.errors import PathError
 from tuner.servers import gpus
 from tuner.servers import http as probe
 from tuner.servers.attached import Server
-from tuner.servers.usage import bounds, usage_of
+from tuner.servers.usage import of_server, usage_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +108,7 @@ class Recorder:
     def usage(self, begin: datetime, end: datetime, prefix_share: float | None = None) -> Usage:
         """What the server used between two instants, of what it may use."""
         samples = [sample for at, sample in tuple(self._samples) if begin <= at <= end]
-        return structs.replace(usage_of(samples), prefix_share=prefix_share, **bounds(self.server))
+        return of_server(structs.replace(usage_of(samples), prefix_share=prefix_share), self.server)
 
 
 class ProcessTree:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
-from tuner.core.bottleneck import CPU_BOUND, SEQUENCES, Usage
+from tuner.core.bottleneck import CPU_BOUND, SEQUENCES, Usage, bottleneck
 from tuner.servers.attached import Server
 
 _GPU = re.compile(r"gpu\d+_(\w+)")
@@ -41,15 +42,16 @@ def usage_of(samples: Sequence[dict[str, Any]]) -> Usage:
     )
 
 
-def bounds(server: Server) -> dict[str, Any]:
-    """What a server may use at most, and which of its engine's parameters move that; fields of `Usage`."""
-    caps = [server.engine.value_of(server.spec, cause) for cause in (SEQUENCES, CPU_BOUND)]
+def of_server(usage: Usage, server: Server) -> Usage:
+    """`usage` with what the server may use at most, and which of its engine's parameters move what limits it."""
+    levers = server.engine.levers
+    names = ("".join(levers.get(cause, ())[:1]) for cause in (SEQUENCES, CPU_BOUND))  # of the first that moves each
+    caps = [server.engine.value_of(server.spec, name) for name in names]
     sequences, threads = (float(cap) if isinstance(cap, int | float) else None for cap in caps)
-    return {
-        "cores": min(threads or math.inf, len(os.sched_getaffinity(0))),
-        "sequences": sequences,
-        "levers": {cause: " or ".join(names) for cause, names in server.engine.levers.items()},
-    }
+    cores = min(threads or math.inf, len(os.sched_getaffinity(0)))
+    usage = structs.replace(usage, cores=cores, sequences=sequences)
+    cause, _ = bottleneck(usage, math.nan)
+    return structs.replace(usage, lever=" or ".join(levers.get(cause, ())))
 
 
 def _columns(samples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """How the fields of a spec are written: a person's text → the value, and the value → the text of a flag or a form."""
 
+import contextlib
 import json
 import math
 import re
@@ -24,8 +25,7 @@ _NOT_TEXT = {"E": "embeddings", "R": "reranking", "I": "images", "A": "audio"}
 AUTO, RANDOM = "auto", "random"
 #: requests per second
 LOWEST_RATE, HIGHEST_RATE = 0.001, 100_000.0
-#: requests of an open loop in flight at most, where nothing else is asked for
-IN_FLIGHT = 256
+IN_FLIGHT = 256  # requests of an open loop in flight at most, where nothing else is asked for
 _BETWEEN = re.compile(r"[\s;]+|,(?![^(]*\))")
 
 
@@ -57,18 +57,13 @@ def some_gpus(value: Any) -> Any:
     return value if not isinstance(value, str) or value.isdigit() else split(value)
 
 
-_SUCH = "write one such as D(100,32): 100 tokens in, 32 out"
-
-
 def _scenario(value: Any) -> str:
     """A scenario in genai-bench's notation; what a run has recorded of a file or a prefix is read again too."""
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no traffic scenario; {_SUCH}")
-    if other := re.match(r"([ERIA])\(\d", value):
+    if isinstance(value, str) and (other := re.match(r"([ERIA])\(\d", value)):
         raise ValueError(f"{value!r} asks for {_NOT_TEXT[other[1]]}; only text to text is measured, as by D(100,32)")
-    base = base_of(value)
-    if base != DATASET and not SCENARIO.fullmatch(base) and not _FROM_FILE.fullmatch(base):
-        raise ValueError(f"{value!r} is no traffic scenario; {_SUCH}")
+    base = base_of(str(value))
+    if not isinstance(value, str) or (base != DATASET and not any(p.fullmatch(base) for p in (SCENARIO, _FROM_FILE))):
+        raise ValueError(f"{value!r} is no traffic scenario; write one such as D(100,32): 100 tokens in, 32 out")
     return value
 
 
@@ -99,10 +94,9 @@ def _level(part: Any) -> int:
 
 
 def _rate(part: Any) -> float:
-    try:
+    rate = math.nan
+    with contextlib.suppress(TypeError, ValueError):
         rate = math.nan if isinstance(part, bool) else float(part)
-    except (TypeError, ValueError):
-        rate = math.nan
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         limits = f"from {LOWEST_RATE:g} to {HIGHEST_RATE:g}"
         raise ValueError(f"{part!r} is no rate: it must be a number of requests per second {limits}, or {AUTO}")
@@ -110,14 +104,12 @@ def _rate(part: Any) -> float:
 
 
 def _arrivals(value: Any) -> Any:
-    """`poisson`, `constant`, or `gamma: {cv: 2}` as a mapping."""
-    words = "write poisson, constant or gamma: {cv: 2}, with a cv above 0 and at most 10"
-    parts = value if value in ("poisson", "constant") else mapping(value)
-    match parts:
+    match parts := value if value in ("poisson", "constant") else mapping(value):
         case str() | None:
             return parts
         case {"gamma": {"cv": float() | int() as cv, **others}, **more} if 0 < cv <= 10 and not (others or more):
             return {"gamma": {"cv": float(cv)}}
+    words = "write poisson, constant or gamma: {cv: 2}, with a cv above 0 and at most 10"
     raise ValueError(f"{value!r} are no arrivals; {words}")
 
 
@@ -144,12 +136,13 @@ Scenarios = Annotated[list[Annotated[str, BeforeValidator(_scenario)]], BeforeVa
 
 def as_text(value: Any) -> str:
     """A value as a flag or a form's field takes it; the spec reads it back."""
-    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
-        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(part, dict) for part in value)):
+        text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False).strip()
+        if "'" in text:  # which a shell would need quoted; JSON is YAML too
+            text = json.dumps(value, ensure_ascii=False)
+        return text if value else ""
     if isinstance(value, list):
-        return "; ".join(map(str, value)) if any(" " in str(part) for part in value) else " ".join(map(str, value))
-    if isinstance(value, Mapping):
-        return _mapping_text(dict(value)) if value else ""
+        return ("; " if any(" " in str(part) for part in value) else " ").join(map(str, value))
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -163,12 +156,6 @@ def as_lines(value: Any) -> str:
     return as_text(value)
 
 
-def _mapping_text(value: dict[str, Any]) -> str:
-    """As YAML in one line; as JSON, which is YAML too, where a shell would need YAML's own quotes quoted."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False).strip()
-    return json.dumps(value, ensure_ascii=False) if "'" in text else text
-
-
 def command_line(command: str, values: Mapping[str, Any]) -> str:
     """`tuner COMMAND` with a flag for each of `values`, as it can be pasted into a shell."""
     flags = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", as_text(value))]
@@ -176,11 +163,7 @@ def command_line(command: str, values: Mapping[str, Any]) -> str:
 
 
 def read_levels(text: str) -> list[Level]:
-    """Levels and rates as people write them together, such as `1,8,2.5/s`.
-
-    Raises:
-        SpecError: one of them is none.
-    """
+    """Levels and rates as people write them together, such as `1,8,2.5/s`; a SpecError names what is none."""
     parts = split(text) or [text]
     try:
         return [Rate(_rate(one.removesuffix(PER_SECOND))) if one.endswith(PER_SECOND) else _level(one) for one in parts]

@@ -1,5 +1,6 @@
 """What one panel hands on to another, as a file of parameters: a server that runs, and a search to go on with."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +25,17 @@ def write(record: ServerRecord, key: str | None) -> None:
 
 def read() -> dict[str, Any]:
     """The parameters of the sweep, as long as its server answers; else none."""
-    try:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         values = read_spec(Path(FILE))
         with http.client(values["base_url"], timeout=1) as client:
             return values if http.is_there(client) else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def write_search(document: bytes) -> None:
-    """Hand on the search that a sweep proposes."""
-    files.write_atomically(Path(SEARCH), document)
+    return {}
 
 
 def take_search() -> dict[str, Any]:
     """The parameters of the search that was handed on, once; else none."""
-    try:
+    with contextlib.suppress(OSError, TunerError):
         values = read_spec(Path(SEARCH))
         Path(SEARCH).unlink()
-    except (OSError, TunerError):
-        return {}
-    return values
+        return values
+    return {}

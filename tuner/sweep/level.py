@@ -58,8 +58,7 @@ _MORE_TIME = "give a level more with max_seconds, or with extend_to"
 _TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", re.MULTILINE)
 _WARMUP_SECONDS = 30.0
 _LOG_READ = 200_000  # bytes at the end of a log
-#: (scenario, level, repeat)
-Measurement = tuple[str, Level, int]
+Measurement = tuple[str, Level, int]  # (scenario, level, repeat)
 #: outcomes that say nothing about the level: a resumed sweep measures it again
 UNSETTLED = (RUNNING, "interrupted", "client_failed")
 
@@ -90,10 +89,9 @@ def run(bench: Bench, recorder: Recorder, load: Load, folder: Path, stop: thread
 
 
 def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> str:
-    """Put real load on the server that is not counted, so that the first level does not pay for cold caches.
+    """Put load on the server that is not counted, so that no level pays for cold caches.
 
-    Returns:
-        The server's words where every request failed; empty where some completed, or none was sent.
+    Returns the server's words where every request failed; empty where some completed, or none was sent.
     """
     if not requests:
         return ""
@@ -128,7 +126,11 @@ class Levels:
     def settled(self, load: Measurement) -> Sidecar | None:
         """How a level ended that needs no measuring again; None where it does."""
         if load not in self._ends:
-            self.add(load, _read_settled(self.folder(load)))
+            folder = self.folder(load)
+            sidecar, part = Sidecar.read(folder), part_of(folder)
+            self.add(load, sidecar if folder.exists() else Sidecar.read(part))
+            if self._ends[load] and not folder.exists():  # cut off between its end and its renaming
+                put_in_place(part, folder)
         return self._ends[load]
 
     def add(self, load: Measurement, sidecar: Sidecar | None) -> None:
@@ -137,32 +139,21 @@ class Levels:
 
     def ask_for(self, load: Measurement, spec: SweepSpec) -> None:
         """Record what is asked of the trial; a search for the limit asks for a level when it comes to it."""
+        before = {*self._facts.levels} if self._facts else set()
+        levels = sorted({number_of(load[1]), *before}) if spec.is_auto else [*map(number_of, spec.fixed_levels)]
         facts = TrialFacts(
             trial=self._trial.number,
             engine=spec.engine,
             model=spec.model or spec.base_url or "",
             parameters=spec.parameters,
             scenarios=spec.scenarios,
-            levels=sorted({number_of(load[1]), *(self._facts.levels if self._facts else [])})
-            if spec.is_auto
-            else [*map(number_of, spec.fixed_levels)],
+            levels=levels,
             iteration_type=kind_of(load[1]),
             repeats=spec.repeats,
         )
         if facts != self._facts:
             facts.write(self._trial.folder)
             self._facts = facts
-
-
-def _read_settled(folder: Path) -> Sidecar | None:
-    """The sidecar of a level; one that was cut off between its end and its renaming is put in place here."""
-    part = part_of(folder)
-    if folder.exists():
-        return Sidecar.read(folder)
-    sidecar = Sidecar.read(part)
-    if sidecar and sidecar.outcome not in UNSETTLED:
-        put_in_place(part, folder)
-    return sidecar
 
 
 def judged_level(folders: Sequence[Path], slo: SLO | dict[str, Any]) -> dict[str, Any]:
@@ -172,11 +163,7 @@ def judged_level(folders: Sequence[Path], slo: SLO | dict[str, Any]) -> dict[str
 
 
 def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interrupted: bool) -> tuple[str, str]:
-    """How a level ended, and why: the first that fits, the cause before its consequences.
-
-    Returns:
-        An outcome of `tuner.core.records.OUTCOMES` and one line for people, empty where it completed.
-    """
+    """How a level ended (one of `records.OUTCOMES`) and why, in one line: the cause before its consequences."""
     memory = failure is not None and failure.kind == "out_of_memory"
     ends = request_log.statuses(part / REQUESTS_FILE)
     cases = (
@@ -194,7 +181,6 @@ def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interr
 
 
 def _with_remedy(words: str) -> str:
-    """A server's words, and what helps."""
     found = ((re.search(said, words, re.IGNORECASE), remedy) for said, remedy in _REMEDIES)
     helps = next((remedy.format(*match.groups()) for match, remedy in found if match), "")
     return f"{shorten(words, _LONGEST_REASON - len(helps) - 2)}; {helps}" if helps else words
@@ -216,7 +202,6 @@ def _client_share(load: Load) -> dict[str, Any]:
 
 
 def _end(ended: Ended, client: dict[str, Any]) -> dict[str, object]:
-    """When and how a level's process ended, as the sidecar has it."""
     workload = {"workload": ended.workload} if ended.workload else {}
     seconds = ended.duration * client["workers"]
     cpu = {} if ended.cpu_seconds is None else {"cpu_share": round(ended.cpu_seconds / seconds, 3)}
@@ -261,5 +246,4 @@ def put_in_place(part: Path, folder: Path) -> None:
 
 
 def _last_line(path: Path) -> str:
-    lines = files.read_end(path, _LOG_READ).strip().splitlines()
-    return lines[-1] if lines else "it left no message"
+    return files.read_end(path, _LOG_READ).strip().rpartition("\n")[2] or "it left no message"

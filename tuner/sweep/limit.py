@@ -8,33 +8,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
+import numpy as np
 
-from tuner.core.level import by_level
 from tuner.core.records import COMPLETED
-from tuner.judging.levels import TOO_MUCH, fails_slo, levels_of
+from tuner.judging.levels import TOO_MUCH
 from tuner.judging.slo import SLO, Constraint
 from tuner.judging.verdicts import ROUNDING, UNKNOWN
 
 #: By how much levels grow while none fails, at least and at most.
 STEP_LEAST, STEP_MOST = 1.1, 8.0
-#: By how much they fall while none passes.
-STEP_DOWN = 4.0
+STEP_DOWN = 4.0  # by how much they fall while none passes
 #: How near an end of the bracket a level is chosen, in brackets that count as closed: less closes it with more room
 #: for noise, more narrows it faster. Found by simulation (`benchmarks/limit_search.py`), as are the next three.
 AIM = 0.7
 #: How far the interpolated crossing is moved to the middle, so that it comes to lie between two levels measured.
 NUDGE = 0.3
-#: Batches kept back for repeats while the bracket is open.
-RESERVE = 1
+RESERVE = 1  # batches kept back for repeats while the bracket is open
 #: A level this near to the threshold is measured twice at once; standard errors.
 AT_THE_EDGE = 0.5
 #: A level that decides is repeated until it lies so many standard errors from the threshold.
 CERTAIN = 2.0
 #: The least excess that is told apart, 0.7 % of the threshold: that of no errors at all would be −∞.
 LEAST = -5.0
-#: Growth of throughput that is more than noise.
-GROWTH = 1.02
 
 
 @dataclass
@@ -59,13 +54,7 @@ class LimitSearch:
     excesses: dict[float, list[float | None]] = field(default_factory=dict, init=False)
 
     def tell(self, level: float, excess: float | None) -> None:
-        """Learn from a batch that was asked for, or measured earlier.
-
-        Args:
-            level: which level it was.
-            excess: of all runs of the level so far, as from `excess`: at most 0 passes; infinite where it broke the
-                server; None where nobody can judge it, which is tried once more and then fails.
-        """
+        """Learn the `excess` of all runs of a level so far; what nobody can judge is tried once more, then fails."""
         self.batches += level == self.next_level()
         self.excesses.setdefault(level, []).append(excess)
 
@@ -93,29 +82,25 @@ class LimitSearch:
         last = self.excesses[level][-1]
         return math.inf if last is None else last
 
-    def _errors(self, level: float) -> float:
-        """How many standard errors a level lies from the threshold."""
-        return abs(self._excess(level)) * math.sqrt(len(self.excesses[level])) / self.noise
+    def _is_near(self, level: float, errors: float) -> bool:
+        """Whether a level lies within so many standard errors of the threshold, and may be measured once more."""
+        runs = len(self.excesses[level])
+        return runs < self.repeats and abs(self._excess(level)) * math.sqrt(runs) / self.noise < errors
 
     def _doubtful(self) -> float | None:
-        """A level that was measured once and says too little."""
         once = [level for level, values in self.excesses.items() if len(values) == 1 < self.repeats]
-        ends = (self.passing, self.failing)
-        edge = (level for level in once if level in ends and self._errors(level) < AT_THE_EDGE)
+        edge = (one for one in once if one in (self.passing, self.failing) and self._is_near(one, AT_THE_EDGE))
         return next((level for level in once if self.excesses[level] == [None]), next(edge, None))
 
     def _undecided(self) -> float | None:
         """An end of the closed bracket that is nearer to the threshold than is certain.
 
-        The failing one, since it decides that higher levels aren't tried; and the passing one where a single level
-        is more than the tolerance.
+        The passing one only where a single level is more than the tolerance.
         """
         ends = [self.failing, self.passing if (self.passing or 0) * self.tolerance < self.step else None]
-        known = [level for level in ends if level is not None and len(self.excesses[level]) < self.repeats]
-        return next((level for level in known if self._errors(level) < CERTAIN), None)
+        return next((level for level in ends if level is not None and self._is_near(level, CERTAIN)), None)
 
     def _is_closed(self) -> bool:
-        """Whether no new level is worth a batch."""
         low, high = self.passing, self.failing
         if low is None:
             return high is not None and high <= self.least
@@ -130,21 +115,14 @@ class LimitSearch:
         return min(self._above(low) if high is None else self._between(low, high), self.highest)
 
     def _rounded(self, level: float, up: bool = False) -> float:
-        """A level near this one that can be asked for."""
         return (math.ceil if up else math.floor)(level) if self.step else float(f"{level:.3g}")
 
     def _above(self, low: float) -> float:
-        """A level above all that pass: just beyond where the excess should reach 0."""
-        rise = -self._excess(low) / self._slope(low) + math.log1p(self.tolerance) / 2
-        step = math.exp(_clamped(rise, math.log(STEP_LEAST), math.log(STEP_MOST)))
-        return self._rounded(low * step, up=True)
-
-    def _slope(self, low: float) -> float:
-        """How the excess grows with ln(level) below `low`; at first as if latency were proportional to the level."""
+        """A level just beyond where the excess should reach 0; at first as if latency grew in proportion to it."""
         below = max((level for level in self.excesses if level < low), default=None)
-        if below is None:
-            return 1.0
-        return max((self._excess(low) - self._excess(below)) / math.log(low / below), 0.01)
+        slope = 1.0 if below is None else (self._excess(low) - self._excess(below)) / math.log(low / below)
+        rise = -self._excess(low) / max(slope, 0.01) + math.log1p(self.tolerance) / 2
+        return self._rounded(low * math.exp(np.clip(rise, math.log(STEP_LEAST), math.log(STEP_MOST))), up=True)
 
     def _between(self, low: float, high: float) -> float:
         """A level within the bracket: where the excess should reach 0, as far from the ends as the budget demands."""
@@ -153,51 +131,30 @@ class LimitSearch:
         margin = max(AIM * close, width - close * 2.0 ** (left - 1))
         at = self._crossing(low, high)
         at += math.copysign(NUDGE * close, width / 2 - at)
-        at = _clamped(at, min(margin, width / 2), max(width - margin, width / 2))
+        at = float(np.clip(at, min(margin, width / 2), max(width - margin, width / 2)))
         level = low * math.exp(at)
         rounded = self._rounded(level, up=at >= width / 2)  # to the nearer end, so that it closes
-        return _clamped(rounded, low + self.step, high - self.step)
+        return float(np.clip(rounded, low + self.step, high - self.step))
 
     def _crossing(self, low: float, high: float) -> float:
         """Where the excess should be 0, as ln(level / low): by a parabola through three levels, else by a line."""
         width, below, above = math.log(high / low), self._excess(low), self._excess(high)
         if math.isinf(above):
             return width / 2
-        line = width * -below / (above - below)
         others = [level for level in self.excesses if level not in (low, high) and math.isfinite(self._excess(level))]
-        if not others:
-            return line
-        third = min(others, key=lambda level: max(low / level, level / high))
-        at = math.log(third / low)
-        bend = (self._excess(third) - below - at * (above - below) / width) / (at * (at - width))
-        return _root(bend, (above - below) / width - bend * width, below, width) or line
-
-
-def _clamped(value: float, least: float, most: float) -> float:
-    return min(max(value, least), most)
-
-
-def _root(square: float, linear: float, constant: float, width: float) -> float | None:
-    """The only root of a parabola between 0 and `width`; None where it is no parabola, or has none or two there."""
-    discriminant = linear * linear - 4 * square * constant
-    if abs(square) < 1e-9 or discriminant < 0:
-        return None
-    roots = [(-linear + sign * math.sqrt(discriminant)) / (2 * square) for sign in (1, -1)]
-    inside = [root for root in roots if 0 < root < width]
-    return inside[0] if len(inside) == 1 else None
+        third = sorted(others, key=lambda level: max(low / level, level / high))[:1]
+        known = [low, high, *third]
+        places, excesses = [math.log(level / low) for level in known], [self._excess(level) for level in known]
+        roots = np.roots(np.polyfit(places, excesses, len(third) + 1))
+        inside = [root.real for root in roots if not root.imag and 0 < root.real < width]
+        return float(inside[0]) if len(inside) == 1 else width * -below / (above - below)
 
 
 def excess(row: Mapping[str, Any], slo: SLO) -> float | None:
-    """How far a level lies from the limits that more load makes worse.
+    """How far a row of `levels_of` lies from the limits that more load makes worse: the largest ln(actual / limit).
 
-    Args:
-        row: one row of `levels_of`.
-        slo: what it was judged against. Only what can fail hard counts, beyond its `fail_ratio`, and never
-            `min_throughput`, which more load helps to reach.
-
-    Returns:
-        The largest ln(actual / limit), at most 0 where none is exceeded; infinite where the level was too much for the
-        server (`levels.TOO_MUCH`); None where the level cannot be judged.
+    It is at most 0 where none is exceeded, infinite where the level was too much for the server, and None where it
+    cannot be judged. Only what can fail hard counts, and never `min_throughput`, which more load helps to reach.
     """
     if row["outcome"] != COMPLETED:
         return math.inf if row["outcome"] in TOO_MUCH else None
@@ -215,15 +172,3 @@ def _excess_over(constraint: Constraint, actual: float) -> float:
     if limit <= 2 * ROUNDING:  # no errors at all
         return -LEAST if actual > 0 else LEAST
     return max(math.log(actual / limit), LEAST) if actual > 0 else LEAST
-
-
-def saturated(judged: pd.DataFrame) -> bool:
-    """Whether higher levels can be left out: the two highest fail, and the last gives no more throughput.
-
-    Args:
-        judged: the batches of one scenario so far, as from `judge`.
-    """
-    levels = by_level(levels_of(judged))
-    fails, throughput = fails_slo(levels), levels["output_throughput"].fillna(0.0)
-    grown = throughput.iloc[-1:].max() > throughput.iloc[:-1].max() * GROWTH
-    return len(fails) > 1 and bool(fails.iloc[-2:].all()) and not grown

@@ -17,12 +17,7 @@ AnySweep = TypeVar("AnySweep", bound=SweepSpec)
 
 
 def with_model(spec: Spec, progress: gguf.Progress = lambda share: None) -> Spec:
-    """`spec` with the demo's weights where llamacpp is asked to serve nothing in particular, checked by its engine.
-
-    Raises:
-        RequestError: the engine cannot do what is asked, or something that is needed is missing.
-        ModelUnavailable: the demo's weights cannot be fetched.
-    """
+    """`spec`, with the demo's weights where llamacpp is to serve nothing in particular, checked by its engine."""
     engine = engines.find(spec.engine)
     if spec.engine == "llamacpp" and not spec.model:
         spec = spec.model_copy(update={"model": str(gguf.demo_model(progress))})
@@ -39,11 +34,7 @@ def prepare(spec: AnySweep, progress: gguf.Progress = lambda share: None) -> Any
 
 
 def with_workload(spec: AnySweep) -> AnySweep:
-    """`spec` with a seed, and with scenarios that are called by all that is sent: the file's hash, the prefix.
-
-    Raises:
-        RequestError: the prompts cannot be read, are not those that a run began with, or a request cannot fit.
-    """
+    """`spec` with a seed, and scenarios called by all that is sent; a SpecError where it cannot be sent so."""
     seed = secrets.randbelow(2**31) if spec.seed == RANDOM else spec.seed
     names = [base_of(scenario) for scenario in spec.scenarios]
     if spec.prompts:
@@ -77,11 +68,7 @@ def fingerprint(spec: SweepSpec) -> dict[str, Any]:
 
 
 def tokenizer_of(engine: str, model: str) -> str:
-    """The tokenizer that sizes the prompts: made from a GGUF, or the one that the model's folder or hub id has.
-
-    Raises:
-        SpecError: no model is named.
-    """
+    """The tokenizer that sizes prompts: made from a GGUF, or that of the model, which must be named then."""
     if engine == "llamacpp":
         return str(gguf.tokenizer_folder(Path(model)))
     if not model:

@@ -1,6 +1,7 @@
 """How far a run is, read from its directory; so the terminal, a notebook and a second notebook see the same."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,7 +12,6 @@ from tuner.core.level import Level, level_title
 from tuner.core.records import READY, RUNNING, Sidecar, TrialRecord
 from tuner.core.run_directory import Experiment, Trial, part_of
 from tuner.core.text import plural
-from tuner.judging.levels import TOO_MUCH
 from tuner.sweep.fields import AUTO
 from tuner.traffic.live import Live, read_live
 
@@ -21,6 +21,7 @@ PHASE_FILE = "phase"  # in a trial's folder, while it is in one of these
 _BETWEEN_LEVELS = 1.0  # seconds
 _MOMENTS = ("the server is ready", "between levels")
 _REPORTING = "writing the report"
+_CUT_OFF = "cut off after {}: no process of this machine goes on with it"
 #: what a search does while no trial runs, by its state, where it does not choose
 _BETWEEN_TRIALS = {"confirming": "starting the next run that confirms", "done": _REPORTING, "stopped": _REPORTING}
 
@@ -36,16 +37,6 @@ class LevelState:
     started_at: datetime | None = None
     folder: Path = Path()
     live: Live | None = None  # of its last seconds, while it runs
-
-    @property
-    def ended(self) -> bool:
-        """Whether the level has an outcome."""
-        return self.state not in (WAITING, RUNNING)
-
-    @property
-    def is_too_much(self) -> bool:
-        """Whether it has no numbers because the server could not bear it."""
-        return self.state in TOO_MUCH
 
 
 @dataclass(frozen=True)
@@ -63,7 +54,7 @@ class Progress:
     @property
     def ended(self) -> tuple[LevelState, ...]:
         """The levels that have an outcome."""
-        return tuple(level for level in self.levels if level.ended)
+        return tuple(level for level in self.levels if level.state not in (WAITING, RUNNING))
 
     @property
     def planned(self) -> int:
@@ -78,10 +69,14 @@ class Progress:
     @property
     def seconds_left(self) -> float:
         """How long the levels that have not ended will take; 0 for none."""
-        open_levels = [level for level in self.levels if not level.ended]
-        begun = [level.started_at for level in open_levels if level.started_at]
-        spent = sum((timestamps.now() - started).total_seconds() for started in begun)
-        return max(0.0, len(open_levels) * (self.seconds_a_level + _BETWEEN_LEVELS) - spent)
+        each = self.seconds_a_level + _BETWEEN_LEVELS
+        return max(0.0, (self.planned - len(self.ended)) * each - self._seconds_spent)
+
+    @property
+    def _seconds_spent(self) -> float:
+        """What the level that runs took so far."""
+        began = self.running and self.running.started_at
+        return (timestamps.now() - began).total_seconds() if began else 0.0
 
     @property
     def running(self) -> LevelState | None:
@@ -99,12 +94,11 @@ class Progress:
     def describe(self) -> str:
         """What is going on now, in a few words; numbers of a level are of its last seconds, and no result."""
         if self.is_cut_off:
-            return f"cut off after {self.total}: no process of this machine goes on with it"
+            return _CUT_OFF.format(self.total)
         if running := self.running:
             return f"{_title(running)}{f': {running.live}' if running.live else ''}"
-        return self.preparation or self._without_level()
-
-    def _without_level(self) -> str:
+        if self.preparation:
+            return self.preparation
         is_ready, all_ended = self.server == READY, len(self.ended) == self.planned
         cases = (
             (not self.levels, "preparing"),
@@ -121,8 +115,7 @@ class Progress:
         """When a run that is asked to end after its level will end, in words."""
         if not (self.running or self.preparation):
             return "ending before the next level" if len(self.ended) < self.planned or not self.levels else "ending"
-        began = self.running and self.running.started_at
-        left = self.seconds_a_level - ((timestamps.now() - began).total_seconds() if began else 0.0)
+        left = self.seconds_a_level - self._seconds_spent
         return f"ending after this level{f', about {left:.0f} s' if left >= 1 else ''}"
 
 
@@ -189,7 +182,7 @@ class SearchProgress:
 
     def _of_trial(self, what: str) -> str:
         if self.is_cut_off:
-            return f"cut off after {self.total}: no process of this machine goes on with it"
+            return _CUT_OFF.format(self.total)
         if not self.running:
             return _BETWEEN_TRIALS.get(self.state, "choosing the next configuration")
         if len(self.running) > 1:
@@ -216,8 +209,7 @@ def phase(trial: Trial, words: str) -> Iterator[None]:
 
 def read_sweep(experiment: Experiment) -> Progress:
     """How far a sweep is; what is not there yet, or just being replaced, counts as not there."""
-    trial = Trial(next(iter(experiment.trial_folders), experiment.folder))
-    return _read_trial(trial, experiment)
+    return _read_trial(Trial(next(iter(experiment.trial_folders), experiment.folder)), experiment)
 
 
 def read_search(experiment: Experiment) -> SearchProgress:
@@ -247,16 +239,10 @@ def _read_trial(trial: Trial, experiment: Experiment) -> Progress:
     spec = facts_of_run.get("spec", {})
     since = "~" if is_cut_off else str(facts_of_run.get("resumed_at", ""))  # what began before goes on no more
     server = record.state if (record := trial.server) and record.started_at >= since else ""
-    loads = [
-        (scenario, level, repeat)
-        for scenario in facts.scenarios
-        for repeat in facts.every_repeat
-        for level in facts.every_level
-    ]
-    levels = tuple(_level(trial, *load, since) for load in loads)
+    loads = itertools.product(facts.scenarios, facts.every_repeat, facts.every_level)
     return Progress(
         server=server,
-        levels=levels,
+        levels=tuple(_level(trial, scenario, level, repeat, since) for scenario, repeat, level in loads),
         seconds_a_level=spec.get("max_seconds", 0.0),
         is_auto=AUTO in (spec.get("levels"), spec.get("rates")),
         is_attached=bool(spec.get("base_url")),
@@ -267,13 +253,11 @@ def _read_trial(trial: Trial, experiment: Experiment) -> Progress:
 
 def _level(trial: Trial, scenario: str, level: Level, repeat: int, since: str) -> LevelState:
     folder = trial.batch_folder(scenario, level, repeat)
-    sidecar, part = Sidecar.read(folder), part_of(folder)
-    is_whole = sidecar is not None
-    if sidecar is None:  # what is not in place yet goes on, whatever it says of its end
-        sidecar = Sidecar.read(part)
-    if sidecar is None or not (is_whole or sidecar.started_at >= since):
+    whole, part = Sidecar.read(folder), part_of(folder)
+    if whole:
+        started_at = timestamps.known(whole.started_at)
+        return LevelState(scenario, level, whole.outcome, whole.reason, started_at, folder)
+    begun = Sidecar.read(part)  # which goes on, whatever it says of its end
+    if begun is None or begun.started_at < since:
         return LevelState(scenario, level, folder=folder)
-    started_at = timestamps.known(sidecar.started_at)
-    if is_whole:
-        return LevelState(scenario, level, sidecar.outcome, sidecar.reason, started_at, folder)
-    return LevelState(scenario, level, RUNNING, "", started_at, folder, read_live(part))
+    return LevelState(scenario, level, RUNNING, "", timestamps.known(begun.started_at), folder, read_live(part))

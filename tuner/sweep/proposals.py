@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from tuner import engines
 from tuner.batches.load import load_batches
@@ -24,12 +24,13 @@ MOST = 3
 _SHARE_STEP, _SHARE_MOST = 0.03, 0.95
 
 
-@dataclass(frozen=True)
-class Proposal:
+class Proposal(BaseModel):
     """A configuration to try."""
 
-    parameters: dict[str, Any]  # those that change
-    because: str  # what limited the server that was measured
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    parameters: dict[str, JsonValue]  # those that change
+    because: str = ""  # what limited the server that was measured
 
 
 def write_proposals(spec: SweepSpec, experiment: Experiment) -> None:
@@ -37,7 +38,7 @@ def write_proposals(spec: SweepSpec, experiment: Experiment) -> None:
     summary = summarize(judge(load_batches(experiment.folder), SLO.parse(spec.slo or {})))
     level = limiting_level(summary)
     proposals = [] if level is None else propose(spec, str(level["limit"]), str(level["limit_evidence"]))
-    experiment.describe(proposals=[asdict(proposal) for proposal in proposals])
+    experiment.describe(proposals=[proposal.model_dump() for proposal in proposals])
     if proposals:
         document = yaml.safe_dump(search_of(spec, proposals), sort_keys=False)
         files.write_atomically(experiment.folder / SEARCH_FILE, document)
@@ -47,9 +48,9 @@ def propose(spec: SweepSpec, limit: str, evidence: str) -> list[Proposal]:
     """The configurations that may move a limit, `MOST` at most, the smallest step first."""
     engine = engines.find(spec.engine)
     steps = [
-        Proposal({name: value}, evidence)
+        Proposal(parameters={name: value}, because=evidence)
         for name in engine.levers.get(limit, ())
-        for value in _steps(name, engine.tunables[name], _value(spec, name), is_of_cores=limit == CPU_BOUND)
+        for value in _steps(name, engine.tunables[name], engine.value_of(spec, name), is_of_cores=limit == CPU_BOUND)
     ]
     return steps[:MOST]
 
@@ -57,13 +58,13 @@ def propose(spec: SweepSpec, limit: str, evidence: str) -> list[Proposal]:
 def _steps(name: str, parameter: Parameter, value: Any, *, is_of_cores: bool) -> Iterator[Any]:
     """Values that give more of what a parameter gives than the one in force; none where nobody knows that."""
     most = len(os.sched_getaffinity(0)) if is_of_cores else parameter.high or float("inf")
-    if isinstance(value, bool):
-        yield from [not value] * (value == name.startswith("disable"))
-    elif isinstance(value, float) and parameter.high == 1:
-        if value + _SHARE_STEP <= _SHARE_MOST:
+    match value:
+        case bool():
+            yield from [not value] * (value == name.startswith("disable"))
+        case float() if parameter.high == 1 and value + _SHARE_STEP <= _SHARE_MOST:
             yield round(value + _SHARE_STEP, 2)
-    elif isinstance(value, int):
-        yield from (value * factor for factor in (2, 4) if 0 < value * factor <= most)
+        case int():
+            yield from (value * factor for factor in (2, 4) if 0 < value * factor <= most)
 
 
 def search_of(spec: SweepSpec, proposals: list[Proposal]) -> dict[str, Any]:
@@ -71,11 +72,6 @@ def search_of(spec: SweepSpec, proposals: list[Proposal]) -> dict[str, Any]:
     space: dict[str, list[Any]] = {}
     for proposal in proposals:
         for name, value in proposal.parameters.items():
-            space.setdefault(name, [_value(spec, name)]).append(value)
+            space.setdefault(name, [engines.find(spec.engine).value_of(spec, name)]).append(value)
     searched = sweep_of(spec.model_dump(mode="json", exclude_none=True), spec.parameters)
-    return searched | {"space": space, "first": [asdict(proposal) for proposal in proposals]}
-
-
-def _value(spec: SweepSpec, name: str) -> Any:
-    """The value in force of a parameter; None where nobody knows it."""
-    return spec.parameters.get(name, engines.find(spec.engine).tunables[name].default)
+    return searched | {"space": space, "first": [proposal.model_dump() for proposal in proposals]}

@@ -5,13 +5,13 @@ once: how much that changes is what the others are measured by.
 """
 
 import hashlib
+import itertools
 import json
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from http import HTTPStatus
 from typing import Any, Literal, TypeGuard
 
@@ -53,12 +53,9 @@ Messages = list[Message]
 
 
 def _quality(value: Any) -> Any:
-    """A text as YAML reads it; true is what stands by default."""
     read = files.parse_yaml(value) if isinstance(value, str) else value
-    if read is True:
-        return {}
-    if read is False or isinstance(read, Quality) or (isinstance(read, dict) and {*read} <= {*Quality.model_fields}):
-        return read
+    if isinstance(read, bool | Quality) or (isinstance(read, dict) and {*read} <= {*Quality.model_fields}):
+        return {} if read is True else read
     raise ValueError(f"{value!r} is none; write such as {Quality()}, or false")
 
 
@@ -90,15 +87,8 @@ def is_wanted(spec: SweepSpec, trial: Trial) -> TypeGuard[TrialSpec]:
 def ask(spec: TrialSpec, trial: Trial, server: Server, requests: Sequence[Request], stop: Wish) -> None:
     """Ask the server of the baseline, or of a trial that could win, and keep what it answers in the trial's folder.
 
-    Args:
-        spec: of the trial.
-        trial: whose answers they are.
-        server: ready, with nothing else to do.
-        requests: of the user's file, of which some are sent; without any, prompts of ours are.
-        stop: somebody's wish that it ends.
-
-    Raises:
-        Stopped: the baseline, without which nothing can be compared, could not be asked to the end.
+    Some of `requests`, those of the user's file, are sent; without any, prompts of ours are. Where the baseline could
+    not be asked to the end, without which nothing can be compared, Stopped is raised.
     """
     is_baseline = trial.record.role == BASELINE
     if not is_baseline and not judge(load_batches(trial.folder), spec.slo or {})["verdict"].isin(COMPLIANT).any():
@@ -117,16 +107,13 @@ def ask(spec: TrialSpec, trial: Trial, server: Server, requests: Sequence[Reques
 def _questions(spec: TrialSpec, requests: Sequence[Request]) -> dict[str, Messages]:
     """The messages to send, by the beginning of their hash; the same for each trial."""
     number = spec.quality.prompts if spec.quality else 0
-    ours = [_TASKS[n % len(_TASKS)].format(_SUBJECTS[n % len(_SUBJECTS)]) for n in range(len(_TASKS) * len(_SUBJECTS))]
-    requests = requests or [Request([[{"role": "user", "content": text}]]) for text in ours]
-    chosen = random.Random(f"{spec.seed} quality").sample(requests, min(number, len(requests)))  # noqa: S311 - no secret
-    firsts = [request.turns[0] for request in chosen]
-    return {hashlib.sha256(msgspec.json.encode(one)).hexdigest()[:16]: one for one in firsts}
+    ours = (task.format(subject) for task, subject in itertools.product(_TASKS, _SUBJECTS))
+    firsts = [one.turns[0] for one in requests] or [[{"role": "user", "content": text}] for text in ours]
+    chosen = random.Random(f"{spec.seed} quality").sample(firsts, min(number, len(firsts)))  # noqa: S311 - no secret
+    return {hashlib.sha256(msgspec.json.encode(one)).hexdigest()[:16]: one for one in chosen}
 
 
 class _Asking:
-    """How one server is asked."""
-
     def __init__(self, spec: TrialSpec, server: Server, stop: Wish) -> None:
         self._server, self._stop = server, stop
         greedy = {"temperature": 0, "seed": 0, "max_tokens": _TOKENS, "stream": False, "model": server.model_name}
@@ -136,17 +123,23 @@ class _Asking:
         self._fields = {name: value for name, value in fields.items() if name not in left_out}
 
     def answers(self, questions: Mapping[str, Messages], at_once: int) -> list[Answer]:
-        """The answer to each question, asked by so many threads at once, which nobody waits for too long.
-
-        Raises:
-            Stopped: nobody wants them any more.
-        """
+        """The answer to each question, asked by so many threads at once, which nobody waits for too long."""
         if self._stop.wait(0):
             raise Stopped
         self._server.forget_prompts()
         found: dict[str, Answer] = {}
         waiting, deadline = iter(questions.items()), time.monotonic() + _SECONDS
-        work = partial(self._work, waiting, found, deadline)
+
+        def work() -> None:
+            with self._server.client(timeout=_SECONDS) as http:
+                for prompt, messages in waiting:
+                    if time.monotonic() > deadline:
+                        return
+                    try:
+                        found[prompt] = self._answer(http, prompt, messages, deadline)
+                    except (httpx.HTTPError, ValueError, LookupError, TypeError, RecursionError) as error:
+                        found[prompt] = Answer(prompt, error=one_line(str(error)) or type(error).__name__)
+
         threads = [threading.Thread(target=work, name="ask", daemon=True) for _ in range(at_once)]
         for thread in threads:
             thread.start()
@@ -154,16 +147,6 @@ class _Asking:
             if self._stop.wait(_POLL):
                 raise Stopped
         return [found.get(prompt, Answer(prompt, error=f"no answer within {_SECONDS:g} s")) for prompt in questions]
-
-    def _work(self, waiting: Iterator[tuple[str, Messages]], found: dict[str, Answer], deadline: float) -> None:
-        with self._server.client(timeout=_SECONDS) as http:
-            for prompt, messages in waiting:
-                if time.monotonic() > deadline:
-                    return
-                try:
-                    found[prompt] = self._answer(http, prompt, messages, deadline)
-                except (httpx.HTTPError, ValueError, LookupError, TypeError, RecursionError) as error:
-                    found[prompt] = Answer(prompt, error=one_line(str(error)) or type(error).__name__)
 
     def _answer(self, http: httpx.Client, prompt: str, messages: Messages, deadline: float) -> Answer:
         fields, body = self._fields, b""
@@ -181,11 +164,7 @@ class _Asking:
 
 
 def _read_answer(prompt: str, body: bytes) -> Answer:
-    """The answer in a body of OpenAI's form; log probabilities of another form count as none.
-
-    Raises:
-        ValueError, LookupError, TypeError: it has another form, or no text.
-    """
+    """The answer in a body of OpenAI's form; log probabilities of another form count as none."""
     choice = json.loads(body)["choices"][0]
     text = "".join(str(choice["message"].get(name) or "") for name in ("reasoning_content", "content"))
     if not text:

@@ -18,27 +18,12 @@ from tuner.errors import SLOError, SpecError
 from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import requests_needed_for
-from tuner.sweep.fields import (
-    AUTO,
-    IN_FLIGHT,
-    ConcurrencyLevels,
-    Process,
-    Rates,
-    Scenarios,
-    base_of,
-    command_words,
-    mapping,
-    prefix_parts,
-    seed_value,
-    some_gpus,
-)
+from tuner.sweep import fields
 from tuner.traffic.arrivals import Arrivals
 from tuner.traffic.workload import SCENARIO, Prefix
 
 #: what a search may choose beside an engine's parameters, and then stands with them
 SERVER_FIELDS = ("engine", "model", "executable", "command")
-
-
 #: what belongs together, in a form's cards and in a command's help; what stands in none of them is seldom wanted
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Server": ("engine", "model", "base_url", "command", "stop_command", "parameters", "gpus", "tokenizer"),
@@ -57,31 +42,30 @@ class ServeSpec(ServerSpec):
     engine: str = Field("llamacpp", description="llamacpp, vllm, sglang, command or attach")
     model: str = Field("", description="a .gguf file, a model folder or a hub id; empty: a small one for llamacpp")
 
-    _mappings = field_validator("parameters", "environment", mode="before")(mapping)
-    _words = field_validator("command", "stop_command", mode="before")(command_words)
-    _gpus = field_validator("gpus", mode="before")(some_gpus)
+    _mappings = field_validator("parameters", "environment", mode="before")(fields.mapping)
+    _words = field_validator("command", "stop_command", mode="before")(fields.command_words)
+    _gpus = field_validator("gpus", mode="before")(fields.some_gpus)
 
 
 class SweepSpec(ServeSpec):
     """A server and the load that it is measured under."""
 
-    levels: ConcurrencyLevels = Field(
+    levels: fields.ConcurrencyLevels = Field(
         [1, 2, 4, 8], description="concurrency levels, such as 1,2,4,8; auto finds the highest that meets the SLO"
     )
-    rates: Rates = Field(
+    rates: fields.Rates = Field(
         None, description="instead of levels, requests that arrive per second, such as 1,2,4; auto as for levels"
     )
-    arrivals: Process = Field(
+    arrivals: fields.Process = Field(
         None, description="of rates: poisson (the default), constant, or such as gamma: {cv: 2}, which is bursty"
     )
     max_in_flight: PositiveInt | None = Field(
         None,
-        description=f"of rates: requests in flight at most; those beyond wait in the client [default: {IN_FLIGHT}]",
+        description=f"of rates: requests in flight at most; more wait in the client [default: {fields.IN_FLIGHT}]",
     )
     highest: PositiveInt = Field(256, description="the highest level or rate that auto tries")
-    stop_when_saturated: bool = Field(False, description="skip levels after throughput stops growing and the SLO fails")
-    scenarios: Scenarios = Field(
-        ["D(100,32)"], description="traffic scenarios in genai-bench's notation, such as D(100,32)"
+    scenarios: fields.Scenarios = Field(
+        ["D(100,32)"], description="scenarios in genai-bench's notation, such as D(100,32)"
     )
     prompts: Path | None = Field(
         None, description="own prompts instead: a file of JSON lines, CSV, or text with one a line; .gz too"
@@ -111,9 +95,6 @@ class SweepSpec(ServeSpec):
     sentinel: bool = Field(False, description="measure the first level again at the end, to show drift")
     warmup_requests: NonNegativeInt = Field(4, description="requests before the first level that are not counted")
     warmup_each: bool = Field(False, description="warm up before each level")
-    on_oom: Literal["skip_higher", "continue"] = Field(
-        "skip_higher", description="after a level that ran out of memory: skip_higher or continue"
-    )
     client_workers: NonNegativeInt = Field(
         0, description="processes of the load generator; 0: as many as tuner doctor --calibrate found a level to need"
     )
@@ -122,9 +103,7 @@ class SweepSpec(ServeSpec):
     )
     target_users: PositiveFloat | None = Field(None, description="the same for so many users at once")
     slo: dict[str, Any] | None = Field(None, description="the SLO: a YAML or JSON file, or its content")
-    tokenizer: str | None = Field(
-        None, description="tokenizer folder or hub id, to size prompts; by default the model's"
-    )
+    tokenizer: str | None = Field(None, description="tokenizer folder or hub id, to size prompts; default: the model's")
     api: Literal["openai", "vllm"] | None = Field(
         None, description="vllm sends ignore_eos with each request, openai does not; by default what the server takes"
     )
@@ -138,9 +117,9 @@ class SweepSpec(ServeSpec):
         description="the folder that run directories are made in; TUNER_RUNS names another",
     )
 
-    _request_mapping = field_validator("request_parameters", mode="before")(mapping)
-    _prefix_parts = field_validator("prefix", mode="before")(prefix_parts)
-    _seed_or_random = field_validator("seed", mode="before")(seed_value)
+    _request_mapping = field_validator("request_parameters", mode="before")(fields.mapping)
+    _prefix_parts = field_validator("prefix", mode="before")(fields.prefix_parts)
+    _seed_or_random = field_validator("seed", mode="before")(fields.seed_value)
 
     @field_validator("slo", mode="before")
     @classmethod
@@ -149,7 +128,7 @@ class SweepSpec(ServeSpec):
         if isinstance(value, Path) or (isinstance(value, str) and "{" not in value):
             SLO.load(value)
             return files.read_document(Path(value).expanduser(), "the SLO", SLOError)
-        content = mapping(value)
+        content = fields.mapping(value)
         if content is not None:
             SLO.parse(content, "slo")
         return content
@@ -161,30 +140,22 @@ class SweepSpec(ServeSpec):
         return value and value.expanduser().absolute()
 
     @pydantic.model_validator(mode="after")
-    def _has_prompts(self) -> Self:
-        drawn = [scenario for scenario in self.scenarios if SCENARIO.fullmatch(base_of(scenario))]
+    def _fits_together(self) -> Self:
+        drawn = [scenario for scenario in self.scenarios if SCENARIO.fullmatch(fields.base_of(scenario))]
         if self.prompts and drawn and "scenarios" in self.model_fields_set:
             raise ValueError(f"scenarios: {drawn[0]} draws prompts, and prompts names a file of them; leave one out")
         if not self.prompts and len(drawn) < len(self.scenarios):
             raise ValueError("scenarios: prompts out of a file need prompts, such as prompts: chat.jsonl")
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _extends(self) -> Self:
         if self.extend_to is not None and self.extend_to < self.max_seconds:
             raise ValueError(f"extend_to: must be at least max_seconds ({self.max_seconds:g}), got {self.extend_to:g}")
         if self.is_auto and not self.slo:
             raise ValueError(f"{self.varied}: auto looks for the highest that meets the SLO; give one with slo")
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        extra = [name for name in ("arrivals", "max_in_flight") if getattr(self, name) is not None]
-        if self.rates is None and extra:
-            raise ValueError(f"{extra[0]}: is of requests that arrive at a rate; give rates, or leave it out")
-        if self.rates is not None and self.levels is not None and "levels" in self.model_fields_set:
+        if self.rates is None:
+            if extra := [name for name in ("arrivals", "max_in_flight") if getattr(self, name) is not None]:
+                raise ValueError(f"{extra[0]}: is of requests that arrive at a rate; give rates, or leave it out")
+        elif self.levels is not None and "levels" in self.model_fields_set:
             raise ValueError("rates: stand instead of levels; leave one of them out")
-        if self.rates is not None:
+        else:
             object.__setattr__(self, "levels", None)
         return self
 
@@ -196,7 +167,7 @@ class SweepSpec(ServeSpec):
     @property
     def is_auto(self) -> bool:
         """Whether the highest level that meets the SLO is looked for."""
-        return AUTO in (self.levels, self.rates)
+        return fields.AUTO in (self.levels, self.rates)
 
     @property
     def fixed_levels(self) -> list[Level]:
@@ -211,21 +182,20 @@ class SweepSpec(ServeSpec):
 
     def loads(self) -> list[tuple[str, Level, int]]:
         """Every (scenario, level, repeat) to be measured, in the order of running."""
-        return [load for scenario in self.scenarios for load in self._loads_of(scenario)]
-
-    def _loads_of(self, scenario: str) -> list[tuple[str, Level, int]]:
-        levels = sorted(self.fixed_levels) if self.order == "ascending" else self.fixed_levels
-        loads = [(scenario, level, repeat) for repeat in range(1, self.repeats + 1) for level in levels]
-        if self.order == "random":
-            random.Random(scenario).shuffle(loads)  # noqa: S311 - an order, no secret; the same when resumed
-        return loads + [(scenario, level, self.repeats + 1) for level in levels[: self.sentinel]]
+        levels, loads = sorted(self.fixed_levels) if self.order == "ascending" else self.fixed_levels, []
+        for scenario in self.scenarios:
+            each = [(scenario, level, repeat) for repeat in range(1, self.repeats + 1) for level in levels]
+            if self.order == "random":
+                random.Random(scenario).shuffle(each)  # noqa: S311 - an order, no secret; the same when resumed
+            loads += [*each, *((scenario, level, self.repeats + 1) for level in levels[: self.sentinel])]
+        return loads
 
     @property
     def about_time(self) -> str:
         """How long its levels take at most, in words."""
-        levels = len(self.loads()) or len(self.scenarios)
-        minutes = f"{levels * self.max_seconds / 60:.1f} min at most"
-        return minutes if self.fixed_levels else f"{self.max_seconds:g} s at most for each level that is tried"
+        if self.is_auto:
+            return f"{self.max_seconds:g} s at most for each level that is tried"
+        return f"{len(self.loads()) * self.max_seconds / 60:.1f} min at most"
 
     @property
     def enough_requests(self) -> int:
@@ -233,19 +203,14 @@ class SweepSpec(ServeSpec):
         if self.min_requests is not None:
             return self.min_requests
         slo = SLO.parse(self.slo or {})
-        needs = [requests_needed_for(constraint, slo.confidence or CONFIDENCE) for constraint in slo.constraints]
-        return max(needs, default=0)
+        return max((requests_needed_for(one, slo.confidence or CONFIDENCE) for one in slo.constraints), default=0)
 
 
 Spec = TypeVar("Spec", bound=ServeSpec)
 
 
 def make_spec(values: dict[str, Any], kind: type[Spec] = SweepSpec) -> Spec:  # type: ignore[assignment]
-    """A checked spec from plain values, of which None means "not given".
-
-    Raises:
-        SpecError: one line that names the parameter, what is wrong with it and what would be right.
-    """
+    """A checked spec from plain values, of which None is "not given"; a SpecError says in a line what is wrong."""
     try:
         return kind.model_validate({name: value for name, value in values.items() if value is not None})
     except pydantic.ValidationError as error:
@@ -253,12 +218,7 @@ def make_spec(values: dict[str, Any], kind: type[Spec] = SweepSpec) -> Spec:  # 
 
 
 def read_spec(path: Path) -> dict[str, Any]:
-    """The plain values of a YAML or JSON file, for `make_spec`.
-
-    Raises:
-        PathError: it cannot be read.
-        SpecError: it is no mapping, or a key stands twice in it.
-    """
+    """The plain values of a YAML or JSON file, for `make_spec`; a PathError or SpecError says what is wrong with it."""
     values = files.read_document(path, "the parameters", SpecError)
     if not isinstance(values, dict):
         raise SpecError(f"{path} must hold parameters, such as `levels: [1, 2, 4]`")
@@ -272,12 +232,12 @@ def unlike_default(spec: SweepSpec) -> dict[str, Any]:
 
 def server_of(engine: str, configuration: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a spec that one configuration of a search sets, whose baseline has this engine."""
-    fields = {name: configuration[name] for name in SERVER_FIELDS if name in configuration}
-    if "command" in fields:
-        fields["command"] = command_words(fields["command"])
+    server = {name: configuration[name] for name in SERVER_FIELDS if name in configuration}
+    if "command" in server:
+        server["command"] = fields.command_words(server["command"])
     parameters = {name: value for name, value in configuration.items() if name not in SERVER_FIELDS}
-    is_other = fields.get("engine", engine) != engine  # whose program is another one
-    return ({"executable": None} if is_other else {}) | fields | {"parameters": parameters}
+    is_other = server.get("engine", engine) != engine  # whose program is another one
+    return ({"executable": None} if is_other else {}) | server | {"parameters": parameters}
 
 
 def sweep_of(searched: Mapping[str, Any], configuration: Mapping[str, Any]) -> dict[str, Any]:

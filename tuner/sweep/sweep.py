@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tuner import engines
-from tuner.batches.load import load_batches
 from tuner.core.level import Level, Rate, level_title
 from tuner.core.records import SWEEP, Sidecar
 from tuner.core.request_log import WHOLE
 from tuner.core.run_directory import Experiment, Trial, environment
 from tuner.core.timestamps import now, to_text
 from tuner.engines.base import LOOPBACK
-from tuner.errors import PathError, ServerFailed, SpecError, Stopped
+from tuner.errors import EngineError, PathError, ServerFailed, SpecError, Stopped
 from tuner.judging.slo import SLO
-from tuner.judging.verdicts import judge
 from tuner.servers import gpus, http
 from tuner.servers.attached import Server
 from tuner.servers.server import launch
@@ -26,7 +24,7 @@ from tuner.servers.telemetry import Recorder
 from tuner.sweep import level, quality
 from tuner.sweep.fields import IN_FLIGHT
 from tuner.sweep.level import Levels, Measurement, judged_level
-from tuner.sweep.limit import LimitSearch, excess, saturated
+from tuner.sweep.limit import LimitSearch, excess
 from tuner.sweep.prepare import fingerprint, must_fit, prepare, workload_of
 from tuner.sweep.progress import LOADING, WARMING_UP, phase
 from tuner.sweep.proposals import write_proposals
@@ -45,16 +43,14 @@ FEWEST_REQUESTS = 10
 #: what may differ when a run is resumed: where it lies, and how a server is reached
 MAY_DIFFER = (
     *("runs", "name", "port", "ready_timeout", "verify", "max_restarts", "target_rate", "target_users"),
-    *("trials", "patience", "max_minutes", "max_cost", "price_per_gpu_hour", "parallel", "on", "confirm", "quality"),
+    *("trials", "max_minutes", "parallel", "on", "confirm", "quality"),
 )
+#: fields of earlier versions, which are asked for no more
+GONE = ("max_cost", "on_oom", "patience", "price_per_gpu_hour", "stop_when_saturated")
 
 
 def check_kind(kind: str, experiment: Experiment) -> Experiment:
-    """Refuse to go on with a run that another command made; returns the run.
-
-    Raises:
-        SpecError: it is a sweep and a search is asked for, or the other way round.
-    """
+    """The run; a SpecError where another command made it, as a sweep where a search is asked for."""
     made_by = experiment.record.kind or kind
     if made_by != kind:
         raise SpecError(f"{experiment.folder} is no run of tuner {kind}: tuner {made_by} --resume goes on with it")
@@ -63,15 +59,11 @@ def check_kind(kind: str, experiment: Experiment) -> Experiment:
 
 def recorded_spec(experiment: Experiment) -> dict[str, Any]:
     """What was asked of a run; earlier versions knew no window, and judged whole levels."""
-    return {"window": WHOLE} | experiment.record.spec
+    return {"window": WHOLE} | {name: value for name, value in experiment.record.spec.items() if name not in GONE}
 
 
 def check_same(spec: SweepSpec, experiment: Experiment) -> None:
-    """Refuse to go on with a run that was made with another configuration.
-
-    Raises:
-        SpecError: the first difference, with both values.
-    """
+    """Refuse to go on with a run that was made with another configuration; the SpecError names the first difference."""
     if experiment.is_new:
         return
     defaults = {name: part.default for name, part in type(spec).model_fields.items()}  # of what came in later
@@ -91,10 +83,10 @@ def machine() -> dict[str, Any]:
 @contextlib.contextmanager
 def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP, **facts: Any) -> Iterator[None]:
     """Keep in `experiment.json` what was asked, and how it ended whatever happens; `kind` is sweep or tune."""
-    started = "started_at" if experiment.is_new else "resumed_at"
-    request = {"kind": kind, "name": spec.name, **signed(spec), **facts} if experiment.is_new else {}
-    experiment.describe(**request, **machine(), **{started: to_text(now())}, state="running")
-    state = "failed"
+    is_new, state = experiment.is_new, "failed"
+    request = {"kind": kind, "name": spec.name, **signed(spec), **facts} if is_new else {}
+    started = {"started_at" if is_new else "resumed_at": to_text(now())}
+    experiment.describe(**request, **machine(), **started, state="running")
     try:
         yield
         state = "done"
@@ -102,9 +94,15 @@ def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP, **facts
         state = "interrupted"
         if not isinstance(end, Stopped):
             raise
+    except (SpecError, EngineError, ServerFailed) as refusal:
+        is_refused = not isinstance(refusal, ServerFailed) or not engines.find(spec.engine).owned
+        if is_new and is_refused and not any(Trial(folder).batches.exists() for folder in experiment.trial_folders):
+            experiment.forget()
+        raise
     finally:
         try:
-            experiment.describe(state=state, finished_at=to_text(now()))
+            if not experiment.is_new:
+                experiment.describe(state=state, finished_at=to_text(now()))
         except PathError as error:
             if state == "done":
                 raise
@@ -113,21 +111,17 @@ def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP, **facts
 
 def _planned(spec: SweepSpec, levels: Levels) -> Iterator[Measurement]:
     """What is to be measured, one after the other; each is on disk before the next is asked for."""
-    if spec.is_auto:
-        for scenario in spec.scenarios:
-            yield from _limit_search(spec, levels, scenario)
-    else:
+    if not spec.is_auto:
         yield from (load for load in spec.loads() if not levels.settled(load))
-
-
-def _limit_search(spec: SweepSpec, levels: Levels, scenario: str) -> Iterator[Measurement]:
-    search, slo = limit_search(spec), SLO.parse(spec.slo or {})
-    while (number := search.next_level()) is not None:
-        level = int(number) if spec.rates is None else Rate(number)
-        runs = [(scenario, level, n + 1) for n in range(len(search.excesses.get(number, [])) + 1)]
-        if not levels.settled(runs[-1]):
-            yield runs[-1]
-        search.tell(number, excess(judged_level([levels.folder(run) for run in runs], slo), slo))
+        return
+    for scenario in spec.scenarios:
+        search, slo = limit_search(spec), SLO.parse(spec.slo or {})
+        while (number := search.next_level()) is not None:
+            level = int(number) if spec.rates is None else Rate(number)
+            runs = [(scenario, level, n + 1) for n in range(len(search.excesses.get(number, [])) + 1)]
+            if not levels.settled(runs[-1]):
+                yield runs[-1]
+            search.tell(number, excess(judged_level([levels.folder(run) for run in runs], slo), slo))
 
 
 def limit_search(spec: SweepSpec) -> LimitSearch:
@@ -160,16 +154,10 @@ class StopRequest:
 
 
 def run_sweep(spec: SweepSpec, experiment: Experiment, stop: StopRequest | None = None) -> None:
-    """Measure every level of `spec` that has no result yet, each in its own process.
+    """Measure every level of `spec` that `experiment`, which may be new, has no result of yet.
 
-    Args:
-        spec: what to measure.
-        experiment: a new run directory, or one of the same spec, which is then resumed.
-        stop: set from another thread to end early; the run directory's `stop_file` does the same.
-
-    Raises:
-        ServerFailed: the server did not start.
-        RequestError: `spec` asks for what cannot be done here, or not in this run directory.
+    `stop`, set from another thread, ends it early; so does the run directory's `stop_file`. It raises ServerFailed
+    where the server did not start, RequestError for what cannot be done here, or not in this run directory.
     """
     stop = (stop or StopRequest()).of(experiment)
     with experiment.only_writer():
@@ -184,11 +172,7 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest, benches: Benches
     """Launch the server of one trial and measure every level of it that has no result yet, as a prepared `spec` asks.
 
     Of a search's trials those that could win are then asked for answers, to be compared with the baseline's; its trials
-    share `benches`.
-
-    Raises:
-        ServerFailed: the server did not start.
-        Stopped: that was before the last level.
+    share `benches`. It raises ServerFailed where the server did not start, Stopped before the last level.
     """
     levels = Levels(trial)
     first = next(_planned(spec, levels), None)
@@ -204,7 +188,7 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest, benches: Benches
         next(workload.draw(spec.scenarios[0], 1, 1))  # a tokenizer that nobody can read costs no server
         servers = stack.enter_context(_Servers(spec, trial, stop))
         if not engines.find(spec.engine).owned:
-            must_fit(spec, spec.scenarios, servers.context, f"the server at {spec.base_url}")
+            must_fit(spec, spec.scenarios, servers.server.context, f"the server at {spec.base_url}")
         runner = _Runner(spec, levels, bench, servers, workload, stop.at_once)
         for load in _planned(spec, levels):
             if stop.is_set():
@@ -232,7 +216,6 @@ class _Runner:
     at_once: threading.Event
 
     def run(self, measurement: Measurement) -> Sidecar:
-        """Measure a level, or write down why it was not."""
         folder = self.levels.folder(measurement)
         if reason := self._reason_to_skip(*measurement[:2]):
             return level.record_unrun(measurement, folder, "skipped", reason)
@@ -244,21 +227,20 @@ class _Runner:
             level.record_unrun(measurement, folder, "interrupted", f"not run: {failure}")
             _log.warning("%s: what is left is not measured", failure)
             raise Stopped from None
-        load = self._load(server, *measurement)
         warmups = self.spec.warmup_requests if is_cold or self.spec.warmup_each else 0
         if not self.bench.is_ready:
             with phase(self.servers.trial, LOADING):
                 self.bench.wait_ready(self.at_once)
         with phase(self.servers.trial, WARMING_UP):
-            words = level.warm_up(self.bench, load, warmups, self.at_once)
-        if self._leaves_out_what_is_refused(server, words):
             load = self._load(server, *measurement)
-            level.warm_up(self.bench, load, warmups, self.at_once)
-        sidecar = level.run(self.bench, self.servers.recorder, load, folder, self.at_once)
-        if sidecar.outcome == level.ALL_ERRORS and self._leaves_out_what_is_refused(server, sidecar.reason):
+            words = level.warm_up(self.bench, load, warmups, self.at_once)
+            if self._leaves_out_what_is_refused(server, words):
+                level.warm_up(self.bench, self._load(server, *measurement), warmups, self.at_once)
+        while True:
             load = self._load(server, *measurement)
             sidecar = level.run(self.bench, self.servers.recorder, load, folder, self.at_once)
-        return sidecar
+            if sidecar.outcome != level.ALL_ERRORS or not self._leaves_out_what_is_refused(server, sidecar.reason):
+                return sidecar
 
     def _leaves_out_what_is_refused(self, server: Server, words: str) -> bool:
         """Whether the server refused `ignore_eos`, and is asked without it from now on."""
@@ -269,42 +251,34 @@ class _Runner:
         return True
 
     def _load(self, server: Server, scenario: str, level: Level, repeat: int) -> Load:
-        spec, engines_own = self.spec, server.engine.request_parameters
-        arrivals = None
-        if isinstance(level, Rate):
-            arrivals = spec.arrivals_at(level, f"{spec.seed} {scenario} {level} {repeat} arrivals")
+        spec, is_rate = self.spec, isinstance(level, Rate)
+        limits = Limits(
+            concurrency=(spec.max_in_flight or IN_FLIGHT) if is_rate else int(level),
+            arrivals=spec.arrivals_at(level, f"{spec.seed} {scenario} {level} {repeat} arrivals") if is_rate else None,
+            seconds=spec.max_seconds,
+            requests=spec.max_requests,
+            extend_to=spec.extend_to,
+            enough=spec.enough_requests,
+            window=spec.window,
+        )
+        engines_own = {} if self.workload.keeps_cache else server.engine.request_parameters
         return Load(
             base_url=server.base_url,
             model_name=server.model_name,
             scenario=scenario,
-            limits=Limits(
-                concurrency=(spec.max_in_flight or IN_FLIGHT) if arrivals else int(level),
-                arrivals=arrivals,
-                seconds=spec.max_seconds,
-                requests=spec.max_requests,
-                extend_to=spec.extend_to,
-                enough=spec.enough_requests,
-                window=spec.window,
-            ),
+            limits=limits,
             workers=spec.client_workers or calibration.processes_for(level),
             repeat=repeat,
-            request_parameters=({} if self.workload.keeps_cache else dict(engines_own)) | spec.request_parameters,
+            request_parameters={**engines_own, **spec.request_parameters},
             workload=self.workload,
             api_backend=spec.api or server.api,
         )
 
     def _reason_to_skip(self, scenario: str, level: Level) -> str:
-        """Why a level of a fixed sweep need not be measured; empty where it must be."""
-        loads = [load for load in self.spec.loads() if load[0] == scenario]
-        settled = {load: end for load in loads if (end := self.levels.settled(load))}
-        exhausted = [load[1] for load, end in settled.items() if end.outcome == "out_of_memory"]
-        if exhausted and min(exhausted) <= level and self.spec.on_oom == "skip_higher":
-            return f"{level_title(min(exhausted))} ran out of memory"
-        if settled and self.spec.stop_when_saturated and self.spec.slo:
-            batches = load_batches(*map(self.levels.folder, settled))
-            if saturated(judge(batches, self.spec.slo)):
-                return "saturated: throughput no longer grows, and the SLO failed twice"
-        return ""
+        lower = [load for load in self.spec.loads() if load[0] == scenario and load[1] <= level]
+        ends = [(load[1], end) for load in lower if (end := self.levels.settled(load))]
+        exhausted = [one for one, end in ends if end.outcome == "out_of_memory"]
+        return f"{level_title(min(exhausted))} ran out of memory" if exhausted else ""
 
 
 class _Servers(contextlib.AbstractContextManager["_Servers", None]):
@@ -315,31 +289,22 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
         self._restarts_left = spec.max_restarts
         self._running = contextlib.ExitStack()
         self.recorder: Recorder
-        self._server, self._is_cold = self._start(), True
+        self.server, self._is_cold = self._start(), True
 
     def __exit__(self, *_: object) -> None:
         self._running.close()
 
-    @property
-    def context(self) -> int | None:
-        """Most tokens of a request, where the server says so."""
-        return self._server.context
-
     def alive(self) -> tuple[Server, bool]:
-        """The server, in a state to be measured, and whether it has not been asked for since it was started.
-
-        Raises:
-            ServerFailed: it is dead, and was started often enough or does not start any more.
-        """
-        if failure := self._server.failure():
+        """The server, and whether nobody asked for it since it was started; raises its failure where it stays dead."""
+        if failure := self.server.failure():
             if not self._restarts_left:
                 raise failure
             self._restarts_left -= 1
             _log.warning("%s; starting it again", failure)
             self._running.close()
-            self._server, self._is_cold = self._start(), True
+            self.server, self._is_cold = self._start(), True
         was_cold, self._is_cold = self._is_cold, False
-        return self._server, was_cold
+        return self.server, was_cold
 
     def ask(self, spec: quality.TrialSpec, requests: Sequence[Request]) -> None:
         """Keep what it answers to some prompts; where it is dead, that is for its next level to say."""

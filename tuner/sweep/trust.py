@@ -10,6 +10,7 @@ import os
 import platform
 import secrets
 import shlex
+import tempfile
 from typing import Any
 
 from tuner.core.run_directory import Experiment
@@ -27,23 +28,23 @@ def signed(spec: SweepSpec) -> dict[str, Any]:
 
 
 def check_trust(spec: SweepSpec, experiment: Experiment, *, trusts: bool) -> None:
-    """Refuse to go on with a run that was not made by this user on this host, unless it is trusted; say what it does.
+    """Refuse (a SpecError) to go on with a run that was not made by this user on this host, unless it is trusted.
 
-    Raises:
-        SpecError: it is not, with all that it would run, and where it would send which key.
+    Either way it is said what it would run, and where it would send which key.
     """
     facts = experiment.facts
     made_by = facts.get("made_by") if isinstance(facts.get("made_by"), dict) else {}
     ours = _here() | {"signature": _signature(facts.get("spec"))}
     if experiment.is_new or (made_by == ours and ours["signature"]):
         return
-    does = f"{experiment.folder} was not made here, or was changed since: it will {_printable(_what_it_does(spec))}"
+    does = f"{experiment.folder} was not made here, or was changed since: it will {_what_it_does(spec)}"
     if not trusts:
         raise SpecError(f"{does}; where that is right, --trust goes on with it")
     _log.warning("%s", does)
 
 
 def _what_it_does(spec: SweepSpec) -> str:
+    """All that is run and sent, in which nothing hides from the one who reads it."""
     try:
         command = preview(spec, spec.port or 0)
     except RequestError:  # it is installed elsewhere
@@ -58,11 +59,7 @@ def _what_it_does(spec: SweepSpec) -> str:
         f"send requests {where}": bool(spec.base_url),
         f"give the key in {spec.api_key_env} {where}": bool(spec.api_key_env),
     }
-    return ", ".join(deed for deed, is_done in deeds.items() if is_done)
-
-
-def _printable(text: str) -> str:
-    """Nothing hides in it from the one who reads it."""
+    text = ", ".join(deed for deed, is_done in deeds.items() if is_done)
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
@@ -76,23 +73,21 @@ def _here() -> dict[str, str]:
 def _signature(spec: Any) -> str:
     """By which only this user's tuner can say that it was asked for `spec`; empty where no token can be kept."""
     try:
-        token = _token()
+        return hmac.new(_token(), json.dumps([_here(), spec], sort_keys=True).encode(), hashlib.sha256).hexdigest()
     except OSError as error:
         _log.warning("runs are not signed, --resume will ask for --trust: %s", error)
         return ""
-    return hmac.new(token, json.dumps([_here(), spec], sort_keys=True).encode(), hashlib.sha256).hexdigest()
 
 
 def _token() -> bytes:
     """The user's secret, made where there is none; of two who make it at once, the first counts."""
     import platformdirs
 
-    folder = platformdirs.user_state_path("tuner", ensure_exists=True)
-    path, aside = folder / "token", folder / f"token.{secrets.token_hex(4)}"
+    path = platformdirs.user_state_path("tuner", ensure_exists=True) / "token"
     if not path.exists():
-        aside.touch(mode=0o600)
-        aside.write_bytes(secrets.token_bytes(32))
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, path)
-        aside.unlink()
+        with tempfile.NamedTemporaryFile(dir=path.parent) as aside:  # that only the user can read
+            aside.write(secrets.token_bytes(32))
+            aside.flush()
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(aside.name)
     return path.read_bytes()

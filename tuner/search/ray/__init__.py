@@ -34,17 +34,9 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
 
     A trial whose node is lost goes on elsewhere with the levels that had come back; one that fails is not run again.
     Leaving the executor ends what still runs, at once. API keys are not handed over: the variable that
-    `spec.api_key_env` names must be set where `ray start` runs.
-
-    Args:
-        on: as `executors.make` has it.
-        slots: how many trials at once; 0 for as many as the nodes have GPUs for, or one a node without GPUs.
-        spec: what trials have in common.
-        resources: what Ray shall reserve for a trial instead of the GPUs that it takes, such as {"GPU": 1}.
-
-    Raises:
-        ClusterError: Ray is not installed, the cluster does not answer, or no node has what a trial takes.
-        SpecError: GPUs are named, which only makes sense on one machine.
+    `spec.api_key_env` names must be set where `ray start` runs. Where `slots` is 0, as many run at once as the nodes
+    have GPUs for, or one a node without. Ray reserves a trial's GPUs for it, or `resources`, such as {"GPU": 1}. It
+    raises ClusterError without Ray, an answer, or a node with what a trial takes, SpecError where GPUs are named.
     """
 
     def __init__(self, on: str, slots: int, spec: SweepSpec, resources: Mapping[str, float] | None = None) -> None:
@@ -53,7 +45,8 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
         self._closing = threading.Event()
         try:
             takes = self._takes(spec)
-            self.slots = slots or sum(_times(takes, node) if "GPU" in takes else 1 for node in self._must_fit(takes))
+            room = self._must_fit(takes)
+            self.slots = slots or (sum(room) if "GPU" in takes else len(room))
         except BaseException:
             self._leave()
             raise
@@ -71,62 +64,52 @@ class RayExecutor(contextlib.AbstractContextManager["RayExecutor", None]):
     def _run(self, spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
         takes = self._takes(spec)
         self._must_fit(takes)
-        for tries_left in reversed(range(_TRIES)):
+        for tries in range(1, _TRIES + 1):
             run = Run(trial, stop, self._closing)
             try:
-                return run.on_a_node(_portable(spec), takes)
+                run.on_a_node(_portable(spec), takes)
+                break
             except Lost as lost:
-                if not tries_left:
-                    raise ClusterError(f"trial {trial.number} was lost {_TRIES} times, the last time: {lost}") from None
+                if tries == _TRIES:
+                    raise ClusterError(f"trial {trial.number} was lost {tries} times, the last time: {lost}") from None
                 _log.warning("trial %d was lost on node %s and is run again: %s", trial.number, run.name, lost)
                 run.await_loss()
-        return None
 
     def _takes(self, spec: SweepSpec) -> dict[str, float]:
-        """What Ray reserves for a trial: its GPUs, or else a CPU."""
         if self._resources is not None:
             return dict(self._resources)
         if isinstance(spec.gpus, list):
             raise SpecError(f"gpus: on a cluster say how many, not which; got {spec.gpus}")
         number = engines.find(spec.engine).gpus(spec) if spec.gpus is None else spec.gpus
-        has_any = spec.gpus or self._nodes_for({"GPU": 1})
+        has_any = spec.gpus or _room_for({"GPU": 1})
         return {"GPU": number} if number and has_any else {"CPU": 1}
 
-    def _must_fit(self, takes: Mapping[str, float]) -> list[Mapping[str, float]]:
-        """The nodes that have room for a trial, of which there must be one."""
-        if nodes := self._nodes_for(takes):
-            return nodes
+    def _must_fit(self, takes: Mapping[str, float]) -> list[int]:
+        """How many trials each node has room for, of which there must be one."""
+        if room := _room_for(takes):
+            return room
         what = ", ".join(f"{amount:g} {name}" for name, amount in takes.items())
         raise ClusterError(f"no node of the cluster has what a trial takes: {what}")
 
-    def _nodes_for(self, takes: Mapping[str, float]) -> list[Mapping[str, float]]:
-        """The resources of each living node that has room for a trial when nothing else runs there."""
-        import ray
 
-        return [node["Resources"] for node in ray.nodes() if node["Alive"] and _times(takes, node["Resources"])]
+def _room_for(takes: Mapping[str, float]) -> list[int]:
+    """How many trials at once each living node has room for that has room for one, when nothing else runs there."""
+    import ray
 
-
-def _times(takes: Mapping[str, float], has: Mapping[str, float]) -> int:
-    """How many trials' worth a node has."""
-    return int(min((has.get(name, 0) // amount for name, amount in takes.items() if amount), default=1))
+    each = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = (min((has.get(name, 0) // amount for name, amount in takes.items() if amount), default=1) for has in each)
+    return [int(times) for times in room if times]
 
 
 def _portable(spec: SweepSpec) -> dict[str, Any]:
     """A trial's spec as plain values; paths that exist here are absolute, as a node has another working directory."""
-    values = {name: value for name, value in spec.model_dump(mode="json").items() if name in TrialSpec.model_fields}
-    for name in ("model", "tokenizer"):
-        path = Path(values[name] or "").expanduser()
-        if values[name] and path.exists():
-            values[name] = str(path.absolute())
-    return values
+    values = spec.model_dump(mode="json", include={*TrialSpec.model_fields})
+    paths = {name: Path(values[name]).expanduser() for name in ("model", "tokenizer") if values[name]}
+    return values | {name: str(path.absolute()) for name, path in paths.items() if path.exists()}
 
 
 def join(on: str) -> Callable[[], None]:
-    """Join the cluster, or start one; returns what leaves it again, which keeps a connection that was there before.
-
-    Raises:
-        ClusterError: Ray is not installed, or nobody answers.
-    """
+    """Join the cluster, or start one, or a ClusterError; returns what leaves it, but for one that was joined before."""
     address = os.environ.get("RAY_ADDRESS", _LOCAL) if on == RAY else on
     for name, value in _ALONE.items() if address == _LOCAL else ():
         os.environ.setdefault(name, value)
@@ -137,8 +120,12 @@ def join(on: str) -> Callable[[], None]:
     if ray.is_initialized():
         return lambda: None
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    options: dict[str, Any] = {"include_dashboard": False} if address == _LOCAL else {}
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        _init(address)
+        if host and port.isdecimal():  # else Ray asks for minutes before it says that nobody is there
+            socket.create_connection((host, int(port)), timeout=_CONNECT).close()
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # Ray raises all kinds, plain ones too
         reason = one_line(str(error)) or type(error).__name__
         advice = "is it up (ray status), and is that its address?"
@@ -148,13 +135,3 @@ def join(on: str) -> Callable[[], None]:
             signal.signal(signal.SIGTERM, on_sigterm)
     leave: Callable[[], None] = ray.shutdown
     return leave
-
-
-def _init(address: str) -> None:
-    import ray
-
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():  # else Ray asks for minutes before it says that nobody is there
-        socket.create_connection((host, int(port)), timeout=_CONNECT).close()
-    ray.init(address, **quiet, **({"include_dashboard": False} if address == _LOCAL else {}))

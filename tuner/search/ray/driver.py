@@ -33,18 +33,18 @@ class Run:
         self._id, self.name = "", "?"
 
     def on_a_node(self, spec: Mapping[str, Any], takes: Mapping[str, float]) -> None:
-        """Run it to its end.
-
-        Raises:
-            Lost: somebody else must.
-        """
+        """Run it to its end; where its node is `Lost`, somebody else must."""
         import ray
 
         more = {name: amount for name, amount in takes.items() if name not in ("CPU", "GPU")}
         options = {"num_cpus": takes.get("CPU", 0), "num_gpus": takes.get("GPU", 0), "resources": more}
         node = ray.remote(Node).options(**options, max_restarts=0, scheduling_strategy="SPREAD").remote()
         try:
-            self._meet(node)
+            self._id, self.name, there = self._answer(node.introduce.remote())
+            for what, here in versions().items():
+                if there.get(what) != here:
+                    difference = f"node {self.name} has {what} {there.get(what)}, here is {here}"
+                    raise ClusterError(f"{difference}: install the same there")
             _log.info("trial %d runs on node %s", self._trial.number, self.name)
             self._answer(node.start.remote(spec, self._trial.number, results(self._trial.folder)))
             self._follow(node)
@@ -54,21 +54,10 @@ class Run:
     def await_loss(self) -> None:
         """Wait until Ray has noticed too that the node is gone, or it would give us the same one again."""
         deadline = time.monotonic() + _NOTICED
-        while self._id in _living():
-            if self._wanted() != GO_ON or time.monotonic() > deadline:
-                return
+        while self._id in _living() and self._wanted() == GO_ON and time.monotonic() < deadline:
             self._closing.wait(_ASK)
 
-    def _meet(self, node: Any) -> None:
-        """Learn the node's name, once Ray has found room, and refuse one with other versions than ours."""
-        self._id, self.name, there = self._answer(node.introduce.remote())
-        for what, here in versions().items():
-            if there.get(what) != here:
-                difference = f"node {self.name} has {what} {there.get(what)}, here is {here}"
-                raise ClusterError(f"{difference}: install the same there")
-
     def _follow(self, node: Any) -> None:
-        """Fetch what is new until the trial has ended."""
         while True:
             news: News = self._answer(node.news.remote(self._wanted()))
             apply(news.changes, self._trial.folder)
@@ -91,12 +80,7 @@ class Run:
         return AT_ONCE
 
     def _answer(self, question: Any) -> Any:
-        """What the node answers; as long as we have none, Ray looks for one.
-
-        Raises:
-            Lost: it is gone, or another one that Ray may have meant to give us.
-            Stopped: nobody wants to know any more.
-        """
+        """What the node answers; as long as we have none, Ray looks for one. It is lost with any that it may be."""
         import ray
 
         around = {self._id} if self._id else _living()
@@ -117,7 +101,6 @@ class Run:
 
 
 def _living() -> set[str]:
-    """Ray's ids of the nodes that it believes to be there."""
     import ray
 
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}

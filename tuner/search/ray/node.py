@@ -22,8 +22,7 @@ from tuner.core.run_directory import NODE_VARIABLE, Experiment
 from tuner.errors import ClusterError
 from tuner.search.ray.sync import Change, Watch, apply
 
-#: where a trial's process leaves the exception that ended it
-ERROR_FILE = "error.pickle"
+ERROR_FILE = "error.pickle"  # where a trial's process leaves the exception that ended it
 #: what the driver may want of a trial
 GO_ON, AFTER_LEVEL, AT_ONCE = "go on", "after level", "at once"
 
@@ -101,7 +100,6 @@ class Node:
         return new.decode(errors="replace")
 
     def _error(self) -> Exception | None:
-        """Why the trial failed, or None where it did not."""
         if (path := self._folder / ERROR_FILE).exists():
             error = pickle.loads(path.read_bytes())  # noqa: S301 - our own process wrote it
             return error if isinstance(error, Exception) else None

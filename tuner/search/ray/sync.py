@@ -92,27 +92,19 @@ def results(folder: Path) -> list[Change]:
 
 
 def apply(changes: Iterable[Change], folder: Path) -> None:
-    """Do the same in `folder`; each file appears whole, each level with all its files.
-
-    Raises:
-        PathError: a change leads to where no file of a trial belongs, or the folder cannot be written.
-    """
+    """Do the same in `folder`, each file and level whole; a PathError for what is no file of a trial, or no room."""
     for change in changes:
-        place = _place(change, folder)
+        place = folder / change.path
+        allowed = change.kind in _PLACES and _PLACES[change.kind].fullmatch(change.path)
+        names = all(re.fullmatch(_NAME, name) for name in change.content if change.kind == LEVEL)
+        if not allowed or not names or not place.resolve().is_relative_to(folder.resolve()):
+            what = f"{change.kind} {change.path!r}"
+            raise PathError(f"a node sent {what}, which is no file of a trial; nothing was written")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             _put(change, place)
         except OSError as error:
             raise PathError(f"cannot write {place}: {error.strerror}") from error
-
-
-def _place(change: Change, folder: Path) -> Path:
-    place = folder / change.path
-    allowed = change.kind in _PLACES and _PLACES[change.kind].fullmatch(change.path)
-    names = all(re.fullmatch(_NAME, name) for name in change.content if change.kind == LEVEL)
-    if not allowed or not names or not place.resolve().is_relative_to(folder.resolve()):
-        raise PathError(f"a node sent {change.kind} {change.path!r}, which is no file of a trial; nothing was written")
-    return place
 
 
 def _put(change: Change, place: Path) -> None:
@@ -131,6 +123,5 @@ def _put(change: Change, place: Path) -> None:
 
 
 def _read(path: Path) -> Content:
-    if not path.is_dir():
-        return {"": files.read_bytes(path, files.RESULTS)}
-    return {part.name: files.read_bytes(part, files.RESULTS) for part in path.iterdir() if files.is_regular(part)}
+    parts = {part.name: part for part in path.iterdir() if files.is_regular(part)} if path.is_dir() else {"": path}
+    return {name: files.read_bytes(part, files.RESULTS) for name, part in parts.items()}

@@ -46,7 +46,6 @@ def _obey(leash: IO[str], stop: StopRequest) -> None:
 
 
 def _prepared(spec: TrialSpec, node: str) -> TrialSpec:
-    """`spec` prepared here; what is wrong says where."""
     for what in ("model", "tokenizer", "prompts"):
         name = str(getattr(spec, what) or "")
         if name.startswith(("/", "~", ".")) and not Path(name).expanduser().exists():
