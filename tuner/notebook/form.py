@@ -1,7 +1,7 @@
 """A form made from a spec: its parameters in sections, those that the engine takes, each error at its field."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, combinations
 from typing import Any, Generic, Literal, get_args, get_origin
@@ -58,21 +58,21 @@ class Form(Generic[Spec]):
         for name, field in self._fields.items():
             field.changed = self._fit if name == "engine" else self._changed
         sections = {title: [name for name in names if name in self._fields] for title, names in SECTIONS.items()}
-        grid = widgets.Box([self._card(title, names) for title, names in sections.items() if names])
-        grid.add_class("tuner-cards")
+        cards = [self._card(title, names) for title, names in sections.items() if names]
         self._folded = [name for name in self._fields if name not in chain(*sections.values())]
-        self._more = self._fold(self._folded)
-        self.widget = widgets.VBox([grid, self._more])
+        folded = _cards([self._fields[name].widget for name in self._folded])
+        self._more = widgets.Accordion([folded], titles=["More settings"])
+        self.widget = widgets.VBox([_cards(cards), self._more])
         self._fit()
 
-    def values(self) -> dict[str, Any]:
-        """What is filled in, of what the engine takes.
+    def values(self, without: Container[str] = ()) -> dict[str, Any]:
+        """What is filled in, of what the engine takes, but for the fields `without`.
 
         Raises:
             SpecError: a field cannot be read.
         """
-        engine = engines.find(self._fields["engine"].value)
-        values = {name: field.value for name, field in self._fields.items() if _takes(engine, name)}
+        engine, fields = engines.find(self._fields["engine"].value), self._fields.items()
+        values = {name: field.value for name, field in fields if _takes(engine, name) and name not in without}
         # an empty space would be the default one, which is half an hour of trials
         filled = {name: value for name, value in values.items() if value not in ("", [], {}, None) or name == "space"}
         instead = {other for name, other in _INSTEAD.items() if name in filled}
@@ -86,19 +86,27 @@ class Form(Generic[Spec]):
         """The spec that is filled in, as far as its engine can check it; what is wrong stands at its field from now on.
 
         Raises:
-            TunerError: something is wrong.
+            TunerError: something is wrong, the first of it.
         """
         for field in self._fields.values():
             field.show_problem("")
-        try:
-            spec = make_spec(self.values(), self._kind)
-            spec.api_key()
-            if spec.model or spec.engine != "llamacpp":  # which serves the demo's model then
-                engines.find(spec.engine).check(spec)
-            return spec
-        except TunerError as error:
-            self.blame(error)
-            raise
+        wrong: dict[str, TunerError] = {}
+        spec = None
+        while spec is None:  # else an engine has found something, perhaps that what was wrong is missing now
+            try:
+                spec = make_spec(self.values(without=wrong), self._kind)
+                spec.api_key()
+                if spec.model or spec.engine != "llamacpp":  # which serves the demo's model then
+                    engines.find(spec.engine).check(spec)
+            except TunerError as error:
+                name = self._field_in(str(error))
+                if name in wrong:
+                    break
+                wrong[name] = error
+                self.blame(error)
+        if wrong or not spec:
+            raise next(iter(wrong.values()))
+        return spec
 
     def blame(self, error: TunerError) -> bool:
         """Show `error` at the field that it is about; False where it is about none."""
@@ -138,11 +146,6 @@ class Form(Generic[Spec]):
         card.add_class("tuner-card")
         return card
 
-    def _fold(self, names: Sequence[str]) -> widgets.Accordion:
-        grid = widgets.Box([self._fields[name].widget for name in names])
-        grid.add_class("tuner-cards")
-        return widgets.Accordion([grid], titles=["More settings"])
-
     def _fit(self) -> None:
         """Show what the engine takes, and nothing else."""
         engine = engines.find(self._fields["engine"].value)
@@ -157,6 +160,12 @@ class Form(Generic[Spec]):
 
     def _changed(self) -> None:
         self.changed()
+
+
+def _cards(children: Sequence[widgets.Widget]) -> widgets.Box:
+    grid = widgets.Box(children)
+    grid.add_class("tuner-cards")
+    return grid
 
 
 def _takes(engine: Engine, name: str) -> bool:

@@ -1,7 +1,7 @@
 """The panels of a sweep and of a search."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,8 +40,10 @@ class RunPanel(Panel[SweepSpec]):
     the command line, has started, follows it, and can stop it.
     """
 
-    #: what it runs
+    #: what it runs, what another panel or notebook has handed on to it, and what is said of that
     kind: ClassVar[Kind]
+    handed_on: ClassVar[Callable[[], dict[str, Any]]]
+    received: ClassVar[str]
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         self.experiment: Experiment | None = None
@@ -54,15 +56,15 @@ class RunPanel(Panel[SweepSpec]):
         self._search = button("Search from here", "search", self._search_on)
         compare = button("Compare", "columns", self._compare_with)
         self._runs.observe(lambda _: self._open(), "value")
-        self._pickers = widgets.Box(
-            [widgets.HBox([self._runs, self._resume, self._search]), widgets.HBox([self._others, compare])]
-        )
+        lines = [[self._runs, self._resume, self._search], [self._others, compare]]
+        self._pickers = widgets.Box(list(map(widgets.HBox, lines)), layout=widgets.Layout(display="none"))
         self._pickers.add_class("tuner-pickers")
-        self._pickers.layout.display = "none"
-        self._estimate = widgets.HTML()
-        form = Form(self.kind.spec, parameters)
+        self._estimate, handed = widgets.HTML(), self.handed_on()
         below = widgets.VBox([self._pickers, self._view.widget])
+        form = Form(self.kind.spec, parameters | handed)
         super().__init__(form, f"Run {self.kind.noun}", [self._bar, self._estimate], below)
+        if handed:
+            self._say(self.received.format(**handed))
 
     @property
     def folder(self) -> Path | None:
@@ -93,7 +95,6 @@ class RunPanel(Panel[SweepSpec]):
             raise
 
     def _described(self) -> str:
-        """The same as a command and as a file; and how long it takes."""
         self._estimate.value = ""
         spec = self._form.spec()
         self._estimate.value = words(f"takes {spec.about_time}")
@@ -122,13 +123,13 @@ class RunPanel(Panel[SweepSpec]):
 
     async def _begin(self) -> None:
         spec = self._form.spec()
-        if running := next((run for run in Experiment.find(spec.runs) if run.is_running), None):
-            if running.record.kind == self.kind.name:  # two runs at once would measure each other
-                await self._follow(running)
-            else:
-                self._say(f"{running.folder} is running: wait for its end, or stop it", error=True)
-            return
-        await self._carry_out(spec, Experiment.create(spec.runs, self.kind.name, spec.name))
+        running = next((run for run in Experiment.find(spec.runs) if run.is_running), None)
+        if running is None:
+            await self._carry_out(spec, Experiment.create(spec.runs, self.kind.name, spec.name))
+        elif running.record.kind == self.kind.name:  # two runs at once would measure each other
+            await self._follow(running)
+        else:
+            self._say(f"{running.folder} is running: wait for its end, or stop it", error=True)
 
     async def _carry_out(self, spec: SweepSpec, run: Experiment) -> None:
         self._stop = StopRequest()
@@ -151,17 +152,23 @@ class RunPanel(Panel[SweepSpec]):
         while experiment.is_running if work is None else not work.done():
             await (asyncio.sleep(_POLL_SECONDS) if work is None else asyncio.wait({work}, timeout=_POLL_SECONDS))
             self._heed_stop_file(experiment)
-            progress = self.kind.read_progress(experiment)
-            ended = len(progress.ended)
-            self._bar.max, self._bar.value = max(1, progress.planned), ended
+            if self._is_replaced:
+                continue
+            progress = self._measure(experiment)
             if not experiment.stop_file.exists():
                 self._say(_status(experiment, progress))
-            if ended > ended_before and (showing is None or showing.done()):  # drawing keeps no Stop waiting
-                ended_before = ended
+            if self._bar.value > ended_before and (showing is None or showing.done()):  # drawing keeps no Stop waiting
+                ended_before = self._bar.value
                 so_far = f"{progress.total} of {progress.planned} so far"
                 showing = asyncio.create_task(self._show_results(experiment, so_far))
         if showing:
             await showing
+
+    def _measure(self, experiment: Experiment) -> Any:
+        """How far a run has come, as its bar shows from now on."""
+        progress = self.kind.read_progress(experiment)
+        self._bar.max, self._bar.value = max(1, progress.planned), len(progress.ended)
+        return progress
 
     def _heed_stop_file(self, experiment: Experiment) -> None:
         """A stop that another panel, perhaps in another tab, has asked for."""
@@ -173,14 +180,10 @@ class RunPanel(Panel[SweepSpec]):
     async def _conclude(self, experiment: Experiment) -> None:
         """Say how a run ended, and show its results."""
         self.experiment = experiment
-        progress = self.kind.read_progress(experiment)
-        state = _state(experiment)
+        progress, state, report = self._measure(experiment), _state(experiment), experiment.folder / REPORT_FILE
         self._view.widget.layout.display = "" if progress.ended else "none"
         if progress.ended:
             self._keep(await asyncio.to_thread(results_html, await self._show_results(experiment)))
-        report = experiment.folder / REPORT_FILE
-        done = len(progress.ended)
-        self._bar.max, self._bar.value = max(1, progress.planned), done
         self._resume.disabled = state == "done" or experiment.is_running
         self._search.layout.display = "" if (experiment.folder / SEARCH_FILE).exists() else "none"
         self._say(f"{state}: {progress.total}; report: {report if report.exists() else 'none'}")
@@ -192,15 +195,13 @@ class RunPanel(Panel[SweepSpec]):
 
     def _list_runs(self, shown: Experiment | None) -> None:
         """Offer all runs there are, of which one is shown."""
-        runs = list(Experiment.find(Path(self._value_of("runs")), self.kind.name))
-        options = [(f"{run.folder.name} ({_state(run)})", str(run.folder)) for run in runs]
+        runs = Experiment.find(Path(self._value_of("runs")), self.kind.name)
         self.experiment = shown
-        self._runs.options = options
-        self._runs.value = str(shown.folder) if shown and options else None
-        self._others.options = options
+        self._runs.options = [(f"{run.folder.name} ({_state(run)})", str(run.folder)) for run in runs]
+        self._runs.value = str(shown.folder) if shown and self._runs.options else None
+        self._others.options = self._runs.options
 
     def _open(self) -> None:
-        """Show the run that was picked."""
         folder = self._runs.value
         if folder and self._is_idle and (self.experiment is None or folder != str(self.experiment.folder)):
             self._spawn(self._conclude(Experiment(Path(folder))))
@@ -254,22 +255,12 @@ def _state(experiment: Experiment) -> str:
 class SweepPanel(RunPanel):
     """The panel of a sweep."""
 
-    kind = SWEEP_KIND
-
-    def __init__(self, parameters: dict[str, Any]) -> None:
-        server = handover.read()
-        super().__init__(parameters | server)
-        if server:
-            self._say(f"the form is filled in for the server that was handed over, {server['base_url']}")
+    kind, handed_on = SWEEP_KIND, staticmethod(handover.read)
+    received = "the form is filled in for the server that was handed over, {base_url}"
 
 
 class TunePanel(RunPanel):
     """The panel of a search."""
 
-    kind = SEARCH_KIND
-
-    def __init__(self, parameters: dict[str, Any]) -> None:
-        search = handover.take_search()
-        super().__init__(parameters | search)
-        if search:
-            self._say("the form is filled in with what the sweep proposed")
+    kind, handed_on = SEARCH_KIND, staticmethod(handover.take_search)
+    received = "the form is filled in with what the sweep proposed"
