@@ -191,7 +191,6 @@ def tune(flags: dict[str, str], config: Config = None, resume: Resume = None, tr
 
 
 def _values(config: Path | None, flags: dict[str, str]) -> dict[str, Any]:
-    """The parameters of a file, and of the flags, which win."""
     return (read_spec(config) if config else {}) | flags
 
 
@@ -239,14 +238,12 @@ def _report_if_it_fails(experiment: Experiment) -> Iterator[None]:
 
 
 def _how_to_go_on(experiment: Experiment) -> list[str]:
-    """The command that resumes a run which was cut off."""
     record = experiment.record
     resume = shlex.join(["tuner", record.kind, "--resume", str(experiment.folder)])
     return [f"to go on: {resume}"] if record.state in ("interrupted", "failed") else []
 
 
 def _report(experiment: Experiment) -> tuple[Results, Path]:
-    """The results of a run, and the report that was written of them."""
     files.must_have_room(experiment.folder, _ROOM_FOR_REPORT)  # a report takes seconds to make
     results = read_results(experiment.folder)
     return results, save_report(results, experiment.folder / REPORT_FILE)

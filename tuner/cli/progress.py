@@ -68,11 +68,7 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
         self._bar.stop()
 
     def run(self, stop: StopRequest) -> None:
-        """Run in a thread and show what changes; whatever ends us early ends the run at once, and it is waited for.
-
-        Raises:
-            BaseException: what the run raised, or a signal's exception.
-        """
+        """Run in a thread and show what changes; whatever ends us early ends the run at once, and it is waited for."""
         with ThreadPoolExecutor(1, "run") as pool:
             running = pool.submit(self.kind.run, self._spec, self._experiment, stop)
             try:
@@ -123,7 +119,6 @@ class SweepDisplay(RunDisplay):
         return map(self._line, progress.ended[self._printed :])
 
     def _line(self, level: LevelState) -> str:
-        """A level that has ended: whether it meets the SLO, its numbers or how else it ended, and what it violates."""
         if level.state == COMPLETED:
             row = judged_level([level.folder], self._spec.slo or {})
             mark, text = _VERDICT_MARKS.get(row["verdict"], _UNKNOWN), "; ".join(_numbers(row))
@@ -151,7 +146,6 @@ class SearchDisplay(RunDisplay):
 
 
 def _numbers(row: dict[str, Any]) -> Iterator[str]:
-    """What a level that completed came to, and what is wrong with it."""
     numbers = [f"{row['output_throughput']:.1f} tokens/s"]
     numbers += [f"{column_name(column)} {row[column]:.3g} s" for column in _LATENCIES if pd.notna(row[column])]
     failed = [warning.partition("; latencies")[0] for warning in row["warnings"] if " requests failed, " in warning]
@@ -163,14 +157,7 @@ def _numbers(row: dict[str, Any]) -> Iterator[str]:
 
 @contextmanager
 def ctrl_c_stops(ending: Callable[[], str]) -> Iterator[StopRequest]:
-    """Within this, the first Ctrl-C asks a run to end after its level; the second raises KeyboardInterrupt.
-
-    Args:
-        ending: says when the run will end.
-
-    Yields:
-        The request, to be handed to the run.
-    """
+    """Within this the first Ctrl-C asks a run to end, and says when it will; the second raises KeyboardInterrupt."""
     stop = StopRequest()
 
     def ask(*_: object) -> None:

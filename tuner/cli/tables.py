@@ -28,11 +28,7 @@ _WIDE_ENOUGH = 2000  # characters: in a file or a pipe, a row is one line
 
 
 def print_batches(results: Results, form: str) -> None:
-    """Print judged batches on stdout, one row a batch, in one of `_FORMS`.
-
-    Raises:
-        RequestError: there is no such form, or it is binary and stdout is a terminal.
-    """
+    """Print judged batches on stdout, one row a batch, in one of `_FORMS`; RequestError where that cannot be."""
     if form not in _FORMS:
         raise RequestError(f"--format {form}: unknown; use one of {', '.join(_FORMS)}")
     if form == "parquet" and sys.stdout.isatty():
@@ -55,11 +51,7 @@ def print_document(command: str, rows: list[dict[str, Any]], answer: Sequence[st
 
 
 def must_be_form_of_comparison(form: str) -> None:
-    """Refuse an unknown form, before the work for it is done.
-
-    Raises:
-        RequestError: `print_comparison` knows no such form.
-    """
+    """Refuse, with a RequestError, a form that `print_comparison` does not know, before the work for it is done."""
     if form not in ("table", "json"):
         raise RequestError(f"--format {form}: unknown; use one of table, json")
 

@@ -32,9 +32,6 @@ def sweep(namespace: dict[str, Any]) -> RunPanel | Results:
     Args:
         namespace: the notebook's `globals()`; its plain values are the parameters.
 
-    Returns:
-        The panel, or the results of the finished sweep.
-
     Raises:
         SpecError: a parameter is unknown or has a wrong value.
     """
@@ -140,11 +137,7 @@ def show(results: Results | Compared) -> None:
 
 
 def parameters_in(namespace: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """The parameters among a notebook's variables, which must be called by one of `names`.
-
-    Raises:
-        SpecError: a variable is no parameter; papermill itself takes a misspelt name for a new variable.
-    """
+    """The parameters among a notebook's variables; SpecError where one is not among `names`: papermill takes any."""
     own = {name: value for name, value in namespace.items() if not name.startswith("_") and name not in _JUPYTERS_OWN}
     plain = {name: value for name, value in own.items() if isinstance(value, _PLAIN)}
     if unknown := next((name for name in plain if name not in names), None):

@@ -149,11 +149,7 @@ class ParametersField(Field):
 
     @property
     def value(self) -> dict[str, Any]:
-        """The parameters that are set.
-
-        Raises:
-            SpecError: the others are no mapping.
-        """
+        """The parameters that are set; SpecError where the others are no mapping."""
         text = self._others.value.strip().removeprefix("{").removesuffix("}")
         try:
             others = dict(files.parse_yaml(f"{{{text}}}"))

@@ -66,11 +66,7 @@ class Form(Generic[Spec]):
         self._fit()
 
     def values(self, without: Container[str] = ()) -> dict[str, Any]:
-        """What is filled in, of what the engine takes, but for the fields `without`.
-
-        Raises:
-            SpecError: a field cannot be read.
-        """
+        """What is filled in, of what the engine takes, but for `without`; SpecError where a field cannot be read."""
         engine, fields = engines.find(self._fields["engine"].value), self._fields.items()
         values = {name: field.value for name, field in fields if _takes(engine, name) and name not in without}
         # an empty space would be the default one, which is half an hour of trials
@@ -83,11 +79,7 @@ class Form(Generic[Spec]):
         return self._fields[name].value
 
     def spec(self) -> Spec:
-        """The spec that is filled in, as far as its engine can check it; what is wrong stands at its field from now on.
-
-        Raises:
-            TunerError: something is wrong, the first of it.
-        """
+        """The spec that is filled in, as far as its engine can check it; what is wrong is said at its fields."""
         for field in self._fields.values():
             field.show_problem("")
         wrong: dict[str, TunerError] = {}
@@ -173,7 +165,6 @@ def _takes(engine: Engine, name: str) -> bool:
 
 
 def _choices(annotation: Any) -> Iterator[str]:
-    """The texts that a parameter can be, where its type says them."""
     if get_origin(annotation) is Literal:
         yield from get_args(annotation)
     else:

@@ -38,10 +38,7 @@ def log_html(lines: Sequence[str]) -> str:
 
 
 async def draw(output: widgets.Output, figure: Any) -> None:
-    """Show a figure in place of the last one; made in a thread, so that no button waits for it.
-
-    A display handle's update would not redraw it in JupyterLab.
-    """
+    """Show a figure in place of the last one; made in a thread, so that no button waits for it."""
     data = await asyncio.to_thread(lambda: figures.notebook_bundle(figure()))
     output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
 

@@ -36,8 +36,7 @@ _AT_ONCE = "at once"
 class RunPanel(Panel[SweepSpec]):
     """A form, Run and Stop, progress, and results that grow; and every earlier run in the same view.
 
-    The run directory is all that it knows of a run. So a panel that is shown anew finds the run that another one, or
-    the command line, has started, follows it, and can stop it.
+    All that it knows of a run is in its directory, so that it follows and stops one that others have started, too.
     """
 
     #: what it runs, what another panel or notebook has handed on to it, and what is said of that
@@ -59,7 +58,7 @@ class RunPanel(Panel[SweepSpec]):
         lines = [[self._runs, self._resume, self._search], [self._others, compare]]
         self._pickers = widgets.Box(list(map(widgets.HBox, lines)), layout=widgets.Layout(display="none"))
         self._pickers.add_class("tuner-pickers")
-        self._estimate, handed = widgets.HTML(), self.handed_on()
+        self._estimate, handed = widgets.HTML(), type(self).handed_on()
         below = widgets.VBox([self._pickers, self._view.widget])
         form = Form(self.kind.spec, parameters | handed)
         super().__init__(form, f"Run {self.kind.noun}", [self._bar, self._estimate], below)
@@ -118,7 +117,6 @@ class RunPanel(Panel[SweepSpec]):
             await self._conclude(last)
 
     def _value_of(self, name: str) -> str:
-        """A parameter whatever else is wrong in the form."""
         return str(self._form.value_of(name) or self.kind.spec.model_fields[name].default)
 
     async def _begin(self) -> None:
@@ -144,7 +142,6 @@ class RunPanel(Panel[SweepSpec]):
         await self._conclude(experiment)
 
     async def _follow(self, experiment: Experiment, work: "asyncio.Task[None] | None" = None) -> None:
-        """Show what the run directory says until the run has ended."""
         self.experiment = experiment
         self._set_busy(True)
         ended_before = 0
@@ -171,7 +168,6 @@ class RunPanel(Panel[SweepSpec]):
         return progress
 
     def _heed_stop_file(self, experiment: Experiment) -> None:
-        """A stop that another panel, perhaps in another tab, has asked for."""
         if experiment.stop_file.exists():
             self._stop.after_level.set()
             if files.read_end(experiment.stop_file, len(_AT_ONCE) + 1) == _AT_ONCE:
@@ -194,7 +190,6 @@ class RunPanel(Panel[SweepSpec]):
         return results
 
     def _list_runs(self, shown: Experiment | None) -> None:
-        """Offer all runs there are, of which one is shown."""
         runs = Experiment.find(Path(self._value_of("runs")), self.kind.name)
         self.experiment = shown
         self._runs.options = [(f"{run.folder.name} ({_state(run)})", str(run.folder)) for run in runs]
@@ -207,7 +202,7 @@ class RunPanel(Panel[SweepSpec]):
             self._spawn(self._conclude(Experiment(Path(folder))))
 
     def _go_on(self) -> None:
-        """Resume the run that is shown, as it was asked for; one that was not made here only when pressed again."""
+        """Resume the run that is shown; one that was not made here only when pressed again."""
         run = self.experiment
         if run is None or not self._is_idle:
             return
@@ -222,13 +217,11 @@ class RunPanel(Panel[SweepSpec]):
         self._spawn(self._carry_out(spec, run))
 
     def _search_on(self) -> None:
-        """Hand on to the search's panel what the sweep that is shown proposes to try next."""
         if self.experiment:
             handover.write_search(files.read_bytes(self.experiment.folder / SEARCH_FILE))
             self._say("open tune.ipynb and run its cells: its form is filled in with what is proposed here")
 
     def _compare_with(self) -> None:
-        """Show what changed from the run that was picked to the one that is shown."""
         if self._is_idle and self.experiment and self._others.value:
             self._spawn(self._show_comparison(Path(self._others.value), self.experiment.folder))
 

@@ -33,10 +33,7 @@ _POLL_SECONDS, _WATCH_SECONDS, _LOG_LINES, _SAMPLES = 0.2, 2.0, 15, 300
 
 
 class ServerPanel(Panel[ServeSpec]):
-    """A form, the exact command, Start and Stop, the log's end, and what the server uses.
-
-    A server belongs to the kernel that started it and ends with it. A panel that is shown anew finds it by its folder.
-    """
+    """A form, the exact command, Start and Stop, the log's end, what the server uses; it ends with this kernel."""
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         self._folder: Path | None = None
@@ -119,7 +116,6 @@ class ServerPanel(Panel[ServeSpec]):
             watching.cancel()
 
     async def _watch(self, folder: Path) -> None:
-        """Show the log's end, what the server uses, and where it is."""
         announced = False
         while (record := Trial(folder).server) and not self._is_replaced:
             ready = record.state == READY and not (folder / _STOP).exists()

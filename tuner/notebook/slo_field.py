@@ -80,11 +80,7 @@ class SLOField(Field):
 
     @property
     def value(self) -> dict[str, Any] | None:
-        """The document; None where nothing is limited.
-
-        Raises:
-            SpecError: one limit stands twice.
-        """
+        """The document; None where nothing is limited; SpecError where one limit stands twice."""
         shown = self._shown()
         if self._tiers:
             return {TIERS: self._tiers | {self._tier.value: shown}}
@@ -139,7 +135,6 @@ class SLOField(Field):
         self.changed()
 
     def _add_tier(self) -> None:
-        """Another tier with the limits that are shown."""
         tiers = (self.value or {}).get(TIERS) or {"tier 1": self._shown()}
         name = f"tier {len(tiers) + 1}"
         self._fill({TIERS: tiers | {name: self._shown()}})

@@ -125,7 +125,6 @@ class ResultsView:
             slider.observe(lambda _: self._later(self._judge()), "value")
 
     async def _judge(self) -> None:
-        """Judge by what the sliders say, and show what that comes to."""
         if self._results is None:
             return
         limits = [replace(limit, threshold=slider.value) for limit, slider in self._limits if slider.value != _NO_LIMIT]
@@ -143,7 +142,6 @@ class ResultsView:
                 await draw(output, lambda figure=figure: figure)
 
     def _show_server(self) -> None:
-        """The last server's version, its command, and those of its log's last lines that are sought."""
         if self._results is None:
             return
         for server in self._results.run_facts.servers[-1:]:
@@ -168,7 +166,6 @@ class ResultsView:
 
 
 def _how_to_load(results: Results) -> str:
-    """Where a run lies, and the lines of Python that load it."""
     code = f"import tuner\n\nbatches = tuner.load_batches({str(results.folder)!r})  # a DataFrame, one row per batch"
     return words(f"All files of this run are in {results.folder}") + copyable(code)
 

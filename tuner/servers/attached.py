@@ -44,6 +44,7 @@ class Server(AbstractContextManager["Server", None]):
         self.spec = spec
         self.trial = trial
         self.model_name = engine.served_name(spec)
+        before = trial.server.starts() if trial.server else []  # none of which goes on, whatever its record says
         self.record = ServerRecord(
             engine=spec.engine,
             model=spec.model,
@@ -52,7 +53,7 @@ class Server(AbstractContextManager["Server", None]):
             host=os.environ.get(NODE_VARIABLE) or platform.node(),
             started_at=timestamps.to_text(timestamps.now()),
             base_url=api_root(spec.base_url or ""),
-            previous=[_ended(start) for start in before.starts()] if (before := trial.server) else [],
+            previous=[start if start.get("finished_at") else start | {"state": STOPPED} for start in before],
         )
         #: how requests are sent: vllm with `ignore_eos`, openai without
         self.api = "vllm"
@@ -102,11 +103,7 @@ class Server(AbstractContextManager["Server", None]):
             return probe.empty_cache(http, self.engine.forget_path)
 
     def start(self) -> None:
-        """Wait until it is ready.
-
-        Raises:
-            ServerFailed: it is not.
-        """
+        """Wait until it is ready; ServerFailed where it does not get so."""
         self.record.write(self.trial.folder)
         self._await_ready()
         if not self.record.finished_at:
@@ -148,11 +145,7 @@ class Server(AbstractContextManager["Server", None]):
             raise self._error(Failure("stopped", "it was wanted no more before it was ready"))
 
     def _find_model(self) -> None:
-        """Settle under which name the model is asked for: as it was named, or else the first that is listed.
-
-        Raises:
-            NotReady: the server does not serve it, or not yet.
-        """
+        """Settle under which name the model is asked for: as it was named, or else the first that is listed."""
         named, contexts = self.engine.named_model(self.spec), dict[str, int]()
         try:
             with self.client() as http:
@@ -168,7 +161,6 @@ class Server(AbstractContextManager["Server", None]):
         self.context = contexts.get(self.model_name)
 
     def _not_ready(self, reason: probe.NotReady, timeout: float) -> Failure:
-        """Why we give up waiting, and what to do."""
         variable, remedy = self.spec.api_key_env, ""
         if reason.kind == "unauthorized":
             remedy = f"; the key in {variable} is not accepted" if variable else "; name its variable in api_key_env"
@@ -207,8 +199,3 @@ def _in_background(ask: Callable[[], object]) -> "Future[object]":
 
     threading.Thread(target=run, name="ask", daemon=True).start()
     return answer
-
-
-def _ended(start: dict[str, Any]) -> dict[str, Any]:
-    """An earlier start, which cannot be going on, whatever its record says."""
-    return start if start.get("finished_at") else start | {"state": STOPPED}

@@ -30,17 +30,10 @@ _LOG_READ = 200_000  # bytes of log, at most, that are searched for the reason o
 
 
 def launch(spec: ServerSpec, trial: Trial, stop: Wish | None = None) -> Server:
-    """Start what `spec` asks for, or attach to it, and wait until it is ready.
+    """Start what `spec` asks for, or attach to it, and wait until it is ready; leaving the server's context ends it.
 
-    A second launch in the same trial appends to `server.log` and keeps the record of the first in `server.json`.
-
-    Args:
-        spec: the configuration.
-        trial: where the server's record and log go.
-        stop: ends the waiting when somebody wants that.
-
-    Returns:
-        The server, ready; a context manager that stops it.
+    A second launch in the same `trial` appends to `server.log` and keeps the record of the first in `server.json`.
+    `stop` ends the waiting when somebody wants that.
 
     Raises:
         SpecError: the configuration is wrong, found before anything was started.
@@ -128,7 +121,6 @@ class OwnServer(Server):
         self.record.pid = self._process.start().pid
 
     def _claim(self, claimed: ExitStack) -> tuple[Placement, list[int]]:
-        """A port, GPUs and a name for it, and the descriptors that hold them."""
         port = locks.reserve_port(self.spec.port)
         held = [_held(claimed, holder) for holder in port]
         claim = gpus.claim(gpus_wanted(self.spec))
@@ -204,11 +196,7 @@ def _held(claimed: ExitStack, holder: locks.Holder) -> int:
 
 
 def preview(spec: ServerSpec, port: int) -> list[str]:
-    """The command that `launch` would run on `port`; empty where it would attach to a server that runs already.
-
-    Raises:
-        RequestError: the engine cannot do what is asked.
-    """
+    """The command that `launch` would run on `port`, empty where it would attach; RequestError where it cannot."""
     engine = engines.find(spec.engine)
     if not engine.owned:
         return []

@@ -28,11 +28,9 @@ _MARGIN = 6.0  # seconds beyond the grace in which a supervisor has ended all, o
 class Supervised:
     """One command under a supervisor of its own; it ends when it is stopped, when we end, and when we are killed.
 
-    What this does not cover: a process that is no descendant any more *and* has dropped our environment, after
-    the supervisor was killed; one that ignores SIGTERM, where supervisor and heir were killed with us; a container,
-    whose processes belong to its daemon (see `afterwards`).
-    A process forked from ours (multiprocessing's fork) holds the pipe too: our end is then noticed within a second
-    instead of at once.
+    Not covered: a process that is no descendant any more *and* has dropped our environment, after the supervisor was
+    killed; one that ignores SIGTERM, where supervisor and heir were killed with us; a container (see `afterwards`).
+    A process forked from ours holds the pipe too: our end is then noticed within a second instead of at once.
     """
 
     command: Sequence[str]  # program and arguments; nothing goes through a shell
@@ -63,11 +61,7 @@ class Supervised:
         self._gone.set()
 
     def start(self) -> Self:
-        """Start the command.
-
-        Raises:
-            TunerError: it cannot be started.
-        """
+        """Start the command; TunerError where it cannot be."""
         with contextlib.ExitStack() as theirs:
             self._start_guard(theirs)
         self._gone.clear()
@@ -87,11 +81,7 @@ class Supervised:
         return self._ended.wait(timeout)
 
     def stop(self) -> int | None:
-        """End the command and its family, and wait until they are gone; a second call does nothing.
-
-        Returns:
-            The command's exit code.
-        """
+        """End the command and its family, and wait until they are gone; again does nothing. Returns its exit code."""
         if self._gone.is_set():
             return self.exit_code
         with contextlib.suppress(OSError, ValueError):

@@ -46,11 +46,7 @@ _AFTERWARDS_WAIT = 10.0
 
 
 def end_family(find: Callable[[], set[int]], grace: float) -> bool:
-    """Signal each process that `find` sees, once: SIGTERM, and SIGKILL to what is left after `grace` seconds.
-
-    Returns:
-        Whether all of them are gone.
-    """
+    """SIGTERM once to each that `find` sees, SIGKILL to what is left after `grace` seconds; whether all are gone."""
     for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILL_WAIT)):
         deadline = time.monotonic() + seconds
         signalled: set[int] = set()
@@ -252,7 +248,6 @@ class Supervisor:
         return child.pid
 
     def _asked_to_stop(self) -> bool:
-        """Wait, a second at most, for news of the owner, of a child, or of a signal."""
         ready, _, _ = select.select([0, self._wakeup], [], [], 1.0)
         if self._wakeup in ready and any(number in _STOP_SIGNALS for number in os.read(self._wakeup, 4096)):
             return True

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 TELEMETRY_FILE = "telemetry.jsonl"
 _METRICS_TIMEOUT = 0.8  # seconds; a server too busy to answer leaves a gap instead of holding up the clock
 
+_PREFIX_QUERIES = "vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total", "sglang:prompt_tokens_total"
 #: what we ask of an engine's `/metrics`: column, and the names it has in vLLM (new, old), SGLang and llama.cpp
 ENGINE_METRICS = {
     "running": ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing"),
@@ -41,12 +42,9 @@ ENGINE_METRICS = {
     "kv_cache_use": ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage"),
     "preemptions": ("vllm:num_preemptions_total", "sglang:num_retracted_requests_total"),
     "prefix_hits": ("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total", "sglang:cached_tokens_total"),
-    "prefix_queries": (
-        *("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total", "sglang:prompt_tokens_total"),
-    ),
+    "prefix_queries": _PREFIX_QUERIES,
     "step_tokens": ("vllm:iteration_tokens_total_sum",),
     "steps": ("vllm:iteration_tokens_total_count",),
-    "queue_seconds": ("vllm:request_queue_time_seconds_sum", "sglang:queue_time_seconds_sum"),
 }
 #: those of which the fullest rank counts; of the others all ranks together
 SHARES = ("kv_cache_use",)
@@ -154,14 +152,7 @@ def engine_columns(server: Server) -> dict[str, Any]:
 
 
 def load(folder: Path) -> "pd.DataFrame":
-    """What was recorded in a trial's folder, one row a sample.
-
-    Returns:
-        `at` (tz-aware UTC) and the columns above, NaN where a sample has none; to be joined with batches by time.
-
-    Raises:
-        PathError: nothing was recorded there.
-    """
+    """What was recorded in a trial's folder, a row a sample: `at` (UTC) and the columns above; PathError for none."""
     import pandas as pd
 
     if not files.is_regular(folder / TELEMETRY_FILE):

@@ -15,7 +15,6 @@ from tuner.core.records import SWEEP, Sidecar
 from tuner.core.request_log import WHOLE
 from tuner.core.run_directory import Experiment, Trial, environment
 from tuner.core.timestamps import now, to_text
-from tuner.engines.base import LOOPBACK
 from tuner.errors import PathError, ServerFailed, SpecError, Stopped
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import judge
@@ -197,7 +196,7 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest, benches: Benches
     elif not quality.is_wanted(spec, trial):
         return
     offline, workload = is_at_hand(spec.tokenizer or ""), workload_of(spec)
-    network = http.environment(spec.base_url or f"http://{LOOPBACK}", spec.verify)
+    network = http.environment(spec.verify)
     with contextlib.ExitStack() as stack:
         benches = benches or stack.enter_context(Benches())
         bench = stack.enter_context(benches.bench(spec.api_key() or "", offline=offline, network=network))

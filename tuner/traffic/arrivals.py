@@ -10,10 +10,8 @@ import msgspec
 class Arrivals(msgspec.Struct, frozen=True):
     """Arrivals whose gaps are independent and of a gamma distribution, which has the usual processes as its cases.
 
-    Args:
-        rate: requests per second on average.
-        cv: the gaps' standard deviation over their mean: 1 is a Poisson process, 0 is constant, above 1 is bursty.
-        seed: decides the gaps.
+    `rate` is in requests per second; `cv` the gaps' standard deviation over their mean: 1 is a Poisson process, 0 is
+    constant, above 1 is bursty.
     """
 
     rate: float

@@ -110,13 +110,7 @@ class SharedCount(Iterator[int]):
 
 
 class Course:
-    """Follows a level, and knows its window.
-
-    Args:
-        limits: what ends it.
-        spool: where its requests are told.
-        sleep: lets the users work for so many seconds.
-    """
+    """Follows a level and knows its window; `sleep` lets the users work for so many seconds."""
 
     def __init__(self, limits: Limits, spool: Spool, sleep: Callable[[float], None]) -> None:
         self._limits, self._spool, self._sleep = limits, spool, sleep
@@ -183,7 +177,6 @@ class Course:
         write(path, level, requests)
 
     def _due(self, begin: float) -> dict[int, float]:
-        """What of an open loop is due from `begin` to the window's end, by number."""
         return self._limits.arrivals.due(self._start, begin, self._end) if self._limits.arrivals else {}
 
     def _never_sent(self) -> Iterator[SentRequest]:

@@ -26,14 +26,7 @@ _HUB = "https://huggingface.co"
 
 
 def check_tokenizer(name: str) -> str:
-    """The tokenizer that is meant by `name`, as the load generator takes it.
-
-    Args:
-        name: a folder, a GGUF file, or a name on the model hub.
-
-    Raises:
-        SpecError: there is none; found in seconds, and not by a load that waits for it.
-    """
+    """The tokenizer that `name` means: a folder, a GGUF file, or a name on the hub; SpecError where there is none."""
     path = Path(without_tilde(name))
     if path.suffix == ".gguf" and path.is_file():
         return str(gguf.tokenizer_folder(path))
@@ -69,7 +62,6 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def _ask_hub(name: str) -> None:
-    """Ask the hub whether it has this tokenizer and would give it to us."""
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(variable, "").lower() in ("1", "true", "yes", "on"):
             raise SpecError(f"tokenizer: {name!r} is not in the cache, and {variable} is set; {_WHAT_TO_DO}")
@@ -89,11 +81,7 @@ def _ask_hub(name: str) -> None:
 
 
 def load_tokenizer(name: str) -> "Tokenizer":
-    """The tokenizer of a folder or hub id; `transformers`, which takes seconds to import, where nothing else reads it.
-
-    Raises:
-        SpecError: there is none.
-    """
+    """The tokenizer of a folder or hub id, by `transformers` (slow) where nothing else reads it; SpecError for none."""
     from tokenizers import Tokenizer
 
     try:

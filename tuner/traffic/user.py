@@ -267,7 +267,6 @@ def _words_of(response: Any, host: str) -> str:
 
 
 def _pool(base_url: str) -> urllib3.PoolManager:
-    """The one connection of a user, through a proxy where the environment names one."""
     options: dict[str, Any] = {"maxsize": 1, "ca_certs": routes.certificates(None) or certifi.where()}
     proxy = routes.proxy(base_url)
     return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
