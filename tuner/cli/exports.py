@@ -51,10 +51,9 @@ def log_to_mlflow(results: Results, report: Path, uri: str) -> str:
         raise RequestError("--mlflow needs MLflow: pip install 'tuner[mlflow]'") from None
     try:
         client = MlflowClient(tracking_uri=uri)
-        home = client.get_experiment_by_name("tuner")
-        run = client.create_run(
-            home.experiment_id if home else client.create_experiment("tuner"), run_name=results.title
-        )
+        known = client.get_experiment_by_name("tuner")
+        home = known.experiment_id if known else client.create_experiment("tuner")
+        run = client.create_run(home, run_name=results.title)
         _log(client, run.info.run_id, results, report)
     except MlflowException as error:
         raise RequestError(f"--mlflow: cannot log there: {one_line(str(error))}") from None

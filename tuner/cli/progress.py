@@ -6,14 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
-from types import TracebackType
 from typing import Any, ClassVar
 
 import pandas as pd
 from rich import progress as bars
 from rich.markup import escape
 
-from tuner.cli.terminal import Terminal
+from tuner.cli.tables import Terminal
 from tuner.core.level import level_title
 from tuner.core.metrics import column_name
 from tuner.core.records import COMPLETE, COMPLETED, FAILED, RUNNING, WAITING
@@ -40,7 +39,7 @@ _LATENCIES = ("ttft_p90", "tpot_p90")
 _LONGEST = 160
 
 
-class RunDisplay(AbstractContextManager["RunDisplay"]):
+class RunDisplay(AbstractContextManager["RunDisplay", None]):
     """A bar that follows a run directory, and a line for each part that ended; without a terminal, the lines alone."""
 
     #: what it shows
@@ -51,20 +50,15 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
         self._spec = spec
         self._console = Terminal(stderr=True)
         self._printed, self._phase = 0, ""
-        columns = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn())
-        hidden = not self._console.is_terminal
-        self._bar = bars.Progress(
-            *columns, bars.TimeElapsedColumn(), console=self._console, transient=True, disable=hidden
-        )
+        texts = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"))
+        self._bar = _bar(self._console, *texts, bars.BarColumn(), bars.TimeElapsedColumn())
         self._task = self._bar.add_task("starting", total=None)
 
     def __enter__(self) -> "RunDisplay":
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def run(self, stop: StopRequest) -> None:
@@ -175,10 +169,13 @@ def ctrl_c_stops(ending: Callable[[], str]) -> Iterator[StopRequest]:
 
 def download_bar(what: str) -> tuple[AbstractContextManager[Any], Callable[[float], None]]:
     """A bar that is there at once, for something that may arrive, and the function that moves it (0 to 1)."""
-    console = Terminal(stderr=True)
-    bar = bars.Progress(console=console, transient=True, disable=not console.is_terminal)
+    bar = _bar(Terminal(stderr=True))
     task = bar.add_task("preparing", total=None)
     return bar, lambda share: bar.update(task, description=what, total=1.0, completed=share)
+
+
+def _bar(console: Terminal, *columns: bars.ProgressColumn) -> bars.Progress:
+    return bars.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 class LogHandler(logging.StreamHandler[Any]):

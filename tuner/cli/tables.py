@@ -11,11 +11,11 @@ from msgspec import to_builtins
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from tuner.batches.batch import records
 from tuner.cli.doctor import Finding
 from tuner.cli.exports import openmetrics
-from tuner.cli.terminal import Terminal
 from tuner.core.level import Level, level_of, level_title
 from tuner.core.text import visible
 from tuner.errors import RequestError
@@ -25,6 +25,14 @@ from tuner.report.results import Results
 from tuner.traffic import calibration
 
 _WIDE_ENOUGH = 2000  # characters: in a file or a pipe, a row is one line
+
+
+class Terminal(Console):
+    """A console whose texts, cells of tables among them, hold no control characters but its own colours."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """`text` with its markup; escape sequences in it are shown, and do nothing."""
+        return super().render_str(visible(text), **options)
 
 
 def print_batches(results: Results, form: str) -> None:
@@ -50,12 +58,6 @@ def print_document(command: str, rows: list[dict[str, Any]], answer: Sequence[st
     _write(_json({"schema": 1, "command": command, "answer": list(answer), "rows": rows} | more))
 
 
-def must_be_form_of_comparison(form: str) -> None:
-    """Refuse, with a RequestError, a form that `print_comparison` does not know, before the work for it is done."""
-    if form not in ("table", "json"):
-        raise RequestError(f"--format {form}: unknown; use one of table, json")
-
-
 def _write(content: bytes) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(content)
@@ -63,7 +65,6 @@ def _write(content: bytes) -> None:
 
 
 def _batches(results: Results) -> bytes:
-    """A table for a person, the verdict in the row's colour; on a screen the reasons stand below it."""
     rows, verdicts, console = results.table, results.judged["verdict"], _console()
     if not console.is_terminal:
         return _text(console, _table(rows, verdicts))
@@ -79,7 +80,6 @@ def _console() -> Console:
 
 
 def _table(rows: pd.DataFrame, verdicts: Iterable[str]) -> Table:
-    """The rows, each in its verdict's colour, or each cell in that of the verdict which it begins with."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     cells = rows.astype("object").where(rows.notna(), "–").astype(str)
     for name in rows.columns:

@@ -1,6 +1,5 @@
 """The fields of a form: an input for each kind of value, and below it what it means, or what is wrong with it."""
 
-import html
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -10,6 +9,7 @@ import ipywidgets as widgets
 from tuner.core import files
 from tuner.engines.parameters import Parameter
 from tuner.errors import SpecError
+from tuner.report.static import escaped
 from tuner.servers import gpus
 from tuner.sweep.fields import as_lines, as_text
 
@@ -18,7 +18,7 @@ _LABEL_WIDTH = "var(--tuner-label)"  # as wide as what stands below it begins: s
 
 def words(text: str, *, error: bool = False) -> str:
     """Words of anybody as HTML."""
-    return f'<div class="tuner-words{" tuner-error" if error else ""}">{html.escape(text)}</div>'
+    return f'<div class="tuner-words{" tuner-error" if error else ""}">{escaped(text)}</div>'
 
 
 def labelled(name: str, **more: Any) -> dict[str, Any]:
@@ -38,11 +38,9 @@ class Field:
     """One parameter: its input, and below it what it means, or what is wrong with it."""
 
     def __init__(self, entry: widgets.Widget, meaning: str = "", shown: widgets.Widget | None = None) -> None:
-        self._entry, self._meaning, self._note = entry, meaning, widgets.HTML()
+        self._entry, self._meaning, self._note = entry, meaning, widgets.HTML().add_class("tuner-note")
         self.changed: Callable[[], None] = lambda: None  # called after each change
-        self._note.add_class("tuner-note")
-        self.widget = widgets.VBox([shown or entry, self._note])
-        self.widget.add_class("tuner-field")
+        self.widget = widgets.VBox([shown or entry, self._note]).add_class("tuner-field")
         self.show_problem("")
         self._hear(entry)
 
@@ -53,7 +51,7 @@ class Field:
 
     def show_problem(self, problem: str) -> None:
         """Say what is wrong; empty for nothing."""
-        meaning = f'<span class="tuner-help">{html.escape(self._meaning)}</span>' if self._meaning else ""
+        meaning = f'<span class="tuner-help">{escaped(self._meaning)}</span>' if self._meaning else ""
         self._note.value = words(problem, error=True) if problem else meaning
         self._note.layout.display = "" if self._note.value else "none"
 
@@ -130,8 +128,7 @@ class ParametersField(Field):
         self._known: Mapping[str, Parameter] = {}
         hint = "name: value, name: value"
         self._others = widgets.Text(continuous_update=False, placeholder=hint, **labelled("others"))
-        self._grid = widgets.Box()
-        self._grid.add_class("tuner-two")
+        self._grid = widgets.Box().add_class("tuner-two")
         self._fold = widgets.Accordion([widgets.VBox([self._grid, self._others])], titles=[f"Engine {name}"])
         super().__init__(self._others, meaning, self._fold)
 

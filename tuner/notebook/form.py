@@ -1,7 +1,7 @@
 """A form made from a spec: its parameters in sections, those that the engine takes, each error at its field."""
 
 import re
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping
 from functools import partial
 from itertools import chain, combinations
 from typing import Any, Generic, Literal, get_args, get_origin
@@ -17,13 +17,12 @@ from tuner.notebook.fields import Field, GPUsField, ParametersField, SpaceField
 from tuner.notebook.slo_field import SLOField
 from tuner.sweep.spec import SECTIONS, Spec, make_spec
 
+_OF_OURS = ("parameters", "gpus", "environment", "port", "ready_timeout", "served_name")
 #: parameters that not every engine takes, and which do
 _TAKES: Mapping[str, Callable[[Engine], bool]] = {
     **dict.fromkeys(("base_url", "verify"), lambda engine: not engine.owned),
     **dict.fromkeys(("command", "stop_command"), lambda engine: engine.name == "command"),
-    **dict.fromkeys(
-        ("parameters", "gpus", "environment", "port", "ready_timeout", "served_name"), lambda engine: engine.owned
-    ),
+    **dict.fromkeys(_OF_OURS, lambda engine: engine.owned),
     "executable": lambda engine: bool(engine.install),
 }
 _GOALS = get_args(Objective)
@@ -58,11 +57,14 @@ class Form(Generic[Spec]):
         for name, field in self._fields.items():
             field.changed = self._fit if name == "engine" else self._changed
         sections = {title: [name for name in names if name in self._fields] for title, names in SECTIONS.items()}
-        cards = [self._card(title, names) for title, names in sections.items() if names]
+        cards = []
+        for title, names in sections.items():
+            inside = [widgets.HTML(f"<h4>{title}</h4>"), *(self._fields[name].widget for name in names)]
+            cards += [widgets.VBox(inside).add_class("tuner-card")] if names else []
         self._folded = [name for name in self._fields if name not in chain(*sections.values())]
-        folded = _cards([self._fields[name].widget for name in self._folded])
+        folded = widgets.Box([self._fields[name].widget for name in self._folded]).add_class("tuner-cards")
         self._more = widgets.Accordion([folded], titles=["More settings"])
-        self.widget = widgets.VBox([_cards(cards), self._more])
+        self.widget = widgets.VBox([widgets.Box(cards).add_class("tuner-cards"), self._more])
         self._fit()
 
     def values(self, without: Container[str] = ()) -> dict[str, Any]:
@@ -80,8 +82,7 @@ class Form(Generic[Spec]):
 
     def spec(self) -> Spec:
         """The spec that is filled in, as far as its engine can check it; what is wrong is said at its fields."""
-        for field in self._fields.values():
-            field.show_problem("")
+        self.show_nothing_wrong()
         wrong: dict[str, TunerError] = {}
         spec = None
         while spec is None:  # else an engine has found something, perhaps that what was wrong is missing now
@@ -99,6 +100,11 @@ class Form(Generic[Spec]):
         if wrong or not spec:
             raise next(iter(wrong.values()))
         return spec
+
+    def show_nothing_wrong(self) -> None:
+        """Take back what was said at the fields."""
+        for field in self._fields.values():
+            field.show_problem("")
 
     def blame(self, error: TunerError) -> bool:
         """Show `error` at the field that it is about; False where it is about none."""
@@ -132,14 +138,7 @@ class Form(Generic[Spec]):
             return Field(widgets.Checkbox(value=bool(value), **fields.labelled(name)), meaning)
         return fields.text_field(name, value, meaning)
 
-    def _card(self, title: str, names: Sequence[str]) -> widgets.Widget:
-        head = widgets.HTML(f"<h4>{title}</h4>")
-        card = widgets.VBox([head, *(self._fields[name].widget for name in names)])
-        card.add_class("tuner-card")
-        return card
-
     def _fit(self) -> None:
-        """Show what the engine takes, and nothing else."""
         engine = engines.find(self._fields["engine"].value)
         for name, field in self._fields.items():
             field.widget.layout.display = "" if _takes(engine, name) else "none"
@@ -152,12 +151,6 @@ class Form(Generic[Spec]):
 
     def _changed(self) -> None:
         self.changed()
-
-
-def _cards(children: Sequence[widgets.Widget]) -> widgets.Box:
-    grid = widgets.Box(children)
-    grid.add_class("tuner-cards")
-    return grid
 
 
 def _takes(engine: Engine, name: str) -> bool:

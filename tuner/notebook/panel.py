@@ -1,7 +1,6 @@
 """What every panel has: a form, the same as a command and a file, buttons, a status, and what it shows below."""
 
 import asyncio
-import html
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from tuner.core.secrets import hide_secrets
 from tuner.errors import TunerError
 from tuner.notebook.fields import button, words
 from tuner.notebook.form import Form
+from tuner.report.static import escaped
 from tuner.sweep.spec import Spec
 
 _STYLE = Path(__file__).with_name("panel.css")
@@ -34,7 +34,7 @@ def log_end(path: Path, sought: str = "") -> list[str]:
 
 def log_html(lines: Sequence[str]) -> str:
     """Lines of a log, scrolled to the last one."""
-    return f'<div class="tuner-log"><pre>{html.escape(chr(10).join(lines)) or "no such line"}</pre></div>'
+    return f'<div class="tuner-log"><pre>{escaped(chr(10).join(lines)) or "no such line"}</pre></div>'
 
 
 async def draw(output: widgets.Output, figure: Any) -> None:
@@ -57,11 +57,10 @@ class Panel(Generic[Spec]):
         self._halt = button("Stop", "stop", self.stop, disabled=True)
         self._command, self._status = widgets.HTML(), widgets.HTML()
         self._same = widgets.Accordion([self._command], titles=["The same as a command and as a file"])
-        buttons = widgets.HBox([self._go, self._halt, *beside])
-        buttons.add_class("tuner-buttons")
+        buttons = widgets.HBox([self._go, self._halt, *beside]).add_class("tuner-buttons")
         style = widgets.HTML(f"<style>{_STYLE.read_text('utf-8')}</style>", layout=widgets.Layout(display="none"))
-        self.widget = widgets.VBox([style, form.widget, self._same, buttons, self._status, results])
-        self.widget.add_class("tuner-panel")
+        parts = [style, form.widget, self._same, buttons, self._status, results]
+        self.widget = widgets.VBox(parts).add_class("tuner-panel")
         form.changed = self._preview
         self._preview()
 

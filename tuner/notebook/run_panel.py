@@ -55,9 +55,8 @@ class RunPanel(Panel[SweepSpec]):
         self._search = button("Search from here", "search", self._search_on)
         compare = button("Compare", "columns", self._compare_with)
         self._runs.observe(lambda _: self._open(), "value")
-        lines = [[self._runs, self._resume, self._search], [self._others, compare]]
-        self._pickers = widgets.Box(list(map(widgets.HBox, lines)), layout=widgets.Layout(display="none"))
-        self._pickers.add_class("tuner-pickers")
+        lines = list(map(widgets.HBox, ([self._runs, self._resume, self._search], [self._others, compare])))
+        self._pickers = widgets.Box(lines, layout=widgets.Layout(display="none")).add_class("tuner-pickers")
         self._estimate, handed = widgets.HTML(), type(self).handed_on()
         below = widgets.VBox([self._pickers, self._view.widget])
         form = Form(self.kind.spec, parameters | handed)
@@ -162,7 +161,6 @@ class RunPanel(Panel[SweepSpec]):
             await showing
 
     def _measure(self, experiment: Experiment) -> Any:
-        """How far a run has come, as its bar shows from now on."""
         progress = self.kind.read_progress(experiment)
         self._bar.max, self._bar.value = max(1, progress.planned), len(progress.ended)
         return progress
@@ -174,7 +172,6 @@ class RunPanel(Panel[SweepSpec]):
                 self._stop.at_once.set()
 
     async def _conclude(self, experiment: Experiment) -> None:
-        """Say how a run ended, and show its results."""
         self.experiment = experiment
         progress, state, report = self._measure(experiment), _state(experiment), experiment.folder / REPORT_FILE
         self._view.widget.layout.display = "" if progress.ended else "none"
@@ -231,7 +228,6 @@ class RunPanel(Panel[SweepSpec]):
 
 
 def _status(experiment: Experiment, progress: Any) -> str:
-    """What goes on now, since when, and for how long still."""
     started = timestamps.known(experiment.facts.get("started_at", ""))
     took = (timestamps.now() - started).total_seconds() if started else 0.0
     times = (("", took, "elapsed"), ("about ", progress.seconds_left, "left"))

@@ -20,8 +20,7 @@ from tuner.notebook.form import Form
 from tuner.notebook.panel import Panel, draw, log_end, log_html
 from tuner.report.static import copyable
 from tuner.servers import telemetry
-from tuner.servers.attached import Server
-from tuner.servers.server import launch, preview
+from tuner.servers.server import Server, launch, preview
 from tuner.sweep import handover
 from tuner.sweep.prepare import with_model
 from tuner.sweep.spec import ServeSpec

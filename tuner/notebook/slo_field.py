@@ -87,7 +87,6 @@ class SLOField(Field):
         return shown if self._limits else None
 
     def _fill(self, document: Mapping[str, Any]) -> None:
-        """Show another document; of several tiers the first."""
         self._tiers = dict(document.get(TIERS) or {})
         self._tier.options = list(self._tiers)
         self._tier.value = next(iter(self._tiers), None)

@@ -86,7 +86,6 @@ def _ask_driver() -> tuple[list[GPU], str, str]:
 
 
 def _read_all(nvml: Any, index: int) -> list[GPU]:
-    """One GPU, or the MIG slices that it is cut into."""
     handle, slices = nvml.nvmlDeviceGetHandleByIndex(index), []
     with suppress(nvml.NVMLError):  # a GPU that cannot be cut
         is_cut = nvml.nvmlDeviceGetMigMode(handle)[0]
@@ -188,7 +187,7 @@ def _named(names: Sequence[int | str], candidates: Sequence[GPU]) -> list[GPU]:
 
 
 def memory_not_returned(before: Mapping[str, int]) -> dict[str, int]:
-    """Bytes that GPUs hold beyond what they held before, after the driver had GIVE_BACK seconds to take them back."""
+    """Bytes that GPUs hold beyond what they held before, after GIVE_BACK seconds for the driver to take them back."""
     deadline = time.monotonic() + GIVE_BACK
     while True:
         now = memory_used(tuple(before))

@@ -305,7 +305,6 @@ def _name(entry: Any) -> str:
 
 
 def _context(entry: Any) -> int | None:
-    """Most tokens of a request, prompt and output together."""
     sizes = [entry.get(name) for name in _CONTEXTS] if isinstance(entry, dict) else []
     return next((size for size in sizes if isinstance(size, int) and size > 0), None)
 

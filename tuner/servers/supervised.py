@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
@@ -134,8 +134,9 @@ class Supervised:
 
     def _listen(self) -> None:
         """Follow the supervisor's report to its end; where it was killed, do its work."""
-        for word, value in self._reports():
-            self._hear(word, value)
+        with self._report:
+            for line in self._report:
+                self._hear(*line.decode().rstrip("\n").split(" ", 1))
         self._started.set()
         if self._guard.wait() != 0:
             self._end_family()
@@ -145,12 +146,6 @@ class Supervised:
                 self.on_end(self.exit_code)
         finally:
             self._gone.set()
-
-    def _reports(self) -> Iterator[tuple[str, str]]:
-        with self._report:
-            for line in self._report:
-                word, _, value = line.decode().rstrip("\n").partition(" ")
-                yield word, value
 
     def _hear(self, word: str, value: str) -> None:
         match word:

@@ -6,28 +6,27 @@
 import contextlib
 import json
 import logging
+import math
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import msgspec
+import pandas as pd
 import psutil
 from msgspec import structs
 
 from tuner.core import files, timestamps
-from tuner.core.bottleneck import Usage
+from tuner.core.bottleneck import CPU_BOUND, SEQUENCES, Usage
 from tuner.errors import PathError
 from tuner.servers import gpus
 from tuner.servers import http as probe
-from tuner.servers.attached import Server
-from tuner.servers.usage import bounds, usage_of
-
-if TYPE_CHECKING:
-    import pandas as pd
+from tuner.servers.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -151,10 +150,8 @@ def engine_columns(server: Server) -> dict[str, Any]:
     return {column: (max if column in SHARES else sum)(numbers[0]) for column, numbers in columns.items() if numbers}
 
 
-def load(folder: Path) -> "pd.DataFrame":
+def load(folder: Path) -> pd.DataFrame:
     """What was recorded in a trial's folder, a row a sample: `at` (UTC) and the columns above; PathError for none."""
-    import pandas as pd
-
     if not files.is_regular(folder / TELEMETRY_FILE):
         raise PathError(f"there is no telemetry in {folder}")
     data = files.read_beside(folder / TELEMETRY_FILE, files.TELEMETRY)
@@ -184,3 +181,55 @@ def _rows(lines: list[bytes], folder: Path) -> list[dict[str, Any]]:
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in values.items() if isinstance(value, (int, float))}
+
+
+def usage_of(samples: Sequence[dict[str, Any]]) -> Usage:
+    """What the samples of one level amount to, in the order of time, with the columns of `telemetry.jsonl`."""
+    table = pd.DataFrame(samples, dtype=object).apply(pd.to_numeric, errors="coerce").astype(float)
+    queries, steps = _growth(table, "prefix_queries"), _growth(table, "steps")
+
+    def column(name: str) -> Any:
+        return table.get(name, pd.Series(math.nan, table.index))
+
+    def gpus(name: str) -> Any:
+        return table.filter(regex=rf"^gpu\d+_{name}$")
+
+    running, waiting = column("running"), column("waiting")
+    queue = waiting >= 1
+    numbers = {
+        "running": running.median(),
+        "running_most": running.max(),
+        "waiting": waiting.mean(),
+        "queued": queue[waiting.notna()].mean(),
+        "stands": (running == running.max())[queue].mean(),
+        "kv_cache_use": column("kv_cache_use").max(),
+        **{name: column(name).mean() for name in ("cpu_cores", "cpu_most", "machine_use")},
+        **{name: gpus(name).mean(axis=1).mean() for name in ("slowed_by_power", "slowed_by_heat")},
+        "gpu_use": gpus("utilization").mean(axis=1).mean(),
+        "power": gpus("power").sum(axis=1, min_count=1).mean(),
+    }
+    known: dict[str, Any] = {name: round(float(each), 4) for name, each in numbers.items() if pd.notna(each)}
+    return Usage(
+        samples=len(samples),
+        preemptions=_growth(table, "preemptions"),
+        prefix_hit_rate=(_growth(table, "prefix_hits") or 0.0) / queries if queries else None,
+        step_tokens=(_growth(table, "step_tokens") or 0.0) / steps if steps else None,
+        **known,
+    )
+
+
+def bounds(server: Server) -> dict[str, Any]:
+    """What a server may use at most, and which of its engine's parameters move that; fields of `Usage`."""
+    caps = [server.engine.value_of(server.spec, cause) for cause in (SEQUENCES, CPU_BOUND)]
+    sequences, threads = (float(cap) if isinstance(cap, int | float) else None for cap in caps)
+    return {
+        "cores": min(threads or math.inf, len(os.sched_getaffinity(0))),
+        "sequences": sequences,
+        "levers": {cause: " or ".join(names) for cause, names in server.engine.levers.items()},
+    }
+
+
+def _growth(table: pd.DataFrame, name: str) -> float | None:
+    """By how much a counter grew; None where nobody counts, or the server was started again meanwhile."""
+    known = table[name].dropna() if name in table else pd.Series(dtype=float)
+    return float(known.iloc[-1] - known.iloc[0]) if len(known) and known.is_monotonic_increasing else None

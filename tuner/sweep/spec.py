@@ -32,7 +32,7 @@ from tuner.sweep.fields import (
     seed_value,
     some_gpus,
 )
-from tuner.traffic.arrivals import Arrivals
+from tuner.traffic.course import Arrivals
 from tuner.traffic.workload import SCENARIO, Prefix
 
 #: what a search may choose beside an engine's parameters, and then stands with them

@@ -19,8 +19,7 @@ from tuner.errors import PathError, ServerFailed, SpecError, Stopped
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import judge
 from tuner.servers import gpus, http
-from tuner.servers.attached import Server
-from tuner.servers.server import launch
+from tuner.servers.server import Server, launch
 from tuner.servers.telemetry import Recorder
 from tuner.sweep import level, quality
 from tuner.sweep.fields import IN_FLIGHT
@@ -334,7 +333,7 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
             if not self._restarts_left:
                 raise failure
             self._restarts_left -= 1
-            _log.warning("%s; starting it again", failure)
+            _log.warning("%s; trying it again", failure)
             self._running.close()
             self._server, self._is_cold = self._start(), True
         was_cold, self._is_cold = self._is_cold, False

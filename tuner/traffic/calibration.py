@@ -30,8 +30,7 @@ from tuner.core.text import UNKNOWN
 from tuner.engines.gguf import cache_folder
 from tuner.errors import PathError, TunerError
 from tuner.servers.supervised import Supervised
-from tuner.traffic.arrivals import Arrivals
-from tuner.traffic.course import Limits
+from tuner.traffic.course import Arrivals, Limits
 from tuner.traffic.genai_bench import Bench, Load
 from tuner.traffic.prompt_file import Request
 from tuner.traffic.stub import MODEL

@@ -27,7 +27,6 @@ _LIMITS = ("max_tokens", "max_completion_tokens")
 #: what only a request for something else than text has
 _NOT_TEXT = {"input": "embeddings", "documents": "a reranking", "size": "an image"}
 
-
 Message = dict[str, str]
 
 

@@ -124,7 +124,7 @@ class Answer:
     @property
     def has_wrong_usage(self) -> bool:
         """Whether usage says something of tokens that no count can be."""
-        counts = [self._counts.get(name) for name in ("prompt_tokens", "completion_tokens", "cached_tokens")]
+        counts = map(self._counts.get, ("prompt_tokens", "completion_tokens", "cached_tokens"))
         return not all(count is None or _is_count(count) for count in counts)
 
     @property
@@ -208,7 +208,6 @@ def _deltas(value: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]
 
 
 def _texts(chunks: list[bytes], *names: str) -> list[str]:
-    """What the deltas say under the first of `names` that says something."""
     deltas = [delta for chunk in chunks for _, delta in _deltas(_json(chunk))]
     found = [next((value for name in names if (value := delta.get(name))), "") for delta in deltas]
     return [value if isinstance(value, str) else json.dumps(value) for value in found]

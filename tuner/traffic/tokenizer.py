@@ -31,11 +31,9 @@ def check_tokenizer(name: str) -> str:
     if path.suffix == ".gguf" and path.is_file():
         return str(gguf.tokenizer_folder(path))
     if path.is_dir():
-        if not _has_tokenizer(path):
-            raise SpecError(
-                f"tokenizer: the folder {name} holds none (tokenizer.json or tokenizer.model); give another"
-            )
-        return str(path) if name.startswith("~") else name
+        if _has_tokenizer(path):
+            return str(path) if name.startswith("~") else name
+        raise SpecError(f"tokenizer: the folder {name} holds none (tokenizer.json or tokenizer.model); give another")
     if path.is_file():
         raise SpecError(f"tokenizer: {name} is a file; give its folder")
     if name.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(name):
@@ -70,13 +68,11 @@ def _ask_hub(name: str) -> None:
         with http.client(hub, os.environ.get("HF_TOKEN"), timeout=_TIMEOUT) as client:
             answer = client.head(f"/{name}/resolve/main/tokenizer_config.json")
     except (httpx.HTTPError, http.NotReady) as error:
-        raise SpecError(
-            f"tokenizer: {hub} cannot be asked for {name!r} ({one_line(str(error))}); {_WHAT_TO_DO}"
-        ) from None
-    if answer.is_error and answer.headers.get("x-error-code") != "EntryNotFound":  # older ones have other files
-        what = (
-            "gives it only to some (set HF_TOKEN)" if answer.headers.get("x-error-code") == "GatedRepo" else "has none"
-        )
+        why = one_line(str(error))
+        raise SpecError(f"tokenizer: {hub} cannot be asked for {name!r} ({why}); {_WHAT_TO_DO}") from None
+    code = answer.headers.get("x-error-code")
+    if answer.is_error and code != "EntryNotFound":  # older ones have other files
+        what = "gives it only to some (set HF_TOKEN)" if code == "GatedRepo" else "has none"
         raise SpecError(f"tokenizer: {hub} {what}: {name!r} ({answer.status_code}); {_WHAT_TO_DO}")
 
 

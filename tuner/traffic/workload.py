@@ -90,7 +90,6 @@ class Workload:
             yield from (_with_beginning(request, f"({time})") for request in order)
 
     def _synthetic(self, scenario: str, dice: random.Random) -> Iterator[Request]:
-        """Prompts of exactly as many tokens as the scenario says, each with another first word."""
         for first in self._words.in_another_order(dice):
             inputs, outputs = _lengths(scenario, dice)
             text = self._words.text(inputs, dice, first)
@@ -132,7 +131,6 @@ def _numbers(scenario: str) -> list[int]:
 
 
 def _lengths(scenario: str, dice: random.Random) -> tuple[int, int]:
-    """Input and output tokens of the next request, from the distributions that genai-bench draws from."""
     numbers = _numbers(scenario)
     if scenario.startswith("D"):
         return numbers[0], numbers[1]
