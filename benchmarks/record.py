@@ -35,7 +35,9 @@ def main():
     block = re.search(rf"^```text\n{re.escape(command)}\n.*?^```$", page, re.M | re.S)
     if not block:
         sys.exit(f"{PAGE} has no block that begins with: {command}")
-    machine = f"# {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    machine = (
+        f"# {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    )
     PAGE.write_text(page.replace(block[0], f"```text\n{command}\n{machine}\n{run(sys.argv[1:])}\n```"))
 
 

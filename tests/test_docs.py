@@ -130,11 +130,13 @@ def test_the_readme_begins_on_any_machine_that_has_python():
 
 def test_what_the_readme_compares_was_printed_by_a_benchmark():
     """Its figures stand in the blocks that `benchmarks/record.py` wrote."""
-    printed = blocks(CHECKOUT / "docs" / "benchmarks.md", "text")
-    for block in printed:
+    outputs = blocks(CHECKOUT / "docs" / "benchmarks.md", "text")
+    for block in outputs:
         command, machine, *rest = block.splitlines()
         assert (CHECKOUT / command.split()[2]).is_file() and machine.startswith("# 20") and rest, command
     compared = re.search(r"## How it compares\n(.*?)\n## ", (CHECKOUT / "README.md").read_text(), re.S)[1]
     figures = re.findall(r"\d+\.\d+ ms|\d+(?:\.\d+)? (?:times|trials|%)", compared)
     assert len(figures) >= 6
-    assert [figure for figure in figures if not re.search(rf"(?<![\d.]){figure.split()[0]}(?![\d.])", "".join(printed))] == []
+    assert [
+        figure for figure in figures if not re.search(rf"(?<![\d.]){figure.split()[0]}(?![\d.])", "".join(printed))
+    ] == []

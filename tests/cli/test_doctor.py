@@ -1,15 +1,11 @@
 """What the doctor finds, and that it finds what was left behind."""
 
-import os
-import subprocess
 import sys
 
 import pytest
-from support.processes import wait_until
 from support.recorded_nvml import RecordedNVML
 
 from tuner.cli import doctor
-from tuner.servers import supervisor
 
 
 def findings():
@@ -40,15 +36,3 @@ def test_gpus_are_named(monkeypatch, module, name, ok, words):
     monkeypatch.setitem(sys.modules, "pynvml", module)
     found = findings()[name]
     assert found.ok == ok and words in found.detail
-
-
-def test_a_server_without_its_supervisor_is_found():
-    orphan = subprocess.Popen(["sleep", "60"], env=os.environ | {supervisor.MARKER: "of-a-supervisor-that-is-dead"})
-    try:
-        wait_until(lambda: orphan.pid in doctor.leftovers())  # the kernel shows its environment a moment after it began
-        assert doctor.leftovers()[orphan.pid] == "sleep 60"
-        assert findings()[f"process {orphan.pid}"].remedy == f"kill -9 {orphan.pid}"
-    finally:
-        orphan.kill()
-        orphan.wait()
-    assert orphan.pid not in doctor.leftovers()

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from support import CHECKOUT
+from support import CHECKOUT, result_files
 from support.chromium import needs_chromium
 from support.lab import opened_notebook, run_all_cells, running_lab
 from support.processes import free_port, processes_of, wait_until
 
 from tuner import notebook
+from tuner.core.records import SWEEP, ServerRecord
+from tuner.core.run_directory import Experiment
 from tuner.errors import SpecError
 from tuner.sweep.spec import make_spec, read_spec
 
@@ -36,6 +38,32 @@ def found_again_and_stopped(page, run, stop, going_on, told, seconds):
     stop.click()
     stop.click()
     expect(page.get_by_text(re.compile(told))).to_be_visible(timeout=30_000)
+
+
+def resumed_and_stopped(page, stop):
+    """Resume the run that is shown, which goes on with the level that was cut off, and stop it again."""
+    from playwright.sync_api import expect
+
+    resume = page.get_by_role("button", name="Resume")
+    expect(resume).to_be_enabled()
+    resume.click()
+    expect(page.locator(".tuner-panel .tuner-words").get_by_text("at concurrency 1")).to_be_visible()
+    stop.click()
+    stop.click()
+    expect(page.get_by_text("interrupted:")).to_be_visible(timeout=30_000)
+
+
+def picked_and_searched_from(page, done, home):
+    """Pick an earlier run, and hand on what it proposes to the notebook of searches."""
+    from playwright.sync_api import expect
+
+    (done / "search.yaml").write_text("space: {n_parallel: [2, 4]}\n")
+    page.get_by_label("run", exact=True).select_option(index=1)
+    expect(page.get_by_text("done: 2 levels")).to_be_visible()
+    expect(page.get_by_role("button", name="Resume")).to_be_disabled()
+    page.get_by_role("button", name="Search from here").click()
+    expect(page.get_by_text("open tune.ipynb and run its cells")).to_be_visible()
+    assert (home / "next-search.yaml").exists()
 
 
 def fill(page, **values):
@@ -134,12 +162,10 @@ def test_a_person_runs_sweeps(tiny_gguf, tmp_path):
 
         fill(page, max_seconds=60, max_requests=10**6)
         found_again_and_stopped(page, run, stop, "at concurrency 1", r"interrupted: \d+ levels?", 60)
-        runs = sorted(tmp_path.glob("runs/*/experiment.json"))
-        assert len(runs) == 2
-        expect(page.get_by_role("button", name="Resume")).to_be_enabled()
-        page.get_by_label("run", exact=True).select_option(index=1)
-        expect(page.get_by_text("done: 2 levels")).to_be_visible()
-        expect(page.get_by_role("button", name="Resume")).to_be_disabled()
+        done, cut_off = sorted(path.parent for path in tmp_path.glob("runs/*/experiment.json"))
+        resumed_and_stopped(page, stop)
+        assert len(json.loads((cut_off / "trials" / "0001" / "server.json").read_text())["previous"]) == 1
+        picked_and_searched_from(page, done, tmp_path)
         page.get_by_label("compare with").select_option(index=1)
         page.get_by_role("button", name="Compare").click()
         expect(page.get_by_text("No differences in configuration").or_(page.get_by_text("same"))).not_to_have_count(0)
@@ -147,6 +173,54 @@ def test_a_person_runs_sweeps(tiny_gguf, tmp_path):
 
         reopen_without_its_kernel(page)
     wait_until(lambda: not processes_of(tmp_path), 20)
+
+
+HOSTILE = (
+    '</script><script>owned=1</script><img src=x onerror="owned=1"><a href="javascript:owned=1">x</a>'
+    f"[x](javascript:owned=1) $x$ %{{text}} \x1b[31m \u202egnp '\"&lt; {'long' * 100}"
+)
+
+
+@needs_chromium
+@pytest.mark.browser
+@pytest.mark.real
+def test_nothing_from_outside_is_executed_in_the_panel_or_in_an_executed_notebook(tmp_path):
+    from playwright.sync_api import expect
+
+    run = Experiment.create(tmp_path / "runs", SWEEP, "sweep")
+    trial = result_files.run(run.folder, [1, 2], model=HOSTILE, scenarios=[HOSTILE])
+    result_files.add_level(trial, 1, result_files.result(level=1), scenario=HOSTILE)
+    result_files.add_level(trial, 2, scenario=HOSTILE, outcome="server_died", reason=HOSTILE)
+    said = {"engine": HOSTILE, "model": HOSTILE, "version": HOSTILE, "command": [HOSTILE], "warnings": [HOSTILE]}
+    ServerRecord(**said).write(trial.folder)
+    trial.server_log.write_text(HOSTILE)
+    spec = {"model": HOSTILE, "slo": {"ttft": {"p90": {"threshold": 1}}}}
+    run.describe(kind=SWEEP, name="sweep", state="done", spec=spec, host={HOSTILE: HOSTILE}, versions={"x": HOSTILE})
+    with running_lab(tmp_path, free_port()) as address:
+        for name in ("sweep", "compare"):
+            with opened_notebook(address, name) as page:
+                expect(page.locator(".js-plotly-plot .scatterlayer .point").first).to_be_visible(timeout=120_000)
+                if name == "sweep":
+                    page.get_by_label("compare with").select_option(index=0)
+                    page.get_by_role("button", name="Compare").click()
+                    expect(
+                        page.get_by_text("No differences in configuration").or_(page.get_by_text("same"))
+                    ).not_to_have_count(0)
+                    for tab in ("Batches", "Server", "Data", "Figures"):
+                        open_tab(page, tab)
+                        expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
+                    expect(page.locator(".js-plotly-plot").nth(3)).to_be_visible(timeout=60_000)
+                    assert page.evaluate(LAYOUT) == []
+                else:
+                    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+                    page.reload()
+                    expect(page.locator(".js-plotly-plot .scatterlayer .point").first).to_be_visible(timeout=60_000)
+                assert page.get_by_text("owned=1").count() > 0  # it is shown, as words
+                assert page.evaluate("[window.owned, document.querySelectorAll('img[onerror]').length]") == [None, 0]
+                assert page.locator("a[href^='javascript:']").count() == 0
+                assert not page.evaluate(
+                    "/[\\x1b\\u202e]/.test(document.querySelector('.tuner-panel, .jp-Notebook').innerText)"
+                )
 
 
 @needs_chromium

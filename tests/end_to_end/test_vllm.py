@@ -86,7 +86,9 @@ def kill_engine_core(server):
     ("end", "kind"),
     [
         pytest.param(lambda server: server.stop(), None, id="stop"),
-        pytest.param(lambda server: os.kill(server.pid, signal.SIGKILL), "crashed", id="kill -9 of the API server"),
+        pytest.param(
+            lambda server: os.kill(server.record.pid, signal.SIGKILL), "crashed", id="kill -9 of the API server"
+        ),
         pytest.param(kill_engine_core, "crashed", id="kill -9 of the engine core"),
     ],
 )

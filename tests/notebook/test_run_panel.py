@@ -183,6 +183,15 @@ def test_what_is_wrong_is_said_at_its_field_and_goes_when_it_is_mended(
         assert not any("tuner-error" in one._note.value for one in form._fields.values())
 
 
+def test_everything_that_is_wrong_is_marked_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wrong = {"levels": ["0"], "max_seconds": "abc", "model": "/nowhere/x.gguf"}
+    form = run_panel.SweepPanel(wrong)._form
+    assert [name for name, one in form._fields.items() if "tuner-error" in one._note.value] == ["model", *wrong][:3]
+    with pytest.raises(SpecError, match="levels"):
+        form.spec()
+
+
 def test_the_rows_of_an_slo_are_its_document(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     document = {
@@ -214,6 +223,27 @@ def press(panel, name):
     next(one for one in find(panel.widget, widgets.Button) if one.description == name).click()
 
 
+def test_a_panel_that_another_has_replaced_draws_no_more(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(base, "display", lambda *_, **__: None)
+    experiment = Experiment.create(tmp_path, SWEEP, "sweep")
+    result_files.add_level(result_files.run(experiment.folder, [1]), 1, result_files.result(level=1))
+
+    async def show_two():
+        with experiment.only_writer() as running:
+            running.describe(kind=SWEEP, name="sweep", state="running")
+            first, second = (run_panel.SweepPanel({"runs": str(tmp_path)}) for _ in range(2))
+            for panel in (first, second):
+                panel.show()
+            async with asyncio.timeout(20):
+                while "so far" not in said(second):
+                    await asyncio.sleep(0.05)
+            assert "so far" not in said(first)
+        await asyncio.gather(first.task, second.task)
+
+    asyncio.run(show_two())
+
+
 def test_two_panels_of_a_kernel_share_no_layout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first, second = (find(run_panel.SweepPanel({}).widget, widgets.DOMWidget) for _ in range(2))
@@ -233,10 +263,13 @@ def test_an_emptied_space_runs_no_search(tmp_path, monkeypatch):
 
 def test_where_there_is_no_run_to_compare_one_line_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(PathError) as refused:
-        notebook.compare({"paths": "runs"})
-    (line,) = refused.value._render_traceback_()
-    assert line == "PathError: runs does not exist: run sweep.ipynb first, or name runs as baseline and candidate"
+    for folder in ("runs", "elsewhere"):
+        with pytest.raises(PathError) as refused:
+            notebook.compare({"paths": None})
+        (line,) = refused.value._render_traceback_()
+        said = "does not exist: run sweep.ipynb first, or name runs as baseline and candidate"
+        assert line == f"PathError: {folder} {said}"
+        monkeypatch.setenv("TUNER_RUNS", "elsewhere")
 
 
 def test_a_search_goes_on_from_what_a_sweep_proposes(tmp_path, monkeypatch):

@@ -1,7 +1,10 @@
 """Gateways as people meet them: one table of what `/v1/models` answers and what is said of it."""
 
+import asyncio
+import html
 import http.server
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -9,15 +12,18 @@ import threading
 
 import pytest
 
+from tuner.cli import commands
 from tuner.core.run_directory import Trial
 from tuner.engines.base import ServerSpec
 from tuner.errors import ServerFailed, SpecError
+from tuner.notebook.run_panel import SweepPanel
 from tuner.servers.http import another_way
 from tuner.servers.server import launch
 from tuner.sweep.spec import make_spec
 
 JSON, HTML = "application/json", "text/html"
 LIST = json.dumps({"object": "list", "data": [{"id": "org/a"}, {"id": "org/b"}]})
+NOT_STARTED = "Not started: see the message in red above."
 GOES_ON = ""  # with a model named, what is said stops nothing
 
 
@@ -60,6 +66,37 @@ def attach(tmp_path, url, **more):
     spec = make_spec({"engine": "attach", "base_url": url, "ready_timeout": 0.3, **more}, ServerSpec)
     with launch(spec, Trial(tmp_path)) as server:
         return server.model_name
+
+
+@pytest.fixture(scope="module")
+def panel():
+    return SweepPanel({"engine": "attach", "base_url": "http://127.0.0.1:1", "model": "x"})
+
+
+def said_by(panel, error):
+    """The words in red of a panel that has met an error."""
+
+    async def fail():
+        raise error
+
+    panel._form.show_nothing_wrong()
+    asyncio.run(panel._guard(fail()))
+    shown = [panel._status, *(field._note for field in panel._form._fields.values())]
+    red = (one.value for one in shown if "tuner-error" in one.value)
+    (said,) = {html.unescape(re.sub("<[^>]*>", "", words)) for words in red} - {NOT_STARTED}
+    return said
+
+
+def said_in_terminal(error, monkeypatch, capsys):
+    """The line of a command that ends with an error."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(commands, "app", fail)
+    with pytest.raises(SystemExit):
+        commands.main()
+    return capsys.readouterr().err.removeprefix("tuner: ").removesuffix("\n")
 
 
 #: status, body, its type, what is said where no model is named, and where `org/b` is
@@ -109,7 +146,9 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("status", "body", "kind", "unnamed", "named"), TABLE)
-def test_what_a_gateway_answers_is_said(gateway, tmp_path, status, body, kind, unnamed, named):
+def test_what_a_gateway_answers_is_said(
+    gateway, tmp_path, panel, monkeypatch, capsys, status, body, kind, unnamed, named
+):
     url, _ = gateway(status, body, {"content-type": kind})
     for model, said in (("", unnamed), ("org/b", named)):
         if said == GOES_ON or said.startswith("org/") or said == "x":
@@ -120,6 +159,7 @@ def test_what_a_gateway_answers_is_said(gateway, tmp_path, status, body, kind, u
             attach(tmp_path, url, model=model)
         message = str(failed.value)
         assert url in message and message.isprintable() and "no server answers" not in message
+        assert said_by(panel, failed.value) == said_in_terminal(failed.value, monkeypatch, capsys) == message
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 from support import FAULTY_SERVER
-from support.processes import alive, wait_until
+from support.processes import alive, running_faulty_server, wait_until
 
 from tuner.core.run_directory import Trial
 from tuner.engines.base import ServerSpec
@@ -47,7 +47,7 @@ def record(trial):
 
 def chat(server):
     body = {"model": server.model_name, "max_tokens": 4, "messages": [{"role": "user", "content": "hello"}]}
-    headers = {"Authorization": f"Bearer {server.api_key()}"}
+    headers = {"Authorization": f"Bearer {server.spec.api_key()}"}
     return httpx.post(f"{server.base_url}/v1/chat/completions", json=body, headers=headers)
 
 
@@ -58,7 +58,7 @@ def test_a_server_starts_serves_and_is_gone(tiny_gguf, trial):
         assert record(trial)["state"] == "ready" and record(trial)["ready_seconds"] < 60
         assert server.is_alive() and server.failure() is None
     assert not server.is_alive() and server.failure() is None
-    assert not alive([server.pid])
+    assert not alive([server.record.pid])
     said = record(trial)
     assert (said["state"], said["exit_code"], said["failure"]) == ("stopped", 0, None)
     assert said["parameters"] == {"n_parallel": 2} and said["command"][-2:] == ["--n-parallel", "2"]
@@ -186,7 +186,7 @@ def test_a_damaged_model_is_named(tiny_gguf, trial, tmp_path):
     assert failed.value.kind == "model_not_found"
 
 
-def test_fifty_starts_and_stops_leave_nothing_behind(tiny_gguf, trial):
+def test_many_starts_and_stops_leave_nothing_behind(tiny_gguf, trial):
     me = psutil.Process()
 
     def open_things():
@@ -195,7 +195,7 @@ def test_fifty_starts_and_stops_leave_nothing_behind(tiny_gguf, trial):
     with launch(llamacpp(tiny_gguf), trial):
         pass
     before = open_things()
-    for _ in range(50):
+    for _ in range(12):
         with launch(llamacpp(tiny_gguf, parameters={"warmup": False}), trial):
             pass
     wait_until(lambda: not more(open_things(), before))
@@ -231,13 +231,20 @@ def test_attach_uses_a_server_and_leaves_it_running(tmp_path):
         trial.folder.mkdir()
     with launch(faulty(), trials[0]) as ours:
         with launch(ServerSpec(engine="attach", base_url=f"{ours.base_url}/v1/"), trials[1]) as server:
-            assert (server.base_url, server.model_name, server.pid) == (ours.base_url, "faulty", None)
+            assert (server.base_url, server.model_name, server.record.pid) == (ours.base_url, "faulty", None)
             assert server.is_alive()
         assert ours.is_alive() and record(trials[1])["state"] == "stopped"
         with launch(ServerSpec(engine="attach", base_url=ours.base_url), trials[1]) as server:
             assert server.failure() is None
             ours.stop()
             assert server.failure().kind == "unreachable"
+
+
+def test_an_attached_server_that_has_gone_away_is_not_waited_for_as_one_that_may_still_start(trial):
+    with running_faulty_server() as url, launch(ServerSpec(engine="attach", base_url=url), trial):
+        pass
+    with pytest.raises(ServerFailed, match=r"no server answers at .*, within 2 s \(ready_timeout\)"):
+        launch(ServerSpec(engine="attach", base_url=url), trial)
 
 
 def test_attach_to_nothing_is_unreachable(trial):
@@ -267,7 +274,7 @@ def test_the_api_key_works_and_is_nowhere(tiny_gguf, trial, monkeypatch, caplog,
         assert httpx.post(f"{server.base_url}/v1/chat/completions", json={}).status_code == 401
         assert CANARY not in server.log_text()
         if engine == "llamacpp":
-            assert CANARY not in " ".join(psutil.Process(server.pid).cmdline())
+            assert CANARY not in " ".join(psutil.Process(server.record.pid).cmdline())
             assert CANARY not in trial.server_log.read_text()
     seen = [(trial.folder / "server.json").read_text(), caplog.text, repr(server.spec), repr(server.__dict__)]
     assert not [text for text in seen if CANARY in text]

@@ -462,6 +462,17 @@ async def without_length(stream):
     stream.writer.close()
 
 
+def closing(first):
+    """The connection ends after these bytes."""
+
+    async def way(stream):
+        stream.writer.write(first)
+        await stream.later(0)
+        stream.writer.close()
+
+    return way
+
+
 def redirected(location):
     async def way(stream):
         stream.writer.write(f"HTTP/1.1 307 X\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n".encode())
@@ -485,6 +496,7 @@ ERROR_HEAD, STREAM_HEAD = (
     f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n\r\n".encode()
     for status, kind in ((503, "text/plain"), (200, "text/event-stream"))
 )
+CHUNKED_HEAD = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\ntransfer-encoding: chunked\r\n\r\n")
 
 WAYS = {
     "plain": after(),
@@ -515,6 +527,9 @@ WAYS = {
     "absurd usage": saying(WORD, usage={"prompt_tokens": 10**18, "completion_tokens": 10**18}),
     "redirected here": redirected("/again"),
     "redirected elsewhere": redirected("http://elsewhere.invalid:1/v1/chat/completions"),
+    "closed without an answer": closing(b""),
+    "closed in its middle": closing(CHUNKED_HEAD + b"ff\r\ndata: {"),
+    "no HTTP": closing(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"),
     "an endless error": endless(ERROR_HEAD, b"no room " * 8192),
     "an error that trickles": endless(ERROR_HEAD, b"no ", 0.1),
     "an endless event": endless(STREAM_HEAD, b"data: " + b"x" * 65536),

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -31,7 +32,7 @@ def running_lab(folder, port):
     options = [
         *("--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"),
         *(f"--ServerApp.root_dir={folder}", "--IdentityProvider.token=", "--ServerApp.password="),
-        *("--expose-app-in-browser", "--LabApp.news_url=None"),
+        *("--expose-app-in-browser", "--LabApp.news_url=None", "--KernelManager.shutdown_wait_time=2"),
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
     with open(folder / "lab.log", "w") as log:
@@ -49,7 +50,11 @@ def running_lab(folder, port):
         yield address
     finally:
         lab.terminate()
-        lab.wait(30)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            lab.wait(30)
+        if lab.poll() is None:  # a kernel keeps it waiting, which ends with it
+            os.killpg(lab.pid, signal.SIGKILL)
+            lab.wait()
 
 
 def answers(url):

@@ -31,7 +31,9 @@ def main(folder, spec, how):
 
 def tell(server):
     guard = server._process._guard.pid
-    sys.stdout.write(json.dumps({"guard": guard, "main": server.pid, "processes": sorted(server.processes())}) + "\n")
+    sys.stdout.write(
+        json.dumps({"guard": guard, "main": server.record.pid, "processes": sorted(server.processes())}) + "\n"
+    )
     sys.stdout.flush()
 
 

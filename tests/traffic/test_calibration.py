@@ -9,7 +9,7 @@ from tuner.traffic import calibration
 from tuner.traffic.calibration import Calibration, calibrate, processes_for, share_of_client, table
 from tuner.traffic.genai_bench import Bench
 
-LEVELS = (2, 8)
+LEVELS = (2, 8, Rate(8))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_every_level_is_measured_and_told(calibrated):
 
 
 def test_what_was_measured_is_known_and_interpolated_between(kept):
-    low, high = kept
+    low, high, _ = kept
     assert (share_of_client(2), share_of_client(8)) == (low, high)
     assert share_of_client(4).ttft == pytest.approx((low.ttft + high.ttft) / 2)  # half-way in ln(level)
     assert share_of_client(4).throughput == pytest.approx((low.throughput + high.throughput) / 2)
@@ -58,10 +58,8 @@ def test_another_machine_or_version_is_not_known(kept, monkeypatch):
     assert share_of_client(2) is None
 
 
-def test_rates_are_kept_beside_levels_with_how_late_their_requests_are(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(calibration, "ROUNDS", 3)
-    level, rate = calibrate([8, Rate(8)])
+def test_rates_are_kept_beside_levels_with_how_late_their_requests_are(kept):
+    _, level, rate = kept
     assert (level.of, rate.of, level.lag) == (8, Rate(8), None)
     assert 0 <= rate.lag < 0.5 and 0 <= rate.ttft < 0.5 and rate.throughput == 1.0
     assert (share_of_client(8), share_of_client(Rate(8)), share_of_client(Rate(4))) == (level, rate, None)

@@ -16,8 +16,7 @@ from support.processes import running_faulty_server
 import tuner
 from tuner.core import request_log
 from tuner.core.request_log import COMPLETED, NEVER_SENT, LevelRecord, SentRequest
-from tuner.traffic.arrivals import Arrivals
-from tuner.traffic.course import Limits
+from tuner.traffic.course import Arrivals, Limits
 from tuner.traffic.genai_bench import Load
 from tuner.traffic.workload import Workload
 

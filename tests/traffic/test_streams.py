@@ -1,16 +1,29 @@
 """Every way in which a server streams is read as what it is, and every request that was sent is in the file."""
 
+import asyncio
+import contextlib
+import html
+import io
+import re
 import threading
 from itertools import islice
 
+import ipywidgets as widgets
 import pytest
-from support import BYTE_TOKENIZER
+from support import BYTE_TOKENIZER, result_files
 from support.processes import running_faulty_server
 
 import tuner
+from tuner.cli.progress import SweepDisplay
 from tuner.core import request_log
+from tuner.core.run_directory import Experiment
+from tuner.core.timestamps import now
+from tuner.notebook.views import ResultsView
+from tuner.report.results import read_results
+from tuner.sweep.level import outcome_of
+from tuner.sweep.spec import make_spec
 from tuner.traffic.course import Limits
-from tuner.traffic.genai_bench import Bench, Load
+from tuner.traffic.genai_bench import Ended, Load
 from tuner.traffic.prompt_file import Request
 from tuner.traffic.workload import Workload
 
@@ -61,6 +74,9 @@ WRONG = {
         307,
         "it redirects to http://elsewhere.invalid:1, which is another host: if that is right, give it as base_url",
     ),
+    "closed without an answer": (500, "the server closed the connection without an answer"),
+    "closed in its middle": (500, "the server closed the connection in the middle of its answer"),
+    "no HTTP": (500, "the server does not answer as HTTP"),
     "an endless error": (503, "no room"),
     "an error that trickles": (503, "no no no"),
     "an endless event": (500, "the answer, or a part of it, is too long: it was ended after"),
@@ -72,9 +88,9 @@ def chat(text):
     return Request([[{"role": "user", "content": text}]], TOKENS)
 
 
-def level_of(place, workload, number, *knobs):
+def level_of(bench, place, workload, number, *knobs):
     """Run one user's level of so many requests in `place`, against a server of its own."""
-    with running_faulty_server(*knobs) as url, Bench() as bench:
+    with running_faulty_server(*knobs) as url:
         load = Load(url, "faulty", SCENARIO, workload, Limits(1, 60, number, window=request_log.WHOLE))
         assert bench.run(load, place, threading.Event()).exit_code == 0
     return place
@@ -86,9 +102,9 @@ def workload():
 
 
 @pytest.fixture(scope="module")
-def folder(workload, tmp_path_factory):
+def folder(bench, workload, tmp_path_factory):
     """What one user's level leaves that asks for every way."""
-    return level_of(tmp_path_factory.mktemp("level"), workload, len(WAYS), f"ttft={TTFT}", "itl=0.01")
+    return level_of(bench, tmp_path_factory.mktemp("level"), workload, len(WAYS), f"ttft={TTFT}", "itl=0.01")
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +134,42 @@ def test_what_fails_is_an_error_with_a_cause(lines, way):
     assert lines[way].status == request_log.FAILED
     code, words = WRONG[way]
     assert lines[way].error_code == code and lines[way].error_message.startswith(words)
+
+
+@pytest.fixture(scope="module")
+def said(lines, tmp_path_factory):
+    """What a run says in which each level fails in another way: its rows' reasons, terminal, panel, report."""
+    run = Experiment.at(tmp_path_factory.mktemp("runs") / "run")
+    trial, spec = result_files.run(run.folder, [*range(1, len(WRONG) + 1)]), make_spec({"levels": "1"})
+    whole = {"scenario": SCENARIO, "window": request_log.WHOLE, "begin": 0.0, "end": 9e9, "monotonic": 0.0}
+    for level, way in enumerate(WRONG, 1):
+        part = tmp_path_factory.mktemp("part")
+        record = request_log.LevelRecord(concurrency=1, utc=now(), **whole)
+        request_log.write(part / request_log.REQUESTS_FILE, record, [lines[way]] * 3)
+        outcome, reason = outcome_of(part, Ended(now(), now(), 9.0, 0), None, interrupted=False)
+        result_files.add_level(trial, level, outcome=outcome, reason=reason)
+    with contextlib.redirect_stderr(io.StringIO()) as terminal:
+        SweepDisplay(run, spec).update()
+    view = ResultsView()
+    asyncio.run(view.show(read_results(run.folder)))
+    panel = "".join(one.value for one in every(view.widget) if isinstance(one, widgets.HTML))
+    report = tuner.write_report(run.folder, run.folder / "r.html").read_text()
+    rows = tuner.load_batches(run.folder).set_index("concurrency")["reason"]
+    return rows, terminal.getvalue(), html.unescape(panel), html.unescape(report)
+
+
+def every(widget):
+    """A widget and all within it."""
+    return [widget, *(each for child in getattr(widget, "children", ()) for each in every(child))]
+
+
+@pytest.mark.parametrize("way", WRONG)
+def test_what_fails_is_said_alike_in_row_terminal_panel_and_report(said, way):
+    rows, *others = said
+    reason = rows[list(WRONG).index(way) + 1]
+    assert WRONG[way][1][:90] in reason
+    assert [reason in text for text in others] == [True] * 3
+    assert not re.search(r"Error\b|Exception|HTTPConnection|\(\d+ bytes|0x", reason)  # which nobody understands
 
 
 def test_the_row_counts_them_all_and_says_what_is_not_as_it_seems(folder):
@@ -156,7 +208,7 @@ def test_every_request_is_a_row(folder):
 
 
 @pytest.mark.parametrize(("knob", "errors"), [("hangs_up_after=3", 0), ("close_every=4", 3)])
-def test_a_kept_connection_that_the_server_closed_is_no_failure_of_its_own(tmp_path, knob, errors):
+def test_a_kept_connection_that_the_server_closed_is_no_failure_of_its_own(bench, tmp_path, knob, errors):
     workload = Workload(requests=(chat("hello"),))
-    (row,) = tuner.load_batches(level_of(tmp_path, workload, 12, knob)).to_dict("records")
+    (row,) = tuner.load_batches(level_of(bench, tmp_path, workload, 12, knob)).to_dict("records")
     assert (row["completed"], row["errors"]) == (12 - errors, errors)

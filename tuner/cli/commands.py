@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -21,22 +21,15 @@ from tuner.batches.batch import records
 from tuner.cli import exports, tables
 from tuner.cli.doctor import examine
 from tuner.cli.progress import LogHandler, RunDisplay, SearchDisplay, SweepDisplay, ctrl_c_stops, download_bar
-from tuner.cli.tables import print_lines
-from tuner.cli.terminal import Terminal
+from tuner.cli.tables import Terminal, print_lines
 from tuner.core import files
 from tuner.core.run_directory import Experiment, Trial
 from tuner.core.secrets import hide_written
-from tuner.errors import PathError, TunerError
+from tuner.errors import PathError, RequestError, TunerError
 from tuner.judging.costs import Price, Target
 from tuner.judging.slo import SLO
 from tuner.report.results import Results, read_results
-from tuner.report.write import (
-    REPORT_FILE,
-    ComparisonRequest,
-    run_comparison,
-    save_report,
-    write_report,
-)
+from tuner.report.write import REPORT_FILE, ComparisonRequest, run_comparison, save_report, write_report
 from tuner.search.executors import LOCAL
 from tuner.search.spec import TuneSpec
 from tuner.servers.server import launch
@@ -92,16 +85,10 @@ SloFile = Annotated[Path | None, typer.Option("--slo", metavar="FILE", help="the
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document, as docs/json.md describes it")]
 ANY_RUN = "a run directory, a folder of result files, a file or a report"
 More = Annotated[list[Path] | None, typer.Option(metavar="PATH", help="another run of that side; may be repeated")]
-PerHour = Annotated[
-    float | None, typer.Option("--price-per-gpu-hour", metavar="PRICE", help="say what the best level costs")
-]
+PerHour = Annotated[float | None, typer.Option("--price-per-gpu-hour", metavar="PRICE", help="what a GPU costs")]
 Gpus = Annotated[int | None, typer.Option("--gpus", metavar="N", help="how many GPUs; by default as the run recorded")]
-TargetRate = Annotated[
-    float | None, typer.Option("--target-rate", metavar="R", help="say how many such servers R requests/s take")
-]
-TargetUsers = Annotated[
-    float | None, typer.Option("--target-users", metavar="N", help="say how many such servers N users at once take")
-]
+TargetRate = Annotated[float | None, typer.Option("--target-rate", metavar="R", help="servers that R requests/s take")]
+TargetUsers = Annotated[float | None, typer.Option("--target-users", metavar="N", help="servers that N users take")]
 Config = Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="parameters; flags win over it")]
 Resume = Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="go on with this run directory")]
 Trust = Annotated[bool, typer.Option("--trust", help="go on also with a run that was not made here: you know it")]
@@ -110,14 +97,13 @@ Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", help="run direct
 
 def main() -> None:
     """Run the command line; an error of ours is one line on stderr, never a traceback."""
-    signal.signal(signal.SIGTERM, _raise_terminated)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # a scheduler asks us to end
     try:
         app(_with_switches(sys.argv[1:]), standalone_mode=True)
     except TunerError as error:
-        print_error(error)
+        line = escape(" ".join(hide_written(str(error)).split()))
+        Terminal(stderr=True, soft_wrap=True).print(f"[bold red]tuner:[/] {line}", highlight=False)
         sys.exit(error.exit_code)
-    except Terminated:
-        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 
@@ -130,20 +116,6 @@ def _with_switches(words: list[str]) -> list[str]:
     for word, following in zip(words, [*words[1:], ""], strict=True):
         written += [word, "true"] if word in switches and following.lower() not in _TRUTHS else [word]
     return written
-
-
-class Terminated(BaseException):
-    """A scheduler asked us to end (SIGTERM)."""
-
-
-def _raise_terminated(*_: object) -> NoReturn:
-    raise Terminated
-
-
-def print_error(error: TunerError) -> None:
-    """Say in one line what went wrong."""
-    line = escape(" ".join(hide_written(str(error)).split()))
-    Terminal(stderr=True, soft_wrap=True).print(f"[bold red]tuner:[/] {line}", highlight=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -173,33 +145,29 @@ NEXT_STEPS = """next:
 @takes(TuneSpec)
 def demo(flags: dict[str, str]) -> None:
     """Two configurations of an embedded server under one SLO, in about a minute and without a GPU; then the report."""
-    print_lines(NEXT_STEPS.format(_run(SearchDisplay, _values(Path(__file__).with_name("demo.yaml"), flags))))
+    print_lines(NEXT_STEPS.format(_run(SearchDisplay, flags, Path(__file__).with_name("demo.yaml"))))
 
 
 @app.command()
 @takes(SweepSpec)
 def sweep(flags: dict[str, str], config: Config = None, resume: Resume = None, trust: Trust = False) -> None:
     """Launch (or attach to) a server, measure it at each concurrency level, judge, and write the report."""
-    _run(SweepDisplay, _values(config, flags), resume, trusts=trust)
+    _run(SweepDisplay, flags, config, resume, trust)
 
 
 @app.command()
 @takes(TuneSpec)
 def tune(flags: dict[str, str], config: Config = None, resume: Resume = None, trust: Trust = False) -> None:
     """Search the server configuration with the most throughput within the SLO, and write the report."""
-    _run(SearchDisplay, _values(config, flags), resume, trusts=trust)
-
-
-def _values(config: Path | None, flags: dict[str, str]) -> dict[str, Any]:
-    """The parameters of a file, and of the flags, which win."""
-    return (read_spec(config) if config else {}) | flags
+    _run(SearchDisplay, flags, config, resume, trust)
 
 
 def _run(
-    display_of: type[RunDisplay], values: dict[str, Any], resume: Path | None = None, *, trusts: bool = False
+    shown: type[RunDisplay], flags: dict[str, str], config: Path | None, resume: Path | None = None, trust: bool = False
 ) -> Path:
-    """Run what `display_of` shows on `values`, or go on with `resume`, say what came out and give back its folder."""
-    kind = display_of.kind
+    """Run what flags and file ask for, or go on with `resume`, say what came out and give back its folder."""
+    kind = shown.kind
+    values = (read_spec(config) if config else {}) | flags
     bar, move = download_bar("fetching the demo's model")
     with bar:
         before = recorded_spec(check_kind(kind.name, Experiment.open(resume))) if resume else {}
@@ -209,8 +177,8 @@ def _run(
     made = Experiment(resume) if resume else Experiment.create(spec.runs, kind.name, spec.name)
     with ctrl_c_stops(lambda: kind.read_progress(made).ending) as stop, made.only_writer() as experiment:
         check_same(spec, experiment)
-        check_trust(spec, experiment, trusts=trusts)
-        with display_of(experiment, spec) as display, _report_if_it_fails(experiment):
+        check_trust(spec, experiment, trusts=trust)
+        with shown(experiment, spec) as display, _report_if_it_fails(experiment):
             display.run(stop)
             results, report = _report(experiment)
         if not stop.after_level.is_set():
@@ -239,14 +207,12 @@ def _report_if_it_fails(experiment: Experiment) -> Iterator[None]:
 
 
 def _how_to_go_on(experiment: Experiment) -> list[str]:
-    """The command that resumes a run which was cut off."""
     record = experiment.record
     resume = shlex.join(["tuner", record.kind, "--resume", str(experiment.folder)])
     return [f"to go on: {resume}"] if record.state in ("interrupted", "failed") else []
 
 
 def _report(experiment: Experiment) -> tuple[Results, Path]:
-    """The results of a run, and the report that was written of them."""
     files.must_have_room(experiment.folder, _ROOM_FOR_REPORT)  # a report takes seconds to make
     results = read_results(experiment.folder)
     return results, save_report(results, experiment.folder / REPORT_FILE)
@@ -266,16 +232,19 @@ def load(  # noqa: PLR0913, PLR0917 - they are its flags
     as_json: Json = False,
 ) -> None:
     """Print one row a batch, also of other tools; with an SLO or a price the answer too (on stderr beside JSON)."""
-    price = Price.optional(price_per_gpu_hour, gpus)
-    target = Target(target_rate, target_users) if target_rate or target_users else None
-    results = read_results(*paths, slo=SLO.load(slo) if slo else None, price=price, target=target)
+    asked = _asked(slo, price_per_gpu_hour, gpus, target_rate, target_users)
+    results = read_results(*paths, **asked)
     if as_json:
         tables.print_document("load", records(results.judged), results.answer)
     else:
-        answer = results.answer if slo or price or target else []
         tables.print_batches(results, form)
-        print_lines(*answer, on_stderr=form != "table")
+        print_lines(*(results.answer if any(asked.values()) else []), on_stderr=form != "table")
     results.must_have_survivors()
+
+
+def _asked(slo: Path | None, price: float | None, gpus: int | None, *target: float | None) -> dict[str, Any]:
+    wanted = Target(*target) if any(target) else None
+    return {"slo": SLO.load(slo) if slo else None, "price": Price.optional(price, gpus), "target": wanted}
 
 
 @app.command()
@@ -290,11 +259,10 @@ def report(  # noqa: PLR0913, PLR0917 - they are its flags
     mlflow: Annotated[str | None, typer.Option("--mlflow", metavar="URI", help="log the run to MLflow too")] = None,
 ) -> None:
     """Write the offline report of what is there."""
-    by, price = SLO.load(slo) if slo else None, Price.optional(price_per_gpu_hour, gpus)
-    target = Target(target_rate, target_users) if target_rate or target_users else None
-    print_lines(f"report: {write_report(path, output, by, price, target)}")
+    asked = _asked(slo, price_per_gpu_hour, gpus, target_rate, target_users)
+    print_lines(f"report: {write_report(path, output, *asked.values())}")
     if mlflow:
-        print_lines(f"MLflow run: {exports.log_to_mlflow(read_results(path, slo=by), output, mlflow)}")
+        print_lines(f"MLflow run: {exports.log_to_mlflow(read_results(path, slo=asked['slo']), output, mlflow)}")
 
 
 @app.command()
@@ -316,7 +284,8 @@ def compare(  # noqa: PLR0913, PLR0917 - they are its flags
     ] = None,
 ) -> None:
     """Say what changed from BASELINE to CANDIDATE, and whether the change is more than noise."""
-    tables.must_be_form_of_comparison(form)
+    if form not in ("table", "json"):
+        raise RequestError(f"--format {form}: unknown; use one of table, json")
     sides = [[*filter(None, [path]), *(more or [])] for path, more in ((before, baseline), (after, candidate))]
     by = SLO.load(slo) if slo else None
     request = ComparisonRequest(sides[0], sides[1], by, tolerance, output, junit, fail_on_regression)

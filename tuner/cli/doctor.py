@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
-import psutil
-
 from tuner import engines
-from tuner.engines.base import Engine, ServerSpec
+from tuner.engines.base import ServerSpec
 from tuner.errors import EngineError
-from tuner.servers import gpus, supervisor
+from tuner.servers import gpus
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -28,7 +26,7 @@ class Finding(NamedTuple):
 
 def examine() -> list[Finding]:
     """Look for everything; nothing is started or changed."""
-    looks: tuple[Callable[[], Iterator[Finding]], ...] = (_python, _genai_bench, _engines, _gpus, _browser, _leftovers)
+    looks: tuple[Callable[[], Iterator[Finding]], ...] = (_python, _genai_bench, _engines, _gpus, _browser)
     return [finding for look in looks for finding in look()]
 
 
@@ -54,14 +52,10 @@ def _engines() -> Iterator[Finding]:
             yield Finding(f"engine {name}", False, str(error))
             continue
         if engine.install:
-            yield _engine(engine)
-
-
-def _engine(engine: Engine) -> Finding:
-    try:
-        return Finding(f"engine {engine.name}", True, engine.find(ServerSpec(engine=engine.name)))
-    except EngineError:
-        return Finding(f"engine {engine.name}", False, "not installed", engine.install)
+            try:
+                yield Finding(f"engine {name}", True, engine.find(ServerSpec(engine=name)))
+            except EngineError:
+                yield Finding(f"engine {name}", False, "not installed", engine.install)
 
 
 def _gpus() -> Iterator[Finding]:
@@ -75,27 +69,6 @@ def _gpus() -> Iterator[Finding]:
 
 
 def _browser() -> Iterator[Finding]:
-    if browser := next(filter(None, map(shutil.which, _BROWSERS)), None):
-        yield Finding("browser", True, browser)
-    else:
-        detail = "no Chromium on PATH; only the tests of the report need it"
-        yield Finding("browser", False, detail, "playwright install chromium")
-
-
-def _leftovers() -> Iterator[Finding]:
-    """Processes that a supervisor of ours started and did not live to end."""
-    for pid, command in leftovers().items():
-        yield Finding(f"process {pid}", False, f"a server without its supervisor: {command}", f"kill -9 {pid}")
-
-
-def leftovers() -> dict[int, str]:
-    """Processes that carry a supervisor's marker while no such supervisor runs, with their commands."""
-    marked: dict[int, tuple[str, str]] = {}
-    commands: list[str] = []
-    for process in psutil.process_iter(["pid", "cmdline", "environ"]):
-        command = " ".join(process.info["cmdline"] or [])
-        commands.append(command)
-        if marker := (process.info["environ"] or {}).get(supervisor.MARKER):
-            marked[process.info["pid"]] = (marker, command)
-    guarded = " ".join(command for command in commands if supervisor.__file__ in command or "supervisor.py" in command)
-    return {pid: command for pid, (marker, command) in marked.items() if marker not in guarded}
+    browser = next(filter(None, map(shutil.which, _BROWSERS)), "")
+    detail, remedy = "no Chromium on PATH; only the tests of the report need it", "playwright install chromium"
+    yield Finding("browser", bool(browser), browser or detail, "" if browser else remedy)

@@ -19,10 +19,7 @@ _LONGEST = 6000  # characters of a parameter in MLflow
 
 
 def openmetrics(results: Results) -> bytes:
-    """The numbers of every batch, whether it meets the SLO, and the maximum, as OpenMetrics text.
-
-    A sample is called `tuner_` and the column's name; its labels say which batch it is of.
-    """
+    """The numbers of every batch, whether it meets the SLO, and the maximum, as OpenMetrics text."""
     from prometheus_client import CollectorRegistry, Gauge
     from prometheus_client.openmetrics.exposition import generate_latest
 
@@ -44,17 +41,8 @@ def log_to_mlflow(results: Results, report: Path, uri: str) -> str:
     """Log a run to MLflow: what was asked as parameters, each level's numbers as metrics, the report as an artifact.
 
     A metric's step is the level. Of several curves, its name begins with those of experiment, trial and scenario.
-
-    Args:
-        results: what to log.
-        report: its HTML file.
-        uri: MLflow's tracking server or database, such as `http://127.0.0.1:5000` or `sqlite:///mlflow.db`.
-
-    Returns:
-        The id of the run.
-
-    Raises:
-        RequestError: MLflow is not installed, or cannot be reached there.
+    `uri` is MLflow's server or database, such as `sqlite:///mlflow.db`. Returns the id of the run; raises RequestError
+    where MLflow is not installed, or cannot be reached there.
     """
     try:
         from mlflow import MlflowClient
@@ -63,10 +51,9 @@ def log_to_mlflow(results: Results, report: Path, uri: str) -> str:
         raise RequestError("--mlflow needs MLflow: pip install 'tuner[mlflow]'") from None
     try:
         client = MlflowClient(tracking_uri=uri)
-        home = client.get_experiment_by_name("tuner")
-        run = client.create_run(
-            home.experiment_id if home else client.create_experiment("tuner"), run_name=results.title
-        )
+        known = client.get_experiment_by_name("tuner")
+        home = known.experiment_id if known else client.create_experiment("tuner")
+        run = client.create_run(home, run_name=results.title)
         _log(client, run.info.run_id, results, report)
     except MlflowException as error:
         raise RequestError(f"--mlflow: cannot log there: {one_line(str(error))}") from None
@@ -93,5 +80,4 @@ def _log(client: Any, run: str, results: Results, report: Path) -> None:
 
 
 def _numbers(judged: pd.DataFrame) -> list[str]:
-    """The columns that are metrics of a batch, and known of some."""
     return [name for name in (*METRICS, *LATENCY_COLUMNS) if name in judged and judged[name].notna().any()]

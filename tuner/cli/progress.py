@@ -6,14 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
-from types import TracebackType
 from typing import Any, ClassVar
 
 import pandas as pd
 from rich import progress as bars
 from rich.markup import escape
 
-from tuner.cli.terminal import Terminal
+from tuner.cli.tables import Terminal
 from tuner.core.level import level_title
 from tuner.core.metrics import column_name
 from tuner.core.records import COMPLETE, COMPLETED, FAILED, RUNNING, WAITING
@@ -41,7 +40,7 @@ _LATENCIES = ("ttft_p90", "tpot_p90")
 _LONGEST = 160
 
 
-class RunDisplay(AbstractContextManager["RunDisplay"]):
+class RunDisplay(AbstractContextManager["RunDisplay", None]):
     """A bar that follows a run directory, and a line for each part that ended; without a terminal, the lines alone."""
 
     #: what it shows
@@ -52,28 +51,19 @@ class RunDisplay(AbstractContextManager["RunDisplay"]):
         self._spec = spec
         self._console = Terminal(stderr=True)
         self._printed, self._phase = 0, ""
-        columns = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn())
-        hidden = not self._console.is_terminal
-        self._bar = bars.Progress(
-            *columns, bars.TimeElapsedColumn(), console=self._console, transient=True, disable=hidden
-        )
+        texts = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"))
+        self._bar = _bar(self._console, *texts, bars.BarColumn(), bars.TimeElapsedColumn())
         self._task = self._bar.add_task("starting", total=None)
 
     def __enter__(self) -> "RunDisplay":
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def run(self, stop: StopRequest) -> None:
-        """Run in a thread and show what changes; whatever ends us early ends the run at once, and it is waited for.
-
-        Raises:
-            BaseException: what the run raised, or a signal's exception.
-        """
+        """Run in a thread and show what changes; whatever ends us early ends the run at once, and it is waited for."""
         with ThreadPoolExecutor(1, "run") as pool:
             running = pool.submit(self.kind.run, self._spec, self._experiment, stop)
             try:
@@ -124,7 +114,6 @@ class SweepDisplay(RunDisplay):
         return map(self._line, progress.ended[self._printed :])
 
     def _line(self, level: LevelState) -> str:
-        """A level that has ended: whether it meets the SLO, its numbers or how else it ended, and what it violates."""
         if level.state == COMPLETED:
             row = judged_level([level.folder], self._spec.slo or {})
             mark, text = _VERDICT_MARKS.get(row["verdict"], _UNKNOWN), "; ".join(_numbers(row))
@@ -152,7 +141,6 @@ class SearchDisplay(RunDisplay):
 
 
 def _numbers(row: dict[str, Any]) -> Iterator[str]:
-    """What a level that completed came to, and what is wrong with it."""
     numbers = [f"{row['output_throughput']:.1f} tokens/s"]
     numbers += [f"{column_name(column)} {row[column]:.3g} s" for column in _LATENCIES if pd.notna(row[column])]
     failed = [warning.partition("; latencies")[0] for warning in row["warnings"] if " requests failed, " in warning]
@@ -164,14 +152,7 @@ def _numbers(row: dict[str, Any]) -> Iterator[str]:
 
 @contextmanager
 def ctrl_c_stops(ending: Callable[[], str]) -> Iterator[StopRequest]:
-    """Within this, the first Ctrl-C asks a run to end after its level; the second raises KeyboardInterrupt.
-
-    Args:
-        ending: says when the run will end.
-
-    Yields:
-        The request, to be handed to the run.
-    """
+    """Within this the first Ctrl-C asks a run to end, and says when it will; the second raises KeyboardInterrupt."""
     stop = StopRequest()
 
     def ask(*_: object) -> None:
@@ -189,10 +170,13 @@ def ctrl_c_stops(ending: Callable[[], str]) -> Iterator[StopRequest]:
 
 def download_bar(what: str) -> tuple[AbstractContextManager[Any], Callable[[float], None]]:
     """A bar that is there at once, for something that may arrive, and the function that moves it (0 to 1)."""
-    console = Terminal(stderr=True)
-    bar = bars.Progress(console=console, transient=True, disable=not console.is_terminal)
+    bar = _bar(Terminal(stderr=True))
     task = bar.add_task("preparing", total=None)
     return bar, lambda share: bar.update(task, description=what, total=1.0, completed=share)
+
+
+def _bar(console: Terminal, *columns: bars.ProgressColumn) -> bars.Progress:
+    return bars.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 class LogHandler(logging.StreamHandler[Any]):

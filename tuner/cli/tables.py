@@ -11,11 +11,11 @@ from msgspec import to_builtins
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from tuner.batches.batch import records
 from tuner.cli.doctor import Finding
 from tuner.cli.exports import openmetrics
-from tuner.cli.terminal import Terminal
 from tuner.core.level import Level, level_of, level_title
 from tuner.core.text import visible
 from tuner.errors import RequestError
@@ -27,12 +27,16 @@ from tuner.traffic import calibration
 _WIDE_ENOUGH = 2000  # characters: in a file or a pipe, a row is one line
 
 
-def print_batches(results: Results, form: str) -> None:
-    """Print judged batches on stdout, one row a batch, in one of `_FORMS`.
+class Terminal(Console):
+    """A console whose texts, cells of tables among them, hold no control characters but its own colours."""
 
-    Raises:
-        RequestError: there is no such form, or it is binary and stdout is a terminal.
-    """
+    def render_str(self, text: str, **options: Any) -> Text:
+        """`text` with its markup; escape sequences in it are shown, and do nothing."""
+        return super().render_str(visible(text), **options)
+
+
+def print_batches(results: Results, form: str) -> None:
+    """Print judged batches on stdout, one row a batch, in one of `_FORMS`; RequestError where that cannot be."""
     if form not in _FORMS:
         raise RequestError(f"--format {form}: unknown; use one of {', '.join(_FORMS)}")
     if form == "parquet" and sys.stdout.isatty():
@@ -54,16 +58,6 @@ def print_document(command: str, rows: list[dict[str, Any]], answer: Sequence[st
     _write(_json({"schema": 1, "command": command, "answer": list(answer), "rows": rows} | more))
 
 
-def must_be_form_of_comparison(form: str) -> None:
-    """Refuse an unknown form, before the work for it is done.
-
-    Raises:
-        RequestError: `print_comparison` knows no such form.
-    """
-    if form not in ("table", "json"):
-        raise RequestError(f"--format {form}: unknown; use one of table, json")
-
-
 def _write(content: bytes) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(content)
@@ -71,7 +65,6 @@ def _write(content: bytes) -> None:
 
 
 def _batches(results: Results) -> bytes:
-    """A table for a person, the verdict in the row's colour; on a screen the reasons stand below it."""
     rows, verdicts, console = results.table, results.judged["verdict"], _console()
     if not console.is_terminal:
         return _text(console, _table(rows, verdicts))
@@ -87,7 +80,6 @@ def _console() -> Console:
 
 
 def _table(rows: pd.DataFrame, verdicts: Iterable[str]) -> Table:
-    """The rows, each in its verdict's colour, or each cell in that of the verdict which it begins with."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     cells = rows.astype("object").where(rows.notna(), "–").astype(str)
     for name in rows.columns:

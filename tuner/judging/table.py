@@ -28,7 +28,7 @@ TABLE: tuple[tuple[str, str, float, int | None], ...] = (
 #: What the columns with the verdicts of further tiers begin with.
 TIER = "verdict_of_"
 #: Characters of the last column.
-WIDEST = 120
+WIDEST = 400
 #: Columns that say nothing where all rows have the same.
 ONLY_IF_DIFFERENT = ("experiment", "trial", "repeat")
 #: The first requests of a level are told of where their TTFT p90 is more than so many times that of the others.

@@ -1,6 +1,5 @@
 """What the notebooks call: the same cell shows a panel to a person and runs at once for papermill."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,6 @@ def sweep(namespace: dict[str, Any]) -> RunPanel | Results:
     Args:
         namespace: the notebook's `globals()`; its plain values are the parameters.
 
-    Returns:
-        The panel, or the results of the finished sweep.
-
     Raises:
         SpecError: a parameter is unknown or has a wrong value.
     """
@@ -48,7 +44,6 @@ def tune(namespace: dict[str, Any]) -> RunPanel | Results:
 
 
 def _show_or_run(namespace: dict[str, Any], panel_of: type[RunPanel]) -> RunPanel | Results:
-    """The panel of a kind of run, shown; or with `run_now` the results of such a run."""
     kind = panel_of.kind
     parameters = parameters_in(namespace, {*kind.spec.model_fields, RUN_NOW, RUN_FOLDER})
     run_now = _yes_or_no(RUN_NOW, parameters.pop(RUN_NOW, False))
@@ -74,9 +69,9 @@ def compare(namespace: dict[str, Any]) -> Compared | Results:
 
     Args:
         namespace: the notebook's `globals()`. `baseline` and `candidate` are run directories, genai-bench folders or
-            reports, one or a list of each; where neither is given, `paths` are shown side by side. `slo` is a file or
-            its content, `tolerance` a share such as `5%`, `report` an HTML file and `junit` an XML file to write;
-            `fail_on_regression` ends with an error where the candidate is worse.
+            reports, one or a list of each; where neither is given, `paths`, or all runs there are, are shown side by
+            side. `slo` is a file or its content, `tolerance` a share such as `5%`, `report` an HTML file and `junit` an
+            XML file to write; `fail_on_regression` ends with an error where the candidate is worse.
 
     Raises:
         SpecError: a parameter is unknown or has a wrong value.
@@ -84,13 +79,11 @@ def compare(namespace: dict[str, Any]) -> Compared | Results:
         Regressed: the candidate is worse, and that was to fail.
     """
     parameters = parameters_in(namespace, {"paths", *_COMPARES, "slo", "report"})
-    document = make_spec({"slo": parameters.get("slo") or None}, SweepSpec).slo
-    slo = SLO.parse(document) if document else None
+    spec = make_spec({"slo": parameters.get("slo") or None}, SweepSpec)
+    slo = SLO.parse(spec.slo) if spec.slo else None
     if parameters.get("baseline") or parameters.get("candidate"):
         return _compare(parameters, slo)
-    paths = _paths(parameters.get("paths"))
-    if not paths:
-        raise SpecError("baseline and candidate: missing; name runs, such as baseline = 'runs/…' (or paths, a list)")
+    paths = _paths(parameters.get("paths")) or [spec.runs]
     if missing := next((path for path in paths if not path.exists()), None):
         raise PathError(f"{missing} does not exist: run sweep.ipynb first, or name runs as baseline and candidate")
     results = read_results(*paths, slo=slo)
@@ -105,11 +98,10 @@ def _compare(parameters: dict[str, Any], slo: SLO | None) -> Compared:
     report, junit = (Path(parameters[name]) if parameters.get(name) else None for name in ("report", "junit"))
     sides = [_paths(parameters.get(name)) for name in ("baseline", "candidate")]
     request = ComparisonRequest(sides[0], sides[1], slo, parameters.get("tolerance", "5%"), report, junit, fails)
-    return run_comparison(request, _show_comparison)
+    return run_comparison(request, show)
 
 
 def _paths(value: Any) -> list[Path]:
-    """One path, or a list of them."""
     if value is not None and not isinstance(value, (str, list, tuple)):
         raise SpecError(f"{value!r} is no path; write one as text, or a list of them")
     return [Path(path) for path in ([value] if isinstance(value, str) else value or [])]
@@ -130,36 +122,26 @@ def run_here(kind: Kind, spec: SweepSpec, folder: str | None) -> Results:
     return results
 
 
-def show(results: Results) -> None:
-    """Display a run's answer, figures and table in the notebook; of a search, the trials' and how to run the best."""
-    _show_all(answer_html(results), results.figures, table_html(results.shown_table))
-
-
-def _show_comparison(compared: Compared) -> None:
-    above, below = comparison_html(compared)
-    _show_all(above, compared.figures, below)
-
-
-def _show_all(above: str, figures: Iterable[Any], below: str) -> None:
-    """Display figures between HTML, each with a picture for readers that run no script, which JupyterLab hides."""
+def show(results: Results | Compared) -> None:
+    """Display answer, figures and table of a run in the notebook, or what a comparison found."""
+    if isinstance(results, Compared):
+        above, below = comparison_html(results)
+    else:
+        above, below = answer_html(results), table_html(results.shown_table)
+    # the pictures are for readers that run no script; JupyterLab hides them
     display(HTML(f"{above}<style>.jp-NotebookPanel .tuner-still {{display: none}}</style>"))
-    for figure in figures:
+    for figure in results.figures:
         display(notebook_bundle(figure), raw=True)
         display(HTML(picture_html(figure)))
     display(HTML(below))
 
 
 def parameters_in(namespace: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """The parameters among a notebook's variables, which must be called by one of `names`.
-
-    Raises:
-        SpecError: a variable is no parameter; papermill itself takes a misspelt name for a new variable.
-    """
+    """The parameters among a notebook's variables; SpecError where one is not among `names`: papermill takes any."""
     own = {name: value for name, value in namespace.items() if not name.startswith("_") and name not in _JUPYTERS_OWN}
     plain = {name: value for name, value in own.items() if isinstance(value, _PLAIN)}
-    for name in plain:
-        if name not in names:
-            raise SpecError(f"unknown parameter {name!r}; {suggest(name, names)}")
+    if unknown := next((name for name in plain if name not in names), None):
+        raise SpecError(f"unknown parameter {unknown!r}; {suggest(unknown, names)}")
     return plain
 
 

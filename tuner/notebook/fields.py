@@ -1,7 +1,6 @@
 """The fields of a form: an input for each kind of value, and below it what it means, or what is wrong with it."""
 
-import html
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -10,6 +9,7 @@ import ipywidgets as widgets
 from tuner.core import files
 from tuner.engines.parameters import Parameter
 from tuner.errors import SpecError
+from tuner.report.static import escaped
 from tuner.servers import gpus
 from tuner.sweep.fields import as_lines, as_text
 
@@ -18,7 +18,7 @@ _LABEL_WIDTH = "var(--tuner-label)"  # as wide as what stands below it begins: s
 
 def words(text: str, *, error: bool = False) -> str:
     """Words of anybody as HTML."""
-    return f'<div class="tuner-words{" tuner-error" if error else ""}">{html.escape(text)}</div>'
+    return f'<div class="tuner-words{" tuner-error" if error else ""}">{escaped(text)}</div>'
 
 
 def labelled(name: str, **more: Any) -> dict[str, Any]:
@@ -37,14 +37,12 @@ def button(name: str, icon: str, act: Callable[[], None], **more: Any) -> widget
 class Field:
     """One parameter: its input, and below it what it means, or what is wrong with it."""
 
-    def __init__(self, entry: widgets.Widget, meaning: str = "", inputs: Sequence[widgets.Widget] = ()) -> None:
-        self._entry, self._meaning, self._note = entry, meaning, widgets.HTML()
+    def __init__(self, entry: widgets.Widget, meaning: str = "", shown: widgets.Widget | None = None) -> None:
+        self._entry, self._meaning, self._note = entry, meaning, widgets.HTML().add_class("tuner-note")
         self.changed: Callable[[], None] = lambda: None  # called after each change
-        self._note.add_class("tuner-note")
-        self.widget = widgets.VBox([entry, self._note])
-        self.widget.add_class("tuner-field")
+        self.widget = widgets.VBox([shown or entry, self._note]).add_class("tuner-field")
         self.show_problem("")
-        self._hear(*(inputs or [entry]))
+        self._hear(entry)
 
     @property
     def value(self) -> Any:
@@ -53,7 +51,7 @@ class Field:
 
     def show_problem(self, problem: str) -> None:
         """Say what is wrong; empty for nothing."""
-        meaning = f'<span class="tuner-help">{html.escape(self._meaning)}</span>' if self._meaning else ""
+        meaning = f'<span class="tuner-help">{escaped(self._meaning)}</span>' if self._meaning else ""
         self._note.value = words(problem, error=True) if problem else meaning
         self._note.layout.display = "" if self._note.value else "none"
 
@@ -86,12 +84,7 @@ class SpaceField(Field):
         self._preset = widgets.Dropdown(**labelled("fill in a preset"))
         self._presets: Mapping[str, Any] = {}
         self._preset.observe(lambda _: self._fill(), "value")
-        super().__init__(widgets.VBox([self._area, self._preset]), meaning, [self._area])
-
-    @property
-    def value(self) -> str:
-        """The lines."""
-        return str(self._area.value)
+        super().__init__(self._area, meaning, widgets.VBox([self._area, self._preset]))
 
     def offer(self, presets: Mapping[str, Any]) -> None:
         """Offer another engine's presets."""
@@ -116,8 +109,9 @@ class GPUsField(Field):
             )
             for gpu in gpus.gpus()
         }
-        inputs = [self._number, *self._ticks.values()]
-        super().__init__(widgets.VBox(inputs), meaning if self._ticks else f"{meaning}; {gpus.why_none()[0]}", inputs)
+        shown = widgets.VBox([self._number, *self._ticks.values()])
+        super().__init__(self._number, meaning if self._ticks else f"{meaning}; {gpus.why_none()[0]}", shown)
+        self._hear(*self._ticks.values())
 
     @property
     def value(self) -> Any:
@@ -132,12 +126,11 @@ class ParametersField(Field):
         self._values = dict(values)
         self._inputs: dict[str, widgets.Widget] = {}
         self._known: Mapping[str, Parameter] = {}
-        self._others = widgets.Text(continuous_update=False, **labelled("others"))
-        self._others.placeholder = "name: value, name: value"
-        self._grid = widgets.Box()
-        self._grid.add_class("tuner-two")
+        hint = "name: value, name: value"
+        self._others = widgets.Text(continuous_update=False, placeholder=hint, **labelled("others"))
+        self._grid = widgets.Box().add_class("tuner-two")
         self._fold = widgets.Accordion([widgets.VBox([self._grid, self._others])], titles=[f"Engine {name}"])
-        super().__init__(self._fold, meaning, [self._others])
+        super().__init__(self._others, meaning, self._fold)
 
     def offer(self, known: Mapping[str, Parameter], *, complete: bool) -> None:
         """Show inputs for the parameters of another engine; what is filled in stays."""
@@ -153,26 +146,20 @@ class ParametersField(Field):
 
     @property
     def value(self) -> dict[str, Any]:
-        """The parameters that are set.
-
-        Raises:
-            SpecError: the others are no mapping.
-        """
+        """The parameters that are set; SpecError where the others are no mapping."""
+        text = self._others.value.strip().removeprefix("{").removesuffix("}")
+        try:
+            others = dict(files.parse_yaml(f"{{{text}}}"))
+        except ValueError:
+            raise SpecError(f"parameters: write the others as name: value, name: value; got {text!r}") from None
         values = {name: one.value for name, one in self._inputs.items() if str(one.value).strip()}
-        return {name: _typed(one, self._known[name]) for name, one in values.items()} | self._other_values()
+        return {name: _typed(one, self._known[name]) for name, one in values.items()} | others
 
     def show_problem(self, problem: str) -> None:
         """Say what is wrong, and unfold where it can be mended."""
         super().show_problem(problem)
         if problem:
             self._fold.selected_index = 0
-
-    def _other_values(self) -> dict[str, Any]:
-        text = self._others.value.strip().removeprefix("{").removesuffix("}")
-        try:
-            return dict(files.parse_yaml(f"{{{text}}}"))
-        except ValueError:
-            raise SpecError(f"parameters: write the others as name: value, name: value; got {text!r}") from None
 
     def _input(self, name: str, parameter: Parameter) -> widgets.Widget:
         value = self._values.get(name, "")
@@ -182,9 +169,7 @@ class ParametersField(Field):
         if choices and value in ("", *choices):
             offered = [(default, ""), *((as_text(one), one) for one in choices)]
             return widgets.Dropdown(options=offered, value=value, **more)
-        entry = widgets.Text(as_text(value), continuous_update=False, **more)
-        entry.placeholder = default
-        return entry
+        return widgets.Text(as_text(value), continuous_update=False, placeholder=default, **more)
 
 
 def _typed(value: Any, parameter: Parameter) -> Any:

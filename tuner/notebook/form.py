@@ -1,7 +1,7 @@
 """A form made from a spec: its parameters in sections, those that the engine takes, each error at its field."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping
 from functools import partial
 from itertools import chain, combinations
 from typing import Any, Generic, Literal, get_args, get_origin
@@ -17,13 +17,12 @@ from tuner.notebook.fields import Field, GPUsField, ParametersField, SpaceField
 from tuner.notebook.slo_field import SLOField
 from tuner.sweep.spec import SECTIONS, Spec, make_spec
 
+_OF_OURS = ("parameters", "gpus", "environment", "port", "ready_timeout", "served_name")
 #: parameters that not every engine takes, and which do
 _TAKES: Mapping[str, Callable[[Engine], bool]] = {
     **dict.fromkeys(("base_url", "verify"), lambda engine: not engine.owned),
     **dict.fromkeys(("command", "stop_command"), lambda engine: engine.name == "command"),
-    **dict.fromkeys(
-        ("parameters", "gpus", "environment", "port", "ready_timeout", "served_name"), lambda engine: engine.owned
-    ),
+    **dict.fromkeys(_OF_OURS, lambda engine: engine.owned),
     "executable": lambda engine: bool(engine.install),
 }
 _GOALS = get_args(Objective)
@@ -58,21 +57,20 @@ class Form(Generic[Spec]):
         for name, field in self._fields.items():
             field.changed = self._fit if name == "engine" else self._changed
         sections = {title: [name for name in names if name in self._fields] for title, names in SECTIONS.items()}
-        grid = widgets.Box([self._card(title, names) for title, names in sections.items() if names])
-        grid.add_class("tuner-cards")
+        cards = []
+        for title, names in sections.items():
+            inside = [widgets.HTML(f"<h4>{title}</h4>"), *(self._fields[name].widget for name in names)]
+            cards += [widgets.VBox(inside).add_class("tuner-card")] if names else []
         self._folded = [name for name in self._fields if name not in chain(*sections.values())]
-        self._more = self._fold(self._folded)
-        self.widget = widgets.VBox([grid, self._more])
+        folded = widgets.Box([self._fields[name].widget for name in self._folded]).add_class("tuner-cards")
+        self._more = widgets.Accordion([folded], titles=["More settings"])
+        self.widget = widgets.VBox([widgets.Box(cards).add_class("tuner-cards"), self._more])
         self._fit()
 
-    def values(self) -> dict[str, Any]:
-        """What is filled in, of what the engine takes.
-
-        Raises:
-            SpecError: a field cannot be read.
-        """
-        engine = engines.find(self._fields["engine"].value)
-        values = {name: field.value for name, field in self._fields.items() if _takes(engine, name)}
+    def values(self, without: Container[str] = ()) -> dict[str, Any]:
+        """What is filled in, of what the engine takes, but for `without`; SpecError where a field cannot be read."""
+        engine, fields = engines.find(self._fields["engine"].value), self._fields.items()
+        values = {name: field.value for name, field in fields if _takes(engine, name) and name not in without}
         # an empty space would be the default one, which is half an hour of trials
         filled = {name: value for name, value in values.items() if value not in ("", [], {}, None) or name == "space"}
         instead = {other for name, other in _INSTEAD.items() if name in filled}
@@ -83,22 +81,30 @@ class Form(Generic[Spec]):
         return self._fields[name].value
 
     def spec(self) -> Spec:
-        """The spec that is filled in, as far as its engine can check it; what is wrong stands at its field from now on.
+        """The spec that is filled in, as far as its engine can check it; what is wrong is said at its fields."""
+        self.show_nothing_wrong()
+        wrong: dict[str, TunerError] = {}
+        spec = None
+        while spec is None:  # else an engine has found something, perhaps that what was wrong is missing now
+            try:
+                spec = make_spec(self.values(without=wrong), self._kind)
+                spec.api_key()
+                if spec.model or spec.engine != "llamacpp":  # which serves the demo's model then
+                    engines.find(spec.engine).check(spec)
+            except TunerError as error:
+                name = self._field_in(str(error))
+                if name in wrong:
+                    break
+                wrong[name] = error
+                self.blame(error)
+        if wrong or not spec:
+            raise next(iter(wrong.values()))
+        return spec
 
-        Raises:
-            TunerError: something is wrong.
-        """
+    def show_nothing_wrong(self) -> None:
+        """Take back what was said at the fields."""
         for field in self._fields.values():
             field.show_problem("")
-        try:
-            spec = make_spec(self.values(), self._kind)
-            spec.api_key()
-            if spec.model or spec.engine != "llamacpp":  # which serves the demo's model then
-                engines.find(spec.engine).check(spec)
-            return spec
-        except TunerError as error:
-            self.blame(error)
-            raise
 
     def blame(self, error: TunerError) -> bool:
         """Show `error` at the field that it is about; False where it is about none."""
@@ -132,19 +138,7 @@ class Form(Generic[Spec]):
             return Field(widgets.Checkbox(value=bool(value), **fields.labelled(name)), meaning)
         return fields.text_field(name, value, meaning)
 
-    def _card(self, title: str, names: Sequence[str]) -> widgets.Widget:
-        head = widgets.HTML(f"<h4>{title}</h4>")
-        card = widgets.VBox([head, *(self._fields[name].widget for name in names)])
-        card.add_class("tuner-card")
-        return card
-
-    def _fold(self, names: Sequence[str]) -> widgets.Accordion:
-        grid = widgets.Box([self._fields[name].widget for name in names])
-        grid.add_class("tuner-cards")
-        return widgets.Accordion([grid], titles=["More settings"])
-
     def _fit(self) -> None:
-        """Show what the engine takes, and nothing else."""
         engine = engines.find(self._fields["engine"].value)
         for name, field in self._fields.items():
             field.widget.layout.display = "" if _takes(engine, name) else "none"
@@ -164,7 +158,6 @@ def _takes(engine: Engine, name: str) -> bool:
 
 
 def _choices(annotation: Any) -> Iterator[str]:
-    """The texts that a parameter can be, where its type says them."""
     if get_origin(annotation) is Literal:
         yield from get_args(annotation)
     else:

@@ -1,11 +1,10 @@
 """What every panel has: a form, the same as a command and a file, buttons, a status, and what it shows below."""
 
 import asyncio
-import html
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 import ipywidgets as widgets
 from IPython.display import HTML, DisplayHandle, display
@@ -16,11 +15,14 @@ from tuner.core.secrets import hide_secrets
 from tuner.errors import TunerError
 from tuner.notebook.fields import button, words
 from tuner.notebook.form import Form
+from tuner.report.static import escaped
 from tuner.sweep.spec import Spec
 
 _STYLE = Path(__file__).with_name("panel.css")
 _NOT_STARTED = words("Not started: see the message in red above.", error=True)
 _NEEDS_KERNEL = "The panel of this cell is shown once the cells have been run."
+#: what stands in a saved notebook; where the panel itself is shown, its style hides this
+_KEPT = '<div class="tuner-kept">{}</div>'
 _LOG_READ, _LOG_SOUGHT, _LOG_LINES = 50_000, 5_000_000, 200  # bytes at its end, bytes that are searched, lines
 
 
@@ -32,53 +34,49 @@ def log_end(path: Path, sought: str = "") -> list[str]:
 
 def log_html(lines: Sequence[str]) -> str:
     """Lines of a log, scrolled to the last one."""
-    return f'<div class="tuner-log"><pre>{html.escape(chr(10).join(lines)) or "no such line"}</pre></div>'
+    return f'<div class="tuner-log"><pre>{escaped(chr(10).join(lines)) or "no such line"}</pre></div>'
 
 
 async def draw(output: widgets.Output, figure: Any) -> None:
-    """Show a figure in place of the last one; made in a thread, so that no button waits for it.
-
-    A display handle's update would not redraw it in JupyterLab.
-    """
+    """Show a figure in place of the last one; made in a thread, so that no button waits for it."""
     data = await asyncio.to_thread(lambda: figures.notebook_bundle(figure()))
     output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
-
-
-def _kept(content: str) -> HTML:
-    """What stands in a saved notebook; where the panel itself is shown, its style hides this."""
-    return HTML(f'<div class="tuner-kept">{content}</div>')
 
 
 class Panel(Generic[Spec]):
     """A form, what it comes to, a button that starts something and one that stops it, a status, and results."""
 
+    _newest: ClassVar[dict[type, "Panel[Any]"]] = {}  # of each kind the one that was shown last
+
     def __init__(self, form: Form[Spec], starts: str, beside: list[widgets.Widget], results: widgets.Widget) -> None:
         self.task: asyncio.Task[None] | None = None
         self._kept: DisplayHandle | None = None
+        self._is_replaced = False  # by a panel that was shown later: nobody looks at this one any more
         self._form = form
         self._go = button(starts, "play", self.start, button_style="primary")
         self._halt = button("Stop", "stop", self.stop, disabled=True)
         self._command, self._status = widgets.HTML(), widgets.HTML()
-        same = widgets.Accordion([self._command], titles=["The same as a command and as a file"])
-        buttons = widgets.HBox([self._go, self._halt, *beside])
-        buttons.add_class("tuner-buttons")
+        self._same = widgets.Accordion([self._command], titles=["The same as a command and as a file"])
+        buttons = widgets.HBox([self._go, self._halt, *beside]).add_class("tuner-buttons")
         style = widgets.HTML(f"<style>{_STYLE.read_text('utf-8')}</style>", layout=widgets.Layout(display="none"))
-        self.widget = widgets.VBox([style, form.widget, same, buttons, self._status, results])
-        self.widget.add_class("tuner-panel")
-        self._same = same
+        parts = [style, form.widget, self._same, buttons, self._status, results]
+        self.widget = widgets.VBox(parts).add_class("tuner-panel")
         form.changed = self._preview
         self._preview()
 
     def show(self) -> None:
         """Display the panel, and what goes on or was the last."""
+        if before := self._newest.get(type(self)):
+            before._is_replaced = True
+        self._newest[type(self)] = self
         display(self.widget._repr_mimebundle_() | {"text/plain": _NEEDS_KERNEL}, raw=True)
-        self._kept = display(_kept(_NEEDS_KERNEL), display_id=True)
+        self._kept = display(HTML(_KEPT.format(_NEEDS_KERNEL)), display_id=True)
         self._spawn(self._find())
 
     def _keep(self, content: str) -> None:
         """Leave HTML in the notebook, for readers without a kernel."""
         if self._kept:
-            self._kept.update(_kept(content))
+            self._kept.update(HTML(_KEPT.format(content)))
 
     def start(self) -> None:
         """Start what is filled in; while something goes on this does nothing."""
@@ -102,15 +100,10 @@ class Panel(Generic[Spec]):
         raise NotImplementedError
 
     def _described(self) -> str:
-        """What is filled in, as HTML to copy.
-
-        Raises:
-            TunerError: something is wrong with it.
-        """
+        """What is filled in, as HTML to copy; raises TunerError where something is wrong with it."""
         raise NotImplementedError
 
     def _preview(self) -> None:
-        """Show what is filled in, while nothing is wrong with it; what is wrong stands at its field."""
         if self._status.value == _NOT_STARTED:
             self._say("")
         self._command.value = ""

@@ -1,7 +1,7 @@
 """The panels of a sweep and of a search."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,12 +36,13 @@ _AT_ONCE = "at once"
 class RunPanel(Panel[SweepSpec]):
     """A form, Run and Stop, progress, and results that grow; and every earlier run in the same view.
 
-    The run directory is all that it knows of a run. So a panel that is shown anew finds the run that another one, or
-    the command line, has started, follows it, and can stop it.
+    All that it knows of a run is in its directory, so that it follows and stops one that others have started, too.
     """
 
-    #: what it runs
+    #: what it runs, what another panel or notebook has handed on to it, and what is said of that
     kind: ClassVar[Kind]
+    handed_on: ClassVar[Callable[[], dict[str, Any]]]
+    received: ClassVar[str]
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         self.experiment: Experiment | None = None
@@ -54,15 +55,14 @@ class RunPanel(Panel[SweepSpec]):
         self._search = button("Search from here", "search", self._search_on)
         compare = button("Compare", "columns", self._compare_with)
         self._runs.observe(lambda _: self._open(), "value")
-        self._pickers = widgets.Box(
-            [widgets.HBox([self._runs, self._resume, self._search]), widgets.HBox([self._others, compare])]
-        )
-        self._pickers.add_class("tuner-pickers")
-        self._pickers.layout.display = "none"
-        self._estimate = widgets.HTML()
-        form = Form(self.kind.spec, parameters)
+        lines = list(map(widgets.HBox, ([self._runs, self._resume, self._search], [self._others, compare])))
+        self._pickers = widgets.Box(lines, layout=widgets.Layout(display="none")).add_class("tuner-pickers")
+        self._estimate, handed = widgets.HTML(), type(self).handed_on()
         below = widgets.VBox([self._pickers, self._view.widget])
+        form = Form(self.kind.spec, parameters | handed)
         super().__init__(form, f"Run {self.kind.noun}", [self._bar, self._estimate], below)
+        if handed:
+            self._say(self.received.format(**handed))
 
     @property
     def folder(self) -> Path | None:
@@ -93,7 +93,6 @@ class RunPanel(Panel[SweepSpec]):
             raise
 
     def _described(self) -> str:
-        """The same as a command and as a file; and how long it takes."""
         self._estimate.value = ""
         spec = self._form.spec()
         self._estimate.value = words(f"takes {spec.about_time}")
@@ -117,18 +116,17 @@ class RunPanel(Panel[SweepSpec]):
             await self._conclude(last)
 
     def _value_of(self, name: str) -> str:
-        """A parameter whatever else is wrong in the form."""
         return str(self._form.value_of(name) or self.kind.spec.model_fields[name].default)
 
     async def _begin(self) -> None:
         spec = self._form.spec()
-        if running := next((run for run in Experiment.find(spec.runs) if run.is_running), None):
-            if running.record.kind == self.kind.name:  # two runs at once would measure each other
-                await self._follow(running)
-            else:
-                self._say(f"{running.folder} is running: wait for its end, or stop it", error=True)
-            return
-        await self._carry_out(spec, Experiment.create(spec.runs, self.kind.name, spec.name))
+        running = next((run for run in Experiment.find(spec.runs) if run.is_running), None)
+        if running is None:
+            await self._carry_out(spec, Experiment.create(spec.runs, self.kind.name, spec.name))
+        elif running.record.kind == self.kind.name:  # two runs at once would measure each other
+            await self._follow(running)
+        else:
+            self._say(f"{running.folder} is running: wait for its end, or stop it", error=True)
 
     async def _carry_out(self, spec: SweepSpec, run: Experiment) -> None:
         self._stop = StopRequest()
@@ -143,7 +141,6 @@ class RunPanel(Panel[SweepSpec]):
         await self._conclude(experiment)
 
     async def _follow(self, experiment: Experiment, work: "asyncio.Task[None] | None" = None) -> None:
-        """Show what the run directory says until the run has ended."""
         self.experiment = experiment
         self._set_busy(True)
         ended_before = 0
@@ -151,36 +148,35 @@ class RunPanel(Panel[SweepSpec]):
         while experiment.is_running if work is None else not work.done():
             await (asyncio.sleep(_POLL_SECONDS) if work is None else asyncio.wait({work}, timeout=_POLL_SECONDS))
             self._heed_stop_file(experiment)
-            progress = self.kind.read_progress(experiment)
-            ended = len(progress.ended)
-            self._bar.max, self._bar.value = max(1, progress.planned), ended
+            if self._is_replaced:
+                continue
+            progress = self._measure(experiment)
             if not experiment.stop_file.exists():
                 self._say(_status(experiment, progress))
-            if ended > ended_before and (showing is None or showing.done()):  # drawing keeps no Stop waiting
-                ended_before = ended
+            if self._bar.value > ended_before and (showing is None or showing.done()):  # drawing keeps no Stop waiting
+                ended_before = self._bar.value
                 so_far = f"{progress.total} of {progress.planned} so far"
                 showing = asyncio.create_task(self._show_results(experiment, so_far))
         if showing:
             await showing
 
+    def _measure(self, experiment: Experiment) -> Any:
+        progress = self.kind.read_progress(experiment)
+        self._bar.max, self._bar.value = max(1, progress.planned), len(progress.ended)
+        return progress
+
     def _heed_stop_file(self, experiment: Experiment) -> None:
-        """A stop that another panel, perhaps in another tab, has asked for."""
         if experiment.stop_file.exists():
             self._stop.after_level.set()
             if files.read_end(experiment.stop_file, len(_AT_ONCE) + 1) == _AT_ONCE:
                 self._stop.at_once.set()
 
     async def _conclude(self, experiment: Experiment) -> None:
-        """Say how a run ended, and show its results."""
         self.experiment = experiment
-        progress = self.kind.read_progress(experiment)
-        state = _state(experiment)
+        progress, state, report = self._measure(experiment), _state(experiment), experiment.folder / REPORT_FILE
         self._view.widget.layout.display = "" if progress.ended else "none"
         if progress.ended:
             self._keep(await asyncio.to_thread(results_html, await self._show_results(experiment)))
-        report = experiment.folder / REPORT_FILE
-        done = len(progress.ended)
-        self._bar.max, self._bar.value = max(1, progress.planned), done
         self._resume.disabled = state == "done" or experiment.is_running
         self._search.layout.display = "" if (experiment.folder / SEARCH_FILE).exists() else "none"
         self._say(f"{state}: {progress.total}; report: {report if report.exists() else 'none'}")
@@ -191,22 +187,19 @@ class RunPanel(Panel[SweepSpec]):
         return results
 
     def _list_runs(self, shown: Experiment | None) -> None:
-        """Offer all runs there are, of which one is shown."""
-        runs = list(Experiment.find(Path(self._value_of("runs")), self.kind.name))
-        options = [(f"{run.folder.name} ({_state(run)})", str(run.folder)) for run in runs]
+        runs = Experiment.find(Path(self._value_of("runs")), self.kind.name)
         self.experiment = shown
-        self._runs.options = options
-        self._runs.value = str(shown.folder) if shown and options else None
-        self._others.options = options
+        self._runs.options = [(f"{run.folder.name} ({_state(run)})", str(run.folder)) for run in runs]
+        self._runs.value = str(shown.folder) if shown and self._runs.options else None
+        self._others.options = self._runs.options
 
     def _open(self) -> None:
-        """Show the run that was picked."""
         folder = self._runs.value
         if folder and self._is_idle and (self.experiment is None or folder != str(self.experiment.folder)):
             self._spawn(self._conclude(Experiment(Path(folder))))
 
     def _go_on(self) -> None:
-        """Resume the run that is shown, as it was asked for; one that was not made here only when pressed again."""
+        """Resume the run that is shown; one that was not made here only when pressed again."""
         run = self.experiment
         if run is None or not self._is_idle:
             return
@@ -221,13 +214,11 @@ class RunPanel(Panel[SweepSpec]):
         self._spawn(self._carry_out(spec, run))
 
     def _search_on(self) -> None:
-        """Hand on to the search's panel what the sweep that is shown proposes to try next."""
         if self.experiment:
             files.write_atomically(Path(handover.SEARCH), files.read_bytes(self.experiment.folder / SEARCH_FILE))
             self._say("open tune.ipynb and run its cells: its form is filled in with what is proposed here")
 
     def _compare_with(self) -> None:
-        """Show what changed from the run that was picked to the one that is shown."""
         if self._is_idle and self.experiment and self._others.value:
             self._spawn(self._show_comparison(Path(self._others.value), self.experiment.folder))
 
@@ -237,7 +228,6 @@ class RunPanel(Panel[SweepSpec]):
 
 
 def _status(experiment: Experiment, progress: Any) -> str:
-    """What goes on now, since when, and for how long still."""
     started = timestamps.known(experiment.facts.get("started_at", ""))
     took = (timestamps.now() - started).total_seconds() if started else 0.0
     times = (("", took, "elapsed"), ("about ", progress.seconds_left, "left"))
@@ -254,22 +244,12 @@ def _state(experiment: Experiment) -> str:
 class SweepPanel(RunPanel):
     """The panel of a sweep."""
 
-    kind = SWEEP_KIND
-
-    def __init__(self, parameters: dict[str, Any]) -> None:
-        server = handover.read()
-        super().__init__(parameters | server)
-        if server:
-            self._say(f"the form is filled in for the server that was handed over, {server['base_url']}")
+    kind, handed_on = SWEEP_KIND, staticmethod(handover.read)
+    received = "the form is filled in for the server that was handed over, {base_url}"
 
 
 class TunePanel(RunPanel):
     """The panel of a search."""
 
-    kind = SEARCH_KIND
-
-    def __init__(self, parameters: dict[str, Any]) -> None:
-        search = handover.take_search()
-        super().__init__(parameters | search)
-        if search:
-            self._say("the form is filled in with what the sweep proposed")
+    kind, handed_on = SEARCH_KIND, staticmethod(handover.take_search)
+    received = "the form is filled in with what the sweep proposed"

@@ -3,7 +3,6 @@
 import asyncio
 import shlex
 from contextlib import ExitStack, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from tuner.notebook.form import Form
 from tuner.notebook.panel import Panel, draw, log_end, log_html
 from tuner.report.static import copyable
 from tuner.servers import telemetry
-from tuner.servers.attached import Server
-from tuner.servers.server import launch, preview
+from tuner.servers.server import Server, launch, preview
 from tuner.sweep import handover
 from tuner.sweep.prepare import with_model
 from tuner.sweep.spec import ServeSpec
@@ -34,10 +32,7 @@ _POLL_SECONDS, _WATCH_SECONDS, _LOG_LINES, _SAMPLES = 0.2, 2.0, 15, 300
 
 
 class ServerPanel(Panel[ServeSpec]):
-    """A form, the exact command, Start and Stop, the log's end, and what the server uses.
-
-    A server belongs to the kernel that started it and ends with it. A panel that is shown anew finds it by its folder.
-    """
+    """A form, the exact command, Start and Stop, the log's end, what the server uses; it ends with this kernel."""
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         self._folder: Path | None = None
@@ -71,7 +66,6 @@ class ServerPanel(Panel[ServeSpec]):
         return spec if spec.port or not preview(spec, self._port) else spec.model_copy(update={"port": self._port})
 
     def _described(self) -> str:
-        """The exact command, before anything runs."""
         spec = self._spec()
         command = preview(spec, self._port)
         return copyable(shlex.join(command)) if command else words(f"attaches to {spec.base_url}; starts nothing")
@@ -81,7 +75,7 @@ class ServerPanel(Panel[ServeSpec]):
         self._hand_on.disabled = True
 
     async def _find(self) -> None:
-        """Follow the server that an earlier panel of this kernel has started, if it still runs."""
+        """Follow the server that an earlier panel of this kernel has started."""
         for file in sorted(SERVERS.glob(f"*/{SERVER_FILE}"), reverse=True):
             record = Trial(file.parent).server
             if record and record.state in (STARTING, READY) and psutil.pid_exists(record.pid or 0):
@@ -98,10 +92,9 @@ class ServerPanel(Panel[ServeSpec]):
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as running:
             launching = asyncio.create_task(asyncio.to_thread(launch, spec, Trial(folder)))
-            while not launching.done():
-                await asyncio.wait({launching}, timeout=_POLL_SECONDS)
+            while not (await asyncio.wait({launching}, timeout=_POLL_SECONDS))[0]:
                 self._show_log(folder)
-            server = await launching
+            server = launching.result()
             running.callback(server.stop)
             running.enter_context(telemetry.Recorder(server))
             await self._follow(folder, server)
@@ -122,9 +115,8 @@ class ServerPanel(Panel[ServeSpec]):
             watching.cancel()
 
     async def _watch(self, folder: Path) -> None:
-        """Show the log's end, what the server uses, and where it is."""
         announced = False
-        while record := Trial(folder).server:
+        while (record := Trial(folder).server) and not self._is_replaced:
             ready = record.state == READY and not (folder / _STOP).exists()
             self._hand_on.disabled = not ready
             self._show_log(folder)
@@ -132,24 +124,15 @@ class ServerPanel(Panel[ServeSpec]):
                 self._say(f"ready: {record.served_name} at {record.base_url}/v1; it ends with this kernel")
                 announced = True
             with suppress(PathError, ValueError):
-                await draw(self._use, partial(_timeline, folder))
+                await draw(self._use, lambda: figures.timeline(to_frame([]), telemetry.load(folder).tail(_SAMPLES)))
             await asyncio.sleep(_WATCH_SECONDS)
 
     def _show_log(self, folder: Path) -> None:
         self._log.value = log_html(log_end(Trial(folder).server_log)[-_LOG_LINES:])
 
 
-def _timeline(folder: Path) -> Any:
-    """What a server has used of late."""
-    return figures.timeline(to_frame([]), telemetry.load(folder).tail(_SAMPLES))
-
-
 def _is_over(folder: Path, server: Server | None) -> bool:
-    """Whether a server of this panel's is to end, or one of another panel's has.
-
-    Raises:
-        ServerFailed: it ended by itself.
-    """
+    """Whether a server of this panel's is to end, or one of another panel's has; raises what ended it by itself."""
     if server is None:
         record = Trial(folder).server
         return record is None or record.state not in (STARTING, READY)

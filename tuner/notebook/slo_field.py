@@ -19,6 +19,7 @@ from tuner.sweep.spec import make_spec
 _LIMITS = [
     (f"{'least ' if METRICS[name].more_is_better else ''}{METRICS[name].name}", one) for one, name in SECTIONS.items()
 ]
+_HARD = (("hard", True), ("soft", False))
 
 
 class _Limit:
@@ -26,17 +27,11 @@ class _Limit:
 
     def __init__(self, section: str, statistic: str, content: Mapping[str, Any], changed: Callable[[], None]) -> None:
         self._rest = {name: one for name, one in content.items() if name not in ("threshold", "hard_fail")}
-        self._section = widgets.Dropdown(options=_LIMITS, value=section, tooltip="what is limited", layout=_wide(11))
-        self._statistic = widgets.Dropdown(
-            options=STATISTICS, value=statistic or "mean", tooltip="statistic", layout=_wide(5)
-        )
-        self._threshold = widgets.Text(
-            as_text(content.get("threshold")), continuous_update=False, tooltip="threshold", layout=_wide(6)
-        )
-        hard = content.get("hard_fail", True)
-        self._hard = widgets.Dropdown(
-            options=[("hard", True), ("soft", False)], value=hard, tooltip="hard or soft", layout=_wide(5)
-        )
+        threshold, hard = as_text(content.get("threshold")), content.get("hard_fail", True)
+        self._section = widgets.Dropdown(options=_LIMITS, value=section, **_labelled("what is limited", 11))
+        self._statistic = widgets.Dropdown(options=STATISTICS, value=statistic or "mean", **_labelled("statistic", 5))
+        self._threshold = widgets.Text(threshold, continuous_update=False, **_labelled("threshold", 6))
+        self._hard = widgets.Dropdown(options=_HARD, value=hard, **_labelled("hard or soft", 5))
         self._changed = changed
         self.remove = widgets.Button(icon="times", tooltip="remove this limit", layout=widgets.Layout(width="2.6em"))
         inputs = (self._section, self._statistic, self._threshold, self._hard)
@@ -78,26 +73,20 @@ class SLOField(Field):
         add = [button("Add limit", "plus", self._add_limit), button("Add tier", "clone", self._add_tier)]
         file = [self._file, button("Load", "folder-open", self._load), button("Save", "save", self._save)]
         parts = [self._tier, self._rows, widgets.HBox(add), widgets.HBox(file)]
-        super().__init__(
-            widgets.VBox(parts), "a limit in s or ms, or a share; soft: a miss costs, but does not fail", [self._tier]
-        )
+        meaning = "a limit in s or ms, or a share; soft: a miss costs, but does not fail"
+        super().__init__(self._tier, meaning, widgets.VBox(parts))
         self._tier.observe(lambda change: self._switch(change["old"], change["new"]), "value")
         self._fill((make_spec({name: value}).slo if value else None) or {})
 
     @property
     def value(self) -> dict[str, Any] | None:
-        """The document; None where nothing is limited.
-
-        Raises:
-            SpecError: one limit stands twice.
-        """
+        """The document; None where nothing is limited; SpecError where one limit stands twice."""
         shown = self._shown()
         if self._tiers:
             return {TIERS: self._tiers | {self._tier.value: shown}}
         return shown if self._limits else None
 
     def _fill(self, document: Mapping[str, Any]) -> None:
-        """Show another document; of several tiers the first."""
         self._tiers = dict(document.get(TIERS) or {})
         self._tier.options = list(self._tiers)
         self._tier.value = next(iter(self._tiers), None)
@@ -112,13 +101,11 @@ class SLOField(Field):
         self._lay_out()
 
     def _switch(self, before: str | None, now: str | None) -> None:
-        """Keep the tier that was shown, and show the other."""
         if before in self._tiers and now in self._tiers:
             self._tiers[before] = self._shown()
             self._show(self._tiers[now])
 
     def _shown(self) -> dict[str, Any]:
-        """The document of the rows that are shown."""
         document: dict[str, Any] = dict(self._rest)
         places = [limit.place for limit in self._limits]
         if twice := next((place for place in places if places.count(place) > 1), None):
@@ -147,7 +134,6 @@ class SLOField(Field):
         self.changed()
 
     def _add_tier(self) -> None:
-        """Another tier with the limits that are shown."""
         tiers = (self.value or {}).get(TIERS) or {"tier 1": self._shown()}
         name = f"tier {len(tiers) + 1}"
         self._fill({TIERS: tiers | {name: self._shown()}})
@@ -167,8 +153,8 @@ class SLOField(Field):
             self.show_problem(str(error))
 
 
-def _wide(em: int) -> widgets.Layout:
-    return widgets.Layout(width=f"{em}em", flex=f"1 1 {em}em", min_width="3em")
+def _labelled(tooltip: str, em: int) -> dict[str, Any]:
+    return {"tooltip": tooltip, "layout": widgets.Layout(width=f"{em}em", flex=f"1 1 {em}em", min_width="3em")}
 
 
 def _limits_of(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -1,7 +1,6 @@
 """Results in a notebook, in tabs: answer with SLO sliders, figures, batches, server, data; of a search its trials."""
 
 import asyncio
-import html
 import math
 import shlex
 from collections.abc import Callable, Coroutine
@@ -20,7 +19,7 @@ from tuner.notebook.fields import button, labelled, words
 from tuner.notebook.panel import draw, log_end, log_html
 from tuner.report.compared import Compared
 from tuner.report.results import Results
-from tuner.report.static import answer_html, comparison_html, copyable, table_html
+from tuner.report.static import answer_html, comparison_html, copyable, escaped, table_html
 from tuner.report.write import REPORT_FILE, save_report
 
 _TITLES = ("Answer", "Figures", "Batches", "Server", "Data", "Comparison")
@@ -74,9 +73,8 @@ class ResultsView:
         self._name, self._answer, self._server, self._data, self._written = (widgets.HTML() for _ in range(5))
         self._curves, self._sliders, self._sought = widgets.Output(), widgets.VBox(), widgets.Text(**labelled("search"))
         self._figures, self._rows = widgets.VBox(), Rows()
-        self._comparison = widgets.VBox(
-            [widgets.HTML(words("Pick another run at “compare with” above, and press Compare."))]
-        )
+        how = words("Pick another run at “compare with” above, and press Compare.")
+        self._comparison = widgets.VBox([widgets.HTML(how)])
         self._sought.observe(lambda _: self._show_server(), "value")
         self._tabs = widgets.Tab(self._pages(), titles=_TITLES)
         self._tabs.observe(lambda _: self._later(self._draw_figures()), "selected_index")
@@ -84,8 +82,7 @@ class ResultsView:
         self.widget.layout.display = "none"
 
     def _pages(self) -> list[widgets.Widget]:
-        beside = widgets.Box([self._curves, self._sliders])
-        beside.add_class("tuner-beside")
+        beside = widgets.Box([self._curves, self._sliders]).add_class("tuner-beside")
         save = [button(name, icon, partial(self._write, file, write)) for name, icon, file, write in _FILES]
         return [
             widgets.VBox([self._answer, beside]),
@@ -107,25 +104,22 @@ class ResultsView:
     async def show(self, results: Results, so_far: str = "") -> None:
         """Show `results`; sliders start anew only where another run is shown, and stay as they are else."""
         before, self._results = self._results, results
-        self._name.value = f"<h4>{html.escape(str(results.folder or results.title))}{so_far and f': {so_far}'}</h4>"
+        self._name.value = f"<h4>{escaped(str(results.folder or results.title))}{so_far and f': {so_far}'}</h4>"
         self._tabs.titles = [name if name != "Batches" or results.searched is None else "Trials" for name in _TITLES]
         if before is None or before.run_facts.folders != results.run_facts.folders:
-            self._make_sliders(results)
+            limited = [] if results.searched else results.sliders
+            self._limits = [(limit, _slider(limit, threshold, results.judged)) for limit, threshold in limited]
+            self._sliders.children = [slider for _, slider in self._limits]
+            for slider in self._sliders.children:
+                slider.observe(lambda _: self._later(self._judge()), "value")
         self.widget.layout.display = ""
         self._show_server()
-        self._data.value = _how_to_load(results)
+        code = f"import tuner\n\nbatches = tuner.load_batches({str(results.folder)!r})  # a DataFrame, a row a batch"
+        self._data.value = words(f"All files of this run are in {results.folder}") + copyable(code)
         await self._judge()
         await self._draw_figures()
 
-    def _make_sliders(self, results: Results) -> None:
-        limited = [] if results.searched else results.sliders
-        self._limits = [(limit, _slider(limit, threshold, results.judged)) for limit, threshold in limited]
-        self._sliders.children = [slider for _, slider in self._limits]
-        for slider in self._sliders.children:
-            slider.observe(lambda _: self._later(self._judge()), "value")
-
     async def _judge(self) -> None:
-        """Judge by what the sliders say, and show what that comes to."""
         if self._results is None:
             return
         limits = [replace(limit, threshold=slider.value) for limit, slider in self._limits if slider.value != _NO_LIMIT]
@@ -143,19 +137,13 @@ class ResultsView:
                 await draw(output, lambda figure=figure: figure)
 
     def _show_server(self) -> None:
-        """The last server's version, its command, and those of its log's last lines that are sought."""
-        if self._results is None:
-            return
-        for server in self._results.run_facts.servers[-1:]:
+        results = self._results
+        for server in results.run_facts.servers[-1:] if results else ():
             said = words(f"{server.get('engine') or ''} {server.get('version') or ''}")
             command = shlex.join(server.get("command") or [])
-            self._server.value = said + (copyable(command) if command else "") + self._log()
-
-    def _log(self) -> str:
-        folder = self._results and self._results.folder
-        logs = Experiment(folder).logs if folder else []
-        lines = [line for log in logs[-1:] for line in log_end(log, self._sought.value)]
-        return log_html(lines)
+            logs = Experiment(results.folder).logs if results and results.folder else []
+            lines = [line for log in logs[-1:] for line in log_end(log, self._sought.value)]
+            self._server.value = said + (copyable(command) if command else "") + log_html(lines)
 
     def _write(self, name: str, write: Callable[[Results, Path], Any]) -> None:
         if self._results and self._results.folder:
@@ -167,17 +155,10 @@ class ResultsView:
         self._drawing = asyncio.get_running_loop().create_task(work)
 
 
-def _how_to_load(results: Results) -> str:
-    """Where a run lies, and the lines of Python that load it."""
-    code = f"import tuner\n\nbatches = tuner.load_batches({str(results.folder)!r})  # a DataFrame, one row per batch"
-    return words(f"All files of this run are in {results.folder}") + copyable(code)
-
-
 def _slider(constraint: Constraint, threshold: float | None, judged: pd.DataFrame) -> widgets.SelectionSlider:
     """A slider over what could be asked: from half the smallest to twice the largest value measured, and no limit."""
-    batches = [float(value) for value in judged[constraint.column].dropna() if value > 0]
     thresholds = [] if threshold is None else [threshold]
-    values = batches + thresholds or [1.0]
+    values = [float(value) for value in judged[constraint.column].dropna() if value > 0] + thresholds or [1.0]
     steps = np.geomspace(min(values) / 2, max(values) * 2, _STEPS)
     offered = sorted({float(f"{step:.3g}") for step in steps} | {*thresholds})
     options = [(f"{value:g}{constraint.unit}", value) for value in offered]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from tuner.core.text import visible
 from tuner.figures.picture import picture
 from tuner.report.compared import SAME_CONFIGURATION, Compared
 from tuner.report.page import cell_texts
@@ -22,10 +23,15 @@ _ROWS_STYLE = """<style>
 </style>"""
 
 
+def escaped(text: str) -> str:
+    """Words of anybody as HTML, in which controls and what turns the direction of writing can be seen."""
+    return html.escape(text if text.isprintable() else visible(text))
+
+
 def table_html(shown: pd.DataFrame) -> str:
     """A table for a notebook, escaped: a line a row, – for what is missing, long texts whole in their tooltip."""
     kinds = ["number" if pd.api.types.is_numeric_dtype(shown[name]) else "text" for name in shown]
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in shown)
+    head = "".join(f"<th>{escaped(str(name))}</th>" for name in shown)
     lines = ("".join(map(_cell_html, kinds, row)) for row in cell_texts(shown))
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -33,7 +39,7 @@ def table_html(shown: pd.DataFrame) -> str:
 
 
 def _cell_html(kind: str, cell: str) -> str:
-    text = html.escape(cell)
+    text = escaped(cell)
     return f'<td class="{kind}" title="{text}">{text}</td>'
 
 
@@ -44,18 +50,18 @@ def answer_html(results: Results) -> str:
 
 
 def _lines(lines: Iterable[str]) -> str:
-    first, *rest = map(html.escape, lines)
+    first, *rest = map(escaped, lines)
     return "<br>".join([f"<b>{first}</b>", *rest])
 
 
 def copyable(text: str) -> str:
     """A command or a document; in a panel, one click selects all of it."""
-    return f'<pre class="tuner-copy" title="a click selects it all">{html.escape(text)}</pre>'
+    return f'<pre class="tuner-copy" title="a click selects it all">{escaped(text)}</pre>'
 
 
 def picture_html(figure: Any) -> str:
     """A picture of a figure; empty where it has nothing that could be drawn."""
-    title, drawn = html.escape(str(figure.layout.title.text)), base64.b64encode(picture(figure)).decode()
+    title, drawn = escaped(str(figure.layout.title.text)), base64.b64encode(picture(figure)).decode()
     return f'<img class="tuner-still" alt="{title}" src="data:image/png;base64,{drawn}">' if drawn else ""
 
 
@@ -69,5 +75,5 @@ def comparison_html(compared: Compared) -> tuple[str, str]:
     configuration = compared.configuration
     differs = SAME_CONFIGURATION if configuration.empty else table_html(configuration)
     tables = "".join(f"<h4>{title}</h4>{table_html(rows)}" for title, rows in compared.tables.items())
-    above = f"<h3>{html.escape(compared.title)}</h3>{differs}<p>{_lines(compared.answer)}</p>"
+    above = f"<h3>{escaped(compared.title)}</h3>{differs}<p>{_lines(compared.answer)}</p>"
     return above, f"{tables}<small>{compared.legend}</small>"

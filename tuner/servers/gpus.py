@@ -49,9 +49,9 @@ class GPU:
         return not self.processes and self.memory_used < FREE_BELOW
 
     @property
-    def is_slice(self) -> bool:
-        """Whether it is a part of a GPU that MIG has cut."""
-        return self.uuid.startswith("MIG-")
+    def cuda_name(self) -> str:
+        """Its name for CUDA: the index, since vLLM up to 0.20 ends on a UUID; of a MIG slice the UUID."""
+        return self.uuid if self.uuid.startswith("MIG-") else str(self.index)
 
     @property
     def use(self) -> str:
@@ -71,7 +71,6 @@ def why_none() -> tuple[str, str]:
 
 
 def _ask_driver() -> tuple[list[GPU], str, str]:
-    """The GPUs, and for want of any, why and what to do."""
     try:
         import pynvml
 
@@ -87,7 +86,6 @@ def _ask_driver() -> tuple[list[GPU], str, str]:
 
 
 def _read_all(nvml: Any, index: int) -> list[GPU]:
-    """One GPU, or the MIG slices that it is cut into."""
     handle, slices = nvml.nvmlDeviceGetHandleByIndex(index), []
     with suppress(nvml.NVMLError):  # a GPU that cannot be cut
         is_cut = nvml.nvmlDeviceGetMigMode(handle)[0]
@@ -136,17 +134,12 @@ def visible(all_gpus: Sequence[GPU]) -> list[GPU]:
 
 
 def _by_name(candidates: Sequence[GPU]) -> dict[str, GPU]:
-    """By index and by UUID; a MIG slice by its UUID alone."""
-    return {name: gpu for gpu in candidates for name in (gpu.uuid if gpu.is_slice else str(gpu.index), gpu.uuid)}
+    return {name: gpu for gpu in candidates for name in (gpu.cuda_name, gpu.uuid)}
 
 
 def cuda_environment(chosen: Sequence[GPU]) -> dict[str, str]:
-    """The variables that show a program these GPUs alone: by index, since vLLM up to 0.20 ends on a UUID.
-
-    NVML counts GPUs in the order of the PCI bus, CUDA by speed unless it is told otherwise. A MIG slice has no index.
-    """
-    names = [gpu.uuid if gpu.is_slice else str(gpu.index) for gpu in chosen]
-    return {"CUDA_VISIBLE_DEVICES": ",".join(names), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    """The variables that show a program these GPUs alone; CUDA counts them by speed unless it is told otherwise."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpu.cuda_name for gpu in chosen), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 class Claim(NamedTuple):
@@ -157,14 +150,7 @@ class Claim(NamedTuple):
 
 
 def claim(wanted: int | Sequence[int | str]) -> Claim:
-    """Take GPUs so that no other process of tuner on this host takes them.
-
-    Args:
-        wanted: how many free ones, or which ones, by index (as nvidia-smi numbers them) or UUID.
-
-    Raises:
-        ServerFailed: (gpu_unavailable) there are not so many, or one that was named is not there or taken.
-    """
+    """Take GPUs, so many free ones or those of an index or UUID; else ServerFailed (gpu_unavailable)."""
     candidates = visible(gpus()) if wanted else []
     if isinstance(wanted, int):
         number, eligible = wanted, [gpu for gpu in candidates if gpu.is_free]
@@ -181,12 +167,10 @@ def claim(wanted: int | Sequence[int | str]) -> Claim:
     if len(holders) < number:
         for holder in chain(*holders.values()):
             holder.close()
-        states = "; ".join(f"{gpu.index}: {gpu.use}{others.get(gpu, '')}" for gpu in candidates)
-        problem = (
-            f"not so many are free or unclaimed: {states}"
-            if candidates
-            else "NVML finds none; `tuner doctor` says what is missing"
-        )
+        problem = "NVML finds none; `tuner doctor` says what is missing"
+        if candidates:
+            states = "; ".join(f"{gpu.index}: {gpu.use}{others.get(gpu, '')}" for gpu in candidates)
+            problem = f"not so many are free or unclaimed: {states}"
         raise ServerFailed(f"GPUs were asked for ({wanted}), and {problem}", kind="gpu_unavailable")
     return Claim(tuple(holders), tuple(chain(*holders.values())))
 
@@ -203,7 +187,7 @@ def _named(names: Sequence[int | str], candidates: Sequence[GPU]) -> list[GPU]:
 
 
 def memory_not_returned(before: Mapping[str, int]) -> dict[str, int]:
-    """Bytes that GPUs hold beyond what they held before, after the driver had GIVE_BACK seconds to take them back."""
+    """Bytes that GPUs hold beyond what they held before, after GIVE_BACK seconds for the driver to take them back."""
     deadline = time.monotonic() + GIVE_BACK
     while True:
         now = memory_used(tuple(before))

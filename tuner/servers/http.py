@@ -30,6 +30,7 @@ VERSION_PATHS = {
     **{"/version": "version", "/props": "build_info", "/get_server_info": "version", "/server_info": "version"},
     **{"/info": "version", "/api/version": "version"},
 }
+_PROXY = re.compile("(http|https|all|no)_proxy", re.IGNORECASE)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MODELS = "/v1/models"
 _CONTEXTS = ("max_model_len", "context_window", "context_length", "max_context_length")
@@ -41,20 +42,15 @@ _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 class NotReady(Exception):
-    """What stands between us and a server's list of models.
-
-    Args:
-        words: for people; `{url}` in them is the server's, which else stands before them.
-        kind: as in `tuner.errors.ServerFailed`.
-        is_final: waiting does not help.
-        has_no_list: it can be measured all the same, where the model is named.
-    """
+    """What stands between us and a server's list of models; `{url}` in the words is the server's, or stands first."""
 
     def __init__(
         self, words: str, kind: str = "unreachable", *, is_final: bool = True, has_no_list: bool = False
     ) -> None:
         super().__init__(words)
-        self.kind, self.is_final, self.has_no_list = kind, is_final, has_no_list
+        self.kind = kind  # as in `tuner.errors.ServerFailed`
+        self.is_final = is_final  # waiting does not help
+        self.has_no_list = has_no_list  # it can be measured all the same, where the model is named
 
     def about(self, url: str) -> str:
         """The words, about the server at `url`."""
@@ -88,7 +84,6 @@ def proxy(url: str) -> str | None:
 
 
 def _is_meant(where: SplitResult, exception: str) -> bool:
-    """Whether a part of NO_PROXY means this URL."""
     host, domain = (where.hostname or "").rstrip("."), exception.lstrip("*.").strip("[]").rstrip(".")
     port = where.port or {"http": 80, "https": 443}.get(where.scheme)
     if domain and (domain in (host, f"{host}:{port}", f"{host}]:{port}") or host.endswith(f".{domain}")):
@@ -99,28 +94,16 @@ def _is_meant(where: SplitResult, exception: str) -> bool:
     return exception == "*"
 
 
-def environment(url: str, verify: str | None = None) -> dict[str, str]:
-    """The variables by which another program takes the same way to `url` as we do, and trusts the same."""
-    proxies = urllib.request.getproxies_environment()
-    host = urlsplit(url).hostname or ""
-    passing = {
-        f"{name}_proxy": address for name in ("http", "https") if (address := proxies.get(name, proxies.get("all")))
-    }
-    direct = _LOOPBACK if proxy(url) else (host, f"[{host}]", *_LOOPBACK)
-    passing["no_proxy"] = ",".join(filter(None, (*direct, proxies.get("no"))))
-    trusted = certificates(verify)
-    both = {spelt: value for name, value in passing.items() for spelt in (name, name.upper())}
-    return both | (dict.fromkeys(_CA_VARIABLES, trusted) if trusted else {})
+def environment(verify: str | None = None) -> dict[str, str]:
+    """The variables by which another process of ours takes the same way to a server as we do, and trusts the same."""
+    ways, trusted = {name: value for name, value in os.environ.items() if _PROXY.fullmatch(name)}, certificates(verify)
+    return ways | (dict.fromkeys(_CA_VARIABLES, trusted) if trusted else {})
 
 
 def client(
     base_url: str, api_key: str | None = None, verify: str | None = None, timeout: float = _TIMEOUT
 ) -> httpx.Client:
-    """A client for one server; no proxy stands between us and our own machine.
-
-    Raises:
-        NotReady: the certificates to trust cannot be read.
-    """
+    """A client for one server, without a proxy to our own machine; NotReady where `verify` cannot be read."""
     trusted = certificates(verify) if base_url.startswith("https") else None
     folder = trusted if trusted and Path(trusted).is_dir() else None
     try:
@@ -153,7 +136,8 @@ class _Deadline(threading.Timer):
             connected = info["return_value"].get_extra_info("socket").dup()
             with self._lock:
                 self._connection.callback(connected.close)
-                self._connection.callback(_shut, connected)
+                self._connection.push(contextlib.suppress(OSError))
+                self._connection.callback(connected.shutdown, socket.SHUT_RDWR)
             if self.is_over:
                 self._end()
 
@@ -172,22 +156,11 @@ class _Deadline(threading.Timer):
             self._connection.close()
 
 
-def _shut(connected: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        connected.shutdown(socket.SHUT_RDWR)
-
-
 def ask(http: httpx.Client, page: str | httpx.URL, method: str = "GET", seconds: float | None = None) -> httpx.Response:
     """Ask for a page, as each question of ours is asked: its answer ends in time, and is no longer than a few MiB.
 
-    Args:
-        http: from `client`; its timeout is that of whole answers.
-        page: a path, or a URL.
-        method: of HTTP.
-        seconds: until the answer has ended; by default the client's timeout.
-
-    Raises:
-        httpx.HTTPError: nobody answers, not in time, or at more length; of an error the beginning counts.
+    That is after `seconds`, by default the client's timeout. An httpx.HTTPError says that nobody answers, not in time,
+    or at more length; of an error's body the beginning counts.
     """
     content = bytearray()
     with _Deadline(seconds or http.timeout.read or _TIMEOUT) as deadline:
@@ -230,11 +203,7 @@ def is_there(http: httpx.Client) -> bool:
 
 
 def models(http: httpx.Client) -> Listing:
-    """The models it serves.
-
-    Raises:
-        NotReady: it does not say; why, and whether it may later.
-    """
+    """The models it serves; NotReady where it does not say: why, and whether it may later."""
     try:
         answer = _follow(http)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -255,9 +224,8 @@ def _follow(http: httpx.Client) -> httpx.Response:
             return answer
         here, target = answer.url, answer.url.join(answer.headers["location"])
         if not target.path.endswith(_MODELS):
-            raise NotReady(
-                f"sends to {shorten(str(target), 100)} ({answer.status_code}), which is no API: name the API itself"
-            )
+            where = f"{shorten(str(target), 100)} ({answer.status_code})"
+            raise NotReady(f"sends to {where}, which is no API: name the API itself")
         if other := another_way(str(here), str(target)):
             raise NotReady(f"redirects ({answer.status_code}) to {other}: if that is right, give it as base_url")
         answer = ask(http, target, seconds=max(deadline - time.monotonic(), _LEAST))
@@ -276,12 +244,9 @@ def another_way(here: str, there: str) -> str:
 
 
 #: what an error of the connection tells, whether it is final, and what to do
+_UNTRUSTED = "shows a certificate that is not trusted ({}): name the CA's certificate, verify: CA.pem"
 _CONNECTION = (
-    (
-        r"CERTIFICATE_VERIFY_FAILED\] certificate verify failed: (.*?) \(_ssl",
-        True,
-        "shows a certificate that is not trusted ({}): name the CA's certificate, verify: CA.pem",
-    ),
+    (r"CERTIFICATE_VERIFY_FAILED\] certificate verify failed: (.*?) \(_ssl", True, _UNTRUSTED),
     (r"WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|UNKNOWN_PROTOCOL", True, "speaks no TLS: write http:// for https://"),
     (r"illegal status line", True, "answers, but not as HTTP: write https:// for http://"),
     (r"(ReadTimeout|WriteTimeout)", False, f"takes the connection and does not answer {_MODELS} in time"),
@@ -306,7 +271,6 @@ def _by_proxy(http: httpx.Client) -> str:
 
 
 def _refused(answer: httpx.Response, http: httpx.Client) -> NotReady:
-    """Why a status is no list of models."""
     status = f"{answer.status_code} {answer.reason_phrase}".strip()
     words = server_words(answer.text)
     said = (f"{status}: {words}" if words and words != answer.reason_phrase else status) + _by_proxy(http)
@@ -341,7 +305,6 @@ def _name(entry: Any) -> str:
 
 
 def _context(entry: Any) -> int | None:
-    """Most tokens of a request, prompt and output together, by the names that servers and gateways have for it."""
     sizes = [entry.get(name) for name in _CONTEXTS] if isinstance(entry, dict) else []
     return next((size for size in sizes if isinstance(size, int) and size > 0), None)
 

@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
@@ -28,11 +28,9 @@ _MARGIN = 6.0  # seconds beyond the grace in which a supervisor has ended all, o
 class Supervised:
     """One command under a supervisor of its own; it ends when it is stopped, when we end, and when we are killed.
 
-    What this does not cover: a process that is no descendant any more *and* has dropped our environment, after
-    the supervisor was killed; one that ignores SIGTERM, where supervisor and heir were killed with us; a container,
-    whose processes belong to its daemon (see `afterwards`).
-    A process forked from ours (multiprocessing's fork) holds the pipe too: our end is then noticed within a second
-    instead of at once.
+    Not covered: a process that is no descendant any more *and* has dropped our environment, after the supervisor was
+    killed; one that ignores SIGTERM, where supervisor and heir were killed with us; a container (see `afterwards`).
+    A process forked from ours holds the pipe too: our end is then noticed within a second instead of at once.
     """
 
     command: Sequence[str]  # program and arguments; nothing goes through a shell
@@ -63,11 +61,7 @@ class Supervised:
         self._gone.set()
 
     def start(self) -> Self:
-        """Start the command.
-
-        Raises:
-            TunerError: it cannot be started.
-        """
+        """Start the command; TunerError where it cannot be."""
         with contextlib.ExitStack() as theirs:
             self._start_guard(theirs)
         self._gone.clear()
@@ -87,11 +81,7 @@ class Supervised:
         return self._ended.wait(timeout)
 
     def stop(self) -> int | None:
-        """End the command and its family, and wait until they are gone; a second call does nothing.
-
-        Returns:
-            The command's exit code.
-        """
+        """End the command and its family, and wait until they are gone; again does nothing. Returns its exit code."""
         if self._gone.is_set():
             return self.exit_code
         with contextlib.suppress(OSError, ValueError):
@@ -144,8 +134,9 @@ class Supervised:
 
     def _listen(self) -> None:
         """Follow the supervisor's report to its end; where it was killed, do its work."""
-        for word, value in self._reports():
-            self._hear(word, value)
+        with self._report:
+            for line in self._report:
+                self._hear(*line.decode().rstrip("\n").split(" ", 1))
         self._started.set()
         if self._guard.wait() != 0:
             self._end_family()
@@ -155,12 +146,6 @@ class Supervised:
                 self.on_end(self.exit_code)
         finally:
             self._gone.set()
-
-    def _reports(self) -> Iterator[tuple[str, str]]:
-        with self._report:
-            for line in self._report:
-                word, _, value = line.decode().rstrip("\n").partition(" ")
-                yield word, value
 
     def _hear(self, word: str, value: str) -> None:
         match word:

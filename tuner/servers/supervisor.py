@@ -8,13 +8,10 @@ is the report (`started PID`, `refused REASON`, `ended CODE`), its standard erro
 
 The command gets a session of its own. To stop is SIGTERM to the whole family, then SIGKILL to what is left after
 `grace` seconds. The family is everything that descends from us (orphans come back to us, a sub-reaper) or carries our
-marker in its environment, whatever process group or session it went to. Where there is no /proc (not Linux), it is
-the command alone. Should owner and guard be killed together, a heir of the guard does the same, with the same locks.
-
-What the family leaves behind goes too: shared memory, the folder `scratch`, and in its `log` the values of the
-variables `secrets`. Where the owner is gone, the guard notes the end in the file `record`.
-
-Standard library only, and nothing of tuner: it starts in 30 ms and depends on no environment.
+marker in its environment; where there is no /proc (not Linux), the command alone. Should owner and guard be killed
+together, a heir of the guard does the same, with the same locks. What the family leaves behind goes too: shared memory,
+the folder `scratch`, and in its `log` the values of the variables `secrets`. Where the owner is gone, the guard notes
+the end in the file `record`. Standard library only, and nothing of tuner: it starts in 30 ms.
 """
 
 import contextlib
@@ -46,11 +43,7 @@ _AFTERWARDS_WAIT = 10.0
 
 
 def end_family(find: Callable[[], set[int]], grace: float) -> bool:
-    """Signal each process that `find` sees, once: SIGTERM, and SIGKILL to what is left after `grace` seconds.
-
-    Returns:
-        Whether all of them are gone.
-    """
+    """SIGTERM once to each that `find` sees, SIGKILL to what is left after `grace` seconds; whether all are gone."""
     for number, seconds in ((signal.SIGTERM, grace), (signal.SIGKILL, _KILL_WAIT)):
         deadline = time.monotonic() + seconds
         signalled: set[int] = set()
@@ -138,7 +131,6 @@ def remove_shared_memory(left: set[Path], since: float) -> None:
 
 
 def _living() -> Iterable[tuple[int, int]]:
-    """Every process that is no zombie, with its parent."""
     for entry in _PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             state, parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[:2]
@@ -252,14 +244,12 @@ class Supervisor:
         return child.pid
 
     def _asked_to_stop(self) -> bool:
-        """Wait, a second at most, for news of the owner, of a child, or of a signal."""
         ready, _, _ = select.select([0, self._wakeup], [], [], 1.0)
         if self._wakeup in ready and any(number in _STOP_SIGNALS for number in os.read(self._wakeup, 4096)):
             return True
         return 0 in ready or os.getppid() != self._order["owner"]
 
     def _reap(self) -> None:
-        """Collect the children that have ended; the command's end is reported at once."""
         with contextlib.suppress(ChildProcessError):
             while (child := os.waitpid(-1, os.WNOHANG)) != (0, 0):
                 if child[0] == self._main:
@@ -283,7 +273,6 @@ def _wake_on_signals() -> int:
 
 
 def _prctl() -> Callable[[int, int], None]:
-    """Linux's prctl; elsewhere we do without."""
     if sys.platform != "linux":
         return lambda *_: None
     prctl = ctypes.CDLL(None).prctl

@@ -6,34 +6,34 @@
 import contextlib
 import json
 import logging
+import math
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import msgspec
+import pandas as pd
 import psutil
 from msgspec import structs
 
 from tuner.core import files, timestamps
-from tuner.core.bottleneck import Usage
+from tuner.core.bottleneck import CPU_BOUND, SEQUENCES, Usage, bottleneck
 from tuner.errors import PathError
 from tuner.servers import gpus
 from tuner.servers import http as probe
-from tuner.servers.attached import Server
-from tuner.servers.usage import of_server, usage_of
-
-if TYPE_CHECKING:
-    import pandas as pd
+from tuner.servers.server import Server
 
 log = logging.getLogger(__name__)
 
 TELEMETRY_FILE = "telemetry.jsonl"
 _METRICS_TIMEOUT = 0.8  # seconds; a server too busy to answer leaves a gap instead of holding up the clock
 
+_PREFIX_QUERIES = "vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total", "sglang:prompt_tokens_total"
 #: what we ask of an engine's `/metrics`: column, and the names it has in vLLM (new, old), SGLang and llama.cpp
 ENGINE_METRICS = {
     "running": ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing"),
@@ -41,12 +41,9 @@ ENGINE_METRICS = {
     "kv_cache_use": ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage"),
     "preemptions": ("vllm:num_preemptions_total", "sglang:num_retracted_requests_total"),
     "prefix_hits": ("vllm:prefix_cache_hits_total", "vllm:gpu_prefix_cache_hits_total", "sglang:cached_tokens_total"),
-    "prefix_queries": (
-        *("vllm:prefix_cache_queries_total", "vllm:gpu_prefix_cache_queries_total", "sglang:prompt_tokens_total"),
-    ),
+    "prefix_queries": _PREFIX_QUERIES,
     "step_tokens": ("vllm:iteration_tokens_total_sum",),
     "steps": ("vllm:iteration_tokens_total_count",),
-    "queue_seconds": ("vllm:request_queue_time_seconds_sum", "sglang:queue_time_seconds_sum"),
 }
 #: those of which the fullest rank counts; of the others all ranks together
 SHARES = ("kv_cache_use",)
@@ -153,17 +150,8 @@ def engine_columns(server: Server) -> dict[str, Any]:
     return {column: (max if column in SHARES else sum)(numbers[0]) for column, numbers in columns.items() if numbers}
 
 
-def load(folder: Path) -> "pd.DataFrame":
-    """What was recorded in a trial's folder, one row a sample.
-
-    Returns:
-        `at` (tz-aware UTC) and the columns above, NaN where a sample has none; to be joined with batches by time.
-
-    Raises:
-        PathError: nothing was recorded there.
-    """
-    import pandas as pd
-
+def load(folder: Path) -> pd.DataFrame:
+    """What was recorded in a trial's folder, a row a sample: `at` (UTC) and the columns above; PathError for none."""
     if not files.is_regular(folder / TELEMETRY_FILE):
         raise PathError(f"there is no telemetry in {folder}")
     data = files.read_beside(folder / TELEMETRY_FILE, files.TELEMETRY)
@@ -193,3 +181,56 @@ def _rows(lines: list[bytes], folder: Path) -> list[dict[str, Any]]:
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in values.items() if isinstance(value, (int, float))}
+
+
+def usage_of(samples: Sequence[dict[str, Any]]) -> Usage:
+    """What the samples of one level amount to, in the order of time, with the columns of `telemetry.jsonl`."""
+    table = pd.DataFrame(samples, dtype=object).apply(pd.to_numeric, errors="coerce").astype(float)
+    queries, steps = _growth(table, "prefix_queries"), _growth(table, "steps")
+
+    def column(name: str) -> Any:
+        return table.get(name, pd.Series(math.nan, table.index))
+
+    def gpus(name: str) -> Any:
+        return table.filter(regex=rf"^gpu\d+_{name}$")
+
+    running, waiting = column("running"), column("waiting")
+    queue = waiting >= 1
+    numbers = {
+        "running": running.median(),
+        "running_most": running.max(),
+        "waiting": waiting.mean(),
+        "queued": queue[waiting.notna()].mean(),
+        "stands": (running == running.max())[queue].mean(),
+        "kv_cache_use": column("kv_cache_use").max(),
+        **{name: column(name).mean() for name in ("cpu_cores", "cpu_most", "machine_use")},
+        **{name: gpus(name).mean(axis=1).mean() for name in ("slowed_by_power", "slowed_by_heat")},
+        "gpu_use": gpus("utilization").mean(axis=1).mean(),
+        "power": gpus("power").sum(axis=1, min_count=1).mean(),
+    }
+    known: dict[str, Any] = {name: round(float(each), 4) for name, each in numbers.items() if pd.notna(each)}
+    return Usage(
+        samples=len(samples),
+        preemptions=_growth(table, "preemptions"),
+        prefix_hit_rate=(_growth(table, "prefix_hits") or 0.0) / queries if queries else None,
+        step_tokens=(_growth(table, "step_tokens") or 0.0) / steps if steps else None,
+        **known,
+    )
+
+
+def of_server(usage: Usage, server: Server) -> Usage:
+    """`usage` with what the server may use at most, and which of its engine's parameters move what limits it."""
+    levers = server.engine.levers
+    names = ("".join(levers.get(cause, ())[:1]) for cause in (SEQUENCES, CPU_BOUND))  # of the first that moves each
+    caps = [server.engine.value_of(server.spec, name) for name in names]
+    sequences, threads = (float(cap) if isinstance(cap, int | float) else None for cap in caps)
+    cores = min(threads or math.inf, len(os.sched_getaffinity(0)))
+    usage = structs.replace(usage, cores=cores, sequences=sequences)
+    cause, _ = bottleneck(usage, math.nan)
+    return structs.replace(usage, lever=" or ".join(levers.get(cause, ())))
+
+
+def _growth(table: pd.DataFrame, name: str) -> float | None:
+    """By how much a counter grew; None where nobody counts, or the server was started again meanwhile."""
+    known = table[name].dropna() if name in table else pd.Series(dtype=float)
+    return float(known.iloc[-1] - known.iloc[0]) if len(known) and known.is_monotonic_increasing else None

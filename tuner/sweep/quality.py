@@ -28,7 +28,7 @@ from tuner.errors import Stopped
 from tuner.judging.answers import FEWEST, TOLERANCE
 from tuner.judging.trials import BASELINE
 from tuner.judging.verdicts import COMPLIANT, judge
-from tuner.servers.attached import Server, Wish
+from tuner.servers.server import Server, Wish
 from tuner.sweep.spec import SweepSpec
 from tuner.traffic.prompt_file import Message, Request
 
@@ -100,7 +100,7 @@ def ask(spec: TrialSpec, trial: Trial, server: Server, requests: Sequence[Reques
         if is_baseline:
             raise
         return
-    text, key = msgspec.json.encode(answers).decode(), server.api_key()
+    text, key = msgspec.json.encode(answers).decode(), server.spec.api_key()
     files.write_atomically(trial.folder / ANSWERS_FILE, text.replace(key, "[redacted]") if key else text)
 
 

@@ -19,7 +19,7 @@ from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import requests_needed_for
 from tuner.sweep import fields
-from tuner.traffic.arrivals import Arrivals
+from tuner.traffic.course import Arrivals
 from tuner.traffic.workload import SCENARIO, Prefix
 
 #: what a search may choose beside an engine's parameters, and then stands with them

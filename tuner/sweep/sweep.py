@@ -14,12 +14,10 @@ from tuner.core.records import SWEEP, Sidecar
 from tuner.core.request_log import WHOLE
 from tuner.core.run_directory import Experiment, Trial, environment
 from tuner.core.timestamps import now, to_text
-from tuner.engines.base import LOOPBACK
 from tuner.errors import EngineError, PathError, ServerFailed, SpecError, Stopped
 from tuner.judging.slo import SLO
 from tuner.servers import gpus, http
-from tuner.servers.attached import Server
-from tuner.servers.server import launch
+from tuner.servers.server import Server, launch
 from tuner.servers.telemetry import Recorder
 from tuner.sweep import level, quality
 from tuner.sweep.fields import IN_FLIGHT
@@ -181,7 +179,7 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest, benches: Benches
     elif not quality.is_wanted(spec, trial):
         return
     offline, workload = is_at_hand(spec.tokenizer or ""), workload_of(spec)
-    network = http.environment(spec.base_url or f"http://{LOOPBACK}", spec.verify)
+    network = http.environment(spec.verify)
     with contextlib.ExitStack() as stack:
         benches = benches or stack.enter_context(Benches())
         bench = stack.enter_context(benches.bench(spec.api_key() or "", offline=offline, network=network))
@@ -300,7 +298,7 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
             if not self._restarts_left:
                 raise failure
             self._restarts_left -= 1
-            _log.warning("%s; starting it again", failure)
+            _log.warning("%s; trying it again", failure)
             self._running.close()
             self.server, self._is_cold = self._start(), True
         was_cold, self._is_cold = self._is_cold, False

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import psutil
 
 from tuner.batches.load import load_batches
@@ -29,8 +30,7 @@ from tuner.core.text import UNKNOWN
 from tuner.engines.gguf import cache_folder
 from tuner.errors import PathError, TunerError
 from tuner.servers.supervised import Supervised
-from tuner.traffic.arrivals import Arrivals
-from tuner.traffic.course import Limits
+from tuner.traffic.course import Arrivals, Limits
 from tuner.traffic.genai_bench import Bench, Load
 from tuner.traffic.prompt_file import Request
 from tuner.traffic.stub import MODEL
@@ -73,15 +73,7 @@ class Calibration(msgspec.Struct, frozen=True):
 def calibrate(
     levels: Sequence[Level], progress: Callable[[Calibration], None] = lambda calibration: None
 ) -> list[Calibration]:
-    """Measure the client's own share at `levels`, some seconds each, and keep it for this machine.
-
-    Returns:
-        One calibration a level, in the order asked; a level that is named twice is measured once.
-
-    Raises:
-        TunerError: a level gave no result.
-        PathError: the user's cache cannot be written.
-    """
+    """Measure and keep the client's own share at `levels`, some seconds each; TunerError where one gave no result."""
     measured = []
     with tempfile.TemporaryDirectory(prefix="tuner-calibration-") as name, _stub(Path(name)) as url, Bench() as bench:
         for level in {str(level): level for level in levels}.values():
@@ -92,15 +84,15 @@ def calibrate(
 
 
 def share_of_client(level: Level) -> Calibration | None:
-    """The client's share at `level` on this machine.
-
-    Returns:
-        As measured, or interpolated over ln(level) between the levels measured; None outside of them.
-    """
-    calibrations = [calibration for calibration in _read() if calibration.kind == kind_of(level)]  # by level
-    below = [calibration for calibration in calibrations if calibration.level <= level]
-    above = [calibration for calibration in calibrations if calibration.level >= level]
-    return _between(below[-1], above[0], level) if below and above else None
+    """The client's share at `level` here, as measured or interpolated over ln(level); None outside of that."""
+    known = [calibration for calibration in _read() if calibration.kind == kind_of(level)]  # by level
+    above = next((each for each in known if each.level >= level), None)
+    if above is None or known[0].level > level:
+        return None
+    logs = np.log([each.level for each in known])
+    names = ("ttft", "tpot", "throughput")
+    mean = {name: float(np.interp(math.log(level), logs, [getattr(each, name) for each in known])) for name in names}
+    return msgspec.structs.replace(above, level=number_of(level), **mean)
 
 
 def processes_for(level: Level) -> int:
@@ -120,7 +112,6 @@ def table(calibrations: Iterable[Calibration]) -> str:
 
 @contextmanager
 def _stub(folder: Path) -> Iterator[str]:
-    """The stub's base URL, while it runs."""
     command = [sys.executable, "-m", "tuner.traffic.stub", "--ttft", str(TTFT), "--itl", str(ITL)]
     with Supervised(command, folder / "stub.log", pipe_stdout=True) as stub:
         said = stub.stdout.readline().decode() if stub.stdout else ""
@@ -177,24 +168,13 @@ def _calibrate_level(bench: Bench, url: str, level: Level, folder: Path, workers
 
 
 def _row(place: Path, level: Level) -> dict[Any, Any]:
-    """The numbers of the one batch in `place`."""
     if not (place / REQUESTS_FILE).exists():
         advice = "`tuner doctor` says whether it is there as it should be"
         raise TunerError(f"calibration at {level_title(level)}: genai-bench left no result; {advice}")
     return load_batches(place).to_dict("records")[0]
 
 
-def _between(low: Calibration, high: Calibration, level: Level) -> Calibration:
-    if low.level == high.level:
-        return low
-    share = math.log(level / low.level) / math.log(high.level / low.level)
-    names = ("ttft", "tpot", "throughput")
-    mean = {name: (1 - share) * getattr(low, name) + share * getattr(high, name) for name in names}
-    return msgspec.structs.replace(high, level=number_of(level), **mean)
-
-
 def _file() -> Path:
-    """Where this machine's calibrations are kept: another machine, or another version, has its own."""
     versions = f"genai-bench-{version('genai-bench')}-tuner-{version('tuner')}"
     machine = f"{platform.node()}-{psutil.cpu_count()}-cpus-{versions}"
     return cache_folder("calibration") / f"{safe_name(machine)}.json"

@@ -7,35 +7,50 @@ it while the others keep up the load.
 
 import multiprocessing
 import os
+import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from tuner.core import timestamps
+from tuner.core import request_log, timestamps
 from tuner.core.level import Level, Rate
-from tuner.core.request_log import (
-    IN_FLIGHT,
-    NEVER_SENT,
-    STEADY,
-    WHOLE,
-    LevelRecord,
-    SentRequest,
-    Window,
-    decode_request,
-    write,
-)
-from tuner.traffic.arrivals import Arrivals
+from tuner.core.request_log import STEADY, LevelRecord, SentRequest, Window
 
 _POLL_SECONDS = 0.02
 #: Seconds of an open loop whose requests must have ended before its window begins.
 _RAMP_SECONDS = 1.0
 #: Seconds in which each user of an open loop learns when the level begins; one of a closed loop sends at once.
 _LEAD = 0.1
+
+
+class Arrivals(msgspec.Struct, frozen=True):
+    """Arrivals whose gaps are independent and of a gamma distribution, which has the usual processes as its cases.
+
+    `rate` is in requests per second; `cv` the gaps' standard deviation over their mean: 1 is a Poisson process, 0 is
+    constant, above 1 is bursty.
+    """
+
+    rate: float
+    cv: float
+    seed: str
+
+    def instants(self) -> Iterator[float]:
+        """Seconds since the level's start, without end; the first request is due at the start."""
+        dice, instant = random.Random(self.seed), 0.0  # noqa: S311 - no secret
+        while True:
+            yield instant
+            instant += dice.gammavariate(self.cv**-2, self.cv**2 / self.rate) if self.cv else 1 / self.rate
+
+    def due(self, start: float, begin: float, end: float) -> dict[int, float]:
+        """The numbers, from 1, of what is due from `begin` until `end`, and when, for a level that began at `start`."""
+        instants = takewhile(lambda instant: instant < end, (start + after for after in self.instants()))
+        return {number: instant for number, instant in enumerate(instants, 1) if instant >= begin}
 
 
 class Limits(msgspec.Struct):
@@ -94,7 +109,7 @@ class Spool:
         """Read what was added since."""
         added = os.pread(self._file.fileno(), os.fstat(self._file.fileno()).st_size - self._read, self._read)
         self._read += len(added)
-        self.requests += map(decode_request, added.splitlines())
+        self.requests += map(request_log.decode_request, added.splitlines())
 
 
 class SharedCount(Iterator[int]):
@@ -110,13 +125,7 @@ class SharedCount(Iterator[int]):
 
 
 class Course:
-    """Follows a level, and knows its window.
-
-    Args:
-        limits: what ends it.
-        spool: where its requests are told.
-        sleep: lets the users work for so many seconds.
-    """
+    """Follows a level and knows its window; `sleep` lets the users work for so many seconds."""
 
     def __init__(self, limits: Limits, spool: Spool, sleep: Callable[[float], None]) -> None:
         self._limits, self._spool, self._sleep = limits, spool, sleep
@@ -142,7 +151,10 @@ class Course:
             long_enough = now() - self._begin >= limits.seconds and done >= limits.enough
             return long_enough or done >= limits.requests
 
-        self._wait(self._in_window, is_over, limits.longest_window - (now() - self._begin))
+        def in_window(request: SentRequest) -> object:
+            return id(request) if request.scheduled >= self._begin else None
+
+        self._wait(in_window, is_over, limits.longest_window - (now() - self._begin))
         self._end = now()
         if limits.window == STEADY:
             wanted = len(self._due(self._begin)) if limits.arrivals else limits.concurrency
@@ -155,7 +167,7 @@ class Course:
         self._spool.refresh()
         for request in self._spool.requests:
             if (request.end or 0.0) > self._over:
-                request.status, request.end = IN_FLIGHT, None
+                request.status, request.end = request_log.IN_FLIGHT, None
         return self._spool.requests
 
     def write(self, path: Path, scenario: str) -> None:
@@ -171,7 +183,7 @@ class Course:
             **load,
             start=self._start,
             scenario=scenario,
-            window=self._limits.window,
+            window=limits.window,
             begin=self._begin,
             end=self._end,
             monotonic=time.monotonic(),
@@ -179,11 +191,10 @@ class Course:
         )
         if level.window == STEADY and not any(map(level.counts, requests)):
             note = "no request was sent in the window and ended: all of them count"
-            level = msgspec.structs.replace(level, window=WHOLE, begin=self._start, note=note)
-        write(path, level, requests)
+            level = msgspec.structs.replace(level, window=request_log.WHOLE, begin=self._start, note=note)
+        request_log.write(path, level, requests)
 
     def _due(self, begin: float) -> dict[int, float]:
-        """What of an open loop is due from `begin` to the window's end, by number."""
         return self._limits.arrivals.due(self._start, begin, self._end) if self._limits.arrivals else {}
 
     def _never_sent(self) -> Iterator[SentRequest]:
@@ -191,7 +202,7 @@ class Course:
         sent = {request.number for request in self._spool.requests}
         for number, instant in self._due(self._start).items():
             if number not in sent:
-                yield SentRequest(status=NEVER_SENT, number=number, scheduled=instant)
+                yield SentRequest(status=request_log.NEVER_SENT, number=number, scheduled=instant)
 
     def _first(self, request: SentRequest) -> object:
         """What tells apart the requests that must have ended before the window begins; None for others."""
@@ -210,9 +221,6 @@ class Course:
                 return count
             self._sleep(min(left, _POLL_SECONDS))
             self._spool.refresh()
-
-    def _in_window(self, request: SentRequest) -> object:
-        return id(request) if request.scheduled >= self._begin else None
 
     def _past_window(self, request: SentRequest) -> object:
         """A user whose request was in flight at the window's end, or is a later one; of an open loop, what was due."""

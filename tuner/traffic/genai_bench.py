@@ -88,22 +88,17 @@ class Ended:
     workload: str = ""  # the SHA-256 of the requests
 
 
-class Bench:
+class Bench(contextlib.AbstractContextManager["Bench", None]):
     """genai-bench, imported once, for as many levels as wanted; a context manager.
 
-    Args:
-        key: the API key; it reaches the HTTP headers alone.
-        offline: whether the tokenizer is a local folder, so that nothing is looked up on the model hub.
-        network: variables that say which way to the server, and whom to trust (`servers.http.environment`).
+    The API key reaches the HTTP headers alone. `offline`: nothing is looked up on the model hub. `network`: variables
+    that say which way to the server, and whom to trust (`servers.http.environment`).
     """
 
     def __init__(self, key: str = "", *, offline: bool = True, network: Mapping[str, str] | None = None) -> None:
         self._key = key or "none"
         self._environment = (_OFFLINE if offline else {}) | dict(network or {})
-        self._host = Host(self._environment)
-
-    def __enter__(self) -> "Bench":
-        return self
+        self._host = _Host(self._environment)
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -148,7 +143,7 @@ class Bench:
         """Have a host that has imported genai-bench, so that a level's start is not blurred by it."""
         if self._host.is_lost:
             self._host.close()
-            self._host = Host(self._environment)
+            self._host = _Host(self._environment)
         with contextlib.suppress(HostLost):  # `run` meets it again, and says so
             self._host.wait_ready(stop)
 
@@ -183,17 +178,15 @@ class Benches(contextlib.AbstractContextManager["Benches", None]):
         found = next((idle for idle in self._idle if idle[0] == kind), None)
         if found:
             self._idle.remove(found)
-        bench, is_sound = found[1] if found else Bench(key, offline=offline, network=network), True
+        bench = found[1] if found else Bench(key, offline=offline, network=network)
         try:
             yield bench
         except BaseException as error:
-            is_sound = isinstance(error, TunerError)  # then it was between two levels
+            if not isinstance(error, TunerError):  # else it was between two levels
+                bench.close()
             raise
         finally:
-            if is_sound:
-                self._idle.append((kind, bench))
-            else:
-                bench.close()
+            self._idle.append((kind, bench))
 
 
 #: what genai-bench sees of the environment; it writes every secret that it finds there into its files
@@ -219,7 +212,7 @@ class HostLost(Exception):
     """genai-bench's host process went away; the next level starts a new one."""
 
 
-class Host:
+class _Host:
     """The host process and the JSON lines that go to and fro."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -243,7 +236,6 @@ class Host:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the process has ended."""
         return not self._process.is_alive()
 
     def wait_ready(self, stop: threading.Event | None = None) -> None:
@@ -255,7 +247,6 @@ class Host:
                 raise HostLost(f"it said nothing for {_START_SECONDS:.0f} s")
 
     def run(self, request: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
-        """Have the host run a level; returns its last word on it."""
         self.wait_ready(stop)
         if stop.is_set():
             return {}
@@ -264,7 +255,6 @@ class Host:
         return self._read("ended", request["deadline"] + MARGIN_SECONDS, stop)
 
     def close(self) -> None:
-        """End the host and the level that it runs; doing so again does no harm."""
         self._process.stop()
         self._answers.close()
         self._errors.close()

@@ -44,7 +44,6 @@ def main() -> None:
 
 
 def _import_genai_bench() -> Any:
-    """Import genai-bench's command line, which all levels share."""
     import gc
 
     for name in _REPORTS:
@@ -74,7 +73,6 @@ def _answer(answers: Any, **message: Any) -> None:
 
 
 def _run_level(cli: Any, request: dict[str, Any], answers: Any) -> None:
-    """Fork, wait for the child, its deadline or the owner's wish, and say how it ended."""
     with contextlib.suppress(Exception):  # the level says what is the matter
         cli.validate_tokenizer(request["tokenizer"])  # once for all levels
     pid = _fork()

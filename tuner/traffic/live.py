@@ -1,7 +1,4 @@
-"""What a running level does at the moment, written once a second for whoever looks; never a result.
-
-Each of the level's processes puts its own totals into memory that all of them share; one adds them up.
-"""
+"""What a running level does at the moment, written once a second for whoever looks; never a result."""
 
 import contextlib
 import time
@@ -35,7 +32,7 @@ class Live(msgspec.Struct):
 
 
 class Gauge:
-    """Counts the requests of a level's `processes`; made before they are forked."""
+    """Counts the requests of a level's `processes` in memory that they share; made before they are forked."""
 
     _COUNTS: ClassVar[int] = 4  # in flight; since the start: tokens, first tokens, seconds to them
 
@@ -76,7 +73,6 @@ class Gauge:
 
 
 def _counts(request: SentRequest, answer: Answer, tokens: int | None = None) -> tuple[float, ...]:
-    """Tokens so far (a chunk is one), first tokens, and the seconds to them."""
     arrivals = answer.arrivals
     first = (1.0, arrivals[0] - request.sent) if arrivals else (0.0, 0.0)
     return (tokens or len(arrivals), *first)

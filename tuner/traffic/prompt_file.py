@@ -27,7 +27,6 @@ _LIMITS = ("max_tokens", "max_completion_tokens")
 #: what only a request for something else than text has
 _NOT_TEXT = {"input": "embeddings", "documents": "a reranking", "size": "an image"}
 
-
 Message = dict[str, str]
 
 
@@ -48,15 +47,10 @@ class PromptFile:
 
 
 def read_prompt_file(path: Path, *, fixed: bool = False) -> PromptFile:
-    """Read JSON lines of `prompt`, of `messages` or of logged OpenAI requests, CSV, or text, a prompt a line.
+    """Read JSON lines of `prompt`, of `messages` or of logged OpenAI requests, CSV, or text, a prompt a line; or `.gz`.
 
-    Args:
-        path: the file; one whose name ends in `.gz` is unpacked.
-        fixed: each answer is to have exactly `max_tokens`.
-
-    Raises:
-        PathError: it cannot be read.
-        SpecError: it holds no prompt, is too large, or a line cannot be sent as it stands.
+    With `fixed` each answer is to have exactly `max_tokens`. PathError where it cannot be read, SpecError where it has
+    no prompt, is too large, or a line cannot be sent as it stands.
     """
     content = _content(path)
     requests = []
@@ -80,7 +74,6 @@ def read_prompt_file(path: Path, *, fixed: bool = False) -> PromptFile:
 
 
 def _content(path: Path) -> bytes:
-    """What is in the file, unpacked."""
     try:
         content = read_bytes(path, LARGEST)
         if path.suffix == ".gz":
@@ -117,11 +110,7 @@ def _rows(reader: "csv.DictReader[str]") -> Iterator[tuple[int, dict[str, Any]]]
 
 
 def _request(line: bytes | dict[str, Any], fixed: bool) -> Request:
-    """The request of a line.
-
-    Raises:
-        ValueError: it cannot be sent; the message goes on after the line's number.
-    """
+    """The request of a line; ValueError, which goes on after the line's number, where it cannot be sent."""
     value = msgspec.json.decode(line) if isinstance(line, bytes) else line
     if not isinstance(value, dict):
         raise ValueError('no JSON object such as {"prompt": "…"} or {"messages": […]}')
@@ -164,7 +153,6 @@ def _role(message: dict[str, Any]) -> str:
 
 
 def _text(content: Any) -> str:
-    """A message's text, also where it comes in parts."""
     parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None

@@ -21,25 +21,20 @@ _LONGEST, _LONGEST_EVENT, _MOST_TOKENS = 1 << 27, 1 << 23, 10**8
 SERVER_ERROR = 500
 
 
-class EventReader:
+class _EventReader:
     """The events of a stream, out of pieces that are cut anywhere (HTML standard, 9.2.6)."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self.rest = b""  # of the event that is not whole yet
 
     def feed(self, piece: bytes) -> list[tuple[bytes, bytes]]:
         """(type, data) of each event that is whole by now; one without data is none."""
-        text = self._rest + piece
+        text = self.rest + piece
         if b"\r" in text:  # the last one may be half of a line's end
             kept = b"\r" if text.endswith(b"\r") else b""
             text = text.removesuffix(kept).replace(b"\r\n", b"\n").replace(b"\r", b"\n") + kept
-        *events, self._rest = text.split(b"\n\n")
+        *events, self.rest = text.split(b"\n\n")
         return [event for text in events if (event := _event(text))]
-
-    @property
-    def waiting(self) -> int:
-        """Bytes of the event that is not whole yet."""
-        return len(self._rest)
 
     def close(self) -> list[tuple[bytes, bytes]]:
         """The event that the end of the stream left without its blank line."""
@@ -69,7 +64,7 @@ class Answer:
         self.finish_reason = ""
         self.error: tuple[int | str, str] | None = None
         self.streamed = True
-        self._events = EventReader()
+        self._events = _EventReader()
         self._chunks: list[bytes] = []  # those with something in them
         self._is_first = True  # piece
         self._size = 0  # bytes
@@ -80,7 +75,7 @@ class Answer:
     def feed(self, piece: bytes, at: float) -> bool:
         """Take what arrived; whether the answer is over, even if the stream is not."""
         self._size += len(piece)
-        if self._size > _LONGEST or len(self._whole) > _LONGEST_EVENT or self._events.waiting > _LONGEST_EVENT:
+        if self._size > _LONGEST or len(self._whole) > _LONGEST_EVENT or len(self._events.rest) > _LONGEST_EVENT:
             self.fail(SERVER_ERROR, f"the answer, or a part of it, is too long: it was ended after {self._size} bytes")
             self.end = at
             return True
@@ -129,7 +124,7 @@ class Answer:
     @property
     def has_wrong_usage(self) -> bool:
         """Whether usage says something of tokens that no count can be."""
-        counts = [self._counts.get(name) for name in ("prompt_tokens", "completion_tokens", "cached_tokens")]
+        counts = map(self._counts.get, ("prompt_tokens", "completion_tokens", "cached_tokens"))
         return not all(count is None or _is_count(count) for count in counts)
 
     @property
@@ -213,7 +208,6 @@ def _deltas(value: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]
 
 
 def _texts(chunks: list[bytes], *names: str) -> list[str]:
-    """What the deltas say under the first of `names` that says something."""
     deltas = [delta for chunk in chunks for _, delta in _deltas(_json(chunk))]
     found = [next((value for name in names if (value := delta.get(name))), "") for delta in deltas]
     return [value if isinstance(value, str) else json.dumps(value) for value in found]

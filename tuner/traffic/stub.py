@@ -29,7 +29,6 @@ class _Selector(selectors.DefaultSelector):
     woken = 0.0
 
     def select(self, timeout: float | None = None) -> Any:
-        """Wait for what comes."""
         found = super().select(timeout)
         self.woken = time.monotonic()
         return found
@@ -59,11 +58,9 @@ class _Connection(asyncio.Protocol):
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Write to `transport`."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Answer once the request is whole."""
         self._received += data
         head, end, body = self._received.partition(b"\r\n\r\n")
         length = _LENGTH.search(head)
@@ -112,7 +109,6 @@ def _json(content: Any) -> bytes:
 
 
 def _event(content: str) -> bytes:
-    """One event of the stream, as one chunk of the body."""
     event = f"data: {content}\n\n".encode()
     return f"{len(event):x}\r\n".encode() + event + b"\r\n"
 

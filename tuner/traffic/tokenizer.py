@@ -26,23 +26,14 @@ _HUB = "https://huggingface.co"
 
 
 def check_tokenizer(name: str) -> str:
-    """The tokenizer that is meant by `name`, as the load generator takes it.
-
-    Args:
-        name: a folder, a GGUF file, or a name on the model hub.
-
-    Raises:
-        SpecError: there is none; found in seconds, and not by a load that waits for it.
-    """
+    """The tokenizer that `name` means: a folder, a GGUF file, or a name on the hub; SpecError where there is none."""
     path = Path(without_tilde(name))
     if path.suffix == ".gguf" and path.is_file():
         return str(gguf.tokenizer_folder(path))
     if path.is_dir():
-        if not _has_tokenizer(path):
-            raise SpecError(
-                f"tokenizer: the folder {name} holds none (tokenizer.json or tokenizer.model); give another"
-            )
-        return str(path) if name.startswith("~") else name
+        if _has_tokenizer(path):
+            return str(path) if name.startswith("~") else name
+        raise SpecError(f"tokenizer: the folder {name} holds none (tokenizer.json or tokenizer.model); give another")
     if path.is_file():
         raise SpecError(f"tokenizer: {name} is a file; give its folder")
     if name.startswith(("/", ".", "~")) or not _HUB_NAME.fullmatch(name):
@@ -69,7 +60,6 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def _ask_hub(name: str) -> None:
-    """Ask the hub whether it has this tokenizer and would give it to us."""
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(variable, "").lower() in ("1", "true", "yes", "on"):
             raise SpecError(f"tokenizer: {name!r} is not in the cache, and {variable} is set; {_WHAT_TO_DO}")
@@ -78,22 +68,16 @@ def _ask_hub(name: str) -> None:
         with http.client(hub, os.environ.get("HF_TOKEN"), timeout=_TIMEOUT) as client:
             answer = client.head(f"/{name}/resolve/main/tokenizer_config.json")
     except (httpx.HTTPError, http.NotReady) as error:
-        raise SpecError(
-            f"tokenizer: {hub} cannot be asked for {name!r} ({one_line(str(error))}); {_WHAT_TO_DO}"
-        ) from None
-    if answer.is_error and answer.headers.get("x-error-code") != "EntryNotFound":  # older ones have other files
-        what = (
-            "gives it only to some (set HF_TOKEN)" if answer.headers.get("x-error-code") == "GatedRepo" else "has none"
-        )
+        why = one_line(str(error))
+        raise SpecError(f"tokenizer: {hub} cannot be asked for {name!r} ({why}); {_WHAT_TO_DO}") from None
+    code = answer.headers.get("x-error-code")
+    if answer.is_error and code != "EntryNotFound":  # older ones have other files
+        what = "gives it only to some (set HF_TOKEN)" if code == "GatedRepo" else "has none"
         raise SpecError(f"tokenizer: {hub} {what}: {name!r} ({answer.status_code}); {_WHAT_TO_DO}")
 
 
 def load_tokenizer(name: str) -> "Tokenizer":
-    """The tokenizer of a folder or hub id; `transformers`, which takes seconds to import, where nothing else reads it.
-
-    Raises:
-        SpecError: there is none.
-    """
+    """The tokenizer of a folder or hub id, by `transformers` (slow) where nothing else reads it; SpecError for none."""
     from tokenizers import Tokenizer
 
     try:

@@ -6,6 +6,7 @@ Imported in the host process alone, since genai-bench patches the standard libra
 import http.client
 import itertools
 import json
+import re
 import select
 import time
 from collections.abc import Iterator
@@ -40,6 +41,17 @@ _NO_CONNECTION = 503
 _REDIRECTS, _END_OF_WORDS, _MOST_WORDS = 3, 5.0, 1 << 18
 #: Seconds between first and last token, so that genai-bench divides by none where an answer came in one piece.
 _SHORTEST = 1e-6
+_BROKEN = {
+    "ProxyError": "the proxy between us and the server refuses the connection, or is not there (HTTP_PROXY, NO_PROXY)",
+    "NameResolution|gaierror": "the name of the server's host is not known",
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not trusted: name the CA's, verify: CA.pem",
+    "Connection refused": "nobody listens at the server's address (connection refused)",
+    "RemoteDisconnected": "the server closed the connection without an answer",
+    "IncompleteRead|InvalidChunk": "the server closed the connection in the middle of its answer",
+    "Connection reset|Broken pipe": "the server reset the connection",
+    "BadStatusLine|LineTooLong": "the server does not answer as HTTP",
+    "timed out|Timeout": "the connection timed out",
+}
 #: Seconds between two looks, and for the users of a level to be there.
 _TICK, _PATIENCE = 0.01, 30.0
 
@@ -112,9 +124,9 @@ class User(OpenAIUser):  # type: ignore[misc]
             status = IN_FLIGHT
             raise
         except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ProxyError) as error:
-            answer.fail(_NO_CONNECTION, f"Connection error: {error}")
+            answer.fail(_NO_CONNECTION, _why_broken(error))
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            answer.fail(SERVER_ERROR, f"the connection broke: {error}")
+            answer.fail(SERVER_ERROR, _why_broken(error))
         finally:
             self._write(request, answer, FAILED if answer.error else status)
         return answer
@@ -139,7 +151,6 @@ class User(OpenAIUser):  # type: ignore[misc]
         return int(response.status)
 
     def _post_on(self, body: bytes) -> Any:
-        """The response to `body`, also where the server has it sent to another of its own pages."""
         response = self._post(url := f"{self.host}/v1/chat/completions", body)
         for _ in range(_REDIRECTS):
             target = urljoin(url, response.headers.get("location", ""))
@@ -266,8 +277,13 @@ def _words_of(response: Any, host: str) -> str:
     return server_words(body.decode(errors="replace")) or response.reason or "no words"
 
 
+def _why_broken(error: Exception) -> str:
+    """What a broken connection means, where the libraries say it in words of their own."""
+    said = f"{type(error).__name__}: {error!r}"
+    return next((words for regex, words in _BROKEN.items() if re.search(regex, said)), f"no connection: {error}")
+
+
 def _pool(base_url: str) -> urllib3.PoolManager:
-    """The one connection of a user, through a proxy where the environment names one."""
     options: dict[str, Any] = {"maxsize": 1, "ca_certs": routes.certificates(None) or certifi.where()}
     proxy = routes.proxy(base_url)
     return urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)

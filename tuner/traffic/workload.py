@@ -56,20 +56,10 @@ class Workload:
         return bool(self.prefix) or any(len(request.turns) > 1 for request in self.requests)
 
     def write(self, folder: Path, scenario: str, level: Level, repeat: int, number: int) -> str:
-        """Write the requests of one level into `folder`.
+        """Write at most `number` requests of one level into `folder`; returns the file's SHA-256.
 
-        Args:
-            folder: the level's.
-            scenario: in genai-bench's notation, or the name of the user's file.
-            level: the level; each has prompts of its own, since the server may know those of the last.
-            repeat: which measurement of the level; 0 for the warm-up.
-            number: how many can be sent; fewer are written where they grow too long.
-
-        Returns:
-            The file's SHA-256.
-
-        Raises:
-            SpecError: the tokenizer cannot be read.
+        Each level has prompts of its own, since the server may know those of the last; `repeat` is which measurement of
+        it, 0 for the warm-up. SpecError where the tokenizer cannot be read.
         """
         sha256, size = hashlib.sha256(), 0
         with open(folder / WORKLOAD_FILE, "wb") as file:
@@ -100,7 +90,6 @@ class Workload:
             yield from (_with_beginning(request, f"({time})") for request in order)
 
     def _synthetic(self, scenario: str, dice: random.Random) -> Iterator[Request]:
-        """Prompts of exactly as many tokens as the scenario says, each with another first word."""
         for first in self._words.in_another_order(dice):
             inputs, outputs = _lengths(scenario, dice)
             text = self._words.text(inputs, dice, first)
@@ -120,7 +109,6 @@ class Workload:
 
 
 def _with_beginning(request: Request, beginning: str) -> Request:
-    """`request` with `beginning` before its first message."""
     (first, *others), *turns = request.turns
     begun = first | {"content": f"{beginning} {first['content']}"}
     return msgspec.structs.replace(request, turns=[[begun, *others], *turns])
@@ -143,7 +131,6 @@ def _numbers(scenario: str) -> list[int]:
 
 
 def _lengths(scenario: str, dice: random.Random) -> tuple[int, int]:
-    """Input and output tokens of the next request, from the distributions that genai-bench draws from."""
     numbers = _numbers(scenario)
     if scenario.startswith("D"):
         return numbers[0], numbers[1]
