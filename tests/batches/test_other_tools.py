@@ -4,7 +4,6 @@ import copy
 import gzip
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -21,8 +20,6 @@ from support.commands import run
 from support.result_files import plain_folder, write
 
 import tuner
-from tuner.batches import _cache as cache
-from tuner.batches import other_tools as foreign
 from tuner.batches import requests
 from tuner.batches.batch import COLUMNS
 from tuner.core.level import Rate, kind_of, level_of
@@ -382,39 +379,6 @@ def test_files_of_aiperf_that_repeat_its_numbers_are_not_read_again(folder):
     shutil.copy(run_folder / "profile_export_aiperf.json", again)
     assert len(tuner.load_batches(folder / "aiperf")) == len(LEVELS["aiperf"])
     assert len(tuner.load_batches(run_folder)) == 1
-
-
-def enlarged(folder):
-    """Both levels of SGLang, each with so many requests that what was read is kept."""
-    file = folder / "sglang" / "concurrency.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    for line in lines:
-        for name in ("ttfts", "input_lens", "output_lens", "errors", "itls", "generated_texts"):
-            line[name] *= 60
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    os.utime(file, (10**9 + 0.5, 10**9 + 0.5))
-    return file
-
-
-def test_large_files_are_kept_by_part_and_read_once(folder, monkeypatch):
-    file = enlarged(folder)
-    first = tuner.judge(tuner.load_batches(file), SLO)
-    assert first["attainment"].notna().all()
-    monkeypatch.setattr(cache, "_is_settled", lambda status: True)
-    tuner.load_batches(file)
-    monkeypatch.setattr(foreign, "read_all", lambda path: pytest.fail(f"{path} was read again"))
-    pd.testing.assert_frame_equal(tuner.judge(tuner.load_batches(file), SLO), first)
-
-
-def test_a_summary_that_comes_later_is_seen(folder, monkeypatch):
-    """The requests alone are kept as they were; with the summary beside them they are another batch."""
-    run_folder = folder / "aiperf" / "concurrency-4"
-    monkeypatch.setattr(cache, "WORTH_KEEPING", 0)
-    monkeypatch.setattr(cache, "_is_settled", lambda status: True)
-    summary = (run_folder / "profile_export_aiperf.json").rename(folder / "later")
-    assert levels(tuner.load_batches(run_folder)) == [None]
-    shutil.copy(summary, run_folder / "profile_export_aiperf.json")
-    assert levels(tuner.load_batches(run_folder)) == [4]
 
 
 # only what was measured counts
@@ -811,6 +775,40 @@ def test_the_lines_before_a_damaged_one_stay(folder):
     assert set(batches["trial"]) == {1}
     assert "concurrency.jsonl#2 ends in the middle" in batches["reason"].max()
     assert set(tuner.judge(batches, SLO)["verdict"]) == {"pass", "unknown"}
+
+
+def second_benchmark(data, content):
+    """GuideLLM's file with other content in the second of its benchmarks."""
+    document = json.loads(data)
+    text = json.dumps(document["benchmarks"][1])
+    return json.dumps(document).replace(text, content(text)).encode()
+
+
+DAMAGES = {
+    "a torn line": ("sglang/concurrency.jsonl", lambda data: data[:5000] + b"\n" + data[5000:]),
+    "nested without end": (
+        "guidellm/benchmarks.json",
+        lambda data: second_benchmark(data, lambda text: text.replace("null", "[" * 50_000, 1)),
+    ),
+    "lines that hold nothing": ("guidellm/benchmarks.json", lambda data: second_benchmark(data, lambda _: "{}\n" * 5)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_one_damaged_place_costs_one_of_two_batches(folder, damage):
+    name, change = DAMAGES[damage]
+    whole = tuner.load_batches(folder / name)["output_throughput"]
+    (folder / name).write_bytes(change((folder / name).read_bytes()))
+    batches = tuner.load_batches(folder / name)
+    (left,) = batches[batches["outcome"] == "completed"]["output_throughput"]
+    assert left in whole.tolist() and "unreadable" in set(batches["outcome"])
+
+
+def test_a_count_of_the_servers_that_one_request_lacks_is_said(folder):
+    file = folder / "aiperf" / "concurrency-4" / "profile_export.jsonl"
+    file.write_text(file.read_text().replace("usage_prompt_tokens", "x", 1))
+    words = "does not count the prompt tokens of 1 of 15 requests: there AIPerf's count"
+    assert words in said(tuner.load_batches(file))[0]
 
 
 def test_lost_requests_of_aiperf_are_said(folder):

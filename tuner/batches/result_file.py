@@ -77,7 +77,6 @@ class Origin(msgspec.Struct):
     finished_at: str = ""
     notes: list[str] = []  # what a reader must know, first of all where its definitions differ
     settings: dict[str, Scalar] = {}  # what was asked for, by the tool's own names
-    parts: int = 1  # how many batches the file holds
 
 
 #: columns that only a level of ours has
@@ -258,7 +257,8 @@ def statistics(values: Floats) -> dict[str, float]:
     known = values[~np.isnan(values)]
     if not known.size or 2 * known.size < values.size:
         return dict.fromkeys(STATISTICS, math.nan)
-    percentiles = np.percentile(known, list(PERCENTILES.values()))
+    ranks = np.array([*PERCENTILES.values()]) / 100 * (known.size - 1)
+    percentiles = np.interp(ranks, np.arange(known.size), np.sort(known))
     return dict(zip(STATISTICS, [float(known.mean()), *percentiles.tolist()], strict=True))
 
 

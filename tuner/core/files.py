@@ -228,9 +228,12 @@ def read_struct(path: Path, kind: type[Struct]) -> Struct | None:
 
     A field that `kind` does not have is ignored, one of another type is as if it were not there.
     """
-    values = read_object(path)
+    if not (values := read_object(path)):
+        return None
+    with contextlib.suppress(msgspec.ValidationError):
+        return msgspec.convert(values, kind)
     try:
-        return msgspec.convert(fitting(values, kind, path), kind) if values else None
+        return msgspec.convert(fitting(values, kind, path), kind)
     except msgspec.ValidationError as error:  # it lacks what has no default
         logger.warning("%s is damaged: %s", path, error)
         return None

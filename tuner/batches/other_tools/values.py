@@ -174,6 +174,8 @@ NO_NUMBER = re.compile(rb"([:,\[]\s*)(?:-?Infinity|NaN)(?=\s*[],}])")
 #: Levels of nesting in YAML; files of the tools have a dozen.
 DEEPEST = 200
 INSTEAD_OF_TABLE = "give the .json, .jsonl or .yaml that the tool writes of the same run"
+#: Of lines that hold an object each, one of the first so many is whole.
+MOST_TORN = 50
 #: Stands for a document that ends in its middle.
 CUT = object()
 
@@ -192,12 +194,13 @@ def documents(path: Path, data: bytes) -> list[Any]:
     if isinstance(whole, list):
         return whole
     lines = [line for line in data.splitlines() if line.strip()]
-    if not isinstance(whole, Damage) or len(lines) < 2 or all(isinstance(_json(one, ""), Damage) for one in lines[:2]):
+    objects = (one for one in map(_json, lines[:MOST_TORN]) if isinstance(one, dict) and one)
+    if not isinstance(whole, Damage) or not any(objects):
         return [whole]
     return [_json(line, f"{path.name}#{number}") for number, line in enumerate(lines, 1)]
 
 
-def _json(data: bytes, name: str) -> Any:
+def _json(data: bytes, name: str = "") -> Any:
     """An object, or a list of objects."""
     try:
         value = msgspec.json.decode(data)
