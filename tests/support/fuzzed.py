@@ -153,11 +153,10 @@ def report(folder: Path) -> Path:
     return page
 
 
-def guidellm(folder: Path, suffix: str = "json") -> Path:
+def guidellm(folder: Path) -> Path:
     """One file of three batches, with fewer requests."""
     document = json.loads(gzip.decompress((DATA / "foreign/guidellm-0.8.1/benchmarks.json.gz").read_bytes()))
-    path = folder / f"benchmarks.{suffix}"
-    path.write_text(json.dumps(document) if suffix == "json" else yaml.safe_dump(document, sort_keys=False))
+    (path := folder / "benchmarks.json").write_text(json.dumps(document))
     return path
 
 

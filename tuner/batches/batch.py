@@ -148,10 +148,9 @@ def to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
 
 
 def with_types(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give the columns of `load_batches` their types again, after JSON, CSV or a report have lost them.
+    """Give batches, perhaps judged, the types of `load_batches` again, after JSON, CSV or a report have lost them.
 
-    Args:
-        frame: batches, perhaps judged; a column that is missing is added empty, further ones are kept as they are.
+    A column that is missing is added empty, further ones are kept as they are.
     """
     missing = {name: None for name in COLUMNS if name not in frame}
     whole = frame.assign(**missing)

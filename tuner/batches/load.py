@@ -66,11 +66,7 @@ def load_batches(*paths: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def load_together(paths: Sequence[str | os.PathLike[str]]) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-    """Read the batches of all paths, as `load_batches` does, and those of each by itself, though each file once.
-
-    Raises:
-        PathError: a path does not exist, cannot be read, or holds no batch.
-    """
+    """The batches of all paths, as `load_batches` has them, and those of each by itself; each file is read once."""
     each = _read_each(paths)
     return _to_frame(chain.from_iterable(each)), [_to_frame(batches) for batches in each]
 
@@ -85,10 +81,7 @@ def _to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
 
 
 def readings_of(batches: pd.DataFrame) -> list[Reading | None]:
-    """What was read of each batch's result file, in their order; the file is read only where the frame lacks that.
-
-    None where there is no file, or none that can be used.
-    """
+    """What was read of each batch's file, None without one to use; it is read only where the frame lacks that."""
     samples = batches.attrs.get(SAMPLES)
     known = dict(samples.readings) if isinstance(samples, Samples) else {}
     sources = batches["source"].tolist() if "source" in batches else [None] * len(batches)

@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from tuner.core import files
+from tuner.core import documents
 from tuner.engines.parameters import Parameter
 from tuner.errors import SpecError
 from tuner.servers import gpus
@@ -170,7 +170,7 @@ class ParametersField(Field):
     def _other_values(self) -> dict[str, Any]:
         text = self._others.value.strip().removeprefix("{").removesuffix("}")
         try:
-            return dict(files.parse_yaml(f"{{{text}}}"))
+            return dict(documents.parse_yaml(f"{{{text}}}"))
         except ValueError:
             raise SpecError(f"parameters: write the others as name: value, name: value; got {text!r}") from None
 

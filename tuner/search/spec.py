@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from tuner import engines
-from tuner.core.files import parse_yaml
+from tuner.core.documents import parse_yaml
 from tuner.core.text import plural
 from tuner.errors import SpecError
 from tuner.judging.scores import LATENCIES, Objective

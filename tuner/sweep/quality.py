@@ -20,7 +20,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tuner.batches.load import load_batches
-from tuner.core import files
+from tuner.core import documents, files
 from tuner.core.answers import ANSWERS_FILE, Answer, Answers, Token
 from tuner.core.run_directory import Trial
 from tuner.core.text import one_line, server_words
@@ -54,7 +54,7 @@ Messages = list[Message]
 
 def _quality(value: Any) -> Any:
     """A text as YAML reads it; true is what stands by default."""
-    read = files.parse_yaml(value) if isinstance(value, str) else value
+    read = documents.parse_yaml(value) if isinstance(value, str) else value
     if read is True:
         return {}
     if read is False or isinstance(read, Quality) or (isinstance(read, dict) and {*read} <= {*Quality.model_fields}):

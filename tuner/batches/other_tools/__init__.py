@@ -19,7 +19,7 @@ from tuner.errors import PathError
 #: Where a format's marks stand: within this many bytes from the start.
 HEAD = 1 << 16
 #: What the files of a kind may be called.
-JSON, YAML, CSV = (".json", ".jsonl"), (".yaml", ".yml"), (".csv",)
+JSON, OTHERS = (".json", ".jsonl"), (".csv", ".yaml", ".yml")
 #: genai-bench's own mark: such a file is none of theirs.
 OURS = b'"aggregated_metrics"'
 Part = ResultFile | Damage
@@ -42,16 +42,15 @@ class Format:
 
 _GUIDELLM = guidellm.convert, guidellm.fullest, guidellm.salvage
 FORMATS = (
-    Format(guidellm.TOOL, CSV, (b"Run Info,Run Info,",), guidellm.convert, guidellm.fullest),
+    Format(guidellm.TOOL, OTHERS, (b"Run Info,Run Info,",), guidellm.convert, guidellm.fullest),
+    Format(guidellm.TOOL, OTHERS, (b"benchmarks:\n- ", b"strategy:"), guidellm.convert, guidellm.fullest),
     Format(guidellm.TOOL, JSON, (b'"guidellm_version"', b'"benchmarks"'), *_GUIDELLM),
     Format(guidellm.TOOL, JSON, (b'"benchmarks"', b'"generative_benchmark"'), *_GUIDELLM),
     Format(guidellm.TOOL, JSON, (b'"benchmarks"', b'"mode"', b'"results"'), *_GUIDELLM),
-    Format(guidellm.TOOL, YAML, (b"benchmarks:\n- ", b"module: guidellm."), guidellm.convert, guidellm.fullest),
-    Format(guidellm.TOOL, YAML, (b"benchmarks:\n- ", b"type_: generative_"), guidellm.convert, guidellm.fullest),
     Format(aiperf.TOOL, JSON, aiperf.RECORD_MARKS, aiperf.convert_run, joined=True),
     Format(aiperf.TOOL, JSON, (b'"aiperf_version"', b'"input_config"'), aiperf.convert, aiperf.fullest),
     Format(aiperf.TOOL, JSON, (b'"error_summary"', b'"input_config"'), aiperf.convert, aiperf.fullest),
-    Format(aiperf.TOOL, CSV, (b"Metric,avg,min,max,",), aiperf.convert, aiperf.fullest),
+    Format(aiperf.TOOL, OTHERS, (b"Metric,avg,min,max,",), aiperf.convert, aiperf.fullest),
     Format(serving.VLLM.tool, JSON, (b'"tokenizer_id"', b'"num_prompts"'), serving.VLLM.convert, serving.fullest),
     Format(serving.VLLM.tool, JSON, (b'"error_type"', b'"serve_overrides"'), serving.convert_failure),
     Format(serving.SGLANG.tool, JSON, (b'"sharegpt_output_len"', b'"backend"'), serving.SGLANG.convert),
@@ -60,7 +59,7 @@ FORMATS = (
 
 def format_of(path: Path) -> Format | None:
     """Which of the tools wrote `path`; None where none did, or the file cannot be read."""
-    if path.suffix not in JSON + YAML + CSV or not is_regular(path):
+    if path.suffix not in JSON + OTHERS or not is_regular(path):
         return None
     try:
         return _format(path, read_start(path, HEAD))
