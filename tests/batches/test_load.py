@@ -10,7 +10,6 @@ from support.result_files import add_level, plain_folder, request, result, run
 
 import tuner
 from tuner.batches.load import readings_of
-from tuner.core.metrics import LATENCIES
 from tuner.report.compared import read_comparison
 from tuner.report.write import save_comparison, write_report
 
@@ -92,12 +91,3 @@ def test_a_frame_that_was_stored_reads_the_files_again(kind, tmp_path, reads):
     found = getattr(pd, f"read_{kind}")(io.BytesIO(stored.getvalue()))
     pd.testing.assert_series_equal(tuner.judge(found, LIMITS)["attainment"], tuner.judge(frame, LIMITS)["attainment"])
     assert max(reads.values()) > 1
-
-
-def test_samples_beyond_what_is_kept_are_read_again(tmp_path, reads, monkeypatch):
-    from tuner.batches import _cache
-
-    monkeypatch.setattr(_cache, "MOST_HELD", 200 * (len(LATENCIES) + 1) * 8)
-    frame = tuner.load_batches(make_run(tmp_path / "run"))
-    assert [reading and len(reading.output_tokens) for reading in readings_of(frame)] == [200, 200, None]
-    assert sorted(reads.values()) == [1, 1, 2]

@@ -4,16 +4,12 @@ import copy
 import gzip
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import DATA
@@ -21,8 +17,6 @@ from support.commands import run
 from support.result_files import plain_folder, write
 
 import tuner
-from tuner.batches import _cache as cache
-from tuner.batches import other_tools as foreign
 from tuner.batches import requests
 from tuner.batches.batch import COLUMNS
 from tuner.core.level import Rate, kind_of, level_of
@@ -336,6 +330,7 @@ def test_half_of_what_aiperf_wrote(folder, lost, level, recomputed):
 
 TABLES = {
     "benchmarks.csv": "Run Info,Run Info,Benchmark\nModel,Backend,Strategy\n,,\nm,{},concurrent@4\n",
+    "benchmarks.yaml": "benchmarks:\n- config:\n    strategy: {type_: concurrent}\n",
     "profile_export_aiperf.csv": "Metric,avg,min,max,p50\nRequest Latency (ms),1,1,1,1\n",
 }
 
@@ -345,7 +340,7 @@ def test_a_table_alone_says_which_file_to_give(tmp_path, file):
     (tmp_path / file).write_text(TABLES[file])
     batches = tuner.load_batches(tmp_path)
     assert batches["outcome"].tolist() == ["unreadable"]
-    instead = "is a table of aggregates: give the .json, .jsonl or .yaml that the tool writes of the same run"
+    instead = "is not read: give the .json or .jsonl that the tool writes of the same run"
     assert batches["reason"].tolist() == [f"{file} {instead}"]
 
 
@@ -359,22 +354,6 @@ def test_a_table_beside_its_run_is_left_alone(folder, tool, file):
     assert tuner.load_batches(place / file)["ttft_p50"].tolist() == run["ttft_p50"].tolist() != []
 
 
-def test_yaml_that_is_nested_too_deeply_does_not_end_the_process(tmp_path):
-    (tmp_path / "benchmarks.yaml").write_text("benchmarks:\n- module: guidellm.x\n  a: " + "[" * 10**6)
-    load = f"import tuner; print(tuner.load_batches({str(tmp_path)!r})['outcome'].tolist())"
-    done = subprocess.run([sys.executable, "-c", load], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['unreadable']"
-
-
-def test_guidellms_yaml_is_its_json(folder):
-    file = folder / "guidellm" / "benchmarks.json"
-    before = tuner.load_batches(file)
-    file.with_suffix(".yaml").write_text(yaml.dump(recorded(file)))
-    file.unlink()
-    batches = tuner.load_batches(folder / "guidellm" / "benchmarks.yaml")
-    pd.testing.assert_frame_equal(batches.drop(columns="source"), before.drop(columns="source"))
-
-
 def test_files_of_aiperf_that_repeat_its_numbers_are_not_read_again(folder):
     run_folder = folder / "aiperf" / "concurrency-4"
     again = run_folder / "phases" / "profiling"
@@ -382,39 +361,6 @@ def test_files_of_aiperf_that_repeat_its_numbers_are_not_read_again(folder):
     shutil.copy(run_folder / "profile_export_aiperf.json", again)
     assert len(tuner.load_batches(folder / "aiperf")) == len(LEVELS["aiperf"])
     assert len(tuner.load_batches(run_folder)) == 1
-
-
-def enlarged(folder):
-    """Both levels of SGLang, each with so many requests that what was read is kept."""
-    file = folder / "sglang" / "concurrency.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    for line in lines:
-        for name in ("ttfts", "input_lens", "output_lens", "errors", "itls", "generated_texts"):
-            line[name] *= 60
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    os.utime(file, (10**9 + 0.5, 10**9 + 0.5))
-    return file
-
-
-def test_large_files_are_kept_by_part_and_read_once(folder, monkeypatch):
-    file = enlarged(folder)
-    first = tuner.judge(tuner.load_batches(file), SLO)
-    assert first["attainment"].notna().all()
-    monkeypatch.setattr(cache, "_is_settled", lambda status: True)
-    tuner.load_batches(file)
-    monkeypatch.setattr(foreign, "read_all", lambda path: pytest.fail(f"{path} was read again"))
-    pd.testing.assert_frame_equal(tuner.judge(tuner.load_batches(file), SLO), first)
-
-
-def test_a_summary_that_comes_later_is_seen(folder, monkeypatch):
-    """The requests alone are kept as they were; with the summary beside them they are another batch."""
-    run_folder = folder / "aiperf" / "concurrency-4"
-    monkeypatch.setattr(cache, "WORTH_KEEPING", 0)
-    monkeypatch.setattr(cache, "_is_settled", lambda status: True)
-    summary = (run_folder / "profile_export_aiperf.json").rename(folder / "later")
-    assert levels(tuner.load_batches(run_folder)) == [None]
-    shutil.copy(summary, run_folder / "profile_export_aiperf.json")
-    assert levels(tuner.load_batches(run_folder)) == [4]
 
 
 # only what was measured counts
@@ -811,6 +757,40 @@ def test_the_lines_before_a_damaged_one_stay(folder):
     assert set(batches["trial"]) == {1}
     assert "concurrency.jsonl#2 ends in the middle" in batches["reason"].max()
     assert set(tuner.judge(batches, SLO)["verdict"]) == {"pass", "unknown"}
+
+
+def second_benchmark(data, content):
+    """GuideLLM's file with other content in the second of its benchmarks."""
+    document = json.loads(data)
+    text = json.dumps(document["benchmarks"][1])
+    return json.dumps(document).replace(text, content(text)).encode()
+
+
+DAMAGES = {
+    "a torn line": ("sglang/concurrency.jsonl", lambda data: data[:5000] + b"\n" + data[5000:]),
+    "nested without end": (
+        "guidellm/benchmarks.json",
+        lambda data: second_benchmark(data, lambda text: text.replace("null", "[" * 50_000, 1)),
+    ),
+    "lines that hold nothing": ("guidellm/benchmarks.json", lambda data: second_benchmark(data, lambda _: "{}\n" * 5)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_one_damaged_place_costs_one_of_two_batches(folder, damage):
+    name, change = DAMAGES[damage]
+    whole = tuner.load_batches(folder / name)["output_throughput"]
+    (folder / name).write_bytes(change((folder / name).read_bytes()))
+    batches = tuner.load_batches(folder / name)
+    (left,) = batches[batches["outcome"] == "completed"]["output_throughput"]
+    assert left in whole.tolist() and "unreadable" in set(batches["outcome"])
+
+
+def test_a_count_of_the_servers_that_one_request_lacks_is_said(folder):
+    file = folder / "aiperf" / "concurrency-4" / "profile_export.jsonl"
+    file.write_text(file.read_text().replace("usage_prompt_tokens", "x", 1))
+    words = "does not count the prompt tokens of 1 of 15 requests: there AIPerf's count"
+    assert words in said(tuner.load_batches(file))[0]
 
 
 def test_lost_requests_of_aiperf_are_said(folder):

@@ -11,7 +11,7 @@ import pytest
 
 import tuner
 from tuner.cli.tables import print_lines
-from tuner.core import files
+from tuner.core import documents, files
 from tuner.engines.gguf import check_gguf
 from tuner.errors import PathError, RequestError, SLOError
 from tuner.search.ray.sync import Watch
@@ -124,7 +124,7 @@ def test_a_hostile_document_is_refused_in_one_line(tmp_path, document):
 
 def test_aliases_and_merges_of_a_person_are_read():
     text = "base: &base {hard_fail: false}\np90: {threshold: 1, <<: *base}\np50: *base"
-    assert files.parse_yaml(text)["p90"] == {"threshold": 1, "hard_fail": False}
+    assert documents.parse_yaml(text)["p90"] == {"threshold": 1, "hard_fail": False}
 
 
 def test_a_damaged_line_of_telemetry_costs_itself(tmp_path, caplog):

@@ -5,7 +5,7 @@ from support.commands import run
 
 import tuner
 from tuner.core.bottleneck import SEQUENCES
-from tuner.core.files import parse_yaml
+from tuner.core.documents import parse_yaml
 from tuner.judging.trials import load_trials
 from tuner.report.results import read_results
 

@@ -12,6 +12,7 @@ from support.resampled import SERVERS, places, real, side, waves
 
 import tuner
 from tuner.batches.result_file import statistics
+from tuner.core.metrics import LATENCIES
 from tuner.judging import comparison_text
 from tuner.judging.comparison import METRICS, NOT_JUDGED, compare
 from tuner.judging.estimates import (
@@ -89,10 +90,9 @@ def _sampled(ttft):
     from tuner.batches.batch import Reading
     from tuner.judging.estimates import CompletedBatch
 
-    samples = np.concatenate([ttft, ttft, ttft, np.full(2 * len(ttft), np.nan), np.full(len(ttft), 9.0)])
     row = {f"ttft_{name}": value for name, value in statistics(ttft).items()}
     row |= {"completed": len(ttft), "concurrency": 8, "iteration_type": "num_concurrency"}
-    return CompletedBatch(row, Reading(None, samples.tobytes(), True))
+    return CompletedBatch(row, Reading(None, dict.fromkeys(LATENCIES, ttft), np.full(len(ttft), 9.0), True))
 
 
 def _estimate(run, metric):

@@ -1,6 +1,7 @@
 """Confidence intervals: how often they hold the truth, what they make of few requests and of repeats."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -54,8 +55,8 @@ def test_intervals_of_mean_and_throughput_hold_the_truth(share, tmp_path):
     (reading,) = readings_of(batches_of(tmp_path, np.ones(300), level=16))
     for _ in range(100):
         ttft = 2 + 0.5 * waves(dice, 300, 16, share)
-        samples = np.concatenate([ttft, np.full(300, 0.01), ttft + 1, np.full(600, np.nan), np.full(300, 101.0)])
-        drawn = type(reading)(reading.batch, samples.tobytes(), True)
+        latencies = {"ttft": ttft, "e2e_latency": ttft + 1}
+        drawn = replace(reading, latencies=latencies, output_tokens=np.full(300, 101.0))
         drawn.batch.output_throughput = 16 * 300 * 101 / float((ttft + 1).sum())
         mean, rate = (of_requests(drawn, column) for column in ("ttft_mean", "output_throughput"))
         bounds = ((2, mean), (16 * 101 / 3, rate))
@@ -208,8 +209,7 @@ def test_what_is_said_of_a_mean_holds_however_long_its_level_remembers(memory, l
     dice, truth = np.random.default_rng(3), []
     (reading,) = readings_of(batches_of(tmp_path, np.ones(300), level=8))
     for _ in range(100):
-        samples = np.concatenate([*[remembering(dice, memory, share)] * len(LATENCIES), np.full(300, 101.0)])
-        drawn = type(reading)(reading.batch, samples.tobytes(), True)
+        drawn = replace(reading, latencies=dict.fromkeys(LATENCIES, remembering(dice, memory, share)))
         truth.append([of_requests(drawn, "ttft_mean"), of_requests(drawn, "ttft_p90")])
     for column, expected in enumerate((10, 11.2815516)):
         held = [low <= expected <= high for low, high in (pair[column] for pair in truth) if low < high]

@@ -101,8 +101,10 @@ def test_a_page_that_is_no_whole_report_is_refused_in_one_line(change, said, tmp
         (lambda text: text.replace('"rows":[[', '"rows":[['[:-1]), 3),
         (lambda text: text[: text.rindex('"],[') + 3], 3),
         (lambda text: text.replace('"facts":{', '"facts":{x'), 4),
+        (lambda text: text.replace('"num_concurrency",1,', '"num_concurrency",1e300,'), 3),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_what_is_whole_in_a_damaged_report_is_kept(change, kept, tmp_path):
     report = write_report(SAMPLES / "healthy", tmp_path / "r.html")
     whole = tuner.load_batches(report)

@@ -153,21 +153,10 @@ def report(folder: Path) -> Path:
     return page
 
 
-def cache(folder: Path) -> Path:
-    """What is kept beside large files."""
-    path = copied(DATA / "samples" / "healthy", "*_4_*.json")(folder)
-    with path.open("a") as file:
-        file.write(" " * 1_100_000)
-    time.sleep(0.15)  # a file that has just changed is not kept
-    tuner.load_batches(path.parent)
-    return path.parent / ".tuner-cache"
-
-
-def guidellm(folder: Path, suffix: str = "json") -> Path:
+def guidellm(folder: Path) -> Path:
     """One file of three batches, with fewer requests."""
     document = json.loads(gzip.decompress((DATA / "foreign/guidellm-0.8.1/benchmarks.json.gz").read_bytes()))
-    path = folder / f"benchmarks.{suffix}"
-    path.write_text(json.dumps(document) if suffix == "json" else yaml.safe_dump(document, sort_keys=False))
+    (path := folder / "benchmarks.json").write_text(json.dumps(document))
     return path
 
 
@@ -300,7 +289,6 @@ KINDS = {
     "report": Kind(report, tuner.load_batches, CARRIED, single=False),
     "report, read whole": Kind(report, results_of, CARRIED, single=False),
     "report, one batch of many": Kind(report, tuner.load_batches, in_a_row),
-    "cache": Kind(cache, load_folder, beside=True),
     "GuideLLM": Kind(guidellm, tuner.load_batches, single=False),
     "GuideLLM, one batch of many": Kind(guidellm, tuner.load_batches, in_a_benchmark),
     "AIPerf records": Kind(copied(AIPERF, "profile_export.jsonl"), load_folder, mutants.in_a_line),

@@ -43,7 +43,7 @@ def output_tokens_asked(scenario: str) -> float | None:
     return None
 
 
-def survivors_only(columns: Columns, batch: Measured) -> Iterable[str]:
+def _survivors_only(columns: Columns, batch: Measured) -> Iterable[str]:
     """Latency and throughput come from the survivors alone, and genai-bench 0.0.5 claims an error rate of 0."""
     if not batch.errors:
         return
@@ -57,8 +57,7 @@ def survivors_only(columns: Columns, batch: Measured) -> Iterable[str]:
         yield f"the file claims an error rate of {claimed:.3g}, but {failed}"
 
 
-def not_recomputed(columns: Columns, batch: Measured) -> Iterable[str]:
-    """Older and foreign files, and what even their aggregates do not say."""
+def _not_recomputed(columns: Columns, batch: Measured) -> Iterable[str]:
     if columns.requests:
         return
     yield "the file holds no individual requests: its own aggregates are used, unchecked"
@@ -68,8 +67,7 @@ def not_recomputed(columns: Columns, batch: Measured) -> Iterable[str]:
         yield f"the file says nothing of {', '.join(missing)}"
 
 
-def unusable_values(columns: Columns, batch: Measured) -> Iterable[str]:
-    """A unit, values and latencies that are missing, of a wrong type, or can be no measurement."""
+def _unusable_values(columns: Columns, batch: Measured) -> Iterable[str]:
     file = columns.file
     if file.time_unit is None:
         yield "the file names no time unit: seconds assumed"
@@ -86,13 +84,13 @@ def unusable_values(columns: Columns, batch: Measured) -> Iterable[str]:
         yield "the file gives no run duration: throughput is unknown"
 
 
-def claims_differ(columns: Columns, batch: Measured) -> Iterable[str]:
-    """The file's own counts, throughput and statistics against its requests."""
+def _claims_differ(columns: Columns, batch: Measured) -> Iterable[str]:
     claims, unit = columns.file.aggregated_metrics, unit_of(columns.file)
     if not columns.requests:
         return
-    counts = (("completed", claims.num_completed_requests), ("failed", claims.num_error_requests))
-    for (what, said), held in zip(counts, (batch.completed, batch.errors), strict=True):
+    completed = "completed", claims.num_completed_requests, batch.completed
+    counts = completed, ("failed", claims.num_error_requests, batch.errors)
+    for what, said, held in counts:
         if batch.completed and said is not None and said != held:
             yield f"the file claims {plural(said, f'{what} request')} but holds {held}"
     claimed, counted = usable(claims.mean_output_throughput_tokens_per_s), batch.output_throughput
@@ -117,15 +115,14 @@ def _prompts_differ(claims: Aggregates, batch: Measured) -> Iterable[str]:
             yield f"the file claims {claimed:.1f} {what} tokens/s, its requests give {counted:.1f}"
 
 
-def too_few_for_percentiles(_: Columns, batch: Measured) -> Iterable[str]:
-    """A percentile of fewer requests than it needs."""
+def _too_few_for_percentiles(_: Columns, batch: Measured) -> Iterable[str]:
     short = {name: requests_needed(value / 100) for name, value in PERCENTILES.items()}
     lacking = [f"{name} ({needed})" for name, needed in short.items() if (batch.completed or needed) < needed]
     if lacking:
         yield f"{plural(batch.completed or 0, 'completed request')}: too few for {', '.join(lacking)}"
 
 
-def outputs_unlike(columns: Columns, batch: Measured) -> Iterable[str]:
+def _outputs_unlike(columns: Columns, batch: Measured) -> Iterable[str]:
     """Fewer output tokens than the scenario asked for make every request look fast; more were counted, not sent."""
     asked, mean = output_tokens_asked(batch.scenario), statistics(columns.output_tokens)["mean"]
     if asked and mean < asked * 0.95:
@@ -135,7 +132,7 @@ def outputs_unlike(columns: Columns, batch: Measured) -> Iterable[str]:
         yield f"outputs of {mean:.1f} tokens on average where {asked:g} at most were asked for: {cause}"
 
 
-def ttft_doubtful(columns: Columns, _: Measured) -> Iterable[str]:
+def _ttft_doubtful(columns: Columns, _: Measured) -> Iterable[str]:
     """A TTFT that cannot be a measurement: all the same, or that of an answer that came in one piece."""
     if doubt := columns.ttft_doubt:
         yield f"{doubt}: TTFT and TPOT are unknown"
@@ -143,7 +140,7 @@ def ttft_doubtful(columns: Columns, _: Measured) -> Iterable[str]:
         yield "some requests have a TTFT above their whole latency"
 
 
-def in_flight(_: Columns, batch: Measured) -> Iterable[str]:
+def _in_flight(_: Columns, batch: Measured) -> Iterable[str]:
     """Little's law: request throughput × mean latency is the number in flight, which the level fixes."""
     level = {CONCURRENCY: batch.level, RATE: None}.get(batch.iteration_type, 1)
     average = batch.request_throughput * batch.latencies["e2e_latency_mean"]
@@ -155,25 +152,26 @@ def in_flight(_: Columns, batch: Measured) -> Iterable[str]:
         yield f"only {average:.1f} of {level} requests in flight on average: {batch.duration:.1f} s is too short"
 
 
-def sent_late(_: Columns, batch: Measured) -> Iterable[str]:
+def _sent_late(_: Columns, batch: Measured) -> Iterable[str]:
     """A client that does not keep up with a rate: what it waits counts as the server's."""
     lag = batch.schedule_lag_p99
     if lag > max(LATE, LATE_SHARE * batch.latencies["ttft_p50"]):
         yield f"the load generator was late (p99 {lag:.2g} s after requests were due): it may be what was measured"
 
 
-def notes(columns: Columns, batch: Measured) -> Iterable[str]:
+def _notes(columns: Columns, batch: Measured) -> Iterable[str]:
     """What other tools define in their own way, and what the load generator knows of the part that is judged."""
     return [note for source in (batch.origin, columns.file.window) if source for note in source.notes]
 
 
-def drifting(columns: Columns, _: Measured) -> Iterable[str]:
+def _drifting(columns: Columns, _: Measured) -> Iterable[str]:
     """A latency that grows or falls through the level, by a regression over the means of ten parts of it."""
     whole = columns.latencies["e2e_latency"]
     whole = whole[~np.isnan(whole)]
     if len(whole) < DRIFT_LEAST:
         return
-    means = np.array([part.mean() for part in np.array_split(whole, 10)])
+    edges = np.linspace(0, len(whole), 11).astype(int)
+    means = np.add.reduceat(whole, edges[:-1]) / np.diff(edges)
     at = np.arange(10) - 4.5
     slope = float(at @ means / (at @ at))
     error = math.sqrt(float(((means - means.mean() - slope * at) ** 2).sum()) / 8 / float(at @ at))
@@ -183,8 +181,8 @@ def drifting(columns: Columns, _: Measured) -> Iterable[str]:
 
 
 CHECKS: tuple[Callable[[Columns, Measured], Iterable[str]], ...] = (
-    *(survivors_only, not_recomputed, unusable_values, claims_differ, too_few_for_percentiles, outputs_unlike),
-    *(ttft_doubtful, in_flight, sent_late, notes, drifting),
+    *(_survivors_only, _not_recomputed, _unusable_values, _claims_differ, _too_few_for_percentiles, _outputs_unlike),
+    *(_ttft_doubtful, _in_flight, _sent_late, _notes, _drifting),
 )
 
 

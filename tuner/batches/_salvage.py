@@ -9,7 +9,8 @@ from typing import Any
 
 _decode = json.JSONDecoder().raw_decode
 _OPENING = re.compile(r"[\[{]")
-_NESTED = re.compile(r'(?:[\[{]\s*(?:"[^"]*"\s*:\s*)?)+')
+#: so deep nothing is nested that is meant
+_NESTED = re.compile(r'(?:[\[{]\s*(?:"[^"]*"\s*:\s*)?){60,}')
 #: so often it is tried to read on behind a damage, and so many times the text is read again at most
 _MOST_TRIES, _MOST_AGAIN, _MOST_NESTED = 200, 4, 5
 
@@ -28,7 +29,7 @@ def elements(text: str, name: str, fits: Callable[[Any], bool]) -> list[Any]:
             at, tries, again = start + 1, tries + 1, again + error.pos - start
         except (ValueError, RecursionError):  # a number of thousands of digits, or nested without end
             nested = _NESTED.match(text, start)
-            at, tries = max(nested.end() if nested else 0, start + 1), tries + 1
+            at, tries = nested.end() if nested else start + 1, tries + 1
     return found
 
 

@@ -1,22 +1,22 @@
 """One batch: its numbers, its samples, its row; the DataFrame that many of them make, and that as plain values."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pandas as pd
 
-from tuner.batches.result_file import OF_WINDOW, Floats, Measured
+from tuner.batches._audit import audit
+from tuner.batches.result_file import OF_WINDOW, Columns, Floats, Measured, ResultFile, measure
 from tuner.core import timestamps
 from tuner.core.bottleneck import bottleneck
 from tuner.core.level import COLUMNS as LEVEL_COLUMNS
 from tuner.core.level import CONCURRENCY, Level, columns_of
-from tuner.core.metrics import LATENCIES, LATENCY_COLUMNS
+from tuner.core.metrics import LATENCY_COLUMNS
 from tuner.core.records import COMPLETED, Sidecar
 from tuner.core.secrets import redactor
 from tuner.core.text import printable
@@ -52,32 +52,22 @@ KINDS: dict[str, str] = {
 SAMPLES = "samples"
 
 
-class Reading(msgspec.Struct, array_like=True):
-    """What was read of one batch's file: its audited numbers, and the samples of its completed requests."""
+@dataclass(frozen=True)
+class Reading:
+    """What was read of one batch's file: its audited numbers, and those of its completed requests (NaN: unknown)."""
 
     batch: Measured
-    samples: bytes
+    latencies: Mapping[str, Floats]  # in seconds
+    output_tokens: Floats
     recomputed: bool  # from individual requests
 
-    @property
-    def latencies(self) -> dict[str, Floats]:
-        """One value a completed request of each latency, in seconds; NaN where unknown."""
-        return dict(zip(LATENCIES, self._rows[:-1], strict=True))
-
-    @property
-    def output_tokens(self) -> Floats:
-        """One value a completed request; NaN where unknown."""
-        return np.asarray(self._rows[-1])
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it holds a sample of each latency, and of the tokens, for each completed request."""
-        requests = (self.batch.completed or 0) if self.recomputed else 0
-        return len(self.samples) == requests * (len(LATENCIES) + 1) * np.dtype(np.float64).itemsize
-
-    @property
-    def _rows(self) -> Floats:
-        return np.frombuffer(self.samples, np.float64).reshape(len(LATENCIES) + 1, -1)
+    @classmethod
+    def of(cls, file: ResultFile) -> "Reading":
+        """The numbers of a file, without its requests."""
+        columns = Columns(file)
+        batch = measure(columns)
+        batch.warnings = audit(columns, batch)
+        return cls(batch, columns.latencies, columns.output_tokens, bool(columns.requests))
 
 
 class Samples(dict[str, Any]):
@@ -158,14 +148,14 @@ def to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
 
 
 def with_types(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give the columns of `load_batches` their types again, after JSON, CSV or a report have lost them.
+    """Give batches, perhaps judged, the types of `load_batches` again, after JSON, CSV or a report have lost them.
 
-    Args:
-        frame: batches, perhaps judged; a column that is missing is added empty, further ones are kept as they are.
+    A column that is missing is added empty, further ones are kept as they are.
     """
     missing = {name: None for name in COLUMNS if name not in frame}
     whole = frame.assign(**missing)
-    whole = whole.astype({name: kind for name, kind in KINDS.items() if name in whole}).copy()  # in few blocks
+    with np.errstate(invalid="ignore"):  # a whole number that is none is a TypeError
+        whole = whole.astype({name: kind for name, kind in KINDS.items() if name in whole}).copy()  # in few blocks
     warnings = pd.Series([_as_list(value) for value in whole["warnings"]], whole.index, dtype="object")
     return whole.assign(warnings=warnings, **{name: timestamps.to_utc(whole[name]) for name in TIMES})
 

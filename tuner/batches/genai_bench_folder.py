@@ -12,9 +12,8 @@ from typing import Any
 
 import msgspec
 
-from tuner.batches._cache import Cache
 from tuner.batches.batch import Batch, Place, Reading
-from tuner.batches.other_tools import aiperf, distinct, format_of
+from tuner.batches.other_tools import aiperf, distinct, format_of, read_all
 from tuner.batches.other_tools.values import DATASET
 from tuner.batches.result_file import MOST, Damage, Origin, iteration_type
 from tuner.core.files import is_regular, read_object, read_struct, split_part
@@ -133,11 +132,11 @@ def is_genai_bench(folder: Path) -> bool:
     return is_regular(folder / METADATA_FILE) or any(RESULT_NAME.fullmatch(n) or DEBUG_NAME.fullmatch(n) for n in names)
 
 
-def read_genai_bench(folder: Path, cache: Cache) -> list[Batch]:
+def read_genai_bench(folder: Path) -> list[Batch]:
     """Every batch of a plain genai-bench folder: those asked for, and those that are there besides."""
     metadata = read_metadata(folder)
     place = Place(folder, folder.resolve().name, 1, metadata.server_engine or "", metadata.api_model_name or "")
-    batches = read_files(result_files(folder), place, metadata, cache)
+    batches = read_files(result_files(folder), place, metadata)
     is_of_rate = any(
         batch.iteration_type == RATE for batch in batches
     )  # a level of ours: genai-bench was asked for users
@@ -146,7 +145,7 @@ def read_genai_bench(folder: Path, cache: Cache) -> list[Batch]:
 
 def words_of_failure(folder: Path) -> str:
     """How many requests of a level failed, with which status, and the server's words for the first that has some."""
-    batches = read_files(result_files(folder), Place(folder, "", 1), Metadata(), Cache())
+    batches = read_files(result_files(folder), Place(folder, "", 1), Metadata())
     return next((batch.reason for batch in batches if batch.reason), "every request failed")
 
 
@@ -165,14 +164,14 @@ def genai_bench_facts(folder: Path) -> dict[str, dict[str, Any]]:
     return {"genai_bench": known} if known else {}
 
 
-def read_files(paths: Iterable[Path], place: Place, metadata: Metadata, cache: Cache) -> list[Batch]:
+def read_files(paths: Iterable[Path], place: Place, metadata: Metadata) -> list[Batch]:
     """One batch a level that `paths` hold a file of; older runs of a level follow as superseded repeats.
 
     Those of other tools come last, each with all its repeats, as nothing says that one replaces another.
     """
     theirs: list[NamedReading] = []
     ours: list[Batch] = []
-    for path, reading in _readings(paths, cache):
+    for path, reading in _readings(paths):
         if is_theirs(reading) and not (isinstance(reading, Damage) and RESULT_NAME.fullmatch(path.name)):
             theirs.append((path, reading))
         elif batch := _batch(path, reading, place, metadata):
@@ -183,12 +182,17 @@ def read_files(paths: Iterable[Path], place: Place, metadata: Metadata, cache: C
     return chosen + [_with_outcome(batch) for batch in of_tools(theirs, place)]
 
 
-def _readings(paths: Iterable[Path], cache: Cache) -> Iterator[NamedReading]:
+def _readings(paths: Iterable[Path]) -> Iterator[NamedReading]:
     """Every batch that the files hold; what is called as genai-bench calls it needs no look inside beforehand."""
     files = list(paths)
     named = [path for path in files if RESULT_NAME.fullmatch(path.name)]
     for path in [*named, *distinct(path for path in files if not RESULT_NAME.fullmatch(path.name))]:
-        yield from cache.batches(path)
+        yield from readings_in(path).items()
+
+
+def readings_in(path: Path) -> dict[Path, Reading | Damage]:
+    """Every batch in the file `path`, by what names it."""
+    return {name: part if isinstance(part, Damage) else Reading.of(part) for name, part in read_all(path).items()}
 
 
 def _batch(path: Path, reading: Reading | Damage, place: Place, metadata: Metadata) -> Batch | None:

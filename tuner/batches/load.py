@@ -13,13 +13,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from tuner.batches._cache import Cache
 from tuner.batches.batch import SAMPLES, Batch, Place, Reading, Samples, to_frame
-from tuner.batches.genai_bench_folder import Metadata, is_genai_bench, read_files, read_genai_bench, result_files
+from tuner.batches.genai_bench_folder import (
+    Metadata,
+    is_genai_bench,
+    read_files,
+    read_genai_bench,
+    readings_in,
+    result_files,
+)
 from tuner.batches.other_tools import format_of, holds_one_run
 from tuner.batches.report_data import is_page, read_report
 from tuner.batches.run_folder import is_trial, read_trial
-from tuner.core.files import is_regular, subfolders
+from tuner.core.files import is_regular, split_part, subfolders
 from tuner.core.records import EXPERIMENT_FILE
 from tuner.core.run_directory import Experiment
 from tuner.errors import PathError
@@ -60,18 +66,13 @@ def load_batches(*paths: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def load_together(paths: Sequence[str | os.PathLike[str]]) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-    """Read the batches of all paths, as `load_batches` does, and those of each by itself, though each file once.
-
-    Raises:
-        PathError: a path does not exist, cannot be read, or holds no batch.
-    """
+    """The batches of all paths, as `load_batches` has them, and those of each by itself; each file is read once."""
     each = _read_each(paths)
     return _to_frame(chain.from_iterable(each)), [_to_frame(batches) for batches in each]
 
 
 def _read_each(paths: Iterable[str | os.PathLike[str]]) -> list[list[Batch]]:
-    with Cache() as cache:
-        return [_read(Path(path).expanduser(), cache) for path in paths]
+    return [_read(Path(path).expanduser()) for path in paths]
 
 
 def _to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
@@ -80,30 +81,21 @@ def _to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
 
 
 def readings_of(batches: pd.DataFrame) -> list[Reading | None]:
-    """What was read of each batch's result file, in their order; the file is read only where the frame lacks that.
-
-    None where there is no file, or none that can be used.
-    """
+    """What was read of each batch's file, None without one to use; it is read only where the frame lacks that."""
     samples = batches.attrs.get(SAMPLES)
-    known = samples.readings if isinstance(samples, Samples) else {}
-    sources = batches["source"] if "source" in batches else [None] * len(batches)
-    with Cache() as cache:
-        return [_reading(source, known, cache) if isinstance(source, str) else None for source in sources]
+    known = dict(samples.readings) if isinstance(samples, Samples) else {}
+    sources = batches["source"].tolist() if "source" in batches else [None] * len(batches)
+    lacking = {split_part(Path(source))[0] for source in sources if isinstance(source, str) and source not in known}
+    for path, reading in chain.from_iterable(readings_in(file).items() for file in lacking):
+        known[str(path)] = reading if isinstance(reading, Reading) else None
+    return [known.get(str(source)) for source in sources]
 
 
-def _reading(source: str, known: dict[str, Reading | None], cache: Cache) -> Reading | None:
-    held = known.get(source)
-    if held.is_whole if held else source in known:
-        return held
-    reading = cache.reading(Path(source))
-    return reading if isinstance(reading, Reading) else None
-
-
-def _read(path: Path, cache: Cache) -> list[Batch]:
+def _read(path: Path) -> list[Batch]:
     """The batches of the first reader that knows what `path` is."""
     _must_be_readable(path)
     reader = next((read for knows, read in READERS if knows(path)), None)
-    batches = reader(path, cache) if reader else None
+    batches = reader(path) if reader else None
     if batches is None:
         raise PathError(
             f"{path} holds no batch: expected a run directory, result files (of genai-bench, GuideLLM, AIPerf, "
@@ -128,8 +120,8 @@ def is_run(folder: Path) -> bool:
     return is_regular(folder / EXPERIMENT_FILE) or any(is_trial(trial) for trial in Experiment(folder).trial_folders)
 
 
-def _read_run(run: Path, cache: Cache) -> list[Batch]:
-    return [batch for folder in Experiment(run).trial_folders for batch in read_trial(folder, cache)]
+def _read_run(run: Path) -> list[Batch]:
+    return [batch for folder in Experiment(run).trial_folders for batch in read_trial(folder)]
 
 
 def _trial_of(path: Path) -> Path | None:
@@ -138,28 +130,28 @@ def _trial_of(path: Path) -> Path | None:
     return next((folder for folder in [whole, *whole.parents][: HIGHEST + 1] if is_trial(folder)), None)
 
 
-def _read_in_trial(path: Path, cache: Cache) -> list[Batch] | None:
+def _read_in_trial(path: Path) -> list[Batch] | None:
     """The batches of a trial, or of that part of it that `path` is, named after the run directory it lies in."""
     trial, whole = _trial_of(path), path.resolve()
     if trial is None:
         return None
-    batches = read_trial(trial, cache)
+    batches = read_trial(trial)
     within = [b for b in batches if any(place and place.is_relative_to(whole) for place in (b.folder, b.file))]
     return batches if whole == trial else within or None
 
 
-def _read_folder(folder: Path, cache: Cache) -> list[Batch] | None:
+def _read_folder(folder: Path) -> list[Batch] | None:
     """A folder of runs and genai-bench folders, however deep; or one of result files under names of their own."""
     sources = list(_sources(folder, DEEPEST))
     if sources:
-        return [batch for read, source in sources for batch in read(source, cache) or []]
-    return _read_loose(folder, cache)
+        return [batch for read, source in sources for batch in read(source) or []]
+    return _read_loose(folder)
 
 
-def _read_loose(path: Path, cache: Cache) -> list[Batch] | None:
+def _read_loose(path: Path) -> list[Batch] | None:
     """The batches of one result file, or of a folder's under names of their own, whatever tool wrote them."""
     folder, paths = (path.resolve().parent, [path]) if path.is_file() else (path, _loose_files(path))
-    return read_files(paths, Place(folder, folder.resolve().name), Metadata(), cache) or None
+    return read_files(paths, Place(folder, folder.resolve().name), Metadata()) or None
 
 
 def _loose_files(folder: Path) -> list[Path]:
@@ -185,10 +177,10 @@ def _sources(folder: Path, depth: int) -> "Iterator[tuple[Reader, Path]]":
                 yield from _sources(below, depth - 1)
 
 
-Reader = Callable[[Path, Cache], list[Batch] | None]
+Reader = Callable[[Path], list[Batch] | None]
 #: What a path can be, most telling first: (is it that?, its batches or None where it holds none).
 READERS: list[tuple[Callable[[Path], object], Reader]] = [
-    (is_page, lambda path, _: read_report(path)),
+    (is_page, read_report),
     (is_run, _read_run),
     (_trial_of, _read_in_trial),
     (Path.is_file, _read_loose),

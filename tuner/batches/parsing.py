@@ -13,10 +13,9 @@ _decode = msgspec.json.Decoder(ResultFile).decode
 
 
 def parse(data: bytes, name: str) -> ResultFile | Damage:
-    """Read the genai-bench file that holds `data`, whatever that is; `name` is only for messages.
+    """The wanted keys of the genai-bench file that holds `data` (`name` is for messages), or what is wrong with it.
 
-    Returns:
-        The file's wanted keys; values of a wrong type are None and counted in `mended`. Or what is wrong with it.
+    Values of a wrong type are None and counted in `mended`.
     """
     try:
         return _decode(data)
@@ -42,16 +41,12 @@ def mend(value: dict[str, Any]) -> ResultFile:
     losses: list[str] = []
     aggregates = _mend_struct(Aggregates, value["aggregated_metrics"], losses)
     entries = value.get("individual_request_metrics")
-    requests = _mend_requests(entries, losses) if isinstance(entries, list) else None
+    if isinstance(entries, list):  # what is no request is left out, so that it counts as no completed one
+        losses += ["request" for entry in entries if not isinstance(entry, dict)]
+        entries = [entry for entry in entries if isinstance(entry, dict)]
+    requests = [_mend_struct(Request, entry, losses) for entry in entries] if isinstance(entries, list) else None
     unit = value.get("_time_unit")
     return ResultFile(aggregates, requests, None if unit is None else str(unit), len(losses))
-
-
-def _mend_requests(entries: list[Any], losses: list[str]) -> list[Request]:
-    """The requests among `entries`; what is no request is left out, so that it counts as no completed one."""
-    objects = [entry for entry in entries if isinstance(entry, dict)]
-    losses += ["request"] * (len(entries) - len(objects))
-    return [_mend_struct(Request, entry, losses) for entry in objects]
 
 
 def _mend_struct(kind: Any, value: dict[str, Any], losses: list[str]) -> Any:
@@ -61,7 +56,8 @@ def _mend_struct(kind: Any, value: dict[str, Any], losses: list[str]) -> Any:
 
 def _mend(value: Any, kind: Any, name: str, losses: list[str]) -> Any:
     if name == "stats" and isinstance(value, dict):
-        return {key: _mend_numbers(entry, losses) for key, entry in value.items()}
+        tables = {key: entry for key, entry in value.items() if isinstance(entry, dict)}
+        return {key: {str(k): _mend(one, float | None, k, losses) for k, one in tables[key].items()} for key in tables}
     if name == "error_code" and value and not isinstance(value, (int, str)):
         return one_line(str(value))  # whatever it is, it says that the request failed
     value = value.item() if hasattr(value, "item") else value  # numpy's numbers, from callers
@@ -75,8 +71,3 @@ def _mend(value: Any, kind: Any, name: str, losses: list[str]) -> Any:
     except (msgspec.MsgspecError, OverflowError):
         losses.append(name)
         return None
-
-
-def _mend_numbers(value: Any, losses: list[str]) -> dict[str, float | None]:
-    entries = value.items() if isinstance(value, dict) else ()
-    return {str(key): _mend(number, float | None, str(key), losses) for key, number in entries}

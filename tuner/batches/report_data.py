@@ -93,11 +93,7 @@ def is_page(path: Path) -> bool:
 
 
 def unpack(path: Path) -> ReportData:
-    """What the report `path` carries.
-
-    Raises:
-        PathError: it carries nothing (other pages do not), is damaged, or comes from a later tuner.
-    """
+    """What the report `path` carries; PathError: nothing (as other pages), or it is damaged, or of a later tuner."""
     _, opening, rest = read_bytes(path, RESULTS).partition(OPENING.encode())
     if not opening:
         raise PathError(f"{path} carries no batches: only a report that tuner made does")
@@ -125,26 +121,23 @@ def _whole_part(text: str, path: Path, error: Exception) -> ReportData:
     known: dict[str, Any] = {"columns": [], "rows": []}
     for name, value in (whole | {"rows": rows, "is_damaged": whole.get("rows") != rows}).items():
         with contextlib.suppress(msgspec.ValidationError, RecursionError):
-            known[name] = msgspec.convert(_with_whole_characters(value), fields[name])
+            characters = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")  # no halves of pairs
+            known[name] = msgspec.convert(json.loads(characters), fields[name])
     return ReportData(**known)
 
 
-def _with_whole_characters(value: Any) -> Any:
-    """JSON without halves of surrogate pairs, which are no characters and no UTF-8."""
-    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
-
-
 def read_report(path: Path) -> list[Batch]:
-    """The batches that the report `path` carries, as they were when it was made.
-
-    Raises:
-        PathError: it carries none, or is damaged.
-    """
+    """The batches that the report `path` carries, as they were when it was made; PathError: none, or it is damaged."""
     data = unpack(path)
     try:
         batches = _batches(data.columns, data.rows)
     except _DAMAGES:
-        batches = [_one_batch(data.columns, row, path, number) for number, row in enumerate(data.rows, 1)]
+        batches = []
+        for row in data.rows:
+            try:
+                batches += _batches(data.columns, [row])
+            except _DAMAGES:
+                batches.append(_damaged(path, len(batches) + 1))
     if data.is_damaged:
         batches.append(_damaged(path, len(batches) + 1))
     if not any(batch.report_row for batch in batches):
@@ -154,13 +147,6 @@ def read_report(path: Path) -> list[Batch]:
             "warnings": [*(batch.report_row.get("warnings") or []), _CHANGED]
         }
     return batches
-
-
-def _one_batch(columns: list[str], row: list[Any], path: Path, number: int) -> Batch:
-    try:
-        return _batches(columns, [row])[0]
-    except _DAMAGES:
-        return _damaged(path, number)
 
 
 def _damaged(path: Path, number: int) -> Batch:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pyarrow as pa
 from msgspec.structs import replace
 
 from tuner.batches.load import load_batches
-from tuner.batches.other_tools import BatchReader
-from tuner.batches.result_file import Columns, Damage
+from tuner.batches.other_tools import read_all
+from tuner.batches.result_file import Columns, ResultFile
+from tuner.core.files import split_part
 from tuner.core.level import COLUMNS
 from tuner.core.metrics import LATENCIES
 from tuner.core.request_log import COMPLETED, FAILED
@@ -71,10 +73,11 @@ def _schema() -> pa.Schema:
 
 
 def _tables(rows: Iterable[dict[Any, Any]]) -> Iterator[pa.Table]:
-    reader = BatchReader()
+    read = lru_cache(maxsize=1)(read_all)  # the batches of a file follow each other
     for row in rows:
-        file = reader.read(Path(row["source"]))
-        if isinstance(file, Damage) or not file.individual_request_metrics:
+        path = Path(row["source"])
+        file = read(split_part(path)[0]).get(path)
+        if not isinstance(file, ResultFile) or not file.individual_request_metrics:
             continue
         every = file.every_request or file.individual_request_metrics
         columns = Columns(replace(file, individual_request_metrics=every))

@@ -77,7 +77,6 @@ class Origin(msgspec.Struct):
     finished_at: str = ""
     notes: list[str] = []  # what a reader must know, first of all where its definitions differ
     settings: dict[str, Scalar] = {}  # what was asked for, by the tool's own names
-    parts: int = 1  # how many batches the file holds
 
 
 #: columns that only a level of ours has
@@ -105,9 +104,7 @@ class ResultFile(msgspec.Struct):
     mended: int = 0  # values of the wrong type that were left out
     origin: Origin | None = msgspec.field(default=None, name="_origin")
     window: Window | None = msgspec.field(default=None, name="_window")  # where the file is ours
-    every_request: Sequence[Request] | None = msgspec.field(
-        default=None, name="_every_request"
-    )  # also what is not judged
+    every_request: Sequence[Request] | None = msgspec.field(default=None, name="_every")  # also what is not judged
 
 
 @dataclass(frozen=True)
@@ -252,13 +249,13 @@ def unit_of(file: ResultFile) -> float:
 def statistics(values: Floats) -> dict[str, float]:
     """Mean and percentiles (linear interpolation, as numpy and genai-bench do) of the values that are there.
 
-    Returns:
-        NaN for each where more than half of the values are missing, since the rest stands for little.
+    NaN for each where more than half of the values are missing, since the rest stands for little.
     """
     known = values[~np.isnan(values)]
     if not known.size or 2 * known.size < values.size:
         return dict.fromkeys(STATISTICS, math.nan)
-    percentiles = np.percentile(known, list(PERCENTILES.values()))
+    ranks = np.array([*PERCENTILES.values()]) / 100 * (known.size - 1)
+    percentiles = np.interp(ranks, np.arange(known.size), np.sort(known))
     return dict(zip(STATISTICS, [float(known.mean()), *percentiles.tolist()], strict=True))
 
 
@@ -277,7 +274,8 @@ def _of_requests(columns: Columns) -> dict[str, Any]:
     total, errors = len(columns.requests), len(columns.errors)
     seconds, done = usable(columns.file.aggregated_metrics.run_duration) or math.nan, total - errors
     window = columns.file.window
-    inputs, outputs = _sum(columns.input_tokens), _sum(columns.output_tokens)
+    tokens = columns.input_tokens, columns.output_tokens
+    inputs, outputs = (math.nan if np.isnan(part).all() else float(np.nansum(part)) for part in tokens)
     if window:
         inputs, outputs, done = window.input_tokens, window.output_tokens, window.completed
     computed = {name: statistics(values) for name, values in columns.latencies.items()}
@@ -297,17 +295,14 @@ def _of_requests(columns: Columns) -> dict[str, Any]:
     }
 
 
-def _sum(values: Floats) -> float:
-    """The sum of what is there; NaN where nothing is."""
-    return math.nan if np.isnan(values).all() else float(np.nansum(values))
-
-
 def _of_aggregates(columns: Columns) -> dict[str, Any]:
     """Nothing to compute from: the file's own numbers, but the error rate and the unit put right."""
     file = columns.file
     claims, unit = file.aggregated_metrics, unit_of(file)
     names = [name for name in LATENCY_COLUMNS if not columns.ttft_doubt or name.startswith("e2e")]
-    completed, errors = _count(claims.num_completed_requests), _claimed_errors(claims)
+    codes, errors = claims.error_codes_frequency or {}, claims.num_error_requests
+    counted = errors if claims.error_codes_frequency is None or errors else sum(codes.values())
+    completed, errors = _count(claims.num_completed_requests), _count(counted)
     requests = None if completed is None or errors is None else completed + errors
     return {
         "requests": requests,
@@ -319,7 +314,7 @@ def _of_aggregates(columns: Columns) -> dict[str, Any]:
         "total_throughput": usable(claims.mean_total_tokens_throughput_tokens_per_s),
         "request_throughput": usable(claims.requests_per_second),
         "latencies": dict.fromkeys(LATENCY_COLUMNS, math.nan) | {name: claim_of(claims, name) / unit for name in names},
-        "error_codes": {code: count for code, count in (claims.error_codes_frequency or {}).items() if _count(count)},
+        "error_codes": {code: count for code, count in codes.items() if _count(count)},
     }
 
 
@@ -333,12 +328,6 @@ def _claimed_ttft_doubt(file: ResultFile) -> str:
     rates = usable(claims.mean_output_throughput_tokens_per_s), usable(claims.requests_per_second) or math.nan
     is_at_once = whole - first <= AT_ONCE * whole and gap < FASTEST_TPOT
     return NOT_STREAMED if is_at_once and rates[0] / rates[1] > 1 else ""
-
-
-def _claimed_errors(claims: Aggregates) -> int | None:
-    """How many requests failed by the file's counts; None where it has none."""
-    codes = claims.error_codes_frequency
-    return _count(claims.num_error_requests if codes is None or claims.num_error_requests else sum(codes.values()))
 
 
 def _count(value: int | None) -> int | None:

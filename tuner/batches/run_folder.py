@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 
-from tuner.batches._cache import Cache
 from tuner.batches.batch import Batch, Place, client
 from tuner.batches.genai_bench_folder import Metadata, read_files, result_files
 from tuner.batches.result_file import MOST, iteration_type
@@ -59,9 +58,9 @@ def is_trial(folder: Path) -> bool:
     return is_regular(folder / TRIAL_FILE)
 
 
-def read_trial(folder: Path, cache: Cache) -> list[Batch]:
+def read_trial(folder: Path) -> list[Batch]:
     """Every batch of one trial: those asked for, in the order asked, then those that are there besides."""
-    return list(_TrialReader(Trial(folder), cache).batches())
+    return list(_TrialReader(Trial(folder)).batches())
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,6 @@ class _TrialReader:
     """One trial, and what its files say that more than one batch needs."""
 
     trial: Trial
-    cache: Cache
 
     @cached_property
     def facts(self) -> TrialFacts:
@@ -148,7 +146,7 @@ class _TrialReader:
     def of_file(self, level: Batch) -> Batch:
         """What the result file in a level's folder says of it."""
         asked = Metadata(traffic_scenario=[level.scenario], iteration_type=level.iteration_type)
-        batches = read_files(result_files(level.folder), self.place, asked, self.cache) if level.folder else []
+        batches = read_files(result_files(level.folder), self.place, asked) if level.folder else []
         none = replace(level, outcome="missing", reason="genai-bench left no file")
         return next((batch for batch in batches if batch.level == level.level), batches[0] if batches else none)
 

@@ -62,10 +62,11 @@ def _judged_part(level: LevelRecord, requests: list[SentRequest], notes: list[st
 
 
 def _logged_request(request: SentRequest, level: LevelRecord) -> LoggedRequest:
+    sent = level.utc.timestamp() - level.monotonic + request.sent  # seconds since 1970
     logged = LoggedRequest(
         status=request.status,
         is_counted=level.counts(request),
-        sent_at=_microseconds(level.utc.timestamp() - level.monotonic + request.sent) if request.sent else None,
+        sent_at=round(sent * 1e6) if request.sent and timestamps.instant(sent) else None,
         finish_reason=request.finish_reason,
         cached_tokens=request.cached_tokens,
         error_code=request.error_code,
@@ -84,11 +85,6 @@ def _logged_request(request: SentRequest, level: LevelRecord) -> LoggedRequest:
     none = 0.0 if outputs == 1 else None  # as TPOT of a single token
     logged.itl_p50, logged.itl = request.gaps.get("p50", none), request.gaps.get("p99", none)
     return logged
-
-
-def _microseconds(instant: float) -> int | None:
-    """Seconds since 1970 as microseconds; None where they are none that a clock can show."""
-    return round(instant * 1e6) if timestamps.instant(instant) else None
 
 
 def _window(level: LevelRecord, requests: list[SentRequest]) -> Window:

@@ -143,9 +143,7 @@ CAUSES: tuple[tuple[str, Callable[[Usage], str]], ...] = (
 def bottleneck(usage: Usage | None, client_cpu_share: float) -> tuple[str, str]:
     """What limits a level: a cause, and its evidence with the engine's parameters that move it.
 
-    Args:
-        usage: of the server; None where nothing was recorded.
-        client_cpu_share: share of a core that the load generator used; NaN where nobody knows.
+    `client_cpu_share` is the share of a core that the load generator used; NaN where nobody knows.
     """
     if client_cpu_share > CLIENT_BUSY:
         return CLIENT, f"the load generator used {percent(client_cpu_share)} of a core: it may be what was measured"

@@ -4,7 +4,6 @@ The door: regular files alone, up to the size and the nesting of their kind.
 """
 
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -15,13 +14,13 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
 from tuner.core.secrets import redact_bytes
 from tuner.core.text import shorten
-from tuner.errors import PathError, RequestError
+from tuner.errors import PathError
 
 logger = logging.getLogger(__name__)
 
@@ -29,18 +28,15 @@ Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 #: Bytes that a file of a kind has at most: what a person wrote, a record of ours, telemetry, results and reports.
 DOCUMENT, RECORD, TELEMETRY, RESULTS = 1 << 17, 1 << 24, 1 << 28, 1 << 30
-#: So many levels deep nothing is nested that is meant, nor does a person write so many values, aliases counted.
-_DEEPEST, _MOST_VALUES = 50, 5_000
+#: So many levels deep nothing is nested that is meant.
+DEEPEST = 50
 _LARGEST_NUMBER = 2**63
 
-_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 #: what stands for the checksum of a file of ours while it is counted; it lies within so many bytes
 UNSEALED = "0" * 8
 _SEALED_WITHIN = 4096
 _SEAL = re.compile(rb'"checksum":\s*"([0-9a-f]{8})"')
 _PART = re.compile(r"(?P<name>.+\.\w+)#(?P<part>[1-9]\d{0,6})", re.DOTALL)
-
-
 #: what a file is called while it is written aside
 ASIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 
@@ -48,47 +44,38 @@ ASIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 def write_atomically(path: Path, content: str | bytes, *, sync_it: bool = True, is_text: bool = True) -> None:
     """Replace `path` by `content`, sealed and without keys, so that a reader or a crash sees the old file or the new.
 
-    Args:
-        path: the file; its folder must exist.
-        content: text (written as UTF-8) or bytes.
-        sync_it: whether it must survive a power cut, for which the disk is waited for.
-        is_text: whether a key in it is redacted, which would break what counts its bytes.
-
-    Raises:
-        PathError: the folder is missing, read-only or full, or a device, a pipe or a folder lies there.
+    Where it need not survive a power cut, `sync_it` is false and nobody waits for the disk. Where bytes are counted,
+    `is_text` is false and keys stay in it. PathError: the folder is missing, read-only or full, or what lies there is
+    a device, a pipe or a folder.
     """
     if path.exists() and not path.is_file():
         raise PathError(f"cannot write {path}: it is no file, but a folder, a pipe or a device")
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     data = content.encode() if isinstance(content, str) else content
-    try:
-        with open(aside, "xb") as file:
-            file.write(seal(redact_bytes(data)) if is_text else data)
-            file.flush()
-            if sync_it:
-                os.fsync(file.fileno())
-        aside.replace(path)
+    with _aside(path, f"cannot write {path}") as file:
+        file.write(seal(redact_bytes(data)) if is_text else data)
+        file.flush()
+        if sync_it:
+            os.fsync(file.fileno())
+        Path(file.name).replace(path)
         if sync_it:
             sync(path.parent)
-    except OSError as error:
-        raise PathError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
 
 
 def must_have_room(folder: Path, size: int) -> None:
-    """Refuse what would be written into a folder that is full, read-only or gone, before it is made.
+    """PathError where a file of `size` bytes cannot be written into a folder: before it is made."""
+    with _aside(folder / "room", f"cannot write into {folder}") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
 
-    Raises:
-        PathError: a file of `size` bytes cannot be written there.
-    """
-    aside = folder / f".room.{secrets.token_hex(4)}"
+
+@contextlib.contextmanager
+def _aside(path: Path, failure: str) -> Iterator[IO[bytes]]:
+    """A new file beside `path`, that is gone in the end where it was not renamed."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(aside, "xb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+            yield file
     except OSError as error:
-        raise PathError(f"cannot write into {folder}: {error.strerror}") from error
+        raise PathError(f"{failure}: {error.strerror}") from error
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
@@ -126,21 +113,16 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_bytes(path: Path, most: int = RECORD) -> bytes:
-    """What is in a regular file, to which links may lead.
-
-    Raises:
-        PathError: it cannot be read, is a pipe, a device or a folder, or has more than `most` bytes.
-    """
-    return _read(path, most, most)
-
-
 def read_start(path: Path, count: int) -> bytes:
     """The first bytes of a regular file of any size; errors as in `read_bytes`."""
-    return _read(path, sys.maxsize, count)
+    return read_bytes(path, sys.maxsize, count)
 
 
-def _read(path: Path, most: int, count: int) -> bytes:
+def read_bytes(path: Path, most: int = RECORD, count: int = RESULTS) -> bytes:
+    """What is in a regular file, to which links may lead: the first `count` bytes.
+
+    PathError: it cannot be read, is a pipe, a device or a folder, or has more than `most` bytes.
+    """
     try:
         _must_be_file(path, path.stat(), most)
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -169,13 +151,9 @@ def read_beside(path: Path, most: int = RECORD) -> bytes:
 
 
 def read_json(path: Path, kind: Any = Any) -> Any:
-    """Read a JSON file that tuner wrote, which holds a `kind`.
-
-    Raises:
-        PathError: it is missing, unreadable or no such JSON.
-    """
+    """What is in a JSON file that tuner wrote, a `kind`; PathError where it is missing, unreadable or no such JSON."""
     try:
-        return _plain(msgspec.json.decode(read_bytes(path), type=kind))
+        return must_be_plain(msgspec.json.decode(read_bytes(path), type=kind))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         if isinstance(error, PathError):
             raise
@@ -188,7 +166,7 @@ def read_object(path: Path) -> dict[str, Any]:
         return {}
     data = read_beside(path)
     with _as_damage(path):
-        return dict(_plain(msgspec.json.decode(data, type=dict[str, Any]))) if data or is_regular(path) else {}
+        return dict(must_be_plain(msgspec.json.decode(data, type=dict[str, Any]))) if data or is_regular(path) else {}
     return {}
 
 
@@ -201,16 +179,15 @@ def _as_damage(path: Path) -> Iterator[None]:
         logger.warning("%s is damaged: %s", path, error)
 
 
-def _plain(value: Any, forbidden: re.Pattern[str] | None = None) -> Any:
+def must_be_plain(value: Any, forbidden: re.Pattern[str] | None = None) -> Any:
     """`value`, made of dicts and lists, as it is.
 
-    Raises:
-        ValueError: it is nested too deeply, holds what is `forbidden` in texts, or a number that nothing can count.
+    ValueError: it is nested too deeply, holds what is `forbidden` in texts, or a number that nothing can count.
     """
     rest = [(value, 0)]
     while rest:
         part, depth = rest.pop()
-        if depth > _DEEPEST:
+        if depth > DEEPEST:
             raise ValueError("it is nested too deeply")
         if isinstance(part, dict):
             rest += [(each, depth + 1) for pair in part.items() for each in pair]
@@ -228,9 +205,12 @@ def read_struct(path: Path, kind: type[Struct]) -> Struct | None:
 
     A field that `kind` does not have is ignored, one of another type is as if it were not there.
     """
-    values = read_object(path)
+    if not (values := read_object(path)):
+        return None
+    with contextlib.suppress(msgspec.ValidationError):
+        return msgspec.convert(values, kind)
     try:
-        return msgspec.convert(fitting(values, kind, path), kind) if values else None
+        return msgspec.convert(fitting(values, kind, path), kind)
     except msgspec.ValidationError as error:  # it lacks what has no default
         logger.warning("%s is damaged: %s", path, error)
         return None
@@ -283,119 +263,3 @@ def split_part(path: Path) -> tuple[Path, int]:
     """The file that `path` names and which of its batches, from 1: `file.json#2` is the second of `file.json`."""
     match = _PART.fullmatch(path.name)
     return (path.with_name(match["name"]), int(match["part"])) if match else (path, 1)
-
-
-def read_document(path: Path, what: str, error: type[RequestError]) -> Any:
-    """Read strictly what a person wrote: JSON where the file's name ends so, else YAML.
-
-    Args:
-        path: the file.
-        what: what it is, for the message that it cannot be read: `the SLO`.
-        error: raised where it is damaged, or a key stands twice, so that one of them would be lost.
-
-    Raises:
-        PathError: the file cannot be read.
-    """
-    try:
-        text = read_bytes(path, DOCUMENT).decode("utf-8-sig")
-        return _plain(_parse_json(text) if path.suffix == ".json" else parse_yaml(text), _NO_TEXT)
-    except PathError as failure:
-        raise PathError(str(failure).replace("cannot read ", f"cannot read {what} ", 1)) from failure
-    except UnicodeDecodeError as failure:
-        raise error(f"{path} is no UTF-8 text") from failure
-    except ValueError as failure:
-        raise error(f"{path}: {failure}") from failure
-
-
-def parse_yaml(text: str) -> Any:
-    """The one YAML document that `text` holds, as plain values.
-
-    Raises:
-        ValueError: it is no YAML, is nested too deeply, or a key stands twice.
-    """
-    import yaml
-
-    try:
-        if len(text) > DOCUMENT:
-            raise ValueError(f"it is longer than {DOCUMENT} characters")
-        with contextlib.suppress(ValueError):  # all JSON is meant, also where tabs indent it, which YAML forbids
-            return _plain(_parse_json(text), _NO_TEXT)
-        return _plain(yaml.load(text, Loader=_strict_loader()), _NO_TEXT)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, RecursionError, ArithmeticError, LookupError, TypeError, AttributeError) as error:
-        words = "a value that its tag does not fit" if isinstance(error, LookupError) else " ".join(str(error).split())
-        raise ValueError(f"not valid YAML: {words}") from None
-
-
-@functools.cache
-def _strict_loader() -> Any:
-    import yaml
-
-    safe: Any = yaml.SafeLoader
-
-    class StrictLoader(yaml.SafeLoader):
-        """SafeLoader that refuses a key given twice, what is nested too deeply, and too many values by aliases."""
-
-        depth, values = 0, 0
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            """Count how deep it is, and of how many values; an alias stands for all that it names."""
-            before, is_alias = self.values, self.check_event(yaml.AliasEvent)
-            self.depth += 1
-            if self.depth > _DEEPEST:
-                raise RecursionError("nested too deeply")
-            node = super().compose_node(parent, index)
-            self.depth -= 1
-            self.values += self.sizes.get(id(node), _MOST_VALUES) if is_alias else 1
-            if self.values > _MOST_VALUES:
-                raise RecursionError("aliases that hold themselves, or too many values")
-            if not is_alias:
-                self.sizes[id(node)] = self.values - before
-            return node
-
-        @functools.cached_property
-        def sizes(self) -> dict[int, int]:
-            """How many values each node holds."""
-            return {}
-
-        def compose_mapping_node(self, anchor: Any) -> Any:
-            """Compare the keys, before any of them can replace another."""
-            node = super().compose_mapping_node(anchor)
-            _must_be_unique([(key.tag, key.value) for key, _ in node.value], node.start_mark.line + 1)
-            return node
-
-    def number(loader: Any, node: Any) -> Any:
-        kind = node.tag.rpartition(":")[2]
-        value, line = getattr(safe, f"construct_yaml_{kind}")(loader, node), node.start_mark.line + 1
-        if ":" in node.value or (kind == "int" and re.match(r"[+-]?0[0-7_]+$", node.value)):
-            told = f"line {line}: {node.value} is ambiguous (YAML 1.1 reads it as {value})"
-            raise yaml.YAMLError(f"{told}: write a plain decimal number, or quote it if it is a text")
-        return value
-
-    for name in ("int", "float"):
-        StrictLoader.add_constructor(f"tag:yaml.org,2002:{name}", number)
-    StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", safe.construct_yaml_str)
-    for name in ("binary", "set", "omap", "pairs"):
-        StrictLoader.add_constructor(f"tag:yaml.org,2002:{name}", safe.construct_undefined)
-    return StrictLoader
-
-
-def _parse_json(text: str) -> Any:
-    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        _must_be_unique([("", key) for key, _ in pairs])
-        return dict(pairs)
-
-    try:
-        return json.loads(text, object_pairs_hook=mapping)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON: {error}") from None
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-
-
-def _must_be_unique(keys: list[tuple[str, Any]], line: int = 0) -> None:
-    seen: set[tuple[str, str]] = set()
-    for key in (key for key in keys if isinstance(key[1], str)):
-        if key in seen:
-            where = f" in the mapping that begins in line {line}" if line else ""
-            raise ValueError(f"the key {shorten(repr(key[1]), 60)} stands twice{where}")
-        seen.add(key)

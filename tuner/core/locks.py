@@ -32,11 +32,7 @@ class AlreadyTaken(Exception):
 
 
 def take(name: str) -> socket.socket:
-    """Take the lock `name` of this network namespace for as long as the socket, or a child's copy of it, is open.
-
-    Raises:
-        AlreadyTaken: another holder has it.
-    """
+    """Take the lock `name` of this network namespace while the socket, or a child's copy, is open; or AlreadyTaken."""
     holder = socket.socket(socket.AF_UNIX)
     try:
         if sys.platform == "linux":
@@ -50,11 +46,8 @@ def take(name: str) -> socket.socket:
 def take_file(path: Path) -> IO[str]:
     """Lock the file `path` for as long as what is returned, or a child's copy of it, is open; the file stays.
 
-    It holds between containers over one folder, and over NFS where its server keeps locks (`flock`).
-
-    Raises:
-        AlreadyTaken: another holder has it.
-        PathError: the file cannot be made.
+    It holds between containers over one folder, and over NFS where its server keeps locks (`flock`). AlreadyTaken:
+    another holder has it. PathError: the file cannot be made.
     """
     try:
         file = _open(path)
@@ -127,11 +120,9 @@ def _who(file: IO[str]) -> str:
 
 
 def take_gpu(uuid: str) -> list[Holder]:
-    """Take a GPU: in the folder that containers can share, and on this host whoever the user is.
+    """Take a GPU, or AlreadyTaken: in the folder that containers can share, and on this host whoever the user is.
 
-    Raises:
-        AlreadyTaken: another holder has it.
-        PathError: nothing can be written in the folder that TUNER_LOCKS names.
+    PathError: nothing can be written in the folder that TUNER_LOCKS names.
     """
     holders = _take_in_folder(f"gpu-{uuid}.lock")
     try:
@@ -161,12 +152,9 @@ def _take_in_folder(name: str) -> list[Holder]:
 def reserve_port(port: int | None) -> list[socket.socket]:
     """Bind a loopback port, or a free one, so that a server of ours can have it and nobody is given it meanwhile.
 
-    The socket is bound and never listens: the system hands such a port to nobody who asks for a free one, while a
-    server that sets SO_REUSEADDR or SO_REUSEPORT, as all of them do, can bind it and listen. The sockets are to be held
-    until the server has ended; the first is bound to the port.
-
-    Raises:
-        ServerFailed: (port_in_use) somebody listens there, or another launch of ours has reserved it.
+    The socket, the first that is returned, never listens: the system hands such a port to nobody who asks for a free
+    one, while a server that sets SO_REUSEADDR or SO_REUSEPORT, as all do, can bind it. All are to be held until it has
+    ended. ServerFailed (port_in_use): somebody listens there, or another launch of ours has reserved it.
     """
     holder = socket.socket()
     try:

@@ -85,14 +85,9 @@ def table_column(column: str) -> tuple[str, str, float, int]:
 
 
 def requests_needed(percentile: float, confidence: float = 0.95) -> int:
-    """How many requests a percentile needs, so that with this confidence at least one lies above it.
+    """How many requests a percentile (as 0.99) needs, so that with this confidence at least one lies above it.
 
-    Args:
-        percentile: between 0 and 1, such as 0.99.
-        confidence: between 0 and 1.
-
-    Returns:
-        The least n with percentileⁿ ≤ 1 − confidence: ln(1−c)/ln(q), 29 for p90, 59 for p95, 299 for p99 at 0.95
-        (the one-sided non-parametric tolerance bound of Wilks, 1941).
+    The least n with percentileⁿ ≤ 1 − confidence: ln(1−c)/ln(q), 29 for p90, 59 for p95, 299 for p99 at 0.95 (the
+    one-sided non-parametric tolerance bound of Wilks, 1941).
     """
     return math.ceil(math.log(1 - confidence) / math.log(percentile))

@@ -94,11 +94,7 @@ def is_request_log(data: bytes) -> bool:
 
 
 def parse(data: bytes) -> tuple[LevelRecord, list[SentRequest]]:
-    """The file's content.
-
-    Raises:
-        msgspec.MsgspecError: it is damaged, or ends in the middle.
-    """
+    """The file's content; msgspec.MsgspecError: it is damaged, or ends in the middle."""
     first, _, rest = data.partition(b"\n")
     return msgspec.json.decode(first, type=LevelRecord), _decode_requests(rest)
 

@@ -119,11 +119,7 @@ class Experiment:
 
     @classmethod
     def create(cls, runs: Path, kind: str, name: str) -> "Experiment":
-        """Make a new run directory under `runs`.
-
-        Raises:
-            PathError: the folder cannot be made.
-        """
+        """Make a new run directory under `runs`; PathError: it cannot be made."""
         stem = f"{timestamps.to_stamp(timestamps.now())}-{kind}-{safe_name(name)}"
         for folder in (runs / stem, *(runs / f"{stem}-{number}" for number in range(2, 1000))):
             with contextlib.suppress(FileExistsError):
@@ -141,11 +137,7 @@ class Experiment:
 
     @classmethod
     def at(cls, folder: Path) -> "Experiment":
-        """The run directory `folder`, made if it is not there.
-
-        Raises:
-            PathError: it cannot be made.
-        """
+        """The run directory `folder`, made if it is not there; PathError: it cannot be made."""
         return cls._made(folder, exist_ok=True)
 
     @classmethod
@@ -162,11 +154,7 @@ class Experiment:
 
     @classmethod
     def open(cls, folder: Path) -> "Experiment":
-        """The run directory `folder`.
-
-        Raises:
-            PathError: it is none, or what was asked of it cannot be read.
-        """
+        """The run directory `folder`; PathError: it is none, or what was asked of it cannot be read."""
         if not (folder / EXPERIMENT_FILE).is_file():
             raise PathError(f"{folder} is no run directory: it has no {EXPERIMENT_FILE}")
         files.read_json(folder / EXPERIMENT_FILE, dict[str, Any])
@@ -185,8 +173,7 @@ class Experiment:
     def describe(self, **facts: Any) -> None:
         """Add `facts` to `experiment.json`; a fact given again replaces the old one.
 
-        Raises:
-            PathError: what stands there already cannot be read, or nothing can be written.
+        PathError: what stands there already cannot be read, or nothing can be written.
         """
         before = {} if self.is_new else files.read_json(self.folder / EXPERIMENT_FILE, dict[str, Any])
         files.write_json(self.folder / EXPERIMENT_FILE, before | facts)
@@ -210,11 +197,8 @@ class Experiment:
     def only_writer(self) -> Iterator["Experiment"]:
         """Hold it, so that two runs never write into one; the kernel lets go with us.
 
-        Yields:
-            The same run, as its holder knows it: `only_writer` of that does nothing more.
-
-        Raises:
-            PathError: another process, or another thread of this one, holds it.
+        Yields the same run as its holder knows it, whose `only_writer` does nothing more. PathError: another process,
+        or another thread of this one, holds it.
         """
         if self.is_held:
             yield self

@@ -137,9 +137,7 @@ def _is_by_chance(value: str) -> bool:
 def find_secret(values: Mapping[str, Any], variable: str | None = None) -> str:
     """Where a key stands in what a user wrote down, and by what it is one, never the key; empty where none does.
 
-    Args:
-        values: the parameters.
-        variable: an environment variable that holds a key, whatever it is called.
+    `variable` is an environment variable that holds a key, whatever it is called.
     """
     named = os.environ.get(variable or "", "")
     every = _values_of_environment() | {named: str(variable)}

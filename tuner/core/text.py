@@ -66,6 +66,8 @@ def shorten(text: str, width: int) -> str:
 
 def one_line(text: str) -> str:
     """A message of others as one line of at most 300 characters, without controls or what looks like a key."""
+    if not text:  # as of most batches
+        return ""
     plain = _ESCAPE.sub("", text[:_LONGEST])
     printing = "".join(character if character.isprintable() else " " for character in plain)
     return hide_secrets(" ".join(printing.split()))[:300]

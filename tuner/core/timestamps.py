@@ -27,11 +27,7 @@ def instant(seconds: float) -> datetime | None:
 
 
 def to_text(instant: datetime, precision: str = "milliseconds") -> str:
-    """Write a tz-aware instant as ISO 8601 with a `Z`, to the millisecond or to another precision of `isoformat`.
-
-    Raises:
-        ValueError: `instant` is naive, so that nobody can say when it was.
-    """
+    """A tz-aware instant (or ValueError) as ISO 8601 with a `Z`, to a precision as `isoformat` has it."""
     if instant.tzinfo is None:
         raise ValueError(f"{instant} has no time zone")
     utc = instant.astimezone(UTC)
@@ -44,13 +40,9 @@ def to_stamp(instant: datetime) -> str:
 
 
 def read(text: str) -> tuple[datetime, str]:
-    """Read an ISO 8601 instant that others wrote.
+    """An ISO 8601 instant that others wrote, in UTC, and the zone assumed where it names none (`UTC`, else empty).
 
-    Returns:
-        The instant in UTC, and the zone that was assumed because the text names none (`UTC`), or an empty text.
-
-    Raises:
-        ValueError: `text` is no ISO 8601 instant.
+    ValueError: `text` is no ISO 8601 instant.
     """
     instant = datetime.fromisoformat(text.upper())  # as RFC 3339 has it, `t` and `z` may be small
     if instant.tzinfo is None:
@@ -70,17 +62,10 @@ def known(text: str) -> datetime | None:
 
 
 def to_utc(values: "pd.Series[Any]") -> "pd.Series[Any]":
-    """A column of times, whatever they came as, as tz-aware UTC.
+    """A column of times (ISO 8601 texts or datetimes) as `datetime64[us, UTC]`; NaT for what is missing or no time.
 
-    Args:
-        values: ISO 8601 texts (with `Z`, an offset, or naive) or datetimes; naive ones are taken for UTC, and a warning
-            counts them.
-
-    Returns:
-        `datetime64[us, UTC]`; NaT for what is missing or no time; a warning counts the latter.
-
-    Raises:
-        ValueError: numbers, of which nobody knows the unit.
+    Naive ones are taken for UTC; warnings count these and what was no time. ValueError: numbers, of which nobody knows
+    the unit.
     """
     import pandas as pd
 

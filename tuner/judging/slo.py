@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tuner.core.files import read_document
+from tuner.core.documents import read_document
 from tuner.core.metrics import (
     LATENCIES,
     METRICS,

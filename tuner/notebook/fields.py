@@ -6,7 +6,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from tuner.core import files
+from tuner.core import documents
 from tuner.engines.parameters import Parameter
 from tuner.errors import SpecError
 from tuner.report.static import escaped
@@ -149,7 +149,7 @@ class ParametersField(Field):
         """The parameters that are set; SpecError where the others are no mapping."""
         text = self._others.value.strip().removeprefix("{").removesuffix("}")
         try:
-            others = dict(files.parse_yaml(f"{{{text}}}"))
+            others = dict(documents.parse_yaml(f"{{{text}}}"))
         except ValueError:
             raise SpecError(f"parameters: write the others as name: value, name: value; got {text!r}") from None
         values = {name: one.value for name, one in self._inputs.items() if str(one.value).strip()}

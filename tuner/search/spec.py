@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from tuner import engines
-from tuner.core.files import parse_yaml
+from tuner.core.documents import parse_yaml
 from tuner.core.text import plural
 from tuner.errors import SpecError
 from tuner.judging.scores import LATENCIES, Objective

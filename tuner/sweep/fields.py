@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field
 
-from tuner.core import files
+from tuner.core import documents
 from tuner.core.level import PER_SECOND, Level, Rate
 from tuner.errors import SpecError
 from tuner.traffic.workload import SCENARIO, Prefix
@@ -42,7 +42,7 @@ def mapping(value: Any) -> Any:
         return value
     text = value.strip()
     try:
-        return files.parse_yaml(text if text.startswith("{") else f"{{{text}}}")
+        return documents.parse_yaml(text if text.startswith("{") else f"{{{text}}}")
     except ValueError as error:
         raise ValueError(f"{value!r} is no mapping such as {{name: value}}: {error}") from None
 

@@ -20,7 +20,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tuner.batches.load import load_batches
-from tuner.core import files
+from tuner.core import documents, files
 from tuner.core.answers import ANSWERS_FILE, Answer, Answers, Token
 from tuner.core.run_directory import Trial
 from tuner.core.text import one_line, server_words
@@ -53,7 +53,7 @@ Messages = list[Message]
 
 
 def _quality(value: Any) -> Any:
-    read = files.parse_yaml(value) if isinstance(value, str) else value
+    read = documents.parse_yaml(value) if isinstance(value, str) else value
     if isinstance(read, bool | Quality) or (isinstance(read, dict) and {*read} <= {*Quality.model_fields}):
         return {} if read is True else read
     raise ValueError(f"{value!r} is none; write such as {Quality()}, or false")

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, TypeVar
 import pydantic
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
-from tuner.core import files
+from tuner.core import documents
 from tuner.core.level import Level, Rate
 from tuner.core.records import MOST_REPEATS
 from tuner.core.request_log import STEADY, Window
@@ -127,7 +127,7 @@ class SweepSpec(ServeSpec):
         """The SLO's content, checked; a path is read, so that the run directory holds what was asked."""
         if isinstance(value, Path) or (isinstance(value, str) and "{" not in value):
             SLO.load(value)
-            return files.read_document(Path(value).expanduser(), "the SLO", SLOError)
+            return documents.read_document(Path(value).expanduser(), "the SLO", SLOError)
         content = fields.mapping(value)
         if content is not None:
             SLO.parse(content, "slo")
@@ -219,7 +219,7 @@ def make_spec(values: dict[str, Any], kind: type[Spec] = SweepSpec) -> Spec:  # 
 
 def read_spec(path: Path) -> dict[str, Any]:
     """The plain values of a YAML or JSON file, for `make_spec`; a PathError or SpecError says what is wrong with it."""
-    values = files.read_document(path, "the parameters", SpecError)
+    values = documents.read_document(path, "the parameters", SpecError)
     if not isinstance(values, dict):
         raise SpecError(f"{path} must hold parameters, such as `levels: [1, 2, 4]`")
     return values

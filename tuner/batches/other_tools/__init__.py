@@ -4,9 +4,8 @@
 batches; `file.json#2` names the second.
 """
 
-import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,13 @@ from tuner.batches.other_tools import aiperf, guidellm, serving
 from tuner.batches.other_tools.values import ToolBatch, documents
 from tuner.batches.result_file import Damage, ResultFile
 from tuner.batches.sent_requests import parse_any
-from tuner.core.files import RESULTS, is_regular, read_bytes, read_start, split_part
+from tuner.core.files import RESULTS, is_regular, read_bytes, read_start
 from tuner.errors import PathError
 
 #: Where a format's marks stand: within this many bytes from the start.
 HEAD = 1 << 16
 #: What the files of a kind may be called.
-JSON, YAML, CSV = (".json", ".jsonl"), (".yaml", ".yml"), (".csv",)
+JSON, OTHERS = (".json", ".jsonl"), (".csv", ".yaml", ".yml")
 #: genai-bench's own mark: such a file is none of theirs.
 OURS = b'"aggregated_metrics"'
 Part = ResultFile | Damage
@@ -43,16 +42,15 @@ class Format:
 
 _GUIDELLM = guidellm.convert, guidellm.fullest, guidellm.salvage
 FORMATS = (
-    Format(guidellm.TOOL, CSV, (b"Run Info,Run Info,",), guidellm.convert, guidellm.fullest),
+    Format(guidellm.TOOL, OTHERS, (b"Run Info,Run Info,",), guidellm.convert, guidellm.fullest),
+    Format(guidellm.TOOL, OTHERS, (b"benchmarks:\n- ", b"strategy:"), guidellm.convert, guidellm.fullest),
     Format(guidellm.TOOL, JSON, (b'"guidellm_version"', b'"benchmarks"'), *_GUIDELLM),
     Format(guidellm.TOOL, JSON, (b'"benchmarks"', b'"generative_benchmark"'), *_GUIDELLM),
     Format(guidellm.TOOL, JSON, (b'"benchmarks"', b'"mode"', b'"results"'), *_GUIDELLM),
-    Format(guidellm.TOOL, YAML, (b"benchmarks:\n- ", b"module: guidellm."), guidellm.convert, guidellm.fullest),
-    Format(guidellm.TOOL, YAML, (b"benchmarks:\n- ", b"type_: generative_"), guidellm.convert, guidellm.fullest),
     Format(aiperf.TOOL, JSON, aiperf.RECORD_MARKS, aiperf.convert_run, joined=True),
     Format(aiperf.TOOL, JSON, (b'"aiperf_version"', b'"input_config"'), aiperf.convert, aiperf.fullest),
     Format(aiperf.TOOL, JSON, (b'"error_summary"', b'"input_config"'), aiperf.convert, aiperf.fullest),
-    Format(aiperf.TOOL, CSV, (b"Metric,avg,min,max,",), aiperf.convert, aiperf.fullest),
+    Format(aiperf.TOOL, OTHERS, (b"Metric,avg,min,max,",), aiperf.convert, aiperf.fullest),
     Format(serving.VLLM.tool, JSON, (b'"tokenizer_id"', b'"num_prompts"'), serving.VLLM.convert, serving.fullest),
     Format(serving.VLLM.tool, JSON, (b'"error_type"', b'"serve_overrides"'), serving.convert_failure),
     Format(serving.SGLANG.tool, JSON, (b'"sharegpt_output_len"', b'"backend"'), serving.SGLANG.convert),
@@ -61,7 +59,7 @@ FORMATS = (
 
 def format_of(path: Path) -> Format | None:
     """Which of the tools wrote `path`; None where none did, or the file cannot be read."""
-    if path.suffix not in JSON + YAML + CSV or not is_regular(path):
+    if path.suffix not in JSON + OTHERS or not is_regular(path):
         return None
     try:
         return _format(path, read_start(path, HEAD))
@@ -95,45 +93,14 @@ def holds_one_run(folder: Path) -> bool:
         return False
 
 
-def statuses(path: Path) -> list[os.stat_result]:
-    """The status of the file that `path` names, or names a part of, and of one that is read with it.
-
-    Raises:
-        OSError: there is no such file.
-    """
-    file, _ = split_part(path)
-    beside = aiperf.summary_of(file) if file.suffix == aiperf.RECORDS else None
-    return [file.stat(), *([beside.stat()] if beside and beside.is_file() else [])]
+def read_all(path: Path) -> dict[Path, Part]:
+    """Every batch in the file `path`, of whatever tool, by what names it; what is wrong with it where it is none."""
+    parts = _parts(path)
+    names = [path.with_name(f"{path.name}#{number}") for number in range(1, len(parts) + 1)]
+    return dict(zip(names if len(parts) > 1 else [path], parts, strict=True))
 
 
-@dataclass
-class BatchReader:
-    """Reads batches, and keeps those of the last file that held several or none, as they are asked for in turn."""
-
-    file: Path | None = None
-    last: list[Part] = field(default_factory=list)
-
-    def read(self, path: Path) -> Part:
-        """The batch that `path` names: that of a file, or one of several, as in `file.json#2`."""
-        file, part = split_part(path)
-        parts = self._of(file)
-        return parts[part - 1] if part <= len(parts) else Damage("unreadable", f"{file.name} has no batch {part}")
-
-    def parts(self, path: Path) -> int:
-        """How many batches the file `path` holds."""
-        return len(self._of(path))
-
-    def _of(self, file: Path) -> list[Part]:
-        if file == self.file:
-            return self.last
-        parts = read_all(file)
-        if len(parts) > 1 or isinstance(parts[0], Damage):
-            self.file, self.last = file, parts
-        return parts
-
-
-def read_all(path: Path) -> list[Part]:
-    """Every batch in the file `path`, of whatever tool; what is wrong with it where it is none."""
+def _parts(path: Path) -> list[Part]:
     try:
         data = read_bytes(path, RESULTS)
     except PathError as error:
@@ -147,11 +114,7 @@ def _converted(known: Format, path: Path, data: bytes) -> list[Part]:
     if [type(one) for one in whole] == [Damage] and (rest := known.salvage(data.decode(errors="replace"))):
         whole = [rest, replace(whole[0], reason=f"{whole[0].reason}: what lies there is left out")]
     each = [aiperf.Run(path, whole)] if known.joined else whole
-    parts = [part for document in each for part in _batches(known, document, path.name)]
-    for part in parts:
-        if isinstance(part, ResultFile) and part.origin:
-            part.origin.parts = len(parts)
-    return parts
+    return [part for document in each for part in _batches(known, document, path.name)]
 
 
 def _batches(known: Format, document: Any, name: str) -> list[Part]:

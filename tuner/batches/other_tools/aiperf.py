@@ -104,6 +104,7 @@ def _batch(summary: Any, every: list[Any]) -> values.ToolBatch:
         finished_at=values.instant(last) or text(summary, "end_time"),
         notes=[
             *(f"written by {TOOL} {version}".rstrip() + f": {SAME}", config.note, recounted, _incomplete(summary)),
+            *(_uncounted(lines, what, names) for what, names in (("prompt", INPUTS), ("output", OUTPUTS))),
             f"{plural(cancelled, 'request')} cancelled by {TOOL}: neither completed nor failed" if cancelled else "",
         ],
         settings=config.settings,
@@ -158,6 +159,14 @@ def _recounted(lines: list[Any]) -> str:
         f"output tokens are the server's count, which AIPerf's tokenizer does not find in {other} of {len(lines)} "
         f"requests ({more:+.1%} in all): its own TPOT and throughput differ by that"
     )
+
+
+def _uncounted(lines: list[Any], what: str, names: tuple[str, str]) -> str:
+    """What must be said where the server counted the tokens of some requests, so that those of others are AIPerf's."""
+    counted = [_tokens(line, names[:1]) is not None for line in lines if not at(line, "error")]
+    lacking = counted.count(False)
+    whose = f"the server does not count the {what} tokens of {lacking} of {len(counted)} requests: there AIPerf's count"
+    return whose if lacking and any(counted) else ""
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,9 @@ LENGTH = re.compile(r"\s*(\w+)\s*=\s*(\d{1,9})\s*")
 
 
 def fullest(path: Path) -> list[Path]:
-    """Of the files that GuideLLM wrote of the run of `path` the one that says most, and is read fastest."""
-    others = (path.with_suffix(suffix) for suffix in (".json", ".yaml", ".yml"))
-    return [next((other for other in others if other.is_file()), path)]
+    """Of the files that GuideLLM wrote of the run of `path` the one that says most."""
+    other = path.with_suffix(".json")
+    return [other if other.is_file() else path]
 
 
 def convert(document: Any) -> list[values.ToolBatch | Damage]:

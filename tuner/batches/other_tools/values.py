@@ -171,33 +171,28 @@ def level_of_rate(rate: object, limit: int | None = None) -> tuple[Rate | None, 
 #: What differs from an open loop of ours.
 FROM_SENDING = "their latency counts from when they were sent, not from when they were due"
 NO_NUMBER = re.compile(rb"([:,\[]\s*)(?:-?Infinity|NaN)(?=\s*[],}])")
-#: Levels of nesting in YAML; files of the tools have a dozen.
-DEEPEST = 200
-INSTEAD_OF_TABLE = "give the .json, .jsonl or .yaml that the tool writes of the same run"
+INSTEAD = "give the .json or .jsonl that the tool writes of the same run"
+#: Of lines that hold an object each, one of the first so many is whole.
+MOST_TORN = 50
 #: Stands for a document that ends in its middle.
 CUT = object()
 
 
 def documents(path: Path, data: bytes) -> list[Any]:
-    """What the file `path` with the content `data` holds.
-
-    Returns:
-        Objects of JSON or YAML, also those of a list; a Damage for each that cannot be read, and for a CSV file.
-    """
-    if path.suffix in (".yaml", ".yml"):
-        return [_yaml(data, path.name)]
-    if path.suffix == ".csv":
-        return [Damage("unreadable", f"{path.name} is a table of aggregates: {INSTEAD_OF_TABLE}")]
+    """The objects of JSON in a file `path` with the content `data`; a Damage for each part that cannot be read."""
+    if not path.suffix.startswith(".json"):
+        return [Damage("unreadable", f"{path.name} is not read: {INSTEAD}")]
     whole = _json(data, path.name)
     if isinstance(whole, list):
         return whole
     lines = [line for line in data.splitlines() if line.strip()]
-    if not isinstance(whole, Damage) or len(lines) < 2 or all(isinstance(_json(one, ""), Damage) for one in lines[:2]):
+    objects = (one for one in map(_json, lines[:MOST_TORN]) if isinstance(one, dict) and one)
+    if not isinstance(whole, Damage) or not any(objects):
         return [whole]
     return [_json(line, f"{path.name}#{number}") for number, line in enumerate(lines, 1)]
 
 
-def _json(data: bytes, name: str) -> Any:
+def _json(data: bytes, name: str = "") -> Any:
     """An object, or a list of objects."""
     try:
         value = msgspec.json.decode(data)
@@ -222,31 +217,3 @@ def _loosely(data: bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError):
         return None
-
-
-def _yaml(data: bytes, name: str) -> Any:
-    """An object; libyaml reads it some ten times faster than Python, where it is there."""
-    import yaml
-
-    try:
-        value = yaml.load(data, Loader=_shallow(getattr(yaml, "CSafeLoader", yaml.SafeLoader)))  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError):
-        value = None
-    return value if isinstance(value, dict) else Damage("unreadable", f"{name} is damaged, or no YAML that can be read")
-
-
-def _shallow(loader: Any) -> Any:
-    """A YAML loader that gives up before libyaml's recursion overflows the stack, which would end the whole process."""
-
-    class Shallow(loader):  # type: ignore[misc]
-        depth = 0
-
-        def descend_resolver(self, *_: Any) -> None:
-            self.depth += 1
-            if self.depth > DEEPEST:
-                raise RecursionError
-
-        def ascend_resolver(self) -> None:
-            self.depth -= 1
-
-    return Shallow
