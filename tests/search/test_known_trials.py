@@ -177,7 +177,7 @@ def test_candidates_are_measured_at_the_best_trials_best_level_first(search):
     values = {"levels": [1, 2, 4, 8], "slo": slo, "space": {"n": [1, 2]}}
     ran, _, _ = search("run", curve, **values)
     assert ran == [({"n": 1}, [1, 2, 4, 8]), ({"n": 2}, [4, 8, 2, 1])]
-    for own_order in ({"early_stop": False}, {"order": "ascending"}):
+    for own_order in ({"early_stop": False}, {"order": "ascending"}, {"stop_when_saturated": True}):
         ran, _, _ = search(f"run {own_order}", curve, **values, **own_order)
         assert ran[1] == ({"n": 2}, [1, 2, 4, 8])
 

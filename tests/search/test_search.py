@@ -17,7 +17,7 @@ import pytest
 import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from support import CHECKOUT, DATA, FAULTY_SERVER, result_files
+from support import CHECKOUT, FAULTY_SERVER, result_files
 from support.processes import processes_of, wait_until
 
 from tuner.core.records import TrialFacts, TrialRecord
@@ -32,7 +32,7 @@ from tuner.search.search import run_search
 from tuner.search.spec import TuneSpec
 from tuner.search.state import Limits, Trials
 from tuner.sweep.spec import make_spec
-from tuner.sweep.sweep import StopRequest, check_same, recorded_spec
+from tuner.sweep.sweep import StopRequest
 
 sys.path.insert(0, str(CHECKOUT / "benchmarks"))
 from early_stop import FAMILIES, LEVELS, pairs
@@ -220,12 +220,6 @@ def test_stopped_and_resumed_it_goes_on(asked, tmp_path):
     assert Experiment(run).facts["search"]["reason"] == "all 2 trials were made"
 
 
-def test_a_search_of_an_earlier_version_goes_on_without_the_options_that_are_gone():
-    (run,) = map(Experiment, (DATA / "earlier_version").glob("*-tune-before"))
-    assert {"patience", "stop_when_saturated"} <= {*run.record.spec}
-    check_same(make_spec(recorded_spec(run), TuneSpec), run)
-
-
 @pytest.mark.real
 @pytest.mark.timeout(600)
 def test_where_everything_fails_the_search_gives_up(asked, tmp_path):
@@ -370,10 +364,20 @@ def limits(tmp_path):
 def test_a_search_ends_where_its_limits_are(limits):
     assert limits(10, 20, 15, trials=3).reached() == "all 3 trials were made"
     assert limits(10, trials=1).reached() == "the one trial was made"
+    assert limits(10, 20, 15, patience=2).reached() == ""
+    assert limits(10, 20, 15, 19, patience=2).reached() == "2 trials gained nothing"
+    assert limits(10, None, None, patience=3).reached() == ""
     assert limits(10, 20, spent=500, max_minutes=9, confirm=0).reached() == ""
     assert limits(10, 20, spent=541, max_minutes=9, confirm=0).reached() == "9.0 minutes are over"
     assert limits(10, 20, spent=500, max_minutes=9, confirm=1).reached() == "9.0 minutes are over"  # it takes 2 minutes
     assert not limits(10, 20, spent=500, max_minutes=9, confirm=1).is_over(confirming=True)
+
+
+def test_a_search_never_costs_more_than_it_may(limits):
+    hour = {"price_per_gpu_hour": 30.0}  # a trial costs 1.0
+    assert limits(10, 20, confirm=0, max_cost=3.1, **hour).reached() == ""
+    assert limits(10, 20, confirm=0, max_cost=2.9, **hour).reached() == "more would cost over 2.9"
+    assert limits(10, 20, confirm=2, max_cost=6.9, **hour).reached() == "more would cost over 6.9"
 
 
 def test_a_trial_takes_as_many_gpus_as_its_sizes_come_to(tmp_path):

@@ -251,6 +251,7 @@ def test_every_field_takes_text_too():
         ({"objective": "min_ttft", "objective_level": 3}, "none of the levels"),
         ({"objective": "max_throughput,max_throughput"}, "stands twice"),
         ({"objective": "fastest"}, "max_throughput"),
+        ({"max_cost": 3}, "price_per_gpu_hour"),
         ({"on": "cloud"}, "local, ray"),
         ({"sampler": "tpo"}, "sampler"),
         ({"sampler": "gp"}, "'grid', 'random', 'tpe' or 'climb'"),

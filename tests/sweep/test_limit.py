@@ -1,4 +1,4 @@
-"""The search for the limit, on simulated noisy servers; the excess of a judged batch."""
+"""The search for the limit, on simulated noisy servers; the excess of a judged batch; when a sweep is saturated."""
 
 import math
 import random
@@ -12,7 +12,7 @@ from support.simulated_levels import CURVES, excess_of, find
 
 import tuner
 from tuner.judging.slo import SLO
-from tuner.sweep.limit import LimitSearch, excess
+from tuner.sweep.limit import LimitSearch, excess, is_saturated
 
 RUNS = range(20)
 
@@ -181,3 +181,31 @@ def test_the_excess_passes_where_the_verdict_does(ttft, tpot, errors):
     frame = pd.DataFrame([GOOD | {"ttft_p90": ttft, "tpot_mean": tpot, "error_rate": errors}])
     [row] = tuner.judge(frame, slo).to_dict("records")
     assert (excess(row, slo) <= 0) == (row["verdict"] in ("pass", "soft"))
+
+
+#: (level, throughput, verdict or outcome) … → whether the rest can be skipped
+SWEEPS = [
+    ([(1, 10, "pass"), (2, 20, "fail"), (4, 20, "fail")], True),
+    ([(1, 10, "pass"), (2, 20, "pass"), (4, 20, "fail"), (8, 20.1, "fail")], True),
+    ([(1, 10, "pass"), (2, 20, "pass"), (4, 20, "fail"), (8, 25, "fail")], False),  # still growing
+    ([(1, 10, "pass"), (2, 20, "fail"), (4, 20, "pass"), (8, 20, "fail")], False),  # not twice in a row
+    ([(1, 10, "pass"), (2, 20, "pass"), (4, None, "out_of_memory"), (8, None, "server_died")], True),
+    ([(1, 10, "pass"), (2, 20, "pass"), (4, None, "client_failed"), (8, 19, "fail")], False),
+    (
+        [(1, 10, "pass"), (2, 20, "pass"), (4, 20, "fail"), (8, 20, "fail"), (8, 20, "pass")],
+        True,
+    ),  # not all of its runs pass
+    ([(1, 10, "fail"), (2, 10, "fail")], True),
+    ([(1, 10, "fail")], False),
+]
+
+
+@pytest.mark.parametrize(("rows", "expected"), SWEEPS)
+def test_a_sweep_is_saturated(rows, expected):
+    frame = pd.DataFrame(rows, columns=["concurrency", "output_throughput", "verdict"])
+    done = frame["verdict"].isin(["pass", "fail"])
+    frame = frame.assign(
+        outcome=frame["verdict"].mask(done, "completed"), verdict=frame["verdict"].where(done, "unknown")
+    )
+    assert is_saturated(frame) is expected
+    assert is_saturated(frame.iloc[::-1]) is expected

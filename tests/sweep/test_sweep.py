@@ -471,3 +471,11 @@ def test_a_resumed_sweep_reads_each_level_twice_at_most(swept, tmp_path, monkeyp
     # once for what is left to do, and once at the end for what limits the server
     assert {path: times for path, times in reads.items() if times > 2 and "batches" in path} == {}
     assert {outcomes(tuner.load_batches(run))[level] for level in (last - 1, last)} == {"completed"}
+
+
+def test_levels_beyond_saturation_are_skipped(swept):
+    slo = {"error_rate": {"threshold": 0.01}}
+    knobs = ("error_above=1", "ttft=0.1", "wear=0.05")  # throughput falls by more than the clock's chance in a second
+    batches = swept(*knobs, levels=[1, 2, 3, 4], slo=slo, stop_when_saturated=True, max_requests=10**6)
+    assert list(batches["outcome"]) == ["completed", "completed", "completed", "skipped"]
+    assert batches["reason"].iloc[-1].startswith("saturated")

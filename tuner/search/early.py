@@ -66,7 +66,7 @@ def _may_end_early(spec: TuneSpec) -> bool:
 def busiest_first(spec: TuneSpec, best_level: float | None) -> dict[str, Any]:
     """The order of a candidate's levels that shows soon that it cannot win: from the best trial's up, then down."""
     levels = sorted(spec.fixed_levels)
-    if best_level not in levels or spec.order != "given" or not _may_end_early(spec):
+    if best_level not in levels or spec.order != "given" or spec.stop_when_saturated or not _may_end_early(spec):
         return {}
     upper, lower = ([one for one in levels if (one >= best_level) == is_upper] for is_upper in (True, False))
     return {spec.varied: [*upper, *reversed(lower)]}

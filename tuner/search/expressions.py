@@ -1,28 +1,34 @@
-"""Constraints between parameters, such as `n_ubatch <= n_batch`: Python's grammar without all that calls or changes."""
+"""Constraints between parameters, such as `n_ubatch <= n_batch`: read as Python's grammar has them, never executed."""
 
 import ast
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import CodeType
 from typing import Any
 
 from tuner.errors import SpecError
 
+_OPERATIONS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
 #: what may stand in a constraint
 _ALLOWED = (
+    *_OPERATIONS,
     *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Name, ast.Load, ast.Constant),
-    *(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.And, ast.Or, ast.Not, ast.USub),
-    *(ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq),
+    *(ast.And, ast.Or, ast.Not, ast.USub),
 )
-_GRAMMAR = "only names, numbers, texts, + - * / // %, comparisons, and, or, not are allowed"
 _LONGEST = 500
-
-
-class _Text(str):
-    """A text that can only be compared: `'a' * 10**9` would take all memory."""
-
-    __slots__ = ()
-    __mul__ = __rmul__ = __mod__ = __add__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -30,39 +36,77 @@ class Relation:
     """One constraint between parameters."""
 
     text: str  # as it was written
-    names: frozenset[str]  # the parameters it is about
-    code: CodeType  # what it means
+    tree: ast.expr  # what it means
 
     @classmethod
     def parse(cls, text: Any) -> "Relation":
-        """Read a constraint; a SpecError where it is none, or has more in it than `_GRAMMAR` says."""
-        said = str(text)
-        if len(said) > _LONGEST:
-            raise SpecError(f"constraint {said[:40]!r}… is longer than {_LONGEST} characters")
+        """Read a constraint.
+
+        Raises:
+            SpecError: it is none; only names, numbers, texts, `+ - * / // %`, comparisons, `and`, `or`, `not` are.
+        """
         try:
-            tree = ast.parse(said, mode="eval")
+            tree = ast.parse(str(text)[: _LONGEST + 1], mode="eval")
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             raise SpecError(f"constraint {text!r} cannot be read; write it as n_ubatch <= n_batch") from None
-        nodes = [*ast.walk(tree)]
-        if strange := next((node for node in nodes if not isinstance(node, _ALLOWED)), None):
-            raise SpecError(f"constraint {text!r}: {type(strange).__name__} is not allowed; {_GRAMMAR}")
-        computed = {id(term) for node in nodes if isinstance(node, ast.BinOp) for term in ast.walk(node)}
-        for node in nodes:
-            kinds = (int, float) if id(node) in computed else (int, float, str)
-            if isinstance(node, ast.Constant) and not isinstance(node.value, kinds):
-                raise SpecError(f"constraint {text!r}: nothing is computed with {node.value!r}; {_GRAMMAR}")
-        match tree.body:
-            case ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()):
-                names = frozenset(node.id for node in nodes if isinstance(node, ast.Name))
-                return cls(said, names, compile(tree, "constraint", "eval"))
-        raise SpecError(f"constraint {text!r} compares nothing; write it as n_ubatch <= n_batch")
+        if len(str(text)) > _LONGEST:
+            raise SpecError(f"constraint {str(text)[:40]!r}… is longer than {_LONGEST} characters")
+        for node in ast.walk(tree):
+            _check_node(node, str(text))
+        body = tree.body
+        is_negation = isinstance(body, ast.UnaryOp) and isinstance(body.op, ast.Not)
+        if not is_negation and not isinstance(body, (ast.Compare, ast.BoolOp)):
+            raise SpecError(f"constraint {text!r} compares nothing; write it as n_ubatch <= n_batch")
+        return cls(str(text), body)
+
+    @property
+    def names(self) -> set[str]:
+        """The parameters it is about."""
+        return {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether `values` meet it, as they do where one is not known; a SpecError where nothing can be computed."""
-        known = {name: _Text(value) if isinstance(value, str) else value for name, value in values.items()}
-        if any(known.get(name) is None for name in self.names):
+        """Whether `values` meet it; a parameter whose value nobody knows makes it say nothing.
+
+        Raises:
+            SpecError: a value cannot be computed or compared with, such as a text with a number.
+        """
+        if any(values.get(name) is None for name in self.names):
             return True
         try:
-            return bool(eval(self.code, {"__builtins__": {}}, known))  # noqa: S307 - of nodes that call nothing
+            return bool(_value(self.tree, values))
         except (TypeError, ArithmeticError, ValueError) as error:
             raise SpecError(f"constraint {self.text!r} cannot be computed: {error}") from None
+
+
+def _check_node(node: ast.AST, text: str) -> None:
+    """Refuse a node that is none of the grammar's, and constants that are no number or text."""
+    if not isinstance(node, _ALLOWED):
+        raise SpecError(
+            f"constraint {text!r}: {type(node).__name__} is not allowed; only names, numbers, texts, + - * / // %, "
+            "comparisons, and, or, not are"
+        )
+    if isinstance(node, ast.Constant) and not isinstance(node.value, (int, float, str)):
+        raise SpecError(f"constraint {text!r}: {node.value!r} is neither a number nor a text")
+
+
+def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=name):
+            return values[name]
+        case ast.UnaryOp(op=sign, operand=operand):
+            return not _value(operand, values) if isinstance(sign, ast.Not) else -_value(operand, values)
+        case ast.BinOp(left=left, op=operation, right=right):
+            terms = [_value(left, values), _value(right, values)]
+            if any(isinstance(term, str) for term in terms):  # 'a' * 10**9 would take all memory
+                raise TypeError("a text is no number")
+            return _OPERATIONS[type(operation)](*terms)
+        case ast.BoolOp(op=operation, values=parts):
+            every = all if isinstance(operation, ast.And) else any
+            return every(_value(part, values) for part in parts)
+        case ast.Compare():
+            terms = [_value(term, values) for term in (node.left, *node.comparators)]
+            pairs = zip(node.ops, terms, terms[1:], strict=False)  # `a < b < c` is `a < b` and `b < c`
+            return all(_OPERATIONS[type(operation)](left, right) for operation, left, right in pairs)
+    raise TypeError(f"{type(node).__name__} has no value")

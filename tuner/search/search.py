@@ -230,7 +230,7 @@ class _Search:
         if self.stop.is_set() or self.limits.is_over(confirming=True):
             return None
         again = again or self.trials.add(TrialRecord(role="confirmation", of=of, parameters=parameters))
-        spec = self.spec.of_trial(parameters, **{self.spec.varied: levels}, quality=False)
+        spec = self.spec.of_trial(parameters, **{self.spec.varied: levels}, stop_when_saturated=False, quality=False)
         self._settle(self._start(again, spec))
         return again if again.is_settled else None
 

@@ -60,7 +60,10 @@ class TuneSpec(TrialSpec):
         "auto", description=f"what chooses the next configuration: {', '.join(get_args(SamplerName))}"
     )
     trials: PositiveInt = Field(20, description="configurations tried at most, the baseline included")
+    patience: NonNegativeInt = Field(0, description="end after so many trials without gain; 0: never")
     max_minutes: PositiveFloat | None = Field(None, description="end after this many minutes")
+    max_cost: PositiveFloat | None = Field(None, description="end before this much money is spent on GPUs")
+    price_per_gpu_hour: PositiveFloat | None = Field(None, description="what one GPU costs an hour, for max_cost")
     early_stop: bool = Field(True, description="end a trial whose first levels show that it cannot win")
     margin: float = Field(
         0.2, description="by how much it must lag behind the best, or miss the SLO, for that", ge=0, lt=1
@@ -98,6 +101,7 @@ class TuneSpec(TrialSpec):
         problems = (
             (not _ON.fullmatch(self.on), f"on: must be local, ray or ray://ADDRESS, got {self.on!r}"),
             (lacks_latency, "objective: max_goodput counts requests that meet latency thresholds; give some with slo"),
+            (self.max_cost is not None and self.price_per_gpu_hour is None, "max_cost needs price_per_gpu_hour"),
             (len({*self.objective}) < len(self.objective), f"objective: {self.objective[0]} stands twice"),
             (bool({*SERVER_FIELDS} & {*self.parameters}), f"parameters: {', '.join(SERVER_FIELDS)} stand beside them"),
             (bool(self.from_runs) and self.on != "local", "from: is of one machine, and trials run on a cluster"),

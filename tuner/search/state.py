@@ -1,6 +1,7 @@
 """The trials of a search so far, and when it is enough."""
 
 import math
+import operator
 import re
 import time
 from dataclasses import dataclass, field
@@ -87,9 +88,10 @@ class Trials:
     def best(self) -> SearchTrial | None:
         """The best trial of the search by its first objective; the first one of equals."""
         counting = [trial for trial in self.searched if trial.counts and trial.score]
-        return max(counting, key=self._gains, default=None)
+        return max(counting, key=self.gains, default=None)
 
-    def _gains(self, trial: SearchTrial) -> tuple[float, ...]:
+    def gains(self, trial: SearchTrial) -> tuple[float, ...]:
+        """Its values, with the sign that makes more better."""
         return gains_of(trial.score.values, self.scoring.objectives) if trial.score else ()
 
     def add(self, record: TrialRecord) -> SearchTrial:
@@ -177,9 +179,12 @@ class Limits:
     def _seconds_left(self, *, confirming: bool) -> float:
         """The time there is; while it searches without what the confirmation will take, at most half of it."""
         whole = (self.spec.max_minutes or math.inf) * 60
-        shortest = min((trial.record.seconds for trial in self._ended if trial.record.seconds), default=0.0)
-        confirmation = 0.0 if confirming else 2 * self.spec.confirm * shortest
+        confirmation = 0.0 if confirming else self._confirmation([trial.record.seconds for trial in self._ended])
         return whole - min(confirmation, whole / 2) - self.seconds
+
+    def _confirmation(self, each: list[float]) -> float:
+        """What the confirmation will take, by what trials took: two for each turn, as short as the shortest."""
+        return 2 * self.spec.confirm * min(filter(None, each), default=0.0)
 
     @property
     def _settled(self) -> list[SearchTrial]:
@@ -199,7 +204,9 @@ class Limits:
             (ruled_out > MOST_RULED_OUT * most, f"{ruled_out} configurations cannot start"),
             (bool(self.one_cause), "all trials failed of one cause"),
             (len(self._settled) >= HOPELESS and not self._ended, f"the first {HOPELESS} trials all failed"),
+            (self._has_gained_nothing(), f"{self.spec.patience} trials gained nothing"),
             (self.is_over(), f"{self.spec.max_minutes} minutes are over"),
+            (self._is_out_of_money(), f"more would cost over {self.spec.max_cost}"),
         )
         return next((reason for reached, reason in reasons if reached), "")
 
@@ -212,3 +219,22 @@ class Limits:
         if not is_one or len(died) < (HOPELESS if works else HOPELESS_OF_ONE_CAUSE):
             return ""
         return died[0].cause if not works or died[0].record.kind in REFUSALS else ""
+
+    def _has_gained_nothing(self) -> bool:
+        """Whether of the last trials, as many as its patience, each has one before it that is as good in everything."""
+        gains = [self.trials.gains(trial) if trial.counts else () for trial in self._settled]
+        better = [
+            bool(own) and not any(all(map(operator.ge, one, own)) for one in gains[:place] if one)
+            for place, own in enumerate(gains)
+        ]
+        return 0 < self.spec.patience < len(gains) and any(better) and not any(better[-self.spec.patience :])
+
+    def _is_out_of_money(self) -> bool:
+        """Whether one more trial, as dear as the dearest so far, and the confirmation would cost too much."""
+        if self.spec.max_cost is None or self.spec.price_per_gpu_hour is None:
+            return False
+        seconds = {id(trial): trial.record.seconds * trial.record.gpus for trial in self.trials.all}
+        each = [seconds[id(trial)] for trial in self._ended]
+        unsettled = sum(not trial.is_settled for trial in self.trials.searched)
+        gpu_seconds = sum(seconds.values()) + (unsettled + 1) * max(each, default=0.0) + self._confirmation(each)
+        return gpu_seconds * self.spec.price_per_gpu_hour / 3600 > self.spec.max_cost

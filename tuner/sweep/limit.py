@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from tuner.core.level import by_level
 from tuner.core.records import COMPLETED
-from tuner.judging.levels import TOO_MUCH
+from tuner.judging.levels import TOO_MUCH, fails_slo, levels_of
 from tuner.judging.slo import SLO, Constraint
 from tuner.judging.verdicts import ROUNDING, UNKNOWN
 
@@ -30,6 +32,8 @@ AT_THE_EDGE = 0.5
 CERTAIN = 2.0
 #: The least excess that is told apart, 0.7 % of the threshold: that of no errors at all would be −∞.
 LEAST = -5.0
+#: Growth of throughput that is more than noise.
+GROWTH = 1.02
 
 
 @dataclass
@@ -172,3 +176,11 @@ def _excess_over(constraint: Constraint, actual: float) -> float:
     if limit <= 2 * ROUNDING:  # no errors at all
         return -LEAST if actual > 0 else LEAST
     return max(math.log(actual / limit), LEAST) if actual > 0 else LEAST
+
+
+def is_saturated(judged: pd.DataFrame) -> bool:
+    """Whether higher levels of one scenario can be left out: the two highest fail, the last without a gain."""
+    levels = by_level(levels_of(judged))
+    fails, throughput = fails_slo(levels), levels["output_throughput"].fillna(0.0)
+    has_grown = throughput.iloc[-1:].max() > throughput.iloc[:-1].max() * GROWTH
+    return len(fails) > 1 and bool(fails.iloc[-2:].all()) and not has_grown

@@ -63,6 +63,7 @@ class SweepSpec(ServeSpec):
         None,
         description=f"of rates: requests in flight at most; more wait in the client [default: {fields.IN_FLIGHT}]",
     )
+    stop_when_saturated: bool = Field(False, description="skip levels after throughput stops growing and the SLO fails")
     highest: PositiveInt = Field(256, description="the highest level or rate that auto tries")
     scenarios: fields.Scenarios = Field(
         ["D(100,32)"], description="scenarios in genai-bench's notation, such as D(100,32)"
@@ -95,6 +96,9 @@ class SweepSpec(ServeSpec):
     sentinel: bool = Field(False, description="measure the first level again at the end, to show drift")
     warmup_requests: NonNegativeInt = Field(4, description="requests before the first level that are not counted")
     warmup_each: bool = Field(False, description="warm up before each level")
+    on_oom: Literal["skip_higher", "continue"] = Field(
+        "skip_higher", description="after a level that ran out of memory: skip_higher or continue"
+    )
     client_workers: NonNegativeInt = Field(
         0, description="processes of the load generator; 0: as many as tuner doctor --calibrate found a level to need"
     )

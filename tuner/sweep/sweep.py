@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner import engines
+from tuner.batches.load import load_batches
 from tuner.core.level import Level, Rate, level_title
 from tuner.core.records import SWEEP, Sidecar
 from tuner.core.request_log import WHOLE
@@ -16,13 +17,14 @@ from tuner.core.run_directory import Experiment, Trial, environment
 from tuner.core.timestamps import now, to_text
 from tuner.errors import EngineError, PathError, ServerFailed, SpecError, Stopped
 from tuner.judging.slo import SLO
+from tuner.judging.verdicts import judge
 from tuner.servers import gpus, http
 from tuner.servers.server import Server, launch
 from tuner.servers.telemetry import Recorder
 from tuner.sweep import level, quality
 from tuner.sweep.fields import IN_FLIGHT
 from tuner.sweep.level import Levels, Measurement, judged_level
-from tuner.sweep.limit import LimitSearch, excess
+from tuner.sweep.limit import LimitSearch, excess, is_saturated
 from tuner.sweep.prepare import fingerprint, must_fit, prepare, workload_of
 from tuner.sweep.progress import LOADING, WARMING_UP, phase
 from tuner.sweep.proposals import write_proposals
@@ -41,10 +43,8 @@ FEWEST_REQUESTS = 10
 #: what may differ when a run is resumed: where it lies, and how a server is reached
 MAY_DIFFER = (
     *("runs", "name", "port", "ready_timeout", "verify", "max_restarts", "target_rate", "target_users"),
-    *("trials", "max_minutes", "parallel", "on", "confirm", "quality"),
+    *("trials", "patience", "max_minutes", "max_cost", "price_per_gpu_hour", "parallel", "on", "confirm", "quality"),
 )
-#: fields of earlier versions, which are asked for no more
-GONE = ("max_cost", "on_oom", "patience", "price_per_gpu_hour", "stop_when_saturated")
 
 
 def check_kind(kind: str, experiment: Experiment) -> Experiment:
@@ -57,7 +57,7 @@ def check_kind(kind: str, experiment: Experiment) -> Experiment:
 
 def recorded_spec(experiment: Experiment) -> dict[str, Any]:
     """What was asked of a run; earlier versions knew no window, and judged whole levels."""
-    return {"window": WHOLE} | {name: value for name, value in experiment.record.spec.items() if name not in GONE}
+    return {"window": WHOLE} | experiment.record.spec
 
 
 def check_same(spec: SweepSpec, experiment: Experiment) -> None:
@@ -273,10 +273,16 @@ class _Runner:
         )
 
     def _reason_to_skip(self, scenario: str, level: Level) -> str:
-        lower = [load for load in self.spec.loads() if load[0] == scenario and load[1] <= level]
-        ends = [(load[1], end) for load in lower if (end := self.levels.settled(load))]
-        exhausted = [one for one, end in ends if end.outcome == "out_of_memory"]
-        return f"{level_title(min(exhausted))} ran out of memory" if exhausted else ""
+        loads = [load for load in self.spec.loads() if load[0] == scenario]
+        settled = {load: end for load in loads if (end := self.levels.settled(load))}
+        exhausted = [load[1] for load, end in settled.items() if end.outcome == "out_of_memory" and load[1] <= level]
+        if exhausted and self.spec.on_oom == "skip_higher":
+            return f"{level_title(min(exhausted))} ran out of memory"
+        if settled and self.spec.stop_when_saturated and self.spec.slo:
+            batches = load_batches(*map(self.levels.folder, settled))
+            if is_saturated(judge(batches, self.spec.slo)):
+                return "saturated: throughput no longer grows, and the SLO failed twice"
+        return ""
 
 
 class _Servers(contextlib.AbstractContextManager["_Servers", None]):
