@@ -1,6 +1,7 @@
 """The cell of each notebook that shows the library at work: for the run that was made, and while there is none."""
 
 import nbformat
+import papermill
 import pytest
 from support import CHECKOUT, result_files, searches
 
@@ -9,6 +10,8 @@ from tuner.notebook.run_panel import SweepPanel, TunePanel
 from tuner.notebook.server_panel import ServerPanel
 from tuner.report.compared import read_comparison
 from tuner.report.results import read_results
+from tuner.search.spec import TuneSpec
+from tuner.sweep.spec import ServeSpec, SweepSpec
 
 CELLS = {"sweep": "library", "tune": "library", "compare": "library", "launch_server": "ask"}
 
@@ -65,3 +68,9 @@ def test_two_sides_are_compared(swept, capsys):
     sides = read_comparison([swept], [swept], tolerance=0.05)
     (differences,) = execute("compare", results=sides, baseline=str(swept), candidate=str(swept))
     assert "output_throughput" in set(differences["metric"]) and capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "spec"), [("sweep", SweepSpec), ("tune", TuneSpec), ("launch_server", ServeSpec)])
+def test_papermill_knows_every_parameter_that_a_notebook_takes(name, spec):
+    more = set() if spec is ServeSpec else {"run_now", "run_folder"}
+    assert {*papermill.inspect_notebook(CHECKOUT / "notebooks" / f"{name}.ipynb")} == {*spec.model_fields} | more

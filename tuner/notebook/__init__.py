@@ -142,7 +142,7 @@ def parameters_in(namespace: dict[str, Any], names: set[str]) -> dict[str, Any]:
     plain = {name: value for name, value in own.items() if isinstance(value, _PLAIN)}
     if unknown := next((name for name in plain if name not in names), None):
         raise SpecError(f"unknown parameter {unknown!r}; {suggest(unknown, names)}")
-    return plain
+    return {name: value for name, value in plain.items() if value is not None}  # None: its default
 
 
 def _yes_or_no(name: str, value: Any) -> bool:
