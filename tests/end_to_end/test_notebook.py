@@ -211,10 +211,6 @@ def test_nothing_from_outside_is_executed_in_the_panel_or_in_an_executed_noteboo
                         expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
                     expect(page.locator(".js-plotly-plot").nth(3)).to_be_visible(timeout=60_000)
                     assert page.evaluate(LAYOUT) == []
-                else:
-                    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
-                    page.reload()
-                    expect(page.locator(".js-plotly-plot .scatterlayer .point").first).to_be_visible(timeout=60_000)
                 assert page.get_by_text("owned=1").count() > 0  # it is shown, as words
                 assert page.evaluate("[window.owned, document.querySelectorAll('img[onerror]').length]") == [None, 0]
                 assert page.locator("a[href^='javascript:']").count() == 0
