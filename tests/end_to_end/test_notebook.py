@@ -209,7 +209,8 @@ def test_nothing_from_outside_is_executed_in_the_panel_or_in_an_executed_noteboo
                     for tab in ("Batches", "Server", "Data", "Figures"):
                         open_tab(page, tab)
                         expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
-                    expect(page.locator(".js-plotly-plot").nth(3)).to_be_visible(timeout=60_000)
+                    drawn = page.locator(".tuner-panel .js-plotly-plot:visible").first
+                    expect(drawn).to_be_visible(timeout=60_000)
                     assert page.evaluate(LAYOUT) == []
                 assert page.get_by_text("owned=1").count() > 0  # it is shown, as words
                 assert page.evaluate("[window.owned, document.querySelectorAll('img[onerror]').length]") == [None, 0]
