@@ -47,7 +47,8 @@ def resumed_and_stopped(page, stop):
     resume = page.get_by_role("button", name="Resume")
     expect(resume).to_be_enabled()
     resume.click()
-    expect(page.locator(".tuner-panel .tuner-words").get_by_text("at concurrency 1")).to_be_visible()
+    going_on = page.locator(".tuner-panel .tuner-words").get_by_text("at concurrency 1")
+    expect(going_on).to_be_visible(timeout=60_000)
     stop.click()
     stop.click()
     expect(page.get_by_text("interrupted:")).to_be_visible(timeout=30_000)
@@ -120,6 +121,7 @@ LAYOUT = """() => {
 @needs_chromium
 @pytest.mark.browser
 @pytest.mark.real
+@pytest.mark.timeout(400)
 def test_a_person_runs_sweeps(tiny_gguf, tmp_path):
     from playwright.sync_api import expect
 
