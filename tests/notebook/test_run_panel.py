@@ -98,6 +98,24 @@ def test_a_moved_slider_says_what_share_of_the_requests_meets_it(tmp_path):
     asyncio.run(move())
 
 
+def test_sliders_reach_as_far_as_the_levels_that_have_come_since(tmp_path):
+    trial = result_files.run(tmp_path / "run", [1, 2])
+    slo = SLO.parse({"ttft": {"p90": {"threshold": 2}}})
+
+    async def least_offered():
+        view = ResultsView()
+        found = []
+        for level, ttft in ((1, 1.0), (2, 0.1)):
+            requests = [result_files.request(ttft=ttft + number / 1000) for number in range(60)]
+            result_files.add_level(trial, level, result_files.result(requests, level=level))
+            await view.show(read_results(tmp_path / "run", slo=slo))
+            found.append(find(view.widget, widgets.SelectionSlider)[0].options[0][1])
+        return found
+
+    first, then = asyncio.run(least_offered())
+    assert then < 0.1 and first > 0.4
+
+
 def find(widget, kind):
     """The widgets of a kind within another, in their order."""
     inside = [each for child in getattr(widget, "children", ()) for each in find(child, kind)]

@@ -75,7 +75,7 @@ def test_two_servers_have_two_ports(tiny_gguf, tmp_path):
     with launch(llamacpp(tiny_gguf), trials[0]) as one, launch(faulty(), trials[1]) as two:
         assert one.base_url != two.base_url
         assert (one.model_name, two.model_name) == ("tiny", "faulty")
-    assert not alive([one.pid, two.pid])
+    assert not alive([one.record.pid, two.record.pid])
 
 
 def test_a_second_launch_in_a_trial_keeps_the_record_and_log_of_the_first(trial):

@@ -67,8 +67,11 @@ def answers(url):
 @contextlib.contextmanager
 def opened_notebook(address, name):
     """A page with the notebook open, its cells run."""
+    from playwright.sync_api import expect
+
     with browser_page(width=1300, height=1200) as seen:
         seen.page.set_default_timeout(60_000)
+        expect.set_options(timeout=30_000)  # a slow machine, and a kernel that computes
         seen.page.goto(f"{address}/lab/tree/{name}.ipynb?reset")
         run_all_cells(seen.page)
         yield seen.page

@@ -46,12 +46,11 @@ async def draw(output: widgets.Output, figure: Any) -> None:
 class Panel(Generic[Spec]):
     """A form, what it comes to, a button that starts something and one that stops it, a status, and results."""
 
-    _newest: ClassVar[dict[type, "Panel[Any]"]] = {}  # of each kind the one that was shown last
+    _newest: ClassVar[dict[type, "Panel[Any]"]] = {}  # of each kind the one that was shown or used last
 
     def __init__(self, form: Form[Spec], starts: str, beside: list[widgets.Widget], results: widgets.Widget) -> None:
         self.task: asyncio.Task[None] | None = None
         self._kept: DisplayHandle | None = None
-        self._is_replaced = False  # by a panel that was shown later: nobody looks at this one any more
         self._form = form
         self._go = button(starts, "play", self.start, button_style="primary")
         self._halt = button("Stop", "stop", self.stop, disabled=True)
@@ -66,9 +65,6 @@ class Panel(Generic[Spec]):
 
     def show(self) -> None:
         """Display the panel, and what goes on or was the last."""
-        if before := self._newest.get(type(self)):
-            before._is_replaced = True
-        self._newest[type(self)] = self
         display(self.widget._repr_mimebundle_() | {"text/plain": _NEEDS_KERNEL}, raw=True)
         self._kept = display(HTML(_KEPT.format(_NEEDS_KERNEL)), display_id=True)
         self._spawn(self._find())
@@ -110,7 +106,13 @@ class Panel(Generic[Spec]):
         with suppress(TunerError):
             self._command.value = self._described()
 
+    @property
+    def _is_replaced(self) -> bool:
+        """Whether another panel was shown or used later, so that nobody looks at this one any more."""
+        return self._newest.get(type(self)) is not self
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._newest[type(self)] = self
         self.task = asyncio.get_running_loop().create_task(self._guard(work))
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> None:

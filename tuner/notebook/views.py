@@ -69,6 +69,7 @@ class ResultsView:
 
     def __init__(self) -> None:
         self._results: Results | None = None
+        self._is_moved = False  # a slider, by a person
         self._limits: list[tuple[Constraint, widgets.SelectionSlider]] = []
         self._name, self._answer, self._server, self._data, self._written = (widgets.HTML() for _ in range(5))
         self._curves, self._sliders, self._sought = widgets.Output(), widgets.VBox(), widgets.Text(**labelled("search"))
@@ -102,22 +103,27 @@ class ResultsView:
         await draw(changes, lambda: compared.figures[0])
 
     async def show(self, results: Results, so_far: str = "") -> None:
-        """Show `results`; sliders start anew only where another run is shown, and stay as they are else."""
+        """Show `results`; sliders that were moved stay as they are, but where another run is shown."""
         before, self._results = self._results, results
         self._name.value = f"<h4>{escaped(str(results.folder or results.title))}{so_far and f': {so_far}'}</h4>"
         self._tabs.titles = [name if name != "Batches" or results.searched is None else "Trials" for name in _TITLES]
-        if before is None or before.run_facts.folders != results.run_facts.folders:
+        if not self._is_moved or before is None or before.run_facts.folders != results.run_facts.folders:
+            self._is_moved = False
             limited = [] if results.searched else results.sliders
             self._limits = [(limit, _slider(limit, threshold, results.judged)) for limit, threshold in limited]
             self._sliders.children = [slider for _, slider in self._limits]
             for slider in self._sliders.children:
-                slider.observe(lambda _: self._later(self._judge()), "value")
+                slider.observe(lambda _: self._move(), "value")
         self.widget.layout.display = ""
         self._show_server()
         code = f"import tuner\n\nbatches = tuner.load_batches({str(results.folder)!r})  # a DataFrame, a row a batch"
         self._data.value = words(f"All files of this run are in {results.folder}") + copyable(code)
         await self._judge()
         await self._draw_figures()
+
+    def _move(self) -> None:
+        self._is_moved = True
+        self._later(self._judge())
 
     async def _judge(self) -> None:
         if self._results is None:

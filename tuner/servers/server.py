@@ -223,7 +223,6 @@ class OwnServer(Server):
             except TunerError as error:
                 raise self._give_up(Failure(getattr(error, "kind", "crashed"), str(error))) from error
             super().start()
-        self._note_gpu_memory("ready")
 
     def processes(self) -> set[int]:
         """All its living processes."""
@@ -283,7 +282,7 @@ class OwnServer(Server):
         self.record.gpus = [gpu.uuid for gpu in claim.gpus]
         if claim.gpus or self.spec.gpus == 0:
             self._shows_gpus = gpus.cuda_environment(claim.gpus)
-        self._note_gpu_memory("before")
+        self.record.gpu_memory = {"before": gpus.memory_used(self.record.gpus)} if claim.gpus else {}
         return Placement(locks.port_of(port[0]), tuple(self.record.gpus), f"tuner-{secrets.token_hex(4)}"), held
 
     def _await_ready(self) -> None:
@@ -319,7 +318,6 @@ class OwnServer(Server):
         if self._process:
             self.record.pid = self._process.pid  # it may have ended before its start was noted
         self.record.exit_code = exit_code
-        self._note_gpu_memory("after")
         for uuid, size in gpus.memory_not_returned(self.record.gpu_memory.get("before", {})).items():
             message = f"GPU {uuid} did not get {size / (1 << 30):.1f} GiB back after {self}"
             log.warning("%s", message)
@@ -328,10 +326,6 @@ class OwnServer(Server):
             self._record_end()
         except TunerError as error:  # the trial's folder is gone: there is nothing to record in
             log.warning("%s", error)
-
-    def _note_gpu_memory(self, when: str) -> None:
-        if self.record.gpus:
-            self._write(gpu_memory={**self.record.gpu_memory, when: gpus.memory_used(self.record.gpus)})
 
 
 def launch(spec: ServerSpec, trial: Trial, stop: Wish | None = None) -> Server:
