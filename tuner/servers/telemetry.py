@@ -46,7 +46,6 @@ ENGINE_METRICS = {
     ),
     "step_tokens": ("vllm:iteration_tokens_total_sum",),
     "steps": ("vllm:iteration_tokens_total_count",),
-    "queue_seconds": ("vllm:request_queue_time_seconds_sum", "sglang:queue_time_seconds_sum"),
 }
 #: those of which the fullest rank counts; of the others all ranks together
 SHARES = ("kv_cache_use",)
