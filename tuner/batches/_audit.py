@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from tuner.batches.result_file import UNITS, Aggregates, Columns, Measured, claim_of, statistics, unit_of, usable
+from tuner.batches.result_file import UNITS, Columns, Measured, claim_of, possible, statistics, unit_of, usable
 from tuner.core.level import CONCURRENCY, RATE
 from tuner.core.metrics import DRIFTED, LATENCY_COLUMNS, PERCENTILES, WHOLE_FIRST, requests_needed, split
 from tuner.core.text import plural
@@ -53,7 +53,7 @@ def _survivors_only(columns: Columns, batch: Measured) -> Iterable[str]:
         words = f": {batch.first_error}" if batch.first_error else ""
         yield f"{failed} ({codes}){words}; latencies and throughput are those of the survivors"
     claimed = columns.file.aggregated_metrics.error_rate
-    if claimed is not None and not _close(claimed, batch.error_rate):
+    if claimed is not None and _differ(claimed, batch.error_rate):
         yield f"the file claims an error rate of {claimed:.3g}, but {failed}"
 
 
@@ -75,8 +75,8 @@ def _unusable_values(columns: Columns, batch: Measured) -> Iterable[str]:
         yield f"the file's time unit is {file.time_unit!r}, none of {', '.join(UNITS)}: its latencies are left out"
     if file.mended:
         yield f"left out: {plural(file.mended, 'value')} of a wrong type, NaN or infinite"
-    if columns.impossible:
-        yield f"left out: {plural(columns.impossible, 'latency')} below zero or not finite"
+    if impossible := sum(int((np.isnan(possible(one)) & ~np.isnan(one)).sum()) for one in columns.raw.values()):
+        yield f"left out: {plural(impossible, 'latency')} below zero or not finite"
     for name in ("e2e_latency",) if columns.ttft_doubt else ("ttft", "e2e_latency"):  # short answers may have no TPOT
         if missing := int(np.isnan(columns.latencies[name]).sum()):
             yield f"{missing} of {plural(batch.completed or 0, 'completed request')} without {name}"
@@ -99,20 +99,14 @@ def _claims_differ(columns: Columns, batch: Measured) -> Iterable[str]:
         about = " over its duration" if batch.origin else f": {why}"
         yield f"the file claims {claimed:.1f} output tokens/s, its requests give {counted:.1f}{about}"
     elif not (batch.errors and batch.origin):  # other tools leave the prompts of failed requests out
-        yield from _prompts_differ(claims, batch)
-    computed = batch.latencies.items()
+        inputs = "input", usable(claims.mean_input_throughput_tokens_per_s), batch.input_throughput
+        total = "total", usable(claims.mean_total_tokens_throughput_tokens_per_s), batch.total_throughput
+        for what, claimed, counted in (inputs, total):
+            if _differ(claimed, counted):
+                yield f"the file claims {claimed:.1f} {what} tokens/s, its requests give {counted:.1f}"
+    computed = [(name, value) for name, value in batch.latencies.items() if not math.isnan(value)]
     if different := [name for name, value in computed if _differ(claim_of(claims, name) / unit, value)]:
         yield f"the file's own {', '.join(different)} differ from its requests; recomputed over all of them"
-
-
-def _prompts_differ(claims: Aggregates, batch: Measured) -> Iterable[str]:
-    said = {
-        "input": (claims.mean_input_throughput_tokens_per_s, batch.input_throughput),
-        "total": (claims.mean_total_tokens_throughput_tokens_per_s, batch.total_throughput),
-    }
-    for what, (claimed, counted) in said.items():
-        if _differ(usable(claimed), counted):
-            yield f"the file claims {claimed:.1f} {what} tokens/s, its requests give {counted:.1f}"
 
 
 def _too_few_for_percentiles(_: Columns, batch: Measured) -> Iterable[str]:
@@ -186,9 +180,7 @@ CHECKS: tuple[Callable[[Columns, Measured], Iterable[str]], ...] = (
 )
 
 
-def _close(one: float, other: float) -> bool:
-    return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=1e-9)
-
-
 def _differ(claimed: float, counted: float) -> bool:
-    return not (math.isnan(claimed) or math.isnan(counted) or _close(claimed, counted))
+    """By more than the tolerance; what one of them does not say is no difference."""
+    is_close = math.isclose(claimed, counted, rel_tol=TOLERANCE, abs_tol=1e-9)
+    return not (math.isnan(claimed) or math.isnan(counted) or is_close)

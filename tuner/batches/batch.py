@@ -25,8 +25,8 @@ TEXTS = ("experiment", "engine", "model", "scenario", "iteration_type", "outcome
 COUNTS = ("requests", "completed", "errors")
 TIMES = ("started_at", "finished_at")
 THROUGHPUTS = ("output_throughput", "input_throughput", "total_throughput", "request_throughput")
-#: Of the load generator: the share of a core that a process used, seconds of TTFT and TPOT that are its own, processes.
 LIMIT = ("limit", "limit_evidence")
+#: Of the load generator: the share of a core that a process used, seconds of TTFT and TPOT that are its own, processes.
 CLIENT = ("client_cpu_share", "client_ttft", "client_tpot", "client_workers")
 #: The columns of `load_batches`, in their order.
 COLUMNS = (
@@ -34,20 +34,13 @@ COLUMNS = (
     *("outcome", "reason", *TIMES, "time_source", "duration", *COUNTS, "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS),
     *(*OF_WINDOW, "energy_per_token", *LIMIT, "warnings", "superseded", *CLIENT, "run_folder", "source"),
 )
+_NUMBERS = (*("duration", "error_rate", "request_rate", "energy_per_token"), *THROUGHPUTS, *LATENCY_COLUMNS)
 KINDS: dict[str, str] = {
     **dict.fromkeys((*TEXTS, *LIMIT, "run_folder", "source"), "str"),
     **dict.fromkeys((*COUNTS, "concurrency"), "Int64"),
-    **dict.fromkeys(("duration", "error_rate", *THROUGHPUTS, *LATENCY_COLUMNS, *OF_WINDOW, *CLIENT), "float64"),
-    **{
-        "request_rate": "float64",
-        "energy_per_token": "float64",
-        "trial": "int64",
-        "repeat": "int64",
-        "superseded": "bool",
-    },
+    **dict.fromkeys((*_NUMBERS, *OF_WINDOW, *CLIENT), "float64"),
+    **{"trial": "int64", "repeat": "int64", "superseded": "bool"},
 }
-
-
 #: Where `DataFrame.attrs` has the samples of its batches.
 SAMPLES = "samples"
 
@@ -156,15 +149,11 @@ def with_types(frame: pd.DataFrame) -> pd.DataFrame:
     whole = frame.assign(**missing)
     with np.errstate(invalid="ignore"):  # a whole number that is none is a TypeError
         whole = whole.astype({name: kind for name, kind in KINDS.items() if name in whole}).copy()  # in few blocks
-    warnings = pd.Series([_as_list(value) for value in whole["warnings"]], whole.index, dtype="object")
+    # a list of sentences, that Parquet makes an array and CSV a text
+    lists = [[value] if isinstance(value, str) and value else value for value in whole["warnings"]]
+    lists = [[str(part) for part in value] if pd.api.types.is_list_like(value) else [] for value in lists]
+    warnings = pd.Series(lists, whole.index, dtype="object")
     return whole.assign(warnings=warnings, **{name: timestamps.to_utc(whole[name]) for name in TIMES})
-
-
-def _as_list(value: Any) -> list[str]:
-    """A list of sentences, that Parquet makes an array and CSV a text."""
-    if isinstance(value, str):
-        return [value] if value else []
-    return [str(part) for part in value] if pd.api.types.is_list_like(value) else []
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -4,9 +4,9 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import groupby, product
+from itertools import chain, groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,39 @@ from tuner.batches.other_tools import aiperf, distinct, format_of, read_all
 from tuner.batches.other_tools.values import DATASET
 from tuner.batches.result_file import MOST, Damage, Origin, iteration_type
 from tuner.core.files import is_regular, read_object, read_struct, split_part
-from tuner.core.level import RATE, level_from
+from tuner.core.level import BATCH_SIZE, RATE, level_from
 from tuner.core.records import COMPLETED, EXPERIMENT_FILE, SERVER_FILE, SIDECAR_FILE, TRIAL_FILE, Sidecar
 from tuner.core.request_log import LIVE_FILE, REQUESTS_FILE
 
+logger = logging.getLogger(__name__)
 NamedReading = tuple[Path, Reading | Damage]
-
-
-def is_theirs(reading: Reading | Damage) -> bool:
-    """Whether another tool than genai-bench wrote what was read."""
-    return bool(reading.tool if isinstance(reading, Damage) else reading.batch.origin)
+METADATA_FILE = "experiment_metadata.json"
+RESULT_NAME = re.compile(
+    r"(?P<scenario>.+)_(?P<task>(?!num_)[^_]+)_(?P<iteration>num_concurrency|concurrency|batch_size)_(?P<level>\d{1,9})"
+    r"_time_\d+s\.json"
+)
+DEBUG_NAME = re.compile(r"debug_for_run_(?P<scenario>.+)_(?P<level>\d{1,9})\.json")
+#: What else it says that a result depends on; its command line, which holds the API key, is not among it.
+SERVER_FACTS = (
+    *("server_engine", "server_version", "server_gpu_type", "server_gpu_count", "api_backend", "benchmark_version"),
+    *("server_model_tokenizer", "max_time_per_run_s", "max_requests_per_run", "additional_request_params"),
+)
+#: Files of ours, of genai-bench and of AIPerf that are JSON but never a batch.
+OTHER_FILES = {METADATA_FILE, EXPERIMENT_FILE, TRIAL_FILE, SERVER_FILE, SIDECAR_FILE, LIVE_FILE, *aiperf.OTHER_FILES}
+#: Two runs of one level end at least this many seconds apart, since genai-bench counts a level in whole seconds.
+SHORTEST_LEVEL = 1.0
 
 
 def of_tools(found: list[NamedReading], place: Place) -> list[Batch]:
     """One batch for each of `found`, all of which are theirs."""
+
+    def when(batch: Batch) -> tuple[object, ...]:
+        return (batch.sidecar.started_at if batch.sidecar else ""), *split_part(batch.file or Path())
+
     trials: dict[tuple[str, str], int] = {}
     last = sorted(found, key=lambda one: isinstance(one[1], Damage))  # so that it shifts no number of a trial
     batches = [_batch_of_tool(path, reading, place, trials) for path, reading in last]
-    batches.sort(key=lambda batch: (batch.place.trial, batch.scenario, batch.level or 0, _when(batch)))
+    batches.sort(key=lambda batch: (batch.place.trial, batch.scenario, batch.level or 0, when(batch)))
     repeats: Counter[object] = Counter()
     for batch in batches:
         same = batch.place.trial, *batch.key[:-1]
@@ -57,30 +72,6 @@ def _batch_of_tool(path: Path, reading: Reading | Damage, place: Place, trials: 
     return Batch(place, scenario, level, kind, file=path, reading=reading, sidecar=sidecar)
 
 
-def _when(batch: Batch) -> tuple[object, ...]:
-    """What orders repeats: when they were measured, or else where they stand."""
-    return (batch.sidecar.started_at if batch.sidecar else ""), *split_part(batch.file or Path())
-
-
-logger = logging.getLogger(__name__)
-
-METADATA_FILE = "experiment_metadata.json"
-RESULT_NAME = re.compile(
-    r"(?P<scenario>.+)_(?P<task>(?!num_)[^_]+)_(?P<iteration>num_concurrency|concurrency|batch_size)_(?P<level>\d{1,9})"
-    r"_time_\d+s\.json"
-)
-DEBUG_NAME = re.compile(r"debug_for_run_(?P<scenario>.+)_(?P<level>\d{1,9})\.json")
-#: What else it says that a result depends on; its command line, which holds the API key, is not among it.
-SERVER_FACTS = (
-    *("server_engine", "server_version", "server_gpu_type", "server_gpu_count", "api_backend", "benchmark_version"),
-    *("server_model_tokenizer", "max_time_per_run_s", "max_requests_per_run", "additional_request_params"),
-)
-#: Files of ours, of genai-bench and of AIPerf that are JSON but never a batch.
-OTHER_FILES = {METADATA_FILE, EXPERIMENT_FILE, TRIAL_FILE, SERVER_FILE, SIDECAR_FILE, LIVE_FILE, *aiperf.OTHER_FILES}
-#: Two runs of one level end at least this many seconds apart, since genai-bench counts a level in whole seconds.
-SHORTEST_LEVEL = 1.0
-
-
 class Metadata(msgspec.Struct):
     """The wanted keys of `experiment_metadata.json`: what was asked for."""
 
@@ -90,12 +81,6 @@ class Metadata(msgspec.Struct):
     iteration_type: str | None = None
     api_model_name: str | None = None
     server_engine: str | None = None
-
-    @property
-    def levels(self) -> list[int]:
-        """The levels asked for."""
-        asked = self.batch_size if iteration_type(self.iteration_type) == "batch_size" else self.num_concurrency
-        return [level for level in asked or [] if 0 < level < MOST]
 
 
 def result_files(folder: Path) -> list[Path]:
@@ -134,27 +119,20 @@ def is_genai_bench(folder: Path) -> bool:
 
 def read_genai_bench(folder: Path) -> list[Batch]:
     """Every batch of a plain genai-bench folder: those asked for, and those that are there besides."""
-    metadata = read_metadata(folder)
+    metadata = read_struct(folder / METADATA_FILE, Metadata)
+    if metadata is None:
+        logger.warning("%s: missing or damaged, so nobody knows which batches were asked for", folder / METADATA_FILE)
+        metadata = Metadata()
     place = Place(folder, folder.resolve().name, 1, metadata.server_engine or "", metadata.api_model_name or "")
     batches = read_files(result_files(folder), place, metadata)
-    is_of_rate = any(
-        batch.iteration_type == RATE for batch in batches
-    )  # a level of ours: genai-bench was asked for users
-    return batches if is_of_rate else with_missing(batches, place, metadata)
+    is_ours = any(batch.iteration_type == RATE for batch in batches)  # genai-bench was asked for users
+    return batches if is_ours else with_missing(batches, place, metadata)
 
 
 def words_of_failure(folder: Path) -> str:
     """How many requests of a level failed, with which status, and the server's words for the first that has some."""
     batches = read_files(result_files(folder), Place(folder, "", 1), Metadata())
     return next((batch.reason for batch in batches if batch.reason), "every request failed")
-
-
-def read_metadata(folder: Path) -> Metadata:
-    """What was asked for; nothing where the file is missing or damaged."""
-    metadata = read_struct(folder / METADATA_FILE, Metadata)
-    if metadata is None:
-        logger.warning("%s: missing or damaged, so nobody knows which batches were asked for", folder / METADATA_FILE)
-    return metadata or Metadata()
 
 
 def genai_bench_facts(folder: Path) -> dict[str, dict[str, Any]]:
@@ -171,8 +149,12 @@ def read_files(paths: Iterable[Path], place: Place, metadata: Metadata) -> list[
     """
     theirs: list[NamedReading] = []
     ours: list[Batch] = []
-    for path, reading in _readings(paths):
-        if is_theirs(reading) and not (isinstance(reading, Damage) and RESULT_NAME.fullmatch(path.name)):
+    files = list(paths)
+    named = [path for path in files if RESULT_NAME.fullmatch(path.name)]  # which needs no look inside beforehand
+    others = distinct(path for path in files if not RESULT_NAME.fullmatch(path.name))
+    for path, reading in chain.from_iterable(readings_in(path).items() for path in [*named, *others]):
+        is_named = isinstance(reading, Damage) and RESULT_NAME.fullmatch(path.name)
+        if not is_named and (reading.tool if isinstance(reading, Damage) else reading.batch.origin):
             theirs.append((path, reading))
         elif batch := _batch(path, reading, place, metadata):
             ours.append(batch)
@@ -180,14 +162,6 @@ def read_files(paths: Iterable[Path], place: Place, metadata: Metadata) -> list[
     same_level = groupby(ours, key=lambda batch: batch.key)
     chosen = [batch for _, group in same_level for batch in _choose(list(group))]
     return chosen + [_with_outcome(batch) for batch in of_tools(theirs, place)]
-
-
-def _readings(paths: Iterable[Path]) -> Iterator[NamedReading]:
-    """Every batch that the files hold; what is called as genai-bench calls it needs no look inside beforehand."""
-    files = list(paths)
-    named = [path for path in files if RESULT_NAME.fullmatch(path.name)]
-    for path in [*named, *distinct(path for path in files if not RESULT_NAME.fullmatch(path.name))]:
-        yield from readings_in(path).items()
 
 
 def readings_in(path: Path) -> dict[Path, Reading | Damage]:
@@ -203,13 +177,10 @@ def _batch(path: Path, reading: Reading | Damage, place: Place, metadata: Metada
             logger.warning("skipped: %s (%s)", path, reading.reason)
             return None
         return replace(named, outcome=reading.outcome, reason=reading.reason)
-    numbers = reading.batch
-    batch = named or Batch(place, "", None)
-    batch = replace(batch, file=path, reading=reading)
+    batch, numbers = named or Batch(place, "", None), reading.batch
+    batch.file, batch.reading, batch.scenario = path, reading, numbers.scenario or batch.scenario
     if numbers.level is not None:
-        level = level_from(numbers.level, numbers.iteration_type)
-        batch = replace(batch, level=level, iteration_type=numbers.iteration_type)
-    batch = replace(batch, scenario=numbers.scenario or batch.scenario)
+        batch.level, batch.iteration_type = level_from(numbers.level, numbers.iteration_type), numbers.iteration_type
     if batch.level is None or not batch.scenario:
         logger.warning("skipped: %s names no scenario or no level", path)
         return None
@@ -243,9 +214,8 @@ def _with_outcome(batch: Batch) -> Batch:
             return replace(batch, outcome="client_failed", reason="genai-bench failed over this level (debug file)")
         return batch
     if not numbers.errors:
-        lacking = numbers.completed is None
-        reason = "the file does not say how many requests completed" if lacking else "the file holds no request"
-        return replace(batch, outcome="incomplete", reason=reason)
+        says = "does not say how many requests completed" if numbers.completed is None else "holds no request"
+        return replace(batch, outcome="incomplete", reason=f"the file {says}")
     codes = ", ".join(f"{code} ×{count}" for code, count in numbers.error_codes.items())
     causes = f" ({codes})" if codes else ""
     which = "the only request" if numbers.errors == 1 else f"all {numbers.errors} requests"
@@ -284,9 +254,11 @@ def with_missing(batches: list[Batch], place: Place, metadata: Metadata) -> list
     """`batches`, and a row for each level that was asked for and has no file."""
     kind = iteration_type(metadata.iteration_type)
     scenarios = list(dict.fromkeys(metadata.traffic_scenario or []))
+    asked = metadata.batch_size if kind == BATCH_SIZE else metadata.num_concurrency
+    levels = [level for level in asked or [] if 0 < level < MOST]
     reason = "it was asked for, but genai-bench left no file"
     there = {(batch.scenario, batch.level) for batch in batches if batch.iteration_type == kind}
-    lacking = [key for key in dict.fromkeys(product(scenarios, metadata.levels)) if key not in there]
+    lacking = [key for key in dict.fromkeys(product(scenarios, levels)) if key not in there]
     missing = [Batch(place, *key, kind, outcome="missing", reason=reason) for key in lacking]
     order = {scenario: number for number, scenario in enumerate(scenarios)}
     return sorted(

@@ -13,15 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from tuner.batches import genai_bench_folder
 from tuner.batches.batch import SAMPLES, Batch, Place, Reading, Samples, to_frame
-from tuner.batches.genai_bench_folder import (
-    Metadata,
-    is_genai_bench,
-    read_files,
-    read_genai_bench,
-    readings_in,
-    result_files,
-)
+from tuner.batches.genai_bench_folder import Metadata, read_files, read_genai_bench, readings_in, result_files
 from tuner.batches.other_tools import format_of, holds_one_run
 from tuner.batches.report_data import is_page, read_report
 from tuner.batches.run_folder import is_trial, read_trial
@@ -62,17 +56,13 @@ def load_batches(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     """
     if not paths:
         raise PathError("no path given: name a run directory, a genai-bench folder or a result file")
-    return _to_frame(chain.from_iterable(_read_each(paths)))
+    return _to_frame(chain.from_iterable(map(_read, paths)))
 
 
 def load_together(paths: Sequence[str | os.PathLike[str]]) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     """The batches of all paths, as `load_batches` has them, and those of each by itself; each file is read once."""
-    each = _read_each(paths)
+    each = [_read(path) for path in paths]
     return _to_frame(chain.from_iterable(each)), [_to_frame(batches) for batches in each]
-
-
-def _read_each(paths: Iterable[str | os.PathLike[str]]) -> list[list[Batch]]:
-    return [_read(Path(path).expanduser()) for path in paths]
 
 
 def _to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
@@ -91,9 +81,9 @@ def readings_of(batches: pd.DataFrame) -> list[Reading | None]:
     return [known.get(str(source)) for source in sources]
 
 
-def _read(path: Path) -> list[Batch]:
-    """The batches of the first reader that knows what `path` is."""
-    _must_be_readable(path)
+def _read(named: str | os.PathLike[str]) -> list[Batch]:
+    """The batches of the first reader that knows what the path is."""
+    _must_be_readable(path := Path(named).expanduser())
     reader = next((read for knows, read in READERS if knows(path)), None)
     batches = reader(path) if reader else None
     if batches is None:
@@ -167,7 +157,7 @@ def _sources(folder: Path, depth: int) -> "Iterator[tuple[Reader, Path]]":
     elif is_trial(folder):
         yield _read_in_trial, folder
     else:
-        if is_theirs := is_genai_bench(folder):
+        if is_theirs := genai_bench_folder.is_genai_bench(folder):
             yield read_genai_bench, folder
         elif any(map(format_of, _loose_files(folder))):
             yield _read_loose, folder
@@ -191,23 +181,18 @@ READERS: list[tuple[Callable[[Path], object], Reader]] = [
 def _without_doubles(batches: list[Batch]) -> list[Batch]:
     """Each batch once, though several of the paths lead to it; what was read as part of more knows more."""
     once: dict[object, Batch] = {}
-    real = functools.cache(os.path.realpath)
     for batch in sorted(batches, key=lambda batch: not batch.superseded):
-        once.setdefault(_where(batch, real), batch)
+        once.setdefault(_where(batch), batch)
     kept = {id(batch) for batch in once.values()}
     return [batch for batch in batches if id(batch) in kept]
 
 
-def _where(batch: Batch, real: Callable[[str], str]) -> object:
+def _where(batch: Batch) -> object:
     """What a batch is the only one of: its file wherever it really lies, or its place in a trial."""
-    folder = str(batch.place.folder)
     if not batch.file:
-        return real(folder), batch.place.trial, batch.key
-    if batch.report_row is not None:  # what lies there now need not be what the report was made of
-        return Path(os.path.abspath(batch.file))  # noqa: PTH100 - where no link is followed
-    within_run = batch.folder and batch.file.is_relative_to(folder)  # where no link is followed
-    above = folder if within_run else str(batch.file.parent)
-    return batch.file.resolve() if batch.file.is_symlink() else Path(real(above), batch.file.relative_to(above))
+        return os.path.realpath(batch.place.folder), batch.place.trial, batch.key
+    is_as_it_was = batch.report_row is not None  # what lies there now need not be what the report was made of
+    return os.path.abspath(batch.file) if is_as_it_was else os.path.realpath(batch.file)  # noqa: PTH100
 
 
 def _with_distinct_names(batches: list[Batch], parts: int = 2) -> list[Batch]:
@@ -217,10 +202,9 @@ def _with_distinct_names(batches: list[Batch], parts: int = 2) -> list[Batch]:
     for batch in batches:
         folders.setdefault(batch.place.experiment, set()).add(real(batch.place.folder))
     twice = {name for name, those in folders.items() if len(those) > 1}
-    longer = [_with_longer_name(one, parts) if one.place.experiment in twice else one for one in batches]
-    return _with_distinct_names(longer, parts + 1) if twice else batches
 
+    def renamed(batch: Batch) -> Batch:
+        name = "/".join(real(batch.place.folder).parts[-parts:])
+        return replace(batch, place=replace(batch.place, experiment=name)) if batch.place.experiment in twice else batch
 
-def _with_longer_name(batch: Batch, parts: int) -> Batch:
-    name = "/".join(batch.place.folder.resolve().parts[-parts:])
-    return replace(batch, place=replace(batch.place, experiment=name))
+    return _with_distinct_names([*map(renamed, batches)], parts + 1) if twice else batches

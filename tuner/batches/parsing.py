@@ -22,13 +22,8 @@ def parse(data: bytes, name: str) -> ResultFile | Damage:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         if "truncated" in str(error):
             return Damage("truncated", f"{name} ends in the middle ({len(data)} bytes)")
-        return _parse_leniently(data, name)
-
-
-def _parse_leniently(data: bytes, name: str) -> ResultFile | Damage:
-    """The slow way, for NaN, Infinity, wrong types and what is no batch at all."""
     try:
-        value = json.loads(data)
+        value = json.loads(data)  # the slow way, for NaN, Infinity, wrong types and what is no batch at all
     except (ValueError, RecursionError):
         return Damage("unreadable", f"{name} is not valid JSON")
     if not isinstance(value, dict) or not isinstance(value.get("aggregated_metrics"), dict):

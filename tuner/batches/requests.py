@@ -29,6 +29,12 @@ REQUEST_COLUMNS = (
     *("status", "is_counted", "sent_at", "itl_p50", "cached_tokens", "finish_reason"),
 )
 TEXTS = ("experiment", "scenario", "iteration_type", "error_code", "error_message", "source", "status", "finish_reason")
+_KINDS = {
+    **dict.fromkeys(("trial", "concurrency", "repeat", "request"), pa.int32()),
+    **dict.fromkeys(TEXTS, pa.dictionary(pa.int32(), pa.string())),
+    **{"is_counted": pa.bool_(), "sent_at": pa.timestamp("us", "UTC")},
+}
+_SCHEMA = pa.schema([(name, _KINDS.get(name, pa.float64())) for name in REQUEST_COLUMNS])
 #: What only our own files say of a request.
 LOGGED = {"is_counted": True, "finish_reason": ""} | dict.fromkeys(("sent_at", "itl_p50", "cached_tokens"))
 
@@ -38,9 +44,6 @@ def load_requests(*paths: str | os.PathLike[str]) -> pd.DataFrame:
 
     Result files are read one at a time. To have them faster another time, keep them: `load_requests(…).to_parquet(…)`.
 
-    Args:
-        paths: as for `load_batches`.
-
     Returns:
         `ttft`, `tpot` and `e2e_latency` in seconds (NaN where the request failed), tokens, `error_code` and
         `error_message` (missing where it completed), and what batch it belongs to (`concurrency` is missing where none
@@ -49,8 +52,7 @@ def load_requests(*paths: str | os.PathLike[str]) -> pd.DataFrame:
         `ttfa`, the first token of the answer after reasoning, `itl` and `itl_p50`, the 99th percentile and the median
         of the gaps between chunks (seconds), cached prompt tokens. Texts are categories.
 
-    Raises:
-        PathError: a path does not exist, cannot be read, or holds no batch.
+    Paths and errors are those of `load_batches`.
 
     Example:
         >>> requests = tuner.load_requests("runs/monday")
@@ -60,16 +62,9 @@ def load_requests(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     batches = load_batches(*paths)
     batches.attrs.clear()  # the samples, of which only the requests themselves are wanted
     rows = batches[batches["source"].notna()].to_dict("records")
-    table = pa.concat_tables([_schema().empty_table(), *_tables(rows)]).unify_dictionaries()
+    table = pa.concat_tables([_SCHEMA.empty_table(), *_tables(rows)]).unify_dictionaries()
     requests: pd.DataFrame = table.to_pandas(split_blocks=True, self_destruct=True)
     return requests
-
-
-def _schema() -> pa.Schema:
-    integers = dict.fromkeys(("trial", "concurrency", "repeat", "request"), pa.int32())
-    kinds = integers | dict.fromkeys(TEXTS, pa.dictionary(pa.int32(), pa.string()))
-    kinds |= {"is_counted": pa.bool_(), "sent_at": pa.timestamp("us", "UTC")}
-    return pa.schema([(name, kinds.get(name, pa.float64())) for name in REQUEST_COLUMNS])
 
 
 def _tables(rows: Iterable[dict[Any, Any]]) -> Iterator[pa.Table]:
@@ -83,7 +78,7 @@ def _tables(rows: Iterable[dict[Any, Any]]) -> Iterator[pa.Table]:
         columns = Columns(replace(file, individual_request_metrics=every))
         same = {name: None if pd.isna(row[name]) else row[name] for name in (*OF_BATCH, "source")}
         repeated = {name: pa.repeat(value, len(columns.requests)) for name, value in same.items()}
-        yield pa.table(repeated | _values(columns), schema=_schema())
+        yield pa.table(repeated | _values(columns), schema=_SCHEMA)
 
 
 def _values(columns: Columns) -> dict[str, Any]:

@@ -207,11 +207,6 @@ class Columns:
         """One value a completed request; NaN where missing or impossible."""
         return possible(self._values("num_output_tokens"))
 
-    @property
-    def impossible(self) -> int:
-        """How many latencies are negative or infinite."""
-        return sum(int((np.isnan(possible(values)) & ~np.isnan(values)).sum()) for values in self.raw.values())
-
     def _values(self, name: str) -> Floats:
         return np.array([*map(attrgetter(name), self.completed)], np.float64)
 

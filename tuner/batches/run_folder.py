@@ -1,6 +1,8 @@
 """A run directory that tuner made: its trials, its levels, and how they ended."""
 
+import contextlib
 import logging
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,42 +17,32 @@ from tuner.batches.genai_bench_folder import Metadata, read_files, result_files
 from tuner.batches.result_file import MOST, iteration_type
 from tuner.core.bottleneck import CLIENT_BUSY
 from tuner.core.files import is_regular, read_end, subfolders
-from tuner.core.level import RATE, Level, Rate
+from tuner.core.level import RATE, Rate
 from tuner.core.records import COMPLETED, OUTCOMES, RUNNING, SIDECAR_FILE, TRIAL_FILE, Sidecar, TrialFacts
 from tuner.core.run_directory import LEVEL_NAME, PARTIAL, Trial, safe_name
 from tuner.core.server_log import OUT_OF_MEMORY, diagnose
 from tuner.core.text import one_line
 from tuner.core.timestamps import read as read_time
 
+logger = logging.getLogger(__name__)
 #: Bytes at the end of a server's log that are searched.
 LOG_READ = 64 * 1024
 #: Seconds by which the wall clock and the monotonic clock may differ over one level.
 CLOCK_DRIFT = 2.0
 
 
-def doubts(sidecar: Sidecar | None) -> list[str]:
+def doubts(sidecar: Sidecar) -> list[str]:
     """What the sidecar gives cause to doubt."""
-    busy, drift = client(sidecar, "client_cpu_share"), _drift(sidecar)
+    busy, drift = client(sidecar, "client_cpu_share"), 0.0
     notes = [f"the load generator used {busy:.0%} of a core: it may be what was measured"] if busy > CLIENT_BUSY else []
-    if sidecar and sidecar.client.get("api") == "openai":
+    if sidecar.client.get("api") == "openai":
         notes.append("requests were sent without ignore_eos (api: openai): answers can end before their length")
+    with contextlib.suppress(ValueError, TypeError):  # no time, or none on the monotonic clock
+        (start, _), (end, _) = (read_time(text) for text in (sidecar.started_at, sidecar.finished_at))
+        drift = (end - start).total_seconds() - float(sidecar.duration or math.nan)
     if abs(drift) > CLOCK_DRIFT:
         notes.append(f"the clock was set during the level: its start and end are {drift:+.1f} s off")
     return notes
-
-
-def _drift(sidecar: Sidecar | None) -> float:
-    """Seconds between the recorded times beyond what the monotonic clock counted; 0 where nobody knows."""
-    if sidecar is None or sidecar.duration is None:
-        return 0.0
-    try:
-        (start, _), (end, _) = (read_time(text) for text in (sidecar.started_at, sidecar.finished_at))
-    except ValueError:
-        return 0.0
-    return (end - start).total_seconds() - sidecar.duration
-
-
-logger = logging.getLogger(__name__)
 
 
 def is_trial(folder: Path) -> bool:
@@ -75,7 +67,9 @@ class _TrialReader:
         facts, name = self.trial.facts, self.trial.folder.name
         number = int(name) if re.fullmatch(r"[0-9]{1,9}", name) else 1
         if facts and 0 < facts.trial < MOST:
-            return msgspec.structs.replace(facts, trial=number) if self.trial.run != self.trial.folder else facts
+            number = number if self.trial.run != self.trial.folder else facts.trial
+            kind = iteration_type(facts.iteration_type)
+            return msgspec.structs.replace(facts, trial=number, iteration_type=kind)
         logger.warning("%s: missing or damaged, so nobody knows what was asked for", self.trial.facts_file)
         return TrialFacts(trial=number, engine="", model="", scenarios=[], levels=[])
 
@@ -83,10 +77,6 @@ class _TrialReader:
     def place(self) -> Place:
         run, facts = self.trial.run, self.facts
         return Place(run, run.resolve().name, facts.trial, facts.engine, facts.model)
-
-    @property
-    def iteration_type(self) -> str:
-        return iteration_type(self.facts.iteration_type)
 
     @cached_property
     def failure(self) -> tuple[str, str] | None:
@@ -105,13 +95,14 @@ class _TrialReader:
     def batches(self) -> Iterator[Batch]:
         """Those asked for, and those of which there is a folder."""
         facts, found = self.facts, {}
-        for level in sorted(self.levels(), key=lambda level: not _is_partial(level)):
+        for level in sorted(self.levels(), key=lambda level: not str(level.folder).endswith(PARTIAL)):
             found[level.key] = level  # a finished folder replaces the partial one of the same level
         levels = [level for level in facts.every_level if 0 < level < MOST]
-        for key in dict.fromkeys(
-            [*product(facts.scenarios, [self.iteration_type], levels, facts.every_repeat), *sorted(found)]
-        ):
-            yield self.read(found[key]) if key in found else self.absent(*key)
+        asked = product(facts.scenarios, [facts.iteration_type], levels, facts.every_repeat)
+        for key in dict.fromkeys([*asked, *sorted(found)]):
+            scenario, kind, number, repeat = key
+            ending = () if key in found else self.failure or ("missing", "it was asked for, but not run")
+            yield self.read(found[key]) if key in found else Batch(self.place, scenario, number, kind, repeat, *ending)
 
     def levels(self) -> Iterator[Batch]:
         """The levels of which there is a folder, finished or not, as its sidecar names them, or else its own name."""
@@ -127,21 +118,16 @@ class _TrialReader:
             recorded = sidecar and (sidecar.request_rate if match["rate"] else sidecar.concurrency)
             if sidecar and sidecar.scenario and recorded and 0 < recorded < MOST and 0 < sidecar.repeat < MOST:
                 scenario, level, repeat = sidecar.scenario, type(level)(recorded), sidecar.repeat
-            kind = RATE if match["rate"] else self.iteration_type
+            kind = RATE if match["rate"] else self.facts.iteration_type
             yield Batch(self.place, scenario, level, kind, repeat, folder=folder, sidecar=sidecar)
 
     def read(self, level: Batch) -> Batch:
         """The one batch of a level's folder: genai-bench's file for the numbers, the sidecar for how it ended."""
         file = self.of_file(level)
         outcome, reason = self.ending(level) or (file.outcome, file.reason)
-        return replace(
-            level,
-            outcome=outcome,
-            reason=reason or file.reason,
-            file=file.file,
-            reading=file.reading,
-            notes=[*file.notes, *doubts(level.sidecar)],
-        )
+        level.outcome, level.reason, level.file, level.reading = outcome, reason or file.reason, file.file, file.reading
+        level.notes = [*file.notes, *(doubts(level.sidecar) if level.sidecar else [])]
+        return level
 
     def of_file(self, level: Batch) -> Batch:
         """What the result file in a level's folder says of it."""
@@ -156,18 +142,8 @@ class _TrialReader:
         reason = one_line(level.sidecar.reason) if level.sidecar else ""
         if said in OUTCOMES and said != COMPLETED:
             return said, reason
-        if _is_partial(level) or said == RUNNING:
+        if str(level.folder).endswith(PARTIAL) or said == RUNNING:
             return self.failure or ("interrupted", "the level was running, or was cut short")
         if said != COMPLETED:
             return "client_failed", f"{SIDECAR_FILE} names no known outcome: {one_line(said)!r}"
         return None
-
-    def absent(self, scenario: str, iteration_type: str, level: Level | None, repeat: int) -> Batch:
-        """The row of a level that was asked for and left nothing."""
-        outcome, reason = self.failure or ("missing", "it was asked for, but not run")
-        return Batch(self.place, scenario, level, iteration_type, repeat, outcome, reason)
-
-
-def _is_partial(level: Batch) -> bool:
-    """Whether the level was still running when it was last heard of."""
-    return level.folder is not None and level.folder.name.endswith(PARTIAL)

@@ -7,20 +7,10 @@ import numpy as np
 
 from tuner.batches.parsing import parse
 from tuner.batches.result_file import Aggregates, Damage, Request, ResultFile, Window
-from tuner.core import timestamps
+from tuner.core import request_log, timestamps
 from tuner.core.files import is_changed
 from tuner.core.level import CONCURRENCY, RATE
-from tuner.core.request_log import (
-    COMPLETED,
-    FAILED,
-    IN_FLIGHT,
-    NEVER_SENT,
-    STEADY,
-    LevelRecord,
-    SentRequest,
-    is_request_log,
-)
-from tuner.core.request_log import parse as parse_log
+from tuner.core.request_log import COMPLETED, FAILED, IN_FLIGHT, NEVER_SENT, STEADY, LevelRecord, SentRequest
 from tuner.core.text import plural
 
 CHANGED = "the file is damaged, or was changed after it was written: its checksum is another"
@@ -41,10 +31,10 @@ class LoggedRequest(Request, gc=False):
 
 def parse_any(data: bytes, name: str) -> ResultFile | Damage:
     """The batch in `data`: a level's requests, or genai-bench's file; `name` is only for messages."""
-    if not is_request_log(data):
+    if not data.startswith(request_log.MARK):
         return parse(data, name)
     try:
-        level, requests = parse_log(data)
+        level, requests = request_log.parse(data)
         return _judged_part(level, requests, [CHANGED] if is_changed(data) else [])
     except msgspec.MsgspecError as error:
         return Damage("truncated" if "truncated" in str(error) else "unreadable", f"{name} is damaged: {error}")

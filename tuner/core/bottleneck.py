@@ -86,14 +86,12 @@ def _prefill(usage: Usage) -> str:
     return f"{usage.queue} {budget}: prompts wait for their tokens' turn"
 
 
-def _power(usage: Usage) -> str:
-    share = usage.slowed_by_power or 0.0
-    return f"the GPUs ran at their power limit in {percent(share)} of the samples" if share >= SLOWED else ""
+def _reached(share: str, least: float, words: str) -> Callable[[Usage], str]:
+    def find(usage: Usage) -> str:
+        reached = getattr(usage, share) or 0.0
+        return words.format(percent(reached)) if reached >= least else ""
 
-
-def _heat(usage: Usage) -> str:
-    share = usage.slowed_by_heat or 0.0
-    return f"the GPUs were slowed by heat in {percent(share)} of the samples" if share >= SLOWED else ""
+    return find
 
 
 def _prefix_cache(usage: Usage) -> str:
@@ -101,11 +99,6 @@ def _prefix_cache(usage: Usage) -> str:
     if expected < EXPECTED or found is None or found >= FOUND * expected:
         return ""
     return f"{percent(expected)} of the prompt tokens were sent before, {percent(found)} were found in the cache"
-
-
-def _gpu(usage: Usage) -> str:
-    use = usage.gpu_use or 0.0
-    return f"the GPUs computed in {percent(use)} of the time" if use >= BUSY else ""
 
 
 def _cpu(usage: Usage) -> str:
@@ -131,10 +124,10 @@ CAUSES: tuple[tuple[str, Callable[[Usage], str]], ...] = (
     (KV_CACHE, _kv_cache),
     (SEQUENCES, _sequences),
     (PREFILL, _prefill),
-    (POWER, _power),
-    (HEAT, _heat),
+    (POWER, _reached("slowed_by_power", SLOWED, "the GPUs ran at their power limit in {} of the samples")),
+    (HEAT, _reached("slowed_by_heat", SLOWED, "the GPUs were slowed by heat in {} of the samples")),
     (PREFIX_CACHE, _prefix_cache),
-    (GPU_BUSY, _gpu),
+    (GPU_BUSY, _reached("gpu_use", BUSY, "the GPUs computed in {} of the time")),
     (CPU_BOUND, _cpu),
     (NOTHING, _nothing),
 )

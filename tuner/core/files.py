@@ -44,7 +44,7 @@ ASIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 def write_atomically(path: Path, content: str | bytes, *, sync_it: bool = True, is_text: bool = True) -> None:
     """Replace `path` by `content`, sealed and without keys, so that a reader or a crash sees the old file or the new.
 
-    Where it need not survive a power cut, `sync_it` is false and nobody waits for the disk. Where bytes are counted,
+    Where it need not survive a power cut, `sync_it` is false: nobody waits for the disk. Where its bytes are counted,
     `is_text` is false and keys stay in it. PathError: the folder is missing, read-only or full, or what lies there is
     a device, a pipe or a folder.
     """
@@ -162,11 +162,9 @@ def read_json(path: Path, kind: Any = Any) -> Any:
 
 def read_object(path: Path) -> dict[str, Any]:
     """What the JSON file `path` says; nothing where it is missing, a link, or damaged, of which a warning tells."""
-    if not os.path.lexists(path):
-        return {}
-    data = read_beside(path)
-    with _as_damage(path):
-        return dict(must_be_plain(msgspec.json.decode(data, type=dict[str, Any]))) if data or is_regular(path) else {}
+    if (data := read_beside(path)) or is_regular(path):
+        with _as_damage(path):
+            return dict(must_be_plain(msgspec.json.decode(data, type=dict[str, Any])))
     return {}
 
 

@@ -58,8 +58,10 @@ def take_file(path: Path) -> IO[str]:
             _sign(file)
             return file
         time.sleep(_PAUSE)
-    with file:
-        raise AlreadyTaken(_who(file))
+    who = ""
+    with file, contextlib.suppress(OSError, ValueError):
+        who = one_line(file.read(1000))
+    raise AlreadyTaken(who or "another process")
 
 
 def is_locked(path: Path) -> bool:
@@ -113,40 +115,29 @@ def _sign(file: IO[str]) -> None:
         file.flush()
 
 
-def _who(file: IO[str]) -> str:
-    with contextlib.suppress(OSError, ValueError):
-        return one_line(file.read(1000)) or "another process"
-    return "another process"
-
-
 def take_gpu(uuid: str) -> list[Holder]:
     """Take a GPU, or AlreadyTaken: in the folder that containers can share, and on this host whoever the user is.
 
     PathError: nothing can be written in the folder that TUNER_LOCKS names.
     """
-    holders = _take_in_folder(f"gpu-{uuid}.lock")
+    import platformdirs
+
+    named, holders = os.environ.get(FOLDER_VARIABLE), list[Holder]()
+    folder = Path(named) if named else platformdirs.user_state_path("tuner") / "locks"
+    with contextlib.suppress(OSError):  # which the file in it will say
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        holders.append(take_file(folder / f"gpu-{uuid}.lock"))
+    except PathError as error:
+        if named:
+            raise
+        _log.warning("%s: GPUs are locked on this host alone (%s names another folder)", error, FOLDER_VARIABLE)
     try:
         return [*holders, take(f"gpu-{uuid}")]
     except AlreadyTaken:
         for holder in holders:
             holder.close()
         raise
-
-
-def _take_in_folder(name: str) -> list[Holder]:
-    import platformdirs
-
-    named = os.environ.get(FOLDER_VARIABLE)
-    folder = Path(named) if named else platformdirs.user_state_path("tuner") / "locks"
-    with contextlib.suppress(OSError):  # which the file in it will say
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        return [take_file(folder / name)]
-    except PathError as error:
-        if named:
-            raise
-        _log.warning("%s: GPUs are locked on this host alone (%s names another folder)", error, FOLDER_VARIABLE)
-        return []
 
 
 def reserve_port(port: int | None) -> list[socket.socket]:

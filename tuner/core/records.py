@@ -24,18 +24,8 @@ COMPLETED = "completed"
 RUNNING = "running"
 #: How a batch can end. Only a completed one has numbers that may be judged.
 OUTCOMES = (
-    COMPLETED,
-    "out_of_memory",
-    "server_died",
-    "timeout",
-    "all_errors",
-    "truncated",
-    "unreadable",
-    "incomplete",
-    "missing",
-    "skipped",
-    "interrupted",
-    "client_failed",
+    *(COMPLETED, "out_of_memory", "server_died", "timeout", "all_errors", "truncated", "unreadable", "incomplete"),
+    *("missing", "skipped", "interrupted", "client_failed"),
 )
 
 
@@ -112,23 +102,13 @@ class ExperimentRecord(_Record, kw_only=True):
     kind: str = ""
     name: str = ""
     state: str = ""
+    started_at: str = ""
     spec: dict[str, Any] = {}
     search: dict[str, Any] = {}
 
 
-class _FactTypes(msgspec.Struct):
-    """What `experiment.json` has to be to be shown."""
-
-    kind: str
-    name: str
-    state: str
-    started_at: str
-    spec: dict[str, Any]
-    search: dict[str, Any]
-
-
 class _SpecTypes(msgspec.Struct):
-    """Likewise its `spec`."""
+    """What its `spec` has to be to be shown."""
 
     slo: dict[str, Any] | None
     objective: list[str] | str | None
@@ -145,7 +125,7 @@ class _SpecTypes(msgspec.Struct):
 
 def sound(facts: dict[str, Any], where: object) -> dict[str, Any]:
     """What `experiment.json` says, without values of a type that they cannot have, of which a warning tells."""
-    known = files.fitting(facts, _FactTypes, where)
+    known = files.fitting(facts, ExperimentRecord, where)
     return known | ({"spec": files.fitting(known["spec"], _SpecTypes, where)} if "spec" in known else {})
 
 

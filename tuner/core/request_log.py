@@ -83,14 +83,9 @@ class SentRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
         return self.status in (COMPLETED, FAILED)
 
 
-_MARK = b'{"schema_of_requests":'
+MARK = b'{"schema_of_requests":'  # how the file begins
 decode_request = msgspec.json.Decoder(SentRequest).decode
 _decode_requests = msgspec.json.Decoder(SentRequest).decode_lines
-
-
-def is_request_log(data: bytes) -> bool:
-    """Whether this is the beginning of such a file."""
-    return data.startswith(_MARK)
 
 
 def parse(data: bytes) -> tuple[LevelRecord, list[SentRequest]]:

@@ -11,21 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tuner.core import files, locks, timestamps
+from tuner.core import files, locks, records, timestamps
 from tuner.core.level import Level, folder_name
-from tuner.core.records import (
-    ENDED,
-    EXPERIMENT_FILE,
-    SEARCH_FILE,
-    TRIAL_FILE,
-    WAITING,
-    ExperimentRecord,
-    Role,
-    ServerRecord,
-    TrialFacts,
-    TrialRecord,
-    sound,
-)
+from tuner.core.records import EXPERIMENT_FILE, ExperimentRecord, ServerRecord, TrialFacts, TrialRecord, sound
 from tuner.errors import PathError
 
 SERVER_LOG = "server.log"
@@ -68,7 +56,7 @@ class Trial:
     @property
     def facts_file(self) -> Path:
         """What is asked of this trial (TrialFacts)."""
-        return self.folder / TRIAL_FILE
+        return self.folder / TrialFacts.FILE
 
     @property
     def server_log(self) -> Path:
@@ -106,8 +94,9 @@ class Trial:
         if note := TrialRecord.read(self.folder):
             return note
         facts = self.facts
-        role: Role = "baseline" if self.folder.name == "0001" else "candidate"
-        return TrialRecord(role=role, parameters=facts.parameters if facts else {}, state=ENDED if facts else WAITING)
+        role: records.Role = "baseline" if self.folder.name == "0001" else "candidate"
+        state = records.ENDED if facts else records.WAITING
+        return TrialRecord(role=role, parameters=facts.parameters if facts else {}, state=state)
 
 
 @dataclass(frozen=True)
@@ -122,8 +111,8 @@ class Experiment:
         """Make a new run directory under `runs`; PathError: it cannot be made."""
         stem = f"{timestamps.to_stamp(timestamps.now())}-{kind}-{safe_name(name)}"
         for folder in (runs / stem, *(runs / f"{stem}-{number}" for number in range(2, 1000))):
-            with contextlib.suppress(FileExistsError):
-                return cls._made(folder, exist_ok=False)
+            with contextlib.suppress(FileExistsError):  # which somebody has made meanwhile
+                return cls.at(folder, exist_ok=False)
         raise PathError(f"cannot make a run directory: {runs} has a thousand of this second")
 
     @classmethod
@@ -136,13 +125,8 @@ class Experiment:
                 yield experiment
 
     @classmethod
-    def at(cls, folder: Path) -> "Experiment":
+    def at(cls, folder: Path, *, exist_ok: bool = True) -> "Experiment":
         """The run directory `folder`, made if it is not there; PathError: it cannot be made."""
-        return cls._made(folder, exist_ok=True)
-
-    @classmethod
-    def _made(cls, folder: Path, *, exist_ok: bool) -> "Experiment":
-        """As `at`; a folder that somebody has made meanwhile is theirs, unless it may exist."""
         try:
             folder.mkdir(parents=True, exist_ok=exist_ok)
             (folder / TRIALS).mkdir(exist_ok=True)
@@ -215,8 +199,11 @@ class Experiment:
                 yield Experiment(self.folder, is_held=True)
             finally:
                 self._remove_leftovers()
-                if self.is_new:
-                    self._remove_empty()
+                with contextlib.suppress(OSError):  # leave nothing of a run that was refused before it began
+                    if self.is_new:
+                        (self.folder / _LOCK).unlink(missing_ok=True)
+                        for folder in (*self.trial_folders, self.folder / TRIALS, self.folder):
+                            folder.rmdir()
 
     def _remove_leftovers(self) -> None:
         """Remove what a killed writer had aside; somebody may just write a report from elsewhere."""
@@ -224,13 +211,6 @@ class Experiment:
             with contextlib.suppress(OSError):
                 if files.ASIDE.fullmatch(path.name) and time.time() - path.lstat().st_mtime > _SURELY_LEFT:
                     path.unlink()
-
-    def _remove_empty(self) -> None:
-        """Leave nothing of a run that was refused before it began."""
-        with contextlib.suppress(OSError):
-            (self.folder / _LOCK).unlink(missing_ok=True)
-            for folder in (*self.trial_folders, self.folder / TRIALS, self.folder):
-                folder.rmdir()
 
     def forget(self) -> None:
         """Unmake what was refused before anything was measured; its `only_writer` then leaves nothing of it."""
@@ -252,7 +232,7 @@ class Experiment:
     @property
     def search_trials(self) -> list[Trial]:
         """Those of its trials of which a search has noted something."""
-        return [Trial(folder) for folder in self.trial_folders if (folder / SEARCH_FILE).exists()]
+        return [Trial(folder) for folder in self.trial_folders if (folder / TrialRecord.FILE).exists()]
 
     @property
     def has_begun(self) -> bool:
@@ -272,8 +252,6 @@ def safe_name(text: str) -> str:
 
 
 _PACKAGES = ("tuner", "genai-bench", "xllamacpp", "vllm", "sglang", "pandas", "plotly")
-
-
 #: how a cluster's node is called in records, where it is known by more than its host name
 NODE_VARIABLE = "TUNER_NODE"
 

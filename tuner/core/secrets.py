@@ -49,7 +49,7 @@ _USER_IN_URL = re.compile(r"://([^/\s@]+)@")
 _KEY_SETTING = re.compile(r"(?:api|access|auth)[_-]?key$|password$|secret$|authorization$", re.IGNORECASE)
 _PERHAPS_KEY_SETTING = re.compile(r"(?:(?<!cache_)key|token|credentials?)$", re.IGNORECASE)
 _KEY_VALUE = re.compile(r"[\w.~+/=:-]{8,}")
-#: the values of the keys that this process was given, which it writes nowhere, whatever their variables are called
+#: the keys that this process was given: its state, as whoever writes a file, a page, a log, a line must know them
 _kept: set[str] = set()
 
 

@@ -66,21 +66,13 @@ def diagnose(log: str, exit_code: int | None, patterns: Sequence[Pattern]) -> Fa
     """
     lines = [_PREFIX.sub("", line.rstrip()) for line in _ANSI.sub("", log).splitlines() if line.strip()]
     lines = lines[-_LAST_LINES:]
-    for kind, regex in patterns:
-        if (telling := _first(re.compile(regex), lines)) is not None:
-            return Failure(kind, lines[telling].strip(), _around(lines, telling))
-    telling = _first(_EXCEPTION, lines)
-    telling = len(lines) - 1 if telling is None else telling
-    last_words = f": {lines[telling].strip()}" if lines else ""
-    return Failure("crashed", f"it ended {describe_exit(exit_code)}{last_words}", _around(lines, telling))
-
-
-def _first(regex: re.Pattern[str], lines: list[str]) -> int | None:
-    return next((number for number, line in enumerate(lines) if regex.search(line)), None)
-
-
-def _around(lines: list[str], telling: int) -> list[str]:
-    return lines[max(0, telling - _BEFORE) : telling + 1 + _AFTER]
+    searched = ((kind, re.compile(regex)) for kind, regex in [*patterns, ("crashed", _EXCEPTION)])
+    found = ((kind, at) for kind, regex in searched for at, line in enumerate(lines) if regex.search(line))
+    kind, telling = next(found, ("crashed", len(lines) - 1))
+    words = lines[telling].strip() if lines else ""
+    if kind == "crashed":
+        words = f"it ended {describe_exit(exit_code)}" + f": {words}" * bool(words)
+    return Failure(kind, words, lines[max(0, telling - _BEFORE) : telling + 1 + _AFTER])
 
 
 def describe_exit(exit_code: int | None) -> str:

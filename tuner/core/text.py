@@ -117,13 +117,9 @@ def _points(unit: str) -> str:
 
 
 def _times(factor: float) -> str:
-    return (
-        f"{factor:.3g} times"
-        if factor < _FAR
-        else f"{factor:.0f} times"
-        if factor < _FARTHEST
-        else f"over {_FARTHEST} times"
-    )
+    if factor < _FAR:
+        return f"{factor:.3g} times"
+    return f"{factor:.0f} times" if factor < _FARTHEST else f"over {_FARTHEST} times"
 
 
 def _signed(share: float, whole_from: float) -> str:

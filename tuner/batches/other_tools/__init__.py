@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.batches.other_tools import aiperf, guidellm, serving
-from tuner.batches.other_tools.values import ToolBatch, documents
+from tuner.batches.other_tools.values import documents
 from tuner.batches.result_file import Damage, ResultFile
 from tuner.batches.sent_requests import parse_any
 from tuner.core.files import RESULTS, is_regular, read_bytes, read_start
@@ -33,7 +33,7 @@ class Format:
     suffixes: tuple[str, ...]  # what its name ends in
     marks: tuple[bytes, ...]  # texts that all stand near its beginning, and together in no other kind
     # the batches in one of its documents (see `documents`), or in all of them where they are `joined`
-    convert: Callable[[Any], Sequence[ToolBatch | Damage]]
+    convert: Callable[[Any], Sequence[Part]]
     # of the files that the tool writes of one run, the one that says most; of several runs, theirs
     fullest: Callable[[Path], list[Path]] = lambda path: [path]
     salvage: Callable[[str], Any] = lambda text: None  # a document of what is whole in one that is damaged
@@ -76,13 +76,12 @@ def _format(path: Path, head: bytes) -> Format | None:
 
 def distinct(paths: Iterable[Path]) -> list[Path]:
     """Each batch once: of the files that a tool writes of one run only the fullest."""
-    return list(dict.fromkeys(fullest for path in paths for fullest in _fullest(path)))
-
-
-def _fullest(path: Path) -> list[Path]:
-    known = format_of(path)
-    others = known.fullest(path) if known else [path]
-    return [other for other in others if known and (one := format_of(other)) and one.tool == known.tool] or [path]
+    found: list[Path] = []
+    for path in paths:
+        known = format_of(path)
+        others = known.fullest(path) if known else []
+        found += [other for other in others if (one := format_of(other)) and known and one.tool == known.tool] or [path]
+    return list(dict.fromkeys(found))
 
 
 def holds_one_run(folder: Path) -> bool:
@@ -113,12 +112,8 @@ def _converted(known: Format, path: Path, data: bytes) -> list[Part]:
     whole = documents(path, data)
     if [type(one) for one in whole] == [Damage] and (rest := known.salvage(data.decode(errors="replace"))):
         whole = [rest, replace(whole[0], reason=f"{whole[0].reason}: what lies there is left out")]
-    each = [aiperf.Run(path, whole)] if known.joined else whole
-    return [part for document in each for part in _batches(known, document, path.name)]
-
-
-def _batches(known: Format, document: Any, name: str) -> list[Part]:
-    if isinstance(document, Damage):
-        return [replace(document, tool=known.tool)]
-    batches = known.convert(document) or [Damage("unreadable", f"{name} holds no batch")]
-    return [replace(one, tool=known.tool) if isinstance(one, Damage) else one.result() for one in batches]
+    parts: list[Part] = []
+    for document in [(path, whole)] if known.joined else whole:
+        found = [document] if isinstance(document, Damage) else known.convert(document)
+        parts += found or [Damage("unreadable", f"{path.name} holds no batch")]
+    return [replace(one, tool=known.tool) if isinstance(one, Damage) else one for one in parts]

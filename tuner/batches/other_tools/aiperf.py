@@ -1,13 +1,12 @@
 """NVIDIA AIPerf: a folder a batch; `profile_export.jsonl` has its requests, `profile_export_aiperf.json` the rest."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tuner.batches.other_tools import values
 from tuner.batches.other_tools.values import at, count, entries, number, text
-from tuner.batches.result_file import Damage, Origin, Request, Scalar
+from tuner.batches.result_file import Damage, Origin, Request, ResultFile, Scalar
 from tuner.core.files import RESULTS, read_bytes
 from tuner.core.level import Level
 from tuner.core.text import plural
@@ -35,17 +34,12 @@ STATISTICS = {"mean": "avg", "p50": "p50", "p90": "p90", "p95": "p95", "p99": "p
 THROUGHPUTS = ("request_throughput", "output_token_throughput", "input_token_throughput", "total_token_throughput")
 UNITS = {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0, "sec": 1.0}
 SAME = "TPOT is its inter_token_latency, throughput is over its benchmark_duration, from first request to last answer"
+#: Where a line says when its request was sent and answered, in nanoseconds; the second of 2025.
+BEGINS = ("metadata", "request_start_ns"), ("metadata", "timestamp_ns")
+ENDS = ("metadata", "request_end_ns"), ("metrics", "max_response_timestamp", "value")
 #: The server's count of a request's tokens, and AIPerf's own, which it makes with a tokenizer.
 OUTPUTS = ("usage_completion_tokens", "output_sequence_length")
 INPUTS = ("usage_prompt_tokens", "input_sequence_length")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One file of single requests, and its lines, some of which may be damaged."""
-
-    path: Path
-    lines: list[Any]
 
 
 def fullest(path: Path) -> list[Path]:
@@ -55,34 +49,26 @@ def fullest(path: Path) -> list[Path]:
     return [next((other for other in others if other.is_file()), path)]
 
 
-def summary_of(records: Path) -> Path:
-    """The summary that belongs to a file of single requests, whether it is there or not."""
-    usual = records.with_name(records.stem + SUMMARY)
-    return usual if usual.is_file() else records.with_suffix(".json")
-
-
-def convert(summary: Any) -> list[values.ToolBatch]:
+def convert(summary: Any) -> list[ResultFile]:
     """The one batch of a `profile_export_aiperf.json`."""
-    return [_batch(summary, [])]
+    return [_batch(summary, [], "")]
 
 
-def convert_run(run: Run) -> list[values.ToolBatch]:
-    """The one batch of a `profile_export.jsonl` and the summary beside it."""
-    lines = [line for line in run.lines if not isinstance(line, Damage)]
-    lost = len(run.lines) - len(lines)
-    batch = _batch(_summary(run.path), [line for line in lines if _phase(line) in ("profiling", "")])  # no warm-up
-    if lost:
-        batch.origin.notes.append(f"{lost} of {len(run.lines)} lines of {run.path.name} are damaged and left out")
-    return [batch]
-
-
-def _phase(line: Any) -> str:
-    return next(filter(None, (text(line, "metadata", name) for name in PHASES)), "")
+def convert_run(run: tuple[Path, list[Any]]) -> list[ResultFile]:
+    """The one batch of a `profile_export.jsonl`, a path and its lines, and the summary beside it."""
+    path, every = run
+    lines = [line for line in every if not isinstance(line, Damage)]
+    lost = len(every) - len(lines)
+    phases = [text(line, "metadata", PHASES[0]) or text(line, "metadata", PHASES[1]) for line in lines]
+    kept = [line for line, phase in zip(lines, phases, strict=True) if phase in ("profiling", "")]  # no warm-up
+    damage = f"{lost} of {len(every)} lines of {path.name} are damaged and left out" if lost else ""
+    return [_batch(_summary(path), kept, damage)]
 
 
 def _summary(records: Path) -> Any:
     """What stands beside a file of single requests; None where nothing does."""
-    beside = summary_of(records)
+    usual = records.with_name(records.stem + SUMMARY)
+    beside = usual if usual.is_file() else records.with_suffix(".json")
     try:
         document = values.documents(beside, read_bytes(beside, RESULTS))[0]
     except PathError:
@@ -90,39 +76,41 @@ def _summary(records: Path) -> Any:
     return None if isinstance(document, Damage) else document
 
 
-def _batch(summary: Any, every: list[Any]) -> values.ToolBatch:
-    lines = [line for line in every if not _is_cancelled(line)]
-    cancelled = len(every) - len(lines) if every else _cancelled(summary)
-    metrics, config = at(summary, "records") or summary, _configuration(at(summary, "input_config"))
+def _batch(summary: Any, every: list[Any], damage: str) -> ResultFile:
+    uncancelled = [line for line in every if at(line, "metadata", "was_cancelled") is not True]
+    lines = [line for line in uncancelled if text(line, "error", "type") != CANCELLED]  # which is no server's error
+    kinds = entries(summary, "error_summary")
+    claimed = sum(count(kind, "count") or 0 for kind in kinds if text(kind, "error_details", "type") == CANCELLED)
+    cancelled = len(every) - len(lines) if every else claimed
+    is_cut = at(summary, "was_cancelled") is True or at(summary, "is_complete") is False
+    metrics = at(summary, "records") or summary
+    model, scenario, level, note, settings = _configuration(at(summary, "input_config"))
     recounted = _recounted(lines)
     version = text(summary, "aiperf_version") or ("" if summary is None else "of 2025")
     first, last = _times(lines, metrics)
     origin = Origin(
         TOOL,
-        model=config.model,
+        model=model,
         started_at=values.instant(first) or text(summary, "start_time"),
         finished_at=values.instant(last) or text(summary, "end_time"),
         notes=[
-            *(f"written by {TOOL} {version}".rstrip() + f": {SAME}", config.note, recounted, _incomplete(summary)),
+            *(f"written by {TOOL} {version}".rstrip() + f": {SAME}", note, recounted),
+            f"the run was cut short: {text(summary, 'incomplete_reason') or 'cancelled'}" if is_cut else "",
             *(_uncounted(lines, what, names) for what, names in (("prompt", INPUTS), ("output", OUTPUTS))),
             f"{plural(cancelled, 'request')} cancelled by {TOOL}: neither completed nor failed" if cancelled else "",
+            damage,
         ],
-        settings=config.settings,
+        settings=settings,
     )
-    return values.ToolBatch(
+    return values.batch(
         origin,
-        config.scenario,
-        config.level,
-        number(metrics, "benchmark_duration", "avg") or (last - first if first and last else None),
+        level,
         list(map(_request, lines)),
-        _claims(metrics, cancelled, bool(recounted)),
-        _statistics(metrics, bool(recounted)),
+        scenario=scenario,
+        run_duration=number(metrics, "benchmark_duration", "avg") or (last - first if first and last else None),
+        stats=_statistics(metrics, bool(recounted)),
+        **_claims(metrics, cancelled, bool(recounted)),
     )
-
-
-def _is_cancelled(line: Any) -> bool:
-    """Whether AIPerf itself gave a request up, as it was told to: no error of the server's."""
-    return text(line, "error", "type") == CANCELLED or at(line, "metadata", "was_cancelled") is True
 
 
 def _request(line: Any) -> Request:
@@ -130,7 +118,7 @@ def _request(line: Any) -> Request:
         return values.failure(at(error, "message"), at(error, "code") or text(error, "type"))
     metrics = (_metric(at(line, "metrics"), name) for name in ("ttft", "e2e_latency"))
     ttft, latency = (number(metric, "value", unit=_unit(metric)) for metric in metrics)
-    return values.completion(ttft, latency, _tokens(line, INPUTS), _tokens(line, OUTPUTS))
+    return Request(ttft, None, latency, _tokens(line, INPUTS), _tokens(line, OUTPUTS))
 
 
 def _metric(metrics: Any, latency: str) -> Any:
@@ -169,19 +157,8 @@ def _uncounted(lines: list[Any], what: str, names: tuple[str, str]) -> str:
     return whose if lacking and any(counted) else ""
 
 
-@dataclass(frozen=True)
-class Configuration:
-    """What AIPerf was to do: model, workload, concurrency or rate, what must be said of it, and settings."""
-
-    model: str
-    scenario: str
-    level: Level | None
-    note: str
-    settings: dict[str, Scalar]
-
-
-def _configuration(config: Any) -> Configuration:
-    """From `input_config`, whose form of 2025 names the command line's options."""
+def _configuration(config: Any) -> tuple[str, str, Level | None, str, dict[str, Scalar]]:
+    """Model, workload, level, what must be said of it, settings: of `input_config`, of 2025 the command line's."""
     if at(config, "endpoint", "model_names") or at(config, "loadgen"):
         model = (entries(config, "endpoint", "model_names") or [None])[0]
         data, load = at(config, "input"), at(config, "loadgen")
@@ -198,35 +175,22 @@ def _configuration(config: Any) -> Configuration:
     held = count(load, "concurrency")
     unknown = "" if held else f"no …{SUMMARY} names the concurrency: the level is unknown"
     level, note = (held, unknown) if rate is None else values.level_of_rate(rate, held)
-    lengths_asked = values.lengths(inputs, outputs) | {"request_rate": rate, "cancellation": number(load, CANCELLING)}
-    settings = values.settings(data, bool) | values.settings(lengths_asked, bool)
-    return Configuration(text(model), values.scenario(inputs, outputs), level, note, settings)
+    tokens = "prompt_tokens", "prompt_tokens_stdev", "output_tokens", "output_tokens_stdev"
+    asked = dict(zip(tokens, (*inputs, *outputs), strict=True)) | {"request_rate": rate}
+    asked["cancellation"] = number(load, CANCELLING)
+    settings = values.settings(data, bool) | values.settings(asked, bool)
+    return text(model), values.scenario(inputs, outputs), level, note, settings
 
 
 def _times(lines: list[Any], metrics: Any) -> values.Spread:
     """When the first request was sent and the last one ended, in seconds since 1970."""
-    spans = list(map(_span, lines))
     whole = [number(metrics, name, "avg", unit=1e9) for name in ("min_request_timestamp", "max_response_timestamp")]
-    begin = min((begin for begin, _ in spans if begin), default=whole[0])
-    return begin, max((end for _, end in spans if end), default=whole[1])
+    begins, ends = ([*filter(None, (_first(line, keys) for line in lines))] for keys in (BEGINS, ENDS))
+    return min(begins, default=whole[0]), max(ends, default=whole[1])
 
 
-def _span(line: Any) -> values.Spread:
-    begins = (number(line, "metadata", name, unit=1e9) for name in ("request_start_ns", "timestamp_ns"))
-    ends = (("metadata", "request_end_ns"), ("metrics", "max_response_timestamp", "value"))
-    return values.first_number(begins), values.first_number(number(line, *keys, unit=1e9) for keys in ends)
-
-
-def _incomplete(summary: Any) -> str:
-    if at(summary, "was_cancelled") is not True and at(summary, "is_complete") is not False:
-        return ""
-    return f"the run was cut short: {text(summary, 'incomplete_reason') or 'cancelled'}"
-
-
-def _cancelled(summary: Any) -> int:
-    """How many of the errors that a summary counts are AIPerf's own cancellations."""
-    kinds = entries(summary, "error_summary")
-    return sum(count(kind, "count") or 0 for kind in kinds if text(kind, "error_details", "type") == CANCELLED)
+def _first(line: Any, places: tuple[tuple[str, ...], ...]) -> float | None:
+    return values.first_number(number(line, *keys, unit=1e9) for keys in places)
 
 
 def _claims(metrics: Any, cancelled: int, recounted: bool) -> values.Claims:

@@ -9,7 +9,7 @@ from typing import Any
 from tuner.batches import _salvage
 from tuner.batches.other_tools import values
 from tuner.batches.other_tools.values import at, count, entries, number, text
-from tuner.batches.result_file import Damage, Origin, Request, Scalar
+from tuner.batches.result_file import Damage, Origin, Request, ResultFile, Scalar
 from tuner.core.level import Level
 from tuner.core.text import plural
 
@@ -27,14 +27,9 @@ RECOMPUTED = (
     "TPOT is (latency − TTFT) / (output tokens − 1), up to the end of the request: its own inter_token_latency ends at "
     "the last token, and its time_per_output_token includes the first; its own percentiles do not interpolate"
 )
-CLAIMED = (
-    "TPOT is its own inter_token_latency, weighed by tokens and up to the last one; percentiles do not interpolate"
-)
+CLAIMED = "TPOT is its own inter_token_latency, weighed by tokens, up to the last; percentiles do not interpolate"
 THROUGHPUT = "throughput is over the time it measured, without its warm-up and cool-down"
 UNTIMED = "its requests include those of warm-up and cool-down and do not say when they were: its own aggregates count"
-#: Files of versions before 0.4 name none.
-EARLY = "0.2 or 0.3"
-TOO_OLD = f"it holds no metrics, as those of {TOOL} 0.1: files from 0.2 on are read"
 #: Names of a request's begin and end, in several versions: its own, and those of `info.timings`.
 BEGINS, ENDS = ("request_start_time", "start_time"), ("request_end_time", "end_time")
 TIMED_BEGINS, TIMED_ENDS = ("request_start", "resolve_start"), ("request_end", "resolve_end")
@@ -50,9 +45,9 @@ def fullest(path: Path) -> list[Path]:
     return [other if other.is_file() else path]
 
 
-def convert(document: Any) -> list[values.ToolBatch | Damage]:
+def convert(document: Any) -> list[ResultFile | Damage]:
     """The batches of one report."""
-    version = text(document, "metadata", "guidellm_version") or EARLY
+    version = text(document, "metadata", "guidellm_version") or "0.2 or 0.3"  # which name none
     data = at(document, "config", "spec", "data") or at(document, "args", "data")
     model = text(document, "args", "model")
     return [_benchmark(benchmark, data, version, model) for benchmark in entries(document, "benchmarks")]
@@ -64,10 +59,10 @@ def salvage(text: str) -> dict[str, Any]:
     return _salvage.before(text, "benchmarks") | {"benchmarks": whole} if whole else {}
 
 
-def _benchmark(benchmark: Any, data: Any, version: str, model: str) -> values.ToolBatch | Damage:
+def _benchmark(benchmark: Any, data: Any, version: str, model: str) -> ResultFile | Damage:
     metrics = at(benchmark, "metrics")
     if metrics is None:
-        return Damage("unreadable", TOO_OLD)
+        return Damage("unreadable", f"it holds no metrics, as those of {TOOL} 0.1: files from 0.2 on are read")
     totals = at(metrics, "request_totals") or at(benchmark, "request_totals")
     done, errors = (count(totals, name) for name in ("successful", "errored"))
     sent, cut = _sent(benchmark), entries(benchmark, "requests", "incomplete")
@@ -80,6 +75,8 @@ def _benchmark(benchmark: Any, data: Any, version: str, model: str) -> values.To
     strategy = next(filter(None, strategies), None)
     level, rate = level_of(strategy)
     asked = _asked(data or at(benchmark, "request_loader", "data"))
+    settings = values.settings(asked, bool) | values.settings(strategy, {"type_", "rate"}.__contains__)
+    lengths = [(number(asked, key), number(asked, f"{key}_stdev")) for key in ("prompt_tokens", "output_tokens")]
     names = () if requests else THROUGHPUTS  # its means weigh by time: only where nothing else is there
     notes = [
         f"written by {TOOL} {version}: {RECOMPUTED if requests else CLAIMED}; {THROUGHPUT}",
@@ -88,15 +85,20 @@ def _benchmark(benchmark: Any, data: Any, version: str, model: str) -> values.To
         f"{plural(len(cut), 'request')} cut off at the end: neither completed nor failed" if cut else "",
         f"the file keeps only {len(inside)} of its requests" if inside and not requests else "",
     ]
-    return values.ToolBatch(
-        _origin(benchmark, window, notes, _settings(asked, strategy), model),
-        _scenario(asked),
+    return values.batch(
+        _origin(benchmark, window, notes, settings, model),
         level,
-        window.divisor(inside if requests else []),
         requests,
-        values.claims_of(done, errors, [number(metrics, name, "successful", "mean") for name in names]),
-        {name: _statistics(at(metrics, key, "successful"), unit) for name, (key, unit) in LATENCIES.items()},
+        scenario=values.scenario(*lengths),
+        run_duration=window.divisor(inside if requests else []),
+        stats={name: _statistics(at(metrics, key, "successful"), unit) for name, (key, unit) in LATENCIES.items()},
+        **values.claims_of(done, errors, [number(metrics, name, "successful", "mean") for name in names]),
     )
+
+
+def _statistics(claimed: Any, unit: float) -> dict[str, float | None]:
+    known = {name: number(claimed, "percentiles", name, unit=unit) for name in PERCENTILES}
+    return known | {"mean": number(claimed, "mean", unit=unit)} if count(claimed, "count") else {}
 
 
 Span = tuple[float, float]
@@ -121,10 +123,8 @@ class Window:
         begin, end, duration = (number(benchmark, name) for name in ("start_time", "end_time", "duration"))
         if begin is None or end is None or not spans or None in spans:
             return cls(begin, end, duration)
-        begin, end = (
-            max(begin, min(span[0] for span in spans if span)),
-            min(end, max(span[1] for span in spans if span)),
-        )
+        firsts, lasts = zip(*filter(None, spans), strict=True)
+        begin, end = max(begin, min(firsts)), min(end, max(lasts))
         is_shorter = duration is None or end - begin < duration * (1 - EDGE)
         return cls(begin, end, max(end - begin, 0.0) if is_shorter else duration)
 
@@ -146,10 +146,9 @@ class Window:
 
 def _sent(benchmark: Any) -> list[Sent]:
     """The requests that ended by themselves, and when they were."""
-    kinds = {"successful": _completion, "errored": _failure}
-    return [
-        (_span(entry), read(entry)) for kind, read in kinds.items() for entry in entries(benchmark, "requests", kind)
-    ]
+    done, failed = (entries(benchmark, "requests", kind) for kind in ("successful", "errored"))
+    failures = [(_span(one), values.failure(at(one, "info", "error") or at(one, "error"))) for one in failed]
+    return [(_span(one), _completion(one)) for one in done] + failures
 
 
 def _within(window: Window, sent: list[Sent], total: int) -> tuple[list[Sent], str]:
@@ -175,11 +174,6 @@ def _span(entry: Any) -> Span | None:
         for own, timed in ((BEGINS, TIMED_BEGINS), (ENDS, TIMED_ENDS))
     )
     return None if begin is None else (begin, max(begin, end or begin))  # a failed one may have no end
-
-
-def _settings(asked: Any, strategy: Any) -> dict[str, Scalar]:
-    """What tells one workload from another: lengths or the data set, and how requests came."""
-    return values.settings(asked, bool) | values.settings(strategy, {"type_", "rate"}.__contains__)
 
 
 def _origin(benchmark: Any, window: Window, notes: list[str], settings: dict[str, Scalar], model: str) -> Origin:
@@ -209,42 +203,17 @@ def level_of(strategy: Any) -> tuple[Level | None, str]:
 
 
 def _completion(entry: Any) -> Request:
-    return values.completion(
-        number(entry, "time_to_first_token_ms", unit=1000.0),
-        number(entry, "request_latency"),
-        number(entry, "prompt_tokens"),
-        number(entry, "output_tokens"),
-    )
-
-
-def _failure(entry: Any) -> Request:
-    return values.failure(at(entry, "info", "error") or at(entry, "error"))
-
-
-def _statistics(summary: Any, unit: float) -> dict[str, float | None]:
-    if not count(summary, "count"):
-        return {}
-    percentiles = {name: number(summary, "percentiles", name, unit=unit) for name in PERCENTILES}
-    return percentiles | {"mean": number(summary, "mean", unit=unit)}
+    ttft, latency = number(entry, "time_to_first_token_ms", unit=1000.0), number(entry, "request_latency")
+    return Request(ttft, None, latency, number(entry, "prompt_tokens"), number(entry, "output_tokens"))
 
 
 def _asked(data: Any) -> Any:
     """What was asked for, as an object: lengths of synthetic prompts, or the `data` set's name."""
     first = data if isinstance(data, str) else (entries(data) or [None])[0]
-    return (_described(first) or {"data": first}) if isinstance(first, str) else first
-
-
-def _scenario(asked: Any) -> str:
-    """The lengths of synthetic prompts, `dataset` for all others."""
-    inputs, outputs = (
-        (number(asked, f"{what}_tokens"), number(asked, f"{what}_tokens_stdev")) for what in ("prompt", "output")
-    )
-    return values.scenario(inputs, outputs)
-
-
-def _described(asked: str) -> Any:
-    """Lengths as earlier versions keep them, `prompt_tokens=60,output_tokens=16` or JSON, as an object."""
+    if not isinstance(first, str):
+        return first
     try:
-        return json.loads(asked)
+        return json.loads(first) or {"data": first}
     except (ValueError, RecursionError):
-        return {length[1]: int(length[2]) for length in map(LENGTH.fullmatch, asked.split(",")) if length}
+        lengths = filter(None, map(LENGTH.fullmatch, first.split(",")))
+        return {length[1]: int(length[2]) for length in lengths} or {"data": first}

@@ -11,7 +11,7 @@ import numpy as np
 
 from tuner.batches.other_tools import values
 from tuner.batches.other_tools.values import at, count, entries, number, text
-from tuner.batches.result_file import Damage, Origin, Request, statistics
+from tuner.batches.result_file import Damage, Origin, Request, ResultFile, statistics
 from tuner.core.level import Level
 
 #: What must be there of each request.
@@ -23,8 +23,6 @@ THROUGHPUTS = (
     ("total_throughput", "total_token_throughput"),
 )
 SAME = "TPOT is defined as here, throughput is over the whole duration"
-SUMMED = "a request's latency is its TTFT and the gaps up to the last token, as the file has no other"
-NO_ERRORS = "it does not say how many requests failed"
 FIRST_CHUNK = (
     "its TTFT is the first chunk's, which may hold no more than the role: then TTFT is too short, TPOT too long"
 )
@@ -49,7 +47,7 @@ def fullest(path: Path) -> list[Path]:
     return [path.with_name(path.stem.removesuffix(COPY) + path.suffix)]
 
 
-def convert_failure(document: Any) -> list[values.ToolBatch | Damage]:
+def convert_failure(document: Any) -> list[ResultFile | Damage]:
     """What `vllm bench sweep` writes instead of a run, or of all runs, of a combination of parameters that failed."""
     parameters = at(document, "serve_overrides"), at(document, "bench_overrides")
     said = ", ".join(f"{name} {value}" for part in parameters for name, value in _settings(part).items())
@@ -72,29 +70,33 @@ class Dialect:
     origin: Callable[[Any], Origin]  # model, engine and time of an object
     first_chunk: bool = False  # whether with chat servers the TTFT is that of the first chunk, whatever is in it
 
-    def convert(self, document: Any) -> list[values.ToolBatch | Damage]:
+    def convert(self, document: Any) -> list[ResultFile | Damage]:
         """The one batch of an object."""
         if "model_id" not in document and "backend" not in document:
             return []
         requests, claims = _requests(document), _claims(document)
         level, rate = _level(document)
+        is_summed = bool(requests) and not _has_latencies(document)
         origin = self.origin(document)
         origin.tool, origin.settings = self.tool, _settings(document)
         origin.notes = [
             f"written by {self.tool}: {SAME}",
             FIRST_CHUNK if self.first_chunk and "chat" in text(document, "backend") else "",
-            SUMMED if requests and not _has_latencies(document) else "",
-            NO_ERRORS if not requests and claims["num_error_requests"] is None else "",
+            "a request's latency is its TTFT and the gaps up to the last token, as the file has no other" * is_summed,
+            "it does not say how many requests failed" * (not requests and claims["num_error_requests"] is None),
             rate,
         ]
         names = {"ttft": "ttft", "tpot": "tpot", "e2e_latency": self.whole_latency}
-        claimed = {ours: _statistics(document, theirs) for ours, theirs in names.items()}
+        claimed = {
+            ours: {name: number(document, f"{one}_{theirs}_ms", unit=1000.0) for name, one in STATISTICS.items()}
+            for ours, theirs in names.items()
+        }
         if not requests:
             claimed["e2e_latency"] |= _latency_statistics(document)
         if claims["num_completed_requests"] == 0:
             claimed = {}  # its zeros stand for nothing
-        duration = number(document, "duration")
-        return [values.ToolBatch(origin, self.scenario(document), level, duration, requests, claims, claimed)]
+        known = {"scenario": self.scenario(document), "run_duration": number(document, "duration"), "stats": claimed}
+        return [values.batch(origin, level, requests, **known, **claims)]
 
 
 def _requests(document: Any) -> list[Request]:
@@ -117,7 +119,7 @@ def _request(known: dict[str, Any]) -> Request:
     ttft = number(known, "ttfts")
     summed = None if ttft is None else ttft + sum(number(gap) or 0.0 for gap in entries(known, "itls"))
     latency = number(known, "latencies") if "latencies" in known else summed
-    return values.completion(ttft, latency, number(known, "input_lens"), number(known, "output_lens"))
+    return Request(ttft, None, latency, number(known, "input_lens"), number(known, "output_lens"))
 
 
 def _level(document: Any) -> tuple[Level | None, str]:
@@ -134,10 +136,6 @@ def _claims(document: Any) -> values.Claims:
         errors = asked - done
     each = ([number(document, name) for name in names] for names in THROUGHPUTS)
     return values.claims_of(done, errors, map(values.first_number, each))
-
-
-def _statistics(document: Any, latency: str) -> dict[str, float | None]:
-    return {ours: number(document, f"{theirs}_{latency}_ms", unit=1000.0) for ours, theirs in STATISTICS.items()}
 
 
 def _latency_statistics(document: Any) -> dict[str, float | None]:

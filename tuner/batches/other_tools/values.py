@@ -4,7 +4,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +27,15 @@ Claims = dict[str, float | int | None]
 Spread = tuple[float | None, float | None]
 
 
-@dataclass
-class ToolBatch:
-    """One batch of a tool's file: seconds, tokens, requests; None or missing where the file does not say."""
+def batch(origin: Origin, level: Level | None, requests: list[Request], **claims: Any) -> ResultFile:
+    """One batch of a tool's file in the form of genai-bench's: seconds, tokens, requests; None where it does not say.
 
-    origin: Origin  # the tool and what must be said of it; empty notes are left out
-    scenario: str = DATASET
-    level: Level | None = None  # the concurrency that was held, or the rate at which requests came
-    duration: float | None = None  # what throughput is divided by
-    # single requests; empty where the file has none, so that `claims` count
-    requests: list[Request] = field(default_factory=list)
-    claims: Claims = field(default_factory=dict)  # what the file says of itself, by the names of `Aggregates`
-    # what it says of latencies, such as `{"ttft": {"mean": 0.1, "p99": 0.3}}`
-    statistics: dict[str, dict[str, float | None]] = field(default_factory=dict)
-
-    def result(self) -> ResultFile:
-        """The same in the form of a genai-bench file."""
-        level = {} if self.level is None else {kind_of(self.level): number_of(self.level)}
-        aggregates = Aggregates(
-            scenario=self.scenario,
-            iteration_type=kind_of(self.level),
-            run_duration=self.duration,
-            stats=self.statistics,
-            **(level | self.claims),  # type: ignore[arg-type]
-        )
-        origin = msgspec.structs.replace(self.origin, notes=[note for note in self.origin.notes if note])
-        return ResultFile(aggregates, self.requests or None, "s", origin=origin)
+    `level` was held, notes of `origin` may be empty. What the file says itself has the names of `Aggregates`: always
+    `scenario`, the `run_duration` that throughput is divided by, and `stats` such as `{"ttft": {"mean": 0.1}}`.
+    """
+    held = {} if level is None else {kind_of(level): number_of(level)}
+    origin.notes = [note for note in origin.notes if note]
+    return ResultFile(Aggregates(iteration_type=kind_of(level), **held, **claims), requests or None, "s", origin=origin)  # type: ignore[arg-type]
 
 
 #: Of what files claim, the throughputs, in the order in which each tool's table names them.
@@ -122,17 +104,6 @@ def settings(value: Any, is_setting: Callable[[str], object]) -> dict[str, Scala
     }
 
 
-def lengths(inputs: Spread, outputs: Spread) -> dict[str, float | None]:
-    """Tokens that were asked for, by the names of settings."""
-    each = zip(("prompt_tokens", "output_tokens"), (inputs, outputs), strict=True)
-    return {f"{name}{part}": value for name, spread in each for part, value in zip(("", "_stdev"), spread, strict=True)}
-
-
-def completion(ttft: float | None, latency: float | None, inputs: float | None, outputs: float | None) -> Request:
-    """A request that completed; its TPOT follows from these."""
-    return Request(ttft, None, latency, inputs, outputs)
-
-
 def failure(message: Any, code: Any = None) -> Request:
     """A request that failed; where no code is given the HTTP status in the message, an exception's name, or `error`."""
     cause = message.strip() if isinstance(message, str) else ""
@@ -174,8 +145,7 @@ NO_NUMBER = re.compile(rb"([:,\[]\s*)(?:-?Infinity|NaN)(?=\s*[],}])")
 INSTEAD = "give the .json or .jsonl that the tool writes of the same run"
 #: Of lines that hold an object each, one of the first so many is whole.
 MOST_TORN = 50
-#: Stands for a document that ends in its middle.
-CUT = object()
+_NOT_READ = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def documents(path: Path, data: bytes) -> list[Any]:
@@ -183,37 +153,27 @@ def documents(path: Path, data: bytes) -> list[Any]:
     if not path.suffix.startswith(".json"):
         return [Damage("unreadable", f"{path.name} is not read: {INSTEAD}")]
     whole = _json(data, path.name)
-    if isinstance(whole, list):
-        return whole
+    if not isinstance(whole, Damage):
+        return whole if isinstance(whole, list) else [whole]
     lines = [line for line in data.splitlines() if line.strip()]
-    objects = (one for one in map(_json, lines[:MOST_TORN]) if isinstance(one, dict) and one)
-    if not isinstance(whole, Damage) or not any(objects):
+    if not any(isinstance(one, dict) and one for one in map(_json, lines[:MOST_TORN])):
         return [whole]
     return [_json(line, f"{path.name}#{number}") for number, line in enumerate(lines, 1)]
 
 
 def _json(data: bytes, name: str = "") -> Any:
-    """An object, or a list of objects."""
+    """An object, or a list of objects; the slow way where NaN or Infinity stand in it, which tools write."""
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        value = _loosely(data)
-    if value is CUT:
-        return Damage("truncated", f"{name} ends in the middle ({len(data)} bytes)")
-    if value is None:
-        return Damage("unreadable", f"{name} is not valid JSON")
+    except _NOT_READ:
+        try:
+            value = msgspec.json.decode(NO_NUMBER.sub(rb"\1null", data))
+        except _NOT_READ as error:
+            if "truncated" in str(error):
+                return Damage("truncated", f"{name} ends in the middle ({len(data)} bytes)")
+            try:
+                value = json.loads(data)
+            except (ValueError, RecursionError):
+                return Damage("unreadable", f"{name} is not valid JSON")
     is_list = isinstance(value, list) and value and all(isinstance(part, dict) for part in value)
     return value if isinstance(value, dict) or is_list else Damage("unreadable", f"{name} is JSON but holds no batch")
-
-
-def _loosely(data: bytes) -> Any:
-    """The slow way, for NaN and Infinity, which tools write though JSON has them not; and for what is cut off."""
-    try:
-        return msgspec.json.decode(NO_NUMBER.sub(rb"\1null", data))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        if "truncated" in str(error):
-            return CUT
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
