@@ -156,7 +156,7 @@ def test_very_many_curves_are_one_grey_trace_and_the_latest(tmp_path):
             .read_text()
             .split('id="tuner-data">')[1]
             .split("</script>")[0]
-        )["spreads"]
+        )["telemetry"]
         == {}
     )
 

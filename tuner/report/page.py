@@ -36,9 +36,6 @@ SCRIPTS = {"report": ("page.js", "judge.js", "report.js"), "comparison": ("page.
 
 #: so many batches, and a page opens with its first figure alone; so many scenarios stand in its head
 _FOLDS, _SCENARIOS = 24, 4
-#: traces for which plotly.js compiles code of its own; only pages that have one allow that (still no other script):
-#: plotly's package for Python holds no strict bundle, which would do without
-COMPILED = ("parcoords",)
 
 
 def render_report(results: Results) -> str:
@@ -83,7 +80,6 @@ def document(name: str, shown: list[Any], live: dict[str, Any], data: report_dat
         plotly=plotly,
         script=script,
         hashes=[_hash(script), plotly_hash],
-        evaluates=any(trace["type"] in COMPILED for figure in plots for trace in figure["data"]),
         data=report_data.pack(data),
         data_opening=report_data.OPENING,
         made_at=timestamps.to_text(timestamps.now()),

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pandas as pd
 
 from tuner import figures
@@ -99,7 +98,6 @@ class Results:
         shares = importances(searched.trials, maximize=searched.goal.maximize)
         shown = [
             figures.best_so_far(searched.trials, searched.goal),
-            figures.parallel_coordinates(searched.trials, searched.goal),
             *([figures.importance(shares)] if shares else []),
         ]
         if len(searched.goals) > 1:
@@ -165,11 +163,8 @@ class Results:
 
     def _only(self, chosen: "pd.Series[bool]") -> "Results":
         """These batches alone, each in the place that it has among all."""
-        places = np.flatnonzero(chosen)
-        spreads = {metric: [values[place] for place in places] for metric, values in self.run_facts.spreads.items()}
-        facts = replace(self.run_facts, read_spreads=lambda: spreads)
         judged = self.judged[chosen]
-        return replace(self, judged=judged, summary=summarize(judged), run_facts=facts)
+        return replace(self, judged=judged, summary=summarize(judged))
 
     def _figures_of_one_kind(self) -> list[Any]:
         shown = [self.curves]
@@ -187,9 +182,6 @@ class Results:
         for metric in dict.fromkeys([*METRICS, *limited]):
             if self.judged[f"{metric}_p90"].notna().any():
                 yield figures.latency_vs_concurrency(self.judged, self.slo, metric=metric)
-        for metric in ("ttft", "tpot"):
-            if any(self.run_facts.spreads.get(metric, [])):
-                yield figures.distribution(self.judged, self.run_facts.spreads[metric], self.slo, metric=metric)
         if self.judged["started_at"].notna().any():
             yield figures.timeline(self.judged, self.run_facts.telemetry)
 
@@ -291,7 +283,7 @@ class Results:
             raise NothingSurvived(f"no batch has a usable result ({ends}); the first: {first}")
 
     def carried(self) -> report_data.ReportData:
-        """What the report takes along of all this; of very many runs no spreads and no telemetry."""
+        """What the report takes along of all this; of very many runs no telemetry."""
         columns, rows = report_data.columns_and_rows(self.judged)
         samples = pd.DataFrame() if self.is_many else self.run_facts.telemetry
         exact = samples.assign(at=samples["at"].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")) if len(samples) else samples
@@ -300,7 +292,6 @@ class Results:
             columns=columns,
             rows=rows,
             attainment=[None if pd.isna(share) else float(share) for share in self.judged["attainment"]],
-            spreads={} if self.is_many else self.run_facts.spreads,
             intervals={str(name): list(map(json_value, values)) for name, values in self.run_facts.intervals.items()},
             facts=self.facts,
             servers=self.run_facts.servers,
