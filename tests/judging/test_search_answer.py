@@ -105,14 +105,14 @@ def test_the_parameter_that_decides_is_the_most_important_one():
 def test_the_answer_names_best_gain_and_states():
     first, *more = Searched(searches.searched(20)).answer
     assert "n_parallel=32" in first and "at concurrency 8" in first and "against the baseline" in first
-    assert "20 trials: 14 completed, 4 without a level that meets the SLO, 1 ended early, 1 failed" in more[-1]
+    assert "20 trials: 14 completed, 4 missed the SLO, 1 ended early, 1 failed" in more[-1]
     assert "(1 out_of_memory)" in more[-1]
     (first, *_) = Searched(searches.frame([searches.trial(1, "failed")])).answer
     assert first == "No trial has a usable result"
     (first, *_) = Searched(searches.frame([searches.trial(1, "infeasible")])).answer
     assert first.startswith("No trial meets the SLO")
     (first, *_) = Searched(searches.frame([searches.trial(1, value=5.0), searches.trial(2, value=4.0)])).answer
-    assert first.startswith("Nothing that was tried is better than the baseline: 5.0")
+    assert first.startswith("Nothing that was tried is better than the baseline, the defaults: 5.0")
 
 
 def test_a_gain_with_other_answers_says_so_in_the_same_sentence():

@@ -10,6 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner.core import level, metrics
+from tuner.core.records import COMPLETE, FAILED, INFEASIBLE, PRUNED, RUNNING
+from tuner.judging import search_answer
 from tuner.judging.slo import SLO, Constraint
 
 #: plotly.js's own settings: nothing is uploaded, nothing advertised
@@ -62,14 +64,15 @@ VERDICTS = {
     "unknown": Look("cannot be judged", "circle-open", "#666666"),
 }
 
-#: how a trial of a search is drawn, by its state
-STATES = {
-    "complete": Look("completed", "circle", "#0072B2"),
-    "infeasible": Look("no level meets the SLO", "diamond-tall-open", "#9A6700"),
-    "pruned": Look("ended early", "triangle-down-open", "#666666"),
-    "failed": Look("failed", "x", "#D55E00"),
-    "running": Look("running", "circle-open-dot", "#666666"),
+_OF_STATES = {
+    COMPLETE: ("circle", "#0072B2"),
+    INFEASIBLE: ("diamond-tall-open", "#9A6700"),
+    PRUNED: ("triangle-down-open", "#666666"),
+    FAILED: ("x", "#D55E00"),
+    RUNNING: ("circle-open-dot", "#666666"),
 }
+#: how a trial of a search is drawn, by its state
+STATES = {state: Look(says, *_OF_STATES[state]) for state, says in search_answer.STATES.items()}
 
 
 def figure(title: str, subtitle: str, x: str, y: str) -> go.Figure:

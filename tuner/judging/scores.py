@@ -96,7 +96,7 @@ class Scoring:
         if away.empty:
             return f"level {self.level:g} has no result" if self.level else "its throughput is not known"
         first = away.sort_values("penalty", kind="stable").iloc[0]
-        return f"does not meet the SLO at {level_title(level_of(first))}: {first['verdict_reason']}"
+        return f"at {level_title(level_of(first))}: {first['verdict_reason']}"
 
 
 def best_level_of(objective: str, summary: Summary) -> float | None:

@@ -101,7 +101,7 @@ class Summary:
             known = "none of them has a known throughput in a level that complies"
             return f"{self.compliant}/{self.total} batches comply, but {known}"
         if self.best is None:
-            return f"No SLO-compliant batch: all {self.total} are kept with their penalties, and there is no maximum"
+            return f"No SLO-compliant batch of {self.total}: each is kept with its penalty, and there is no maximum"
         bound = "≥ " if self.bracket == OPEN else ""
         batches = plural(self.compliant, "SLO-compliant batch")
         return f"Max throughput: {bound}{self.max_throughput:.1f} tokens/s at {_level(self.best)} (from {batches})"
