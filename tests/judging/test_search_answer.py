@@ -106,13 +106,25 @@ def test_the_answer_names_best_gain_and_states():
     first, *more = Searched(searches.searched(20)).answer
     assert "n_parallel=32" in first and "at concurrency 8" in first and "against the baseline" in first
     assert "20 trials: 14 completed, 4 missed the SLO, 1 ended early, 1 failed" in more[-1]
-    assert "(1 out_of_memory)" in more[-1]
+    assert "(1 out of memory)" in more[-1]
     (first, *_) = Searched(searches.frame([searches.trial(1, "failed")])).answer
     assert first == "No trial has a usable result"
     (first, *_) = Searched(searches.frame([searches.trial(1, "infeasible")])).answer
     assert first.startswith("No trial meets the SLO")
     (first, *_) = Searched(searches.frame([searches.trial(1, value=5.0), searches.trial(2, value=4.0)])).answer
     assert first.startswith("Nothing that was tried is better than the baseline, the defaults: 5.0")
+    engines = [
+        searches.trial(n, value=6.0 - n, parameters={"engine": name}) for n, name in ((1, "vllm"), (2, "sglang"))
+    ]
+    assert "engine=vllm" in Searched(searches.frame(engines)).answer[0]  # also of a baseline that wins
+
+
+def test_a_reports_head_names_every_engine_of_the_search(tmp_path):
+    folder = searches.run(tmp_path / "run", 3)
+    for number, engine in enumerate(("llamacpp", "vllm", "vllm"), start=1):
+        server = {"engine": engine, "version": "0.31", "model": "m"}
+        result_files.write(folder / f"trials/000{number}/server.json", server)
+    assert "llamacpp 0.31, vllm 0.31 · m · D(100,100)" in write_report(folder).read_text()
 
 
 def test_a_gain_with_other_answers_says_so_in_the_same_sentence():

@@ -65,12 +65,11 @@ def trade_off(judged: pd.DataFrame, gpus: Mapping[int, int] | None = None) -> go
     judged = levels_of(judged)
     counts = judged["trial"].map(gpus or {})
     per_gpu = len(judged) > 0 and bool(counts.gt(0).all())
-    shares = counts if per_gpu else 1
     each = 1 / judged["tpot_p50"].where(judged["tpot_p50"] > 0)
     unit = "output tokens/s per GPU" if per_gpu else "output tokens/s"
     title = f"The trade-off: tokens/s per user versus {unit.removeprefix('output ')}"
     titles = (title, "tokens/s per user (1 / TPOT p50)", unit)
-    return _points(judged, each, judged["output_throughput"] / shares, titles)
+    return _points(judged, each, judged["output_throughput"] / (counts if per_gpu else 1), titles)
 
 
 def latency_vs_concurrency(judged: pd.DataFrame, slo: SLO | None = None, *, metric: str = "ttft") -> go.Figure:
@@ -190,8 +189,9 @@ def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, bounded: Sequence[str],
         chosen = rows[rows["verdict"] == verdict]
         records = chosen.to_dict("records")
         facts = [_facts(row, bounded) for row in records]
-        judgements = [_judgement(row) if limited else _NO_LIMITS for row in records]
-        hovers = [f"{text}<br>{said}" for said, text in zip(judgements, facts, strict=True)]
+        says = [f"{style.says}, {row['evidence']} evidence" if limited else _NO_LIMITS for row in records]
+        reasons = [look.wrapped(row["verdict_reason"]) if limited else "" for row in records]
+        hovers = [look.hover(*lines) for lines in zip(facts, says, reasons, strict=True)]
         points = {axis: chosen[axis].tolist() for axis in ("x", "y")}  # the page moves them, and cannot move base64
         data = np.array([chosen["position"], facts], dtype="object").T
         marks = replace(style, size=size, edge=size / 8)
@@ -202,6 +202,8 @@ def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, bounded: Sequence[str],
 
 def _facts(row: dict[Any, Any], bounded: Sequence[str]) -> str:
     runs, own = row.get("runs", 1), row.get("client_ttft")  # where the machine was calibrated
+    workers = row.get("client_workers", 1)
+    processes = f" ({workers:.0f} processes)" if workers > 1 else ""
     return look.hover(
         look.level_title(row),
         str(row["curve"]),
@@ -213,28 +215,17 @@ def _facts(row: dict[Any, Any], bounded: Sequence[str]) -> str:
         f"the mean of {runs} runs" if runs > 1 else "",
         ""
         if own is None or pd.isna(own)
-        else f"of the TTFT, {own * 1000:.1f} ms are the load generator's own{_processes(row)}",
+        else f"of the TTFT, {own * 1000:.1f} ms are the load generator's own{processes}",
         look.start_line(row),
     )
 
 
-def _processes(row: dict[Any, Any]) -> str:
-    workers = row.get("client_workers", 1)
-    return f" ({workers:.0f} processes)" if workers > 1 else ""
-
-
 def _interval(row: dict[Any, Any], column: str) -> str:
-    """The interval of a drawn number; empty where there is none."""
     low, high = (row.get(f"{column}_{side}", np.nan) for side in ("low", "high"))
     if pd.isna(low) or pd.isna(high):
         return ""
     over = " over its runs" if row.get("interval_over") == "runs" else ""
     return f"{column_name(column)} lies between {low:.3g} and {high:.3g}{metric_of(column).suffix}{over}"
-
-
-def _judgement(row: dict[Any, Any]) -> str:
-    said = f"{look.VERDICTS[row['verdict']].says}, {row['evidence']} evidence"
-    return look.hover(said, look.wrapped(row["verdict_reason"]))
 
 
 def _add_missing(figure: go.Figure, missing: pd.DataFrame) -> None:

@@ -36,9 +36,15 @@ def best_so_far(trials: pd.DataFrame, goal: Goal = THROUGHPUT) -> go.Figure:
     rows = _in_order(trials)
     about = " · ".join(filter(None, [plural(len(rows), "trial"), look.measured_when(rows)]))
     figure = look.figure("The best configuration so far", about, "trial", goal.title)
-    _add_best(figure, rows, goal)
+    feasible = rows["value"].where(rows["state"] == COMPLETE)
+    best = (feasible.cummax() if goal.maximize else feasible.cummin()).ffill()
+    line = {**look.line(0), "shape": "hv", "width": 2.5}
+    named = {"name": "best so far", "showlegend": bool(best.notna().any())}
+    figure.add_scatter(x=rows["trial"], y=best, mode="lines", line=line, hoverinfo="skip", **named)
     _add_states(figure, rows.assign(x=rows["trial"], y=rows["value"]))
-    _add_baseline(figure, rows)
+    for value in rows.loc[rows["role"] == "baseline", "value"].dropna().head(1):
+        note = {"text": f"baseline {value:.4g}", "bgcolor": "rgba(255,255,255,0.8)", "xanchor": "right", "x": 1}
+        figure.add_hline(y=value, line_dash="dash", line_color="#333", annotation=note)
     span = (rows["trial"].min() - 0.5, rows["trial"].max() + 0.5) if len(rows) else (0, 1)
     figure.update_xaxes(range=span, rangemode="normal", tickformat="d", nticks=min(12, len(rows) + 1))
     return figure
@@ -55,8 +61,11 @@ def pareto_front(trials: pd.DataFrame, goals: tuple[Goal, Goal]) -> go.Figure:
         >>> goals = tuner.read_results(Path("runs/search")).searched.goals
         >>> figure = tuner.figures.pareto_front(tuner.load_trials(Path("runs/search")), (goals[0], goals[0]))
     """
-    values = [_pair(values) for values in trials["values"]]
-    rows = _in_order(trials.assign(x=[x for _, x in values], y=[y for y, _ in values])).dropna(subset=["x", "y"])
+    pairs = pd.DataFrame([[*(each or [])][:2] for each in trials["values"]], trials.index, columns=None).astype(
+        "float64"
+    )
+    pairs = pairs.reindex(columns=[0, 1]).set_axis(["y", "x"], axis=1)
+    rows = _in_order(trials.assign(**pairs)).dropna(subset=["x", "y"])
     figure = look.figure("What can be had together", look.measured_when(rows), goals[1].title, goals[0].title)
     front = rows[rows["is_pareto"].eq(True)].sort_values("x")
     others, before = rows.drop(front.index), rows[rows["role"] == "baseline"]
@@ -105,28 +114,8 @@ def importance(shares: Mapping[str, float]) -> go.Figure:
 
 
 def _in_order(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials in the order of running, without confirmations and those that wait."""
     finite = trials["value"].astype("float64").replace([np.inf, -np.inf], np.nan)
     return attempts(trials.assign(value=finite, gain=gains(trials))).sort_values("trial")
-
-
-def _pair(values: Any) -> tuple[float, float]:
-    numbers = [float("nan") if value is None else float(value) for value in values or []]
-    return (numbers[0], numbers[1]) if len(numbers) > 1 else (float("nan"), float("nan"))
-
-
-def _add_best(figure: go.Figure, rows: pd.DataFrame, goal: Goal) -> None:
-    feasible = rows["value"].where(rows["state"] == COMPLETE)
-    best = (feasible.cummax() if goal.maximize else feasible.cummin()).ffill()
-    figure.add_scatter(
-        x=rows["trial"],
-        y=best,
-        name="best so far",
-        mode="lines",
-        line={**look.line(0), "shape": "hv", "width": 2.5},
-        hoverinfo="skip",
-        showlegend=bool(best.notna().any()),
-    )
 
 
 def _add_states(figure: go.Figure, rows: pd.DataFrame) -> None:
@@ -144,37 +133,21 @@ def _add_each_state(figure: go.Figure, rows: pd.DataFrame, note: str = "", **mor
         look.add_markers(figure, chosen, replace(style, says=style.says + note), _hovers(chosen), **more)
 
 
-def _add_baseline(figure: go.Figure, rows: pd.DataFrame) -> None:
-    before = rows[(rows["role"] == "baseline") & rows["value"].notna()]
-    if len(before):
-        value = float(before["value"].iloc[0])
-        note = {"text": f"baseline {value:.4g}", "bgcolor": "rgba(255,255,255,0.8)", "xanchor": "right", "x": 1}
-        figure.add_hline(y=value, line_dash="dash", line_color="#333", annotation=note)
-
-
 def _hovers(rows: pd.DataFrame) -> list[str]:
     return [_hover(row) for row in rows.to_dict("records")]
 
 
 def _hover(row: dict[Any, Any]) -> str:
-    """What is said of a trial under the pointer, escaped."""
     parameters = [f"{escape(str(name))} = {look.wrapped(value)}" for name, value in row["parameters"].items()]
     style = look.STATES.get(row["state"])
+    level = f" at {level_title(best)}" if (best := level_of(row, BEST)) else ""
+    is_compared = pd.notna(row["gain"]) and row["role"] != "baseline"
+    against = f" ({change(row['gain'])} against the baseline)" if is_compared else ""
     return look.hover(
         f"<b>{escape(name_of(row))}</b> {style.says if style else escape(str(row['state']))}",
         *parameters[:_SHOWN],
         f"… and {len(parameters) - _SHOWN} more parameters" if len(parameters) > _SHOWN else "",
-        _numbers(row),
+        "" if pd.isna(row["value"]) else f"{row['value']:.4g}{level}{against}",
         look.wrapped(row["cause"] or ""),
         look.start_line(row),
     )
-
-
-def _numbers(row: dict[Any, Any]) -> str:
-    if pd.isna(row["value"]):
-        return ""
-    best = level_of(row, BEST)
-    level = f" at {level_title(best)}" if best else ""
-    is_compared = pd.notna(row["gain"]) and row["role"] != "baseline"
-    against = f" ({change(row['gain'])} against the baseline)" if is_compared else ""
-    return f"{row['value']:.4g}{level}{against}"

@@ -116,7 +116,7 @@ class Searched:
         """One trial that has ended, in one line: what it was, and what came of it."""
         what = f"{name_of(row)} {parameters_text(row['parameters'], self.varied or None)}"
         if row["state"] != COMPLETE:
-            why = ": ".join(filter(None, [row["kind"], shorten(row["cause"], _CAUSE)]))
+            why = ": ".join(filter(None, [row["kind"].replace("_", " "), shorten(row["cause"], _CAUSE)]))
             return f"{what}: {STATES.get(row['state'], row['state'])}{f': {why}' if why else ''}"
         gain = self.gain(row)
         more = "" if pd.isna(gain) or row["role"] == BASELINE else f" ({change(gain)} against the baseline)"
@@ -188,7 +188,9 @@ class Searched:
         states = self.attempts["state"].value_counts()
         kinds = self.attempts.loc[self.attempts["state"] == FAILED, "kind"]
         parts = [f"{states[state]} {says}" for state, says in STATES.items() if state in states]
-        failures = ", ".join(f"{count} {kind}" for kind, count in kinds[kinds.ne("")].value_counts().items())
+        failures = ", ".join(
+            f"{count} {str(kind).replace('_', ' ')}" for kind, count in kinds[kinds.ne("")].value_counts().items()
+        )
         return f"{plural(len(self.attempts), 'trial')}: {', '.join(parts)}{f' ({failures})' if failures else ''}."
 
     @property
@@ -213,17 +215,18 @@ class Searched:
         headers = {
             name: f"{name} (parameter)" if name in {*columns, "answers", "cause"} else name for name in self.varied
         }
-        parameters = {headers[name]: self._cells(rows, name) for name in self.varied}
-        causes = [shorten(str(cause or ""), _CAUSE) for cause in rows["cause"]]
-        return pd.DataFrame(columns | parameters | {"cause": causes}, index=rows.index)
-
-    @staticmethod
-    def _cells(rows: pd.DataFrame, name: str) -> list[str]:
         as_before = rows["role"].eq(BASELINE) | rows["of"].eq(BASELINE)
         several = any("engine" in one for one in rows["parameters"])  # which have parameters of their own
         unset = ["default" if before and not several else "–" for before in as_before]
-        given = zip(rows["parameters"], unset, strict=True)
-        return [value_text(one[name]) if name in one else otherwise for one, otherwise in given]
+        parameters = {
+            header: [
+                value_text(one[name]) if name in one else otherwise
+                for one, otherwise in zip(rows["parameters"], unset, strict=True)
+            ]
+            for name, header in headers.items()
+        }
+        causes = [shorten(str(cause or ""), _CAUSE) for cause in rows["cause"]]
+        return pd.DataFrame(columns | parameters | {"cause": causes}, index=rows.index)
 
 
 def _changed(row: "pd.Series[Any]") -> str:

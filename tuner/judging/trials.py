@@ -109,22 +109,21 @@ def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:
 
 
 def _with_best(trials: pd.DataFrame, objectives: tuple[str, ...]) -> pd.DataFrame:
-    """`trials` with the flags that compare them."""
     counts = trials["state"].eq(COMPLETE) & trials["role"].ne("confirmation")
     gains = {row: gains_of(values, objectives) for row, values in trials.loc[counts, "values"].items()}
     best = max(gains, key=lambda row: gains[row], default=None)
-    front = [row for row in gains if not any(_dominates(other, gains[row]) for other in gains.values())]
+    dominated = {
+        row
+        for row, own in gains.items()
+        if any(own != other and all(b >= a for a, b in zip(own, other, strict=True)) for other in gains.values())
+    }
+    front = gains.keys() - dominated
     return trials.assign(is_best=trials.index == best, is_pareto=trials.index.isin(front))
 
 
 def gains_of(values: Any, objectives: tuple[str, ...]) -> tuple[float, ...]:
     """The values with the sign that makes more better."""
     return tuple(value if maximised(one) else -value for value, one in zip(values, objectives, strict=True))
-
-
-def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Whether `one` is nowhere worse and somewhere better."""
-    return one != other and all(a >= b for a, b in zip(one, other, strict=True))
 
 
 _BEST_KINDS = {"best_level": "Int64", "best_rate": "float64"}
@@ -223,12 +222,12 @@ def importances(trials: pd.DataFrame, *, maximize: bool = True) -> dict[str, flo
 
 def _shares(parameters: dict[str, list[Any]], values: list[float], maximize: bool) -> dict[str, float]:
     import optuna
-    from optuna.distributions import CategoricalDistribution, IntDistribution
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # of each study it says that it was created
     study = optuna.create_study(direction="maximize" if maximize else "minimize", study_name="importances")
-    distributions = {
+    distributions: dict[str, BaseDistribution] = {
         name: IntDistribution(0, max(each)) if isinstance(each[0], int) else CategoricalDistribution(sorted(set(each)))
         for name, each in parameters.items()
     }

@@ -50,12 +50,6 @@ def _conditions_of_run(folder: Path, facts: dict[str, Any], servers: list[dict[s
     }
 
 
-def _agreed_document(documents: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The SLO that all of the runs were asked to meet; None where they differ or nobody asked."""
-    first, *others = [mapping(facts.get("spec")).get("slo") for facts in documents] or [None]
-    return first if first and all(other == first for other in others) else None
-
-
 def _telemetry(folders: list[Path]) -> pd.DataFrame:
     """The samples of all trials; nothing where nothing was recorded."""
     from tuner.servers.telemetry import load
@@ -133,18 +127,21 @@ def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None
     if len(paths) == 1 and report_data.is_page(paths[0]):
         return _of_report(report_data.unpack(paths[0]), batches.index, slo.to_dict() if slo else None).without_secrets()
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
-    first, document = _of_folder(paths[0], batches), slo.to_dict() if slo else None
+    first = _of_folder(paths[0], batches)
+    sure = _confidence(slo.to_dict() if slo else first.slo)
     servers = [list(_server_records(folder)) for folder in folders]
     documents = [Experiment(folder).facts for folder in folders]
     is_search = first.facts.get("kind") == SEARCH
+    asked = [mapping(facts.get("spec")).get("slo") for facts in documents]
     return replace(
         first,
         servers=[server for own in servers for server in own],
         runs=[_conditions_of_run(*run) for run in zip(folders, documents, servers, strict=True)],
         read_telemetry=lambda: _telemetry([] if is_search else folders),  # no figure of a search shows it
-        intervals=_intervals(batches, document or first.slo),
+        # of very many batches only what the verdicts need, which `judge` finds by itself
+        intervals=pd.DataFrame(index=batches.index) if len(batches) > _MANY else intervals(batches, confidence=sure),
         trials=load_trials(paths[0], slo) if is_search and len(paths) == 1 else first.trials,
-        slo=_agreed_document(documents),
+        slo=asked[0] if asked and all(asked) and all(one == asked[0] for one in asked) else None,
         folders=folders,
     ).without_secrets()
 
@@ -179,13 +176,6 @@ def _tool(batches: pd.DataFrame) -> dict[str, Any]:
         for name, value in (reading.batch.origin.settings if reading and reading.batch.origin else {}).items():
             values.setdefault(name, []).append(value)
     return {"tool": {name: list(dict.fromkeys(every)) for name, every in values.items()}} if values else {}
-
-
-def _intervals(batches: pd.DataFrame, slo: Any) -> pd.DataFrame:
-    """Those of every number; of very many batches only what the verdicts need, which `judge` finds by itself."""
-    if len(batches) > _MANY:
-        return pd.DataFrame(index=batches.index)
-    return intervals(batches, confidence=_confidence(slo))
 
 
 def _confidence(slo: Any) -> float:

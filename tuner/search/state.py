@@ -224,7 +224,10 @@ class Limits:
         """Why no further trial is to be begun; empty where one is."""
         ruled_out = sum(trial.record.kind == CANNOT_START for trial in self.trials.searched)
         reasons = (
-            (len(self._run) >= self.spec.trials, f"all {self.spec.trials} trials were made"),
+            (
+                len(self._run) >= self.spec.trials,
+                f"all {self.spec.trials} trials were made" if self.spec.trials > 1 else "the one trial was made",
+            ),
             (ruled_out > MOST_RULED_OUT * self.spec.trials, f"{ruled_out} configurations cannot start"),
             (bool(self.one_cause), "all trials failed of one cause"),
             (len(self._settled) >= HOPELESS and not self._ended, f"the first {HOPELESS} trials all failed"),
