@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import signal, special
 
 from tuner.judging import intervals
+from tuner.judging.memory import reach_and_worth
 
 MEMORIES, SHARES, SPREAD = (0, 1, 2, 4, 8), (0.3, 0.7), 0.15
 TRUTH = {"mean": math.exp(SPREAD**2 / 2), "p90": math.exp(SPREAD * special.ndtri(0.9))}
@@ -33,7 +34,8 @@ def coverage(requests: int, level: int, memory: int, share: float, draws: int) -
     dice, held = np.random.default_rng(3), {name: list[bool]() for name in TRUTH}
     for _ in range(draws):
         values = draw(dice, requests, memory * level, share)
-        bounds = {"mean": intervals._of_mean(values, 0.95), "p90": intervals.of_percentile(values, 0.9)}
+        mean, (reach, _) = values.mean(), reach_and_worth(values, 0.95)
+        bounds = {"mean": (mean - reach, mean + reach), "p90": intervals.of_percentile(values, 0.9)}
         for name, (low, high) in bounds.items():
             held[name] += [] if math.isnan(low) else [low <= TRUTH[name] <= high]
     return {name: (sum(known) / max(len(known), 1), len(known) / draws) for name, known in held.items()}

@@ -69,7 +69,7 @@ def test_a_run_that_failed_is_seen_with_its_reason_as_text(weeks):
     results = read_results(weeks, slo=LIMIT)
     [failed] = traces(figures.trend(results.judged, results.runs), name="no compliant batch")
     assert [at[:10] for at in failed.x] == ["2026-11-04"] and list(failed.y) == [0]
-    assert "out_of_memory" in failed.hovertext[0] and "&lt;b&gt;no memory" in failed.hovertext[0]
+    assert "out of memory" in failed.hovertext[0] and "&lt;b&gt;no memory" in failed.hovertext[0]
 
 
 def test_marks_stand_between_the_runs_that_differ_and_name_what_changed(weeks):
@@ -156,7 +156,7 @@ def test_very_many_curves_are_one_grey_trace_and_the_latest(tmp_path):
             .read_text()
             .split('id="tuner-data">')[1]
             .split("</script>")[0]
-        )["spreads"]
+        )["telemetry"]
         == {}
     )
 

@@ -142,7 +142,7 @@ def test_a_level_that_fails_now_is_the_first_regression(tmp_path):
     after = batches_of(tmp_path / "b", {1: noisy(1), 2: "out_of_memory", 8: noisy(3), 16: noisy(4)})
     found = compare(before, after)
     assert found.text[0].startswith(
-        "WORSE: at concurrency 2 (D(100,100)) it completed before and ends in out_of_memory"
+        "WORSE: at concurrency 2 (D(100,100)) it completed before and has no result now: out of memory"
     )
     assert found.regressions.iloc[0][["concurrency", "metric", "verdict"]].tolist() == [2, "outcome", "worse"]
     assert found.lost["concurrency"].tolist() == [2]

@@ -69,7 +69,7 @@ def test_every_state_that_there_is(search):
     no_value = ~trials["state"].eq("complete")
     assert trials.loc[no_value, "value"].isna().all() and trials.loc[~no_value, "value"].notna().all()
     assert trials.loc[2, "penalty"] > 0 and "TTFT p50" in trials.loc[2, "cause"]
-    assert trials.loc[4, "cause"] == "out_of_memory: as told"
+    assert trials.loc[4, "cause"] == "out of memory: as told"
     assert trials.loc[1, "parameters"] == {"n": 2} and trials.loc[1, "best_level"] == 4
 
 

@@ -76,7 +76,7 @@ def test_where_all_fail_everything_is_kept_with_penalties(caplog):
 def test_a_compliant_batch_of_unknown_throughput_is_no_maximum():
     summary = tuner.summarize(curve("1:pass").assign(output_throughput=math.nan))
     assert (summary.max_throughput, summary.compliant) == (None, 1)
-    assert "none of them has a known throughput" in summary.text
+    assert "no level that does has a known throughput" in summary.text
 
 
 def test_scenarios_are_never_mixed():
@@ -191,6 +191,8 @@ REPEATS = {
     "nor is the worst": ([(16, 0.4), (20, 0.45), (20, 0.46), (20, 0.54)], 20, {16: "pass", 20: "pass"}),
     "two that disagree": ([(16, 0.4), (20, 0.52), (20, 0.47)], 20, {16: "pass", 20: "pass"}),
     "one broke the server": ([(16, 0.4), (20, 0.4), (20, "out_of_memory")], 16, {16: "pass", 20: "unknown"}),
+    "one of two is far below": ([(16, 0.4), (20, 0.35), (20, 0.52)], 20, {16: "pass", 20: "pass"}),
+    "the last of three broke it": ([(16, 0.4), *[(20, 0.4)] * 2, (20, "server_died")], 16, {16: "pass", 20: "unknown"}),
     "one was interrupted": ([(16, 0.4), (20, "interrupted"), (20, 0.6)], 16, {16: "pass", 20: "fail"}),
 }
 
@@ -201,6 +203,7 @@ def test_a_level_has_one_verdict_from_all_of_its_runs(runs, best, verdicts, tmp_
     judged = tuner.judge(tuner.load_batches(levels_run(tmp_path, *runs)), slo)
     levels, summary = levels_of(judged), tuner.summarize(judged)
     assert dict(zip(levels["concurrency"], levels["verdict"], strict=True)) == verdicts
+    assert levels.attrs["slo"] == slo.to_dict()  # else a figure of them says that nobody gave one
     assert (summary.best_level, summary.total) == (best, len(runs))
     assert summary.bracket == ("open" if best == 20 else "bracketed")
     excesses = {row["concurrency"]: excess(row, slo) for row in levels.to_dict("records")}
@@ -227,17 +230,26 @@ def test_the_level_of_several_runs_is_their_mean(tmp_path):
 
 
 LEAST = {"ttft": {"p90": {"threshold": 0.5}}, "min_throughput": {"threshold": 200}}
+LEAST_RATE = {"ttft": {"p90": {"threshold": 0.5}}, "min_request_throughput": {"threshold": 2, "fail_ratio": 0.1}}
 
 
-def test_a_limit_from_below_bounds_the_compliant_levels_from_below(tmp_path):
+@pytest.mark.parametrize(
+    ("least", "said"),
+    [
+        (LEAST, "output throughput 91"),
+        (LEAST_RATE, "request throughput 0.91"),
+        (LEAST | LEAST_RATE, "output throughput 91"),
+    ],
+)
+def test_a_limit_from_below_bounds_the_compliant_levels_from_below(least, said, tmp_path):
     """Level 1 gives 92 tokens/s, 4 and 8 comply, 16 is too slow."""
-    judged = tuner.judge(tuner.load_batches(levels_run(tmp_path, (1, 0.1), (4, 0.1), (8, 0.2), (16, 0.6))), LEAST)
+    judged = tuner.judge(tuner.load_batches(levels_run(tmp_path, (1, 0.1), (4, 0.1), (8, 0.2), (16, 0.6))), least)
     summary = tuner.summarize(judged)
     assert judged["verdict"].tolist() == ["fail", "pass", "pass", "fail"]
     assert (summary.bracket, summary.best_level) == ("bracketed", 8)
-    limit = answer(judged, summary, tuner.SLO.parse(LEAST))[1]
+    limit = answer(judged, summary, tuner.SLO.parse(least))[1]
     assert limit.startswith("The limit lies between concurrency 8 and 16, which does not meet the SLO (TTFT p90")
-    assert "It takes at least concurrency 4, since 1 does not meet the SLO (output throughput 91" in limit
+    assert "It takes at least concurrency 4, since 1 does not meet the SLO (" in limit and said in limit
 
 
 def test_too_little_throughput_above_a_compliant_level_bounds_it_from_above(tmp_path):
@@ -248,11 +260,15 @@ def test_too_little_throughput_above_a_compliant_level_bounds_it_from_above(tmp_
     assert tuner.summarize(tuner.judge(judged, LEAST)).bracket == "none"
 
 
-def test_higher_levels_that_were_tried_are_named(tmp_path):
-    folder = levels_run(tmp_path, (4, 0.1), (8, "interrupted"), (16, "client_failed"))
+@pytest.mark.parametrize(
+    "ends", [("interrupted", "client_failed"), ("skipped", "missing"), ("incomplete", "truncated")]
+)
+def test_higher_levels_that_were_tried_are_named(ends, tmp_path):
+    folder = levels_run(tmp_path, (4, 0.1), (8, ends[0]), (16, ends[1]))
     judged = tuner.judge(tuner.load_batches(folder), LIMIT)
     limit = answer(judged, tuner.summarize(judged), tuner.SLO.parse(LIMIT))[1]
-    assert "nobody knows of 8 (interrupted: why), 16 (client_failed: why)" in limit and "highest" not in limit
+    named = f"8 ({ends[0]}: why), 16 ({ends[1].replace('_', ' ')}: why)"
+    assert f"measure them again: {named}" in limit and "highest" not in limit
 
 
 def test_each_scenario_has_an_answer_and_all_of_them_together_have_one():

@@ -37,10 +37,11 @@ def test_each_tier_is_as_if_it_were_alone(folder):
     for name, document in TIERS["tiers"].items():
         alone = tuner.summarize(tuner.judge(batches, document))
         assert found.tiers[name].summary.text == alone.text
-    assert found.table["tier"].tolist() == ["chat", "batch", "nobody"]
-    assert found.table["best_level"].tolist()[:2] == [2, 4]
-    assert found.table["max_throughput"].notna().tolist() == [True, True, False]
-    assert found.table["goodput"].iloc[0] == found.tiers["chat"].summary.best["goodput"]
+    assert {name: tier.summary.best_level for name, tier in found.tiers.items()} == {
+        "chat": 2,
+        "batch": 4,
+        "nobody": None,
+    }
 
 
 def test_a_plain_slo_is_its_only_tier(folder):

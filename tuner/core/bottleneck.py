@@ -83,7 +83,7 @@ def _prefill(usage: Usage) -> str:
     if not usage.has_queue or usage.kv_cache_use is None or not usage.running_most:
         return ""
     budget = f"while {usage.running:g} run, fewer than it may, and the KV cache has room"
-    return f"{usage.queue} {budget}: prompts wait for their tokens' turn"
+    return f"{usage.queue} {budget}: prompts wait, since a step computes only so many tokens"
 
 
 def _reached(share: str, least: float, words: str) -> Callable[[Usage], str]:

@@ -48,7 +48,14 @@ def changes(differences: pd.DataFrame, tolerance: float = 0.0) -> go.Figure:
         figure.add_vrect(x0=-tolerance * 100, x1=tolerance * 100, fillcolor="#000", opacity=0.1, line_width=0)
     figure.add_vline(x=0, line_color="#333", line_width=1)
     for verdict, (style, width) in _LOOKS.items():
-        _add(figure, rows[rows["verdict"] == verdict], style, width)
+        chosen = rows[rows["verdict"] == verdict]
+        bars = {
+            **{"type": "data", "symmetric": False, "thickness": width, "width": 4, "color": style.colour},
+            "array": (chosen["high"] - chosen["change"]) * 100,
+            "arrayminus": (chosen["change"] - chosen["low"]) * 100,
+        }
+        hovers = [_hover(row) for row in chosen.to_dict("records")]
+        look.add_markers(figure, chosen.assign(x=chosen["change"] * 100), style, hovers, error_x=bars)
     height = _FRAME + _ROW * max(len(lines), 3)
     figure.update_layout(height=height, legend={"y": -70 / height})
     figure.update_xaxes(range=_range(rows, tolerance), ticksuffix=" %", zeroline=False)
@@ -84,22 +91,14 @@ def _lines(differences: pd.DataFrame) -> list[dict[Any, Any]]:
 
 def _ticks(lines: list[dict[Any, Any]]) -> list[str]:
     several = len({row["scenario"] for row in lines if "verdict" in row}) > 1
-    return [_tick(row, several=several) if "verdict" in row else f"<b>{escape(row['name'])}</b>" for row in lines]
-
-
-def _add(figure: go.Figure, rows: pd.DataFrame, style: look.Look, width: float) -> None:
-    bars = {
-        **{"type": "data", "symmetric": False, "thickness": width, "width": 4, "color": style.colour},
-        "array": (rows["high"] - rows["change"]) * 100,
-        "arrayminus": (rows["change"] - rows["low"]) * 100,
-    }
-    hovers = [_hover(row) for row in rows.to_dict("records")]
-    look.add_markers(figure, rows.assign(x=rows["change"] * 100), style, hovers, error_x=bars)
-
-
-def _tick(row: dict[Any, Any], *, several: bool) -> str:
-    where = f"{shorten(str(row['scenario']), 24, placeholder='…')} " if several else ""
-    return escape(f"{where}{comparison_text.level(row)}")
+    ticks = []
+    for row in lines:
+        if "verdict" in row:
+            where = f"{shorten(str(row['scenario']), 24, placeholder='…')} " if several else ""
+            ticks.append(escape(f"{where}{comparison_text.level(row)}"))
+        else:
+            ticks.append(f"<b>{escape(row['name'])}</b>")
+    return ticks
 
 
 def _hover(row: dict[Any, Any]) -> str:

@@ -1,7 +1,7 @@
 """Over time: a run's own timeline in UTC, and its result from run to run."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 from textwrap import shorten
@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from tuner.core.level import axis_of, level_name, level_of, level_title
+from tuner.core.level import axis_of, level_name, level_of, level_title, levels_in, number_of
 from tuner.core.metrics import DRIFTED, column_name
 from tuner.core.records import COMPLETED
 from tuner.figures import style as look
@@ -139,26 +139,22 @@ _MARKERS = ("circle", "square", "diamond", "triangle-up", "star", "pentagon")
 _NO_FACTS = ("run_folder", "started_at", "state")
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Point:
-    """One run under one scenario: when, what it was made with, its levels, and the best of those that comply."""
+    """One run under one scenario."""
 
     run: str
     scenario: str
     at: pd.Timestamp
-    setup: dict[str, str]
-    levels: list[dict[Any, Any]] = field(default_factory=list)
+    setup: dict[str, str]  # what it was made with
+    best: dict[Any, Any]  # the level with the most throughput among those that comply; empty where none does
+    highest: float  # of the levels of its kind
+    failure: str  # why none complies
 
     @property
-    def best(self) -> dict[Any, Any] | None:
-        counts = [row for row in self.levels if row["verdict"] in COMPLIANT and row["output_throughput"] >= 0]
-        return max(counts, key=lambda row: float(row["output_throughput"]), default=None)
-
-    @property
-    def failure(self) -> str:
-        """Why there is no best batch."""
-        reasons = [row["verdict_reason"] for row in self.levels if row["verdict_reason"]]
-        return f"none of {len(self.levels)} levels complies: {(reasons or ['nobody knows why'])[0]}"
+    def head(self) -> str:
+        """What its hover label begins with."""
+        return f"<b>{look.wrapped(self.run)}</b><br>{escape(self.scenario)}<br>{self.at:%Y-%m-%d %H:%M} UTC"
 
 
 def trend(
@@ -198,46 +194,53 @@ def trend(
     for number, scenario in enumerate(scenarios):
         chosen = [point for point in points if point.scenario == scenario]
         _add_line(figure, chosen, column, scenario if len(scenarios) > 1 else "best compliant batch", number)
-    _add_failed(figure, [point for point in points if point.best is None])
+    if failed := [point for point in points if not point.best]:  # on the zero line: they must be seen
+        marks = {"x": _instants(point.at for point in failed), "y": [0.0] * len(failed)}
+        hovers = [f"{point.head}<br>{look.wrapped(point.failure)}" for point in failed]
+        look.add_markers(figure, marks, _FAILED, hovers, cliponaxis=False)
     _add_changes(figure, points)
     return figure
 
 
-def _points(judged: pd.DataFrame, runs: Mapping[str, Mapping[Any, Any]]) -> list[_Point]:
+def _points(judged: pd.DataFrame, runs: Mapping[Any, Mapping[Any, Any]]) -> list[_Point]:
     """The runs whose time is known, the oldest first."""
-    points: dict[tuple[str, str], _Point] = {}
-    began = judged.groupby("run_folder", dropna=False)["started_at"].min().to_dict()
-    for row in levels_of(judged).to_dict("records"):
-        folder, scenario = row["run_folder"], str(row["scenario"])
-        facts = runs.get(folder, {})
-        if (folder, scenario) not in points:
-            at = began.get(folder, pd.NaT)
-            at = facts.get("started_at", pd.NaT) if pd.isna(at) else at
-            points[folder, scenario] = _Point(str(row["experiment"]), scenario, at, _setup(row, facts))
-        points[folder, scenario].levels.append(row)
-    return sorted((point for point in points.values() if pd.notna(point.at)), key=lambda point: point.at)
-
-
-def _setup(row: Mapping[Any, Any], facts: Mapping[Any, Any]) -> dict[str, str]:
-    every = {"engine": row["engine"], "model": row["model"]} | dict(facts)
-    values = pd.Series(every, dtype="object").drop(list(_NO_FACTS), errors="ignore").dropna()
-    return {str(name): str(value) for name, value in values.items() if value != ""}
+    began, points = judged.groupby("run_folder", dropna=False)["started_at"].min().to_dict(), []
+    for (folder, scenario), levels in levels_of(judged).groupby(["run_folder", "scenario"], dropna=False, sort=False):
+        facts, first = runs.get(folder, {}), levels.iloc[0]
+        at = began.get(folder, pd.NaT)
+        made = {"engine": first["engine"], "model": first["model"]} | dict(facts)
+        setup = {str(name): str(one) for name, one in made.items() if name not in _NO_FACTS and pd.notna(one)}
+        counts = levels[levels["verdict"].isin(COMPLIANT) & levels["output_throughput"].ge(0)]
+        best = counts.sort_values("output_throughput", ascending=False, kind="stable").head(1).to_dict("records")
+        of_kind = levels[levels["iteration_type"].isin([row["iteration_type"] for row in best])]
+        reasons = [reason for reason in levels["verdict_reason"] if reason]
+        points.append(
+            _Point(
+                run=str(first["experiment"]),
+                scenario=str(scenario),
+                at=facts.get("started_at", pd.NaT) if pd.isna(at) else at,
+                setup={name: one for name, one in setup.items() if one},
+                best=best[0] if best else {},
+                highest=float(levels_in(of_kind).max()),
+                failure=f"none of {len(levels)} levels complies: {(reasons or ['nobody knows why'])[0]}",
+            )
+        )
+    return sorted((point for point in points if pd.notna(point.at)), key=lambda point: point.at)
 
 
 def _add_line(figure: go.Figure, points: list[_Point], column: str, name: str, number: int) -> None:
     """The maxima above, the latency of the same batches below; no line leads over a run without one."""
-    best = [point.best or {} for point in points]
     symbol = _MARKERS[number % len(_MARKERS)]
-    symbols = [f"{symbol}-open" if row.get("evidence") == "weak" else symbol for row in best]
+    symbols = [f"{symbol}-open" if point.best.get("evidence") == "weak" else symbol for point in points]
     for panel, values in (("y", "output_throughput"), ("y2", column)):
         figure.add_scatter(
             x=_instants(point.at for point in points),
-            y=[row.get(values) for row in best],
+            y=[point.best.get(values) for point in points],
             name=escape(name),
             mode="lines+markers",
             line=look.line(number),
             marker={"symbol": symbols, "size": 7 if len(points) > look.LABELLED else 10},
-            hovertext=[_run_hover(point, row) for point, row in zip(points, best, strict=True)],
+            hovertext=[_run_hover(point) for point in points],
             hoverinfo="text",
             legendgroup=str(number),
             showlegend=panel == "y",
@@ -245,51 +248,36 @@ def _add_line(figure: go.Figure, points: list[_Point], column: str, name: str, n
         )
 
 
-def _add_failed(figure: go.Figure, points: list[_Point]) -> None:
-    """Runs without a compliant batch, on the zero line: they must be seen."""
-    if points:
-        marks = {"x": _instants(point.at for point in points), "y": [0.0] * len(points)}
-        hovers = [f"{_head(point)}<br>{look.wrapped(point.failure)}" for point in points]
-        look.add_markers(figure, marks, _FAILED, hovers, cliponaxis=False)
+def _run_hover(point: _Point) -> str:
+    best = point.best
+    if not best:
+        return point.head
+    level = level_of(best)
+    most = f"{best['output_throughput']:.1f} output tokens/s at {level_title(level)}"
+    is_last = level is not None and number_of(level) == point.highest
+    bound = "the highest level measured: at least this much" if is_last else ""
+    return look.hover(point.head, most, bound, *look.latencies(best), f"{best['evidence']} evidence")
 
 
 def _add_changes(figure: go.Figure, points: list[_Point]) -> None:
     """A line between two runs that were made with something else, its text or a head to hover over."""
-    marks = list(_changes(points))
+    marks = []
+    for before, after in pairwise({point.run: point for point in points}.values()):
+        names = dict.fromkeys([*before.setup, *after.setup])
+        values = [(name, before.setup.get(name, "–"), after.setup.get(name, "–")) for name in names]
+        if lines := [f"{name} {old} → {new}" for name, old, new in values if old != new]:
+            marks.append((_instants([before.at + (after.at - before.at) / 2])[0], lines))
+    named = marks if len(marks) <= _NAMED else []
+    more = [f" +{len(lines) - 1}" if lines[1:] else "" for _, lines in named]
+    texts = [shorten(lines[0], _LONGEST, placeholder=" …") for _, lines in named]
     figure.update_layout(
         shapes=[_LINE | {"x0": at, "x1": at} for at, _ in marks],
-        annotations=[_NAME | {"x": at, "text": _short(lines)} for at, lines in marks if len(marks) <= _NAMED],
+        annotations=[
+            _NAME | {"x": at, "text": escape(text + further)}
+            for (at, _), text, further in zip(named, texts, more, strict=True)
+        ],
     )
     if marks:
         heads = {"x": [at for at, _ in marks], "y": [1.0] * len(marks)}
         hovers = [look.hover("<b>changed</b>", *map(look.wrapped, lines)) for _, lines in marks]
         look.add_markers(figure, heads, _CHANGED, hovers, yaxis="y3", cliponaxis=False)
-
-
-def _short(lines: list[str]) -> str:
-    """What changed first, and how much else."""
-    return escape(shorten(lines[0], _LONGEST, placeholder=" …") + (f" +{len(lines) - 1}" if lines[1:] else ""))
-
-
-def _changes(points: list[_Point]) -> Iterable[tuple[str, list[str]]]:
-    """(an instant between two runs, what is different after it) wherever anything is."""
-    runs = list({point.run: point for point in points}.values())
-    for before, after in pairwise(runs):
-        names = dict.fromkeys([*before.setup, *after.setup])
-        values = [(name, before.setup.get(name, "–"), after.setup.get(name, "–")) for name in names]
-        if lines := [f"{name} {old} → {new}" for name, old, new in values if old != new]:
-            yield _instants([before.at + (after.at - before.at) / 2])[0], lines
-
-
-def _run_hover(point: _Point, best: Mapping[Any, Any]) -> str:
-    if not best:
-        return _head(point)
-    most = f"{best['output_throughput']:.1f} output tokens/s at {level_title(level_of(best))}"
-    levels = [level for row in point.levels if type(level := level_of(row)) is type(level_of(best))]
-    last = level_of(best) == max(level for level in levels if level is not None)
-    bound = "the highest level measured: at least this much" if last else ""
-    return look.hover(_head(point), most, bound, *look.latencies(best), f"{best['evidence']} evidence")
-
-
-def _head(point: _Point) -> str:
-    return f"<b>{look.wrapped(point.run)}</b><br>{escape(point.scenario)}<br>{point.at:%Y-%m-%d %H:%M} UTC"

@@ -1,4 +1,4 @@
-"""Throughput versus latency, latency versus level, and how latencies are distributed."""
+"""Throughput versus latency, and latency versus level."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -65,12 +65,11 @@ def trade_off(judged: pd.DataFrame, gpus: Mapping[int, int] | None = None) -> go
     judged = levels_of(judged)
     counts = judged["trial"].map(gpus or {})
     per_gpu = len(judged) > 0 and bool(counts.gt(0).all())
-    shares = counts if per_gpu else 1
     each = 1 / judged["tpot_p50"].where(judged["tpot_p50"] > 0)
     unit = "output tokens/s per GPU" if per_gpu else "output tokens/s"
     title = f"The trade-off: tokens/s per user versus {unit.removeprefix('output ')}"
     titles = (title, "tokens/s per user (1 / TPOT p50)", unit)
-    return _points(judged, each, judged["output_throughput"] / shares, titles)
+    return _points(judged, each, judged["output_throughput"] / (counts if per_gpu else 1), titles)
 
 
 def latency_vs_concurrency(judged: pd.DataFrame, slo: SLO | None = None, *, metric: str = "ttft") -> go.Figure:
@@ -190,8 +189,9 @@ def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, bounded: Sequence[str],
         chosen = rows[rows["verdict"] == verdict]
         records = chosen.to_dict("records")
         facts = [_facts(row, bounded) for row in records]
-        judgements = [_judgement(row) if limited else _NO_LIMITS for row in records]
-        hovers = [f"{text}<br>{said}" for said, text in zip(judgements, facts, strict=True)]
+        says = [f"{style.says}, {row['evidence']} evidence" if limited else _NO_LIMITS for row in records]
+        reasons = [look.wrapped(row["verdict_reason"]) if limited else "" for row in records]
+        hovers = [look.hover(*lines) for lines in zip(facts, says, reasons, strict=True)]
         points = {axis: chosen[axis].tolist() for axis in ("x", "y")}  # the page moves them, and cannot move base64
         data = np.array([chosen["position"], facts], dtype="object").T
         marks = replace(style, size=size, edge=size / 8)
@@ -202,6 +202,8 @@ def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, bounded: Sequence[str],
 
 def _facts(row: dict[Any, Any], bounded: Sequence[str]) -> str:
     runs, own = row.get("runs", 1), row.get("client_ttft")  # where the machine was calibrated
+    workers = row.get("client_workers", 1)
+    processes = f" ({workers:.0f} processes)" if workers > 1 else ""
     return look.hover(
         look.level_title(row),
         str(row["curve"]),
@@ -213,28 +215,17 @@ def _facts(row: dict[Any, Any], bounded: Sequence[str]) -> str:
         f"the mean of {runs} runs" if runs > 1 else "",
         ""
         if own is None or pd.isna(own)
-        else f"of the TTFT, {own * 1000:.1f} ms are the load generator's own{_processes(row)}",
+        else f"of the TTFT, {own * 1000:.1f} ms are the load generator's own{processes}",
         look.start_line(row),
     )
 
 
-def _processes(row: dict[Any, Any]) -> str:
-    workers = row.get("client_workers", 1)
-    return f" ({workers:.0f} processes)" if workers > 1 else ""
-
-
 def _interval(row: dict[Any, Any], column: str) -> str:
-    """The interval of a drawn number; empty where there is none."""
     low, high = (row.get(f"{column}_{side}", np.nan) for side in ("low", "high"))
     if pd.isna(low) or pd.isna(high):
         return ""
     over = " over its runs" if row.get("interval_over") == "runs" else ""
     return f"{column_name(column)} lies between {low:.3g} and {high:.3g}{metric_of(column).suffix}{over}"
-
-
-def _judgement(row: dict[Any, Any]) -> str:
-    said = f"{look.VERDICTS[row['verdict']].says}, {row['evidence']} evidence"
-    return look.hover(said, look.wrapped(row["verdict_reason"]))
 
 
 def _add_missing(figure: go.Figure, missing: pd.DataFrame) -> None:
@@ -259,65 +250,3 @@ def _add_missing(figure: go.Figure, missing: pd.DataFrame) -> None:
 
 
 _NO_LIMITS = "measured; no SLO was given"
-#: p5, p25, p50, p75, p95, p99 of one batch's completed requests
-Quantiles = Sequence[float]
-
-
-def distribution(
-    judged: pd.DataFrame, spreads: Sequence[Quantiles | None], slo: SLO | None = None, *, metric: str = "ttft"
-) -> go.Figure:
-    """The distribution of a latency over the requests of each level.
-
-    Args:
-        judged: batches with verdicts.
-        spreads: for each of them its quantiles in seconds, as `report.run_facts` computes; None where it has none.
-        slo: whose thresholds on this metric are drawn; by default the one that judged.
-        metric: `e2e_latency`, `ttft` or `tpot`.
-
-    Example:
-        >>> judged = tuner.judge(tuner.load_batches("runs/monday"), {"ttft": {"p90": {"threshold": "500 ms"}}})
-        >>> spreads = tuner.read_results(Path("runs/monday")).run_facts.spreads["ttft"]
-        >>> figure = tuner.figures.distribution(judged, spreads)
-    """
-    name = look.LABELS[metric]
-    about = " · ".join(filter(None, ["box: p25 to p75, whiskers: p5 and p95, mark: p99", look.measured_when(judged)]))
-    figure = look.figure(f"Distribution of {name} per level", about, "{} ({})".format(*axis_of(judged)), f"{name} (s)")
-    rows = judged.assign(spread=pd.Series(list(spreads), judged.index, dtype="object"))
-    rows = rows[rows["spread"].notna() & levels_in(rows).notna()]
-    for number, (curve_name, curve) in enumerate(look.curves(rows)):
-        _add_boxes(figure, curve, curve_name, number)
-    for constraint, line in look.thresholds(judged, slo, metric):
-        figure.add_hline(y=constraint.threshold, **line)
-    levels = [f"{level:g}" for level in sorted(levels_in(rows).unique())]
-    figure.update_xaxes(type="category", categoryorder="array", categoryarray=levels)
-    figure.update_layout(boxmode="group", hovermode="x")
-    return figure
-
-
-def _add_boxes(figure: go.Figure, curve: pd.DataFrame, name: str, number: int) -> None:
-    levels = [f"{level:g}" for level in levels_in(curve)]
-    p5, p25, p50, p75, p95, p99 = zip(*curve["spread"], strict=True)
-    colour = look.LINES[number % len(look.LINES)]
-    figure.add_box(
-        x=levels,
-        q1=p25,
-        median=p50,
-        q3=p75,
-        lowerfence=p5,
-        upperfence=p95,
-        name=name or "p5 to p95",
-        line={"color": colour, "width": 1.5},
-        fillcolor="rgba(0,114,178,0.15)" if not number else "rgba(0,0,0,0.05)",
-        offsetgroup=str(number),
-        legendgroup=str(number),
-    )
-    figure.add_scatter(
-        x=levels,
-        y=p99,
-        name=f"p99 {name}".strip(),
-        mode="markers",
-        hovertemplate="%{y:.3g} s",
-        marker={"symbol": "line-ew-open", "size": 16, "color": colour, "line": {"width": 2.5}},
-        offsetgroup=str(number),
-        legendgroup=str(number),
-    )

@@ -50,7 +50,6 @@ def picture(figure: go.Figure) -> bytes:
 
 
 def _add(axes: Any, trace: Any) -> None:
-    """A trace: its line, its marks, its texts."""
     mode, symbol = trace.mode or "lines", str(trace.marker.symbol or "circle")
     colour = trace.line.color if "lines" in mode else trace.marker.color
     colour = colour if isinstance(colour, str) else None

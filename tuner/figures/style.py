@@ -10,6 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from tuner.core import level, metrics
+from tuner.core.records import COMPLETE, FAILED, INFEASIBLE, PRUNED, RUNNING
+from tuner.judging import search_answer
 from tuner.judging.slo import SLO, Constraint
 
 #: plotly.js's own settings: nothing is uploaded, nothing advertised
@@ -62,14 +64,15 @@ VERDICTS = {
     "unknown": Look("cannot be judged", "circle-open", "#666666"),
 }
 
-#: how a trial of a search is drawn, by its state
-STATES = {
-    "complete": Look("completed", "circle", "#0072B2"),
-    "infeasible": Look("no level meets the SLO", "diamond-tall-open", "#9A6700"),
-    "pruned": Look("ended early", "triangle-down-open", "#666666"),
-    "failed": Look("failed", "x", "#D55E00"),
-    "running": Look("running", "circle-open-dot", "#666666"),
+_OF_STATES = {
+    COMPLETE: ("circle", "#0072B2"),
+    INFEASIBLE: ("diamond-tall-open", "#9A6700"),
+    PRUNED: ("triangle-down-open", "#666666"),
+    FAILED: ("x", "#D55E00"),
+    RUNNING: ("circle-open-dot", "#666666"),
 }
+#: how a trial of a search is drawn, by its state
+STATES = {state: Look(says, *_OF_STATES[state]) for state, says in search_answer.STATES.items()}
 
 
 def figure(title: str, subtitle: str, x: str, y: str) -> go.Figure:
@@ -109,13 +112,11 @@ def curves(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     keys = ["experiment", "trial", "scenario", "iteration_type"]
     telling = [key for key in keys if rows[key].nunique() > 1]
     groups = level.by_level(rows).groupby(keys, sort=True, dropna=False)
-    names = rows.attrs.get(TRIAL_NAMES, {})
-    return [(_name(dict(zip(keys, values, strict=True)), telling, names), group) for values, group in groups]
-
-
-def _name(values: dict[str, Any], telling: list[str], names: dict[int, str]) -> str:
-    trial = names.get(values["trial"], f"trial {values['trial']}")
-    return escape(", ".join(trial if key == "trial" else str(values[key]) for key in telling))
+    trials, named = rows.attrs.get(TRIAL_NAMES, {}), []
+    for values, group in groups:
+        known = dict(zip(keys, map(str, values), strict=True)) | {"trial": trials.get(values[1], f"trial {values[1]}")}
+        named.append((escape(", ".join(known[key] for key in telling)), group))
+    return named
 
 
 def line(number: int) -> dict[str, Any]:
@@ -125,14 +126,13 @@ def line(number: int) -> dict[str, Any]:
 
 def thresholds(judged: pd.DataFrame, slo: SLO | None, metric: str) -> list[tuple[Constraint, dict[str, Any]]]:
     """The limits on this metric, each with its line: `slo`'s, else those of the SLO that `judge` left."""
-    slo = slo or SLO.parse(judged.attrs.get("slo") or {})
-    return [(each, _threshold_line(each)) for each in slo.constraints if each.metric == metric]
-
-
-def _threshold_line(constraint: Constraint) -> dict[str, Any]:
-    """The line of a threshold, named so that a slider finds it."""
-    annotation = {"text": f"SLO {constraint}", "name": constraint.column, "bgcolor": "rgba(255,255,255,0.8)"}
-    return {"line_dash": "dot", "line_color": "#333", "name": constraint.column, "annotation": annotation}
+    limits = (slo or SLO.parse(judged.attrs.get("slo") or {})).constraints
+    look = {"line_dash": "dot", "line_color": "#333"}
+    lines = []
+    for one in (one for one in limits if one.metric == metric):  # named, so that a slider finds it
+        note = {"text": f"SLO {one}", "name": one.column, "bgcolor": "rgba(255,255,255,0.8)"}
+        lines.append((one, look | {"name": one.column, "annotation": note}))
+    return lines
 
 
 def add_markers(

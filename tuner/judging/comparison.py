@@ -29,7 +29,6 @@ from tuner.judging.estimates import (
     WORSE,
     Difference,
     Estimate,
-    Key,
     Levels,
     adjust_p_values,
     difference,
@@ -157,7 +156,10 @@ def _levels(baseline: Levels, candidate: Levels) -> Iterator[RowAndDifference]:
 
 def _maxima(baseline: Levels, candidate: Levels) -> Iterator[RowAndDifference]:
     for scenario in sorted({key[0] for key in baseline.runs.keys() & candidate.runs.keys()}):
-        levels = _levels_of_maximum(scenario, baseline, candidate)
+        # everywhere if both sides know their limit, else where both were measured
+        tried = [{key for key in side.tried if key[0] == scenario} for side in (baseline, candidate)]
+        bounded = all(side.is_bounded(scenario) for side in (baseline, candidate))
+        levels = tried[0] | tried[1] if bounded else tried[0] & tried[1]
         maxima = baseline.maximum(levels), candidate.maximum(levels)
         where = [f"at {level_title(best)}" if best else "nothing complies" for _, best in maxima]
         note = ", then ".join(dict.fromkeys(where))
@@ -165,28 +167,19 @@ def _maxima(baseline: Levels, candidate: Levels) -> Iterator[RowAndDifference]:
         yield row | {"note": "; ".join(filter(None, [note, row["note"]]))}, difference
 
 
-def _levels_of_maximum(scenario: str, baseline: Levels, candidate: Levels) -> set[Key]:
-    """Where to look for the maxima: everywhere if both sides know their limit, else where both were measured."""
-    tried = [{key for key in side.tried if key[0] == scenario} for side in (baseline, candidate)]
-    bounded = all(side.is_bounded(scenario) for side in (baseline, candidate))
-    return tried[0] | tried[1] if bounded else tried[0] & tried[1]
-
-
 def _row(place: tuple[str, Level | None, str], sides: tuple[Estimate, Estimate]) -> RowAndDifference:
     """A row of `differences`, still without its verdict."""
     before, after = sides
     unit = metric_of(place[-1]).unit
     measured = difference(before, after, 1.0 if unit == SHARE else 1 / (before.value or after.value or 1.0))
-    names = ("metric", "unit", "baseline", "candidate", "change", "over", "note")
     note = _why_unknown(place[-1], sides) or (NOT_JUDGED if measured.over != RUNS else "")
-    values = (place[-1], unit, before.value, after.value, measured.change(measured.shift), measured.over, note)
-    counts = {
-        f"{side}_{what}": count
-        for side, one in (("baseline", before), ("candidate", after))
-        for what, count in (("runs", len(one.values)), ("requests", one.requests))
+    row = {
+        **{"scenario": place[0], **level.columns_of(place[1]), "metric": place[-1], "unit": unit},
+        **{"change": measured.change(measured.shift), "over": measured.over, "note": note},
     }
-    row = {"scenario": place[0], **level.columns_of(place[1]), **dict(zip(names, values, strict=True))}
-    return row | counts, None if note not in ("", NOT_JUDGED) else measured
+    for side, one in (("baseline", before), ("candidate", after)):
+        row |= {side: one.value, f"{side}_runs": len(one.values), f"{side}_requests": one.requests}
+    return row, None if note not in ("", NOT_JUDGED) else measured
 
 
 def _why_unknown(metric: str, sides: tuple[Estimate, Estimate]) -> str:
@@ -205,7 +198,6 @@ def _why_unknown(metric: str, sides: tuple[Estimate, Estimate]) -> str:
 
 
 def _decided(rows: pd.DataFrame, differences: list[Difference | None], sure: dict[str, float]) -> pd.DataFrame:
-    """The rows with their intervals and verdicts."""
     bounds = [one.interval(sure[one.over]) if one else (math.nan, math.nan) for one in differences]
     low, high = (np.array([pair[side] for pair in bounds], np.float64) for side in (0, 1))
     shares, before = rows["unit"].eq(SHARE).to_numpy(bool), rows["baseline"].to_numpy("float64", na_value=np.nan)
@@ -245,13 +237,7 @@ def _typed(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _unmatched(baseline: Levels, candidate: Levels) -> pd.DataFrame:
-    """Every level that one side lacks, and every batch that failed."""
-    keys = baseline.runs.keys() | candidate.runs.keys()
-    rows = [
-        row
-        for name, side, other in (("baseline", baseline, candidate), ("candidate", candidate, baseline))
-        for row in _gaps(name, side, other, keys)
-    ]
+    rows = [*_gaps("baseline", baseline, candidate), *_gaps("candidate", candidate, baseline)]
     kinds = {"concurrency": "Int64", "request_rate": "float64", "lost": "bool"}
     return pd.DataFrame(rows, columns=[*_GAP, "side", "lost"]).astype(kinds)
 
@@ -260,13 +246,13 @@ def _unmatched(baseline: Levels, candidate: Levels) -> pd.DataFrame:
 _GAP = ("scenario", *level.COLUMNS, "outcome", "reason")
 
 
-def _gaps(name: str, side: Levels, other: Levels, keys: set[Key]) -> Iterator[dict[str, Any]]:
-    failed = {}
+def _gaps(name: str, side: Levels, other: Levels) -> Iterator[dict[str, Any]]:
+    failed = set()
     for row in side.batches[side.batches["outcome"] != COMPLETED].to_dict("records"):
         key = tuple(row[part] for part in LEVEL)
-        failed[key] = row
+        failed.add(key)
         lost = name == "candidate" and key in other.runs and key not in side.runs and row["outcome"] not in NOT_RUN
         yield {part: row[part] for part in _GAP} | {"side": name, "lost": lost}
-    for key in sorted(keys - side.runs.keys() - failed.keys()):
+    for key in sorted(other.runs.keys() - side.runs.keys() - failed):
         where = {"scenario": key[0], **dict.fromkeys(level.COLUMNS), **level.columns_of(level_from(key[2], key[1]))}
         yield where | {"outcome": "missing", "reason": "it was not measured", "side": name, "lost": False}

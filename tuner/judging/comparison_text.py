@@ -19,57 +19,53 @@ LISTED = 8
 
 def lost_row(row: dict[Any, Any]) -> dict[str, Any]:
     """A level that completed before and fails now, as a row of `differences`."""
-    note = f"it completed before and ends in {row['outcome']} now" + (f": {row['reason']}" if row["reason"] else "")
+    note = f"it completed before and has no result now: {_ending(row)}"
     same = {name: row[name] for name in ("scenario", *COLUMNS)}
     return same | {"metric": "outcome", "unit": "", "verdict": WORSE, "over": "", "note": note}
 
 
 def conclusions(comparison: "Comparison") -> list[str]:
     """Lost levels first, then the maximum, what is worse, what is better, what can be found, and what is not known."""
-    differences, unmatched = comparison.differences, comparison.unmatched
-    lost = unmatched[unmatched["lost"]].to_dict("records")
-    lines = [f"WORSE: {_where(row)} {lost_row(row)['note']}" for row in lost]
+    differences = comparison.differences
+    lines = [f"WORSE: {_where(row)} {lost_row(row)['note']}" for row in comparison.lost.to_dict("records")]
     for verdict in (WORSE, BETTER):
         lines += _called(differences[differences["verdict"] == verdict], verdict)
-    rest = _rest(differences, bool(lines), comparison.tolerance, comparison.confidence)
-    return [*lines, rest, *_sensitivity(comparison), *_limits(differences, unmatched)]
+    return [*lines, _rest(comparison, any_shown=bool(lines)), *_sensitivity(comparison), *_limits(comparison)]
 
 
 def _called(rows: pd.DataFrame, verdict: str) -> list[str]:
     ordered = rows.assign(size=rows["change"].abs(), first=rows["metric"] == "max_throughput")
     ordered = ordered.sort_values(["first", "size"], ascending=False, kind="stable")
-    lines = [f"{verdict.upper()}: {_difference_line(row)}" for row in ordered.head(LISTED).to_dict("records")]
+    lines = [
+        f"{verdict.upper()}: {column_name(row['metric'])} {_where(row)}: {' → '.join(_sides(row))}, "
+        f"{_change_with_interval(row)}{'; ' if row['note'] else ''}{row['note']}"
+        for row in ordered.head(LISTED).to_dict("records")
+    ]
     further = len(ordered) - LISTED
     return [*lines, f"… and {further} more that are {verdict}"] if further > 0 else lines
 
 
-def _difference_line(row: dict[Any, Any]) -> str:
-    """One difference: `TTFT p90 at concurrency 8: 0.42 s → 0.51 s, +21.0 % (+12 to +31 %)`."""
-    values = " → ".join(text.value(row[side], row["unit"]) for side in ("baseline", "candidate"))
-    note = f"; {row['note']}" if row["note"] else ""
-    return f"{column_name(row['metric'])} {_where(row)}: {values}, {change_with_interval(row)}{note}"
+def _sides(row: dict[Any, Any]) -> list[str]:
+    return [text.value(row[side], row["unit"]) for side in ("baseline", "candidate")]
 
 
 def _where(row: dict[Any, Any]) -> str:
-    level = level_of(row)
-    return " ".join(
-        filter(
-            None,
-            ["" if level is None else f"at {level_title(level)}", f"({row['scenario']})" if row["scenario"] else ""],
-        )
-    )
+    level, scenario = level_of(row), row["scenario"]
+    at = "" if level is None else f"at {level_title(level)}"
+    return " ".join(filter(None, [at, f"({scenario})" if scenario else ""]))
 
 
-def _rest(differences: pd.DataFrame, any_shown: bool, tolerance: float, confidence: float) -> str:
-    same = int((differences["verdict"] == SAME).sum())
-    beyond = f" beyond ±{text.percent(tolerance)}" if tolerance else ""
-    if differences.empty:
+def _rest(comparison: "Comparison", *, any_shown: bool) -> str:
+    rows, tolerance = comparison.differences, comparison.tolerance
+    if rows.empty:
         return "No level completed on both sides, so no numbers can be compared"
-    if differences["over"].eq(REQUESTS).all():
-        return f"One run a side: not judged; {_REPEAT}"
-    start = "No further difference" if any_shown else "No difference"
-    sure = f"at {text.percent(confidence)} over all of them"
-    return f"{start}{beyond} was found in {same} of {len(differences)} comparisons, {sure}{_most_hidden(differences)}"
+    if rows["over"].eq(REQUESTS).all():
+        return f"One run a side: {_REPEAT}"
+    start = (
+        f"No {'further ' if any_shown else ''}difference{f' beyond ±{text.percent(tolerance)}' if tolerance else ''}"
+    )
+    found = f"{start} was found in {rows['verdict'].eq(SAME).sum()} of {len(rows)} comparisons"
+    return f"{found}, at {text.percent(comparison.confidence)} over all of them{_most_hidden(rows)}"
 
 
 def _most_hidden(differences: pd.DataFrame) -> str:
@@ -89,29 +85,32 @@ def _sensitivity(comparison: "Comparison") -> Iterator[str]:
         known = comparison.differences[comparison.differences["metric"] == "output_throughput"]
         fewest = min(known["baseline_runs"].max(), known["candidate_runs"].max())
         noise, change = (text.percent(float(f"{each:.2g}")) for each in (comparison.noise, comparison.findable))
-        yield (
-            f"With {fewest} runs a side that vary by {noise} from run to run in output throughput, "
-            f"a change of {change} is found 9 times in 10; more runs find smaller ones"
-        )
+        runs = f"{fewest} runs a side that vary by {noise} from run to run in output throughput"
+        if comparison.findable >= _ANYTHING:
+            yield f"{runs} tell next to nothing: more runs are needed"
+        else:
+            yield f"With {runs}, a change of {change} is found 9 times in 10; more runs find smaller ones"
 
 
+#: So large a change, and its size says no more.
+_ANYTHING = 10.0
 #: Why one run a side is no verdict, and what helps.
-_REPEAT = "what a machine does from run to run is not in one, so repeat the runs"
+_REPEAT = "not judged, since one run does not show by how much results differ from run to run; repeat the runs"
 
 
-def _limits(differences: pd.DataFrame, unmatched: pd.DataFrame) -> Iterator[str]:
+def _limits(comparison: "Comparison") -> Iterator[str]:
     """What the comparison cannot tell."""
+    differences, unmatched = comparison.differences, comparison.unmatched
     unknown = int((differences["verdict"] == UNKNOWN).sum())
     of_one_run = differences[differences["over"] == REQUESTS]
     if unknown and len(of_one_run) < len(differences):
         yield f"{unknown} of {len(differences)} comparisons cannot be judged; their notes say why"
     if 0 < len(of_one_run) < len(differences):
         names = ", ".join(map(column_name, of_one_run["metric"].unique()))
-        yield f"{names}: one run a side at a level: not judged; {_REPEAT}"
+        yield f"{names}: one run a side at some level: {_REPEAT}"
     others = unmatched[~unmatched["lost"]]
     for row in others.head(LISTED).to_dict("records"):
-        reason = f": {row['reason']}" if row["reason"] else ""
-        yield f"Not compared: the {row['side']} {_where(row)} is {row['outcome']}{reason}"
+        yield f"Not compared: the {without_result(row)}"
     if len(others) > LISTED:
         yield f"… and {len(others) - LISTED} more that are not compared"
 
@@ -125,7 +124,9 @@ LEGEND = (
 )
 #: what is said with the marks where there is room
 _SAID = {SAME: "≈ no difference found", UNKNOWN: "? not judged"}
-#: the metrics that a line has room for; another one joins them where it differs for sure
+#: what tells one difference of a metric from another
+_PLACE = ("scenario", *COLUMNS, "verdict")
+#: the metrics that a line has room for; another one joins them where it alone of its kin differs for sure
 TELLING = (
     *("max_throughput", "output_throughput", "ttft_p50", "ttft_p90", "tpot_p50", "e2e_latency_p50", "e2e_latency_p90"),
     *("error_rate", "attainment"),
@@ -133,9 +134,14 @@ TELLING = (
 
 
 def telling_rows(differences: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the most telling metrics, and of every other one that differs for sure somewhere."""
-    sure = differences.loc[differences["verdict"].isin([WORSE, BETTER]), "metric"]
-    return differences[differences["metric"].isin({*TELLING, *sure})]
+    """The rows of the most telling metrics, and of another one that differs for sure where none of its kin does."""
+    sure = differences[differences["verdict"].isin([WORSE, BETTER])]
+    places = pd.Series(
+        [str([row[one] for one in _PLACE] + [_family(row["metric"])]) for row in sure.to_dict("records")]
+    )
+    places = places.set_axis(sure.index).astype("str")
+    alone = ~places.isin(places[sure["metric"].isin(TELLING)])
+    return differences[differences["metric"].isin({*TELLING, *sure.loc[alone, "metric"]})]
 
 
 def metrics(differences: pd.DataFrame) -> list[str]:
@@ -145,7 +151,7 @@ def metrics(differences: pd.DataFrame) -> list[str]:
 
 def _family(metric: str) -> int:
     """Where the first telling metric stands that measures the same: `ttft_p99` belongs to `ttft_p50`."""
-    stem = metric.rpartition("_")[0]
+    stem = "output" if metric == "request_throughput" else metric.rpartition("_")[0]
     return next((place for place, name in enumerate(TELLING) if metric == name or name.startswith(f"{stem}_")), 99)
 
 
@@ -187,17 +193,21 @@ def details(comparison: "Comparison") -> pd.DataFrame:
 
 
 def _detail(row: dict[Any, Any]) -> list[str]:
-    sides = [text.value(row[side], row["unit"]) for side in ("baseline", "candidate")]
     where = [row["scenario"], level(row), column_name(row["metric"])]
-    return [_SAID.get(row["verdict"], MARKS[row["verdict"]]), *where, change(row), between(row), *sides, _evidence(row)]
+    over = row["over"]
+    basis = f"{row[f'baseline_{over}']} and {row[f'candidate_{over}']} {over}"  # what the interval rests on
+    evidence = "; ".join(filter(None, [basis, hidden(row), row["note"]]))
+    said = _SAID.get(row["verdict"], MARKS[row["verdict"]])
+    return [said, *where, change(row), between(row), *_sides(row), evidence]
 
 
-def _evidence(row: dict[Any, Any]) -> str:
-    """What the interval rests on, and what else is to be said."""
-    over = row["over"] if isinstance(row["over"], str) else ""
-    counts = [row[f"{side}_{over}"] for side in ("baseline", "candidate")] if over else []
-    basis = f"{counts[0]} and {counts[1]} {over}" if counts and not any(map(pd.isna, counts)) else over
-    return "; ".join(filter(None, [basis, hidden(row), row["note"] if isinstance(row["note"], str) else ""]))
+def without_result(row: dict[Any, Any]) -> str:
+    """A level that one side lacks: `candidate at concurrency 8 has no result: missing: it was not measured`."""
+    return f"{' '.join(filter(None, [row['side'], _where(row)]))} has no result: {_ending(row)}"
+
+
+def _ending(row: dict[Any, Any]) -> str:
+    return ": ".join(filter(None, [row["outcome"].replace("_", " "), row["reason"]]))
 
 
 def unmatched(comparison: "Comparison") -> pd.DataFrame:
@@ -211,7 +221,7 @@ def unmatched(comparison: "Comparison") -> pd.DataFrame:
 
 def cell(row: dict[Any, Any]) -> str:
     """The verdict, then the size: of a difference that is none for sure, how large it may be."""
-    known = "" if pd.isna(row["change"]) else change_with_interval(row)
+    known = "" if pd.isna(row["change"]) else _change_with_interval(row)
     size = {UNKNOWN: known, SAME: between(row) or change(row)}
     return f"{MARKS[row['verdict']]} {size.get(row['verdict'], change(row))}".strip()
 
@@ -222,7 +232,8 @@ def hidden(row: dict[Any, Any]) -> str:
         return ""
     most = max(abs(row["low"]), abs(row["high"]))
     size = f"{100 * most:.2g} pp" if row["unit"] == SHARE else text.percent(float(f"{most:.2g}"))
-    return f"a change of up to {size} could be hidden"
+    is_huge = row["unit"] != SHARE and most >= _ANYTHING
+    return "even a tenfold change could be hidden" if is_huge else f"a change of up to {size} could be hidden"
 
 
 def verdict_of(content: str) -> str:
@@ -240,6 +251,5 @@ def between(row: dict[Any, Any]) -> str:
     return text.interval(row["low"], row["high"], row["unit"])
 
 
-def change_with_interval(row: dict[Any, Any]) -> str:
-    """A change, and where it may lie: `+21.0 % (+12 to +31 %)`."""
+def _change_with_interval(row: dict[Any, Any]) -> str:
     return f"{change(row)} ({between(row)})" if between(row) else change(row)

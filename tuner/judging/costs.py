@@ -12,8 +12,7 @@ from tuner.judging.levels import OPEN
 from tuner.judging.summary import Summary
 from tuner.judging.verdicts import COMPLIANT
 
-_MILLION = 1e6
-_HOUR = 3600.0  # seconds
+_MILLION, _HOUR = 1e6, 3600.0  # tokens, seconds
 _MONTH = 730.0  # hours, a twelfth of a year
 
 
@@ -60,19 +59,14 @@ def cost_text(batch: Mapping[Any, Any], price: Price, gpus: int) -> str:
     """
     if batch.get("verdict") not in COMPLIANT:
         return ""
-    costs = {kind: _per_million(price.per_gpu_hour * gpus, batch, kind) for kind in ("output", "input", "total")}
-    total = costs.pop("total")
-    shares = " or ".join(f"{value:.4g} per million {kind} tokens" for kind, value in costs.items() if value)
+    rates = {kind: batch.get(f"{kind}_throughput") for kind in ("output", "input", "total")}
+    hourly = price.per_gpu_hour * gpus * _MILLION / _HOUR
+    costs = {kind: hourly / rate for kind, rate in rates.items() if rate and 0 < rate < math.inf}
+    total = costs.pop("total", None)
+    shares = " or ".join(f"{value:.4g} per million {kind} tokens" for kind, value in costs.items())
     of_both = f"; {total:.4g} per million of both together" if total else ""
     server = f"{plural(gpus, 'GPU')} at {price.per_gpu_hour:g} an hour"
     return f"Cost with {server}: {shares or 'not known'}{' (each bears all of it)' if shares else ''}{of_both}."
-
-
-def _per_million(hourly: float, batch: Mapping[Any, Any], kind: str) -> float | None:
-    throughput = batch.get(f"{kind}_throughput")
-    if not isinstance(throughput, int | float) or not 0 < throughput < math.inf:
-        return None
-    return hourly * _MILLION / (throughput * _HOUR)
 
 
 @dataclass(frozen=True)
@@ -91,12 +85,6 @@ class Target:
             if value is not None and not 0 < value < math.inf:
                 raise RequestError(f"{name} must be a number above 0, not {value!r}")
 
-    @property
-    def loads(self) -> list[tuple[str, float, str]]:
-        """What is asked for: the attribute of a server's share, how many, and of what."""
-        asked = (("request_throughput", self.rate, "requests/s"), ("best_level", self.users, "users at once"))
-        return [(share, load, unit) for share, load, unit in asked if load is not None]
-
 
 def fleet_text(summary: Summary, target: Target, gpus: int, price: Price | None) -> list[str]:
     """How many servers like the best level's a load takes, with what is uncertain about it; a sentence each.
@@ -110,54 +98,44 @@ def fleet_text(summary: Summary, target: Target, gpus: int, price: Price | None)
         gpus: of one server, as `cost_text` has them; 0 where it has none.
         price: of a GPU-hour; None where nobody said.
     """
-    lines = [_fleet(summary, share, load, unit, _Each(gpus, price)) for share, load, unit in target.loads]
+    asked = ((target.rate, "requests/s", _rate_carried), (target.users, "users at once", _users_carried))
+    lines = [_fleet(summary, (load, unit), carried(summary), gpus, price) for load, unit, carried in asked if load]
     assumed = "That takes each server to carry what the measured one did; no router was measured."
     return [*lines, assumed] if lines and summary.best is not None else lines
 
 
-@dataclass(frozen=True)
-class _Each:
-    """What one server of a fleet takes."""
-
-    gpus: int
-    price: Price | None
-
-    def bill(self, servers: int) -> str:
-        """The GPUs of so many servers, and what they cost; empty without GPUs."""
-        number = servers * self.gpus
-        if not number:
-            return ""
-        hourly = number * self.price.per_gpu_hour if self.price else 0.0
-        cost = f" at {hourly:,.2f} an hour, {hourly * _MONTH:,.0f} a month of {_MONTH:g} hours" if hourly else ""
-        return f", {plural(number, 'GPU')}{cost}"
+#: what one server carries, and the ends of its interval; None where nobody measured it
+_Carried = tuple[float, float, float] | None
 
 
-def _fleet(summary: Summary, share: str, load: float, unit: str, each: _Each) -> str:
-    """One sentence about one kind of load."""
-    wanted = f"For {load:g} {unit}"
-    carried = _carried(summary, share)
+def _fleet(summary: Summary, wanted: tuple[float, str], carried: _Carried, gpus: int, price: Price | None) -> str:
+    load, unit = wanted
     if carried is None:
         reason = "no level meets the SLO" if summary.best is None else f"nobody measured how many {unit} one carries"
-        return f"{wanted}: none, since {reason}."
-    one, low, high = carried
-    servers, least, most = (math.ceil(load / number - 1e-9) for number in (one, high, low))
+        return f"For {load:g} {unit}: none, since {reason}."
+    servers, most, least = (math.ceil(load / number - 1e-9) for number in carried)
     bound = "at most " if summary.bracket == OPEN else ""
     interval = f" ({least} to {most} at {percent(CONFIDENCE)})" if least < most else ""
-    return f"{wanted}: {bound}{plural(servers, 'server')}{interval} of {one:.3g} each{each.bill(servers)}."
+    hourly = servers * gpus * price.per_gpu_hour if price else 0.0
+    bill = f", {plural(servers * gpus, 'GPU')}" if gpus else ""
+    cost = f" at {hourly:,.2f} an hour, {hourly * _MONTH:,.0f} a month of {_MONTH:g} hours" if hourly else ""
+    each = f"{carried[0]:.3g} each{bill}{cost}"
+    return f"For {load:g} {unit}: {bound}{plural(servers, 'server')}{interval} of {each}."
 
 
-def _carried(summary: Summary, share: str) -> tuple[float, float, float] | None:
-    """What one server carries, and the ends of its interval; None where that is not known."""
-    best = summary.best
-    if best is None:
+def _users_carried(summary: Summary) -> _Carried:
+    level = float(summary.best_level or 0)
+    return None if summary.best is None or summary.is_of_rates or not level else (level, level, level)
+
+
+def _rate_carried(summary: Summary) -> _Carried:
+    """Requests per second: of rates that at which the SLO holds, else what was measured."""
+    if summary.best is None:
         return None
-    if summary.is_of_rates:  # the rate that the SLO holds at; how many users that is, nobody asked
+    if summary.is_of_rates:
         rate = float(summary.best_level or 0)
-        return (rate, rate, rate) if share == "request_throughput" else None
-    if share == "best_level":
-        level = float(summary.best_level or 0)
-        return (level, level, level) if level else None
-    tokens, one = best["output_throughput"], float(best[share])
-    ends = [best.get(f"output_throughput_{side}", math.nan) / tokens * one for side in ("low", "high")]
+        return rate, rate, rate
+    tokens, one = summary.best["output_throughput"], float(summary.best["request_throughput"])
+    ends = [summary.best.get(f"output_throughput_{side}", math.nan) / tokens * one for side in ("low", "high")]
     low, high = (one if math.isnan(end) else float(end) for end in ends)
     return (one, low, high) if one > 0 and low > 0 else None

@@ -62,9 +62,7 @@ class Difference:
     log: bool = True
     scale: float = 1.0  # what a shift of 1 is as a change, where the scale is not that of logarithms
     runs: tuple[tuple[str, str], ...] = ()  # side and run of each value, where it is over runs
-    values: Floats = field(
-        default_factory=lambda: np.empty(0), compare=False
-    )  # of the runs, on the scale that is compared
+    values: Floats = field(default_factory=lambda: np.empty(0), compare=False)  # of the runs, on that scale
 
     def p_value(self, tolerance: float) -> float:
         """How probable so large a shift is where the true change is within the tolerance: two-sided, Student's t."""

@@ -62,7 +62,11 @@ def intervals(
         they are too few for the percentile (`core.metrics.requests_needed`, of independent ones) or for their memory.
     """
     read = list(readings_of(batches) if known is None else known)
-    rows = [_row(reading, columns, confidence) for reading in read]
+    unknown = [_UNKNOWN] * len(columns)
+    rows = [
+        [of_requests(one, column, confidence) for column in columns] if one and one.recomputed else unknown
+        for one in read
+    ]
     bounds = np.array(rows, np.float64).reshape(len(batches), len(columns), 2)
     over = np.array(["requests" if one and one.recomputed else "" for one in read], "object")
     for places in _repeated(batches):
@@ -87,7 +91,8 @@ def of_requests(reading: Reading, column: str, confidence: float = CONFIDENCE) -
     if 2 * len(values) < len(reading.output_tokens) or len(values) < 2:
         return _UNKNOWN
     if statistic == "mean":
-        return _of_mean(values, confidence)
+        mean, (reach, _) = float(values.mean()), reach_and_worth(values, confidence)
+        return float(np.maximum(mean - reach, 0.0)), mean + reach
     return of_percentile(values, PERCENTILES[statistic] / 100, confidence)
 
 
@@ -120,17 +125,6 @@ def wilson(successes: int, of: int, confidence: float = CONFIDENCE) -> Bounds:
     middle = (successes + z2 / 2) / (of + z2)
     reach = math.sqrt(z2 * (successes * (of - successes) / of + z2 / 4)) / (of + z2)
     return max(middle - reach, 0.0), min(middle + reach, 1.0)
-
-
-def _row(reading: Reading | None, columns: Collection[str], confidence: float) -> list[Bounds]:
-    if reading is None or not reading.recomputed:
-        return [_UNKNOWN] * len(columns)
-    return [of_requests(reading, column, confidence) for column in columns]
-
-
-def _of_mean(values: Floats, confidence: float) -> Bounds:
-    reach, _ = reach_and_worth(values, confidence)
-    return float(np.maximum(values.mean() - reach, 0.0)), float(values.mean()) + reach
 
 
 def _of_throughput(reading: Reading, column: str, confidence: float) -> Bounds:

@@ -50,9 +50,10 @@ def levels_of(judged: pd.DataFrame, curve: Sequence[str] = CURVE) -> pd.DataFram
     first[order] = ~level.iloc[order].duplicated().to_numpy()
     alone = single | (first & ~counts)
     levels = pd.concat([rows[alone].assign(runs=1), _mean(rows[counts], names)])
-    levels.attrs = judged.attrs
     places = np.argsort(np.concatenate([np.flatnonzero(alone), np.flatnonzero(first & counts)]))
-    return pd.DataFrame(levels.iloc[places])
+    levels = pd.DataFrame(levels.iloc[places])
+    levels.attrs = judged.attrs
+    return levels
 
 
 def _mean(runs: pd.DataFrame, names: list[str]) -> pd.DataFrame:

@@ -31,7 +31,8 @@ class Score:
 
     state: str  # `complete` where it counts, `infeasible` where no batch complies, `failed` where none has a result
     values: tuple[float, ...]  # one for each objective, in its own unit; NaN where there is none
-    penalty: float = math.nan  # of the least penalised batch; 0 where one complies, NaN where none can be judged
+    # of the least penalised batch, of the scenario that is farthest from complying; NaN where none can be judged
+    penalty: float = math.nan
     cause: str = ""  # why it is worth nothing; empty where it counts
     summary: Summary = field(default_factory=lambda: Summary(None, None, NONE, 0, 0))  # of its judged batches
 
@@ -69,34 +70,34 @@ class Scoring:
             return Score(FAILED, nothing, cause="nothing was measured")
         summary = summarize(judged)
         if not judged["outcome"].eq(COMPLETED).any():
-            return Score(FAILED, nothing, cause=_how_it_ended(judged), summary=summary)
+            first = judged.sort_values(
+                "outcome", key=lambda ends: ends.isin(("skipped", "missing")), kind="stable"
+            ).iloc[0]
+            ended = ": ".join(filter(None, [str(first["outcome"]).replace("_", " "), str(first["reason"])]))
+            return Score(FAILED, nothing, cause=ended, summary=summary)
         values = tuple(self._value(summary, one, gpus) for one in self.objectives)
         if any(math.isnan(value) for value in values):
-            return Score(INFEASIBLE, nothing, _least_penalty(summary), self._why_not(summary.levels), summary)
+            fallbacks = [part.fallback["penalty"] for part in summary.scenarios.values() if part.best is None]
+            least = max((float(penalties.iloc[0]) for penalties in fallbacks if len(penalties)), default=math.nan)
+            return Score(INFEASIBLE, nothing, least, self._why_not(summary.levels), summary)
         return Score(COMPLETE, values, 0.0, summary=summary)
 
     def _value(self, summary: Summary, objective: str, gpus: int) -> float:
         """One objective's value, over several scenarios their geometric mean; NaN where a scenario has none."""
-        if objective in LATENCIES:
-            column, levels = column_of(objective, self.slo), _compliant(summary)
-            at_level = levels[levels_in(levels) == self.level]
-            values = [at_level.loc[at_level["scenario"] == name, column].median() for name in summary.scenarios]
-        else:
-            column, counted = column_of(objective, self.slo), _compliant(summary)
-            values = [
-                counted.loc[counted["scenario"] == name, column].max() / max(gpus, 1) for name in summary.scenarios
-            ]
+        levels, is_latency = _compliant(summary), objective in LATENCIES
+        rows = levels[levels_in(levels) == self.level] if is_latency else levels
+        each = rows.groupby("scenario")[column_of(objective, self.slo)]
+        values = (each.median() if is_latency else each.max() / max(gpus, 1)).reindex(list(summary.scenarios))
         positive = [float(value) if 0 < value < math.inf else math.nan for value in values]
         return math.exp(sum(map(math.log, positive)) / len(positive)) if positive else math.nan
 
     def _why_not(self, levels: pd.DataFrame) -> str:
-        """Why a trial with results does not count."""
         rows = levels if self.level is None else levels[levels_in(levels) == self.level]
         away = rows[rows["outcome"].eq(COMPLETED) & ~rows["verdict"].isin(COMPLIANT)]
         if away.empty:
             return f"level {self.level:g} has no result" if self.level else "its throughput is not known"
         first = away.sort_values("penalty", kind="stable").iloc[0]
-        return f"does not meet the SLO at {level_title(level_of(first))}: {first['verdict_reason']}"
+        return f"at {level_title(level_of(first))}: {first['verdict_reason']}"
 
 
 def best_level_of(objective: str, summary: Summary) -> float | None:
@@ -121,19 +122,6 @@ def statistic_of(objective: str, slo: SLO) -> str:
     """The statistic of a latency that is minimised: the strictest that the SLO limits, else p50."""
     limited = [one.statistic for one in slo.constraints if one.metric == LATENCIES[objective]]
     return max(limited, key=lambda statistic: PERCENTILES.get(statistic, 50), default="p50")
-
-
-def _least_penalty(summary: Summary) -> float:
-    """The penalty of the least penalised batch, of the scenario that is farthest from complying; NaN where unknown."""
-    fallbacks = [part.fallback["penalty"] for part in summary.scenarios.values() if part.best is None]
-    return max((float(penalties.iloc[0]) for penalties in fallbacks if len(penalties)), default=math.nan)
-
-
-def _how_it_ended(judged: pd.DataFrame) -> str:
-    """The first batch's end that tells something."""
-    telling = judged[~judged["outcome"].isin(("skipped", "missing"))]
-    row = (judged if telling.empty else telling).iloc[0]
-    return ": ".join(str(row[name]) for name in ("outcome", "reason") if row[name])
 
 
 class Goal(NamedTuple):
@@ -165,17 +153,18 @@ THROUGHPUT = Goal()
 
 def goals_of(spec: Mapping[str, Any], slo: SLO, per_gpu: bool = False) -> tuple[Goal, ...]:
     """The objectives of a search's plain spec as they are shown."""
-    return tuple(_goal(one, slo, per_gpu) for one in _objectives(spec))
+    throughputs = {GOODPUT: Goal("max goodput", "requests/s")}
+    goals = []
+    for one in _objectives(spec):
+        goal = throughputs.get(one, THROUGHPUT)
+        if one in LATENCIES:
+            goal = Goal(f"{METRICS[LATENCIES[one]].name} {statistic_of(one, slo)}", "s", maximize=False)
+        elif per_gpu:
+            goal = goal._replace(label=f"{goal.label} per GPU", unit=f"{goal.unit} per GPU")
+        goals.append(goal)
+    return tuple(goals)
 
 
 def _objectives(spec: Mapping[str, Any]) -> list[str]:
     wanted = spec.get("objective") or "max_throughput"
     return [wanted] if isinstance(wanted, str) else list(wanted)
-
-
-def _goal(objective: str, slo: SLO, per_gpu: bool) -> Goal:
-    if objective in LATENCIES:
-        metric = LATENCIES[objective]
-        return Goal(f"{METRICS[metric].name} {statistic_of(objective, slo)}", "s", maximised(objective))
-    goal = Goal("max goodput", "requests/s") if objective == GOODPUT else THROUGHPUT
-    return goal._replace(label=f"{goal.label} per GPU", unit=f"{goal.unit} per GPU") if per_gpu else goal

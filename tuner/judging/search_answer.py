@@ -18,10 +18,10 @@ from tuner.judging.scores import THROUGHPUT, Goal, goals_of
 from tuner.judging.slo import SLO
 from tuner.judging.trials import BASELINE, BEST, attempts, first, gains, name_of, parameters_text, value_text, varied
 
-#: how a state is said of several trials, in the order in which they are counted
+#: how a state is called wherever a person reads it, in the order in which trials are counted
 STATES = {
     COMPLETE: "completed",
-    INFEASIBLE: "without a level that meets the SLO",
+    INFEASIBLE: "missed the SLO",
     PRUNED: "ended early",
     FAILED: "failed",
     RUNNING: "running",
@@ -85,17 +85,17 @@ class Searched:
 
     @property
     def goal(self) -> Goal:
-        """The first one: what the trials are ranked by."""
+        """What the trials are ranked by."""
         return self.goals[0]
 
     @cached_property
     def attempts(self) -> pd.DataFrame:
-        """The trials that were asked for: neither confirmations nor those that wait."""
+        """The trials that were asked for, as `trials.attempts` has them."""
         return attempts(self.trials)
 
     @cached_property
     def varied(self) -> list[str]:
-        """The parameters that not all trials have the same of, in the order in which they first appear."""
+        """The parameters in which the trials differ."""
         return varied(self.attempts["parameters"])
 
     @cached_property
@@ -116,7 +116,7 @@ class Searched:
         """One trial that has ended, in one line: what it was, and what came of it."""
         what = f"{name_of(row)} {parameters_text(row['parameters'], self.varied or None)}"
         if row["state"] != COMPLETE:
-            why = ": ".join(filter(None, [row["kind"], shorten(row["cause"], _CAUSE)]))
+            why = ": ".join(filter(None, [row["kind"].replace("_", " "), shorten(row["cause"], _CAUSE)]))
             return f"{what}: {STATES.get(row['state'], row['state'])}{f': {why}' if why else ''}"
         gain = self.gain(row)
         more = "" if pd.isna(gain) or row["role"] == BASELINE else f" ({change(gain)} against the baseline)"
@@ -126,16 +126,10 @@ class Searched:
     @property
     def answer(self) -> list[str]:
         """The result in words: the best configuration, whether it is better, and why the search ended."""
-        why = self.notes.reason
-        ended = f"The search ended: {why}." if why else ""
-        return list(
-            filter(None, [self._best(), self._confirmed(), self._same(), *self._promises(), ended, self.counts])
-        )
-
-    def _promises(self) -> list[str]:
-        """What each configuration promised that a sweep proposed, and what came of it."""
-        promising = [row for row in self.attempts.to_dict("records") if row.get("promise") and row["state"] != RUNNING]
-        return [f"Proposed since {row['promise']} – {self.line(pd.Series(row))}." for row in promising]
+        ended = f"The search ended: {self.notes.reason}." if self.notes.reason else ""
+        proposed = [row for row in self.attempts.to_dict("records") if row.get("promise") and row["state"] != RUNNING]
+        promises = [f"Proposed since {row['promise']} – {self.line(pd.Series(row))}." for row in proposed]
+        return list(filter(None, [self._best(), self._confirmed(), self._same(), *promises, ended, self.counts]))
 
     @cached_property
     def notes(self) -> SearchNotes:
@@ -153,9 +147,10 @@ class Searched:
             return "No trial has a usable result" if failed else "No trial meets the SLO, so there is no best one"
         level = level_of(self.best, BEST)
         value = f"{self.goal.of(self.best['value'])}{f' at {level_title(level)}' if level else ''}"
+        parameters = parameters_text(self.best["parameters"], self.varied)
         if self.best["role"] == BASELINE:
-            return f"Nothing that was tried is better than the baseline: {value}"
-        what = f"{parameters_text(self.best['parameters'], self.varied)}: {value}{self._gained(self.best)}"
+            return f"Nothing that was tried is better than the baseline, {parameters}: {value}"
+        what = f"{parameters}: {value}{self._gained(self.best)}"
         return f"{what}{_changed(self.best)}{f' ({why})' if (why := self.best['answers_evidence']) else ''}"
 
     def _same(self) -> str:
@@ -193,50 +188,47 @@ class Searched:
         states = self.attempts["state"].value_counts()
         kinds = self.attempts.loc[self.attempts["state"] == FAILED, "kind"]
         parts = [f"{states[state]} {says}" for state, says in STATES.items() if state in states]
-        failures = ", ".join(f"{count} {kind}" for kind, count in kinds[kinds.ne("")].value_counts().items())
+        failures = ", ".join(
+            f"{count} {str(kind).replace('_', ' ')}" for kind, count in kinds[kinds.ne("")].value_counts().items()
+        )
         return f"{plural(len(self.attempts), 'trial')}: {', '.join(parts)}{f' ({failures})' if failures else ''}."
 
     @property
     def table(self) -> pd.DataFrame:
         """One row a trial: its parameters, how it ended, its value, the gain, the level, and why where it failed."""
         rows = self.trials[self.trials["state"] != WAITING]
-        answers = [_counted(*one) for one in zip(rows["answers"], rows["answers_evidence"], strict=True)]
+        given = zip(rows["answers"], rows["answers_evidence"], strict=True)
+        # the verdict, and how many part: `changed (14 of 20)`
+        answers = [f"{said} ({why.partition(' part')[0]})" if " part" in why else said for said, why in given]
         columns = {
             "trial": [name_of(row) for row in rows.to_dict("records")],
-            **{goal.title: _nth(rows, place, goal.decimals) for place, goal in enumerate(self.goals)},
+            **{
+                goal.title: [round(float((*each[place:], math.nan)[0]), goal.decimals) for each in rows["values"]]
+                for place, goal in enumerate(self.goals)
+            },
             "gain (%)": list((100 * gains(self.trials).loc[rows.index]).round(1)),
             "level": [level_of(row, BEST) or pd.NA for row in rows.to_dict("records")],
-            "state": list(rows["state"]),
+            "state": [STATES.get(state, state) for state in rows["state"]],
             **({"answers": answers} if any(answers) else {}),
-            **{self._header(name): self._cells(rows, name) for name in self.varied},
-            "cause": [shorten(str(cause or ""), _CAUSE) for cause in rows["cause"]],
         }
-        return pd.DataFrame(columns, index=rows.index)
-
-    def _header(self, name: str) -> str:
-        """A parameter's name, told apart where it is one of our own columns'."""
-        own = ("trial", "state", "gain (%)", "level", "answers", "cause", *(goal.title for goal in self.goals))
-        return f"{name} (parameter)" if name in own else name
-
-    @staticmethod
-    def _cells(rows: pd.DataFrame, name: str) -> list[str]:
+        # a parameter's name is told apart where it is one of our own columns'
+        headers = {
+            name: f"{name} (parameter)" if name in {*columns, "answers", "cause"} else name for name in self.varied
+        }
         as_before = rows["role"].eq(BASELINE) | rows["of"].eq(BASELINE)
         several = any("engine" in one for one in rows["parameters"])  # which have parameters of their own
         unset = ["default" if before and not several else "–" for before in as_before]
-        given = zip(rows["parameters"], unset, strict=True)
-        return [value_text(one[name]) if name in one else otherwise for one, otherwise in given]
+        parameters = {
+            header: [
+                value_text(one[name]) if name in one else otherwise
+                for one, otherwise in zip(rows["parameters"], unset, strict=True)
+            ]
+            for name, header in headers.items()
+        }
+        causes = [shorten(str(cause or ""), _CAUSE) for cause in rows["cause"]]
+        return pd.DataFrame(columns | parameters | {"cause": causes}, index=rows.index)
 
 
 def _changed(row: "pd.Series[Any]") -> str:
     """What became of a trial's answers; nothing where that was not asked."""
     return f", answers {row['answers']}" if row["answers"] else ""
-
-
-def _counted(answers: str, evidence: str) -> str:
-    """The verdict on a trial's answers with how many part: `changed (14 of 20)`."""
-    return f"{answers} ({evidence.partition(' part')[0]})" if " part" in evidence else answers
-
-
-def _nth(rows: pd.DataFrame, place: int, decimals: int) -> list[float]:
-    """The trials' values of one objective."""
-    return [round(float(values[place]), decimals) if place < len(values) else math.nan for values in rows["values"]]

@@ -59,22 +59,22 @@ def _number_and_unit(value: Any) -> tuple[float, str]:
     return (float(match[1]), match[2]) if match else (math.nan, "")
 
 
+#: what a number must be, and how that is tried
+_POSITIVE, _NOT_NEGATIVE, _BELOW_ONE = "above 0", "that is 0 or more", "between 0 and 1"
+_MUST_BE: dict[str, Callable[[float], bool]] = {
+    _POSITIVE: lambda number: 0 < number < math.inf,
+    _NOT_NEGATIVE: lambda number: 0 <= number < math.inf,
+    _BELOW_ONE: lambda number: 0 < number < 1,
+}
+
+
 def _number_at(value: Mapping[str, Any], key: str, place: Position, default: Any, must: str) -> Any:
-    """The number at `key`, or `default`; what it must be is one of `_MUST_BE`."""
     if key not in value:
         return default
     number, unit = _number_and_unit(value[key])
-    if unit or not (math.isfinite(number) and _MUST_BE[must](number)):
+    if unit or not _MUST_BE[must](number):
         raise place.below(key).error(f"must be a number {must}, not {value[key]!r}")
     return number
-
-
-POSITIVE, NOT_NEGATIVE, BELOW_ONE = "above 0", "that is 0 or more", "between 0 and 1"
-_MUST_BE: dict[str, Callable[[float], bool]] = {
-    POSITIVE: lambda number: number > 0,
-    NOT_NEGATIVE: lambda number: number >= 0,
-    BELOW_ONE: lambda number: 0 < number < 1,
-}
 
 
 #: What each section of the file limits, latencies first: a column, without its statistic.
@@ -98,7 +98,7 @@ class Constraint:
     hard_fail: bool = True  # whether a violation can be hard at all
     fail_ratio: float = 0.0  # the violation ratio above which it is
     weight: float = 1.0  # of its penalty
-    implied: bool = False  # nobody wrote it; see `SLO.implied_error_rate`
+    implied: bool = False  # nobody wrote it; see `SLO.all_constraints`
 
     @property
     def column(self) -> str:
@@ -113,17 +113,17 @@ class Constraint:
     @property
     def is_of_all_requests(self) -> bool:
         """Whether it limits a share of all requests: a few never exclude that it is missed, but they can show it."""
-        return self._metric.unit == SHARE
+        return METRICS[self.metric].unit == SHARE
 
     @property
     def grows_with_load(self) -> bool:
         """Whether more load helps to meet it."""
-        return self._metric.grows_with_load
+        return METRICS[self.metric].grows_with_load
 
     @property
     def sign(self) -> int:
         """-1 where the threshold is the least allowed and not the most."""
-        return -1 if self._metric.more_is_better else 1
+        return -1 if METRICS[self.metric].more_is_better else 1
 
     @property
     def label(self) -> str:
@@ -136,13 +136,13 @@ class Constraint:
     @property
     def unit(self) -> str:
         """The unit of threshold and actual value, for texts."""
-        return self._metric.suffix
+        return METRICS[self.metric].suffix
 
     @property
     def key(self) -> str:
         """What a log calls it: a percentile of the whole latency by itself, a mean by its section: `p90`, `ttft`."""
         if self.statistic == "mean":
-            return self._metric.section
+            return METRICS[self.metric].section
         return self.statistic if self.statistic and self.metric == "e2e_latency" else self.column
 
     @property
@@ -150,10 +150,6 @@ class Constraint:
         """The values at which the verdict turns: to soft, and to hard where that is elsewhere."""
         hard = self.threshold * (1 + self.sign * self.fail_ratio)
         return (self.threshold, hard) if self.hard_fail and self.fail_ratio else (self.threshold,)
-
-    @property
-    def _metric(self) -> Metric:
-        return METRICS[self.metric]
 
 
 @dataclass(frozen=True)
@@ -214,27 +210,18 @@ class SLO:
         return read(document, Position(name))
 
     @property
-    def error_rate(self) -> Constraint:
-        """The limit on failed requests: the one written, or else the implied one."""
-        written = [constraint for constraint in self.constraints if constraint.metric == "error_rate"]
-        return written[0] if written else self.implied_error_rate
+    def all_constraints(self) -> tuple[Constraint, ...]:
+        """What is judged: the constraints written, and last a limit on errors in any case.
 
-    @property
-    def implied_error_rate(self) -> Constraint:
-        """The limit of an SLO that names none, since a failed request met no latency whatever the survivors did.
-
-        A percentile q over all requests, failed ones counted as endless, leaves room for 1 − q of them: the strictest
-        percentile named sets the limit, and it is never above `MOST_ERRORS`.
+        Where none is written, since a failed request met no latency whatever the survivors did: a percentile q over all
+        requests, failed ones counted as endless, leaves room for 1 − q of them; the strictest percentile named sets the
+        limit, and it is never above `MOST_ERRORS`.
         """
         percentiles = [PERCENTILES[c.statistic] / 100 for c in self.constraints if c.statistic in PERCENTILES]
         room = min([round(1 - q, 6) for q in percentiles] + [MOST_ERRORS])
-        return Constraint("error_rate", "", room, implied=True)
-
-    @property
-    def all_constraints(self) -> tuple[Constraint, ...]:
-        """What is judged: the constraints written, and a limit on errors in any case."""
-        written = tuple(constraint for constraint in self.constraints if constraint.metric != "error_rate")
-        return (*written, self.error_rate)
+        errors = [one for one in self.constraints if one.metric == "error_rate"]
+        others = (one for one in self.constraints if one.metric != "error_rate")
+        return (*others, *(errors or [Constraint("error_rate", "", room, implied=True)]))
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `parse` reads back as this SLO."""
@@ -250,7 +237,6 @@ class SLO:
 
 
 def _slo(document: Mapping[str, Any], place: Position) -> SLO:
-    """The SLO in a document without tiers."""
     place.must_be_mapping(document, "an SLO is a mapping such as {ttft: {threshold: 0.5}}")
     place.must_know(document, [*SECTIONS, "confidence", "steepness"])
     constraints = [one for section in SECTIONS if section in document for one in _constraints(document, section, place)]
@@ -258,8 +244,8 @@ def _slo(document: Mapping[str, Any], place: Position) -> SLO:
         raise place.below("attainment").error("is the share of requests that meet every latency threshold; give one")
     return SLO(
         tuple(constraints),
-        _number_at(document, "confidence", place, None, BELOW_ONE),
-        _number_at(document, "steepness", place, STEEPNESS, POSITIVE),
+        _number_at(document, "confidence", place, None, _BELOW_ONE),
+        _number_at(document, "steepness", place, STEEPNESS, _POSITIVE),
     )
 
 
@@ -308,8 +294,8 @@ def _constraint(value: Any, metric: str, statistic: str, place: Position) -> Con
         statistic,
         _threshold(value["threshold"], place.below("threshold"), METRICS[metric]),
         hard_fail,
-        _number_at(value, "fail_ratio", place, 0.0, NOT_NEGATIVE),
-        _number_at(value, "weight", place, 1.0, NOT_NEGATIVE),
+        _number_at(value, "fail_ratio", place, 0.0, _NOT_NEGATIVE),
+        _number_at(value, "weight", place, 1.0, _NOT_NEGATIVE),
     )
 
 
@@ -321,7 +307,7 @@ def _threshold(value: Any, place: Position, metric: Metric) -> float:
     if unit and unit not in allowed:
         what = f"is none of {', '.join(allowed)}" if allowed else "has no place here, the threshold is a bare number"
         raise place.error(f"the unit {unit!r} {what}")
-    must = NOT_NEGATIVE if metric.unit == SHARE and not metric.more_is_better else POSITIVE
-    if not (math.isfinite(number) and _MUST_BE[must](number)):
+    must = _NOT_NEGATIVE if metric.unit == SHARE and not metric.more_is_better else _POSITIVE
+    if not _MUST_BE[must](number):
         raise place.error(f"must be a number {must}{', in seconds or such as 500 ms' if timed else ''}, not {value!r}")
     return number / _PER_SECOND[unit or "s"]

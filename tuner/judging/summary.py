@@ -41,7 +41,7 @@ from tuner.judging.levels import (
     without_superseded,
 )
 from tuner.judging.slo import SLO
-from tuner.judging.verdicts import COMPLIANT, FAIL, PASS, SOFT
+from tuner.judging.verdicts import COMPLIANT, FAIL, PASS, SOFT, UNKNOWN
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +98,12 @@ class Summary:
             parts = "; ".join(f"{name}: {part.text}" for name, part in self.scenarios.items())
             return f"{self.common_text}; {parts}"
         if self.best is None and self.compliant:
-            known = "none of them has a known throughput in a level that complies"
-            return f"{self.compliant}/{self.total} batches comply, but {known}"
+            return f"{self.compliant}/{self.total} batches comply, but no level that does has a known throughput"
         if self.best is None:
-            return f"No SLO-compliant batch: all {self.total} are kept with their penalties, and there is no maximum"
+            kept = (
+                "it is kept with its penalty" if self.total == 1 else f"all {self.total} are kept with their penalties"
+            )
+            return f"No SLO-compliant batch: {kept}, and there is no maximum"
         bound = "≥ " if self.bracket == OPEN else ""
         batches = plural(self.compliant, "SLO-compliant batch")
         return f"Max throughput: {bound}{self.max_throughput:.1f} tokens/s at {_level(self.best)} (from {batches})"
@@ -109,9 +111,9 @@ class Summary:
     @property
     def common_text(self) -> str:
         """What holds for all scenarios together."""
-        common = self.common_level
-        none = "No rate" if self.is_of_rates else "No concurrency"
-        which = none if common is None else f"{level_title(common).capitalize()} is the highest that"
+        which = f"No {'rate' if self.is_of_rates else 'concurrency'}"
+        if self.common_level is not None:
+            which = f"{level_title(self.common_level).capitalize()} is the highest that"
         return f"{which} meets the SLO in each of {len(self.scenarios)} scenarios"
 
 
@@ -189,27 +191,23 @@ def _common_level(levels: pd.DataFrame, scenarios: int) -> Level | None:
     return max((end for end in ends if type(end) is type(ends[0])), default=None)
 
 
+_LOGGED = {
+    PASS: "✓ %s met SLO%.0s",
+    SOFT: "✓ %s met SLO with soft violations: {%s}",
+    FAIL: "✗ %s violated SLO: {%s}",
+    UNKNOWN: "? %s cannot be judged, so it does not count: %s",
+}
+
+
 def _log_batches(batches: pd.DataFrame, levels: pd.DataFrame) -> None:
     if not logger.isEnabledFor(logging.INFO):
         return
     logger.info("Filtering %d batches by SLO compliance", len(batches))
     several = "scenario" in batches and batches["scenario"].nunique() > 1
     repeated = levels[levels["runs"] > 1].to_dict("records") if "runs" in levels else []
-    said = [("Batch", row) for row in batches.to_dict("records")] + [("Level", row) for row in repeated]
-    for what, row in said:
-        name = f"{row['scenario']} {_level(row, '=')}" if several else _level(row, "=")
-        sign, text = _verdict_line(row)
-        logger.info("%s %s %s %s", sign, what, name, text)
-
-
-def _verdict_line(row: Mapping[Any, Any]) -> tuple[str, str]:
-    reason = row.get("verdict_reason", "")
-    lines = {
-        PASS: ("✓", "met SLO"),
-        SOFT: ("✓", f"met SLO with soft violations: {{{reason}}}"),
-        FAIL: ("✗", f"violated SLO: {{{reason}}}"),
-    }
-    return lines.get(row["verdict"], ("?", f"cannot be judged, so it does not count: {reason}"))
+    for what, row in [*(("Batch", row) for row in batches.to_dict("records")), *(("Level", row) for row in repeated)]:
+        name = " ".join(filter(None, [what, row["scenario"] if several else "", _level(row, "=")]))
+        logger.info(_LOGGED[row["verdict"]], name, row.get("verdict_reason", ""))
 
 
 def _level(row: "Mapping[Any, Any] | pd.Series[Any]", between: str = " ") -> str:
@@ -236,8 +234,12 @@ def _of_best(summary: Summary, levels: pd.DataFrame, slo: SLO | None) -> list[st
     if slo is None:
         return [_best(summary, levels), f"Of {plural(best['completed'], 'completed request')}.", *_intervals(best, slo)]
     limit = _limit(by_level(_curve_of(best, levels)))
-    lines = [_best(summary, levels), limit, _evidence(best), *_intervals(best, slo)]
-    return [*lines, *_why_not_more(limiting_level(replace(summary, levels=levels)))]
+    doubt = f" – {best['evidence_reason']}" if best["evidence_reason"] else ""
+    evidence = f"The evidence is {best['evidence']}: {plural(best['completed'], 'completed request')}{doubt}."
+    lines = [_best(summary, levels), limit, evidence, *_intervals(best, slo)]
+    limiting = limiting_level(replace(summary, levels=levels))
+    why = None if limiting is None else limiting.get("limit_evidence")
+    return [*lines, f"At {_level(limiting)} {why}."] if limiting is not None and isinstance(why, str) and why else lines
 
 
 def limiting_level(summary: Summary) -> "pd.Series[Any] | None":
@@ -247,12 +249,6 @@ def limiting_level(summary: Summary) -> "pd.Series[Any] | None":
     curve = by_level(_curve_of(summary.best, summary.levels))
     ranked = curve[levels_in(curve) >= compliant_levels(curve).max()].head(2)
     return None if ranked.empty else ranked.iloc[-1]
-
-
-def _why_not_more(level: "pd.Series[Any] | None") -> list[str]:
-    """What limits a level; nothing where nobody knows."""
-    evidence = None if level is None else level.get("limit_evidence")
-    return [f"At {_level(level)} {evidence}."] if level is not None and isinstance(evidence, str) and evidence else []
 
 
 def _nothing(judged: pd.DataFrame, slo: SLO | None) -> str:
@@ -285,7 +281,8 @@ def _limit(curve: pd.DataFrame) -> str:
     if above:
         return f"The limit lies between {most} and {above[0].replace(' does', ', which does', 1)}.{least}"
     if unknown := ", ".join(_named(curve[level > highest], "")):
-        return f"{most.capitalize()} still meets the SLO, and nobody knows of {unknown}: measure again.{least}"
+        still = f"{most.capitalize()} still meets the SLO. Whether higher levels do is not known"
+        return f"{still}, so measure them again: {unknown}.{least}"
     there = f"{most.capitalize()}, the highest that was measured, still meets the SLO"
     if peak := past_peak(curve):
         return f"{there}, and its throughput is below that at {level_title(peak)}: higher ones promise no more.{least}"
@@ -301,11 +298,6 @@ def _compliance_text(summary: Summary, slo: SLO | None) -> str:
     if slo is None:
         return "No SLO was given: every batch counts in which at most one request in ten failed."
     return f"{summary.compliant} of {summary.total} batches meet the SLO: {', '.join(map(str, slo.constraints))}."
-
-
-def _evidence(best: "pd.Series[Any]") -> str:
-    doubt = f" – {best['evidence_reason']}" if best["evidence_reason"] else ""
-    return f"The evidence is {best['evidence']}: {plural(best['completed'], 'completed request')}{doubt}."
 
 
 def _intervals(best: "pd.Series[Any]", slo: SLO | None) -> list[str]:
@@ -326,5 +318,4 @@ def _interval(best: "pd.Series[Any]", column: str) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits, and all of those before the point."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

@@ -50,7 +50,12 @@ def table(judged: pd.DataFrame) -> pd.DataFrame:
     if "time_source" in judged and "start (UTC)" in columns:
         of_file = judged["time_source"].eq("file_mtime") & judged["started_at"].notna()
         columns["start (UTC)"] = columns["start (UTC)"].mask(of_file, columns["start (UTC)"] + " (file's date)")
-    return pd.DataFrame(columns, index=judged.index).assign(why=[_why(row) for row in judged.to_dict("records")])
+    said = [
+        (row.get("verdict_reason"), row.get("reason"), "; ".join(row.get("warnings") or []))
+        for row in judged.to_dict("records")
+    ]
+    why = [shorten(next((text for text in each if isinstance(text, str) and text), ""), WIDEST) for each in said]
+    return pd.DataFrame(columns, index=judged.index).assign(why=why)
 
 
 def _says_nothing(judged: pd.DataFrame, name: str) -> bool:
@@ -72,8 +77,3 @@ def _cells(values: "pd.Series[Any]", factor: float, decimals: int | None) -> "pd
     if isinstance(values.dtype, pd.DatetimeTZDtype):
         return pd.Series(values.dt.strftime("%Y-%m-%d %H:%M:%S"))
     return values if decimals is None else (values * factor).round(decimals)
-
-
-def _why(row: dict[Any, Any]) -> str:
-    reasons = (row.get("verdict_reason"), row.get("reason"), "; ".join(row.get("warnings") or []))
-    return shorten(next((text for text in reasons if isinstance(text, str) and text), ""), WIDEST)

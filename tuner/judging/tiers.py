@@ -34,15 +34,6 @@ class Tiers:
 
     tiers: dict[str, Tier]
 
-    @property
-    def table(self) -> pd.DataFrame:
-        """One row a tier: `tier`, `scenario`, `best_level`, `max_throughput` (output tokens/s), `goodput` (requests/s),
-        `bracket`, `compliant` and `total` (batches), `slo`; missing where no batch complies.
-        """
-        rows = [_row(name, tier) for name, tier in self.tiers.items()]
-        kinds = {"best_level": "object", "max_throughput": "float64", "goodput": "float64", "scenario": "str"}
-        return pd.DataFrame(rows).astype(kinds)
-
 
 def tiers(batches: pd.DataFrame, document: SLO | Mapping[str, Any]) -> Tiers:
     """Judge every batch by each of several SLOs.
@@ -64,16 +55,3 @@ def tiers(batches: pd.DataFrame, document: SLO | Mapping[str, Any]) -> Tiers:
     slo = SLO.parse(document)
     judged = {name: (each, judge(batches, each)) for name, each in dict(slo.tiers or {ONLY: slo}).items()}
     return Tiers({name: Tier(each, rows, summarize(rows)) for name, (each, rows) in judged.items()})
-
-
-def _row(name: str, tier: Tier) -> dict[str, Any]:
-    summary, best = tier.summary, tier.summary.best
-    return {
-        "tier": name,
-        "scenario": summary.scenario,
-        "best_level": summary.best_level,
-        "max_throughput": summary.max_throughput,
-        "goodput": None if best is None else best["goodput"],
-        **{part: getattr(summary, part) for part in ("bracket", "compliant", "total")},
-        "slo": ", ".join(map(str, tier.slo.constraints)),
-    }

@@ -4,23 +4,19 @@ import math
 from collections.abc import Iterable, Mapping
 from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from tuner.batches.batch import records
 from tuner.core.answers import Answers
-from tuner.core.records import COMPLETE, ENDED, RUNNING, WAITING, TrialRecord
+from tuner.core.records import COMPLETE, ENDED, RUNNING, WAITING
 from tuner.core.run_directory import Experiment, Trial
 from tuner.core.text import shorten
 from tuner.core.timestamps import to_utc
 from tuner.judging.answers import TOLERANCE, Sameness, compare_answers
 from tuner.judging.scores import Scoring, best_level_of, goals_of, maximised
 from tuner.judging.slo import SLO
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
 
 #: The level at which a trial has most throughput: requests in flight, or requests per second.
 BEST = ("best_level", "best_rate")
@@ -91,6 +87,8 @@ def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:
     score = scoring.score(scoring.judged(trial), gpus)
     summary, state = score.summary, score.state if record.state == ENDED else record.state
     counts = state == COMPLETE
+    why = record.cause or ("" if state in (RUNNING, WAITING) else score.cause)
+    known = f"known from {record.known_from}" if record.known_from else ""
     return {
         **{name: getattr(record, name) for name in ("role", "of", "parameters", "promise", "kind")},
         "trial": int(trial.name),
@@ -98,7 +96,7 @@ def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:
         "value": score.values[0] if counts else math.nan,
         "values": list(score.values) if counts else [math.nan] * len(scoring.objectives),
         "penalty": score.penalty,
-        "cause": _cause(record, "" if state in (RUNNING, WAITING) else score.cause),
+        "cause": "; ".join(filter(None, [why, known])),
         "gpus": gpus,
         "max_throughput": math.nan if summary.max_throughput is None else summary.max_throughput,
         **dict.fromkeys(BEST),
@@ -110,29 +108,22 @@ def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:
     }
 
 
-def _cause(record: TrialRecord, otherwise: str) -> str:
-    """Why a trial ended as it did, and where it was measured if not here."""
-    known = f"known from {record.known_from}" if record.known_from else ""
-    return "; ".join(filter(None, [record.cause or otherwise, known]))
-
-
 def _with_best(trials: pd.DataFrame, objectives: tuple[str, ...]) -> pd.DataFrame:
-    """`trials` with the flags that compare them."""
     counts = trials["state"].eq(COMPLETE) & trials["role"].ne("confirmation")
     gains = {row: gains_of(values, objectives) for row, values in trials.loc[counts, "values"].items()}
     best = max(gains, key=lambda row: gains[row], default=None)
-    front = [row for row in gains if not any(_dominates(other, gains[row]) for other in gains.values())]
+    dominated = {
+        row
+        for row, own in gains.items()
+        if any(own != other and all(b >= a for a, b in zip(own, other, strict=True)) for other in gains.values())
+    }
+    front = gains.keys() - dominated
     return trials.assign(is_best=trials.index == best, is_pareto=trials.index.isin(front))
 
 
 def gains_of(values: Any, objectives: tuple[str, ...]) -> tuple[float, ...]:
     """The values with the sign that makes more better."""
     return tuple(value if maximised(one) else -value for value, one in zip(values, objectives, strict=True))
-
-
-def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Whether `one` is nowhere worse and somewhere better."""
-    return one != other and all(a >= b for a, b in zip(one, other, strict=True))
 
 
 _BEST_KINDS = {"best_level": "Int64", "best_rate": "float64"}
@@ -206,67 +197,49 @@ def first(rows: pd.DataFrame) -> "pd.Series[Any] | None":
 
 #: PED-ANOVA tells a strong parameter from noise in about nine of ten searches from here on, where a quarter of the
 #: trials counts as good (simulated: one strong, one weak and two idle parameters)
-LEAST_TRIALS = 12
-_GOOD = 0.25
-_LOG_FROM = 16  # times that the largest value is the smallest one
+LEAST_TRIALS, _GOOD = 12, 0.25
 
 
 def importances(trials: pd.DataFrame, *, maximize: bool = True) -> dict[str, float]:
     """The importance of each parameter, largest first; empty where too little was measured to tell.
 
-    PED-ANOVA (Watanabe, Bansal and Hutter, 2023), as Optuna computes it, over the completed trials' first value.
+    PED-ANOVA (Watanabe, Bansal and Hutter, 2023), as Optuna computes it, over the completed trials' first value; of a
+    parameter of numbers their order counts.
 
     Returns:
         Shares that add up to 1, by parameter. Parameters that not all candidates have cannot be compared and are left
         out; the baseline, which was not sampled, is too.
     """
     done = trials[(trials["state"] == "complete") & trials["value"].notna() & (trials["role"] == "candidate")]
-    if len(done) < LEAST_TRIALS:
+    if len(done) < LEAST_TRIALS or done["value"].nunique() < 2:
         return {}
-    parameters = list(done["parameters"])
-    everywhere = [name for name in parameters[0] if all(name in one for one in parameters)]
-    possible = {name: _distribution([one[name] for one in parameters]) for name in everywhere}
-    varied = {name: one for name, one in possible.items() if not one.single()}
-    if len(varied) < 2 or done["value"].nunique() < 2:
-        return {}
-    return _shares(parameters, list(done["value"]), varied, maximize)
+    given = list(done["parameters"])
+    everywhere = [name for name in varied(given) if all(name in one for one in given)]
+    values = {name: _comparable([one[name] for one in given]) for name in everywhere}
+    tried = {name: each for name, each in values.items() if len(set(each)) > 1}
+    return _shares(tried, list(done["value"]), maximize) if len(tried) > 1 else {}
 
 
-def _shares(
-    parameters: list[dict[str, Any]], values: list[float], varied: "dict[str, BaseDistribution]", maximize: bool
-) -> dict[str, float]:
+def _shares(parameters: dict[str, list[Any]], values: list[float], maximize: bool) -> dict[str, float]:
     import optuna
-    from optuna.distributions import CategoricalDistribution
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # of each study it says that it was created
-    study = optuna.create_study(
-        storage=optuna.storages.InMemoryStorage(),
-        direction="maximize" if maximize else "minimize",
-        study_name="importances",
-    )
-    for given, value in zip(parameters, values, strict=True):
-        chosen = {
-            name: str(given[name]) if isinstance(one, CategoricalDistribution) else given[name]
-            for name, one in varied.items()
-        }
-        study.add_trial(optuna.trial.create_trial(params=chosen, distributions=varied, value=float(value)))
+    study = optuna.create_study(direction="maximize" if maximize else "minimize", study_name="importances")
+    distributions: dict[str, BaseDistribution] = {
+        name: IntDistribution(0, max(each)) if isinstance(each[0], int) else CategoricalDistribution(sorted(set(each)))
+        for name, each in parameters.items()
+    }
+    for number, value in enumerate(values):
+        chosen = {name: each[number] for name, each in parameters.items()}
+        study.add_trial(optuna.trial.create_trial(params=chosen, distributions=distributions, value=float(value)))
     return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=_GOOD))
 
 
-def _distribution(values: list[Any]) -> "BaseDistribution":
-    """Where the values of one parameter may have come from; what is no number is a name."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    numbers = [value for value in values if _is_number(value)]
-    if len(numbers) < len(values):
-        return CategoricalDistribution(sorted({str(value) for value in values}))
-    low, high = min(numbers), max(numbers)
-    spread = low > 0 and high >= _LOG_FROM * low
-    if all(isinstance(number, int) for number in numbers):
-        return IntDistribution(int(low), int(high), log=spread)
-    return FloatDistribution(float(low), float(high), log=spread)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _comparable(values: list[Any]) -> list[Any]:
+    """Numbers as their places in their order; where one is no number, all of them as names."""
+    if all(isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in values):
+        places = {one: place for place, one in enumerate(sorted(set(values)))}
+        return [places[one] for one in values]
+    return [str(one) for one in values]

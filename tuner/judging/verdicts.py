@@ -87,32 +87,29 @@ def check_batch_slo_compliance(
     """
     if slo_config is None:
         return True, {}
-    file = mend(_as_file(batch_metrics))
-    numbers = measure(Columns(file))
+    if not isinstance(batch_metrics, Mapping):
+        raise SLOError(f"batch_metrics must be the aggregated_metrics of one batch, not {type(batch_metrics).__name__}")
+    is_file = isinstance(batch_metrics.get("aggregated_metrics"), Mapping)
+    whole = {"aggregated_metrics": dict(batch_metrics), "_time_unit": batch_metrics.get("_time_unit")}
+    numbers = measure(Columns(mend(dict(batch_metrics) if is_file else whole)))
     row = {name: getattr(numbers, name, None) for name in ("completed", *SECTIONS.values())}
     judgement = _Judgement(pd.DataFrame([row | numbers.latencies]), SLO.parse(slo_config))
     return judgement.verdicts[0] in COMPLIANT, judgement.details(0)
-
-
-def _as_file(metrics: Any) -> dict[str, Any]:
-    if not isinstance(metrics, Mapping):
-        raise SLOError(f"batch_metrics must be the aggregated_metrics of one batch, not {type(metrics).__name__}")
-    if isinstance(metrics.get("aggregated_metrics"), Mapping):
-        return dict(metrics)
-    return {"aggregated_metrics": dict(metrics), "_time_unit": metrics.get("_time_unit")}
 
 
 class _Judgement:
     """The table of all constraints against all batches."""
 
     def __init__(self, batches: pd.DataFrame, slo: SLO) -> None:
-        self.batches = batches
-        self.slo = slo
+        self.batches, self.slo = batches, slo
+        self.confidence = slo.confidence or CONFIDENCE
         superseded = self._column("superseded", False).eq(True)
         self.judged = (self._column("outcome", COMPLETED).isin(ANSWERED) & ~superseded).to_numpy(bool)
         self.findings = [_Finding(self, constraint) for constraint in slo.all_constraints]
         self.bounded = [finding for finding in self.findings if not finding.constraint.is_of_all_requests]
-        self.verdicts = self._verdicts()
+        hard, unknown, soft = (self._any(mask) for mask in ("hard", "unknown", "soft"))
+        chosen = np.select([~self.judged, hard, unknown, soft], [UNKNOWN, FAIL, UNKNOWN, SOFT], PASS)
+        self.verdicts = [str(verdict) for verdict in chosen]
 
     def _column(self, name: str, default: Any) -> "pd.Series[Any]":
         return self.batches[name] if name in self.batches else pd.Series(default, index=self.batches.index)
@@ -121,14 +118,14 @@ class _Judgement:
         if name == "attainment":
             return self.attainment
         values = pd.to_numeric(self._column(name, np.nan), errors="coerce").to_numpy("float64", na_value=np.nan)
-        known = np.isfinite(values)
-        if name == "error_rate":  # where nothing completed, all that was sent failed
-            return np.where(known, values, np.where(self.numbers("completed") == 0, 1.0, np.nan))
-        return np.where(known, values, np.nan)
+        # where nothing completed, all that was sent failed
+        lacking = np.where(self.numbers("completed") == 0, 1.0, np.nan) if name == "error_rate" else np.nan
+        return np.where(np.isfinite(values), values, lacking)
 
     def frame(self) -> pd.DataFrame:
         rows = range(len(self.batches))
         strong = self.judged & np.array([not doubt for doubt in self.doubts], bool)
+        total = sum((finding.penalty for finding in self.findings), start=np.zeros(len(self.batches)))
         before = self.batches
         if "attainment" in before:  # found anew, behind all else
             before = before.drop(columns="attainment").copy()  # in few blocks
@@ -136,7 +133,7 @@ class _Judgement:
             verdict=self._texts(self.verdicts),
             verdict_reason=self._texts([self.reason(row) for row in rows]),
             violations=pd.Series([self.violations(row) for row in rows], self.batches.index, dtype="object"),
-            penalty=self.penalties(),
+            penalty=np.where(np.array(self.verdicts, "str") == UNKNOWN, np.nan, total),
             evidence=self._texts(np.where(strong, "strong", "weak")),
             evidence_reason=self._texts(self.doubts),
             attainment=self.attainment,
@@ -148,13 +145,7 @@ class _Judgement:
     def _texts(self, values: Any) -> "pd.Series[Any]":
         return pd.Series(values, self.batches.index, dtype="str")
 
-    def _verdicts(self) -> list[str]:
-        hard, unknown, soft = (self._any(mask) for mask in ("hard", "unknown", "soft"))
-        chosen = np.select([~self.judged, hard, unknown, soft], [UNKNOWN, FAIL, UNKNOWN, SOFT], PASS)
-        return [str(verdict) for verdict in chosen]
-
     def _any(self, mask: str) -> Flags:
-        """Where any constraint's `mask` is set."""
         return np.asarray(np.any([getattr(finding, mask) for finding in self.findings], axis=0))
 
     def violations(self, row: int) -> list[dict[str, Any]]:
@@ -169,12 +160,8 @@ class _Judgement:
         """Why the verdict is what it is, as a sentence; empty for a pass."""
         ended = [str(self._column(name, "").iloc[row]) for name in ("outcome", "reason")]
         if ended[0] not in ("", COMPLETED) or not self.judged[row]:
-            return ": ".join(part for part in ended if part not in ("", COMPLETED))
+            return ": ".join(filter(None, [ended[0].replace("_", " ").removeprefix(COMPLETED), ended[1]]))
         return "; ".join(text for finding in self.findings if (text := finding.text(row)))
-
-    def penalties(self) -> Floats:
-        total = sum((finding.penalty for finding in self.findings), start=np.zeros(len(self.batches)))
-        return np.where(np.array(self.verdicts, "str") == UNKNOWN, np.nan, total)
 
     @cached_property
     def readings(self) -> list[Reading | None]:
@@ -203,10 +190,6 @@ class _Judgement:
         if all(f"{column}_low" in self.batches for column in columns):
             return self.batches
         return intervals(self.batches, columns, self.confidence, self.readings)
-
-    @property
-    def confidence(self) -> float:
-        return self.slo.confidence or CONFIDENCE
 
     @cached_property
     def doubts(self) -> list[str]:
@@ -253,8 +236,7 @@ class _Finding:
         }
 
     def detail(self, row: int) -> dict[str, Any]:
-        detail = self.violation(row)
-        del detail["metric"]
+        detail = {name: value for name, value in self.violation(row).items() if name != "metric"}
         if not self.violated[row]:
             actual = None if self.missing[row] else float(self.actual[row])
             detail |= {"actual": actual, "violation_ratio": None, "type": HARD_FAIL}

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pandas as pd
 from tuner import figures
 from tuner.batches.batch import records
 from tuner.batches.load import load_together
-from tuner.core.level import COLUMNS, level_of, level_title
+from tuner.core.level import COLUMNS
 from tuner.errors import NothingSurvived, Regressed, SpecError
 from tuner.judging import comparison_text
 from tuner.judging.comparison import Comparison, compare
@@ -47,11 +48,6 @@ class Side:
         began = self.judged.loc[self.judged["time_source"].eq("recorded"), "started_at"].min()
         return "" if pd.isna(began) else f"{began:%Y-%m-%dT%H:%M:%SZ}"
 
-    def batches_called(self, name: str) -> pd.DataFrame:
-        """Its batches, whose experiments are called `name`, and also by the run where it has several."""
-        several = self.judged["experiment"].nunique() > 1
-        return self.judged.assign(experiment=name + (": " + self.judged["experiment"] if several else ""))
-
     def to_dict(self) -> dict[str, Any]:
         """For JSON: where it lies and when it was measured (UTC)."""
         times = {"started_at": self.judged["started_at"].min(), "finished_at": self.judged["finished_at"].max()}
@@ -59,13 +55,15 @@ class Side:
 
 
 def _judge_side(paths: Sequence[Path], batches: pd.DataFrame, runs: list[Run], slo: SLO | None) -> Side:
-    carried = _carried_attainment(runs, slo)
-    if slo and carried:
+    """Of reports attainment is what they know under this very SLO, since they lack the single requests."""
+    document = slo.to_dict() if slo else None
+    same = [run for run in runs if (own := SLO.recorded(run[0].slo, "a report")) and own.to_dict() == document]
+    pairs = (zip(_keys(own), known.carried_attainment, strict=False) for known, own in same)
+    if carried := dict(chain.from_iterable(pairs)):
         shares = pd.Series([carried.get(key) for key in _keys(batches)], batches.index, "float64")
         batches = batches.assign(attainment=shares)
-        batches.attrs = batches.attrs | {"slo": slo.to_dict()}
-    judged = judge(batches, slo or SLO())
-    return Side([str(path) for path in paths], judged, runs)
+        batches.attrs = batches.attrs | {"slo": document}
+    return Side([str(path) for path in paths], judge(batches, slo or SLO()), runs)
 
 
 def _agreed_slo(runs: Sequence[Run]) -> tuple[SLO | None, str]:
@@ -79,7 +77,6 @@ def _agreed_slo(runs: Sequence[Run]) -> tuple[SLO | None, str]:
 
 
 def _load_side(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
-    """The batches at `paths`, and each run there with its own."""
     batches, each = load_together(paths)
     runs: list[Run] = []
     for path, own in zip(paths, each, strict=True):
@@ -88,18 +85,6 @@ def _load_side(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[Run]]:
             raise SpecError(f"{path} is a comparison itself; name the runs or reports that it compares")
         runs += of_path
     return batches, runs
-
-
-def _carried_attainment(runs: list[Run], slo: SLO | None) -> dict[tuple[Any, ...], float | None]:
-    """What reports know of their batches under this very SLO; it needs the single requests, which they lack."""
-    same = [
-        run for run in runs if slo and (own := SLO.recorded(run[0].slo, "a report")) and own.to_dict() == slo.to_dict()
-    ]
-    return {
-        key: share
-        for known, batches in same
-        for key, share in zip(_keys(batches), known.carried_attainment, strict=False)
-    }
 
 
 def _keys(batches: pd.DataFrame) -> list[tuple[Any, ...]]:
@@ -143,12 +128,9 @@ class Compared:
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """What terminal and notebook show, by title: one row a level, then what the answer has no room to list."""
-        unmatched = comparison_text.unmatched(self.comparison)
-        tables = {
-            "Levels": comparison_text.overview(self.comparison),
-            "Levels without a result": unmatched if len(unmatched) > comparison_text.LISTED else unmatched.head(0),
-        }
-        return {title: table for title, table in tables.items() if len(table)}
+        levels, unmatched = comparison_text.overview(self.comparison), comparison_text.unmatched(self.comparison)
+        tables = {"Levels": levels} if len(levels) else {}
+        return tables | ({"Levels without a result": unmatched} if len(unmatched) > comparison_text.LISTED else {})
 
     @property
     def legend(self) -> str:
@@ -157,15 +139,24 @@ class Compared:
 
     @cached_property
     def both(self) -> pd.DataFrame:
-        """The judged batches of both sides; their experiments are called `baseline` and `candidate`."""
-        sides = (("baseline", self.baseline), ("candidate", self.candidate))
-        return pd.concat([side.batches_called(name) for name, side in sides], ignore_index=True)
+        """The judged batches of both sides; called by the side, and by the run where it has several."""
+        named = []
+        for name, side in (("baseline", self.baseline), ("candidate", self.candidate)):
+            runs = side.judged["experiment"]
+            named.append(side.judged.assign(experiment=name + (": " + runs if runs.nunique() > 1 else "")))
+        return pd.concat(named, ignore_index=True)
 
     @cached_property
     def figures(self) -> list[Any]:
-        """The changes with their intervals, then both curves."""
+        """The changes with their intervals, then one curve a side, of the mean of its runs."""
         changes = figures.changes(self.comparison.differences, self.comparison.tolerance)
-        return [changes, figures.throughput_vs_latency(self.both, self.slo or SLO(), **axis(self.slo))]
+        # one curve a side: the runs of a side are its repeats
+        sides = pd.concat(
+            [self.baseline.judged.assign(experiment="baseline"), self.candidate.judged.assign(experiment="candidate")]
+        )
+        sides = sides.assign(trial=1).reset_index(drop=True)
+        sides.attrs = self.baseline.judged.attrs
+        return [changes, figures.throughput_vs_latency(sides, self.slo or SLO(), **axis(self.slo))]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: `format`, both sides, the SLO, `configuration`, and what the comparison says."""
@@ -194,8 +185,8 @@ class Compared:
         """
         if self.comparison.differences.empty:
             first = next(iter(records(self.comparison.unmatched)), None)
-            why = _gap(first) if first else NO_LEVEL
-            raise NothingSurvived(f"no level has a result on both sides, so nothing could be compared; {why}")
+            why = f"the {comparison_text.without_result(first)}" if first else NO_LEVEL
+            raise NothingSurvived(f"no level has a result on both sides, so nothing could be compared: {why}")
         if fail_on_regression and self.regressed:
             raise Regressed(f"{self.names[1]} is worse than {self.names[0]}: {self.answer[0]}")
 
@@ -210,12 +201,6 @@ class Compared:
                 "fail-on-regression asks for two runs or more a side: repeats: 3, or name more runs of each with "
                 "--baseline and --candidate"
             )
-
-
-def _gap(row: dict[str, Any]) -> str:
-    level = level_of(row)
-    where = "" if level is None else f", {level_title(level)}"
-    return f"the first: {row['side']}{where}: {row['outcome']}: {row['reason']}"
 
 
 def read_comparison(
@@ -233,10 +218,11 @@ def read_comparison(
     loaded = _load_side(baseline), _load_side(candidate)
     judge_by, note = (slo, "") if slo else _agreed_slo([run for _, runs in loaded for run in runs])
     sides = _judge_side(baseline, *loaded[0], judge_by), _judge_side(candidate, *loaded[1], judge_by)
+    limits = ", ".join(map(str, judge_by.constraints)) if judge_by else ""
     return Compared(
         *sides,
         slo=judge_by,
-        slo_note=note or f"Both sides are judged by: {', '.join(map(str, judge_by.constraints)) if judge_by else ''}.",
+        slo_note=note or f"Both sides are judged by: {limits}.",
         configuration=configuration_differences(sides[0].runs, sides[1].runs),
         comparison=compare(sides[0].judged, sides[1].judged, tolerance=tolerance),
     )

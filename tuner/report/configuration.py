@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -36,6 +36,11 @@ _GENAI_BENCH = {
     "benchmark_version": "genai-bench version",
 }
 
+_OF_BATCHES = {
+    **{"engine": "engine", "model": "model", "scenario": "scenarios"},
+    **{"concurrency": "levels", "request_rate": "rates"},
+}
+
 
 def configuration_differences(baseline: Sequence[Run], candidate: Sequence[Run]) -> pd.DataFrame:
     """Name every recorded fact of server, machine, load and versions that is not the same on both sides.
@@ -44,20 +49,16 @@ def configuration_differences(baseline: Sequence[Run], candidate: Sequence[Run])
         Columns `what`, `baseline`, `candidate` (texts; the values of several runs joined by ` | `), most telling
         first; `–` where a side does not have or did not record it.
     """
-    sides = [_merged(map(_facts, runs)) for runs in (baseline, candidate)]
-    names = sorted(dict.fromkeys(chain(*sides)), key=_rank)
-    rows = [[name, *(side.get(name, UNKNOWN) for side in sides)] for name in names]
-    return pd.DataFrame([row for row in rows if row[1] != row[2]], columns=["what", "baseline", "candidate"])
+    sides = [[_facts(run) for run in runs] for runs in (baseline, candidate)]
 
+    def rank(name: str) -> int:
+        return next((place for place, first in enumerate(_ORDER) if name.startswith(first)), len(_ORDER))
 
-def _rank(name: str) -> int:
-    return next((place for place, first in enumerate(_ORDER) if name.startswith(first)), len(_ORDER))
-
-
-def _merged(runs: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """What all runs of a side say, each value once, in an order that is not that of the runs."""
-    each = list(runs)
-    return {name: " | ".join(sorted({run.get(name, UNKNOWN) for run in each})) for name in chain(*each)}
+    rows = []
+    for name in sorted(dict.fromkeys(chain(*chain(*sides))), key=rank):  # each value once, in the order of no run
+        texts = [" | ".join(sorted({run.get(name, UNKNOWN) for run in runs})) for runs in sides]
+        rows += [[name, *texts]] if texts[0] != texts[1] else []
+    return pd.DataFrame(rows, columns=["what", "baseline", "candidate"])
 
 
 def _facts(run: Run) -> dict[str, str]:
@@ -65,9 +66,12 @@ def _facts(run: Run) -> dict[str, str]:
     known, batches = run
     facts = known.facts
     gpus = Counter(facts["gpus"] if isinstance(facts.get("gpus"), list) else [])
+    columns = {
+        name: [value for value in dict.fromkeys(batches[name].dropna().tolist()) if value != ""] for name in _OF_BATCHES
+    }
     recorded = chain(
         [("state", facts.get("state"))],
-        _of_batches(batches),
+        ((_OF_BATCHES[name], values) for name, values in columns.items()),
         _flat(mapping(facts.get("genai_bench")), _GENAI_BENCH),
         _flat(mapping(facts.get("tool"))),
         _flat(mapping(facts.get("spec"))),
@@ -79,12 +83,6 @@ def _facts(run: Run) -> dict[str, str]:
     telling = ((name, value) for name, value in recorded if name.split(".")[0] not in _TELLS_NOTHING)
     texts = ((printable(name), printable(_text(value))) for name, value in telling)
     return {name: text for name, text in texts if text != UNKNOWN}
-
-
-def _of_batches(batches: pd.DataFrame) -> Iterator[tuple[str, Any]]:
-    names = {"scenario": "scenarios", "concurrency": "levels", "request_rate": "rates"}
-    for column, name in ({"engine": "engine", "model": "model"} | names).items():
-        yield name, [value for value in dict.fromkeys(batches[column].dropna().tolist()) if value != ""]
 
 
 def _of_servers(servers: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:

@@ -36,9 +36,6 @@ SCRIPTS = {"report": ("page.js", "judge.js", "report.js"), "comparison": ("page.
 
 #: so many batches, and a page opens with its first figure alone; so many scenarios stand in its head
 _FOLDS, _SCENARIOS = 24, 4
-#: traces for which plotly.js compiles code of its own; only pages that have one allow that (still no other script):
-#: plotly's package for Python holds no strict bundle, which would do without
-COMPILED = ("parcoords",)
 
 
 def render_report(results: Results) -> str:
@@ -68,28 +65,37 @@ def document(name: str, shown: list[Any], live: dict[str, Any], data: report_dat
 
     It shows the figures `shown`, its script needs `live` beside them, and it carries `data` for `load_batches`.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["verdict"] = comparison_text.verdict_of
-    environment.filters["pretty"] = lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
     plots = [json.loads(figure.to_json()) for figure in shown]
     captions = [_caption(figure["layout"].pop("title", {})) for figure in plots]
-    script = _script(name)
+    script = "\n" + "\n".join((_TEMPLATES / one).read_text(encoding="utf-8") for one in SCRIPTS[name])
     plotly, plotly_hash = _plotly()
-    return environment.get_template(f"{name}.html").render(
-        captions=captions,
-        page=_packed(redactor()(json.dumps({"figures": plots, "config": CONFIG, **live}))),
-        plotly=plotly,
-        script=script,
-        hashes=[_hash(script), plotly_hash],
-        evaluates=any(trace["type"] in COMPILED for figure in plots for trace in figure["data"]),
-        data=report_data.pack(data),
-        data_opening=report_data.OPENING,
-        made_at=timestamps.to_text(timestamps.now()),
-        version=__version__,
-        **content,
+    return (
+        environment()
+        .get_template(f"{name}.html")
+        .render(
+            captions=captions,
+            page=_packed(redactor()(json.dumps({"figures": plots, "config": CONFIG, **live}))),
+            plotly=plotly,
+            script=script,
+            hashes=[_hash(script), plotly_hash],
+            data=report_data.pack(data),
+            data_opening=report_data.OPENING,
+            made_at=timestamps.to_text(timestamps.now()),
+            version=__version__,
+            **content,
+        )
     )
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """The templates of all that is written."""
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    found.filters["verdict"] = comparison_text.verdict_of
+    found.filters["pretty"] = lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    return found
 
 
 def _sliders(results: Results) -> dict[str, Any]:
@@ -110,14 +116,8 @@ def _limit(constraint: Constraint, threshold: float | None, slo: SLO) -> dict[st
 
 def _caption(title: dict[str, Any]) -> tuple[str, str]:
     """A figure's title and subtitle as plain text; the page shows them itself, so that they wrap on a phone."""
-    texts = (title.get("text", ""), title.get("subtitle", {}).get("text", ""))
-    first, second = (html.unescape(re.sub(r"<[^>]*>", "", text or "")) for text in texts)
-    return first, second
-
-
-@cache
-def _script(page: str) -> str:
-    return "\n" + "\n".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS[page])
+    first, second = title.get("text"), title.get("subtitle", {}).get("text")
+    return html.unescape(re.sub(r"<[^>]*>", "", first or "")), html.unescape(re.sub(r"<[^>]*>", "", second or ""))
 
 
 def _hash(script: str) -> str:
@@ -131,7 +131,6 @@ def _packed(text: str) -> str:
 
 @cache
 def _plotly() -> tuple[str, str]:
-    """plotly.js, packed, and its hash."""
     from plotly.offline import get_plotlyjs
 
     return _packed(get_plotlyjs()), _hash(get_plotlyjs())
@@ -140,15 +139,14 @@ def _plotly() -> tuple[str, str]:
 def _table(judged: pd.DataFrame) -> dict[str, Any]:
     """The table as text: its header, the column behind each, and each batch's verdict, cells (– for none) and note."""
     columns = {header: column for header, column, *_ in batch_table.TABLE}
-    headers = {column: header for header, column in columns.items()}
-    shown = batch_table.table(judged).drop(columns="why").rename(columns=columns)
+    shown = batch_table.table(judged).drop(columns="why")
     scenarios = judged["scenario"].unique()
     one_scenario = len(scenarios) == 1
     boring = {"outcome": bool((judged["outcome"] == COMPLETED).all()), "scenario": one_scenario}
     shown = shown.drop(columns=[column for column, is_boring in boring.items() if is_boring])
     return {
-        "header": [headers.get(str(column), column) for column in shown],
-        "columns": list(shown),
+        "header": list(shown),
+        "columns": [columns.get(str(header), header) for header in shown],
         "rows": list(zip(judged["verdict"], cell_texts(shown), judged["verdict_reason"], strict=True)),
         "scenario": scenarios[0] if one_scenario else "",
     }
@@ -156,12 +154,8 @@ def _table(judged: pd.DataFrame) -> dict[str, Any]:
 
 def cell_texts(shown: pd.DataFrame) -> list[list[str]]:
     """Each row as texts, – for what is missing."""
-    texts: list[list[str]] = _without_gaps(shown).astype(str).to_numpy().tolist()
-    return texts
-
-
-def _without_gaps(shown: pd.DataFrame) -> pd.DataFrame:
-    return shown.astype("object").where(shown.notna(), UNKNOWN)
+    texts = shown.astype("object").where(shown.notna(), UNKNOWN).astype(str)
+    return list(map(list, texts.itertuples(index=False, name=None)))
 
 
 def _search(results: Results) -> dict[str, Any] | None:
@@ -170,9 +164,7 @@ def _search(results: Results) -> dict[str, Any] | None:
         return None
     searched = results.searched
     shown = searched.table
-    cells = shown.drop(columns="cause")
-    states = searched.trials.loc[shown.index, "state"]
-    best = searched.trials.loc[shown.index, "is_best"]
+    cells, trials = shown.drop(columns="cause"), searched.trials.loc[shown.index]
     return {
         "answer": [*searched.answer, results.evidence],
         "found": searched.best is not None,
@@ -180,7 +172,7 @@ def _search(results: Results) -> dict[str, Any] | None:
         "server": searched.notes.winner.command,
         "winner": results.winner,
         "header": list(cells.columns),
-        "rows": list(zip(states, best, cell_texts(cells), shown["cause"], strict=True)),
+        "rows": list(zip(trials["state"], trials["is_best"], cell_texts(cells), shown["cause"], strict=True)),
     }
 
 
@@ -197,23 +189,27 @@ def _warnings(judged: pd.DataFrame) -> list[tuple[str, list[str]]]:
 
 
 def _setup(results: Results) -> list[str]:
-    """What was measured, in the few words that a reader looks for first: engine, model, GPUs, traffic."""
-    server = next(iter(results.run_facts.servers), {})
-    spec = results.facts.get("spec", {})
-    gpus = len(server.get("gpus") or [])
-    engine = f"{server.get('engine') or ''} {server.get('version') or ''}".strip()
-    model = str(server.get("model") or spec.get("model") or "").rstrip("/").rpartition("/")[2]
+    """What was measured, in the few words that a reader looks for first: engines, model, GPUs, traffic."""
+    servers, spec = results.run_facts.servers, results.facts.get("spec", {})
+    first = next(iter(servers), {})
+    named = (f"{server.get('engine') or ''} {server.get('version') or ''}".strip() for server in servers)
+    model = str(first.get("model") or spec.get("model") or "").rstrip("/").rpartition("/")[2]
+    gpus = len(first.get("gpus") or [])
     traffic = ", ".join(map(str, results.judged["scenario"].unique()[:_SCENARIOS]))
-    return [part for part in (engine, model, plural(gpus, "GPU") if gpus else "", traffic) if part]
+    engines = ", ".join(dict.fromkeys(filter(None, named)))
+    return [part for part in (engines, model, plural(gpus, "GPU") if gpus else "", traffic) if part]
 
 
 def render_comparison(compared: Compared) -> str:
     """The comparison as HTML text."""
+    columns, rows = report_data.columns_and_rows(compared.both)
+    facts = {"kind": COMPARISON, "name": compared.title}
+    slo = compared.slo.to_dict() if compared.slo else None
     return document(
         "comparison",
         compared.figures,
         {},
-        _carried(compared),
+        report_data.ReportData(slo=slo, columns=columns, rows=rows, facts=facts),
         title=compared.title,
         compared=compared,
         configuration=_plain_table(compared.configuration.rename(columns={"what": "what differs"})),
@@ -227,12 +223,3 @@ def render_comparison(compared: Compared) -> str:
 
 def _plain_table(frame: pd.DataFrame) -> dict[str, Any]:
     return {"header": list(frame.columns), "rows": cell_texts(frame)}
-
-
-def _carried(compared: Compared) -> report_data.ReportData:
-    """The batches of both sides, each called by its side."""
-    columns, rows = report_data.columns_and_rows(compared.both)
-    slo = compared.slo.to_dict() if compared.slo else None
-    return report_data.ReportData(
-        slo=slo, columns=columns, rows=rows, facts={"kind": COMPARISON, "name": compared.title}
-    )

@@ -1,14 +1,13 @@
 """What was measured, judged, with all that stands beside it: what notebooks, the terminal and the report show."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pandas as pd
 
 from tuner import figures
@@ -99,7 +98,6 @@ class Results:
         shares = importances(searched.trials, maximize=searched.goal.maximize)
         shown = [
             figures.best_so_far(searched.trials, searched.goal),
-            figures.parallel_coordinates(searched.trials, searched.goal),
             *([figures.importance(shares)] if shares else []),
         ]
         if len(searched.goals) > 1:
@@ -152,46 +150,33 @@ class Results:
         judged = judge(batches, slo)
         return replace(self, slo=slo if limits else None, judged=judged, summary=summarize(judged), tiers=None)
 
-    def _sweep_figures(self) -> list[Any]:
-        """The figures of closed loops, and those of open loops."""
-        rates = self.judged["request_rate"].notna()
-        if rates.all() or not rates.any():
-            return self._figures_of_one_kind()
-        return [figure for kind in (~rates, rates) for figure in self._only(kind)._figures_of_one_kind()]
-
     def ended_levels(self) -> "Results":
         """Without the levels that a run which goes on has still to measure; of tiers, the first."""
         return replace(self._only(~self.judged["outcome"].isin(_NOT_ENDED)), tiers=None)
 
     def _only(self, chosen: "pd.Series[bool]") -> "Results":
         """These batches alone, each in the place that it has among all."""
-        places = np.flatnonzero(chosen)
-        spreads = {metric: [values[place] for place in places] for metric, values in self.run_facts.spreads.items()}
-        facts = replace(self.run_facts, read_spreads=lambda: spreads)
-        judged = self.judged[chosen]
-        return replace(self, judged=judged, summary=summarize(judged), run_facts=facts)
+        return replace(self, judged=self.judged[chosen], summary=summarize(self.judged[chosen]))
 
-    def _figures_of_one_kind(self) -> list[Any]:
-        shown = [self.curves]
+    def _sweep_figures(self) -> list[Any]:
+        """The figures of closed loops, and those of open loops."""
+        rates = self.judged["request_rate"].notna()
+        if rates.any() and not rates.all():
+            return [figure for kind in (~rates, rates) for figure in self._only(kind)._sweep_figures()]
+        is_timed, has_results = (self.judged[name].notna().any() for name in ("started_at", "output_throughput"))
+        shown = [self.curves] if has_results or not is_timed else []
         if self.has_trend:
             shown.append(figures.trend(self.judged, self.runs, **axis(self.slo)))
         if self.judged["tpot_p50"].notna().any():
-            shown.append(figures.trade_off(self.summary.levels, self._gpus_by_trial()))
-        return shown if self.is_many else [*shown, *self._curve_figures()]
-
-    def _curve_figures(self) -> Iterator[Any]:
-        """The figures that show every curve by itself."""
-        limited = (
-            (constraint.metric for constraint in self.slo.constraints if constraint.is_latency) if self.slo else ()
-        )
-        for metric in dict.fromkeys([*METRICS, *limited]):
-            if self.judged[f"{metric}_p90"].notna().any():
-                yield figures.latency_vs_concurrency(self.judged, self.slo, metric=metric)
-        for metric in ("ttft", "tpot"):
-            if any(self.run_facts.spreads.get(metric, [])):
-                yield figures.distribution(self.judged, self.run_facts.spreads[metric], self.slo, metric=metric)
-        if self.judged["started_at"].notna().any():
-            yield figures.timeline(self.judged, self.run_facts.telemetry)
+            one_run = self.judged["run_folder"].nunique() < 2
+            gpus = {int(one.get("trial") or 0): len(one.get("gpus") or []) for one in self.run_facts.servers if one_run}
+            shown.append(figures.trade_off(self.summary.levels, gpus))
+        if self.is_many:
+            return shown
+        limited = [one.metric for one in self.slo.constraints if one.is_latency] if self.slo else []
+        known = [name for name in dict.fromkeys([*METRICS, *limited]) if self.judged[f"{name}_p90"].notna().any()]
+        shown += [figures.latency_vs_concurrency(self.judged, self.slo, metric=name) for name in known]
+        return [*shown, *([figures.timeline(self.judged, self.run_facts.telemetry)] if is_timed else [])]
 
     @property
     def is_many(self) -> bool:
@@ -213,27 +198,16 @@ class Results:
             began.combine_first(recorded).rename("started_at"), how="outer", left_on="run_folder", right_index=True
         )
 
-    def _gpus_by_trial(self) -> dict[int, int]:
-        """How many GPUs each trial's server had, where one run is shown."""
-        if self.judged["run_folder"].nunique() > 1:
-            return {}
-        return {number: len(server.get("gpus") or []) for number, server in enumerate(self.run_facts.servers, start=1)}
-
     @property
     def answer(self) -> list[str]:
         """The result in words: what, how sure, under which SLO, and what it costs."""
         if self.searched:
             return [*self.searched.answer, self.evidence, *self._cost(self.summary)]
-        return [*self.batches_answer, *self._next()]
-
-    def _next(self) -> list[str]:
-        """What to try next, where the sweep found that."""
         proposals = self.facts.get("proposals") or []
         tries = [parameters_text(one["parameters"]) for one in proposals if isinstance(one.get("parameters"), dict)]
-        if not tries:
-            return []
-        where = self.folder / SEARCH_FILE if self.folder else SEARCH_FILE
-        return [f"To try next: {', or '.join(tries)}; tuner tune {shlex.quote(str(where))} does, and begins with that."]
+        where = shlex.quote(str(self.folder / SEARCH_FILE if self.folder else SEARCH_FILE))
+        next_step = f"To try next: {', or '.join(tries)}; tuner tune {where} does, and begins with that."
+        return [*self.batches_answer, *([next_step] if tries else [])]
 
     @property
     def evidence(self) -> str:
@@ -262,21 +236,17 @@ class Results:
         Raises:
             RequestError: a price was given, and nobody knows for how many GPUs.
         """
-        best, price = summary.best, self.price
-        server = {} if best is None else self._server_of(best)
-        gpus = 0 if best is None else (price and price.gpus) or len(server.get("gpus") or [])
-        if price and best is not None and not gpus:
-            raise RequestError(f"{best['experiment']} records no GPUs, so a price needs their number: give --gpus")
-        cost = [cost_text(best.to_dict(), price, gpus)] if price and best is not None else []
-        fleet = fleet_text(summary, self.target or Target(), gpus, price)
-        start = shlex.join(map(str, server.get("command") or []))
-        return [*filter(None, cost), *fleet, *([f"Each is started by: {start}"] if fleet and start else [])]
-
-    def _server_of(self, batch: "pd.Series[Any]") -> dict[str, Any]:
-        """What was recorded of the server of a batch; nothing where nobody did."""
-        place = (batch["run_folder"], batch["trial"])
+        best, price, load = summary.best, self.price, self.target or Target()
+        if best is None:
+            return fleet_text(summary, load, 0, price)
         servers = {(server.get("run_folder"), server.get("trial")): server for server in self.run_facts.servers}
-        return servers.get(place, {})
+        server = servers.get((best["run_folder"], best["trial"]), {})
+        gpus = (price and price.gpus) or len(server.get("gpus") or [])
+        if price and not gpus:
+            raise RequestError(f"{best['experiment']} records no GPUs, so a price needs their number: give --gpus")
+        cost, fleet = cost_text(best.to_dict(), price, gpus) if price else "", fleet_text(summary, load, gpus, price)
+        start = shlex.join(map(str, server.get("command") or []))
+        return [*filter(None, [cost]), *fleet, *([f"Each is started by: {start}"] if fleet and start else [])]
 
     def must_have_survivors(self) -> None:
         """Accept everything but an experiment in which no batch at all survived.
@@ -291,7 +261,7 @@ class Results:
             raise NothingSurvived(f"no batch has a usable result ({ends}); the first: {first}")
 
     def carried(self) -> report_data.ReportData:
-        """What the report takes along of all this; of very many runs no spreads and no telemetry."""
+        """What the report takes along of all this; of very many runs no telemetry."""
         columns, rows = report_data.columns_and_rows(self.judged)
         samples = pd.DataFrame() if self.is_many else self.run_facts.telemetry
         exact = samples.assign(at=samples["at"].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")) if len(samples) else samples
@@ -300,7 +270,6 @@ class Results:
             columns=columns,
             rows=rows,
             attainment=[None if pd.isna(share) else float(share) for share in self.judged["attainment"]],
-            spreads={} if self.is_many else self.run_facts.spreads,
             intervals={str(name): list(map(json_value, values)) for name, values in self.run_facts.intervals.items()},
             facts=self.facts,
             servers=self.run_facts.servers,

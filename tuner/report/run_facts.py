@@ -9,15 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pandas as pd
 
 from tuner.batches import report_data
-from tuner.batches.batch import Reading
 from tuner.batches.genai_bench_folder import genai_bench_facts
 from tuner.batches.load import readings_of
-from tuner.batches.result_file import Floats
-from tuner.core.metrics import LATENCIES
 from tuner.core.records import RUNNING, SEARCH, sound
 from tuner.core.run_directory import Experiment, Trial
 from tuner.core.secrets import keep_out, redactor
@@ -54,12 +50,6 @@ def _conditions_of_run(folder: Path, facts: dict[str, Any], servers: list[dict[s
     }
 
 
-def _agreed_document(documents: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The SLO that all of the runs were asked to meet; None where they differ or nobody asked."""
-    first, *others = [mapping(facts.get("spec")).get("slo") for facts in documents] or [None]
-    return first if first and all(other == first for other in others) else None
-
-
 def _telemetry(folders: list[Path]) -> pd.DataFrame:
     """The samples of all trials; nothing where nothing was recorded."""
     from tuner.servers.telemetry import load
@@ -78,22 +68,6 @@ def mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-#: per cent; the quartiles make a box, the outer ones its whiskers and its mark
-QUANTILES = (5, 25, 50, 75, 95, 99)
-#: by `ttft`, `tpot`, `e2e_latency`: for each batch its quantiles in seconds
-Spreads = dict[str, list[list[float] | None]]
-
-
-def _spreads(known: Sequence[Reading | None]) -> Spreads:
-    """Linear between ranks; None where the file of a batch is gone or holds no requests."""
-    return {name: [_quantiles(one.latencies[name]) if one else None for one in known] for name in LATENCIES}
-
-
-def _quantiles(values: Floats) -> list[float] | None:
-    known = values[np.isfinite(values)]
-    return [float(value) for value in np.percentile(known, QUANTILES)] if len(known) else None
-
-
 #: so many batches are not looked at one by one
 _MANY = 200
 
@@ -107,7 +81,6 @@ class RunFacts:
     servers: list[dict[str, Any]] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)  # what each run was made with, as `figures.trend` takes it
     read_telemetry: Callable[[], pd.DataFrame] = lambda: pd.DataFrame({"at": []})
-    read_spreads: Callable[[], Spreads] = dict
     # confidence intervals of each batch's numbers, as `judging.intervals` gives; perhaps without columns
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
     # of a search, as from `load_trials`; empty where the run is none
@@ -122,11 +95,6 @@ class RunFacts:
     def telemetry(self) -> pd.DataFrame:
         """`at` (UTC) and what was sampled, of all trials; perhaps empty."""
         return self.read_telemetry()
-
-    @cached_property
-    def spreads(self) -> Spreads:
-        """Quantiles of each batch's requests, by latency, in the order of the batches."""
-        return self.read_spreads()
 
     def without_secrets(self) -> "RunFacts":
         """The same with `[redacted]` for each key that stands in what is shown."""
@@ -159,19 +127,21 @@ def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None
     if len(paths) == 1 and report_data.is_page(paths[0]):
         return _of_report(report_data.unpack(paths[0]), batches.index, slo.to_dict() if slo else None).without_secrets()
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
-    first, document = _of_folder(paths[0], batches), slo.to_dict() if slo else None
+    first = _of_folder(paths[0], batches)
+    sure = _confidence(slo.to_dict() if slo else first.slo)
     servers = [list(_server_records(folder)) for folder in folders]
     documents = [Experiment(folder).facts for folder in folders]
     is_search = first.facts.get("kind") == SEARCH
+    asked = [mapping(facts.get("spec")).get("slo") for facts in documents]
     return replace(
         first,
         servers=[server for own in servers for server in own],
         runs=[_conditions_of_run(*run) for run in zip(folders, documents, servers, strict=True)],
         read_telemetry=lambda: _telemetry([] if is_search else folders),  # no figure of a search shows it
-        read_spreads=lambda: _spreads(readings_of(batches)),
-        intervals=_intervals(batches, document or first.slo),
+        # of very many batches only what the verdicts need, which `judge` finds by itself
+        intervals=pd.DataFrame(index=batches.index) if len(batches) > _MANY else intervals(batches, confidence=sure),
         trials=load_trials(paths[0], slo) if is_search and len(paths) == 1 else first.trials,
-        slo=_agreed_document(documents),
+        slo=asked[0] if asked and all(asked) and all(one == asked[0] for one in asked) else None,
         folders=folders,
     ).without_secrets()
 
@@ -208,13 +178,6 @@ def _tool(batches: pd.DataFrame) -> dict[str, Any]:
     return {"tool": {name: list(dict.fromkeys(every)) for name, every in values.items()}} if values else {}
 
 
-def _intervals(batches: pd.DataFrame, slo: Any) -> pd.DataFrame:
-    """Those of every number; of very many batches only what the verdicts need, which `judge` finds by itself."""
-    if len(batches) > _MANY:
-        return pd.DataFrame(index=batches.index)
-    return intervals(batches, confidence=_confidence(slo))
-
-
 def _confidence(slo: Any) -> float:
     """The SLO's own confidence, where its document names one."""
     confidence = mapping(slo).get("confidence")
@@ -224,13 +187,11 @@ def _confidence(slo: Any) -> float:
 def _of_report(content: report_data.ReportData, index: "pd.Index[Any]", slo: dict[str, Any] | None) -> RunFacts:
     """Its intervals are those of its own confidence, and of no use for another."""
     same = slo is None or _confidence(slo) == _confidence(content.slo)
-    carried = {name: values for name, values in content.spreads.items() if len(values) == len(index)}
     return RunFacts(
         facts=sound(content.facts, "the report"),
         servers=content.servers,
         runs=content.runs,
         read_telemetry=lambda: _carried_telemetry(content.telemetry),
-        read_spreads=lambda: carried,
         intervals=_carried_intervals(content.intervals, index) if same else pd.DataFrame(index=index),
         trials=trials_from_records(msgspec.to_builtins(content.trials)),
         slo=content.slo,

@@ -32,15 +32,11 @@ def table_html(shown: pd.DataFrame) -> str:
     """A table for a notebook, escaped: a line a row, – for what is missing, long texts whole in their tooltip."""
     kinds = ["number" if pd.api.types.is_numeric_dtype(shown[name]) else "text" for name in shown]
     head = "".join(f"<th>{escaped(str(name))}</th>" for name in shown)
-    lines = ("".join(map(_cell_html, kinds, row)) for row in cell_texts(shown))
+    cells = [zip(kinds, map(escaped, row), strict=True) for row in cell_texts(shown)]
+    lines = ("".join(f'<td class="{kind}" title="{cell}">{cell}</td>' for kind, cell in row) for row in cells)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'{_ROWS_STYLE}<div class="tuner-rows">{table}</div>'
-
-
-def _cell_html(kind: str, cell: str) -> str:
-    text = escaped(cell)
-    return f'<td class="{kind}" title="{text}">{text}</td>'
 
 
 def answer_html(results: Results) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree  # writes only; nothing from outside is parsed
 
 from tuner.batches.batch import records
 from tuner.core import files, timestamps
@@ -22,7 +21,6 @@ from tuner.report.results import Results, read_results
 
 #: what no XML 1.0 document may hold, escaped or not
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_SUITE = "tuner compare"
 
 
 def write_junit(compared: Compared, target: Path) -> Path:
@@ -31,57 +29,44 @@ def write_junit(compared: Compared, target: Path) -> Path:
     Raises:
         PathError: it cannot be written.
     """
-    root = ElementTree.Element("testsuites", name=_SUITE)
-    now = timestamps.now().strftime("%Y-%m-%dT%H:%M:%S")  # the schema knows no zone; UTC as everywhere
-    suite = ElementTree.SubElement(root, "testsuite", name=_clean(compared.title), timestamp=now)
-    _add_configuration(suite, compared)
-    for row in records(compared.comparison.differences):
-        _add_difference(suite, row)
-    for row in records(compared.comparison.unmatched):
-        _add_unmatched(suite, row)
-    counts = {"tests": "testcase", "failures": "testcase/failure", "skipped": "testcase/skipped"}
-    for element in (root, suite):
-        for name, path in counts.items():
-            element.set(name, str(len(suite.findall(path))))
-        element.set("errors", "0")
-    ElementTree.indent(root)
-    files.write_atomically(target, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n")
+    cases = [
+        *map(_difference_case, records(compared.comparison.differences)),
+        *map(_unmatched_case, records(compared.comparison.unmatched)),
+    ]
+    text = (
+        page.environment()
+        .get_template("compare.xml")
+        .render(
+            title=compared.title,
+            now=timestamps.now().strftime("%Y-%m-%dT%H:%M:%S"),  # the schema knows no zone; UTC as everywhere
+            configuration=records(compared.configuration),
+            cases=cases,
+        )
+    )
+    files.write_atomically(target, _FORBIDDEN.sub("\ufffd", text))
     return target
 
 
-def _add_configuration(suite: ElementTree.Element, compared: Compared) -> None:
-    """In what the sides differ, as properties of the suite."""
-    properties = ElementTree.SubElement(suite, "properties")
-    for row in records(compared.configuration):
-        change = f"{row['baseline']} → {row['candidate']}"
-        ElementTree.SubElement(properties, "property", name=_clean(row["what"]), value=_clean(change))
+def _difference_case(row: dict[str, Any]) -> dict[str, str]:
+    said = (comparison_text.cell(row), comparison_text.between(row), row["note"] or "")
+    return {
+        "where": f"{row['scenario']}.{comparison_text.level(row, level_title)}",
+        "name": column_name(row["metric"]),
+        "ended": {WORSE: "failure", UNKNOWN: "skipped"}.get(row["verdict"], ""),
+        "type": "regression" if row["verdict"] == WORSE else "not judged",
+        "text": ", ".join(filter(None, said)),
+        "detail": f"baseline {row['baseline']}, candidate {row['candidate']} {row['unit']}",
+    }
 
 
-def _add_difference(suite: ElementTree.Element, row: dict[str, Any]) -> None:
-    case = _case(suite, row, column_name(row["metric"]))
-    text = _clean(", ".join(filter(None, [comparison_text.cell(row), comparison_text.between(row), row["note"] or ""])))
-    if row["verdict"] == WORSE:
-        failure = ElementTree.SubElement(case, "failure", type="regression", message=text)
-        failure.text = _clean(f"baseline {row['baseline']}, candidate {row['candidate']} {row['unit']}")
-    elif row["verdict"] == UNKNOWN:
-        ElementTree.SubElement(case, "skipped", message=text)
-    else:
-        ElementTree.SubElement(case, "system-out").text = text
-
-
-def _add_unmatched(suite: ElementTree.Element, row: dict[str, Any]) -> None:
-    case = _case(suite, row, "has a result on both sides")
-    text = _clean(f"{row['side']} has no result: {row['outcome']}: {row['reason']}")
-    ElementTree.SubElement(case, "failure" if row["lost"] else "skipped", type=str(row["outcome"]), message=text)
-
-
-def _case(suite: ElementTree.Element, row: dict[str, Any], name: str) -> ElementTree.Element:
-    where = f"{row['scenario']}.{comparison_text.level(row, level_title)}"
-    return ElementTree.SubElement(suite, "testcase", classname=_clean(where), name=_clean(name), time="0")
-
-
-def _clean(text: str) -> str:
-    return _FORBIDDEN.sub("\ufffd", text)
+def _unmatched_case(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "where": f"{row['scenario']}.{comparison_text.level(row, level_title)}",
+        "name": "has a result on both sides",
+        "ended": "failure" if row["lost"] else "skipped",
+        "type": str(row["outcome"]),
+        "text": f"{row['side']} has no result: {row['outcome']}: {row['reason']}",
+    }
 
 
 REPORT_FILE = "report.html"

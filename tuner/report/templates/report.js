@@ -146,9 +146,10 @@ function offerSliders(page) {
     moveThresholds(limits);
   };
   for (const limit of page.constraints) slider(limit, again);
-  byId("fleet").hidden = false;
+  const isEmpty = !rows.some(hasResult);
+  byId("fleet").hidden = isEmpty;
   byId("fleet").addEventListener("input", again);
-  byId("what-if").hidden = !byId("sliders").children.length;
+  byId("what-if").hidden = isEmpty || !byId("sliders").children.length;
 }
 
 show(offerSliders);
