@@ -34,10 +34,12 @@ def test_no_hover_label_is_a_bare_pair_of_numbers(tmp_path):
     for level in (1, 2):
         result_files.add_level(trial, level, result_files.result(level=level))
     judged = tuner.judge(tuner.load_batches(tmp_path / "run"), {})
+    spreads = [(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)] * 2
     drawn = [
         figures.throughput_vs_latency(judged),
         figures.trade_off(judged),
         figures.latency_vs_concurrency(judged, metric="ttft"),
+        figures.distribution(judged, spreads),
     ]
     traces = [trace for figure in drawn for trace in figure.data if trace.type == "scatter"]
     assert all(trace.hoverinfo in {"skip", "text"} or trace.hovertemplate for trace in traces)

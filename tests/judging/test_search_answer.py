@@ -58,6 +58,7 @@ def drawn(found):
         for goal in (THROUGHPUT, LATENCY)
         for figure in (
             figures.best_so_far(found, goal),
+            figures.parallel_coordinates(found, goal),
             figures.pareto_front(found, (goal, LATENCY)),
             figures.importance(shares),
         )
@@ -83,6 +84,9 @@ def test_every_trial_is_in_the_figure_by_its_state(count):
     states = found["state"].value_counts()
     assert sum(points.values()) == count
     assert points.get("failed", 0) == states.get("failed", 0)
+    lines = figures.parallel_coordinates(found).data
+    assert len(lines) == count and len({len(line.x) for line in lines}) == 1
+    assert sum(line.y[-1] < 0 for line in lines) == found["value"].isna().sum()  # those stand below
 
 
 def test_best_so_far_rises_and_takes_only_trials_that_count():

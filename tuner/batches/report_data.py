@@ -62,6 +62,7 @@ class ReportData(msgspec.Struct, kw_only=True):
     columns: list[str]  # those of `load_batches`
     rows: list[list[Any]]  # one a batch; None for what is missing
     attainment: list[float | None] = []  # of each batch under `slo`, which needs the single requests
+    spreads: dict[str, list[list[float] | None]] = {}  # quantiles of each batch's requests, by latency
     # of each batch's numbers, one list a column, as `tuner.judging.intervals` names them
     intervals: dict[str, list[Any]] = {}
     facts: dict[str, Any] = {}  # `experiment.json`
@@ -116,7 +117,7 @@ def _whole_part(text: str, path: Path, error: Exception) -> ReportData:
     logger.warning("%s: the data in the report is damaged, what is whole is kept: %s", path, error)
     rows = _salvage.elements(text, "rows", lambda row: isinstance(row, list) and len(row) == len(columns))
     if whole.get("rows") != rows:  # nobody knows any more which of them the lists beside them are about
-        whole = {name: whole[name] for name in whole.keys() - {"attainment", "intervals"}}
+        whole = {name: whole[name] for name in whole.keys() - {"attainment", "spreads", "intervals"}}
     known: dict[str, Any] = {"columns": [], "rows": []}
     for name, value in (whole | {"rows": rows, "is_damaged": whole.get("rows") != rows}).items():
         with contextlib.suppress(msgspec.ValidationError, RecursionError):

@@ -1,4 +1,4 @@
-"""Throughput versus latency, and latency versus level."""
+"""Throughput versus latency, latency versus level, and how latencies are distributed."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -250,3 +250,65 @@ def _add_missing(figure: go.Figure, missing: pd.DataFrame) -> None:
 
 
 _NO_LIMITS = "measured; no SLO was given"
+#: p5, p25, p50, p75, p95, p99 of one batch's completed requests
+Quantiles = Sequence[float]
+
+
+def distribution(
+    judged: pd.DataFrame, spreads: Sequence[Quantiles | None], slo: SLO | None = None, *, metric: str = "ttft"
+) -> go.Figure:
+    """The distribution of a latency over the requests of each level.
+
+    Args:
+        judged: batches with verdicts.
+        spreads: for each of them its quantiles in seconds, as `report.run_facts` computes; None where it has none.
+        slo: whose thresholds on this metric are drawn; by default the one that judged.
+        metric: `e2e_latency`, `ttft` or `tpot`.
+
+    Example:
+        >>> judged = tuner.judge(tuner.load_batches("runs/monday"), {"ttft": {"p90": {"threshold": "500 ms"}}})
+        >>> spreads = tuner.read_results(Path("runs/monday")).run_facts.spreads["ttft"]
+        >>> figure = tuner.figures.distribution(judged, spreads)
+    """
+    name = look.LABELS[metric]
+    about = " · ".join(filter(None, ["box: p25 to p75, whiskers: p5 and p95, mark: p99", look.measured_when(judged)]))
+    figure = look.figure(f"Distribution of {name} per level", about, "{} ({})".format(*axis_of(judged)), f"{name} (s)")
+    rows = judged.assign(spread=pd.Series(list(spreads), judged.index, dtype="object"))
+    rows = rows[rows["spread"].notna() & levels_in(rows).notna()]
+    for number, (curve_name, curve) in enumerate(look.curves(rows)):
+        _add_boxes(figure, curve, curve_name, number)
+    for constraint, line in look.thresholds(judged, slo, metric):
+        figure.add_hline(y=constraint.threshold, **line)
+    levels = [f"{level:g}" for level in sorted(levels_in(rows).unique())]
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=levels)
+    figure.update_layout(boxmode="group", hovermode="x")
+    return figure
+
+
+def _add_boxes(figure: go.Figure, curve: pd.DataFrame, name: str, number: int) -> None:
+    levels = [f"{level:g}" for level in levels_in(curve)]
+    p5, p25, p50, p75, p95, p99 = zip(*curve["spread"], strict=True)
+    colour = look.LINES[number % len(look.LINES)]
+    figure.add_box(
+        x=levels,
+        q1=p25,
+        median=p50,
+        q3=p75,
+        lowerfence=p5,
+        upperfence=p95,
+        name=name or "p5 to p95",
+        line={"color": colour, "width": 1.5},
+        fillcolor="rgba(0,114,178,0.15)" if not number else "rgba(0,0,0,0.05)",
+        offsetgroup=str(number),
+        legendgroup=str(number),
+    )
+    figure.add_scatter(
+        x=levels,
+        y=p99,
+        name=f"p99 {name}".strip(),
+        mode="markers",
+        hovertemplate="%{y:.3g} s",
+        marker={"symbol": "line-ew-open", "size": 16, "color": colour, "line": {"width": 2.5}},
+        offsetgroup=str(number),
+        legendgroup=str(number),
+    )

@@ -1,6 +1,7 @@
-"""Figures of a search: the best so far, which parameters mattered, and the Pareto front."""
+"""Figures of a search: the best so far, what the parameters did, which of them mattered, and the Pareto front."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from typing import Any
@@ -8,19 +9,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 
 from tuner.core.level import level_of, level_title
 from tuner.core.records import COMPLETE
-from tuner.core.text import change, plural
+from tuner.core.text import change, plural, shorten
 from tuner.figures import style as look
 from tuner.judging.scores import THROUGHPUT, Goal
-from tuner.judging.trials import BEST, attempts, gains, name_of
+from tuner.judging.trials import BEST, attempts, gains, name_of, value_text, varied
 
 _STRIP = {"domain": [0, 0.09], "range": [0, 1], "visible": False, "fixedrange": True}
 _BEST = look.Look("no other is as good in both and better in one", "circle", look.LINES[0], 12)
 _DOMINATED = look.Look("another is as good in both and better in one", "circle-open", "#8a949e", 8)
 _BASELINE = look.Look("baseline", "square-open", "#000000", 18)
 _SHOWN = 12  # parameters of a hover label
+#: lightness falls steadily, so that a print in black and white keeps the order
+_SCALE = ["#D9D3C7", look.LINES[4], "#003A5D"]
+_APART = 0.06  # of an axis, between two labels that do not cover each other
 
 
 def best_so_far(trials: pd.DataFrame, goal: Goal = THROUGHPUT) -> go.Figure:
@@ -151,3 +156,70 @@ def _hover(row: dict[Any, Any]) -> str:
         look.wrapped(row["cause"] or ""),
         look.start_line(row),
     )
+
+
+_MOST_AXES, _WIDTH = 10, 24  # axes, and characters of a label
+#: below the values: where trials without one stand
+_NO_VALUE = -0.15
+
+
+def parallel_coordinates(trials: pd.DataFrame, goal: Goal = THROUGHPUT) -> go.Figure:
+    """The parameters that vary, one axis each, and the value that came of them: a line is a trial, better ones darker.
+
+    Drawn as plain lines, since plotly's own kind compiles code in the reader's browser.
+
+    Args:
+        trials: one row a trial, as from `load_trials`.
+        goal: what the trials' first value is.
+
+    Example:
+        >>> figure = tuner.figures.parallel_coordinates(tuner.load_trials(Path("runs/search")))
+    """
+    rows = _in_order(trials).sort_values("value", ascending=goal.maximize, na_position="first")  # the best on top
+    axes = {name: [one.get(name) for one in rows["parameters"]] for name in varied(rows["parameters"])[:_MOST_AXES]}
+    places = [_ranks(values) for values in axes.values()]
+    spread = rows["value"].max() - rows["value"].min()
+    heights = ((rows["value"] - rows["value"].min()) / (spread or 1)).fillna(_NO_VALUE)
+    figure = look.figure("What the parameters did", "a line is a trial, darker is better · – means not set", "", "")
+    ranked = heights if goal.maximize else 1 - heights
+    colours = sample_colorscale(_SCALE, ranked.clip(0, 1).where(rows["value"].notna(), 0))
+    columns = [[place[repr(value)] for value in values] for place, values in zip(places, axes.values(), strict=True)]
+    for number, path in enumerate(zip(*columns, heights, strict=True)):
+        line = {"color": colours[number], "width": 2.5}
+        hover = {"hovertext": _hover(rows.iloc[number].to_dict()), "hoverinfo": "text"}
+        figure.add_scatter(x=[*range(len(path))], y=path, mode="lines+markers", line=line, showlegend=False, **hover)
+    for number, (values, place) in enumerate(zip(axes.values(), places, strict=True)):
+        _add_ticks(
+            figure, number, {place[repr(value)]: "–" if value is None else value_text(value) for value in values}
+        )
+    texts = ["no value" if pd.isna(value) else f"{value:.4g}" for value in rows["value"]]
+    _add_ticks(figure, len(axes), dict(zip(heights, texts, strict=True)), "right")
+    names = [f"<b>{escape(shorten(str(name), _WIDTH))}</b>" for name in (*axes, goal.label)]
+    figure.update_xaxes(
+        tickvals=[*range(len(names))], ticktext=names, side="top", range=[-0.4, len(axes) + 0.4], showgrid=False
+    )
+    figure.update_yaxes(visible=False, range=[1.5 * _NO_VALUE, 1.08])
+    return figure
+
+
+def _ranks(values: Sequence[Any]) -> dict[str, float]:
+    """Where different values stand on their axis from 0 to 1, at even distances: what is missing, numbers, names."""
+    different = sorted({repr(value): value for value in values}.items(), key=lambda item: _order(item[1]))
+    return {key: rank / (len(different) - 1 or 1) for rank, (key, _) in enumerate(different)}
+
+
+def _order(value: Any) -> tuple[bool, bool, float, str]:
+    is_number = isinstance(value, int | float)
+    return value is not None, not is_number, float(value) if is_number else 0.0, str(value)
+
+
+def _add_ticks(figure: go.Figure, axis: int, labels: Mapping[float, str], side: str = "left") -> None:
+    """The labels of an axis's values, as many as have room."""
+    shown, last = {}, -math.inf
+    for place, label in sorted(labels.items()):
+        if place - last >= _APART:
+            shown[place], last = escape(shorten(label, _WIDTH)), place
+    figure.add_vline(x=axis, line={"color": "#8a949e", "width": 1}, layer="below")
+    for place, label in shown.items():
+        where = {"xanchor": "right" if side == "left" else "left", "xshift": -6 if side == "left" else 6}
+        figure.add_annotation(x=axis, y=place, text=label, showarrow=False, bgcolor="rgba(255,255,255,0.75)", **where)

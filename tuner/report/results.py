@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pandas as pd
 
 from tuner import figures
@@ -98,6 +99,7 @@ class Results:
         shares = importances(searched.trials, maximize=searched.goal.maximize)
         shown = [
             figures.best_so_far(searched.trials, searched.goal),
+            figures.parallel_coordinates(searched.trials, searched.goal),
             *([figures.importance(shares)] if shares else []),
         ]
         if len(searched.goals) > 1:
@@ -156,7 +158,10 @@ class Results:
 
     def _only(self, chosen: "pd.Series[bool]") -> "Results":
         """These batches alone, each in the place that it has among all."""
-        return replace(self, judged=self.judged[chosen], summary=summarize(self.judged[chosen]))
+        places = np.flatnonzero(chosen)
+        spreads = {metric: [values[place] for place in places] for metric, values in self.run_facts.spreads.items()}
+        facts = replace(self.run_facts, read_spreads=lambda: spreads)
+        return replace(self, judged=self.judged[chosen], summary=summarize(self.judged[chosen]), run_facts=facts)
 
     def _sweep_figures(self) -> list[Any]:
         """The figures of closed loops, and those of open loops."""
@@ -176,6 +181,10 @@ class Results:
         limited = [one.metric for one in self.slo.constraints if one.is_latency] if self.slo else []
         known = [name for name in dict.fromkeys([*METRICS, *limited]) if self.judged[f"{name}_p90"].notna().any()]
         shown += [figures.latency_vs_concurrency(self.judged, self.slo, metric=name) for name in known]
+        spreads = {
+            name: values for name, values in self.run_facts.spreads.items() if name != "e2e_latency" and any(values)
+        }
+        shown += [figures.distribution(self.judged, spreads[name], self.slo, metric=name) for name in spreads]
         return [*shown, *([figures.timeline(self.judged, self.run_facts.telemetry)] if is_timed else [])]
 
     @property
@@ -261,7 +270,7 @@ class Results:
             raise NothingSurvived(f"no batch has a usable result ({ends}); the first: {first}")
 
     def carried(self) -> report_data.ReportData:
-        """What the report takes along of all this; of very many runs no telemetry."""
+        """What the report takes along of all this; of very many runs no spreads and no telemetry."""
         columns, rows = report_data.columns_and_rows(self.judged)
         samples = pd.DataFrame() if self.is_many else self.run_facts.telemetry
         exact = samples.assign(at=samples["at"].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")) if len(samples) else samples
@@ -270,6 +279,7 @@ class Results:
             columns=columns,
             rows=rows,
             attainment=[None if pd.isna(share) else float(share) for share in self.judged["attainment"]],
+            spreads={} if self.is_many else self.run_facts.spreads,
             intervals={str(name): list(map(json_value, values)) for name, values in self.run_facts.intervals.items()},
             facts=self.facts,
             servers=self.run_facts.servers,

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pandas as pd
 
 from tuner.batches import report_data
 from tuner.batches.genai_bench_folder import genai_bench_facts
 from tuner.batches.load import readings_of
+from tuner.core.metrics import LATENCIES
 from tuner.core.records import RUNNING, SEARCH, sound
 from tuner.core.run_directory import Experiment, Trial
 from tuner.core.secrets import keep_out, redactor
@@ -68,6 +70,22 @@ def mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+#: per cent; the quartiles make a box, the outer ones its whiskers and its mark
+QUANTILES = (5, 25, 50, 75, 95, 99)
+#: by `ttft`, `tpot`, `e2e_latency`: for each batch its quantiles in seconds; None where its requests are gone
+Spreads = dict[str, list[list[float] | None]]
+
+
+def _spreads(batches: pd.DataFrame) -> Spreads:
+    latencies = {name: [one and one.latencies[name] for one in readings_of(batches)] for name in LATENCIES}
+    return {name: [_quantiles(values) for values in every] for name, every in latencies.items()}
+
+
+def _quantiles(values: Any) -> list[float] | None:
+    known = [] if values is None else values[np.isfinite(values)]
+    return np.percentile(known, QUANTILES).tolist() if len(known) else None
+
+
 #: so many batches are not looked at one by one
 _MANY = 200
 
@@ -81,6 +99,7 @@ class RunFacts:
     servers: list[dict[str, Any]] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)  # what each run was made with, as `figures.trend` takes it
     read_telemetry: Callable[[], pd.DataFrame] = lambda: pd.DataFrame({"at": []})
+    read_spreads: Callable[[], Spreads] = dict
     # confidence intervals of each batch's numbers, as `judging.intervals` gives; perhaps without columns
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
     # of a search, as from `load_trials`; empty where the run is none
@@ -95,6 +114,11 @@ class RunFacts:
     def telemetry(self) -> pd.DataFrame:
         """`at` (UTC) and what was sampled, of all trials; perhaps empty."""
         return self.read_telemetry()
+
+    @cached_property
+    def spreads(self) -> Spreads:
+        """Quantiles of each batch's requests, by latency, in the order of the batches."""
+        return self.read_spreads()
 
     def without_secrets(self) -> "RunFacts":
         """The same with `[redacted]` for each key that stands in what is shown."""
@@ -138,6 +162,7 @@ def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None
         servers=[server for own in servers for server in own],
         runs=[_conditions_of_run(*run) for run in zip(folders, documents, servers, strict=True)],
         read_telemetry=lambda: _telemetry([] if is_search else folders),  # no figure of a search shows it
+        read_spreads=lambda: _spreads(batches),
         # of very many batches only what the verdicts need, which `judge` finds by itself
         intervals=pd.DataFrame(index=batches.index) if len(batches) > _MANY else intervals(batches, confidence=sure),
         trials=load_trials(paths[0], slo) if is_search and len(paths) == 1 else first.trials,
@@ -187,11 +212,13 @@ def _confidence(slo: Any) -> float:
 def _of_report(content: report_data.ReportData, index: "pd.Index[Any]", slo: dict[str, Any] | None) -> RunFacts:
     """Its intervals are those of its own confidence, and of no use for another."""
     same = slo is None or _confidence(slo) == _confidence(content.slo)
+    carried = {name: values for name, values in content.spreads.items() if len(values) == len(index)}
     return RunFacts(
         facts=sound(content.facts, "the report"),
         servers=content.servers,
         runs=content.runs,
         read_telemetry=lambda: _carried_telemetry(content.telemetry),
+        read_spreads=lambda: carried,
         intervals=_carried_intervals(content.intervals, index) if same else pd.DataFrame(index=index),
         trials=trials_from_records(msgspec.to_builtins(content.trials)),
         slo=content.slo,
