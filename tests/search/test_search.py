@@ -49,7 +49,7 @@ def asked(tiny_gguf):
         "engine": "command",
         "command": [sys.executable, str(FAULTY), *words],
         "parameters": {"itl": 0.02, "fate": FINE},
-        "space": {"itl": [0.02, 0.005, 0.1], "fate": [FINE, NEVER, OOM]},
+        "space": {"itl": [0.02, 0.005, 0.06], "fate": [FINE, NEVER, OOM]},
         "constraints": [f"fate == '{FINE}' or itl == 0.005"],
         "model": "faulty",
         "tokenizer": str(tokenizer_folder(tiny_gguf)),
@@ -119,7 +119,7 @@ def test_faults_cost_their_trial_and_the_winner_is_confirmed(asked, tmp_path):
     assert states == {
         (0.02, FINE): "complete",
         (0.005, FINE): "complete",
-        (0.1, FINE): "pruned",
+        (0.06, FINE): "pruned",
         (0.005, NEVER): "failed",
         (0.005, OOM): "failed",
     }
@@ -127,7 +127,7 @@ def test_faults_cost_their_trial_and_the_winner_is_confirmed(asked, tmp_path):
     assert trials.loc[by_fate[0.005, OOM], "kind"] == "out_of_memory"
     assert "CUDA out of memory" in trials.loc[by_fate[0.005, OOM], "cause"]
     assert trials.loc[by_fate[0.005, NEVER], "kind"] == "timeout"
-    assert "best trial" in trials.loc[by_fate[0.1, FINE], "cause"]
+    assert "best trial" in trials.loc[by_fate[0.06, FINE], "cause"]
     assert list(trials.index[trials["is_best"]]) == [by_fate[0.005, FINE]]
     assert list(trials.loc[trials["role"] == "confirmation", "of"]) == ["baseline", "winner"] * 2
 
@@ -144,7 +144,7 @@ def test_faults_cost_their_trial_and_the_winner_is_confirmed(asked, tmp_path):
     assert study.best_trial.params == {"itl": 0.005, "fate": FINE} and len(study.trials) == 5
     told = {trial.user_attrs["trial"]: (trial.state.name, trial.user_attrs.get("kind")) for trial in study.trials}
     assert told[int(trials.loc[by_fate[0.005, OOM], "trial"])] == ("FAIL", "out_of_memory")
-    assert told[int(trials.loc[by_fate[0.1, FINE], "trial"])] == ("PRUNED", None)
+    assert told[int(trials.loc[by_fate[0.06, FINE], "trial"])] == ("PRUNED", None)
 
 
 RUNNER = """
