@@ -267,13 +267,11 @@ def _read_trial(trial: Trial, experiment: Experiment) -> Progress:
 
 def _level(trial: Trial, scenario: str, level: Level, repeat: int, since: str) -> LevelState:
     folder = trial.batch_folder(scenario, level, repeat)
-    sidecar, part = Sidecar.read(folder), part_of(folder)
-    is_whole = sidecar is not None
-    if sidecar is None:  # what is not in place yet goes on, whatever it says of its end
-        sidecar = Sidecar.read(part)
-    if sidecar is None or not (is_whole or sidecar.started_at >= since):
-        return LevelState(scenario, level, folder=folder)
-    started_at = timestamps.known(sidecar.started_at)
-    if is_whole:
-        return LevelState(scenario, level, sidecar.outcome, sidecar.reason, started_at, folder)
-    return LevelState(scenario, level, RUNNING, "", started_at, folder, read_live(part))
+    ended, part = Sidecar.read(folder), part_of(folder)
+    running = Sidecar.read(part)  # what is not in place yet goes on, also where an earlier try was cut off
+    if running and running.started_at >= since:
+        return LevelState(scenario, level, RUNNING, "", timestamps.known(running.started_at), folder, read_live(part))
+    if ended:
+        started_at = timestamps.known(ended.started_at)
+        return LevelState(scenario, level, ended.outcome, ended.reason, started_at, folder)
+    return LevelState(scenario, level, folder=folder)
