@@ -51,7 +51,7 @@ def resumed_and_stopped(page, stop):
     expect(going_on).to_be_visible(timeout=60_000)
     stop.click()
     stop.click()
-    expect(page.get_by_text("interrupted:")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(re.compile(r"interrupted: \d+ levels?; report"))).to_be_visible(timeout=30_000)
 
 
 def picked_and_searched_from(page, done, home):

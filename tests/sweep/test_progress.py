@@ -168,3 +168,13 @@ def test_a_search_that_was_cut_off_does_not_run(tmp_path):
     trial = ask(run)
     TrialRecord(role="baseline", parameters={}).write(trial.folder)
     assert read_search(run).describe() == "cut off after 0 trials: no process of this machine goes on with it"
+
+
+def test_a_resumed_level_that_was_cut_off_before_is_the_one_that_runs(tmp_path):
+    trial = result_files.run(tmp_path / "run", [1])
+    result_files.add_level(trial, 1, outcome="interrupted", started_at="2026-11-24T04:00:00Z")
+    result_files.add_level(trial, 1, partial=True, started_at="2026-11-24T05:00:00Z")
+    Experiment(tmp_path / "run").describe(resumed_at="2026-11-24T04:30:00Z", state="running")
+    with Experiment(tmp_path / "run").only_writer() as run:
+        (level,) = read_sweep(run).levels
+    assert level.state == "running"

@@ -83,8 +83,8 @@ class RunDisplay(AbstractContextManager["RunDisplay", None]):
         if not self._console.is_terminal and progress.phase not in ("", self._phase):
             self._phase = progress.phase
             self._console.print(escape(visible(f"{self._phase} …")), highlight=False, soft_wrap=True)
-        left = progress.seconds_left
-        text = f"{progress.describe()}{f', ≈ {left // 60:.0f}:{left % 60:02.0f} left' if left else ''}"
+        left = round(progress.seconds_left or 0)
+        text = f"{progress.describe()}{f', ≈ {left // 60}:{left % 60:02} left' if left else ''}"
         total = progress.planned or None
         self._bar.update(self._task, description=escape(visible(text)), total=total, completed=self._printed)
 

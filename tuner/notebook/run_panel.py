@@ -231,7 +231,7 @@ def _status(experiment: Experiment, progress: Any) -> str:
     started = timestamps.known(experiment.facts.get("started_at", ""))
     took = (timestamps.now() - started).total_seconds() if started else 0.0
     times = (("", took, "elapsed"), ("about ", progress.seconds_left, "left"))
-    shown = [f"{about}{seconds // 60:.0f}:{seconds % 60:02.0f} {what}" for about, seconds, what in times if seconds]
+    shown = ["{}{}:{:02} {}".format(about, *divmod(round(s), 60), what) for about, s, what in times if s]
     return "  ·  ".join([progress.describe(), *shown])
 
 

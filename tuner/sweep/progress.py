@@ -253,11 +253,11 @@ def _read_trial(trial: Trial, experiment: Experiment) -> Progress:
 
 def _level(trial: Trial, scenario: str, level: Level, repeat: int, since: str) -> LevelState:
     folder = trial.batch_folder(scenario, level, repeat)
-    whole, part = Sidecar.read(folder), part_of(folder)
-    if whole:
-        started_at = timestamps.known(whole.started_at)
-        return LevelState(scenario, level, whole.outcome, whole.reason, started_at, folder)
-    begun = Sidecar.read(part)  # which goes on, whatever it says of its end
-    if begun is None or begun.started_at < since:
-        return LevelState(scenario, level, folder=folder)
-    return LevelState(scenario, level, RUNNING, "", timestamps.known(begun.started_at), folder, read_live(part))
+    ended, part = Sidecar.read(folder), part_of(folder)
+    running = Sidecar.read(part)  # what is not in place yet goes on, also where an earlier try was cut off
+    if running and running.started_at >= since:
+        return LevelState(scenario, level, RUNNING, "", timestamps.known(running.started_at), folder, read_live(part))
+    if ended:
+        started_at = timestamps.known(ended.started_at)
+        return LevelState(scenario, level, ended.outcome, ended.reason, started_at, folder)
+    return LevelState(scenario, level, folder=folder)
