@@ -239,7 +239,9 @@ def _shares(parameters: dict[str, list[Any]], values: list[float], maximize: boo
 
 def _comparable(values: list[Any]) -> list[Any]:
     """Numbers as their places in their order; where one is no number, all of them as names."""
-    if all(isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in values):
+    # what is subtracted from itself is 0, but for inf and NaN
+    numbers = [one for one in values if isinstance(one, int | float) and not isinstance(one, bool) and one - one == 0]
+    if len(numbers) == len(values):
         places = {one: place for place, one in enumerate(sorted(set(values)))}
         return [places[one] for one in values]
     return [str(one) for one in values]
