@@ -203,6 +203,17 @@ def test_numbers_agree_with_guidellms_own(unpacked):
         assert (first["ttft"], first["tpot"]) == pytest.approx((entry["time_to_first_token_ms"] / 1000, tpot))
 
 
+def test_a_count_of_tokens_that_is_not_guidellms_own_is_said(folder):
+    path = next(folder.rglob("benchmarks.json"))
+    assert not [word for word in said(tuner.load_batches(path)) if "tokens a request" in word]
+    document = json.loads(path.read_text())
+    for request in document["benchmarks"][0]["requests"]["successful"][:2]:
+        request["prompt_tokens"] = 1
+    path.write_text(json.dumps(document))
+    claims = [word for word in said(tuner.load_batches(path)) if "prompt tokens a request, its requests hold" in word]
+    assert len(claims) == 1
+
+
 def test_an_earlier_guidellm(tmp_path):
     [packed] = (RECORDED / "guidellm-0.5.3").iterdir()
     (tmp_path / "report.json").write_bytes(gzip.decompress(packed.read_bytes()))

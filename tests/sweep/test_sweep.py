@@ -13,7 +13,7 @@ from collections import Counter
 import httpx
 import psutil
 import pytest
-from support import FAULTY_SERVER, result_files
+from support import DATA, FAULTY_SERVER, result_files
 from support.commands import start
 from support.processes import command_of, processes_of, wait_until
 from support.reads import watch
@@ -360,6 +360,17 @@ def test_a_report_that_has_no_room_is_one_line_and_leaves_nothing(tmp_path):
         _, err = process.communicate(timeout=100)
     assert process.returncode == 2 and "cannot write r.html: File too large" in err and len(err.splitlines()) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
+def test_a_sweep_without_room_for_its_report_says_how_to_write_it_later(tmp_path):
+    server = f"{sys.executable} {FAULTY_SERVER} --port {{port}}"
+    load = ("--levels", "1", "--scenarios", "D(20,8)", "--max-seconds", "1", "--tokenizer", DATA / "byte-tokenizer")
+    too_little = ("prlimit", "--fsize=1500000")
+    asked = ("--engine", "command", "--command", server, "--model", "faulty", *load)
+    with start(tmp_path, "sweep", *asked, before=too_little) as process:
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == 2 and err.count("File too large") == 1
+    assert "all results are kept; once there is room, the report: tuner report runs/" in out
 
 
 def test_a_run_that_was_moved_is_not_made_anew_where_it_was(tmp_path):

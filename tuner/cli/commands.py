@@ -196,20 +196,23 @@ def _report_if_it_fails(experiment: Experiment) -> Iterator[None]:
     """Report on what a run left that was cut off, and say where that is and how it goes on."""
     try:
         yield
-    except BaseException:
+    except BaseException as failure:
         if experiment.has_begun:
             try:
                 print_lines(f"report: {_report(experiment)[1]}")
             except TunerError as error:
-                logging.getLogger(__name__).warning("no report was written: %s", error)
+                if str(error) != str(failure):  # else it will be said
+                    logging.getLogger(__name__).warning("no report was written: %s", error)
             print_lines(*_how_to_go_on(experiment))
         raise
 
 
 def _how_to_go_on(experiment: Experiment) -> list[str]:
-    record = experiment.record
-    resume = shlex.join(["tuner", record.kind, "--resume", str(experiment.folder)])
-    return [f"to go on: {resume}"] if record.state in ("interrupted", "failed") else []
+    record, report = experiment.record, experiment.folder / REPORT_FILE
+    if record.state in ("interrupted", "failed"):
+        return [f"to go on: {shlex.join(['tuner', record.kind, '--resume', str(experiment.folder)])}"]
+    again = shlex.join(["tuner", "report", str(experiment.folder), "-o", str(report)])
+    return [] if report.exists() else [f"all results are kept; once there is room, the report: {again}"]
 
 
 def _report(experiment: Experiment) -> tuple[Results, Path]:

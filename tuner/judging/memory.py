@@ -71,7 +71,8 @@ def _explained(values: Floats) -> tuple[Floats, Floats, Floats, Floats] | None:
     standard error, and how many of the values tell as much as an independent one; None where the parts do not vary.
     """
     parts = min(PARTS, len(values))
-    means = np.array([part.mean() for part in np.array_split(values, parts)]) - values.mean()
+    sizes = np.full(parts, len(values) // parts) + (np.arange(parts) < len(values) % parts)
+    means = np.add.reduceat(values, np.cumsum(sizes) - sizes) / sizes - values.mean()
     own, vectors = _processes(parts)
     variances = _SHARE[:, None] * own[_MEMORY] + (1 - _SHARE[:, None]) * parts / len(values)
     ones, seen = vectors.sum(axis=1)[_MEMORY], (means @ vectors)[_MEMORY]

@@ -1,7 +1,9 @@
 """GuideLLM: one file, one batch for each strategy that it ran."""
 
 import json
+import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,8 @@ UNTIMED = "its requests include those of warm-up and cool-down and do not say wh
 #: Names of a request's begin and end, in several versions: its own, and those of `info.timings`.
 BEGINS, ENDS = ("request_start_time", "start_time"), ("request_end_time", "end_time")
 TIMED_BEGINS, TIMED_ENDS = ("request_start", "resolve_start"), ("request_end", "resolve_end")
-#: Seconds, and a share, that are no difference.
-EDGE = 1e-3
+#: Seconds, and a share, that are no difference; and a share of what the file says itself.
+EDGE, SAME = 1e-3, 0.01
 #: A length as `prompt_tokens=60,output_tokens=16` has it.
 LENGTH = re.compile(r"\s*(\w+)\s*=\s*(\d{1,9})\s*")
 
@@ -84,6 +86,7 @@ def _benchmark(benchmark: Any, data: Any, version: str, model: str) -> ResultFil
         edges,
         f"{plural(len(cut), 'request')} cut off at the end: neither completed nor failed" if cut else "",
         f"the file keeps only {len(inside)} of its requests" if inside and not requests else "",
+        *([] if edges else _differing_counts(metrics, requests)),
     ]
     return values.batch(
         _origin(benchmark, window, notes, settings, model),
@@ -94,6 +97,17 @@ def _benchmark(benchmark: Any, data: Any, version: str, model: str) -> ResultFil
         stats={name: _statistics(at(metrics, key, "successful"), unit) for name, (key, unit) in LATENCIES.items()},
         **values.claims_of(done, errors, [number(metrics, name, "successful", "mean") for name in names]),
     )
+
+
+def _differing_counts(metrics: Any, requests: list[Request]) -> Iterator[str]:
+    """Where the file's own mean counts of tokens are not those of its requests."""
+    done = [request for request in requests if request.error_code is None]
+    counts = {"prompt": [one.num_input_tokens for one in done], "output": [one.num_output_tokens for one in done]}
+    for what, known in counts.items():
+        claimed = number(metrics, f"{what}_token_count", "successful", "mean")
+        counted = sum(filter(None, known)) / (len(known) or 1)
+        if claimed and known and not math.isclose(claimed, counted, rel_tol=SAME):
+            yield f"the file claims {claimed:.1f} {what} tokens a request, its requests hold {counted:.1f}"
 
 
 def _statistics(claimed: Any, unit: float) -> dict[str, float | None]:
