@@ -84,7 +84,7 @@ def test_openmetrics_has_every_batch_and_the_maximum(folder, monkeypatch, capsys
 
 @pytest.mark.timeout(400)  # a new database takes MLflow a while
 def test_mlflow_has_parameters_metrics_a_level_and_the_report(folder):
-    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'tuner[mlflow]'")
+    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install mlflow-skinny")
     store = f"sqlite:///{folder}/mlflow.db"
     code, out, err = run(folder, "report", "monday", "-o", "monday.html", "--slo", "slo.yaml", "--mlflow", store)
     assert code == 0, err
@@ -104,7 +104,7 @@ def test_mlflow_has_parameters_metrics_a_level_and_the_report(folder):
 def test_mlflow_that_is_not_there_is_one_line(folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     code, _, err = end_of(["report", "monday", "-o", "r.html", "--mlflow", "sqlite:///m.db"], monkeypatch, capsys)
-    assert code == 2 and "pip install 'tuner[mlflow]'" in err and len(err.strip().splitlines()) == 1
+    assert code == 2 and "pip install 'mlflow-skinny" in err and len(err.strip().splitlines()) == 1
 
 
 def test_notebooks_are_copied_and_never_replaced(folder, monkeypatch, capsys):

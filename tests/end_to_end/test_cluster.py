@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.real,
     pytest.mark.xdist_group("cluster"),
     pytest.mark.timeout(300),
-    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'tuner[ray]'"),
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'ray[client]'"),
 ]
 
 ONE_GPU = {"GPU": 1}

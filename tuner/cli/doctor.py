@@ -41,7 +41,7 @@ def _genai_bench() -> Iterator[Finding]:
     try:
         yield Finding("genai-bench", True, version("genai-bench"), needed=True)
     except PackageNotFoundError:
-        yield Finding("genai-bench", False, "not installed", "pip install tuner, which brings it", needed=True)
+        yield Finding("genai-bench", False, "not installed", "pip install genai-bench==0.0.5", needed=True)
 
 
 def _engines() -> Iterator[Finding]:

@@ -48,7 +48,7 @@ def log_to_mlflow(results: Results, report: Path, uri: str) -> str:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
     except ImportError:
-        raise RequestError("--mlflow needs MLflow: pip install 'tuner[mlflow]'") from None
+        raise RequestError("--mlflow needs MLflow: pip install 'mlflow-skinny>=3.10,<4'") from None
     try:
         client = MlflowClient(tracking_uri=uri)
         known = client.get_experiment_by_name("tuner")

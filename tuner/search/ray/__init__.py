@@ -116,7 +116,7 @@ def join(on: str) -> Callable[[], None]:
     try:
         import ray
     except ImportError:
-        raise ClusterError("Ray is not installed here: pip install 'tuner[ray]'") from None
+        raise ClusterError("Ray is not installed here: pip install 'ray[client]>=2.50,<3'") from None
     if ray.is_initialized():
         return lambda: None
     on_sigterm = signal.getsignal(signal.SIGTERM)

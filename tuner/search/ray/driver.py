@@ -95,8 +95,8 @@ class Run:
             raise error.cause from None
         except ray.exceptions.RayError as error:
             if "No module named 'tuner" in str(error):
-                package = f"tuner[ray]=={versions()['tuner']}"
-                raise ClusterError(f"tuner is not installed on every node: pip install '{package}'") from None
+                here = versions()["tuner"]
+                raise ClusterError(f"tuner is not on every node: install {here} there too, with its extra `ray`") from None
             raise Lost(str(error).strip().splitlines()[0]) from None
 
 
