@@ -96,7 +96,7 @@ class Run:
         except ray.exceptions.RayError as error:
             if "No module named 'tuner" in str(error):
                 here = versions()["tuner"]
-                raise ClusterError(f"tuner is not on every node: install {here} there too, with its extra `ray`") from None
+                raise ClusterError(f"tuner is not on every node: install {here}, with its extra ray") from None
             raise Lost(str(error).strip().splitlines()[0]) from None
 
 
