@@ -678,7 +678,7 @@ def test_a_file_without_counts_says_so(tmp_path, file):
     [
         (vllm_run(max_concurrency=None, request_rate="trace"), "no batch says at which concurrency it ran"),
         (vllm_run(max_concurrency=None), "no batch says at which concurrency it ran"),
-        (TRIMMED["vllm.json"] | {"max_concurrency": None}, "baseline: incomplete: the file does not say how many"),
+        (TRIMMED["vllm.json"] | {"max_concurrency": None}, "has no result: incomplete: the file does not say how many"),
     ],
 )
 def test_comparing_files_without_levels_is_one_readable_line(tmp_path, content, why):

@@ -381,7 +381,6 @@ def test_the_notebook_shows_the_tables_of_the_command_line(runs, tmp_path, monke
     ("values", "said"),
     [
         ({"baseline": "a"}, "candidate: missing"),
-        ({}, "baseline and candidate: missing"),
         ({"baseline": 7, "candidate": "b"}, "7 is no path"),
         ({"baseline": "a", "candidate": "b", "fail_on_regression": "yes"}, "fail_on_regression must be True or False"),
         ({"baseline": "a", "candidate": "b", "tolerance": "5"}, "5% or 0.05"),

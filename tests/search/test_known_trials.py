@@ -247,4 +247,4 @@ def test_what_cannot_start_stands_in_the_table_and_is_not_started(search, tmp_pa
     assert ruled_out["state"] == "failed" and ruled_out["kind"] == "cannot_start"
     assert "weights of 140.0 GiB" in ruled_out["cause"] and "of 79.6 GiB" in ruled_out["cause"]
     assert Experiment(tmp_path / "run").trial(int(ruled_out["trial"])).record.seconds == 0
-    assert "1 failed (1 cannot_start)" in Searched(trials, facts={"search": facts}).counts
+    assert "1 failed (1 cannot start)" in Searched(trials, facts={"search": facts}).counts

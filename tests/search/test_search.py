@@ -204,7 +204,7 @@ def unchanged(run, settled):
 @pytest.mark.timeout(600)
 def test_stopped_and_resumed_it_goes_on(asked, tmp_path):
     run, stop = tmp_path / "run", StopRequest()
-    values = asked | {"space": {"itl": [0.02, 0.005]}, "constraints": [], "early_stop": False}
+    values = asked | {"space": {"itl": [0.02, 0.005]}, "levels": [1, 2, 3], "constraints": [], "early_stop": False}
     spec = make_spec(values, TuneSpec)
     work = threading.Thread(target=lambda: run_search(spec, Experiment.at(run), stop))
     work.start()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gguf
 import pandas as pd
@@ -195,7 +196,7 @@ def calibrated(_: Path) -> Path:
 
 def is_taken(path: Path) -> None:
     """Somebody else has the lock, and says who in the file."""
-    with open(path) as other:
+    with open(path) as other, mock.patch.object(locks, "_PAUSE", 0.0):
         fcntl.flock(other, fcntl.LOCK_EX)
         try:
             locks.take_file(path).close()

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import itertools
 import logging
 import shlex
 import signal
@@ -113,7 +114,7 @@ def _with_switches(words: list[str]) -> list[str]:
     fields = TuneSpec.model_fields.items()
     switches = {f"--{name.replace('_', '-')}" for name, field in fields if field.annotation is bool}
     written: list[str] = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in itertools.pairwise([*words, ""]):
         written += [word, "true"] if word in switches and following.lower() not in _TRUTHS else [word]
     return written
 
@@ -237,11 +238,12 @@ def load(  # noqa: PLR0913, PLR0917 - they are its flags
     """Print one row a batch, also of other tools; with an SLO or a price the answer too (on stderr beside JSON)."""
     asked = _asked(slo, price_per_gpu_hour, gpus, target_rate, target_users)
     results = read_results(*paths, **asked)
+    answer = results.answer if as_json or any(asked.values()) else []  # first, since it can refuse a price
     if as_json:
-        tables.print_document("load", records(results.judged), results.answer)
+        tables.print_document("load", records(results.judged), answer)
     else:
         tables.print_batches(results, form)
-        print_lines(*(results.answer if any(asked.values()) else []), on_stderr=form != "table")
+        print_lines(*answer, on_stderr=form != "table")
     results.must_have_survivors()
 
 

@@ -210,7 +210,7 @@ def _ranks(values: Sequence[Any]) -> dict[str, float]:
 
 def _order(value: Any) -> tuple[bool, bool, float, str]:
     is_number = isinstance(value, int | float)
-    return value is not None, not is_number, float(value) if is_number else 0.0, str(value)
+    return value is not None, not is_number, value if is_number else 0, str(value)
 
 
 def _add_ticks(figure: go.Figure, axis: int, labels: Mapping[float, str], side: str = "left") -> None:

@@ -139,14 +139,15 @@ def _plotly() -> tuple[str, str]:
 def _table(judged: pd.DataFrame) -> dict[str, Any]:
     """The table as text: its header, the column behind each, and each batch's verdict, cells (– for none) and note."""
     columns = {header: column for header, column, *_ in batch_table.TABLE}
-    shown = batch_table.table(judged).drop(columns="why")
+    headers = {column: header for header, column in columns.items()}
+    shown = batch_table.table(judged).drop(columns="why").rename(columns=columns)
     scenarios = judged["scenario"].unique()
     one_scenario = len(scenarios) == 1
     boring = {"outcome": bool((judged["outcome"] == COMPLETED).all()), "scenario": one_scenario}
     shown = shown.drop(columns=[column for column, is_boring in boring.items() if is_boring])
     return {
-        "header": list(shown),
-        "columns": [columns.get(str(header), header) for header in shown],
+        "header": [headers.get(str(column), column) for column in shown],
+        "columns": list(shown),
         "rows": list(zip(judged["verdict"], cell_texts(shown), judged["verdict_reason"], strict=True)),
         "scenario": scenarios[0] if one_scenario else "",
     }
