@@ -31,14 +31,13 @@ def run(arguments):
 def main():
     """Find the block, run, replace."""
     command = "$ python benchmarks/" + " ".join(sys.argv[1:])
-    page = PAGE.read_text()
-    block = re.search(rf"^```text\n{re.escape(command)}\n.*?^```$", page, re.M | re.S)
-    if not block:
+    block = re.compile(rf"^```text\n{re.escape(command)}\n.*?^```$", re.M | re.S)
+    if not block.search(PAGE.read_text()):
         sys.exit(f"{PAGE} has no block that begins with: {command}")
-    machine = (
-        f"# {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    )
-    PAGE.write_text(page.replace(block[0], f"```text\n{command}\n{machine}\n{run(sys.argv[1:])}\n```"))
+    today = datetime.datetime.now(datetime.UTC)
+    machine = f"# {today:%Y-%m-%d}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    printed = f"```text\n{command}\n{machine}\n{run(sys.argv[1:])}\n```"
+    PAGE.write_text(block.sub(lambda _: printed, PAGE.read_text()))
 
 
 if __name__ == "__main__":
