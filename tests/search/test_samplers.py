@@ -151,3 +151,10 @@ def test_the_default_needs_at_most_half_of_what_chance_needs(surface):
     climbs = [trials_needed(surface, make("climb", surface.space, ["max_throughput"], k), k, 60) for k in range(7)]
     chance = math.log(2) / surface.share()  # the median of independent draws
     assert statistics.median(climbs) <= chance / 2
+
+
+@pytest.mark.parametrize("name", ["gp", "tp", ""])
+def test_what_is_no_sampler_is_refused_in_one_line(name):
+    with pytest.raises(SpecError, match=f"there is no sampler '{name}'") as refused:
+        make(name, LLAMACPP.space, ["max_throughput"])
+    assert "\n" not in str(refused.value)

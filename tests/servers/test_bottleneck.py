@@ -30,6 +30,7 @@ from tuner.core.bottleneck import (
 from tuner.core.run_directory import Trial
 from tuner.core.timestamps import now
 from tuner.engines.base import ServerSpec
+from tuner.servers import telemetry
 from tuner.servers.server import launch
 from tuner.servers.telemetry import Recorder
 
@@ -117,6 +118,12 @@ def sampled(**facts):
 )
 def test_sensors_of_gpus_and_counters_that_are_missing(usage, cause):
     assert bottleneck.bottleneck(usage, math.nan)[0] == cause
+
+
+def test_samples_in_which_a_gpu_has_no_sensor_do_not_stand_for_all_gpus():
+    both, one = {"gpu0_power": 300.0, "gpu1_power": 200.0}, {"gpu0_power": 300.0, "gpu1_power": None}
+    assert telemetry.usage_of([both, one, both]).power == 500.0
+    assert telemetry.usage_of([one, one, one]).power is None
 
 
 def test_a_busy_load_generator_comes_first():

@@ -88,8 +88,8 @@ ANY_RUN = "a run directory, a folder of result files, a file or a report"
 More = Annotated[list[Path] | None, typer.Option(metavar="PATH", help="another run of that side; may be repeated")]
 PerHour = Annotated[float | None, typer.Option("--price-per-gpu-hour", metavar="PRICE", help="what a GPU costs")]
 Gpus = Annotated[int | None, typer.Option("--gpus", metavar="N", help="how many GPUs; by default as the run recorded")]
-TargetRate = Annotated[float | None, typer.Option("--target-rate", metavar="R", help="servers that R requests/s take")]
-TargetUsers = Annotated[float | None, typer.Option("--target-users", metavar="N", help="servers that N users take")]
+TargetRate = Annotated[float | None, typer.Option("--target-rate", metavar="R", help="servers needed for R requests/s")]
+TargetUsers = Annotated[float | None, typer.Option("--target-users", metavar="N", help="servers needed for N users")]
 Config = Annotated[Path | None, typer.Argument(metavar="CONFIG.yaml", help="parameters; flags win over it")]
 Resume = Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="go on with this run directory")]
 Trust = Annotated[bool, typer.Option("--trust", help="go on also with a run that was not made here: you know it")]
@@ -164,10 +164,14 @@ def tune(flags: dict[str, str], config: Config = None, resume: Resume = None, tr
 
 
 def _run(
-    shown: type[RunDisplay], flags: dict[str, str], config: Path | None, resume: Path | None = None, trust: bool = False
+    display_of: type[RunDisplay],
+    flags: dict[str, str],
+    config: Path | None,
+    resume: Path | None = None,
+    trust: bool = False,
 ) -> Path:
     """Run what flags and file ask for, or go on with `resume`, say what came out and give back its folder."""
-    kind = shown.kind
+    kind = display_of.kind
     values = (read_spec(config) if config else {}) | flags
     bar, move = download_bar("fetching the demo's model")
     with bar:
@@ -179,7 +183,7 @@ def _run(
     with ctrl_c_stops(lambda: kind.read_progress(made).ending) as stop, made.only_writer() as experiment:
         check_same(spec, experiment)
         check_trust(spec, experiment, trusts=trust)
-        with shown(experiment, spec) as display, _report_if_it_fails(experiment):
+        with display_of(experiment, spec) as display, _report_if_it_fails(experiment):
             display.run(stop)
             results, report = _report(experiment)
         if not stop.after_level.is_set():
@@ -236,9 +240,9 @@ def load(  # noqa: PLR0913, PLR0917 - they are its flags
     as_json: Json = False,
 ) -> None:
     """Print one row a batch, also of other tools; with an SLO or a price the answer too (on stderr beside JSON)."""
-    asked = _asked(slo, price_per_gpu_hour, gpus, target_rate, target_users)
-    results = read_results(*paths, **asked)
-    answer = results.answer if as_json or any(asked.values()) else []  # first, since it can refuse a price
+    options = _judging_options(slo, price_per_gpu_hour, gpus, target_rate, target_users)
+    results = read_results(*paths, **options)
+    answer = results.answer if as_json or any(options.values()) else []  # first, since it can refuse a price
     if as_json:
         tables.print_document("load", records(results.judged), answer)
     else:
@@ -247,9 +251,10 @@ def load(  # noqa: PLR0913, PLR0917 - they are its flags
     results.must_have_survivors()
 
 
-def _asked(slo: Path | None, price: float | None, gpus: int | None, *target: float | None) -> dict[str, Any]:
-    wanted = Target(*target) if any(target) else None
-    return {"slo": SLO.load(slo) if slo else None, "price": Price.optional(price, gpus), "target": wanted}
+def _judging_options(slo: Path | None, price: float | None, gpus: int | None, *load: float | None) -> dict[str, Any]:
+    """By what results are judged, priced and multiplied."""
+    target = Target(*load) if any(load) else None
+    return {"slo": SLO.load(slo) if slo else None, "price": Price.optional(price, gpus), "target": target}
 
 
 @app.command()
@@ -264,10 +269,11 @@ def report(  # noqa: PLR0913, PLR0917 - they are its flags
     mlflow: Annotated[str | None, typer.Option("--mlflow", metavar="URI", help="log the run to MLflow too")] = None,
 ) -> None:
     """Write the offline report of what is there."""
-    asked = _asked(slo, price_per_gpu_hour, gpus, target_rate, target_users)
-    print_lines(f"report: {write_report(path, output, *asked.values())}")
+    options = _judging_options(slo, price_per_gpu_hour, gpus, target_rate, target_users)
+    by, price, load = options["slo"], options["price"], options["target"]
+    print_lines(f"report: {write_report(path, output, by, price, load)}")
     if mlflow:
-        print_lines(f"MLflow run: {exports.log_to_mlflow(read_results(path, slo=asked['slo']), output, mlflow)}")
+        print_lines(f"MLflow run: {exports.log_to_mlflow(read_results(path, slo=by), output, mlflow)}")
 
 
 @app.command()

@@ -86,10 +86,10 @@ def _prefill(usage: Usage) -> str:
     return f"{usage.queue} {budget}: prompts wait, since a step computes only so many tokens"
 
 
-def _reached(share: str, least: float, words: str) -> Callable[[Usage], str]:
+def _at_least(share: str, least: float, words: str) -> Callable[[Usage], str]:
     def find(usage: Usage) -> str:
-        reached = getattr(usage, share) or 0.0
-        return words.format(percent(reached)) if reached >= least else ""
+        value = getattr(usage, share) or 0.0
+        return words.format(percent(value)) if value >= least else ""
 
     return find
 
@@ -124,10 +124,10 @@ CAUSES: tuple[tuple[str, Callable[[Usage], str]], ...] = (
     (KV_CACHE, _kv_cache),
     (SEQUENCES, _sequences),
     (PREFILL, _prefill),
-    (POWER, _reached("slowed_by_power", SLOWED, "the GPUs ran at their power limit in {} of the samples")),
-    (HEAT, _reached("slowed_by_heat", SLOWED, "the GPUs were slowed by heat in {} of the samples")),
+    (POWER, _at_least("slowed_by_power", SLOWED, "the GPUs ran at their power limit in {} of the samples")),
+    (HEAT, _at_least("slowed_by_heat", SLOWED, "the GPUs were slowed by heat in {} of the samples")),
     (PREFIX_CACHE, _prefix_cache),
-    (GPU_BUSY, _reached("gpu_use", BUSY, "the GPUs computed in {} of the time")),
+    (GPU_BUSY, _at_least("gpu_use", BUSY, "the GPUs computed in {} of the time")),
     (CPU_BOUND, _cpu),
     (NOTHING, _nothing),
 )

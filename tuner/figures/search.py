@@ -178,11 +178,12 @@ def parallel_coordinates(trials: pd.DataFrame, goal: Goal = THROUGHPUT) -> go.Fi
     rows = _in_order(trials).sort_values("value", ascending=goal.maximize, na_position="first")  # the best on top
     axes = {name: [one.get(name) for one in rows["parameters"]] for name in varied(rows["parameters"])[:_MOST_AXES]}
     places = [_ranks(values) for values in axes.values()]
-    spread = rows["value"].max() - rows["value"].min()
-    heights = ((rows["value"] - rows["value"].min()) / (spread or 1)).fillna(_NO_VALUE)
+    worth, low = rows["value"], rows["value"].min()
+    spread = worth.max() - low
+    shares = (worth - low) / spread if spread else worth.where(worth.isna(), 1.0)
+    heights = shares.fillna(_NO_VALUE)
     figure = look.figure("What the parameters did", "a line is a trial, darker is better · – means not set", "", "")
-    ranked = heights if goal.maximize else 1 - heights
-    colours = sample_colorscale(_SCALE, ranked.clip(0, 1).where(rows["value"].notna(), 0))
+    colours = sample_colorscale(_SCALE, (shares if goal.maximize or not spread else 1 - shares).fillna(0.0))
     columns = [[place[repr(value)] for value in values] for place, values in zip(places, axes.values(), strict=True)]
     for number, path in enumerate(zip(*columns, heights, strict=True)):
         line = {"color": colours[number], "width": 2.5}

@@ -98,37 +98,37 @@ def fleet_text(summary: Summary, target: Target, gpus: int, price: Price | None)
         gpus: of one server, as `cost_text` has them; 0 where it has none.
         price: of a GPU-hour; None where nobody said.
     """
-    asked = ((target.rate, "requests/s", _rate_carried), (target.users, "users at once", _users_carried))
-    lines = [_fleet(summary, (load, unit), carried(summary), gpus, price) for load, unit, carried in asked if load]
+    loads = ((target.rate, "requests/s", _rate_capacity), (target.users, "users at once", _users_capacity))
+    lines = [_fleet(summary, (load, unit), capacity(summary), gpus, price) for load, unit, capacity in loads if load]
     assumed = "That takes each server to carry what the measured one did; no router was measured."
     return [*lines, assumed] if lines and summary.best is not None else lines
 
 
 #: what one server carries, and the ends of its interval; None where nobody measured it
-_Carried = tuple[float, float, float] | None
+_Capacity = tuple[float, float, float] | None
 
 
-def _fleet(summary: Summary, wanted: tuple[float, str], carried: _Carried, gpus: int, price: Price | None) -> str:
+def _fleet(summary: Summary, wanted: tuple[float, str], capacity: _Capacity, gpus: int, price: Price | None) -> str:
     load, unit = wanted
-    if carried is None:
+    if capacity is None:
         reason = "no level meets the SLO" if summary.best is None else f"nobody measured how many {unit} one carries"
         return f"For {load:g} {unit}: none, since {reason}."
-    servers, most, least = (math.ceil(load / number - 1e-9) for number in carried)
+    servers, most, least = (math.ceil(load / number - 1e-9) for number in capacity)
     bound = "at most " if summary.bracket == OPEN else ""
     interval = f" ({least} to {most} at {percent(CONFIDENCE)})" if least < most else ""
     hourly = servers * gpus * price.per_gpu_hour if price else 0.0
     bill = f", {plural(servers * gpus, 'GPU')}" if gpus else ""
     cost = f" at {hourly:,.2f} an hour, {hourly * _MONTH:,.0f} a month of {_MONTH:g} hours" if hourly else ""
-    each = f"{carried[0]:.3g} each{bill}{cost}"
+    each = f"{capacity[0]:.3g} each{bill}{cost}"
     return f"For {load:g} {unit}: {bound}{plural(servers, 'server')}{interval} of {each}."
 
 
-def _users_carried(summary: Summary) -> _Carried:
+def _users_capacity(summary: Summary) -> _Capacity:
     level = float(summary.best_level or 0)
     return None if summary.best is None or summary.is_of_rates or not level else (level, level, level)
 
 
-def _rate_carried(summary: Summary) -> _Carried:
+def _rate_capacity(summary: Summary) -> _Capacity:
     """Requests per second: of rates that at which the SLO holds, else what was measured."""
     if summary.best is None:
         return None

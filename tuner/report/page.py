@@ -69,21 +69,18 @@ def document(name: str, shown: list[Any], live: dict[str, Any], data: report_dat
     captions = [_caption(figure["layout"].pop("title", {})) for figure in plots]
     script = "\n" + "\n".join((_TEMPLATES / one).read_text(encoding="utf-8") for one in SCRIPTS[name])
     plotly, plotly_hash = _plotly()
-    return (
-        environment()
-        .get_template(f"{name}.html")
-        .render(
-            captions=captions,
-            page=_packed(redactor()(json.dumps({"figures": plots, "config": CONFIG, **live}))),
-            plotly=plotly,
-            script=script,
-            hashes=[_hash(script), plotly_hash],
-            data=report_data.pack(data),
-            data_opening=report_data.OPENING,
-            made_at=timestamps.to_text(timestamps.now()),
-            version=__version__,
-            **content,
-        )
+    template = environment().get_template(f"{name}.html")
+    return template.render(
+        captions=captions,
+        page=_packed(redactor()(json.dumps({"figures": plots, "config": CONFIG, **live}))),
+        plotly=plotly,
+        script=script,
+        hashes=[_hash(script), plotly_hash],
+        data=report_data.pack(data),
+        data_opening=report_data.OPENING,
+        made_at=timestamps.to_text(timestamps.now()),
+        version=__version__,
+        **content,
     )
 
 

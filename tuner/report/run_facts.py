@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 
 from tuner.batches import report_data
+from tuner.batches.batch import Reading
 from tuner.batches.genai_bench_folder import genai_bench_facts
 from tuner.batches.load import readings_of
+from tuner.batches.result_file import Floats
 from tuner.core.metrics import LATENCIES
 from tuner.core.records import RUNNING, SEARCH, sound
 from tuner.core.run_directory import Experiment, Trial
@@ -76,13 +78,12 @@ QUANTILES = (5, 25, 50, 75, 95, 99)
 Spreads = dict[str, list[list[float] | None]]
 
 
-def _spreads(batches: pd.DataFrame) -> Spreads:
-    latencies = {name: [one and one.latencies[name] for one in readings_of(batches)] for name in LATENCIES}
-    return {name: [_quantiles(values) for values in every] for name, every in latencies.items()}
+def _spreads(known: Sequence[Reading | None]) -> Spreads:
+    return {name: [_quantiles(one.latencies[name]) if one else None for one in known] for name in LATENCIES}
 
 
-def _quantiles(values: Any) -> list[float] | None:
-    known = [] if values is None else values[np.isfinite(values)]
+def _quantiles(values: Floats) -> list[float] | None:
+    known = values[np.isfinite(values)]
     return np.percentile(known, QUANTILES).tolist() if len(known) else None
 
 
@@ -156,17 +157,17 @@ def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None
     servers = [list(_server_records(folder)) for folder in folders]
     documents = [Experiment(folder).facts for folder in folders]
     is_search = first.facts.get("kind") == SEARCH
-    asked = [mapping(facts.get("spec")).get("slo") for facts in documents]
+    slos = [mapping(facts.get("spec")).get("slo") for facts in documents]
     return replace(
         first,
         servers=[server for own in servers for server in own],
         runs=[_conditions_of_run(*run) for run in zip(folders, documents, servers, strict=True)],
         read_telemetry=lambda: _telemetry([] if is_search else folders),  # no figure of a search shows it
-        read_spreads=lambda: _spreads(batches),
+        read_spreads=lambda: _spreads(readings_of(batches)),
         # of very many batches only what the verdicts need, which `judge` finds by itself
         intervals=pd.DataFrame(index=batches.index) if len(batches) > _MANY else intervals(batches, confidence=sure),
         trials=load_trials(paths[0], slo) if is_search and len(paths) == 1 else first.trials,
-        slo=asked[0] if asked and all(asked) and all(one == asked[0] for one in asked) else None,
+        slo=slos[0] if slos and all(slos) and all(one == slos[0] for one in slos) else None,
         folders=folders,
     ).without_secrets()
 

@@ -5,7 +5,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -26,8 +26,11 @@ NOT_ITS_DOING = ("port_in_use", "gpu_unavailable", "unreachable", "unauthorized"
 _ITS_OWN = (*MAY_DIFFER, *SERVER_FIELDS, "parameters", "served_name", "stop_command")
 
 
-#: a trial that need not be measured: where it was, and what this search notes of it
-Known = tuple[Trial, TrialRecord]
+class Known(NamedTuple):
+    """A trial that need not be measured."""
+
+    files: Trial  # where it was
+    record: TrialRecord  # what this search notes of it
 
 
 def known_trials(spec: TuneSpec) -> list[Known]:
@@ -50,7 +53,7 @@ def _of_run(spec: TuneSpec, run: Experiment) -> Iterator[Known]:
             continue
         source = record.known_from or f"{run.folder.name}, trial {trial.number}"
         own = {"role": "candidate", "parameters": configuration, "seconds": 0.0, "known_from": source}
-        yield trial, msgspec.structs.replace(record, **own)
+        yield Known(trial, msgspec.structs.replace(record, **own))
 
 
 def _compared(spec: TuneSpec, run: Experiment) -> Iterator[tuple[str, Any, Any]]:

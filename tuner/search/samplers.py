@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tuner.core.text import suggest
 from tuner.errors import SpecError
 from tuner.judging.scores import maximised
 from tuner.search import optuna_study
@@ -224,7 +225,9 @@ def choose(name: str, space: SearchSpace, objectives: Sequence[str], trials: int
 
 
 def make(name: str, space: SearchSpace, objectives: Sequence[str], seed: int = 0) -> Sampler:
-    """A sampler by name; a SpecError where it cannot be used for these objectives."""
+    """A sampler by name; a SpecError where there is none, as a run's file may say, or not for these objectives."""
+    if name not in SAMPLERS:
+        raise SpecError(f"there is no sampler {name!r}; {suggest(name, SAMPLERS)}")
     if name == "climb" and len(objectives) > 1:
         raise SpecError("sampler climb has one objective; use tpe for two")
     return SAMPLERS[name](space, tuple(objectives), seed)

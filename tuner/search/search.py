@@ -146,7 +146,7 @@ class _Search:
             return TrialRecord(role="baseline", parameters=dict(self.space.fixed))
         there = {trial.record.known_from for trial in self.trials.all}
         for known in self.known:
-            if known[1].known_from not in there:
+            if known.record.known_from not in there:
                 self._added(self.trials.take(known))
         tried = [trial.record.parameters for trial in self.trials.searched]
         for first in self.spec.first:

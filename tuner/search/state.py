@@ -62,6 +62,11 @@ class SearchTrial:
         """Why it is worth nothing; empty where it counts, or runs."""
         return self.record.cause or (self.score.cause if self.score else "")
 
+    @property
+    def gpu_seconds(self) -> float:
+        """What its runs took of all its GPUs."""
+        return self.record.seconds * self.record.gpus
+
 
 class Trials:
     """All trials of a search, in the order they were asked for."""
@@ -103,8 +108,8 @@ class Trials:
 
     def take(self, known: Known) -> SearchTrial:
         """A trial that was measured elsewhere; on disk here, so that the run directory tells all."""
-        trial = self.add(known[1])
-        copy_known(known[0], trial.files)
+        trial = self.add(known.record)
+        copy_known(known.files, trial.files)
         self._note(trial)
         return self._scored(trial)
 
@@ -233,8 +238,7 @@ class Limits:
         """Whether one more trial, as dear as the dearest so far, and the confirmation would cost too much."""
         if self.spec.max_cost is None or self.spec.price_per_gpu_hour is None:
             return False
-        seconds = {id(trial): trial.record.seconds * trial.record.gpus for trial in self.trials.all}
-        each = [seconds[id(trial)] for trial in self._ended]
+        each, spent = [trial.gpu_seconds for trial in self._ended], sum(trial.gpu_seconds for trial in self.trials.all)
         unsettled = sum(not trial.is_settled for trial in self.trials.searched)
-        gpu_seconds = sum(seconds.values()) + (unsettled + 1) * max(each, default=0.0) + self._confirmation(each)
+        gpu_seconds = spent + (unsettled + 1) * max(each, default=0.0) + self._confirmation(each)
         return gpu_seconds * self.spec.price_per_gpu_hour / 3600 > self.spec.max_cost

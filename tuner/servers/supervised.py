@@ -136,7 +136,8 @@ class Supervised:
         """Follow the supervisor's report to its end; where it was killed, do its work."""
         with self._report:
             for line in self._report:
-                self._hear(*line.decode().rstrip("\n").split(" ", 1))
+                word, _, value = line.decode().rstrip("\n").partition(" ")
+                self._hear(word, value)
         self._started.set()
         if self._guard.wait() != 0:
             self._end_family()

@@ -191,8 +191,8 @@ def usage_of(samples: Sequence[dict[str, Any]]) -> Usage:
     def column(name: str) -> Any:
         return table.get(name, pd.Series(math.nan, table.index))
 
-    def gpus(name: str) -> Any:
-        return table.filter(regex=rf"^gpu\d+_{name}$")
+    def of_gpus(name: str) -> Any:  # of samples in which no GPU's sensor is lacking: the rest would stand for all
+        return table.filter(regex=rf"^gpu\d+_{name}$").dropna()
 
     running, waiting = column("running"), column("waiting")
     queue = waiting >= 1
@@ -204,9 +204,9 @@ def usage_of(samples: Sequence[dict[str, Any]]) -> Usage:
         "stands": (running == running.max())[queue].mean(),
         "kv_cache_use": column("kv_cache_use").max(),
         **{name: column(name).mean() for name in ("cpu_cores", "cpu_most", "machine_use")},
-        **{name: gpus(name).mean(axis=1).mean() for name in ("slowed_by_power", "slowed_by_heat")},
-        "gpu_use": gpus("utilization").mean(axis=1).mean(),
-        "power": gpus("power").sum(axis=1, min_count=1).mean(),
+        **{name: of_gpus(name).mean(axis=1).mean() for name in ("slowed_by_power", "slowed_by_heat")},
+        "gpu_use": of_gpus("utilization").mean(axis=1).mean(),
+        "power": of_gpus("power").sum(axis=1, min_count=1).mean(),
     }
     known: dict[str, Any] = {name: round(float(each), 4) for name, each in numbers.items() if pd.notna(each)}
     return Usage(

@@ -178,15 +178,17 @@ class Benches(contextlib.AbstractContextManager["Benches", None]):
         found = next((idle for idle in self._idle if idle[0] == kind), None)
         if found:
             self._idle.remove(found)
-        bench = found[1] if found else Bench(key, offline=offline, network=network)
+        bench, is_sound = found[1] if found else Bench(key, offline=offline, network=network), True
         try:
             yield bench
         except BaseException as error:
-            if not isinstance(error, TunerError):  # else it was between two levels
-                bench.close()
+            is_sound = isinstance(error, TunerError)  # then it was between two levels
             raise
         finally:
-            self._idle.append((kind, bench))
+            if is_sound:
+                self._idle.append((kind, bench))
+            else:
+                bench.close()
 
 
 #: what genai-bench sees of the environment; it writes every secret that it finds there into its files

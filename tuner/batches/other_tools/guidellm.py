@@ -103,9 +103,10 @@ def _differing_counts(metrics: Any, requests: list[Request]) -> Iterator[str]:
     """Where the file's own mean counts of tokens are not those of its requests."""
     done = [request for request in requests if request.error_code is None]
     counts = {"prompt": [one.num_input_tokens for one in done], "output": [one.num_output_tokens for one in done]}
-    for what, known in counts.items():
+    for what, each in counts.items():
+        known = [one for one in each if one is not None]
         claimed = number(metrics, f"{what}_token_count", "successful", "mean")
-        counted = sum(filter(None, known)) / (len(known) or 1)
+        counted = sum(known) / (len(known) or 1)
         if claimed and known and not math.isclose(claimed, counted, rel_tol=SAME):
             yield f"the file claims {claimed:.1f} {what} tokens a request, its requests hold {counted:.1f}"
 
