@@ -22,11 +22,11 @@ pytestmark = [pytest.mark.real, pytest.mark.xdist_group("streams")]
 def measured(bench, tmp_path):
     """Measure a level of a server with these knobs; returns its row, its file's content, and when tokens were sent."""
 
-    def measure(level, *knobs, tokens=20, seconds=5.0, window=request_log.STEADY, workers=1):
+    def measure(level, *knobs, tokens=20, seconds=5.0, window=request_log.STEADY, workers=1, **more):
         folder = tmp_path / f"level-{level}-{window}"
         folder.mkdir()
         workload = Workload(requests=(Request([[{"role": "user", "content": "hello"}]], tokens),))
-        limits = Limits(level, seconds, 10**6, window=window)
+        limits = Limits(level, seconds, 10**6, window=window, **more)
         with running_faulty_server(*knobs) as url:
             load = Load(url, "faulty", f"D(20,{tokens})", workload, limits, workers)
             assert bench.run(load, folder, threading.Event()).exit_code == 0
@@ -84,6 +84,12 @@ def test_a_level_without_a_request_in_its_window_is_judged_whole_and_says_so(mea
     assert record.window == request_log.WHOLE
     assert batches["completed"].tolist() == [1]
     assert "no request was sent in the window and ended" in " ".join(batches["warnings"].iloc[0])
+
+
+def test_a_level_is_extended_where_not_even_its_first_request_has_ended(measured):
+    batches, (record, _), _ = measured(2, "ttft=1.5", seconds=1.0, extend_to=8.0, enough=2)
+    assert batches["outcome"].tolist() == ["completed"] and batches["completed"].iloc[0] >= 2
+    assert record.window == request_log.STEADY
 
 
 def test_workers_share_a_level(measured):

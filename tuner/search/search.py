@@ -103,7 +103,7 @@ class _Search:
     def run(self) -> None:
         for trial in self.trials.searched:
             self.journal.add(trial)
-        self._describe(state="confirming", reason=self._search())
+        self._describe(reason=self._search())
         if not self.stop.is_set():
             self._confirm()
         is_stopped, searched = self.stop.is_set(), self.trials.searched
@@ -202,6 +202,7 @@ class _Search:
         if best is baseline or baseline is None:
             self._describe(confirmation={"verdict": "same", "text": "the defaults are as good: no trial beat them"})
         elif self.spec.confirm:
+            self._describe(state="confirming")
             self._describe(confirmation=msgspec.to_builtins(self._confirmation(baseline, best)))
 
     def _confirmation(self, baseline: SearchTrial, best: SearchTrial) -> Confirmation | None:

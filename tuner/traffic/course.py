@@ -73,13 +73,17 @@ class Limits(msgspec.Struct):
     @property
     def most_requests(self) -> int:
         """So many can be sent at most: with those that begin the level, and those in flight at its end."""
-        longest = self.longest_window + 2 * self.seconds
-        return int(self.arrivals.rate * longest) + 1 if self.arrivals else self.requests + 2 * self.concurrency
+        return int(self.arrivals.rate * self.longest) + 1 if self.arrivals else self.requests + 2 * self.concurrency
 
     @property
     def longest_window(self) -> float:
-        """The most seconds of a window."""
+        """The most seconds of a window, and of the wait for the first request that ends."""
         return self.extend_to or self.seconds
+
+    @property
+    def longest(self) -> float:
+        """The most seconds of the whole level."""
+        return 2 * self.longest_window + self.seconds
 
 
 class Spool:
@@ -141,6 +145,8 @@ class Course:
         self._firsts = len(due) if due else limits.concurrency
         if limits.window == STEADY:
             begun = self._wait(self._first, lambda done: done >= self._firsts, limits.seconds) >= self._firsts
+            if not self._spool.requests:  # then more time is of use to it, as to a window with too few
+                self._wait(id, lambda done: done > 0, limits.longest_window - limits.seconds)
             ends = [request.end or 0.0 for request in self._spool.requests if self._first(request)]
             self._begin = max(ends) if begun else now()
             if not self._spool.requests:

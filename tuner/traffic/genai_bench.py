@@ -156,7 +156,7 @@ class Bench(contextlib.AbstractContextManager["Bench", None]):
             "folder": str(folder),
             "workers": load.workers,
             "limits": msgspec.to_builtins(load.limits),
-            "deadline": load.limits.longest_window + 2 * load.limits.seconds + MARGIN_SECONDS,
+            "deadline": load.limits.longest + MARGIN_SECONDS,
             "errors": str(folder / CLIENT_LOG),
         }
 
