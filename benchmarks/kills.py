@@ -145,7 +145,10 @@ def attack(kind, kills, dice):
         command.terminate()
         command.wait(60)
         count["added by the last resume"] = len(results(run).keys() - seen.keys())
-        count["tracebacks"] = (folder / "out").read_text().count("Traceback")
+        printed = (folder / "out").read_text()
+        count["tracebacks"] = printed.count("Traceback")
+        if count["tracebacks"]:
+            print(printed[printed.index("Traceback") :][:5000])
         asides = [path for path in folder.rglob(".*") if ASIDE.fullmatch(path.name)]
         print(f"{kind}: {kills} kills, {len(seen)} results, gone after at most {longest:.1f} s;", end=" ")
         print(", ".join(f"{name}: {number}" for name, number in count.items()), f"files aside: {len(asides)}", sep=", ")

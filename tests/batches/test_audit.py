@@ -60,6 +60,7 @@ CASES = {
     "no duration": (result(run_duration=0.0), "no run duration"),
     "a wrong type": (result(scenario=7), "wrong type"),
     "an impossible latency": (result([*many, request() | {"tpot": -1.0}]), "left out: 1 latency below zero"),
+    "a latency of ages": (result([*many, request() | {"e2e_latency": 1e300}]), "left out: 1 latency below zero"),
 }
 
 

@@ -76,7 +76,7 @@ def _unusable_values(columns: Columns, batch: Measured) -> Iterable[str]:
     if file.mended:
         yield f"left out: {plural(file.mended, 'value')} of a wrong type, NaN or infinite"
     if impossible := sum(int((np.isnan(possible(one)) & ~np.isnan(one)).sum()) for one in columns.raw.values()):
-        yield f"left out: {plural(impossible, 'latency')} below zero or not finite"
+        yield f"left out: {plural(impossible, 'latency')} below zero, or of decades"
     for name in ("e2e_latency",) if columns.ttft_doubt else ("ttft", "e2e_latency"):  # short answers may have no TPOT
         if missing := int(np.isnan(columns.latencies[name]).sum()):
             yield f"{missing} of {plural(batch.completed or 0, 'completed request')} without {name}"

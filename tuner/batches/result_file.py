@@ -16,7 +16,7 @@ from tuner.core.level import CONCURRENCY, KINDS
 from tuner.core.metrics import LATENCIES, LATENCY_COLUMNS, PERCENTILES, STATISTICS
 from tuner.core.text import server_words
 
-#: No level and no number of repeats is this large; the file that says so is damaged.
+#: No level, number of repeats, count of tokens or latency in seconds is this large; the file that says so is damaged.
 MOST = 10**9
 #: What one second is in the unit that a file names in `_time_unit`.
 UNITS = {"s": 1.0, "ms": 1000.0}
@@ -212,8 +212,8 @@ class Columns:
 
 
 def possible(values: Floats) -> Floats:
-    """The values, but NaN where they are negative or infinite, as no latency and no count can be."""
-    return np.where((values >= 0) & (values < np.inf), values, np.nan)
+    """The values, but NaN where they are negative or of `MOST` and more, as no latency and no count can be."""
+    return np.where((values >= 0) & (values < MOST), values, np.nan)
 
 
 def measure(columns: Columns) -> Measured:
