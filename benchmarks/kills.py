@@ -133,11 +133,18 @@ def attack(kind, kills, dice):
             count["results lost"] += len(seen.keys() - now.keys())
             count["results changed"] += sum(now[path] != seen[path] for path in seen.keys() & now.keys())
             count["processes left"] += len(left := family(folder))
-            records = [json.loads(path.read_bytes()) for path in run.glob("trials/*/server.json")]
-            count["servers said to run"] += sum(record["state"] in ("starting", "ready") for record in records)
+            records = {path.parent.name: json.loads(path.read_bytes()) for path in run.glob("trials/*/server.json")}
+            said = [f"{name} {one['state']}" for name, one in records.items() if one["state"] in ("starting", "ready")]
+            count["servers said to run"] += len(said)
             count["temporary files left"] += len(temporary := list(folder.glob("tuner-*")))
             seen |= now
-            print(f"{kind}: {what}: {len(now)} results, all gone after {seconds:.1f} s", *left, *temporary, flush=True)
+            print(
+                f"{kind}: {what}: {len(now)} results, all gone after {seconds:.1f} s",
+                *left,
+                *temporary,
+                *said,
+                flush=True,
+            )
         time.sleep(6)  # after which what was aside is old
         command = start(kind, folder)
         while command.poll() is None and len(results(run)) == len(seen):

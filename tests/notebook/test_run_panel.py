@@ -2,6 +2,7 @@
 
 import asyncio
 import html
+from dataclasses import replace
 from types import SimpleNamespace
 
 import ipywidgets as widgets
@@ -260,6 +261,40 @@ def test_a_panel_that_another_has_replaced_draws_no_more(tmp_path, monkeypatch):
         await asyncio.gather(first.task, second.task)
 
     asyncio.run(show_two())
+
+
+def test_a_run_that_was_stopped_in_a_panel_is_resumed_there_as_its_only_writer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    began = []
+
+    def run(spec, experiment, stop):
+        with experiment.only_writer():
+            began.append((experiment.is_running, stop.is_set(), experiment.stop_file.exists()))
+            result_files.run(experiment.folder, [1])
+            experiment.describe(kind=SWEEP, name="sweep", spec=spec.model_dump(mode="json"), state="interrupted")
+            assert stop.at_once.wait(20)
+
+    class Panel(run_panel.SweepPanel):
+        kind = replace(run_panel.SWEEP_KIND, run=run)
+
+    async def stop_twice(panel, begun):
+        async with asyncio.timeout(20):
+            while len(began) < begun:
+                await asyncio.sleep(0.05)
+            panel.stop()
+            panel.stop()
+            await panel.task
+
+    async def resume():
+        panel = Panel({"levels": [1]})
+        panel.start()
+        await stop_twice(panel, 1)
+        panel._trusted = panel.folder
+        press(panel, "Resume")
+        await stop_twice(panel, 2)
+
+    asyncio.run(resume())
+    assert began == [(True, False, False)] * 2
 
 
 def test_two_panels_of_a_kernel_share_no_layout(tmp_path, monkeypatch):

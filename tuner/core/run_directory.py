@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tuner.core import files, locks, records, timestamps
 from tuner.core.level import Level, folder_name
@@ -101,10 +101,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run directory; `is_held` where it was got from `only_writer`."""
+    """One run directory; `is_held` while the `only_writer` lasts that it was got from."""
 
     folder: Path
-    is_held: bool = field(default=False, compare=False)
+    lock: IO[str] | None = field(default=None, compare=False)
 
     @classmethod
     def create(cls, runs: Path, kind: str, name: str) -> "Experiment":
@@ -143,6 +143,11 @@ class Experiment:
             raise PathError(f"{folder} is no run directory: it has no {EXPERIMENT_FILE}")
         files.read_json(folder / EXPERIMENT_FILE, dict[str, Any])
         return cls(folder)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether nobody but who has this may write into it."""
+        return self.lock is not None and not self.lock.closed
 
     @property
     def is_new(self) -> bool:
@@ -196,7 +201,7 @@ class Experiment:
                 self.stop_file.unlink(missing_ok=True)
             self._remove_leftovers()
             try:
-                yield Experiment(self.folder, is_held=True)
+                yield Experiment(self.folder, lock)
             finally:
                 self._remove_leftovers()
                 with contextlib.suppress(OSError):  # leave nothing of a run that was refused before it began
