@@ -269,8 +269,7 @@ def report(  # noqa: PLR0913, PLR0917 - they are its flags
     mlflow: Annotated[str | None, typer.Option("--mlflow", metavar="URI", help="log the run to MLflow too")] = None,
 ) -> None:
     """Write the offline report of what is there."""
-    options = _judging_options(slo, price_per_gpu_hour, gpus, target_rate, target_users)
-    by, price, load = options["slo"], options["price"], options["target"]
+    by, price, load = _judging_options(slo, price_per_gpu_hour, gpus, target_rate, target_users).values()
     print_lines(f"report: {write_report(path, output, by, price, load)}")
     if mlflow:
         print_lines(f"MLflow run: {exports.log_to_mlflow(read_results(path, slo=by), output, mlflow)}")
