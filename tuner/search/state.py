@@ -6,7 +6,6 @@ import re
 import shutil
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -168,10 +167,9 @@ class Limits:
         """What the search took so far."""
         return self.spent + time.monotonic() - self.began
 
-    def deadline(self, *, confirming: bool = False) -> datetime | None:
-        """When whatever runs must end after its level; None where it need not."""
-        left = self._seconds_left(confirming=confirming)
-        return None if left == math.inf else now() + timedelta(seconds=left)
+    def deadline(self, *, confirming: bool = False) -> float:
+        """When, on the monotonic clock, whatever runs must end after its level; infinite where it need not."""
+        return time.monotonic() + self._seconds_left(confirming=confirming)
 
     def is_over(self, *, confirming: bool = False) -> bool:
         """Whether the time is over: all of it, or what is left for the search beside the confirmation."""
