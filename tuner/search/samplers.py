@@ -69,12 +69,13 @@ class Sampler:
         return random.Random(f"{self.seed} {len(observations)} {use}")  # noqa: S311 - no secret
 
     def _spread(self, observations: Sequence[Observation]) -> Iterable[Point]:
-        """The next points of a sequence that fills the space evenly."""
-        from scipy.stats import qmc
-
-        sequence = qmc.Halton(len(self.space.dimensions), rng=self.seed)
-        sequence.fast_forward(len(observations))
-        return map(self.space.at, sequence.random(_DRAWS).tolist())
+        """The next points of a sequence that fills the space evenly: Roberts' additive recurrence (2018)."""
+        count, ratio, dice = len(self.space.dimensions), 2.0, self._dice([], "start")
+        for _ in range(40):
+            ratio = (1 + ratio) ** (1 / (count + 1))
+        steps = [(dice.random(), ratio ** -(n + 1)) for n in range(count)]
+        for number in range(len(observations) + 1, len(observations) + 1 + _DRAWS):
+            yield self.space.at([(start + number * step) % 1 for start, step in steps])
 
 
 class Grid(Sampler):
