@@ -34,7 +34,12 @@ pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'ray[client]'"),
 ]
 
-ONE_GPU = {"GPU": 1}
+
+class OneGPU(RayExecutor):
+    """A GPU that is only declared is reserved for each trial, whose server takes none."""
+
+    def _takes(self, spec):
+        return {"GPU": 1}
 
 
 class Nodes:
@@ -127,7 +132,7 @@ def test_the_answers_of_a_trial_come_back_too(cluster, tiny_gguf, experiment):
     asked = {"levels": [1], "scenarios": ["D(20,8)"], "max_seconds": 1, "quality": {"prompts": 4}}
     spec, trial = make_spec({"model": str(tiny_gguf), **asked}, TrialSpec), experiment.trial(1)
     TrialRecord(role="baseline", parameters={}).write(trial.folder)
-    with RayExecutor(cluster.address, 1, spec, ONE_GPU) as executor:
+    with OneGPU(cluster.address, 1, spec) as executor:
         executor.submit(spec, trial, stop_request(experiment)).result(200)
     answers = Answers.read(trial.folder)
     assert len(answers.first) == len(answers.again) == 4 and all(one.tokens for one in answers.first)
@@ -137,7 +142,7 @@ def test_four_trials_though_a_node_is_killed_in_their_middle(cluster, tiny_gguf,
     """Two at a time on different nodes; then one node is lost, and what had come back is not measured again."""
     second = cluster.add()
     spec, trials = swept(tiny_gguf), [experiment.trial(number) for number in range(1, 5)]
-    with RayExecutor(cluster.address, 0, spec, ONE_GPU) as executor:
+    with OneGPU(cluster.address, 0, spec) as executor:
         assert executor.slots == 2
         futures = submit_all(executor, spec, experiment, 4)
         lost = wait_until(lambda: next(filter(second_has_a_level(second), trials), None), 120)
@@ -183,7 +188,7 @@ def test_a_key_that_the_node_has_not_is_missed(cluster, nothing_left, experiment
 
 def test_leaving_ends_what_runs_and_what_waits(cluster, nothing_left, experiment):
     spec = make_spec(faulty("never_ready=1"))
-    with RayExecutor(cluster.address, 2, spec, ONE_GPU) as executor:  # there is one GPU: the second waits for it
+    with OneGPU(cluster.address, 2, spec) as executor:  # there is one GPU: the second waits for it
         futures = submit_all(executor, spec, experiment, 3)
         wait_until(lambda: started(map(experiment.trial, (1, 2))), 60)
     assert [type(future.exception()) for future in futures[:2]] == [Stopped, Stopped] and futures[2].cancelled()

@@ -310,7 +310,7 @@ def test_an_emptied_space_runs_no_search(tmp_path, monkeypatch):
     field(panel, "space").value = ""
     with pytest.raises(SpecError, match="space"):
         panel._form.spec()
-    field(panel, "fill in a preset").value = "cache"
+    field(panel, "fill in a preset").label = "cache"
     assert set(panel._form.spec().space) == {"n_parallel", "n_threads", "kv_unified"}
 
 

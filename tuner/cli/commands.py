@@ -34,7 +34,7 @@ from tuner.report.write import REPORT_FILE, ComparisonRequest, run_comparison, s
 from tuner.search.executors import LOCAL
 from tuner.search.spec import TuneSpec
 from tuner.servers.server import launch
-from tuner.sweep.fields import read_levels
+from tuner.sweep.fields import as_text, read_levels
 from tuner.sweep.prepare import prepare, with_model, with_workload
 from tuner.sweep.spec import SECTIONS, ServeSpec, SweepSpec, make_spec, read_spec
 from tuner.sweep.sweep import check_kind, check_same, recorded_spec
@@ -61,9 +61,8 @@ def takes(spec: type[BaseModel]) -> Callable[[Callable[..., None]], Callable[...
 
 
 def _flag(name: str, field: Any) -> inspect.Parameter:
-    default = field.get_default(call_default_factory=True)
-    value = " ".join(map(str, default)) if isinstance(default, list) else default
-    text = (field.description or "") + (f" (default: {value})" if default not in (None, "", {}, []) else "")
+    default = as_text(field.get_default(call_default_factory=True))
+    text = (field.description or "") + (f" (default: {default})" if default else "")
     section = next((title for title, names in SECTIONS.items() if name in names), "More")
     flag = f"--{name.replace('_', '-')}"
     option = typer.Option(flag, metavar="VALUE", help=text, show_default=False, rich_help_panel=section)
@@ -269,8 +268,7 @@ def report(  # noqa: PLR0913, PLR0917 - they are its flags
     mlflow: Annotated[str | None, typer.Option("--mlflow", metavar="URI", help="log the run to MLflow too")] = None,
 ) -> None:
     """Write the offline report of what is there."""
-    options = _judging_options(slo, price_per_gpu_hour, gpus, target_rate, target_users)
-    by, price, load = options["slo"], options["price"], options["target"]
+    by, price, load = _judging_options(slo, price_per_gpu_hour, gpus, target_rate, target_users).values()
     print_lines(f"report: {write_report(path, output, by, price, load)}")
     if mlflow:
         print_lines(f"MLflow run: {exports.log_to_mlflow(read_results(path, slo=by), output, mlflow)}")

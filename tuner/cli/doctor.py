@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
@@ -26,22 +26,21 @@ class Finding(NamedTuple):
 
 def examine() -> list[Finding]:
     """Look for everything; nothing is started or changed."""
-    looks: tuple[Callable[[], Iterator[Finding]], ...] = (_python, _genai_bench, _engines, _gpus, _browser)
-    return [finding for look in looks for finding in look()]
+    return [_python(), _genai_bench(), *_engines(), *_gpus(), _browser()]
 
 
-def _python() -> Iterator[Finding]:
+def _python() -> Finding:
     here = ".".join(map(str, sys.version_info[:3]))
     ok = (3, 11) <= sys.version_info < (3, 13)
     remedy = "make an environment with Python 3.11 or 3.12 (pandas 3 needs 3.11, genai-bench ends at 3.12)"
-    yield Finding("Python", ok, f"{here} at {sys.executable}", "" if ok else remedy, needed=True)
+    return Finding("Python", ok, f"{here} at {sys.executable}", "" if ok else remedy, needed=True)
 
 
-def _genai_bench() -> Iterator[Finding]:
+def _genai_bench() -> Finding:
     try:
-        yield Finding("genai-bench", True, version("genai-bench"), needed=True)
+        return Finding("genai-bench", True, version("genai-bench"), needed=True)
     except PackageNotFoundError:
-        yield Finding("genai-bench", False, "not installed", "pip install genai-bench==0.0.5", needed=True)
+        return Finding("genai-bench", False, "not installed", "pip install genai-bench==0.0.5", needed=True)
 
 
 def _engines() -> Iterator[Finding]:
@@ -68,7 +67,7 @@ def _gpus() -> Iterator[Finding]:
         yield Finding("GPU", False, detail, remedy)
 
 
-def _browser() -> Iterator[Finding]:
+def _browser() -> Finding:
     browser = next(filter(None, map(shutil.which, _BROWSERS)), "")
     detail, remedy = "no Chromium on PATH; only the tests of the report need it", "playwright install chromium"
-    yield Finding("browser", bool(browser), browser or detail, "" if browser else remedy)
+    return Finding("browser", bool(browser), browser or detail, "" if browser else remedy)

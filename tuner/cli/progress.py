@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -25,7 +25,7 @@ from tuner.judging.trials import load_trials
 from tuner.report.results import Results
 from tuner.search.search import SEARCH_KIND, SWEEP_KIND, Kind
 from tuner.sweep.level import judged_level
-from tuner.sweep.progress import LevelState, Progress
+from tuner.sweep.progress import Progress
 from tuner.sweep.spec import SweepSpec
 from tuner.sweep.sweep import StopRequest
 
@@ -40,27 +40,21 @@ _LATENCIES = ("ttft_p90", "tpot_p90")
 _LONGEST = 160
 
 
-class RunDisplay(AbstractContextManager["RunDisplay", None]):
+class RunDisplay(ExitStack):
     """A bar that follows a run directory, and a line for each part that ended; without a terminal, the lines alone."""
 
     #: what it shows
     kind: ClassVar[Kind]
 
     def __init__(self, experiment: Experiment, spec: SweepSpec) -> None:
-        self._experiment = experiment
-        self._spec = spec
+        super().__init__()
+        self._experiment, self._spec = experiment, spec
         self._console = Terminal(stderr=True)
         self._printed, self._phase = 0, ""
         texts = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"))
         self._bar = _bar(self._console, *texts, bars.BarColumn(), bars.TimeElapsedColumn())
         self._task = self._bar.add_task("starting", total=None)
-
-    def __enter__(self) -> "RunDisplay":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self.enter_context(self._bar)
 
     def run(self, stop: StopRequest) -> None:
         """Run in a thread and show what changes; whatever ends us early ends the run at once, and it is waited for."""
@@ -91,9 +85,8 @@ class RunDisplay(AbstractContextManager["RunDisplay", None]):
     def conclude(self, results: Results) -> None:
         """Of a sweep, count the batches that meet the SLO, and say the maximum and from how many of them it is."""
         if self._spec.slo and results.searched is None:
-            summary = results.summary
-            mark = _YES if summary.compliant else _NO
-            self._print([f"{mark} {summary.compliant}/{summary.total} batches meet the SLO", escape(summary.text)])
+            said, mark = results.summary, _YES if results.summary.compliant else _NO
+            self._print([f"{mark} {said.compliant}/{said.total} batches meet the SLO", escape(said.text)])
 
     def _print(self, lines: list[str]) -> None:
         for line in lines:
@@ -111,15 +104,12 @@ class SweepDisplay(RunDisplay):
     kind = SWEEP_KIND
 
     def _lines(self, progress: Progress) -> Iterator[str]:
-        return map(self._line, progress.ended[self._printed :])
-
-    def _line(self, level: LevelState) -> str:
-        if level.state == COMPLETED:
-            row = judged_level([level.folder], self._spec.slo or {})
-            mark, text = _VERDICT_MARKS.get(row["verdict"], _UNKNOWN), "; ".join(_numbers(row))
-        else:
+        for level in progress.ended[self._printed :]:
             mark, text = _NO if level.state in TOO_MUCH else _UNKNOWN, f"{level.state}: {level.reason}"
-        return f"{mark} {escape(level.scenario)} {level_title(level.level)} {escape(text)}"
+            if level.state == COMPLETED:
+                row = judged_level([level.folder], self._spec.slo or {})
+                mark, text = _VERDICT_MARKS.get(row["verdict"], _UNKNOWN), "; ".join(_numbers(row))
+            yield f"{mark} {escape(level.scenario)} {level_title(level.level)} {escape(text)}"
 
 
 class SearchDisplay(RunDisplay):

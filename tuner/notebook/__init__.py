@@ -21,7 +21,7 @@ from tuner.sweep.spec import ServeSpec, SweepSpec, make_spec
 
 #: what a notebook's parameters cell may hold besides the spec's own parameters
 RUN_NOW, RUN_FOLDER = "run_now", "run_folder"
-_COMPARES = {"baseline", "candidate", "tolerance", "junit", "fail_on_regression"}
+_COMPARES = {"paths", "baseline", "candidate", "slo", "tolerance", "report", "junit", "fail_on_regression"}
 _PLAIN = (str, int, float, bool, list, dict, tuple, type(None))
 _JUPYTERS_OWN = {"In", "Out"}
 
@@ -29,11 +29,7 @@ _JUPYTERS_OWN = {"In", "Out"}
 def sweep(namespace: dict[str, Any]) -> RunPanel | Results:
     """Show the sweep panel, or with `run_now` run the sweep and show its results.
 
-    Args:
-        namespace: the notebook's `globals()`; its plain values are the parameters.
-
-    Raises:
-        SpecError: a parameter is unknown or has a wrong value.
+    The plain values of the notebook's `globals()` are the parameters; a SpecError says which is unknown or wrong.
     """
     return _show_or_run(namespace, SweepPanel)
 
@@ -78,27 +74,23 @@ def compare(namespace: dict[str, Any]) -> Compared | Results:
         PathError: a path holds no batch.
         Regressed: the candidate is worse, and that was to fail.
     """
-    parameters = parameters_in(namespace, {"paths", *_COMPARES, "slo", "report"})
+    parameters = parameters_in(namespace, _COMPARES)
     spec = make_spec({"slo": parameters.get("slo") or None}, SweepSpec)
     slo = SLO.parse(spec.slo) if spec.slo else None
+    report, junit = (Path(parameters[name]) if parameters.get(name) else None for name in ("report", "junit"))
     if parameters.get("baseline") or parameters.get("candidate"):
-        return _compare(parameters, slo)
+        fails = _yes_or_no("fail_on_regression", parameters.get("fail_on_regression", False))
+        baseline, candidate = (_paths(parameters.get(name)) for name in ("baseline", "candidate"))
+        request = ComparisonRequest(baseline, candidate, slo, parameters.get("tolerance", "5%"), report, junit, fails)
+        return run_comparison(request, show)
     paths = _paths(parameters.get("paths")) or [spec.runs]
     if missing := next((path for path in paths if not path.exists()), None):
         raise PathError(f"{missing} does not exist: run sweep.ipynb first, or name runs as baseline and candidate")
     results = read_results(*paths, slo=slo)
     show(results)
-    if target := parameters.get("report"):
-        save_report(results, Path(target))
+    if report:
+        save_report(results, report)
     return results
-
-
-def _compare(parameters: dict[str, Any], slo: SLO | None) -> Compared:
-    fails = _yes_or_no("fail_on_regression", parameters.get("fail_on_regression", False))
-    report, junit = (Path(parameters[name]) if parameters.get(name) else None for name in ("report", "junit"))
-    sides = [_paths(parameters.get(name)) for name in ("baseline", "candidate")]
-    request = ComparisonRequest(sides[0], sides[1], slo, parameters.get("tolerance", "5%"), report, junit, fails)
-    return run_comparison(request, show)
 
 
 def _paths(value: Any) -> list[Path]:

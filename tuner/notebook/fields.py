@@ -7,6 +7,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from tuner.core import documents
+from tuner.engines.base import Engine
 from tuner.engines.parameters import Parameter
 from tuner.errors import SpecError
 from tuner.report.static import escaped
@@ -55,12 +56,12 @@ class Field:
         self._note.value = words(problem, error=True) if problem else meaning
         self._note.layout.display = "" if self._note.value else "none"
 
+    def offer(self, engine: Engine) -> None:
+        """Fit what is offered to another engine."""
+
     def _hear(self, *inputs: widgets.Widget) -> None:
         for one in inputs:
-            one.observe(lambda _: self._changed(), "value")
-
-    def _changed(self) -> None:
-        self.changed()
+            one.observe(lambda _: self.changed(), "value")
 
 
 def text_field(name: str, value: Any, meaning: str, **more: Any) -> Field:
@@ -80,20 +81,18 @@ class SpaceField(Field):
     """What a search may try: lines of YAML, which one of the engine's presets can fill in."""
 
     def __init__(self, name: str, value: Any, meaning: str) -> None:
-        self._area = widgets.Textarea(as_lines(value), rows=6, continuous_update=False, **labelled(name))
+        area = widgets.Textarea(as_lines(value), rows=6, continuous_update=False, **labelled(name))
         self._preset = widgets.Dropdown(**labelled("fill in a preset"))
-        self._presets: Mapping[str, Any] = {}
-        self._preset.observe(lambda _: self._fill(), "value")
-        super().__init__(self._area, meaning, widgets.VBox([self._area, self._preset]))
 
-    def offer(self, presets: Mapping[str, Any]) -> None:
-        """Offer another engine's presets."""
-        self._presets = presets
-        self._preset.options = ["", *presets]
+        def fill(change: Mapping[str, str]) -> None:
+            area.value = change["new"] or area.value
 
-    def _fill(self) -> None:
-        if self._preset.value:
-            self._area.value = as_lines(self._presets[self._preset.value])
+        self._preset.observe(fill, "value")
+        super().__init__(area, meaning, widgets.VBox([area, self._preset]))
+
+    def offer(self, engine: Engine) -> None:
+        """Offer the engine's presets."""
+        self._preset.options = [("", ""), *((name, as_lines(preset)) for name, preset in engine.spaces.items())]
 
 
 class GPUsField(Field):
@@ -132,16 +131,16 @@ class ParametersField(Field):
         self._fold = widgets.Accordion([widgets.VBox([self._grid, self._others])], titles=[f"Engine {name}"])
         super().__init__(self._others, meaning, self._fold)
 
-    def offer(self, known: Mapping[str, Parameter], *, complete: bool) -> None:
-        """Show inputs for the parameters of another engine; what is filled in stays."""
+    def offer(self, engine: Engine) -> None:
+        """Show inputs for the parameters that the engine knows; what is filled in stays."""
         with suppress(SpecError):  # which is said beside the field
             self._values = self.value if self._known else self._values
-        self._known = known
-        self._inputs = {name: self._input(name, parameter) for name, parameter in known.items()}
+        self._known = engine.tunables
+        self._inputs = {name: self._input(name, parameter) for name, parameter in self._known.items()}
         self._hear(*self._inputs.values())
         self._grid.children = tuple(self._inputs.values())
-        self._others.value = as_text({name: one for name, one in self._values.items() if name not in known})
-        self._others.layout.display = "none" if complete and not self._others.value else ""
+        self._others.value = as_text({name: one for name, one in self._values.items() if name not in self._known})
+        self._others.layout.display = "none" if engine.complete and not self._others.value else ""
         self._fold.selected_index = 0 if self._values else None
 
     @property
@@ -153,7 +152,7 @@ class ParametersField(Field):
         except ValueError:
             raise SpecError(f"parameters: write the others as name: value, name: value; got {text!r}") from None
         values = {name: one.value for name, one in self._inputs.items() if str(one.value).strip()}
-        return {name: _typed(one, self._known[name]) for name, one in values.items()} | others
+        return {name: _typed(one, self._known[name].kind) for name, one in values.items()} | others
 
     def show_problem(self, problem: str) -> None:
         """Say what is wrong, and unfold where it can be mended."""
@@ -172,9 +171,7 @@ class ParametersField(Field):
         return widgets.Text(as_text(value), continuous_update=False, placeholder=default, **more)
 
 
-def _typed(value: Any, parameter: Parameter) -> Any:
-    """A text as the parameter's kind; one that it cannot be stays, so that the engine says what is wrong with it."""
-    try:
-        return parameter.kind(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+def _typed(value: Any, kind: type[Any]) -> Any:
+    with suppress(ValueError):  # the engine says what is wrong with it
+        return kind(value) if isinstance(value, str) else value
+    return value

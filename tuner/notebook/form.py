@@ -1,7 +1,7 @@
 """A form made from a spec: its parameters in sections, those that the engine takes, each error at its field."""
 
 import re
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from itertools import chain, combinations
 from typing import Any, Generic, Literal, get_args, get_origin
@@ -55,7 +55,7 @@ class Form(Generic[Spec]):
         self.changed: Callable[[], None] = lambda: None  # called after each change
         self._fields = {name: self._field(name) for name in kind.model_fields}
         for name, field in self._fields.items():
-            field.changed = self._fit if name == "engine" else self._changed
+            field.changed = self._fit if name == "engine" else lambda *_: self.changed()
         sections = {title: [name for name in names if name in self._fields] for title, names in SECTIONS.items()}
         cards = []
         for title, names in sections.items():
@@ -77,8 +77,8 @@ class Form(Generic[Spec]):
         return {name: value for name, value in filled.items() if name not in instead}
 
     def value_of(self, name: str) -> Any:
-        """What one field holds, whatever is wrong in another."""
-        return self._fields[name].value
+        """What one field holds, or its default where it is empty, whatever is wrong in another."""
+        return self._fields[name].value or self._default(name)
 
     def spec(self) -> Spec:
         """The spec that is filled in, as far as its engine can check it; what is wrong is said at its fields."""
@@ -108,8 +108,7 @@ class Form(Generic[Spec]):
 
     def blame(self, error: TunerError) -> bool:
         """Show `error` at the field that it is about; False where it is about none."""
-        name = self._field_in(str(error))
-        if name:
+        if name := self._field_in(str(error)):
             self._fields[name].show_problem(str(error))
             if name in self._folded:
                 self._more.selected_index = 0
@@ -126,11 +125,10 @@ class Form(Generic[Spec]):
 
     def _field(self, name: str) -> Field:
         about = self._kind.model_fields[name]
-        value = self._initial.get(name, about.get_default(call_default_factory=True))
-        meaning = about.description or ""
+        value, meaning = self._initial.get(name, self._default(name)), about.description or ""
         if name in _FIELDS:
             return _FIELDS[name](name, value, meaning)
-        choices = list(_choices(about.annotation))
+        choices = _choices(about.annotation)
         if len(choices) > 1:
             none = "" if get_origin(about.annotation) is Literal else "default"
             return fields.choice_field(name, value, meaning, choices, none)
@@ -138,18 +136,14 @@ class Form(Generic[Spec]):
             return Field(widgets.Checkbox(value=bool(value), **fields.labelled(name)), meaning)
         return fields.text_field(name, value, meaning)
 
+    def _default(self, name: str) -> Any:
+        return self._kind.model_fields[name].get_default(call_default_factory=True)
+
     def _fit(self) -> None:
         engine = engines.find(self._fields["engine"].value)
         for name, field in self._fields.items():
             field.widget.layout.display = "" if _takes(engine, name) else "none"
-        for field in self._fields.values():
-            if isinstance(field, ParametersField):
-                field.offer(engine.tunables, complete=engine.complete)
-            if isinstance(field, SpaceField):
-                field.offer(engine.spaces)
-        self._changed()
-
-    def _changed(self) -> None:
+            field.offer(engine)
         self.changed()
 
 
@@ -157,9 +151,6 @@ def _takes(engine: Engine, name: str) -> bool:
     return name not in _TAKES or _TAKES[name](engine)
 
 
-def _choices(annotation: Any) -> Iterator[str]:
-    if get_origin(annotation) is Literal:
-        yield from get_args(annotation)
-    else:
-        for part in get_args(annotation):
-            yield from _choices(part)
+def _choices(annotation: Any) -> list[str]:
+    parts = get_args(annotation)
+    return [*parts] if get_origin(annotation) is Literal else [one for part in parts for one in _choices(part)]

@@ -1,7 +1,7 @@
 """What every panel has: a form, the same as a command and a file, buttons, a status, and what it shows below."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Generic
@@ -26,15 +26,11 @@ _KEPT = '<div class="tuner-kept">{}</div>'
 _LOG_READ, _LOG_SOUGHT, _LOG_LINES = 50_000, 5_000_000, 200  # bytes at its end, bytes that are searched, lines
 
 
-def log_end(path: Path, sought: str = "") -> list[str]:
-    """The last lines of a log that hold `sought`, in any case, without what looks like a key; none without a log."""
+def log_html(path: Path, sought: str = "", most: int = _LOG_LINES) -> str:
+    """The last lines of a log that hold `sought`, in any case, without what looks like a key; scrolled to the last."""
     lines = hide_secrets(read_end(path, _LOG_SOUGHT if sought else _LOG_READ)).splitlines()
-    return [line for line in lines if sought.lower() in line.lower()][-_LOG_LINES:]
-
-
-def log_html(lines: Sequence[str]) -> str:
-    """Lines of a log, scrolled to the last one."""
-    return f'<div class="tuner-log"><pre>{escaped(chr(10).join(lines)) or "no such line"}</pre></div>'
+    end = "\n".join([line for line in lines if sought.lower() in line.lower()][-most:])
+    return f'<div class="tuner-log"><pre>{escaped(end) or "no such line"}</pre></div>'
 
 
 async def draw(output: widgets.Output, figure: Any) -> None:
@@ -85,15 +81,12 @@ class Panel(Generic[Spec]):
 
     def stop(self) -> None:
         """End what goes on."""
-        raise NotImplementedError
 
     async def _find(self) -> None:
         """Show what goes on, or was the last."""
-        raise NotImplementedError
 
     async def _begin(self) -> None:
         """Carry out what is filled in."""
-        raise NotImplementedError
 
     def _described(self) -> str:
         """What is filled in, as HTML to copy; raises TunerError where something is wrong with it."""

@@ -1,7 +1,7 @@
 """The panels of a sweep and of a search."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,6 @@ from tuner.notebook.fields import button, labelled, words
 from tuner.notebook.form import Form
 from tuner.notebook.panel import Panel
 from tuner.notebook.views import ResultsView
-from tuner.report.compared import read_comparison
 from tuner.report.results import Results, read_results
 from tuner.report.static import copyable, results_html
 from tuner.report.write import REPORT_FILE, write_report
@@ -77,20 +76,10 @@ class RunPanel(Panel[SweepSpec]):
 
     def stop(self) -> None:
         """End after the level that runs; pressed again, at once."""
-        if self.experiment is None:
-            return
-        file = self.experiment.stop_file
-        again = file.exists()
-        file.write_text(_AT_ONCE if again else "after this level")
-        self._heed_stop_file(self.experiment)
-        self._say("stopping now" if again else "stopping after this level; press Stop again to stop now")
-
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await super()._guard(work)
-        except asyncio.CancelledError:
-            self._stop.at_once.set()
-            raise
+        if self.experiment:
+            again = self.experiment.stop_file.exists()
+            self.experiment.stop_file.write_text(_AT_ONCE if again else "after this level")
+            self._say("stopping now" if again else "stopping after this level; press Stop again to stop now")
 
     def _described(self) -> str:
         self._estimate.value = ""
@@ -106,17 +95,14 @@ class RunPanel(Panel[SweepSpec]):
 
     async def _find(self) -> None:
         """Show the run that is going on, or else the last one of this name."""
-        runs, kind = Path(self._value_of("runs")), self.kind.name
+        runs, kind = Path(self._form.value_of("runs")), self.kind.name
         going_on = next((run for run in Experiment.find(runs, kind) if run.is_running), None)
         if going_on:
             await self._follow(going_on)
-        last = going_on or next(Experiment.find(runs, kind, self._value_of("name")), None)
+        last = going_on or next(Experiment.find(runs, kind, self._form.value_of("name")), None)
         self._list_runs(last)
         if last:
             await self._conclude(last)
-
-    def _value_of(self, name: str) -> str:
-        return str(self._form.value_of(name) or self.kind.spec.model_fields[name].default)
 
     async def _begin(self) -> None:
         spec = self._form.spec()
@@ -133,7 +119,11 @@ class RunPanel(Panel[SweepSpec]):
         self._view.widget.layout.display = "none"
         with run.only_writer() as experiment:
             work = asyncio.create_task(asyncio.to_thread(self.kind.run, spec, experiment, self._stop))
-            await self._follow(experiment, work)
+            try:
+                await self._follow(experiment, work)
+            except asyncio.CancelledError:
+                self._stop.at_once.set()
+                raise
             await work
             self._say("writing the report")
             await asyncio.to_thread(write_report, experiment.folder)
@@ -147,7 +137,8 @@ class RunPanel(Panel[SweepSpec]):
         showing: asyncio.Task[Any] | None = None
         while experiment.is_running if work is None else not work.done():
             await (asyncio.sleep(_POLL_SECONDS) if work is None else asyncio.wait({work}, timeout=_POLL_SECONDS))
-            self._heed_stop_file(experiment)
+            if files.read_end(experiment.stop_file, len(_AT_ONCE) + 1) == _AT_ONCE:
+                self._stop.at_once.set()
             if self._is_replaced:
                 continue
             progress = self._measure(experiment)
@@ -165,12 +156,6 @@ class RunPanel(Panel[SweepSpec]):
         self._bar.max, self._bar.value = max(1, progress.planned), len(progress.ended)
         return progress
 
-    def _heed_stop_file(self, experiment: Experiment) -> None:
-        if experiment.stop_file.exists():
-            self._stop.after_level.set()
-            if files.read_end(experiment.stop_file, len(_AT_ONCE) + 1) == _AT_ONCE:
-                self._stop.at_once.set()
-
     async def _conclude(self, experiment: Experiment) -> None:
         self.experiment = experiment
         progress, state, report = self._measure(experiment), _state(experiment), experiment.folder / REPORT_FILE
@@ -187,7 +172,7 @@ class RunPanel(Panel[SweepSpec]):
         return results
 
     def _list_runs(self, shown: Experiment | None) -> None:
-        runs = Experiment.find(Path(self._value_of("runs")), self.kind.name)
+        runs = Experiment.find(Path(self._form.value_of("runs")), self.kind.name)
         self.experiment = shown
         self._runs.options = [(f"{run.folder.name} ({_state(run)})", str(run.folder)) for run in runs]
         self._runs.value = str(shown.folder) if shown and self._runs.options else None
@@ -220,11 +205,7 @@ class RunPanel(Panel[SweepSpec]):
 
     def _compare_with(self) -> None:
         if self._is_idle and self.experiment and self._others.value:
-            self._spawn(self._show_comparison(Path(self._others.value), self.experiment.folder))
-
-    async def _show_comparison(self, baseline: Path, candidate: Path) -> None:
-        compared = await asyncio.to_thread(read_comparison, [baseline], [candidate], tolerance=0.05)
-        await self._view.show_comparison(compared)
+            self._spawn(self._view.show_comparison(Path(self._others.value), self.experiment.folder))
 
 
 def _status(experiment: Experiment, progress: Any) -> str:

@@ -17,7 +17,7 @@ from tuner.core.run_directory import Trial
 from tuner.errors import PathError
 from tuner.notebook.fields import button, words
 from tuner.notebook.form import Form
-from tuner.notebook.panel import Panel, draw, log_end, log_html
+from tuner.notebook.panel import Panel, draw, log_html
 from tuner.report.static import copyable
 from tuner.servers import telemetry
 from tuner.servers.server import Server, launch, preview
@@ -128,7 +128,7 @@ class ServerPanel(Panel[ServeSpec]):
             await asyncio.sleep(_WATCH_SECONDS)
 
     def _show_log(self, folder: Path) -> None:
-        self._log.value = log_html(log_end(Trial(folder).server_log)[-_LOG_LINES:])
+        self._log.value = log_html(Trial(folder).server_log, most=_LOG_LINES)
 
 
 def _is_over(folder: Path, server: Server | None) -> bool:

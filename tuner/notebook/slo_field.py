@@ -1,6 +1,6 @@
 """The field of an SLO: a row a limit, in one tier or several, and the file that it is read from and written to."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +43,18 @@ class _Limit:
     @property
     def place(self) -> tuple[str, str]:
         """What it limits: a section, and the statistic of a latency."""
-        return self._section.value, self._statistic.value if self._is_latency else ""
+        is_latency = SECTIONS[self._section.value] in LATENCIES
+        return self._section.value, self._statistic.value if is_latency else ""
 
     @property
     def content(self) -> dict[str, Any]:
         """What the SLO file says of it."""
         return self._rest | {"threshold": self._threshold.value, "hard_fail": self._hard.value}
 
-    @property
-    def _is_latency(self) -> bool:
-        return SECTIONS[self._section.value] in LATENCIES
-
     def _fit(self) -> None:
-        metric = METRICS[SECTIONS[self._section.value]]
-        self._statistic.layout.visibility = "visible" if self._is_latency else "hidden"
-        self._threshold.placeholder = "0.01" if metric.unit == SHARE else "500 ms" if self._is_latency else metric.unit
+        unit, is_latency = METRICS[SECTIONS[self._section.value]].unit, bool(self.place[1])
+        self._statistic.layout.visibility = "visible" if is_latency else "hidden"
+        self._threshold.placeholder = "0.01" if unit == SHARE else "500 ms" if is_latency else unit
         self._changed()
 
 
@@ -70,7 +67,8 @@ class SLOField(Field):
         self._rest: dict[str, Any] = {}
         self._rows = widgets.VBox()
         self._tier, self._file = widgets.Dropdown(**labelled("tier")), widgets.Text("slo.yaml", **labelled("file"))
-        add = [button("Add limit", "plus", self._add_limit), button("Add tier", "clone", self._add_tier)]
+        add_limit = button("Add limit", "plus", lambda: self._lay_out([*self._limits, self._limit("ttft", "p90", {})]))
+        add = [add_limit, button("Add tier", "clone", self._add_tier)]
         file = [self._file, button("Load", "folder-open", self._load), button("Save", "save", self._save)]
         parts = [self._tier, self._rows, widgets.HBox(add), widgets.HBox(file)]
         meaning = "a limit in s or ms, or a share; soft: a miss costs, but does not fail"
@@ -94,11 +92,19 @@ class SLOField(Field):
         self._show(next(iter(self._tiers.values()), document))
 
     def _show(self, document: Mapping[str, Any]) -> None:
-        self._limits = []
         self._rest = {name: one for name, one in document.items() if name not in SECTIONS}
-        for limit in _limits_of(document):
-            self._add(*limit)
-        self._lay_out()
+        each = ((section, document.get(section) or {}) for section in SECTIONS)
+        self._lay_out([self._limit(*limit) for section, said in each for limit in _limits_of(section, said)])
+
+    def _limit(self, section: str, statistic: str, content: Mapping[str, Any]) -> _Limit:
+        limit = _Limit(section, statistic, content, lambda *_: self.changed())
+        limit.remove.on_click(lambda _: self._lay_out([one for one in self._limits if one is not limit]))
+        return limit
+
+    def _lay_out(self, limits: list[_Limit]) -> None:
+        self._limits = limits
+        self._rows.children = tuple(limit.widget for limit in limits)
+        self.changed()
 
     def _switch(self, before: str | None, now: str | None) -> None:
         if before in self._tiers and now in self._tiers:
@@ -110,28 +116,10 @@ class SLOField(Field):
         places = [limit.place for limit in self._limits]
         if twice := next((place for place in places if places.count(place) > 1), None):
             raise SpecError(f"slo: {' '.join(twice).strip()} stands twice; remove one of the two")
-        for limit in self._limits:
-            section, statistic = limit.place
+        for (section, statistic), limit in zip(places, self._limits, strict=True):
             here = document.setdefault(section, {}) if statistic else document
             here[statistic or section] = limit.content
         return document
-
-    def _add(self, section: str, statistic: str, content: Mapping[str, Any]) -> None:
-        limit = _Limit(section, statistic, content, self._changed)
-        limit.remove.on_click(lambda _: self._remove(limit))
-        self._limits.append(limit)
-
-    def _add_limit(self) -> None:
-        self._add("ttft", "p90", {})
-        self._lay_out()
-
-    def _remove(self, limit: _Limit) -> None:
-        self._limits.remove(limit)
-        self._lay_out()
-
-    def _lay_out(self) -> None:
-        self._rows.children = tuple(limit.widget for limit in self._limits)
-        self.changed()
 
     def _add_tier(self) -> None:
         tiers = (self.value or {}).get(TIERS) or {"tier 1": self._shown()}
@@ -157,9 +145,7 @@ def _labelled(tooltip: str, em: int) -> dict[str, Any]:
     return {"tooltip": tooltip, "layout": widgets.Layout(width=f"{em}em", flex=f"1 1 {em}em", min_width="3em")}
 
 
-def _limits_of(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def _limits_of(section: str, said: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
     """(section, statistic, content) of each limit; a latency without a statistic limits the mean."""
-    for section in SECTIONS:
-        content = document.get(section) or {}
-        for statistic, limit in [("", content)] if "threshold" in content else content.items():
-            yield section, statistic, limit
+    each = {"": said} if "threshold" in said else said
+    return [(section, statistic, limit) for statistic, limit in each.items()]

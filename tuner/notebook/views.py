@@ -16,8 +16,8 @@ import pandas as pd
 from tuner.core.run_directory import Experiment
 from tuner.judging.slo import Constraint
 from tuner.notebook.fields import button, labelled, words
-from tuner.notebook.panel import draw, log_end, log_html
-from tuner.report.compared import Compared
+from tuner.notebook.panel import draw, log_html
+from tuner.report.compared import read_comparison
 from tuner.report.results import Results
 from tuner.report.static import answer_html, comparison_html, copyable, escaped, table_html
 from tuner.report.write import REPORT_FILE, save_report
@@ -77,25 +77,18 @@ class ResultsView:
         how = words("Pick another run at “compare with” above, and press Compare.")
         self._comparison = widgets.VBox([widgets.HTML(how)])
         self._sought.observe(lambda _: self._show_server(), "value")
-        self._tabs = widgets.Tab(self._pages(), titles=_TITLES)
+        beside = widgets.Box([self._curves, self._sliders]).add_class("tuner-beside")
+        save = [button(name, icon, partial(self._write, file, write)) for name, icon, file, write in _FILES]
+        server, data = [self._sought, self._server], [self._data, widgets.HBox(save), self._written]
+        pages = [[self._answer, beside], [self._figures], [self._rows.widget], server, data, [self._comparison]]
+        self._tabs = widgets.Tab(list(map(widgets.VBox, pages)), titles=_TITLES)
         self._tabs.observe(lambda _: self._later(self._draw_figures()), "selected_index")
         self.widget = widgets.VBox([self._name, self._tabs])
         self.widget.layout.display = "none"
 
-    def _pages(self) -> list[widgets.Widget]:
-        beside = widgets.Box([self._curves, self._sliders]).add_class("tuner-beside")
-        save = [button(name, icon, partial(self._write, file, write)) for name, icon, file, write in _FILES]
-        return [
-            widgets.VBox([self._answer, beside]),
-            self._figures,
-            self._rows.widget,
-            widgets.VBox([self._sought, self._server]),
-            widgets.VBox([self._data, widgets.HBox(save), self._written]),
-            self._comparison,
-        ]
-
-    async def show_comparison(self, compared: Compared) -> None:
-        """Show what changed from another run to this one, in a tab of its own."""
+    async def show_comparison(self, baseline: Path, candidate: Path) -> None:
+        """Show what changed from one run to another, in a tab of its own."""
+        compared = await asyncio.to_thread(read_comparison, [baseline], [candidate], tolerance=0.05)
         above, below = comparison_html(compared)
         changes = widgets.Output()
         self._comparison.children = [widgets.HTML(above), changes, widgets.HTML(below)]
@@ -148,8 +141,8 @@ class ResultsView:
             said = words(f"{server.get('engine') or ''} {server.get('version') or ''}")
             command = shlex.join(server.get("command") or [])
             logs = Experiment(results.folder).logs if results and results.folder else []
-            lines = [line for log in logs[-1:] for line in log_end(log, self._sought.value)]
-            self._server.value = said + (copyable(command) if command else "") + log_html(lines)
+            log = log_html(logs[-1] if logs else Path(), self._sought.value)
+            self._server.value = said + (copyable(command) if command else "") + log
 
     def _write(self, name: str, write: Callable[[Results, Path], Any]) -> None:
         if self._results and self._results.folder:

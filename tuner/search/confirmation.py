@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import yaml
 
@@ -19,13 +20,11 @@ from tuner.judging.search_answer import Confirmation
 from tuner.search.spec import TuneSpec
 from tuner.sweep.spec import sweep_of
 
-Interval = tuple[float, float, float]
 BASELINE, WINNER = "baseline", "winner"
-GAIN, NOISE, LOSS, ONLY_WINNER, NEITHER, UNKNOWN = "gain", "noise", "loss", "only_winner", "neither", "unknown"
 _WORDS = {
-    GAIN: "confirmed gain {}",
-    LOSS: "the defaults are better: the winner's change is {}",
-    NOISE: "within the noise: {}; the defaults may be just as good",
+    "gain": "confirmed gain {}",
+    "loss": "the defaults are better: the winner's change is {}",
+    "noise": "within the noise: {}; the defaults may be just as good",
 }
 
 
@@ -34,33 +33,34 @@ def conclude(
 ) -> Confirmation:
     """What runs of both show at these levels: their values of the objective, NaN where a run has no compliant batch."""
     sides = [[float(value) for value in side if value > 0] for side in (baseline, winner)]
-    verdict, words, interval = _verdict(objective, sides, (len(baseline), len(winner)))
-    gain, low, high = interval or (None, None, None)
-    return Confirmation(verdict, words, levels, sides[0], sides[1], gain, low, high, trials=trials)
+    found = _verdict(objective, sides, (len(baseline), len(winner)))
+    return msgspec.structs.replace(found, levels=levels, baseline=sides[0], winner=sides[1], trials=trials)
 
 
-def _verdict(objective: str, sides: list[list[float]], runs: tuple[int, int]) -> tuple[str, str, Interval | None]:
-    """The verdict on the values of both, of so many runs each, in words, and gain, low and high where there are any."""
+def _verdict(objective: str, sides: list[list[float]], runs: tuple[int, int]) -> Confirmation:
+    """What the values of both, of so many runs each, say."""
     from scipy import stats
 
     (default, winner), (defaults, winners) = map(len, sides), runs
     if winner < winners:
-        return NEITHER, f"not confirmed: the winner met the SLO in only {winner} of {winners} further runs", None
+        return Confirmation(
+            "neither", f"not confirmed: the winner met the SLO in only {winner} of {winners} further runs"
+        )
     if default < defaults:
         met = f"the winner met the SLO in all of {winners} further runs, the defaults in {default} of {defaults}"
         # by Fisher's exact test; 0 of 3 against 3 of 3 is no chance
         chance = stats.fisher_exact([[winners, 0], [default, defaults - default]], alternative="greater").pvalue
         if chance > 1 - CONFIDENCE + 1e-9:
-            return UNKNOWN, f"not confirmed: {met}, which may be chance", None
-        return ONLY_WINNER, f"confirmed: {met}", None
+            return Confirmation("unknown", f"not confirmed: {met}, which may be chance")
+        return Confirmation("only_winner", f"confirmed: {met}")
     if min(default, winner) < 2:
-        return UNKNOWN, "too few further runs to tell a gain from noise: confirm at least 2 times", None
+        return Confirmation("unknown", "too few further runs to tell a gain from noise: confirm at least 2 times")
     before, after = (Estimate(np.array(side) if maximised(objective) else 1 / np.array(side)) for side in sides)
     change = difference(before, after)  # of logarithms, since noise of a rate is relative
     gain, (low, high) = change.change(change.shift), change.interval(CONFIDENCE)
-    verdict = GAIN if low > 0 else LOSS if high < 0 else NOISE
+    verdict = "gain" if low > 0 else "loss" if high < 0 else "noise"
     interval = f"{text.change(gain)} ({text.interval(low, high)} at {text.percent(CONFIDENCE)})"
-    return verdict, _WORDS[verdict].format(interval), (gain, low, high)
+    return Confirmation(verdict, _WORDS[verdict].format(interval), gain=gain, low=low, high=high)
 
 
 def to_copy(spec: TuneSpec, parameters: dict[str, Any], command: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One parameter of a search, with the values that it may take."""
 
 import math
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,11 +40,11 @@ class Dimension:
         A SpecError refuses what is neither a list of choices nor a mapping with `choices`, or with `low`, `high` and
         perhaps `step`, `log`, with `when` in both; and values that the engine would refuse.
         """
-        fields = {"choices": document} if isinstance(document, list) else document
-        if isinstance(fields, Mapping):  # `values` is how many people say it
-            fields = {("choices" if key == "values" else key): value for key, value in fields.items()}
-        if not isinstance(fields, Mapping) or not fields:
+        given = {"choices": document} if isinstance(document, list) else document
+        if not isinstance(given, Mapping) or not given:
             raise _wrong(name, f"give choices as [1, 2, 4] or a range as {{low: 1, high: 8}}, not {document!r}")
+        # `values` is how many people say it
+        fields = {("choices" if key == "values" else key): value for key, value in given.items()}
         if strange := [key for key in fields if key not in KEYS]:
             raise _wrong(name, f"unknown key {strange[0]!r}; {suggest(str(strange[0]), KEYS)}")
         dimension = _of_choices(name, fields, parameter) if "choices" in fields else _of_range(name, fields, parameter)
@@ -138,7 +139,7 @@ def _of_choices(name: str, fields: Mapping[str, Any], parameter: Parameter | Non
     if not isinstance(choices, list) or not choices:
         raise _wrong(name, f"choices must be a list of values, not {choices!r}")
     for value in choices:
-        if not isinstance(value, (bool, int, float, str)):
+        if not isinstance(value, Scalar):
             raise _wrong(name, f"{value!r} is no number, text, true or false")
         if not _is_finite(value):
             raise _wrong(name, f"{value!r} is not finite")
@@ -150,11 +151,7 @@ def _of_choices(name: str, fields: Mapping[str, Any], parameter: Parameter | Non
 
 
 def _is_finite(value: Scalar) -> bool:
-    """Whether it is a text, or a number that floating point has room for."""
-    try:
-        return isinstance(value, str) or math.isfinite(value)
-    except OverflowError:
-        return False
+    return isinstance(value, str) or abs(value) <= sys.float_info.max  # there are larger whole numbers
 
 
 def engine_word(value: Scalar, choices: Collection[Any]) -> Scalar:
@@ -170,18 +167,17 @@ def _of_range(name: str, fields: Mapping[str, Any], parameter: Parameter | None)
         if not _is_number(value) or not _is_finite(value):
             raise _wrong(name, f"{key} must be a finite number")
     integer = all(isinstance(value, int) for value in (low, high, step or 1))
-    problems = (
-        (not isinstance(log, bool), f"log must be true or false, not {log!r}"),
-        (low >= high, f"low must be less than high, got {low} and {high}"),
-        (step is not None and step <= 0, f"step must be greater than 0, got {step}"),
-        (bool(log) and low <= 0, f"a logarithmic range starts above 0, not at {low}"),
-        (bool(log) and step is not None, "give step or log, not both"),
-        (parameter is not None and parameter.kind is int and not integer, "must be whole numbers"),
-    )
-    if problem := next((text for fits, text in problems if fits), None):
+    problems = {
+        f"log must be true or false, not {log!r}": not isinstance(log, bool),
+        f"low must be less than high, got {low} and {high}": low >= high,
+        f"step must be greater than 0, got {step}": step is not None and step <= 0,
+        f"a logarithmic range starts above 0, not at {low}": log and low <= 0,
+        "give step or log, not both": log and step is not None,
+        "must be whole numbers": parameter is not None and parameter.kind is int and not integer,
+    }
+    if problem := next((text for text, is_wrong in problems.items() if is_wrong), ""):
         raise _wrong(name, problem)
-    limits = {"low": low, "high": high, "step": step, "log": log, "integer": integer}
-    return Dimension(name, name, **limits, when=_conditions(name, fields))
+    return Dimension(name, name, (), low, high, step, log, integer, _conditions(name, fields))
 
 
 def _conditions(name: str, fields: Mapping[str, Any]) -> dict[str, tuple[Scalar, ...]]:

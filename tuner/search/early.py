@@ -2,9 +2,9 @@
 
 import itertools
 import math
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,6 @@ import pandas as pd
 from tuner.core.level import levels_in
 from tuner.core.records import COMPLETED
 from tuner.core.run_directory import Trial
-from tuner.core.timestamps import now
 from tuner.judging.scores import Scoring
 from tuner.judging.verdicts import COMPLIANT, FAIL, HARD_FAIL
 from tuner.search.spec import TuneSpec
@@ -33,7 +32,7 @@ class TrialStop(StopRequest):
     best: pd.DataFrame | None = None  # the judged batches of the best trial so far; None where there is none
     # throughput of the trial over that of the best at which they are worth the same: GPUs over GPUs
     factor: float = 1.0
-    deadline: datetime | None = None  # when the search must end; None where it need not
+    deadline: float = math.inf  # when, on the monotonic clock, the search must end
     _answers: dict[int, str] = field(default_factory=dict, init=False)
 
     def is_set(self) -> bool:
@@ -43,9 +42,8 @@ class TrialStop(StopRequest):
     @property
     def end_of_search(self) -> str:
         """Why the whole search ends; empty where it goes on."""
-        if self.deadline is not None and now() >= self.deadline:
-            return "the time was over"
-        return "stopped" if super().is_set() else ""
+        is_over = time.monotonic() >= self.deadline
+        return "the time was over" if is_over else "stopped" if super().is_set() else ""
 
     @property
     def reason_to_prune(self) -> str:

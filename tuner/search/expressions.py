@@ -8,7 +8,7 @@ from typing import Any
 
 from tuner.errors import SpecError
 
-_OPERATIONS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
+_OPERATIONS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -21,13 +21,13 @@ _OPERATIONS: dict[type[ast.AST], Callable[[Any, Any], Any]] = {
     ast.GtE: operator.ge,
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
+    ast.Not: operator.not_,
+    ast.USub: operator.neg,
+    ast.And: all,
+    ast.Or: any,
 }
 #: what may stand in a constraint
-_ALLOWED = (
-    *_OPERATIONS,
-    *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Name, ast.Load, ast.Constant),
-    *(ast.And, ast.Or, ast.Not, ast.USub),
-)
+_NODES = (ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Name, ast.Load, ast.Constant)
 _LONGEST = 500
 
 
@@ -40,11 +40,7 @@ class Relation:
 
     @classmethod
     def parse(cls, text: Any) -> "Relation":
-        """Read a constraint.
-
-        Raises:
-            SpecError: it is none; only names, numbers, texts, `+ - * / // %`, comparisons, `and`, `or`, `not` are.
-        """
+        """Read a constraint; a SpecError refuses all but names, numbers, texts, arithmetic, comparisons and logic."""
         try:
             tree = ast.parse(str(text)[: _LONGEST + 1], mode="eval")
         except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -67,8 +63,7 @@ class Relation:
     def holds(self, values: Mapping[str, Any]) -> bool:
         """Whether `values` meet it; a parameter whose value nobody knows makes it say nothing.
 
-        Raises:
-            SpecError: a value cannot be computed or compared with, such as a text with a number.
+        A SpecError says what cannot be computed, or compared with, such as a text with a number.
         """
         if any(values.get(name) is None for name in self.names):
             return True
@@ -79,8 +74,7 @@ class Relation:
 
 
 def _check_node(node: ast.AST, text: str) -> None:
-    """Refuse a node that is none of the grammar's, and constants that are no number or text."""
-    if not isinstance(node, _ALLOWED):
+    if not isinstance(node, (*_NODES, *_OPERATIONS)):
         raise SpecError(
             f"constraint {text!r}: {type(node).__name__} is not allowed; only names, numbers, texts, + - * / // %, "
             "comparisons, and, or, not are"
@@ -96,15 +90,14 @@ def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
         case ast.Name(id=name):
             return values[name]
         case ast.UnaryOp(op=sign, operand=operand):
-            return not _value(operand, values) if isinstance(sign, ast.Not) else -_value(operand, values)
+            return _OPERATIONS[type(sign)](_value(operand, values))
         case ast.BinOp(left=left, op=operation, right=right):
             terms = [_value(left, values), _value(right, values)]
             if any(isinstance(term, str) for term in terms):  # 'a' * 10**9 would take all memory
                 raise TypeError("a text is no number")
             return _OPERATIONS[type(operation)](*terms)
-        case ast.BoolOp(op=operation, values=parts):
-            every = all if isinstance(operation, ast.And) else any
-            return every(_value(part, values) for part in parts)
+        case ast.BoolOp(op=operation, values=parts):  # a generator: what decides nothing is not computed
+            return _OPERATIONS[type(operation)](_value(part, values) for part in parts)
         case ast.Compare():
             terms = [_value(term, values) for term in (node.left, *node.comparators)]
             pairs = zip(node.ops, terms, terms[1:], strict=False)  # `a < b < c` is `a < b` and `b < c`

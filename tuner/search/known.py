@@ -2,18 +2,16 @@
 
 import logging
 import shlex
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from tuner.core.records import ENDED, FAILED, PRUNED, SEARCH_FILE, SWEEP, TrialRecord
-from tuner.core.run_directory import PARTIAL as UNFINISHED
+from tuner.core.records import ENDED, FAILED, PRUNED, SWEEP, TrialRecord
 from tuner.core.run_directory import Experiment, Trial
 from tuner.errors import SpecError
 from tuner.search.spec import TuneSpec
+from tuner.search.state import SearchTrial
 from tuner.sweep.prepare import fingerprint
 from tuner.sweep.spec import SERVER_FIELDS, SweepSpec, server_of
 from tuner.sweep.sweep import MAY_DIFFER, machine, recorded_spec
@@ -26,19 +24,15 @@ NOT_ITS_DOING = ("port_in_use", "gpu_unavailable", "unreachable", "unauthorized"
 _ITS_OWN = (*MAY_DIFFER, *SERVER_FIELDS, "parameters", "served_name", "stop_command")
 
 
-class Known(NamedTuple):
-    """A trial that need not be measured."""
+def known_trials(spec: TuneSpec) -> list[SearchTrial]:
+    """The trials of `spec.from_runs` that are of use, each where it lies and with what this search notes of it.
 
-    files: Trial  # where it was
-    record: TrialRecord  # what this search notes of it
-
-
-def known_trials(spec: TuneSpec) -> list[Known]:
-    """The trials of `spec.from_runs` that are of use, a log line for each that is not; a SpecError for another load."""
+    A log line tells of each that is not; a SpecError of another load.
+    """
     return [known for folder in spec.from_runs for known in _of_run(spec, Experiment.open(folder))]
 
 
-def _of_run(spec: TuneSpec, run: Experiment) -> Iterator[Known]:
+def _of_run(spec: TuneSpec, run: Experiment) -> Iterator[SearchTrial]:
     if what := next((name for name, here, there in _compared(spec, run) if here != there), ""):
         raise SpecError(f"from: {run.folder} cannot be taken as known, it differs in {what}; leave it out")
     for trial in map(Trial, run.trial_folders):
@@ -53,7 +47,7 @@ def _of_run(spec: TuneSpec, run: Experiment) -> Iterator[Known]:
             continue
         source = record.known_from or f"{run.folder.name}, trial {trial.number}"
         own = {"role": "candidate", "parameters": configuration, "seconds": 0.0, "known_from": source}
-        yield Known(trial, msgspec.structs.replace(record, **own))
+        yield SearchTrial(trial, msgspec.structs.replace(record, **own))
 
 
 def _compared(spec: TuneSpec, run: Experiment) -> Iterator[tuple[str, Any, Any]]:
@@ -84,18 +78,3 @@ def _why_not(spec: TuneSpec, record: TrialRecord, configuration: dict[str, Any],
     here = spec.of_trial(configuration)
     unlike = [name for name in SERVER_FIELDS if (getattr(here, name) or None) != (server.get(name) or None)]
     return f"its {unlike[0]} was another" if unlike else ""
-
-
-def copy_known(known: Trial, trial: Trial) -> None:
-    """Put the files of a known trial into the folder of a trial here, of which nothing was noted yet."""
-    shutil.rmtree(trial.folder)  # what a copy that was cut off has left
-    shutil.copytree(known.folder, trial.folder, ignore=_unwanted)
-    if facts := trial.facts:
-        msgspec.structs.replace(facts, trial=trial.number).write(trial.folder)
-
-
-def _unwanted(folder: str, names: list[str]) -> list[str]:
-    """Of the names in a folder those that are no plain files of a level that has ended."""
-    paths = [Path(folder, name) for name in names]
-    plain = [path.name for path in paths if not path.is_symlink() and (path.is_dir() or path.is_file())]
-    return [name for name in names if name not in plain or name.endswith(UNFINISHED) or name == SEARCH_FILE]

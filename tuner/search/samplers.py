@@ -56,33 +56,26 @@ class Sampler:
 
     def next(self, observations: Sequence[Observation]) -> Point | None:
         """A configuration that none of the trials so far, in their order, has; None where there is none left."""
-        tried = {key_of(one.point) for one in observations}
-        points = itertools.chain(self._proposals(observations), self._untried(observations))
+        tried, dice = {key_of(one.point) for one in observations}, self._dice(observations, "any")
+        drawn = (self.space.at([dice.random() for _ in self.space.dimensions]) for _ in range(_DRAWS))
+        points = itertools.chain(self._proposals(observations), drawn, self.space.grid())
         return next((point for point in points if key_of(point) not in tried and self.space.allows(point)), None)
 
     def _proposals(self, observations: Sequence[Observation]) -> Iterable[Point]:
         """Configurations to try, the best first; some may have been tried, or not be allowed."""
         return ()
 
-    def _untried(self, observations: Sequence[Observation]) -> Iterable[Point]:
-        """What is left to try where no proposal is new; some may have been tried, or not be allowed."""
-        dice = self._dice(observations, "any")
-        drawn = (self.space.at([dice.random() for _ in self.space.dimensions]) for _ in range(_DRAWS))
-        return itertools.chain(drawn, self.space.grid())
-
     def _dice(self, observations: Sequence[Observation], use: str) -> random.Random:
         return random.Random(f"{self.seed} {len(observations)} {use}")  # noqa: S311 - no secret
 
     def _spread(self, observations: Sequence[Observation]) -> Iterable[Point]:
         """The next points of a sequence that fills the space evenly: Roberts' additive recurrence (2018)."""
-        count = len(self.space.dimensions)
-        ratio = 2.0
+        count, ratio, dice = len(self.space.dimensions), 2.0, self._dice([], "start")
         for _ in range(40):
             ratio = (1 + ratio) ** (1 / (count + 1))
-        dice = self._dice([], "start")
-        starts = [dice.random() for _ in range(count)]
-        for number in range(len(observations), len(observations) + _DRAWS):
-            yield self.space.at([(start + (number + 1) * ratio ** -(n + 1)) % 1 for n, start in enumerate(starts)])
+        steps = [(dice.random(), ratio ** -(n + 1)) for n in range(count)]
+        for number in range(len(observations) + 1, len(observations) + 1 + _DRAWS):
+            yield self.space.at([(start + number * step) % 1 for start, step in steps])
 
 
 class Grid(Sampler):

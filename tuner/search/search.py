@@ -12,7 +12,7 @@ import msgspec
 
 from tuner import engines
 from tuner.core import files
-from tuner.core.records import FAILED, PRUNED, SEARCH, SWEEP, TrialRecord
+from tuner.core.records import COMPLETE, FAILED, PRUNED, SEARCH, SWEEP, TrialRecord
 from tuner.core.run_directory import Experiment
 from tuner.errors import NothingSurvived, PathError, Stopped
 from tuner.judging.search_answer import Confirmation
@@ -20,7 +20,7 @@ from tuner.search import executors, samplers
 from tuner.search.confirmation import BASELINE, WINNER, conclude, to_copy
 from tuner.search.early import TrialStop, busiest_first
 from tuner.search.executors import LOCAL, Executor
-from tuner.search.known import NOT_ITS_DOING, Known, known_trials
+from tuner.search.known import NOT_ITS_DOING, known_trials
 from tuner.search.optuna_study import Journal
 from tuner.search.samplers import Observation
 from tuner.search.spec import TuneSpec
@@ -88,7 +88,7 @@ class _Search:
     experiment: Experiment
     executor: Executor
     stop: StopRequest
-    known: list[Known]
+    known: list[SearchTrial]
 
     def __post_init__(self) -> None:
         spec, space, before = self.spec, self.spec.search_space, self.experiment.record.search
@@ -166,7 +166,7 @@ class _Search:
             if not trial.is_settled or score is None or trial.record.kind in NOT_ITS_DOING:
                 yield Observation(point, "running")  # nobody knows
             else:  # one that was ended early has what its first levels are worth, which is less than the best
-                is_worth = (trial.counts or trial.state == PRUNED) and not any(map(math.isnan, score.values))
+                is_worth = trial.state in (COMPLETE, PRUNED) and not any(map(math.isnan, score.values))
                 yield Observation(point, trial.state, score.values if is_worth else (), score.penalty)
 
     def _start(self, trial: SearchTrial, again: TuneSpec | None = None) -> Running:

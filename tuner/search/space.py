@@ -1,6 +1,7 @@
 """What a search may try: engines, models and parameters, conditions, and the constraints between them."""
 
 import contextlib
+import graphlib
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -78,10 +79,9 @@ class SearchSpace:
     def known_values(self) -> Mapping[str, Any]:
         """What dimensions, by name, and fixed parameters are that a point does not name, as far as we know it."""
         own = {**self.served[self.engine].defaults, **self.fixed}
-        every = {name: own if name == self.engine else one.defaults for name, one in self.served.items()}
-        return own | {
-            d.name: every[str(d.when.get(ENGINE, [self.engine])[0])].get(d.parameter) for d in self.dimensions
-        }
+        every = {name: one.defaults for name, one in self.served.items()} | {self.engine: own}
+        of = {d.name: str(d.when.get(ENGINE, [self.engine])[0]) for d in self.dimensions}
+        return own | {d.name: every[of[d.name]].get(d.parameter) for d in self.dimensions}
 
     def allows(self, point: Mapping[str, Any]) -> bool:
         """Whether every constraint holds for a point of the space; one that cannot be computed there does not."""
@@ -232,14 +232,12 @@ def _dimension(name: str, document: Any, every: Mapping[str, Engine]) -> Dimensi
 
 
 def _in_order(dimensions: dict[str, Dimension], fixed: Mapping[str, Any]) -> tuple[Dimension, ...]:
-    order: list[Dimension] = []
-    waiting = {name: _with_conditions(dimension, dimensions, fixed) for name, dimension in dimensions.items()}
-    while waiting:
-        ready = [name for name, one in waiting.items() if not {*one.when} & {*waiting}]
-        if not ready:
-            raise SpecError(f"space: {next(iter(waiting))}: its condition leads back to itself")
-        order += [waiting.pop(name) for name in ready]
-    return tuple(order)
+    named = {name: _with_conditions(dimension, dimensions, fixed) for name, dimension in dimensions.items()}
+    before = {name: [other for other in one.when if other in named] for name, one in named.items()}
+    try:
+        return tuple(named[name] for name in graphlib.TopologicalSorter(before).static_order())
+    except graphlib.CycleError as error:
+        raise SpecError(f"space: {error.args[1][0]}: its condition leads back to itself") from None
 
 
 def _with_conditions(dimension: Dimension, dimensions: Mapping[str, Dimension], fixed: Mapping[str, Any]) -> Dimension:

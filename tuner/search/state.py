@@ -3,25 +3,24 @@
 import math
 import operator
 import re
+import shutil
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pandas as pd
 
 from tuner import engines
-from tuner.core import run_directory
 from tuner.core.records import CANNOT_START, COMPLETE, ENDED, FAILED, PRUNED, RUNNING, WAITING, TrialRecord
-from tuner.core.run_directory import Experiment
+from tuner.core.run_directory import PARTIAL, Experiment, Trial
 from tuner.core.text import one_line
 from tuner.core.timestamps import now, to_text
 from tuner.errors import ServerFailed, SpecError, Stopped
 from tuner.judging.scores import Score, Scoring
 from tuner.judging.trials import gains_of
 from tuner.search.early import TrialStop
-from tuner.search.known import Known, copy_known
 from tuner.search.spec import TuneSpec
 
 #: The first trials, the baseline among them, that may all fail before the search is given up; of one cause.
@@ -36,7 +35,7 @@ MOST_RULED_OUT = 10
 class SearchTrial:
     """One trial of a search: what is on disk of it, and what it is worth."""
 
-    files: run_directory.Trial  # its folder
+    files: Trial  # its folder
     record: TrialRecord  # the search's note of it
     judged: pd.DataFrame = field(default_factory=pd.DataFrame)  # its judged batches, once it has settled
     score: Score | None = None  # what it is worth, once it has settled
@@ -53,19 +52,9 @@ class SearchTrial:
         return self.score.state if self.score and self.record.state == ENDED else self.record.state
 
     @property
-    def counts(self) -> bool:
-        """Whether it is worth something as it is."""
-        return self.state == COMPLETE
-
-    @property
     def cause(self) -> str:
         """Why it is worth nothing; empty where it counts, or runs."""
         return self.record.cause or (self.score.cause if self.score else "")
-
-    @property
-    def gpu_seconds(self) -> float:
-        """What its runs took of all its GPUs."""
-        return self.record.seconds * self.record.gpus
 
 
 class Trials:
@@ -74,10 +63,7 @@ class Trials:
     def __init__(self, experiment: Experiment, spec: TuneSpec) -> None:
         self.experiment, self.spec = experiment, spec
         self.scoring = Scoring.of(spec.model_dump(mode="json"))
-        self.all = [SearchTrial(trial, trial.record) for trial in experiment.search_trials]
-        for trial in self.all:
-            if trial.is_settled:
-                self._scored(trial)
+        self.all = [self._scored(SearchTrial(trial, trial.record)) for trial in experiment.search_trials]
 
     @property
     def searched(self) -> list[SearchTrial]:
@@ -92,12 +78,12 @@ class Trials:
     @property
     def best(self) -> SearchTrial | None:
         """The best trial of the search by its first objective; the first one of equals."""
-        counting = [trial for trial in self.searched if trial.counts and trial.score]
-        return max(counting, key=self.gains, default=None)
+        return max(filter(self.gains, self.searched), key=self.gains, default=None)
 
     def gains(self, trial: SearchTrial) -> tuple[float, ...]:
-        """Its values, with the sign that makes more better."""
-        return gains_of(trial.score.values, self.scoring.objectives) if trial.score else ()
+        """The values of a trial that counts, with the sign that makes more better; else empty."""
+        score = trial.score if trial.state == COMPLETE else None
+        return gains_of(score.values, self.scoring.objectives) if score else ()
 
     def add(self, record: TrialRecord) -> SearchTrial:
         """A new trial."""
@@ -106,18 +92,20 @@ class Trials:
         self.all.append(trial)
         return trial
 
-    def take(self, known: Known) -> SearchTrial:
+    def take(self, known: SearchTrial) -> SearchTrial:
         """A trial that was measured elsewhere; on disk here, so that the run directory tells all."""
         trial = self.add(known.record)
-        copy_known(known.files, trial.files)
-        self._note(trial)
-        return self._scored(trial)
+        shutil.rmtree(trial.files.folder)  # what a copy that was cut off has left
+        shutil.copytree(known.files.folder, trial.files.folder, ignore=_unwanted)
+        if facts := trial.files.facts:
+            msgspec.structs.replace(facts, trial=trial.files.number).write(trial.files.folder)
+        return self._note(trial)
 
     def rule_out(self, trial: SearchTrial, cause: str) -> SearchTrial:
         """Note that a trial is not begun since it cannot start."""
         instant = to_text(now())
-        self._note(trial, state=FAILED, kind=CANNOT_START, cause=cause, started_at=instant, finished_at=instant)
-        return self._scored(trial)
+        how = {"state": FAILED, "kind": CANNOT_START, "cause": cause}
+        return self._note(trial, **how, started_at=instant, finished_at=instant)
 
     def begin(self, trial: SearchTrial) -> None:
         """Note that a trial runs, for the first time or again; on disk before anything of it runs."""
@@ -145,16 +133,24 @@ class Trials:
         seconds = round(trial.record.seconds + time.monotonic() - trial.began, 3)
         ending = {"finished_at": to_text(now()), "seconds": seconds, "gpus": trial.files.gpus}
         self._note(trial, state=state, kind=kind, cause=one_line(cause), **ending)
-        self._scored(trial)
 
-    def _note(self, trial: SearchTrial, **changes: Any) -> None:
+    def _note(self, trial: SearchTrial, **changes: Any) -> SearchTrial:
         trial.record = msgspec.structs.replace(trial.record, **changes)
         trial.record.write(trial.files.folder)
+        return self._scored(trial)
 
     def _scored(self, trial: SearchTrial) -> SearchTrial:
-        trial.judged = self.scoring.judged(trial.files.folder)
-        trial.score = self.scoring.score(trial.judged, trial.files.gpus)
+        if trial.is_settled:
+            trial.judged = self.scoring.judged(trial.files.folder)
+            trial.score = self.scoring.score(trial.judged, trial.files.gpus)
         return trial
+
+
+def _unwanted(folder: str, names: list[str]) -> list[str]:
+    """Of the names in a trial's folder those that are no plain files of a level that has ended."""
+    paths = [Path(folder, name) for name in names]
+    plain = [path.name for path in paths if not path.is_symlink() and (path.is_dir() or path.is_file())]
+    return [name for name in names if name not in plain or name.endswith(PARTIAL) or name == TrialRecord.FILE]
 
 
 @dataclass(frozen=True)
@@ -171,11 +167,9 @@ class Limits:
         """What the search took so far."""
         return self.spent + time.monotonic() - self.began
 
-    def deadline(self, *, confirming: bool = False) -> datetime | None:
-        """When whatever runs must end after its level; None where it need not."""
-        if self.spec.max_minutes is None:
-            return None
-        return now() + timedelta(seconds=self._seconds_left(confirming=confirming))
+    def deadline(self, *, confirming: bool = False) -> float:
+        """When, on the monotonic clock, whatever runs must end after its level; infinite where it need not."""
+        return time.monotonic() + self._seconds_left(confirming=confirming)
 
     def is_over(self, *, confirming: bool = False) -> bool:
         """Whether the time is over: all of it, or what is left for the search beside the confirmation."""
@@ -227,7 +221,7 @@ class Limits:
 
     def _has_gained_nothing(self) -> bool:
         """Whether of the last trials, as many as its patience, each has one before it that is as good in everything."""
-        gains = [self.trials.gains(trial) if trial.counts else () for trial in self._settled]
+        gains = list(map(self.trials.gains, self._settled))
         better = [
             bool(own) and not any(all(map(operator.ge, one, own)) for one in gains[:place] if one)
             for place, own in enumerate(gains)
@@ -238,7 +232,7 @@ class Limits:
         """Whether one more trial, as dear as the dearest so far, and the confirmation would cost too much."""
         if self.spec.max_cost is None or self.spec.price_per_gpu_hour is None:
             return False
-        each, spent = [trial.gpu_seconds for trial in self._ended], sum(trial.gpu_seconds for trial in self.trials.all)
+        took, each = ([one.record.seconds * one.record.gpus for one in some] for some in (self.trials.all, self._ended))
         unsettled = sum(not trial.is_settled for trial in self.trials.searched)
-        gpu_seconds = spent + (unsettled + 1) * max(each, default=0.0) + self._confirmation(each)
+        gpu_seconds = sum(took) + (unsettled + 1) * max(each, default=0.0) + self._confirmation(each)
         return gpu_seconds * self.spec.price_per_gpu_hour / 3600 > self.spec.max_cost
