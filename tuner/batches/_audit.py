@@ -16,13 +16,6 @@ from tuner.core.text import plural
 
 #: How far two numbers that should be equal may lie apart: 1 %.
 TOLERANCE = 0.01
-#: Share of the asked-for level that must be in flight on average, or the level was too short to say much.
-IN_FLIGHT_LEAST = 0.9
-#: Seconds, and a share of the TTFT, by which requests of a rate can be sent late before that is told.
-LATE, LATE_SHARE = 0.01, 0.05
-#: So many requests and so large a change of latency through a level are called a drift, where Student's t of ten parts
-#: (8 degrees of freedom) is beyond that of 1 in 1,000.
-DRIFT_LEAST, DRIFT, T_OF_DRIFT = 40, 0.1, 5.04
 
 
 def audit(columns: Columns, batch: Measured) -> list[str]:
@@ -89,8 +82,7 @@ def _claims_differ(columns: Columns, batch: Measured) -> Iterable[str]:
     if not columns.requests:
         return
     completed = "completed", claims.num_completed_requests, batch.completed
-    counts = completed, ("failed", claims.num_error_requests, batch.errors)
-    for what, said, held in counts:
+    for what, said, held in (completed, ("failed", claims.num_error_requests, batch.errors)):
         if batch.completed and said is not None and said != held:
             yield f"the file claims {plural(said, f'{what} request')} but holds {held}"
     claimed, counted = usable(claims.mean_output_throughput_tokens_per_s), batch.output_throughput
@@ -127,7 +119,6 @@ def _outputs_unlike(columns: Columns, batch: Measured) -> Iterable[str]:
 
 
 def _ttft_doubtful(columns: Columns, _: Measured) -> Iterable[str]:
-    """A TTFT that cannot be a measurement: all the same, or that of an answer that came in one piece."""
     if doubt := columns.ttft_doubt:
         yield f"{doubt}: TTFT and TPOT are unknown"
     if (columns.raw["ttft"] > columns.raw["e2e_latency"] * (1 + TOLERANCE)).any():
@@ -142,19 +133,18 @@ def _in_flight(_: Columns, batch: Measured) -> Iterable[str]:
         return
     if average > level * (1.1 + batch.latencies["e2e_latency_mean"] / batch.duration):  # the last ones end after it
         yield f"{average:.1f} requests in flight on average are more than the level of {level} allows"
-    elif average < level * IN_FLIGHT_LEAST:
+    elif average < level * 0.9:
         yield f"only {average:.1f} of {level} requests in flight on average: {batch.duration:.1f} s is too short"
 
 
 def _sent_late(_: Columns, batch: Measured) -> Iterable[str]:
     """A client that does not keep up with a rate: what it waits counts as the server's."""
     lag = batch.schedule_lag_p99
-    if lag > max(LATE, LATE_SHARE * batch.latencies["ttft_p50"]):
+    if lag > max(0.01, 0.05 * batch.latencies["ttft_p50"]):  # seconds
         yield f"the load generator was late (p99 {lag:.2g} s after requests were due): it may be what was measured"
 
 
 def _notes(columns: Columns, batch: Measured) -> Iterable[str]:
-    """What other tools define in their own way, and what the load generator knows of the part that is judged."""
     return [note for source in (batch.origin, columns.file.window) if source for note in source.notes]
 
 
@@ -162,7 +152,7 @@ def _drifting(columns: Columns, _: Measured) -> Iterable[str]:
     """A latency that grows or falls through the level, by a regression over the means of ten parts of it."""
     whole = columns.latencies["e2e_latency"]
     whole = whole[~np.isnan(whole)]
-    if len(whole) < DRIFT_LEAST:
+    if len(whole) < 40:
         return
     edges = np.linspace(0, len(whole), 11).astype(int)
     means = np.add.reduceat(whole, edges[:-1]) / np.diff(edges)
@@ -170,7 +160,7 @@ def _drifting(columns: Columns, _: Measured) -> Iterable[str]:
     slope = float(at @ means / (at @ at))
     error = math.sqrt(float(((means - means.mean() - slope * at) ** 2).sum()) / 8 / float(at @ at))
     change = 9 * slope / float(means.mean()) if means.mean() > 0 else 0.0
-    if abs(change) > DRIFT and abs(slope) > T_OF_DRIFT * error:
+    if abs(change) > 0.1 and abs(slope) > 5.04 * error:  # Student's t, 8 degrees of freedom: 1 in 1,000
         yield f"e2e latency {DRIFTED}{change:+.0%} through the level: measure longer"
 
 

@@ -4,15 +4,16 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import Any
+
+from tuner.core.files import must_be_plain
 
 _decode = json.JSONDecoder().raw_decode
 _OPENING = re.compile(r"[\[{]")
 #: so deep nothing is nested that is meant
 _NESTED = re.compile(r'(?:[\[{]\s*(?:"[^"]*"\s*:\s*)?){60,}')
 #: so often it is tried to read on behind a damage, and so many times the text is read again at most
-_MOST_TRIES, _MOST_AGAIN, _MOST_NESTED = 200, 4, 5
+_MOST_TRIES, _MOST_AGAIN = 200, 4
 
 
 def elements(text: str, name: str, fits: Callable[[Any], bool]) -> list[Any]:
@@ -33,21 +34,12 @@ def elements(text: str, name: str, fits: Callable[[Any], bool]) -> list[Any]:
     return found
 
 
-def before(text: str, name: str) -> dict[str, Any]:
-    """What an object says before the list called `name`; nothing where that is damaged, too."""
-    for place in islice(re.finditer(rf',\s*"{name}"\s*:\s*\[', text), _MOST_NESTED):
-        with contextlib.suppress(ValueError, TypeError, RecursionError):  # within a part, or behind the damage
-            return dict(json.loads(text[: place.start()] + "}"))
-    return {}
-
-
 def members(text: str, names: Sequence[str]) -> dict[str, Any]:
     """The whole ones of an object's members, which stand there in the order of `names`."""
     at, found = 0, {}
     for name in names:
         if key := re.compile(rf'[{{,]\s*"{name}"\s*:\s*').search(text, at):
-            try:
-                found[name], at = _decode(text, key.end())
-            except (ValueError, RecursionError):
-                continue
+            with contextlib.suppress(ValueError, RecursionError):
+                value, at = _decode(text, key.end())
+                found[name] = must_be_plain(value)
     return found

@@ -183,16 +183,13 @@ def _row(batch: Batch) -> dict[str, Any]:
     times, time_notes = _times(batch)
     return {
         **{name: printable(text) for name, text in texts.items()},
-        "run_folder": printable(place.folder),
-        "trial": place.trial,
-        "iteration_type": batch.iteration_type,
+        **{"run_folder": printable(place.folder), "trial": place.trial},
+        **{name: getattr(batch, name) for name in ("iteration_type", "repeat", "superseded")},
         **columns_of(batch.level),
-        "repeat": batch.repeat,
         **times,
         **_numbers(batch),
         **_limit(batch),
         "warnings": [*map(printable, [*batch.notes, *time_notes]), *(batch.numbers.warnings if batch.numbers else [])],
-        "superseded": batch.superseded,
         **{name: client(batch.sidecar, name) for name in CLIENT},
         "source": printable(batch.file) if batch.file else None,
     }

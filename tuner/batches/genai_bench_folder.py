@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain, groupby, product
 from pathlib import Path
@@ -17,7 +17,7 @@ from tuner.batches.other_tools import aiperf, distinct, format_of, read_all
 from tuner.batches.other_tools.values import DATASET
 from tuner.batches.result_file import MOST, Damage, Origin, iteration_type
 from tuner.core.files import is_regular, read_object, read_struct, split_part
-from tuner.core.level import BATCH_SIZE, RATE, level_from
+from tuner.core.level import CONCURRENCY, RATE
 from tuner.core.records import COMPLETED, EXPERIMENT_FILE, SERVER_FILE, SIDECAR_FILE, TRIAL_FILE, Sidecar
 from tuner.core.request_log import LIVE_FILE, REQUESTS_FILE
 
@@ -36,24 +36,19 @@ SERVER_FACTS = (
 )
 #: Files of ours, of genai-bench and of AIPerf that are JSON but never a batch.
 OTHER_FILES = {METADATA_FILE, EXPERIMENT_FILE, TRIAL_FILE, SERVER_FILE, SIDECAR_FILE, LIVE_FILE, *aiperf.OTHER_FILES}
-#: Two runs of one level end at least this many seconds apart, since genai-bench counts a level in whole seconds.
-SHORTEST_LEVEL = 1.0
 
 
-def of_tools(found: list[NamedReading], place: Place) -> list[Batch]:
-    """One batch for each of `found`, all of which are theirs."""
-
-    def when(batch: Batch) -> tuple[object, ...]:
-        return (batch.sidecar.started_at if batch.sidecar else ""), *split_part(batch.file or Path())
+def _of_tools(found: list[NamedReading], place: Place) -> list[Batch]:
+    def order(batch: Batch) -> tuple[Any, ...]:
+        when = batch.sidecar.started_at if batch.sidecar else ""
+        return batch.place.trial, batch.scenario, batch.level or 0, when, *split_part(batch.file or Path())
 
     trials: dict[tuple[str, str], int] = {}
     last = sorted(found, key=lambda one: isinstance(one[1], Damage))  # so that it shifts no number of a trial
-    batches = [_batch_of_tool(path, reading, place, trials) for path, reading in last]
-    batches.sort(key=lambda batch: (batch.place.trial, batch.scenario, batch.level or 0, when(batch)))
+    batches = sorted((_batch_of_tool(path, reading, place, trials) for path, reading in last), key=order)
     repeats: Counter[object] = Counter()
     for batch in batches:
-        same = batch.place.trial, *batch.key[:-1]
-        repeats[same] += 1
+        repeats[same := (batch.place.trial, *batch.key[:-1])] += 1
         batch.repeat = repeats[same]
     return batches
 
@@ -63,16 +58,15 @@ def _batch_of_tool(path: Path, reading: Reading | Damage, place: Place, trials: 
         trial = next((number for (tool, _), number in trials.items() if tool == reading.tool), len(trials) + 1)
         place = replace(place, trial=trials.setdefault((reading.tool, ""), trial))
         return Batch(place, DATASET, None, file=path, outcome=reading.outcome, reason=reading.reason)
-    origin, numbers = reading.batch.origin or Origin(""), reading.batch
+    numbers, origin = reading.batch, reading.batch.origin or Origin("")
     trial = trials.setdefault((origin.tool, origin.model), max(trials.values(), default=0) + 1)
     place = replace(place, trial=trial, engine=origin.engine, model=origin.model)
-    scenario, kind = numbers.scenario, numbers.iteration_type
-    level = None if numbers.level is None else level_from(numbers.level, kind)
-    sidecar = Sidecar(scenario=scenario, started_at=origin.started_at, finished_at=origin.finished_at)
-    return Batch(place, scenario, level, kind, file=path, reading=reading, sidecar=sidecar)
+    sidecar = Sidecar(scenario=numbers.scenario, started_at=origin.started_at, finished_at=origin.finished_at)
+    same = numbers.scenario, numbers.level, numbers.iteration_type
+    return Batch(place, *same, file=path, reading=reading, sidecar=sidecar)
 
 
-class Metadata(msgspec.Struct):
+class _Metadata(msgspec.Struct):
     """The wanted keys of `experiment_metadata.json`: what was asked for."""
 
     traffic_scenario: list[str] | None = None
@@ -110,28 +104,33 @@ def _may_be_batch(entry: os.DirEntry[str]) -> bool:
 
 def is_genai_bench(folder: Path) -> bool:
     """Whether genai-bench wrote into `folder`."""
-    try:
-        names = [path.name for path in folder.iterdir()]
-    except OSError:
-        return False
+    names = [path.name for path in folder.glob("*.json")]
     return is_regular(folder / METADATA_FILE) or any(RESULT_NAME.fullmatch(n) or DEBUG_NAME.fullmatch(n) for n in names)
 
 
 def read_genai_bench(folder: Path) -> list[Batch]:
     """Every batch of a plain genai-bench folder: those asked for, and those that are there besides."""
-    metadata = read_struct(folder / METADATA_FILE, Metadata)
-    if metadata is None:
+    asked = read_struct(folder / METADATA_FILE, _Metadata)
+    if asked is None:
         logger.warning("%s: missing or damaged, so nobody knows which batches were asked for", folder / METADATA_FILE)
-        metadata = Metadata()
-    place = Place(folder, folder.resolve().name, 1, metadata.server_engine or "", metadata.api_model_name or "")
-    batches = read_files(result_files(folder), place, metadata)
-    is_ours = any(batch.iteration_type == RATE for batch in batches)  # genai-bench was asked for users
-    return batches if is_ours else with_missing(batches, place, metadata)
+        asked = _Metadata()
+    place = Place(folder, folder.resolve().name, 1, asked.server_engine or "", asked.api_model_name or "")
+    scenarios, kind = list(dict.fromkeys(asked.traffic_scenario or [])), iteration_type(asked.iteration_type)
+    batches = read_files(result_files(folder), place, scenarios, kind)
+    if any(batch.iteration_type == RATE for batch in batches):  # ours, for which genai-bench was asked for users
+        return batches
+    levels = [level for level in getattr(asked, kind, None) or [] if 0 < level < MOST]
+    there = {(batch.scenario, batch.level) for batch in batches if batch.iteration_type == kind}
+    lacking = (key for key in dict.fromkeys(product(scenarios, levels)) if key not in there)
+    reason = "it was asked for, but genai-bench left no file"
+    every = [*batches, *(Batch(place, *key, kind, 1, "missing", reason) for key in lacking)]
+    order = [*scenarios, *sorted({batch.scenario for batch in batches})]
+    return sorted(every, key=lambda batch: (order.index(batch.scenario), batch.level or 0, batch.repeat))
 
 
 def words_of_failure(folder: Path) -> str:
     """How many requests of a level failed, with which status, and the server's words for the first that has some."""
-    batches = read_files(result_files(folder), Place(folder, "", 1), Metadata())
+    batches = read_files(result_files(folder), Place(folder, ""))
     return next((batch.reason for batch in batches if batch.reason), "every request failed")
 
 
@@ -142,10 +141,13 @@ def genai_bench_facts(folder: Path) -> dict[str, dict[str, Any]]:
     return {"genai_bench": known} if known else {}
 
 
-def read_files(paths: Iterable[Path], place: Place, metadata: Metadata) -> list[Batch]:
+def read_files(
+    paths: Iterable[Path], place: Place, scenarios: Sequence[str] = (), kind: str = CONCURRENCY
+) -> list[Batch]:
     """One batch a level that `paths` hold a file of; older runs of a level follow as superseded repeats.
 
-    Those of other tools come last, each with all its repeats, as nothing says that one replaces another.
+    Those of other tools come last, each with all its repeats, as nothing says that one replaces another. `scenarios`
+    and the `kind` of levels that were asked for make names of files clear.
     """
     theirs: list[NamedReading] = []
     ours: list[Batch] = []
@@ -156,12 +158,12 @@ def read_files(paths: Iterable[Path], place: Place, metadata: Metadata) -> list[
         is_named = isinstance(reading, Damage) and RESULT_NAME.fullmatch(path.name)
         if not is_named and (reading.tool if isinstance(reading, Damage) else reading.batch.origin):
             theirs.append((path, reading))
-        elif batch := _batch(path, reading, place, metadata):
+        elif batch := _batch(path, reading, _from_name(path, place, scenarios, kind), place):
             ours.append(batch)
     ours.sort(key=lambda batch: (batch.scenario, batch.iteration_type, batch.level or 0))
     same_level = groupby(ours, key=lambda batch: batch.key)
     chosen = [batch for _, group in same_level for batch in _choose(list(group))]
-    return chosen + [_with_outcome(batch) for batch in of_tools(theirs, place)]
+    return chosen + [_with_outcome(batch) for batch in _of_tools(theirs, place)]
 
 
 def readings_in(path: Path) -> dict[Path, Reading | Damage]:
@@ -169,9 +171,8 @@ def readings_in(path: Path) -> dict[Path, Reading | Damage]:
     return {name: part if isinstance(part, Damage) else Reading.of(part) for name, part in read_all(path).items()}
 
 
-def _batch(path: Path, reading: Reading | Damage, place: Place, metadata: Metadata) -> Batch | None:
-    """The batch that `path` names; None, and a warning, where it is none and nothing says it should be."""
-    named = _from_name(path, place, metadata)
+def _batch(path: Path, reading: Reading | Damage, named: Batch | None, place: Place) -> Batch | None:
+    """The batch in `path`; None, and a warning, where it is none and its name does not say that it should be."""
     if isinstance(reading, Damage):
         if named is None:
             logger.warning("skipped: %s (%s)", path, reading.reason)
@@ -180,23 +181,22 @@ def _batch(path: Path, reading: Reading | Damage, place: Place, metadata: Metada
     batch, numbers = named or Batch(place, "", None), reading.batch
     batch.file, batch.reading, batch.scenario = path, reading, numbers.scenario or batch.scenario
     if numbers.level is not None:
-        batch.level, batch.iteration_type = level_from(numbers.level, numbers.iteration_type), numbers.iteration_type
+        batch.level, batch.iteration_type = numbers.level, numbers.iteration_type
     if batch.level is None or not batch.scenario:
         logger.warning("skipped: %s names no scenario or no level", path)
         return None
     return _with_outcome(batch)
 
 
-def _from_name(path: Path, place: Place, metadata: Metadata) -> Batch | None:
+def _from_name(path: Path, place: Place, scenarios: Sequence[str], kind: str) -> Batch | None:
     """What the name of a result file says, for files whose content says nothing."""
     match = RESULT_NAME.fullmatch(path.name) or DEBUG_NAME.fullmatch(path.name)
     if match is None:
         return None
     found = match.groupdict()
-    kind = iteration_type(found.get("iteration") or metadata.iteration_type)
-    known = {name_in_file(scenario): scenario for scenario in metadata.traffic_scenario or []}
+    known = {name_in_file(scenario): scenario for scenario in scenarios}
     scenario = known.get(found["scenario"], found["scenario"])
-    return Batch(place, scenario, int(found["level"]), kind, file=path)
+    return Batch(place, scenario, int(found["level"]), iteration_type(found.get("iteration") or kind), file=path)
 
 
 def name_in_file(scenario: str) -> str:
@@ -206,8 +206,7 @@ def name_in_file(scenario: str) -> str:
 
 def _with_outcome(batch: Batch) -> Batch:
     """A file without one completed request is no completed batch."""
-    numbers = batch.numbers
-    if numbers is None:
+    if (numbers := batch.numbers) is None:
         return batch
     if numbers.completed or (numbers.completed is None and numbers.request_throughput > 0):
         if batch.file and DEBUG_NAME.fullmatch(batch.file.name):
@@ -239,8 +238,8 @@ def _choose(batches: list[Batch]) -> list[Batch]:
 def _newest(batches: list[Batch]) -> Batch:
     """The batch written last; where the files' times cannot tell, the slower one, which promises less."""
     last = max(batch.modified for batch in batches)
-    # a file that has gone meanwhile has no time
-    contenders = [batch for batch in batches if not last - batch.modified >= SHORTEST_LEVEL]
+    # two runs end a second apart at least, the unit of genai-bench's clock; a file that has gone has no time
+    contenders = [batch for batch in batches if not last - batch.modified >= 1.0]
     slowest = min(contenders, key=lambda b: (b.numbers.output_throughput if b.numbers else 0.0, str(b.file)))
     if len(contenders) > 1:
         names = ", ".join(sorted(batch.file.name for batch in contenders if batch.file))
@@ -248,19 +247,3 @@ def _newest(batches: list[Batch]) -> Batch:
     elif len(batches) > 1:
         slowest.notes.append(f"the level was run {len(batches)} times: this is the newest")
     return slowest
-
-
-def with_missing(batches: list[Batch], place: Place, metadata: Metadata) -> list[Batch]:
-    """`batches`, and a row for each level that was asked for and has no file."""
-    kind = iteration_type(metadata.iteration_type)
-    scenarios = list(dict.fromkeys(metadata.traffic_scenario or []))
-    asked = metadata.batch_size if kind == BATCH_SIZE else metadata.num_concurrency
-    levels = [level for level in asked or [] if 0 < level < MOST]
-    reason = "it was asked for, but genai-bench left no file"
-    there = {(batch.scenario, batch.level) for batch in batches if batch.iteration_type == kind}
-    lacking = [key for key in dict.fromkeys(product(scenarios, levels)) if key not in there]
-    missing = [Batch(place, *key, kind, outcome="missing", reason=reason) for key in lacking]
-    order = {scenario: number for number, scenario in enumerate(scenarios)}
-    return sorted(
-        [*batches, *missing], key=lambda b: (order.get(b.scenario, len(order)), b.scenario, b.level or 0, b.repeat)
-    )

@@ -6,6 +6,7 @@
 import functools
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -15,7 +16,7 @@ import pandas as pd
 
 from tuner.batches import genai_bench_folder
 from tuner.batches.batch import SAMPLES, Batch, Place, Reading, Samples, to_frame
-from tuner.batches.genai_bench_folder import Metadata, read_files, read_genai_bench, readings_in, result_files
+from tuner.batches.genai_bench_folder import read_files, read_genai_bench, readings_in, result_files
 from tuner.batches.other_tools import format_of, holds_one_run
 from tuner.batches.report_data import is_page, read_report
 from tuner.batches.run_folder import is_trial, read_trial
@@ -25,11 +26,6 @@ from tuner.core.run_directory import Experiment
 from tuner.errors import PathError
 
 logger = logging.getLogger(__name__)
-
-#: How far below a folder of many runs they are looked for.
-DEEPEST = 6
-#: How far above a path its trial may lie: `batches/<scenario>/<level>/<file>`.
-HIGHEST = 4
 
 
 def load_batches(*paths: str | os.PathLike[str]) -> pd.DataFrame:
@@ -66,7 +62,6 @@ def load_together(paths: Sequence[str | os.PathLike[str]]) -> tuple[pd.DataFrame
 
 
 def _to_frame(batches: Iterable[Batch]) -> pd.DataFrame:
-    """One row a batch: each once, and under a name of its own."""
     return to_frame(_with_distinct_names(_without_doubles(list(batches))))
 
 
@@ -82,15 +77,13 @@ def readings_of(batches: pd.DataFrame) -> list[Reading | None]:
 
 
 def _read(named: str | os.PathLike[str]) -> list[Batch]:
-    """The batches of the first reader that knows what the path is."""
     _must_be_readable(path := Path(named).expanduser())
     reader = next((read for knows, read in READERS if knows(path)), None)
     batches = reader(path) if reader else None
     if batches is None:
-        raise PathError(
-            f"{path} holds no batch: expected a run directory, result files (of genai-bench, GuideLLM, AIPerf, "
-            "vllm bench serve or SGLang), a folder of them, or a report"
-        )
+        tools = "genai-bench, GuideLLM, AIPerf, vllm bench serve or SGLang"
+        what = f"a run directory, result files (of {tools}), a folder of them, or a report"
+        raise PathError(f"{path} holds no batch: expected {what}")
     return batches
 
 
@@ -117,22 +110,21 @@ def _read_run(run: Path) -> list[Batch]:
 def _trial_of(path: Path) -> Path | None:
     """The trial that `path` is, or is a part of."""
     whole = path.resolve()
-    return next((folder for folder in [whole, *whole.parents][: HIGHEST + 1] if is_trial(folder)), None)
+    folders = [whole, *whole.parents][:5]  # `batches/<scenario>/<level>/<file>` in it
+    return next((folder for folder in folders if is_trial(folder)), None)
 
 
 def _read_in_trial(path: Path) -> list[Batch] | None:
     """The batches of a trial, or of that part of it that `path` is, named after the run directory it lies in."""
     trial, whole = _trial_of(path), path.resolve()
-    if trial is None:
-        return None
-    batches = read_trial(trial)
+    batches = read_trial(trial) if trial else []
     within = [b for b in batches if any(place and place.is_relative_to(whole) for place in (b.folder, b.file))]
     return batches if whole == trial else within or None
 
 
 def _read_folder(folder: Path) -> list[Batch] | None:
     """A folder of runs and genai-bench folders, however deep; or one of result files under names of their own."""
-    sources = list(_sources(folder, DEEPEST))
+    sources = list(_sources(folder, deepest=6))
     if sources:
         return [batch for read, source in sources for batch in read(source) or []]
     return _read_loose(folder)
@@ -141,7 +133,7 @@ def _read_folder(folder: Path) -> list[Batch] | None:
 def _read_loose(path: Path) -> list[Batch] | None:
     """The batches of one result file, or of a folder's under names of their own, whatever tool wrote them."""
     folder, paths = (path.resolve().parent, [path]) if path.is_file() else (path, _loose_files(path))
-    return read_files(paths, Place(folder, folder.resolve().name), Metadata()) or None
+    return read_files(paths, Place(folder, folder.resolve().name)) or None
 
 
 def _loose_files(folder: Path) -> list[Path]:
@@ -150,7 +142,7 @@ def _loose_files(folder: Path) -> list[Path]:
     return [*result_files(folder), *within]
 
 
-def _sources(folder: Path, depth: int) -> "Iterator[tuple[Reader, Path]]":
+def _sources(folder: Path, deepest: int) -> "Iterator[tuple[Reader, Path]]":
     """The runs, trials and folders of result files at and below `folder`; nothing is looked for within a run."""
     if is_run(folder):
         yield _read_run, folder
@@ -161,10 +153,10 @@ def _sources(folder: Path, depth: int) -> "Iterator[tuple[Reader, Path]]":
             yield read_genai_bench, folder
         elif any(map(format_of, _loose_files(folder))):
             yield _read_loose, folder
-        deeper = depth > 0 and not holds_one_run(folder)
+        deeper = deepest > 0 and not holds_one_run(folder)
         for below in subfolders(folder) if deeper else ():
             if is_theirs or not holds_one_run(below):
-                yield from _sources(below, depth - 1)
+                yield from _sources(below, deepest - 1)
 
 
 Reader = Callable[[Path], list[Batch] | None]
@@ -198,10 +190,8 @@ def _where(batch: Batch) -> object:
 def _with_distinct_names(batches: list[Batch], parts: int = 2) -> list[Batch]:
     """Experiments of one name in different folders are told apart by as many folders above as it takes."""
     real = functools.cache(Path.resolve)
-    folders: dict[str, set[Path]] = {}
-    for batch in batches:
-        folders.setdefault(batch.place.experiment, set()).add(real(batch.place.folder))
-    twice = {name for name, those in folders.items() if len(those) > 1}
+    pairs = {(batch.place.experiment, real(batch.place.folder)) for batch in batches}
+    twice = {name for name, count in Counter(name for name, _ in pairs).items() if count > 1}
 
     def renamed(batch: Batch) -> Batch:
         name = "/".join(real(batch.place.folder).parts[-parts:])

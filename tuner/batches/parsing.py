@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any, get_args
 
 import msgspec
@@ -17,29 +18,33 @@ def parse(data: bytes, name: str) -> ResultFile | Damage:
 
     Values of a wrong type are None and counted in `mended`.
     """
-    try:
-        return _decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        if "truncated" in str(error):
-            return Damage("truncated", f"{name} ends in the middle ({len(data)} bytes)")
-    try:
-        value = json.loads(data)  # the slow way, for NaN, Infinity, wrong types and what is no batch at all
-    except (ValueError, RecursionError):
-        return Damage("unreadable", f"{name} is not valid JSON")
-    if not isinstance(value, dict) or not isinstance(value.get("aggregated_metrics"), dict):
-        return Damage("unreadable", f"{name} is JSON but no genai-bench batch (it has no aggregated_metrics)")
-    return mend(value)
+    value = read_json(data, name, _decode, json.loads)  # slowly: NaN, wrong types and what is no batch at all
+    if isinstance(value, dict) and isinstance(value.get("aggregated_metrics"), dict):
+        return mend(value)
+    if isinstance(value, ResultFile | Damage):
+        return value
+    return Damage("unreadable", f"{name} is JSON but no genai-bench batch (it has no aggregated_metrics)")
+
+
+def read_json(data: bytes, name: str, *readers: Callable[[bytes], Any]) -> Any:
+    """What the first of `readers` that can makes of `data`; a Damage where none can."""
+    for read in readers:
+        try:
+            return read(data)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            if "truncated" in str(error):
+                return Damage("truncated", f"{name} ends in the middle ({len(data)} bytes)")
+    return Damage("unreadable", f"{name} is not valid JSON")
 
 
 def mend(value: dict[str, Any]) -> ResultFile:
     """Take from `value`, the JSON of a result file, what has the right type."""
     losses: list[str] = []
     aggregates = _mend_struct(Aggregates, value["aggregated_metrics"], losses)
-    entries = value.get("individual_request_metrics")
+    entries, requests = value.get("individual_request_metrics"), None
     if isinstance(entries, list):  # what is no request is left out, so that it counts as no completed one
         losses += ["request" for entry in entries if not isinstance(entry, dict)]
-        entries = [entry for entry in entries if isinstance(entry, dict)]
-    requests = [_mend_struct(Request, entry, losses) for entry in entries] if isinstance(entries, list) else None
+        requests = [_mend_struct(Request, entry, losses) for entry in entries if isinstance(entry, dict)]
     unit = value.get("_time_unit")
     return ResultFile(aggregates, requests, None if unit is None else str(unit), len(losses))
 

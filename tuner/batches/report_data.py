@@ -1,6 +1,5 @@
 """What a report carries inside itself: its batches and what stands beside them, so that one file is the data too."""
 
-import contextlib
 import json
 import logging
 from pathlib import Path
@@ -11,16 +10,14 @@ import pandas as pd
 
 from tuner.batches import _salvage
 from tuner.batches.batch import COLUMNS, Batch, Place, records, with_types
-from tuner.core.files import RESULTS, UNSEALED, is_changed, is_regular, read_bytes, seal
+from tuner.core.files import RESULTS, UNSEALED, fitting, is_changed, is_regular, read_bytes, seal
 from tuner.core.level import level_of
 from tuner.core.secrets import redactor
 from tuner.errors import PathError
 
 OPENING = '<script type="application/json" id="tuner-data">'
-_CLOSING = "</script>"
 FORMAT = 1
 _CHANGED = "the report is damaged, or its data was changed after it was written: its checksum is another"
-_DAMAGES = (ValueError, TypeError, KeyError, OverflowError, AttributeError)
 logger = logging.getLogger(__name__)
 
 
@@ -97,7 +94,7 @@ def unpack(path: Path) -> ReportData:
     _, opening, rest = read_bytes(path, RESULTS).partition(OPENING.encode())
     if not opening:
         raise PathError(f"{path} carries no batches: only a report that tuner made does")
-    carried = rest.partition(_CLOSING.encode())[0]
+    carried = rest.partition(b"</script>")[0]
     try:
         data = msgspec.json.decode(carried, type=ReportData)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -109,8 +106,7 @@ def unpack(path: Path) -> ReportData:
 
 def _whole_part(text: str, path: Path, error: Exception) -> ReportData:
     """What is whole in the damaged data of a report: its rows, and what else has the type that it should have."""
-    fields = {field.name: field.type for field in msgspec.structs.fields(ReportData)}
-    whole = _salvage.members(text, list(fields))
+    whole = _salvage.members(text, ReportData.__struct_fields__)
     columns = whole.get("columns")
     if not isinstance(columns, list):
         raise PathError(f"{path}: the data in the report is damaged: {error}") from error
@@ -118,48 +114,38 @@ def _whole_part(text: str, path: Path, error: Exception) -> ReportData:
     rows = _salvage.elements(text, "rows", lambda row: isinstance(row, list) and len(row) == len(columns))
     if whole.get("rows") != rows:  # nobody knows any more which of them the lists beside them are about
         whole = {name: whole[name] for name in whole.keys() - {"attainment", "spreads", "intervals"}}
-    known: dict[str, Any] = {"columns": [], "rows": []}
-    for name, value in (whole | {"rows": rows, "is_damaged": whole.get("rows") != rows}).items():
-        with contextlib.suppress(msgspec.ValidationError, RecursionError):
-            characters = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")  # no halves of pairs
-            known[name] = msgspec.convert(json.loads(characters), fields[name])
-    return ReportData(**known)
+    whole |= {"rows": rows, "is_damaged": whole.get("rows") != rows}
+    known = json.loads(json.dumps(whole, ensure_ascii=False).encode("utf-8", "replace"))  # no halves of pairs
+    return msgspec.convert({"columns": [], "rows": []} | fitting(known, ReportData, path), ReportData)
 
 
 def read_report(path: Path) -> list[Batch]:
     """The batches that the report `path` carries, as they were when it was made; PathError: none, or it is damaged."""
     data = unpack(path)
-    try:
-        batches = _batches(data.columns, data.rows)
-    except _DAMAGES:
-        batches = []
-        for row in data.rows:
-            try:
-                batches += _batches(data.columns, [row])
-            except _DAMAGES:
-                batches.append(_damaged(path, len(batches) + 1))
-    if data.is_damaged:
-        batches.append(_damaged(path, len(batches) + 1))
+    batches = _batches(data.columns, data.rows)
+    if batches is None:
+        each = [_batches(data.columns, [row]) for row in data.rows]
+        batches = [one[0] if one else _damaged(path, number) for number, one in enumerate(each, 1)]
     if not any(batch.report_row for batch in batches):
         raise PathError(f"{path}: the batches in the report are damaged")
-    for batch in batches if data.is_changed else ():
-        batch.report_row = batch.report_row and batch.report_row | {
-            "warnings": [*(batch.report_row.get("warnings") or []), _CHANGED]
-        }
-    return batches
+    for row in (batch.report_row for batch in batches if batch.report_row and data.is_changed):
+        row["warnings"] = [*(row.get("warnings") or []), _CHANGED]
+    return [*batches, _damaged(path, len(batches) + 1)] if data.is_damaged else batches
 
 
 def _damaged(path: Path, number: int) -> Batch:
-    """What stands for a part of a report that cannot be read."""
     reason = f"{path.name} is damaged: a batch, or several, cannot be read"
     return Batch(Place(path.resolve(), path.name), "", None, repeat=number, outcome="unreadable", reason=reason)
 
 
-def _batches(columns: list[str], rows: list[list[Any]]) -> list[Batch]:
-    """The batches of rows that have the types of `load_batches`; an error of `_DAMAGES` where they have not."""
-    values = [dict(zip(columns, row, strict=True)) for row in rows]
-    with_types(pd.DataFrame(values, columns=columns))
-    return [_batch(row) for row in values]
+def _batches(columns: list[str], rows: list[list[Any]]) -> list[Batch] | None:
+    """The batches of rows that have the types of `load_batches`; None where they have not."""
+    try:
+        values = [dict(zip(columns, row, strict=True)) for row in rows]
+        with_types(pd.DataFrame(values, columns=columns))
+        return [_batch(row) for row in values]
+    except (ValueError, TypeError, KeyError, OverflowError, AttributeError):
+        return None
 
 
 def _batch(row: dict[str, Any]) -> Batch:

@@ -82,16 +82,14 @@ def _tables(rows: Iterable[dict[Any, Any]]) -> Iterator[pa.Table]:
 
 
 def _values(columns: Columns) -> dict[str, Any]:
-    """One value a request, failed ones too."""
     requests = columns.requests
     done = np.array([not request.error_code for request in requests], bool)  # or in flight
     numbers = {**columns.latencies, "input_tokens": columns.input_tokens, "output_tokens": columns.output_tokens}
     spread = {name: np.full(len(requests), np.nan) for name in numbers}
     for name, values in numbers.items():
         spread[name][done] = values
-    codes = [printable(request.error_code) if request.error_code else None for request in requests]
-    messages = [printable(request.error_message) if request.error_message else None for request in requests]
-    ends = [getattr(request, "status", FAILED if request.error_code else COMPLETED) for request in requests]
-    known = {"error_code": codes, "error_message": messages, "status": ends}
+    said = {name: [getattr(request, name) for request in requests] for name in ("error_code", "error_message")}
+    known = {name: [printable(text) if text else None for text in texts] for name, texts in said.items()}
+    known["status"] = [getattr(request, "status", FAILED if request.error_code else COMPLETED) for request in requests]
     logged = {name: [getattr(request, name, otherwise) for request in requests] for name, otherwise in LOGGED.items()}
     return spread | {"request": np.arange(len(requests))} | known | logged

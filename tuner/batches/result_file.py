@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.core.level import CONCURRENCY, KINDS
+from tuner.core.level import CONCURRENCY, KINDS, Level, level_from
 from tuner.core.metrics import LATENCIES, LATENCY_COLUMNS, PERCENTILES, STATISTICS
 from tuner.core.text import server_words
 
@@ -20,8 +20,6 @@ from tuner.core.text import server_words
 MOST = 10**9
 #: What one second is in the unit that a file names in `_time_unit`.
 UNITS = {"s": 1.0, "ms": 1000.0}
-
-
 #: From so many requests on, TTFTs that are all the same are no measurements: a clock has more digits than that.
 SAME_LEAST = 5
 ALL_THE_SAME = "TTFT is the same for all requests, as no clock measures it"
@@ -64,6 +62,13 @@ class Aggregates(msgspec.Struct, gc=False):
     stats: dict[str, dict[str, float | None]] | None = None
 
 
+#: Our name of each throughput, and that in `aggregated_metrics`.
+CLAIMED_THROUGHPUTS = {
+    "request_throughput": "requests_per_second",
+    "output_throughput": "mean_output_throughput_tokens_per_s",
+    "input_throughput": "mean_input_throughput_tokens_per_s",
+    "total_throughput": "mean_total_tokens_throughput_tokens_per_s",
+}
 Scalar = str | float | int | bool
 
 
@@ -124,7 +129,7 @@ class Measured(msgspec.Struct, kw_only=True):
 
     scenario: str
     iteration_type: str
-    level: int | float | None
+    level: Level | None
     duration: float
     requests: int | None
     completed: int | None
@@ -220,11 +225,11 @@ def measure(columns: Columns) -> Measured:
     """Compute the numbers of one batch from its requests; from its own aggregates where it holds no requests."""
     claims = columns.file.aggregated_metrics
     kind = iteration_type(claims.iteration_type)
-    level = claims.num_concurrency if kind == CONCURRENCY else getattr(claims, kind)
+    number = getattr(claims, kind)
     return Measured(
         scenario=claims.scenario or "",
         iteration_type=kind,
-        level=level if level is not None and 0 < level < MOST else None,
+        level=level_from(number, kind) if number is not None and 0 < number < MOST else None,
         duration=usable(claims.run_duration),
         origin=columns.file.origin,
         **(_of_requests(columns) if columns.requests else _of_aggregates(columns)),
@@ -266,23 +271,17 @@ def usable(value: float | None) -> float:
 
 
 def _of_requests(columns: Columns) -> dict[str, Any]:
-    total, errors = len(columns.requests), len(columns.errors)
+    total, errors, window = len(columns.requests), len(columns.errors), columns.file.window
     seconds, done = usable(columns.file.aggregated_metrics.run_duration) or math.nan, total - errors
-    window = columns.file.window
     tokens = columns.input_tokens, columns.output_tokens
     inputs, outputs = (math.nan if np.isnan(part).all() else float(np.nansum(part)) for part in tokens)
     if window:
         inputs, outputs, done = window.input_tokens, window.output_tokens, window.completed
     computed = {name: statistics(values) for name, values in columns.latencies.items()}
+    flows = {"input": inputs, "output": outputs, "total": inputs + outputs, "request": done}
     return {
-        "requests": total,
-        "completed": total - errors,
-        "errors": errors,
-        "error_rate": errors / total,
-        "input_throughput": inputs / seconds,
-        "output_throughput": outputs / seconds,
-        "total_throughput": (inputs + outputs) / seconds,
-        "request_throughput": done / seconds,
+        **{"requests": total, "completed": total - errors, "errors": errors, "error_rate": errors / total},
+        **{f"{name}_throughput": flow / seconds for name, flow in flows.items()},
         **{name: getattr(window, name, math.nan) for name in OF_WINDOW},
         "latencies": {f"{name}_{key}": value for name in computed for key, value in computed[name].items()},
         "error_codes": dict(sorted(Counter(str(request.error_code) for request in columns.errors).items())),
@@ -300,14 +299,9 @@ def _of_aggregates(columns: Columns) -> dict[str, Any]:
     completed, errors = _count(claims.num_completed_requests), _count(counted)
     requests = None if completed is None or errors is None else completed + errors
     return {
-        "requests": requests,
-        "completed": completed,
-        "errors": errors,
+        **{"requests": requests, "completed": completed, "errors": errors},
         "error_rate": (errors or 0) / requests if requests else usable(claims.error_rate if errors is None else None),
-        "input_throughput": usable(claims.mean_input_throughput_tokens_per_s),
-        "output_throughput": usable(claims.mean_output_throughput_tokens_per_s),
-        "total_throughput": usable(claims.mean_total_tokens_throughput_tokens_per_s),
-        "request_throughput": usable(claims.requests_per_second),
+        **{name: usable(getattr(claims, key)) for name, key in CLAIMED_THROUGHPUTS.items()},
         "latencies": dict.fromkeys(LATENCY_COLUMNS, math.nan) | {name: claim_of(claims, name) / unit for name in names},
         "error_codes": {code: count for code, count in codes.items() if _count(count)},
     }
@@ -326,5 +320,4 @@ def _claimed_ttft_doubt(file: ResultFile) -> str:
 
 
 def _count(value: int | None) -> int | None:
-    """The value, or None where it is missing or cannot be a count."""
     return value if value is not None and 0 <= value < 10**12 else None

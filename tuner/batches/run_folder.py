@@ -7,16 +7,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 
 import msgspec
 
 from tuner.batches.batch import Batch, Place, client
-from tuner.batches.genai_bench_folder import Metadata, read_files, result_files
+from tuner.batches.genai_bench_folder import read_files, result_files
 from tuner.batches.result_file import MOST, iteration_type
 from tuner.core.bottleneck import CLIENT_BUSY
-from tuner.core.files import is_regular, read_end, subfolders
+from tuner.core.files import is_regular, read_end
 from tuner.core.level import RATE, Rate
 from tuner.core.records import COMPLETED, OUTCOMES, RUNNING, SIDECAR_FILE, TRIAL_FILE, Sidecar, TrialFacts
 from tuner.core.run_directory import LEVEL_NAME, PARTIAL, Trial, safe_name
@@ -25,10 +25,6 @@ from tuner.core.text import one_line
 from tuner.core.timestamps import read as read_time
 
 logger = logging.getLogger(__name__)
-#: Bytes at the end of a server's log that are searched.
-LOG_READ = 64 * 1024
-#: Seconds by which the wall clock and the monotonic clock may differ over one level.
-CLOCK_DRIFT = 2.0
 
 
 def doubts(sidecar: Sidecar) -> list[str]:
@@ -40,7 +36,7 @@ def doubts(sidecar: Sidecar) -> list[str]:
     with contextlib.suppress(ValueError, TypeError):  # no time, or none on the monotonic clock
         (start, _), (end, _) = (read_time(text) for text in (sidecar.started_at, sidecar.finished_at))
         drift = (end - start).total_seconds() - float(sidecar.duration or math.nan)
-    if abs(drift) > CLOCK_DRIFT:
+    if abs(drift) > 2.0:
         notes.append(f"the clock was set during the level: its start and end are {drift:+.1f} s off")
     return notes
 
@@ -85,7 +81,7 @@ class _TrialReader:
         The trial's `server.json` says it, or else the end of its log.
         """
         recorded = server.failure if (server := self.trial.server) else None
-        failure = recorded or diagnose(read_end(self.trial.server_log, LOG_READ), None, [OUT_OF_MEMORY])
+        failure = recorded or diagnose(read_end(self.trial.server_log, 64 * 1024), None, [OUT_OF_MEMORY])
         is_memory = failure.kind == OUT_OF_MEMORY.kind
         if not (recorded or is_memory):
             return None
@@ -93,10 +89,8 @@ class _TrialReader:
         return failure.kind if is_memory else "server_died", reason
 
     def batches(self) -> Iterator[Batch]:
-        """Those asked for, and those of which there is a folder."""
-        facts, found = self.facts, {}
-        for level in sorted(self.levels(), key=lambda level: not str(level.folder).endswith(PARTIAL)):
-            found[level.key] = level  # a finished folder replaces the partial one of the same level
+        facts = self.facts
+        found = {level.key: level for level in self.levels()}  # a finished folder behind the partial one of its level
         levels = [level for level in facts.every_level if 0 < level < MOST]
         asked = product(facts.scenarios, [facts.iteration_type], levels, facts.every_repeat)
         for key in dict.fromkeys([*asked, *sorted(found)]):
@@ -107,7 +101,7 @@ class _TrialReader:
     def levels(self) -> Iterator[Batch]:
         """The levels of which there is a folder, finished or not, as its sidecar names them, or else its own name."""
         scenarios = {safe_name(scenario): scenario for scenario in self.facts.scenarios}
-        for folder in chain.from_iterable(map(subfolders, subfolders(self.trial.batches))):
+        for folder in (*self.trial.level_folders(partial=True), *self.trial.level_folders()):
             match = LEVEL_NAME.fullmatch(folder.name.removesuffix(PARTIAL))
             if match is None:
                 logger.warning("skipped: %s is no folder of a level", folder)
@@ -130,9 +124,8 @@ class _TrialReader:
         return level
 
     def of_file(self, level: Batch) -> Batch:
-        """What the result file in a level's folder says of it."""
-        asked = Metadata(traffic_scenario=[level.scenario], iteration_type=level.iteration_type)
-        batches = read_files(result_files(level.folder), self.place, asked) if level.folder else []
+        asked = [level.scenario], level.iteration_type
+        batches = read_files(result_files(level.folder), self.place, *asked) if level.folder else []
         none = replace(level, outcome="missing", reason="genai-bench left no file")
         return next((batch for batch in batches if batch.level == level.level), batches[0] if batches else none)
 

@@ -14,8 +14,8 @@ from tuner.core.request_log import COMPLETED, FAILED, IN_FLIGHT, NEVER_SENT, STE
 from tuner.core.text import plural
 
 CHANGED = "the file is damaged, or was changed after it was written: its checksum is another"
-#: Seconds by which a request can be late before that is told.
-_LATE = 0.05
+#: What a request has under the same name here and there.
+_SAME = ("status", "finish_reason", "cached_tokens", "error_code", "error_message")
 
 
 class LoggedRequest(Request, gc=False):
@@ -42,26 +42,17 @@ def parse_any(data: bytes, name: str) -> ResultFile | Damage:
 
 def _judged_part(level: LevelRecord, requests: list[SentRequest], notes: list[str]) -> ResultFile:
     every = [_logged_request(request, level) for request in requests]
-    duration = level.end - level.begin
-    kind = CONCURRENCY if level.rate is None else RATE
+    duration, kind = level.end - level.begin, CONCURRENCY if level.rate is None else RATE
     aggregates = Aggregates(level.scenario, kind, level.concurrency, request_rate=level.rate, run_duration=duration)
     counted = [request for request in every if request.is_counted]
-    window = _window(level, requests)
-    window.notes += notes
+    window = _window(level, requests, notes)
     return ResultFile(aggregates, counted, "s", window=window, every_request=every)
 
 
 def _logged_request(request: SentRequest, level: LevelRecord) -> LoggedRequest:
     sent = level.utc.timestamp() - level.monotonic + request.sent  # seconds since 1970
-    logged = LoggedRequest(
-        status=request.status,
-        is_counted=level.counts(request),
-        sent_at=round(sent * 1e6) if request.sent and timestamps.instant(sent) else None,
-        finish_reason=request.finish_reason,
-        cached_tokens=request.cached_tokens,
-        error_code=request.error_code,
-        error_message=request.error_message,
-    )
+    logged = LoggedRequest(**{name: getattr(request, name) for name in _SAME}, is_counted=level.counts(request))
+    logged.sent_at = round(sent * 1e6) if request.sent and timestamps.instant(sent) else None
     if logged.is_counted and not request.has_ended:
         logged.error_code = request.status
         logged.error_message = f"due in the window, and not answered when the level ended ({request.status})"
@@ -77,7 +68,7 @@ def _logged_request(request: SentRequest, level: LevelRecord) -> LoggedRequest:
     return logged
 
 
-def _window(level: LevelRecord, requests: list[SentRequest]) -> Window:
+def _window(level: LevelRecord, requests: list[SentRequest], notes: list[str]) -> Window:
     """What happened in the window, whenever it was sent; of a whole level only what completed in it."""
     done = [request for request in requests if request.status == COMPLETED and level.spans(request.end)]
     outputs, prefilled = sum(request.output_tokens or 0.0 for request in done), done
@@ -88,7 +79,7 @@ def _window(level: LevelRecord, requests: list[SentRequest]) -> Window:
     first = [request for request in requests if request.number == 1 and request.turn == 1 and request.first_token]
     bursts = [(request.first_token or 0.0) - request.scheduled for request in first if level.rate is None]
     waits = _waits(level, requests)
-    counted = [(request.cached_tokens, request.prompt_tokens) for request in requests if level.counts(request)]
+    counted = ((request.cached_tokens, request.prompt_tokens) for request in requests if level.counts(request))
     prompts = [(cached, tokens) for cached, tokens in counted if cached is not None and tokens is not None]
     return Window(
         output_tokens=outputs,
@@ -97,7 +88,7 @@ def _window(level: LevelRecord, requests: list[SentRequest]) -> Window:
         schedule_lag_p99=float(np.percentile([lag for _, lag in waits], 99)) if waits else math.nan,
         burst_ttft_p90=float(np.percentile(bursts, 90)) if bursts else math.nan,
         cache_hit_rate=sum(cached for cached, _ in prompts) / (sum(tokens for _, tokens in prompts) or math.nan),
-        notes=_notes(level, requests),
+        notes=[*_notes(level, requests), *notes],
     )
 
 
@@ -132,7 +123,7 @@ def _notes(level: LevelRecord, requests: list[SentRequest]) -> list[str]:
     flying = is_steady * sum(request.status == IN_FLIGHT for request in sent)
     unsent = sum(request.status == NEVER_SENT for request in sent)
     failed = "" if level.rate is None else ": counted as failed"
-    delays = [wait for wait, _ in _waits(level, requests) if wait > _LATE]
+    delays = [wait for wait, _ in _waits(level, requests) if wait > 0.05]
     full = f"max_in_flight ({level.max_in_flight}) was reached"
     unstreamed = sum(not request.streamed for request in sent if request.status == COMPLETED)
     wrong = sum(request.wrong_usage for request in sent)

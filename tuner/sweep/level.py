@@ -54,10 +54,7 @@ _REMEDIES = (
     (r"\(429 ", "the server takes no more: try lower levels, or raise its limit"),
     (r"\(5\d\d ", "the server's own log may say more"),
 )
-_MORE_TIME = "give a level more with max_seconds, or with extend_to"
 _TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", re.MULTILINE)
-_WARMUP_SECONDS = 30.0
-_LOG_READ = 200_000  # bytes at the end of a log
 Measurement = tuple[str, Level, int]  # (scenario, level, repeat)
 #: outcomes that say nothing about the level: a resumed sweep measures it again
 UNSETTLED = (RUNNING, "interrupted", "client_failed")
@@ -96,7 +93,7 @@ def warm_up(bench: Bench, load: Load, requests: int, stop: threading.Event) -> s
     if not requests:
         return ""
     users = min(load.limits.concurrency, requests)
-    limits = Limits(users, _WARMUP_SECONDS, requests, window=WHOLE)  # which has no drain
+    limits = Limits(users, 30.0, requests, window=WHOLE)  # which has no drain
     warm = replace(load, limits=limits, repeat=0)  # with prompts that no level has
     with tempfile.TemporaryDirectory(prefix="warmup-", dir=bench.scratch) as folder:
         outcome, reason = outcome_of(Path(folder), bench.run(warm, Path(folder), stop), None, interrupted=False)
@@ -141,41 +138,36 @@ class Levels:
         """Record what is asked of the trial; a search for the limit asks for a level when it comes to it."""
         before = {*self._facts.levels} if self._facts else set()
         levels = sorted({number_of(load[1]), *before}) if spec.is_auto else [*map(number_of, spec.fixed_levels)]
-        facts = TrialFacts(
-            trial=self._trial.number,
-            engine=spec.engine,
-            model=spec.model or spec.base_url or "",
-            parameters=spec.parameters,
-            scenarios=spec.scenarios,
-            levels=levels,
-            iteration_type=kind_of(load[1]),
-            repeats=spec.repeats,
-        )
+        same = {name: getattr(spec, name) for name in ("engine", "parameters", "scenarios", "repeats")}
+        model, kind = spec.model or spec.base_url or "", kind_of(load[1])
+        facts = TrialFacts(trial=self._trial.number, model=model, levels=levels, iteration_type=kind, **same)
         if facts != self._facts:
             facts.write(self._trial.folder)
             self._facts = facts
 
 
-def judged_level(folders: Sequence[Path], slo: SLO | dict[str, Any]) -> dict[str, Any]:
+def judged_level(folders: Sequence[Path], slo: SLO | dict[str, Any]) -> dict[Any, Any]:
     """One level, judged by all of its runs."""
-    (row,) = levels_of(judge(load_batches(*folders), slo)).to_dict("records")
-    return {str(name): value for name, value in row.items()}
+    return dict(levels_of(judge(load_batches(*folders), slo)).to_dict("records")[0])
 
 
 def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interrupted: bool) -> tuple[str, str]:
     """How a level ended (one of `records.OUTCOMES`) and why, in one line: the cause before its consequences."""
-    memory = failure is not None and failure.kind == "out_of_memory"
     ends = request_log.statuses(part / REQUESTS_FILE)
+    logs = {path.name: files.read_end(path, 200_000) for path in sorted(part.glob("*.log"))}
+    error = next((one_line(found[1]) for log in logs.values() if (found := _TRACEBACK.search(log))), "")
+    more = "give a level more with max_seconds, or with extend_to"
+    last = logs.get(CLIENT_LOG, "").strip().rpartition("\n")[2]
     cases = (
-        (memory, "out_of_memory", str(failure)),
+        (failure is not None and failure.kind == "out_of_memory", "out_of_memory", str(failure)),
         (failure is not None, "server_died", str(failure)),
         (interrupted, "interrupted", "stopped by the user"),
         (ended.timed_out, "timeout", f"genai-bench had not ended after {ended.duration:.0f} s"),
         (request_log.COMPLETED in ends, COMPLETED, ""),
         (request_log.FAILED in ends, ALL_ERRORS, _with_remedy(words_of_failure(part))),
-        (bool(error := _client_error(part)), "client_failed", f"genai-bench failed within a request: {error}"),
-        (ended.exit_code == 0, "timeout", f"no request finished in {ended.duration:.0f} s: {_MORE_TIME}"),
-        (True, "client_failed", f"genai-bench ended with {ended.exit_code}: {_last_line(part / CLIENT_LOG)}"),
+        (bool(error), "client_failed", f"genai-bench failed within a request: {error}"),
+        (ended.exit_code == 0, "timeout", f"no request finished in {ended.duration:.0f} s: {more}"),
+        (True, "client_failed", f"genai-bench ended with {ended.exit_code}: {last or 'it left no message'}"),
     )
     return next((outcome, reason) for fits, outcome, reason in cases if fits)
 
@@ -186,14 +178,6 @@ def _with_remedy(words: str) -> str:
     return f"{shorten(words, _LONGEST_REASON - len(helps) - 2)}; {helps}" if helps else words
 
 
-def _client_error(part: Path) -> str:
-    """The last line of the first traceback that the load generator logged; empty where there is none."""
-    for path in sorted(part.glob("*.log")):
-        if error := _TRACEBACK.search(files.read_end(path, _LOG_READ)):
-            return one_line(error[1])
-    return ""
-
-
 def _client_share(load: Load) -> dict[str, Any]:
     """The load generator's processes, and its own share of what they read at this level, where it was calibrated."""
     own = calibration.share_of_client(load.limits.level)
@@ -202,16 +186,11 @@ def _client_share(load: Load) -> dict[str, Any]:
 
 
 def _end(ended: Ended, client: dict[str, Any]) -> dict[str, object]:
-    workload = {"workload": ended.workload} if ended.workload else {}
-    seconds = ended.duration * client["workers"]
-    cpu = {} if ended.cpu_seconds is None else {"cpu_share": round(ended.cpu_seconds / seconds, 3)}
-    return {
-        "started_at": to_text(ended.started_at),
-        "finished_at": to_text(ended.finished_at),
-        "duration": round(ended.duration, 3),
-        "exit_code": ended.exit_code,
-        "client": client | workload | cpu,
-    }
+    times = {name: to_text(getattr(ended, name)) for name in ("started_at", "finished_at")}
+    client = client | ({"workload": ended.workload} if ended.workload else {})
+    if ended.cpu_seconds is not None:
+        client["cpu_share"] = round(ended.cpu_seconds / ended.duration / client["workers"], 3)
+    return times | {"duration": round(ended.duration, 3), "exit_code": ended.exit_code, "client": client}
 
 
 def fresh_part(folder: Path) -> Path:
@@ -230,8 +209,7 @@ def fresh_part(folder: Path) -> Path:
 def _scrub(part: Path) -> None:
     """Take keys out of everything; genai-bench never had any, but a server can echo them in an error."""
     for path in part.iterdir():
-        content = files.read_bytes(path, files.RESULTS)
-        if redact_bytes(content) != content:
+        if redact_bytes(content := files.read_bytes(path, files.RESULTS)) != content:
             files.write_atomically(path, content)
 
 
@@ -243,7 +221,3 @@ def put_in_place(part: Path, folder: Path) -> None:
         shutil.rmtree(folder)
     part.rename(folder)
     files.sync(folder.parent)
-
-
-def _last_line(path: Path) -> str:
-    return files.read_end(path, _LOG_READ).strip().rpartition("\n")[2] or "it left no message"

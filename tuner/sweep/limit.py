@@ -32,8 +32,6 @@ AT_THE_EDGE = 0.5
 CERTAIN = 2.0
 #: The least excess that is told apart, 0.7 % of the threshold: that of no errors at all would be −∞.
 LEAST = -5.0
-#: Growth of throughput that is more than noise.
-GROWTH = 1.02
 
 
 @dataclass
@@ -105,12 +103,9 @@ class LimitSearch:
         return next((level for level in ends if level is not None and self._is_near(level, CERTAIN)), None)
 
     def _is_closed(self) -> bool:
-        low, high = self.passing, self.failing
-        if low is None:
-            return high is not None and high <= self.least
-        if high is None or low >= self.highest:
-            return low >= self.highest
-        return high <= max(low + self.step, low * (1 + self.tolerance) * (1 + ROUNDING))
+        low, high = self.passing or 0, self.failing or math.inf
+        width = max(low + self.step, low * (1 + self.tolerance) * (1 + ROUNDING)) if low else self.least
+        return low >= self.highest or high <= width
 
     def _new_level(self) -> float:
         low, high = self.passing, self.failing
@@ -182,5 +177,5 @@ def is_saturated(judged: pd.DataFrame) -> bool:
     """Whether higher levels of one scenario can be left out: the two highest fail, the last without a gain."""
     levels = by_level(levels_of(judged))
     fails, throughput = fails_slo(levels), levels["output_throughput"].fillna(0.0)
-    has_grown = throughput.iloc[-1:].max() > throughput.iloc[:-1].max() * GROWTH
+    has_grown = throughput.iloc[-1:].max() > throughput.iloc[:-1].max() * 1.02  # by more than noise
     return len(fails) > 1 and bool(fails.iloc[-2:].all()) and not has_grown

@@ -2,8 +2,8 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from tuner.traffic.live import Live, read_live
 WAITING = "waiting"
 LOADING, WARMING_UP = "loading the load generator", "warming up"
 PHASE_FILE = "phase"  # in a trial's folder, while it is in one of these
-_BETWEEN_LEVELS = 1.0  # seconds
 _MOMENTS = ("the server is ready", "between levels")
 _REPORTING = "writing the report"
 _CUT_OFF = "cut off after {}: no process of this machine goes on with it"
@@ -44,7 +43,7 @@ class Progress:
     """How far the server and the levels of one trial are."""
 
     server: str = ""  # its state (`starting`, `ready`, … as in server.json); empty before
-    levels: tuple[LevelState, ...] = ()  # in the order in which they are measured
+    levels: Sequence[LevelState] = ()  # in the order in which they are measured
     seconds_a_level: float = 0.0  # how long each may take; 0 where nobody said
     is_auto: bool = False  # more levels may come than are known
     is_attached: bool = False  # the server is not ours
@@ -52,9 +51,9 @@ class Progress:
     is_cut_off: bool = False  # the run has not ended, and no process goes on with it
 
     @property
-    def ended(self) -> tuple[LevelState, ...]:
+    def ended(self) -> list[LevelState]:
         """The levels that have an outcome."""
-        return tuple(level for level in self.levels if level.state not in (WAITING, RUNNING))
+        return [level for level in self.levels if level.state not in (WAITING, RUNNING)]
 
     @property
     def planned(self) -> int:
@@ -69,12 +68,11 @@ class Progress:
     @property
     def seconds_left(self) -> float:
         """How long the levels that have not ended will take; 0 for none."""
-        each = self.seconds_a_level + _BETWEEN_LEVELS
+        each = self.seconds_a_level + 1.0  # between two levels
         return max(0.0, (self.planned - len(self.ended)) * each - self._seconds_spent)
 
     @property
     def _seconds_spent(self) -> float:
-        """What the level that runs took so far."""
         began = self.running and self.running.started_at
         return (timestamps.now() - began).total_seconds() if began else 0.0
 
@@ -97,18 +95,14 @@ class Progress:
             return _CUT_OFF.format(self.total)
         if running := self.running:
             return f"{_title(running)}{f': {running.live}' if running.live else ''}"
-        if self.preparation:
-            return self.preparation
-        is_ready, all_ended = self.server == READY, len(self.ended) == self.planned
-        cases = (
-            (not self.levels, "preparing"),
-            (is_ready and all_ended and not self.is_auto and not self.is_attached, "stopping the server"),
-            (is_ready and (self.is_auto or not all_ended), _MOMENTS[bool(self.ended)]),
-            (all_ended, _REPORTING),
-            (self.is_attached, "connecting to the server"),
-            (True, "starting the server"),
-        )
-        return next(words for fits, words in cases if fits)
+        if self.preparation or not self.levels:
+            return self.preparation or "preparing"
+        all_ended, is_attached = len(self.ended) == self.planned, self.is_attached
+        if self.server == READY and (self.is_auto or not all_ended):
+            return _MOMENTS[bool(self.ended)]
+        if all_ended:
+            return "stopping the server" if self.server == READY and not is_attached else _REPORTING
+        return "connecting to the server" if is_attached else "starting the server"
 
     @property
     def ending(self) -> str:
@@ -123,7 +117,7 @@ class Progress:
 class SearchProgress:
     """The trials of a search that began, in that order, how many runs are asked for, and what runs now."""
 
-    records: tuple[TrialRecord, ...] = ()  # what the search noted of each of its trials, those that confirm too
+    records: Sequence[TrialRecord] = ()  # what the search noted of each of its trials, those that confirm too
     trials: int = 0  # how many it may take
     confirm: int = 0  # how many runs confirm
     minutes: float | None = None  # how long it may take; None where nobody said
@@ -132,24 +126,24 @@ class SearchProgress:
     is_cut_off: bool = False  # it has not ended, and no process goes on with it
 
     @property
-    def ended(self) -> tuple[TrialRecord, ...]:
+    def ended(self) -> list[TrialRecord]:
         """The runs that are not to be run any more."""
-        return tuple(record for record in self.records if record.state not in (RUNNING, WAITING))
+        return [record for record in self.records if record.state not in (RUNNING, WAITING)]
 
     @property
-    def tried(self) -> tuple[TrialRecord, ...]:
+    def _tried(self) -> list[TrialRecord]:
         """Those that it runs, and that confirm nothing."""
-        return tuple(record for record in self.records if record.role != "confirmation" and record.was_run)
+        return [record for record in self.records if record.role != "confirmation" and record.was_run]
 
     @property
     def planned(self) -> int:
         """How many runs there will be, if nothing ends the search before."""
-        return (self.trials if self.state in ("", "searching") else len(self.tried)) + self.confirm
+        return (self.trials if self.state in ("", "searching") else len(self._tried)) + self.confirm
 
     @property
     def total(self) -> str:
         """How many trials have ended, in words; those that confirm are none."""
-        return plural(sum(record in self.ended for record in self.tried), "trial")
+        return plural(sum(record in self.ended for record in self._tried), "trial")
 
     @property
     def seconds_left(self) -> float:
@@ -187,7 +181,7 @@ class SearchProgress:
             return _BETWEEN_TRIALS.get(self.state, "choosing the next configuration")
         if len(self.running) > 1:
             return f"{len(self.running)} trials at once"
-        number = len(self.tried)
+        number = len(self._tried)
         again = f"confirming, run {len(self.records) - number} of {self.confirm}"
         which = again if self.running[0].role == "confirmation" else f"trial {number} of {self.trials}"
         return f"{which}: {'judging its levels' if what == _REPORTING else what}"
@@ -214,14 +208,13 @@ def read_sweep(experiment: Experiment) -> Progress:
 
 def read_search(experiment: Experiment) -> SearchProgress:
     """How far a search is; what is not there yet, or just being replaced, counts as not there."""
-    record, spec = experiment.record, experiment.facts.get("spec", {})
-    trials = experiment.search_trials
+    spec, trials = experiment.facts.get("spec", {}), experiment.search_trials
     return SearchProgress(
-        records=tuple(trial.record for trial in trials),
+        records=[trial.record for trial in trials],
         trials=spec.get("trials", 0),
         confirm=2 * spec.get("confirm", 0),
         minutes=spec.get("max_minutes"),
-        state=record.search.get("state", ""),
+        state=experiment.record.search.get("state", ""),
         now=_read_trial(trials[-1], experiment) if trials else Progress(),
         is_cut_off=_is_cut_off(experiment),
     )
@@ -232,17 +225,16 @@ def _is_cut_off(experiment: Experiment) -> bool:
 
 
 def _read_trial(trial: Trial, experiment: Experiment) -> Progress:
-    facts = trial.facts
-    if facts is None:
+    if (facts := trial.facts) is None:
         return Progress()
-    facts_of_run, is_cut_off = experiment.facts, _is_cut_off(experiment)
-    spec = facts_of_run.get("spec", {})
-    since = "~" if is_cut_off else str(facts_of_run.get("resumed_at", ""))  # what began before goes on no more
+    of_run, is_cut_off = experiment.facts, _is_cut_off(experiment)
+    spec = of_run.get("spec", {})
+    since = "~" if is_cut_off else str(of_run.get("resumed_at", ""))  # what began before goes on no more
     server = record.state if (record := trial.server) and record.started_at >= since else ""
     loads = itertools.product(facts.scenarios, facts.every_repeat, facts.every_level)
     return Progress(
         server=server,
-        levels=tuple(_level(trial, scenario, level, repeat, since) for scenario, repeat, level in loads),
+        levels=[_level(trial, scenario, level, repeat, since) for scenario, repeat, level in loads],
         seconds_a_level=spec.get("max_seconds", 0.0),
         is_auto=AUTO in (spec.get("levels"), spec.get("rates")),
         is_attached=bool(spec.get("base_url")),
@@ -253,11 +245,12 @@ def _read_trial(trial: Trial, experiment: Experiment) -> Progress:
 
 def _level(trial: Trial, scenario: str, level: Level, repeat: int, since: str) -> LevelState:
     folder = trial.batch_folder(scenario, level, repeat)
-    ended, part = Sidecar.read(folder), part_of(folder)
+    state, part = LevelState(scenario, level, folder=folder), part_of(folder)
     running = Sidecar.read(part)  # what is not in place yet goes on, also where an earlier try was cut off
     if running and running.started_at >= since:
-        return LevelState(scenario, level, RUNNING, "", timestamps.known(running.started_at), folder, read_live(part))
-    if ended:
-        started_at = timestamps.known(ended.started_at)
-        return LevelState(scenario, level, ended.outcome, ended.reason, started_at, folder)
-    return LevelState(scenario, level, folder=folder)
+        began = timestamps.known(running.started_at)
+        return replace(state, state=RUNNING, started_at=began, live=read_live(part))
+    if ended := Sidecar.read(folder):
+        began = timestamps.known(ended.started_at)
+        return replace(state, state=ended.outcome, reason=ended.reason, started_at=began)
+    return state

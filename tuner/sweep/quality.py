@@ -33,13 +33,9 @@ from tuner.sweep.spec import SweepSpec
 from tuner.traffic.prompt_file import Message, Request
 
 COMPARING = "asking for answers to compare"
-_TOKENS = 32  # of an answer at most
-_AT_ONCE = 8
 _SECONDS = 60.0  # for all prompts; what has no answer then is not compared
-_POLL = 0.1  # seconds between two looks whether it is still wanted
 _MOST_BYTES = 1 << 18
 _LOGPROBS = {"logprobs": True, "top_logprobs": 5}
-_REFUSALS = (400, 404, 422, 501)  # by a server that gives no log probabilities
 #: prompts where the user gave none: each task with each subject
 _TASKS = (
     "Explain in a few sentences how {} works.",
@@ -94,14 +90,9 @@ def ask(spec: TrialSpec, trial: Trial, server: Server, requests: Sequence[Reques
     if not is_baseline and not judge(load_batches(trial.folder), spec.slo or {})["verdict"].isin(COMPLIANT).any():
         return
     asking, questions = _Asking(spec, server, stop), _questions(spec, requests)
-    try:
-        answers = Answers(asking.answers(questions, 1), asking.answers(questions, _AT_ONCE) if is_baseline else [])
-    except Stopped:
-        if is_baseline:
-            raise
-        return
-    text, key = msgspec.json.encode(answers).decode(), server.spec.api_key()
-    files.write_atomically(trial.folder / ANSWERS_FILE, text.replace(key, "[redacted]") if key else text)
+    with suppress(*([] if is_baseline else [Stopped])):
+        answers = Answers(asking.answers(questions, 1), asking.answers(questions, 8) if is_baseline else [])
+        files.write_atomically(trial.folder / ANSWERS_FILE, msgspec.json.encode(answers))
 
 
 def _questions(spec: TrialSpec, requests: Sequence[Request]) -> dict[str, Messages]:
@@ -116,10 +107,10 @@ def _questions(spec: TrialSpec, requests: Sequence[Request]) -> dict[str, Messag
 class _Asking:
     def __init__(self, spec: TrialSpec, server: Server, stop: Wish) -> None:
         self._server, self._stop = server, stop
-        greedy = {"temperature": 0, "seed": 0, "max_tokens": _TOKENS, "stream": False, "model": server.model_name}
-        own, engines_own = spec.request_parameters, server.engine.request_parameters
+        greedy = {"temperature": 0, "seed": 0, "max_tokens": 32, "stream": False, "model": server.model_name}
+        own = spec.request_parameters
         left_out = {"system_message", *(name for name, value in own.items() if value is None)}
-        fields = {**engines_own, **own, **greedy, **_LOGPROBS}
+        fields = {**server.engine.request_parameters, **own, **greedy, **_LOGPROBS}
         self._fields = {name: value for name, value in fields.items() if name not in left_out}
 
     def answers(self, questions: Mapping[str, Messages], at_once: int) -> list[Answer]:
@@ -144,7 +135,7 @@ class _Asking:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
-            if self._stop.wait(_POLL):
+            if self._stop.wait(0.1):
                 raise Stopped
         return [found.get(prompt, Answer(prompt, error=f"no answer within {_SECONDS:g} s")) for prompt in questions]
 
@@ -155,7 +146,7 @@ class _Asking:
                 body += piece
                 if len(body) > _MOST_BYTES or time.monotonic() > deadline:
                     raise ValueError(f"an answer longer than {_MOST_BYTES} bytes, or than {_SECONDS:g} s")
-        if response.status_code in _REFUSALS and {*_LOGPROBS} & {*fields}:
+        if response.status_code in (400, 404, 422, 501) and {*_LOGPROBS} & {*fields}:  # it gives none
             self._fields = {name: value for name, value in fields.items() if name not in _LOGPROBS}
             return self._answer(http, prompt, messages, deadline)
         if response.status_code != HTTPStatus.OK:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import pydantic
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from tuner.core import documents
 from tuner.core.level import Level, Rate
@@ -50,70 +50,56 @@ class ServeSpec(ServerSpec):
 class SweepSpec(ServeSpec):
     """A server and the load that it is measured under."""
 
-    levels: fields.ConcurrencyLevels = Field(
-        [1, 2, 4, 8], description="concurrency levels, such as 1,2,4,8; auto finds the highest that meets the SLO"
-    )
-    rates: fields.Rates = Field(
-        None, description="instead of levels, requests that arrive per second, such as 1,2,4; auto as for levels"
-    )
-    arrivals: fields.Process = Field(
-        None, description="of rates: poisson (the default), constant, or such as gamma: {cv: 2}, which is bursty"
-    )
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    levels: fields.ConcurrencyLevels = [1, 2, 4, 8]
+    """concurrency levels, such as 1,2,4,8; auto finds the highest that meets the SLO"""
+    rates: fields.Rates = None
+    """instead of levels, requests that arrive per second, such as 1,2,4; auto as for levels"""
+    arrivals: fields.Process = None
+    """of rates: poisson (the default), constant, or such as gamma: {cv: 2}, which is bursty"""
     max_in_flight: PositiveInt | None = Field(
         None,
         description=f"of rates: requests in flight at most; more wait in the client [default: {fields.IN_FLIGHT}]",
     )
     stop_when_saturated: bool = Field(False, description="skip levels after throughput stops growing and the SLO fails")
     highest: PositiveInt = Field(256, description="the highest level or rate that auto tries")
-    scenarios: fields.Scenarios = Field(
-        ["D(100,32)"], description="scenarios in genai-bench's notation, such as D(100,32)"
-    )
-    prompts: Path | None = Field(
-        None, description="own prompts instead: a file of JSON lines, CSV, or text with one a line; .gz too"
-    )
-    output: Literal["natural", "fixed"] | None = Field(
-        None, description="answers end by themselves (natural; default for own prompts) or at max_tokens (fixed)"
-    )
-    prefix: Prefix | None = Field(
-        None, description="beginnings that prompts have in common, such as {tokens: 1500, groups: 8}"
-    )
-    seed: NonNegativeInt | Literal["random"] = Field(
-        0, description="decides prompts, their order and a search's choices; random: others each time"
-    )
+    scenarios: fields.Scenarios = ["D(100,32)"]
+    """scenarios in genai-bench's notation, such as D(100,32)"""
+    prompts: Path | None = None
+    """own prompts instead: a file of JSON lines, CSV, or text with one a line; .gz too"""
+    output: Literal["natural", "fixed"] | None = None
+    """answers end by themselves (natural; default for own prompts) or at max_tokens (fixed)"""
+    prefix: Prefix | None = None
+    """beginnings that prompts have in common, such as {tokens: 1500, groups: 8}"""
+    seed: NonNegativeInt | Literal["random"] = 0
+    """decides prompts, their order and a search's choices; random: others each time"""
     max_seconds: PositiveFloat = Field(20, description="seconds that a level's window lasts at most")
     max_requests: PositiveInt = Field(1000, description="requests after which a level ends, if that comes first")
-    extend_to: PositiveFloat | None = Field(
-        None, description="seconds up to which a level with too few requests for the SLO's percentiles goes on"
-    )
-    window: Window = Field(
-        STEADY, description="what of a level is judged: steady, after every user's first request, or whole"
-    )
-    min_requests: NonNegativeInt | None = Field(
-        None, description="requests that are enough; by default what the SLO's percentiles need"
-    )
+    extend_to: PositiveFloat | None = None
+    """seconds up to which a level with too few requests for the SLO's percentiles goes on"""
+    window: Window = STEADY
+    """what of a level is judged: steady, after every user's first request, or whole"""
+    min_requests: NonNegativeInt | None = None
+    """requests that are enough; by default what the SLO's percentiles need"""
     repeats: PositiveInt = Field(1, le=MOST_REPEATS, description="how often each level is measured")
     order: Literal["given", "ascending", "random"] = Field("given", description="given, ascending or random")
     sentinel: bool = Field(False, description="measure the first level again at the end, to show drift")
     warmup_requests: NonNegativeInt = Field(4, description="requests before the first level that are not counted")
     warmup_each: bool = Field(False, description="warm up before each level")
-    on_oom: Literal["skip_higher", "continue"] = Field(
-        "skip_higher", description="after a level that ran out of memory: skip_higher or continue"
-    )
-    client_workers: NonNegativeInt = Field(
-        0, description="processes of the load generator; 0: as many as tuner doctor --calibrate found a level to need"
-    )
-    target_rate: PositiveFloat | None = Field(
-        None, description="requests per second of all users: the answer says how many such servers they take"
-    )
+    on_oom: Literal["skip_higher", "continue"] = "skip_higher"
+    """after a level that ran out of memory: skip_higher or continue"""
+    client_workers: NonNegativeInt = 0
+    """processes of the load generator; 0: as many as tuner doctor --calibrate found a level to need"""
+    target_rate: PositiveFloat | None = None
+    """requests per second of all users: the answer says how many such servers they take"""
     target_users: PositiveFloat | None = Field(None, description="the same for so many users at once")
     slo: dict[str, Any] | None = Field(None, description="the SLO: a YAML or JSON file, or its content")
     tokenizer: str | None = Field(None, description="tokenizer folder or hub id, to size prompts; default: the model's")
-    api: Literal["openai", "vllm"] | None = Field(
-        None, description="vllm sends ignore_eos with each request, openai does not; by default what the server takes"
-    )
-    request_parameters: dict[str, Any] = Field(
-        {}, description="put into every request's body, such as {temperature: 0.7}; {max_tokens: null} leaves that out"
-    )
+    api: Literal["openai", "vllm"] | None = None
+    """vllm sends ignore_eos with each request, openai does not; by default what the server takes"""
+    request_parameters: dict[str, Any] = {}
+    """put into every request's body, such as {temperature: 0.7}; {max_tokens: null} leaves that out"""
     max_restarts: int = Field(2, ge=0, description="how often a server that died is started again")
     name: str = Field("sweep", description="a word in the run directory's name", min_length=1)
     runs: Path = Field(
@@ -132,15 +118,13 @@ class SweepSpec(ServeSpec):
         if isinstance(value, Path) or (isinstance(value, str) and "{" not in value):
             SLO.load(value)
             return documents.read_document(Path(value).expanduser(), "the SLO", SLOError)
-        content = fields.mapping(value)
-        if content is not None:
+        if (content := fields.mapping(value)) is not None:
             SLO.parse(content, "slo")
         return content
 
     @field_validator("prompts")
     @classmethod
     def _from_anywhere(cls, value: Path | None) -> Path | None:
-        """As it can be found again from another folder."""
         return value and value.expanduser().absolute()
 
     @pydantic.model_validator(mode="after")

@@ -38,8 +38,6 @@ from tuner.traffic.tokenizer import is_at_hand
 from tuner.traffic.workload import Workload
 
 _log = logging.getLogger(__name__)
-#: requests that a window has on average at the lowest rate that rates: auto tries
-FEWEST_REQUESTS = 10
 #: what may differ when a run is resumed: where it lies, and how a server is reached
 MAY_DIFFER = (
     *("runs", "name", "port", "ready_timeout", "verify", "max_restarts", "target_rate", "target_users"),
@@ -83,8 +81,8 @@ def recorded(experiment: Experiment, spec: SweepSpec, kind: str = SWEEP, **facts
     """Keep in `experiment.json` what was asked, and how it ended whatever happens; `kind` is sweep or tune."""
     is_new, state = experiment.is_new, "failed"
     request = {"kind": kind, "name": spec.name, **signed(spec), **facts} if is_new else {}
-    started = {"started_at" if is_new else "resumed_at": to_text(now())}
-    experiment.describe(**request, **machine(), **started, state="running")
+    request["started_at" if is_new else "resumed_at"] = to_text(now())
+    experiment.describe(**request, **machine(), state="running")
     try:
         yield
         state = "done"
@@ -123,10 +121,10 @@ def _planned(spec: SweepSpec, levels: Levels) -> Iterator[Measurement]:
 
 
 def limit_search(spec: SweepSpec) -> LimitSearch:
-    """The search for the highest level that meets the SLO; of rates from one at which a window has some requests on."""
+    """The search for the highest level that meets the SLO; of rates from one at which a window has 10 requests on."""
     if spec.rates is None:
         return LimitSearch(highest=spec.highest)
-    least = float(f"{FEWEST_REQUESTS / (spec.extend_to or spec.max_seconds):.2g}")
+    least = float(f"{10 / (spec.extend_to or spec.max_seconds):.2g}")
     return LimitSearch(highest=spec.highest, least=least, first=max(least, 1.0), step=0)
 
 
@@ -204,8 +202,6 @@ def run_trial(spec: SweepSpec, trial: Trial, stop: StopRequest, benches: Benches
 
 @dataclass(frozen=True)
 class _Runner:
-    """What the levels of a trial have in common."""
-
     spec: SweepSpec
     levels: Levels
     bench: Bench
@@ -249,31 +245,22 @@ class _Runner:
         return True
 
     def _load(self, server: Server, scenario: str, level: Level, repeat: int) -> Load:
-        spec, is_rate = self.spec, isinstance(level, Rate)
-        limits = Limits(
-            concurrency=(spec.max_in_flight or IN_FLIGHT) if is_rate else int(level),
-            arrivals=spec.arrivals_at(level, f"{spec.seed} {scenario} {level} {repeat} arrivals") if is_rate else None,
-            seconds=spec.max_seconds,
-            requests=spec.max_requests,
-            extend_to=spec.extend_to,
-            enough=spec.enough_requests,
-            window=spec.window,
-        )
+        spec, users, arrivals = self.spec, int(level), None
+        if isinstance(level, Rate):
+            users = spec.max_in_flight or IN_FLIGHT
+            arrivals = spec.arrivals_at(level, f"{spec.seed} {scenario} {level} {repeat} arrivals")
+        ends = spec.max_seconds, spec.max_requests, spec.extend_to, spec.enough_requests, spec.window
+        workers = spec.client_workers or calibration.processes_for(level)
         engines_own = {} if self.workload.keeps_cache else server.engine.request_parameters
         return Load(
-            base_url=server.base_url,
-            model_name=server.model_name,
-            scenario=scenario,
-            limits=limits,
-            workers=spec.client_workers or calibration.processes_for(level),
+            *(server.base_url, server.model_name, scenario, self.workload, Limits(users, *ends, arrivals), workers),
             repeat=repeat,
-            request_parameters={**engines_own, **spec.request_parameters},
-            workload=self.workload,
             api_backend=spec.api or server.api,
+            request_parameters={**engines_own, **spec.request_parameters},
         )
 
     def _reason_to_skip(self, scenario: str, level: Level) -> str:
-        loads = [load for load in self.spec.loads() if load[0] == scenario]
+        loads = (load for load in self.spec.loads() if load[0] == scenario)
         settled = {load: end for load in loads if (end := self.levels.settled(load))}
         exhausted = [load[1] for load, end in settled.items() if end.outcome == "out_of_memory" and load[1] <= level]
         if exhausted and self.spec.on_oom == "skip_higher":
@@ -285,18 +272,14 @@ class _Runner:
         return ""
 
 
-class _Servers(contextlib.AbstractContextManager["_Servers", None]):
+class _Servers(contextlib.ExitStack):
     """The server of a trial with its telemetry, started again where it died, at most `spec.max_restarts` times."""
 
     def __init__(self, spec: SweepSpec, trial: Trial, stop: StopRequest) -> None:
+        super().__init__()
         self._spec, self.trial, self._stop = spec, trial, stop
-        self._restarts_left = spec.max_restarts
-        self._running = contextlib.ExitStack()
-        self.recorder: Recorder
-        self.server, self._is_cold = self._start(), True
-
-    def __exit__(self, *_: object) -> None:
-        self._running.close()
+        self._restarts_left, self._is_cold = spec.max_restarts, True
+        self._start()
 
     def alive(self) -> tuple[Server, bool]:
         """The server, and whether nobody asked for it since it was started; raises its failure where it stays dead."""
@@ -305,8 +288,8 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
                 raise failure
             self._restarts_left -= 1
             _log.warning("%s; trying it again", failure)
-            self._running.close()
-            self.server, self._is_cold = self._start(), True
+            self.close()
+            self._start()
         was_cold, self._is_cold = self._is_cold, False
         return self.server, was_cold
 
@@ -318,12 +301,11 @@ class _Servers(contextlib.AbstractContextManager["_Servers", None]):
         except ServerFailed as failure:
             _log.warning("its answers are not compared: %s", failure)
 
-    def _start(self) -> Server:
+    def _start(self) -> None:
         try:
-            server = self._running.enter_context(launch(self._spec, self.trial, self._stop))
+            self.server = self.enter_context(launch(self._spec, self.trial, self._stop))
         except ServerFailed as failure:
             if failure.kind == "stopped":
                 raise Stopped from None
             raise
-        self.recorder = self._running.enter_context(Recorder(server))
-        return server
+        self.recorder, self._is_cold = self.enter_context(Recorder(self.server)), True

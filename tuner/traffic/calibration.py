@@ -11,11 +11,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -41,10 +40,7 @@ TTFT, ITL, OUTPUTS = 0.1, 0.01, 50
 #: Requests that each of a level's users sends: a level takes some 6 s, the first one among many. A rate takes as long,
 #: or until three times as many have come, with so many in flight at most.
 ROUNDS = 10
-_IN_FLIGHT = 256
 _MAX_SECONDS = 60.0
-#: The share of TTFT or TPOT from which on more processes are tried: 2 ms of the stub's TTFT.
-_MUCH = 0.02
 _WORKLOAD = Workload(requests=(Request([[{"role": "user", "content": "a " * 50}]], OUTPUTS),))
 
 
@@ -124,7 +120,7 @@ def _with_enough_workers(measure: Callable[[int], Calibration]) -> Calibration:
     """Twice as many processes while a level is read too long and there are cores for them; the best number of them."""
     best, workers = measure(1), 1
     most = min(len(os.sched_getaffinity(0)), math.ceil(best.level))
-    while best.excess > _MUCH and workers < most:
+    while best.excess > 0.02 and workers < most:  # 2 ms of the stub's TTFT
         workers = min(2 * workers, most)
         best = min(best, measure(workers), key=lambda each: each.excess)
     return best
@@ -133,7 +129,7 @@ def _with_enough_workers(measure: Callable[[int], Calibration]) -> Calibration:
 def _limits(level: Level) -> Limits:
     if isinstance(level, Rate):
         seconds = min(max(TTFT + ITL * OUTPUTS, 3 / level) * ROUNDS, _MAX_SECONDS)
-        places = max(_IN_FLIGHT, math.ceil(2 * level))
+        places = max(256, math.ceil(2 * level))
         return Limits(places, seconds, 10**9, arrivals=Arrivals(float(level), 1.0, "calibration"))
     return Limits(level, _MAX_SECONDS, level * ROUNDS)
 
@@ -143,16 +139,12 @@ def _calibrate_level(bench: Bench, url: str, level: Level, folder: Path, workers
 
     place = folder / f"{folder_name(level)}-{workers}"
     place.mkdir()
-    load = Load(
-        base_url=url,
-        model_name=MODEL,
-        scenario=f"D(100,{OUTPUTS})",
-        workload=_WORKLOAD,
-        limits=_limits(level),
-        workers=workers,
-    )
+    load = Load(url, MODEL, f"D(100,{OUTPUTS})", _WORKLOAD, _limits(level), workers)
     bench.run(load, place, threading.Event())
-    measured = _row(place, level)
+    if not (place / REQUESTS_FILE).exists():
+        advice = "`tuner doctor` says whether it is there as it should be"
+        raise TunerError(f"calibration at {level_title(level)}: genai-bench left no result; {advice}")
+    measured = load_batches(place).to_dict("records")[0]
     sent = httpx.get(f"{url}/served", trust_env=False).json()
     ideal = level * OUTPUTS / (sent["ttft"] + sent["tpot"] * (OUTPUTS - 1))
     is_rate = isinstance(level, Rate)
@@ -167,13 +159,6 @@ def _calibrate_level(bench: Bench, url: str, level: Level, folder: Path, workers
     )
 
 
-def _row(place: Path, level: Level) -> dict[Any, Any]:
-    if not (place / REQUESTS_FILE).exists():
-        advice = "`tuner doctor` says whether it is there as it should be"
-        raise TunerError(f"calibration at {level_title(level)}: genai-bench left no result; {advice}")
-    return load_batches(place).to_dict("records")[0]
-
-
 def _file() -> Path:
     versions = f"genai-bench-{version('genai-bench')}-tuner-{version('tuner')}"
     machine = f"{platform.node()}-{psutil.cpu_count()}-cpus-{versions}"
@@ -182,11 +167,9 @@ def _file() -> Path:
 
 def _read() -> list[Calibration]:
     """What is kept for this machine, by level; nothing where the file is missing or damaged, or there is no cache."""
-    try:
-        calibrations = msgspec.convert(files.read_json(_file()), list[Calibration])
-    except (OSError, PathError, msgspec.ValidationError):
-        return []
-    return sorted(calibrations, key=lambda calibration: calibration.level)
+    with suppress(OSError, PathError):
+        return sorted(files.read_json(_file(), list[Calibration]), key=lambda calibration: calibration.level)
+    return []
 
 
 def _keep(calibration: Calibration) -> None:

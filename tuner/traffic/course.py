@@ -22,12 +22,6 @@ from tuner.core import request_log, timestamps
 from tuner.core.level import Level, Rate
 from tuner.core.request_log import STEADY, LevelRecord, SentRequest, Window
 
-_POLL_SECONDS = 0.02
-#: Seconds of an open loop whose requests must have ended before its window begins.
-_RAMP_SECONDS = 1.0
-#: Seconds in which each user of an open loop learns when the level begins; one of a closed loop sends at once.
-_LEAD = 0.1
-
 
 class Arrivals(msgspec.Struct, frozen=True):
     """Arrivals whose gaps are independent and of a gamma distribution, which has the usual processes as its cases.
@@ -140,8 +134,9 @@ class Course:
     def run(self) -> float:
         """Return when the level is over, with the seconds that it took."""
         limits, now = self._limits, time.monotonic
-        self._start = self._begin = self._end = self._spool.begin(_LEAD if limits.arrivals else 0.0)
-        due = limits.arrivals and limits.arrivals.due(self._start, self._start, self._start + _RAMP_SECONDS)
+        lead = 0.1 if limits.arrivals else 0.0  # in which each user learns when it begins; else they send at once
+        self._start = self._begin = self._end = self._spool.begin(lead)
+        due = limits.arrivals and limits.arrivals.due(self._start, self._start, self._start + 1.0)
         self._firsts = len(due) if due else limits.concurrency
         if limits.window == STEADY:
             begun = self._wait(self._first, lambda done: done >= self._firsts, limits.seconds) >= self._firsts
@@ -157,10 +152,8 @@ class Course:
             long_enough = now() - self._begin >= limits.seconds and done >= limits.enough
             return long_enough or done >= limits.requests
 
-        def in_window(request: SentRequest) -> object:
-            return id(request) if request.scheduled >= self._begin else None
-
-        self._wait(in_window, is_over, limits.longest_window - (now() - self._begin))
+        left = limits.longest_window - (now() - self._begin)
+        self._wait(lambda request: id(request) if request.scheduled >= self._begin else None, is_over, left)
         self._end = now()
         if limits.window == STEADY:
             wanted = len(self._due(self._begin)) if limits.arrivals else limits.concurrency
@@ -185,16 +178,8 @@ class Course:
         if limits.arrivals:
             load = {"rate": limits.arrivals.rate, "cv": limits.arrivals.cv, "max_in_flight": limits.concurrency}
             requests = [*requests, *self._never_sent()]
-        level = LevelRecord(
-            **load,
-            start=self._start,
-            scenario=scenario,
-            window=limits.window,
-            begin=self._begin,
-            end=self._end,
-            monotonic=time.monotonic(),
-            utc=timestamps.now(),
-        )
+        load |= {"start": self._start, "begin": self._begin, "end": self._end, "monotonic": time.monotonic()}
+        level = LevelRecord(scenario=scenario, window=limits.window, utc=timestamps.now(), **load)
         if level.window == STEADY and not any(map(level.counts, requests)):
             note = "no request was sent in the window and ended: all of them count"
             level = msgspec.structs.replace(level, window=request_log.WHOLE, begin=self._start, note=note)
@@ -203,12 +188,12 @@ class Course:
     def _due(self, begin: float) -> dict[int, float]:
         return self._limits.arrivals.due(self._start, begin, self._end) if self._limits.arrivals else {}
 
-    def _never_sent(self) -> Iterator[SentRequest]:
+    def _never_sent(self) -> list[SentRequest]:
         """What was due, and waited for one of those in flight to end until the level did."""
-        sent = {request.number for request in self._spool.requests}
-        for number, instant in self._due(self._start).items():
-            if number not in sent:
-                yield SentRequest(status=request_log.NEVER_SENT, number=number, scheduled=instant)
+        unsent = self._due(self._start)
+        for request in self._spool.requests:
+            unsent.pop(request.number, None)
+        return [SentRequest(status=request_log.NEVER_SENT, number=n, scheduled=at) for n, at in unsent.items()]
 
     def _first(self, request: SentRequest) -> object:
         """What tells apart the requests that must have ended before the window begins; None for others."""
@@ -225,7 +210,7 @@ class Course:
             count, left = len(keys - {None}), until - time.monotonic()
             if is_over(count) or left <= 0:
                 return count
-            self._sleep(min(left, _POLL_SECONDS))
+            self._sleep(min(left, 0.02))
             self._spool.refresh()
 
     def _past_window(self, request: SentRequest) -> object:

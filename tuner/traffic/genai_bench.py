@@ -8,17 +8,15 @@ import contextlib
 import json
 import logging
 import os
-import select
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any, cast
-
-import msgspec
+from typing import Any
 
 from tuner.core import locks, timestamps
 from tuner.errors import TunerError
@@ -29,6 +27,22 @@ from tuner.traffic.workload import SCENARIO, Workload, prompt_tokens
 _log = logging.getLogger(__name__)
 
 CLIENT_LOG = "client.log"
+#: what genai-bench sees of the environment; it writes every secret that it finds there into its files
+_PASSED_ON = (
+    *("PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV"),
+    *("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LD_LIBRARY_PATH"),
+    *("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN"),
+)
+_SET = {
+    "ENABLE_UI": "false",  # its dashboard ends the process at the first logged error
+    "GENAI_BENCH_LOGGING_LEVEL": "WARNING",
+    "MPLBACKEND": "Agg",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+_START_SECONDS = 120.0
+_MARGIN = 30.0  # seconds between a level's own limits and the end of our patience with it
 
 
 @dataclass(frozen=True)
@@ -97,11 +111,57 @@ class Bench(contextlib.AbstractContextManager["Bench", None]):
 
     def __init__(self, key: str = "", *, offline: bool = True, network: Mapping[str, str] | None = None) -> None:
         self._key = key or "none"
-        self._environment = (_OFFLINE if offline else {}) | dict(network or {})
-        self._host = _Host(self._environment)
+        passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        self._environment = {**passed_on, **_SET, **(_OFFLINE if offline else {}), **(network or {})}
+        self._start()
+
+    def _start(self) -> None:
+        self._has_imported = False
+        self._scratch, self._lock = locks.temporary_folder("tuner-genai-bench-")
+        self._errors = (self._scratch / "errors").open("w+b")  # which is read when its name is gone
+        self._host = Supervised(
+            [sys.executable, "-m", "tuner.traffic.genai_bench_host"],
+            self._scratch / "errors",
+            env=self._environment,
+            grace=1.0,  # nothing of a level that was cut off is kept
+            pipe_stdin=True,
+            pipe_stdout=True,
+            scratch=self._scratch,
+            held=[self._lock.fileno()],
+        ).start()
+        to_host, of_host = (os.dup(pipe.fileno()) for pipe in (self._host.stdin, self._host.stdout) if pipe)
+        self._orders, self._answers = Connection(to_host, readable=False), Connection(of_host, writable=False)
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def close(self) -> None:
+        """End the host and the level that it runs; doing so again does no harm."""
+        self._orders.close()
+        self._host.__exit__()
+        for one in (self._answers, self._errors, self._lock):
+            one.close()
+
+    @property
+    def scratch(self) -> Path:
+        """A folder that goes with the host, however it ends."""
+        self.wait_ready()
+        return self._scratch
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a level can begin at once."""
+        return self._has_imported and self._host.is_alive()
+
+    def wait_ready(self, stop: threading.Event | None = None) -> None:
+        """Have a host that has imported genai-bench, so that a level's start is not blurred by it."""
+        if not self._host.is_alive():
+            self.close()
+            self._start()
+        messages = self._messages(_START_SECONDS)
+        with contextlib.suppress(HostLost):  # `run` meets it again, and says so
+            while not (self._has_imported or (stop and stop.is_set())):
+                next(messages)
 
     def run(self, load: Load, folder: Path, stop: threading.Event) -> Ended:
         """Measure one level; its files are in `folder`, which exists and is the level's own, afterwards."""
@@ -109,56 +169,48 @@ class Bench(contextlib.AbstractContextManager["Bench", None]):
         sha256 = load.workload.write(folder, load.scenario, load.limits.level, load.repeat, load.limits.most_requests)
         started_at, clock = timestamps.now(), time.monotonic()
         try:
-            answer = self._host.run(self._request(load, folder), stop)
+            end = {} if stop.is_set() else self._measure(load, folder, stop)
         except HostLost as lost:
             _log.warning("genai-bench's host process was lost: %s", lost)
-            self._host.close()
-            answer = {}
-        return Ended(
-            started_at=started_at,
-            finished_at=timestamps.now(),
-            duration=time.monotonic() - clock,
-            exit_code=answer.get("ended"),
-            timed_out=answer.get("timed_out", False),
-            cpu_seconds=answer.get("cpu_seconds"),
-            workload=sha256,
-        )
+            self.close()
+            end = {}
+        seconds = time.monotonic() - clock
+        return Ended(started_at=started_at, finished_at=timestamps.now(), duration=seconds, workload=sha256, **end)
 
-    @property
-    def scratch(self) -> Path:
-        """A folder that goes with the host, however it ends."""
-        self.wait_ready()
-        return self._host.scratch
+    def _measure(self, load: Load, folder: Path, stop: threading.Event) -> dict[str, Any]:
+        seconds = load.limits.longest + _MARGIN
+        request = {"arguments": load.arguments(folder), "folder": folder, "errors": folder / CLIENT_LOG}
+        request |= {"key": self._key, "tokenizer": load.workload.tokenizer, "scenario": load.scenario}
+        self._send(request | {"workers": load.workers, "limits": load.limits, "seconds": seconds})
+        orders = ["stop"]
+        for message in self._messages(_START_SECONDS + seconds + _MARGIN):
+            if "exit_code" in message:
+                return message
+            if orders and stop.is_set():
+                self._send(orders.pop())
+        return {}
 
-    def close(self) -> None:
-        """End the host and the level that it runs; doing so again does no harm."""
-        self._host.close()
+    def _send(self, order: object) -> None:
+        with contextlib.suppress(OSError):  # it no longer reads: why, its last words say
+            self._orders.send(order)
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether a level can begin at once."""
-        return self._host.is_ready and not self._host.is_lost
+    def _messages(self, patience: float) -> Iterator[dict[str, Any]]:
+        """What the host says, and {} where it said nothing for a moment; HostLost: it has ended, or is silent."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            try:
+                message = self._answers.recv() if self._answers.poll(0.1) else {}
+            except (EOFError, OSError):
+                self._errors.seek(0)
+                lines = self._errors.read().decode(errors="replace").strip().splitlines()
+                raise HostLost(lines[-1] if lines else "it ended without a word") from None
+            self._has_imported |= bool(message)
+            yield message
+        raise HostLost(f"it said nothing for {patience:.0f} s")
 
-    def wait_ready(self, stop: threading.Event | None = None) -> None:
-        """Have a host that has imported genai-bench, so that a level's start is not blurred by it."""
-        if self._host.is_lost:
-            self._host.close()
-            self._host = _Host(self._environment)
-        with contextlib.suppress(HostLost):  # `run` meets it again, and says so
-            self._host.wait_ready(stop)
 
-    def _request(self, load: Load, folder: Path) -> dict[str, Any]:
-        return {
-            "arguments": load.arguments(folder),
-            "key": self._key,
-            "tokenizer": load.workload.tokenizer,
-            "scenario": load.scenario,
-            "folder": str(folder),
-            "workers": load.workers,
-            "limits": msgspec.to_builtins(load.limits),
-            "deadline": load.limits.longest + MARGIN_SECONDS,
-            "errors": str(folder / CLIENT_LOG),
-        }
+class HostLost(Exception):
+    """genai-bench's host process went away; the next level starts a new one."""
 
 
 class Benches(contextlib.AbstractContextManager["Benches", None]):
@@ -168,132 +220,24 @@ class Benches(contextlib.AbstractContextManager["Benches", None]):
         self._idle: list[tuple[object, Bench]] = []
 
     def __exit__(self, *_: object) -> None:
-        for _key, bench in self._idle:
+        for _kind, bench in self._idle:
             bench.close()
 
     @contextlib.contextmanager
-    def bench(self, key: str, *, offline: bool, network: Mapping[str, str]) -> Iterator[Bench]:
+    def bench(self, key: str, **options: Any) -> Iterator[Bench]:
         """One with these arguments of `Bench`, for as long as the with-block lasts."""
-        kind = (key, offline, network)
-        found = next((idle for idle in self._idle if idle[0] == kind), None)
-        if found:
+        kind, is_sound = (key, options), False
+        if found := next((idle for idle in self._idle if idle[0] == kind), None):
             self._idle.remove(found)
-        bench, is_sound = found[1] if found else Bench(key, offline=offline, network=network), True
+        bench = found[1] if found else Bench(key, **options)
         try:
             yield bench
-        except BaseException as error:
-            is_sound = isinstance(error, TunerError)  # then it was between two levels
+            is_sound = True
+        except TunerError:  # which comes between two levels
+            is_sound = True
             raise
         finally:
             if is_sound:
                 self._idle.append((kind, bench))
             else:
                 bench.close()
-
-
-#: what genai-bench sees of the environment; it writes every secret that it finds there into its files
-_PASSED_ON = (
-    *("PATH", "HOME", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV"),
-    *("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LD_LIBRARY_PATH"),
-    *("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN"),
-)
-_SET = {
-    "ENABLE_UI": "false",  # its dashboard ends the process at the first logged error
-    "GENAI_BENCH_LOGGING_LEVEL": "WARNING",
-    "MPLBACKEND": "Agg",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-_START_SECONDS = 120.0
-_GRACE = 1.0  # seconds: nothing of a level that was cut off is kept
-MARGIN_SECONDS = 30.0  # between a level's own limits and the end of our patience with it
-
-
-class HostLost(Exception):
-    """genai-bench's host process went away; the next level starts a new one."""
-
-
-class _Host:
-    """The host process and the JSON lines that go to and fro."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        self.is_ready = False
-        self._buffer = b""
-        self.scratch, self._lock = locks.temporary_folder("tuner-genai-bench-")
-        self._errors = (self.scratch / "errors").open("w+b")  # which is read when its name is gone
-        self._process = Supervised(
-            [sys.executable, "-m", "tuner.traffic.genai_bench_host"],
-            self.scratch / "errors",
-            env={**passed_on, **_SET, **environment},
-            grace=_GRACE,
-            pipe_stdin=True,
-            pipe_stdout=True,
-            scratch=self.scratch,
-            held=[self._lock.fileno()],
-        ).start()
-        self._requests = cast(IO[bytes], self._process.stdin)
-        self._answers = cast(IO[bytes], self._process.stdout)
-
-    @property
-    def is_lost(self) -> bool:
-        return not self._process.is_alive()
-
-    def wait_ready(self, stop: threading.Event | None = None) -> None:
-        """Return once genai-bench is imported, or nobody wants it any more."""
-        deadline = time.monotonic() + _START_SECONDS
-        while not (self.is_ready or (stop and stop.is_set())):
-            self.is_ready = "ready" in self._next_message()
-            if time.monotonic() > deadline:
-                raise HostLost(f"it said nothing for {_START_SECONDS:.0f} s")
-
-    def run(self, request: dict[str, Any], stop: threading.Event) -> dict[str, Any]:
-        self.wait_ready(stop)
-        if stop.is_set():
-            return {}
-        self._send(json.dumps(request))
-        self._read("started", _START_SECONDS)
-        return self._read("ended", request["deadline"] + MARGIN_SECONDS, stop)
-
-    def close(self) -> None:
-        self._process.stop()
-        self._answers.close()
-        self._errors.close()
-        self._lock.close()
-
-    def _send(self, line: str) -> None:
-        try:
-            self._requests.write(line.encode() + b"\n")
-        except (BrokenPipeError, ValueError) as error:
-            raise HostLost("it no longer reads") from error
-
-    def _read(self, key: str, patience: float, stop: threading.Event | None = None) -> dict[str, Any]:
-        """The next message with this `key`; asks the host to end its level once `stop` is set."""
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            if stop is not None and stop.is_set():
-                self._send("stop")
-                stop = None
-            message = self._next_message()
-            if key in message:
-                return message
-        raise HostLost(f"it said nothing for {patience:.0f} s")
-
-    def _next_message(self) -> dict[str, Any]:
-        """A message, or {} where none came within a moment."""
-        if b"\n" not in self._buffer and select.select([self._answers], [], [], 0.1)[0]:
-            arrived = os.read(self._answers.fileno(), 65536)
-            if not arrived:
-                raise HostLost(self._last_words())
-            self._buffer += arrived
-        line, newline, rest = self._buffer.partition(b"\n")
-        if not newline:
-            return {}
-        self._buffer = rest
-        return dict(json.loads(line))
-
-    def _last_words(self) -> str:
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it ended without a word"

@@ -1,18 +1,16 @@
 """genai-bench's host process: imports it once, then forks a child for each level (`python -m …`).
 
 Importing genai-bench takes seconds and patches the standard library for gevent, which hangs a Jupyter kernel; so it
-lives here. The owner speaks JSON lines with us over stdin and stdout:
+lives here. The owner sends a level at a time over stdin (see `Bench`), and hears over stdout:
 
-    owner: {"arguments": […], "key": "…", "limits": {…}, "folder": "…", "workers": 0, "deadline": 90, …}
-    host:  {"ready": true}  {"started": PID}  {"ended": 0, "timed_out": false, "cpu_seconds": 3.2}
+    {"ready": True}  {"exit_code": 0, "timed_out": False, "cpu_seconds": 3.2}
 
-Any line of the owner's while a level runs, or the end of its stdin, ends that level's whole process group.
+Anything that it sends while a level runs, or the end of stdin, ends that level's whole process group.
 """
 
 import contextlib
 import ctypes
 import importlib
-import json
 import multiprocessing
 import os
 import resource
@@ -22,12 +20,12 @@ import sys
 import types
 from collections.abc import Callable
 from functools import cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 # What a level needs of the system, taken before gevent replaces it.
 _fork, _select, _waitpid = os.fork, select.select, os.waitpid
-_PR_SET_PDEATHSIG = 1
 _STDIN = 0
 #: what genai-bench makes its own reports with, which nobody asks for here: plotting alone is a quarter of its start
 _REPORTS = ("excel_report", "experiment_loader", "flexible_plot_report", "plot_config", "plot_report")
@@ -35,12 +33,13 @@ _REPORTS = ("excel_report", "experiment_loader", "flexible_plot_report", "plot_c
 
 def main() -> None:
     """Serve levels until the owner closes our stdin; should it die, our supervisor ends us."""
-    answers = os.fdopen(os.dup(1), "w")
+    orders, answers = Connection(_STDIN, writable=False), Connection(os.dup(1), readable=False)
     os.dup2(2, 1)  # what libraries print must not get between our answers
     cli = _import_genai_bench()
-    _answer(answers, ready=True)
-    while line := _read_line():
-        _run_level(cli, json.loads(line), answers)
+    answers.send({"ready": True})
+    with contextlib.suppress(EOFError):
+        while True:
+            _run_level(cli, orders, answers)
 
 
 def _import_genai_bench() -> Any:
@@ -59,28 +58,15 @@ def _import_genai_bench() -> Any:
     return cli
 
 
-def _read_line() -> bytes:
-    """One line of the owner's, byte by byte so that nothing stays in a buffer that `select` cannot see."""
-    line = b""
-    while (byte := os.read(_STDIN, 1)) not in (b"", b"\n"):
-        line += byte
-    return line
-
-
-def _answer(answers: Any, **message: Any) -> None:
-    answers.write(json.dumps(message) + "\n")
-    answers.flush()
-
-
-def _run_level(cli: Any, request: dict[str, Any], answers: Any) -> None:
+def _run_level(cli: Any, orders: "Connection[Any, Any]", answers: "Connection[Any, Any]") -> None:
+    request = orders.recv()
     with contextlib.suppress(Exception):  # the level says what is the matter
         cli.validate_tokenizer(request["tokenizer"])  # once for all levels
     pid = _fork()
     if pid == 0:
         _be_the_child(lambda: _benchmark(cli, request), request["errors"])
-    _answer(answers, started=pid)
     process = os.pidfd_open(pid)
-    ready, _, _ = _select([process, _STDIN], [], [], request["deadline"])
+    ready, _, _ = _select([process, _STDIN], [], [], request["seconds"])
     if process not in ready:
         _kill_group(pid)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -89,9 +75,9 @@ def _run_level(cli: Any, request: dict[str, Any], answers: Any) -> None:
     os.close(process)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
-    _answer(answers, ended=os.waitstatus_to_exitcode(status), timed_out=not ready, cpu_seconds=cpu)
+    answers.send({"exit_code": os.waitstatus_to_exitcode(status), "timed_out": not ready, "cpu_seconds": cpu})
     if process not in ready and _STDIN in ready:
-        _read_line()  # the wish that ended it
+        orders.recv()  # the wish that ended it
 
 
 def _kill_group(pid: int) -> None:
@@ -99,12 +85,12 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _be_the_child(work: Callable[[], int], errors: str) -> None:
+def _be_the_child(work: Callable[[], int], errors: Path) -> None:
     """Leave the host's group, die with it, and do `work`; never returns."""
     code = 1
     try:
         os.setsid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         for descriptor, path in ((_STDIN, os.devnull), (1, os.devnull), (2, errors)):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), descriptor)
         code = work()
@@ -118,24 +104,23 @@ def _be_the_child(work: Callable[[], int], errors: str) -> None:
 def _benchmark(cli: Any, request: dict[str, Any]) -> int:
     """Run `genai-bench benchmark` in this process, with our users and our limits; 0 where it ended well."""
     import gevent
-    import msgspec
     import urllib3.connection
     from genai_bench.cli.validation import API_BACKEND_USER_MAP
 
     from tuner.core.request_log import REQUESTS_FILE
     from tuner.core.secrets import keep_out
-    from tuner.traffic.course import Course, Limits, SharedCount, Spool
+    from tuner.traffic.course import Course, SharedCount, Spool
     from tuner.traffic.live import Gauge
-    from tuner.traffic.user import ArrivalUser, User, can_read, fill_collector, stop_users, wait_for_users
+    from tuner.traffic.user import ArrivalUser, User, can_read, fill_collector, stop_users
     from tuner.traffic.workload import read_workload
 
-    limits = msgspec.convert(request["limits"], Limits)
+    limits, folder = request["limits"], request["folder"]
     keep_out(request["key"])
 
     class LevelUser(ArrivalUser if limits.arrivals else User):  # type: ignore[misc]
         key, workers, spool, places = request["key"], max(request["workers"], 1), Spool(), SharedCount()
         gauge = Gauge(workers)
-        workload = read_workload(Path(request["folder"]))
+        workload = read_workload(folder)
         arrivals = enumerate(limits.arrivals.instants() if limits.arrivals else ())
 
     gevent.reinit()
@@ -143,9 +128,10 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
     API_BACKEND_USER_MAP.update(dict.fromkeys(("openai", "vllm", "sglang"), LevelUser))
 
     def run(environment: Any, **_: Any) -> int:
-        gevent.spawn(LevelUser.gauge.write, Path(request["folder"]), gevent.sleep)
-        if limits.arrivals:
-            wait_for_users(environment.runner, limits.concurrency)
+        gevent.spawn(LevelUser.gauge.write, folder, gevent.sleep)
+        with gevent.Timeout(30.0, False):
+            while limits.arrivals and environment.runner.user_count < limits.concurrency:
+                gevent.sleep(0.01)  # so that what is due at the start is not sent late
         seconds = course.run()
         stop_users(environment.runner)
         fill_collector(environment, course.requests())
@@ -159,7 +145,7 @@ def _benchmark(cli: Any, request: dict[str, Any]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     finally:
-        course.write(Path(request["folder"]) / REQUESTS_FILE, request["scenario"])
+        course.write(folder / REQUESTS_FILE, request["scenario"])
         for worker in multiprocessing.active_children():
             worker.kill()
             worker.join()  # so that its processor time counts

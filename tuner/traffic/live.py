@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Callable
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
-from typing import ClassVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from tuner.core import files
 from tuner.core.request_log import LIVE_FILE, SentRequest
@@ -16,7 +17,7 @@ from tuner.errors import PathError
 from tuner.traffic.stream import Answer
 
 _EVERY = 1.0  # seconds
-_SPAN = 5  # seconds that throughput and TTFT are of, so that they neither jump nor lag
+_COUNTS = 4  # of a process: in flight; since the start tokens, first tokens, and seconds to them
 
 
 class Live(msgspec.Struct):
@@ -34,11 +35,9 @@ class Live(msgspec.Struct):
 class Gauge:
     """Counts the requests of a level's `processes` in memory that they share; made before they are forked."""
 
-    _COUNTS: ClassVar[int] = 4  # in flight; since the start: tokens, first tokens, seconds to them
-
     def __init__(self, processes: int) -> None:
-        self._shared = RawArray("d", self._COUNTS * max(1, processes))
-        self._ended: tuple[float, ...] = (0.0, 0.0, 0.0)
+        self._shared = np.frombuffer(RawArray("d", _COUNTS * processes)).reshape(processes, _COUNTS)
+        self._ended = np.zeros(_COUNTS)
         self._open: dict[int, tuple[SentRequest, Answer]] = {}
 
     def begin(self, request: SentRequest, answer: Answer) -> None:
@@ -48,38 +47,30 @@ class Gauge:
     def end(self, request: SentRequest, answer: Answer) -> None:
         """Count it as ended; then usage knows its tokens better than its chunks do."""
         del self._open[id(request)]
-        self._ended = _add(self._ended, _counts(request, answer, request.output_tokens))
+        self._ended += _counts(request, answer, request.output_tokens, in_flight=0)
 
     def publish(self, process: int, sleep: Callable[[float], None]) -> None:
         """Tell the others of this process (from 0) once a second, for ever."""
-        here = slice(self._COUNTS * process, self._COUNTS * (process + 1))
         while True:
-            totals = _add(self._ended, *(_counts(*one) for one in self._open.values()))
-            self._shared[here] = (len(self._open), *totals)
+            self._shared[process] = sum((_counts(*one) for one in self._open.values()), self._ended)
             sleep(_EVERY)
 
     def write(self, folder: Path, sleep: Callable[[float], None]) -> None:
         """Write the sum of all processes into `folder` once a second, for ever."""
-        seen: deque[tuple[float, ...]] = deque(maxlen=_SPAN + 1)
+        seen: deque[NDArray[np.float64]] = deque(maxlen=6)  # five seconds, so that they neither jump nor lag
         while True:
-            in_flight, *totals = (sum(self._shared[count :: self._COUNTS]) for count in range(self._COUNTS))
-            seen.append((time.monotonic(), *totals))
-            seconds, tokens, firsts, waited = (new - old for new, old in zip(seen[-1], seen[0], strict=True))
+            seen.append(np.append(self._shared.sum(axis=0), time.monotonic()))
+            _, tokens, firsts, waited, seconds = (seen[-1] - seen[0]).tolist()
             if seconds:
-                live = Live(int(in_flight), tokens / seconds, waited / firsts if firsts > 0 else None)
+                live = Live(int(seen[-1][0]), tokens / seconds, waited / firsts if firsts > 0 else None)
                 with contextlib.suppress(PathError):  # a full disk shows where it matters
                     files.write_atomically(folder / LIVE_FILE, msgspec.json.encode(live), sync_it=False)
             sleep(_EVERY)
 
 
-def _counts(request: SentRequest, answer: Answer, tokens: int | None = None) -> tuple[float, ...]:
-    arrivals = answer.arrivals
-    first = (1.0, arrivals[0] - request.sent) if arrivals else (0.0, 0.0)
-    return (tokens or len(arrivals), *first)
-
-
-def _add(*counts: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(map(sum, zip(*counts, strict=True)))
+def _counts(request: SentRequest, answer: Answer, tokens: int | None = None, in_flight: int = 1) -> NDArray[np.float64]:
+    first = (1.0, answer.arrivals[0] - request.sent) if answer.arrivals else (0.0, 0.0)
+    return np.array([in_flight, tokens or len(answer.arrivals), *first])
 
 
 def read_live(folder: Path) -> Live | None:

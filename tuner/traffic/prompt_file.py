@@ -19,11 +19,7 @@ from tuner.errors import PathError, SpecError
 
 #: bytes of a file, unpacked
 LARGEST = 128 * 2**20
-_JSON_LINES = (".jsonl", ".ndjson", ".json")
 _ROLES = ("system", "developer", "user", "assistant")
-#: where a log keeps the request itself
-_ENVELOPES = ("body", "request")
-_LIMITS = ("max_tokens", "max_completion_tokens")
 #: what only a request for something else than text has
 _NOT_TEXT = {"input": "embeddings", "documents": "a reranking", "size": "an image"}
 
@@ -92,7 +88,7 @@ def _lines(name: str, text: str) -> Iterator[tuple[int, bytes | dict[str, Any]]]
     if name.endswith(".csv"):
         yield from _rows(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         return
-    is_json = name.endswith(_JSON_LINES) or text.lstrip().startswith("{")
+    is_json = name.endswith((".jsonl", ".ndjson", ".json")) or text.lstrip().startswith("{")
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line.encode() if is_json else {"prompt": line.strip()}
@@ -101,8 +97,8 @@ def _lines(name: str, text: str) -> Iterator[tuple[int, bytes | dict[str, Any]]]
 def _rows(reader: "csv.DictReader[str]") -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a CSV: its column `prompt`, or its only one, and `max_tokens` where it has that."""
     names = [name for name in reader.fieldnames or () if name != "max_tokens"]
-    column = "prompt" if "prompt" in names else names[0] if len(names) == 1 else None
-    if column is None:
+    column = "prompt" if "prompt" in names or len(names) != 1 else names[0]
+    if column not in names:
         raise csv.Error(f"of its columns {', '.join(names)} none is called prompt")
     for row in reader:
         limit = (row.get("max_tokens") or "").strip()
@@ -114,8 +110,9 @@ def _request(line: bytes | dict[str, Any], fixed: bool) -> Request:
     value = msgspec.json.decode(line) if isinstance(line, bytes) else line
     if not isinstance(value, dict):
         raise ValueError('no JSON object such as {"prompt": "…"} or {"messages": […]}')
-    body = next((value[name] for name in _ENVELOPES if isinstance(value.get(name), dict)), value)
-    limit = next((body[name] for name in _LIMITS if body.get(name) is not None), None)
+    body = next((value[name] for name in ("body", "request") if isinstance(value.get(name), dict)), value)  # of a log
+    limits = (body.get(name) for name in ("max_tokens", "max_completion_tokens"))
+    limit = next((limit for limit in limits if limit is not None), None)
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ValueError(f"max_tokens must be a whole number greater than 0, got {limit!r}")
     if fixed and limit is None:
@@ -133,23 +130,19 @@ def _turns(body: dict[str, Any]) -> list[list[Message]]:
         raise ValueError('messages must be a list of {"role": …, "content": …}')
     turns: list[list[Message]] = [[]]
     for message in messages:
-        if _role(message) != "assistant":
-            turns[-1].append({"role": message["role"], "content": _text(message.get("content"))})
-        if message["role"] == "user":
+        role, calls = message.get("role"), message.get("tool_calls")
+        if role not in _ROLES or calls:
+            what = "calls a tool" if calls else f"has the role {shorten(repr(role), 40)}"
+            raise ValueError(f"a message {what}; {', '.join(_ROLES)} with text can be sent")
+        if role != "assistant":
+            turns[-1].append({"role": role, "content": _text(message.get("content"))})
+        if role == "user":
             turns.append([])
     *whole, rest = turns
     if not whole:
         raise ValueError("no message of a user")
     whole[-1].extend(rest)
     return whole
-
-
-def _role(message: dict[str, Any]) -> str:
-    role = message.get("role")
-    if role not in _ROLES or message.get("tool_calls"):
-        what = "calls a tool" if message.get("tool_calls") else f"has the role {shorten(repr(role), 40)}"
-        raise ValueError(f"a message {what}; {', '.join(_ROLES)} with text can be sent")
-    return str(role)
 
 
 def _text(content: Any) -> str:

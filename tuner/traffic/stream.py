@@ -14,34 +14,14 @@ from tuner.core.text import one_line, server_words, shorten
 #: A chunk with visible text and nothing else that we want to know: it is kept unread.
 _TEXT = re.compile(rb'"delta":\s*+\{[^{}]*"content":\s*+"[^"]')
 _MORE = re.compile(rb'"(?:finish_reason|usage|error)":\s*+(?!null)')
-_DONE = b"[DONE]"
 #: Bytes of an answer and of one of its events, and tokens, beyond which nobody means it.
 _LONGEST, _LONGEST_EVENT, _MOST_TOKENS = 1 << 27, 1 << 23, 10**8
 #: What genai-bench calls an error that the server gave no code for.
 SERVER_ERROR = 500
 
 
-class _EventReader:
-    """The events of a stream, out of pieces that are cut anywhere (HTML standard, 9.2.6)."""
-
-    def __init__(self) -> None:
-        self.rest = b""  # of the event that is not whole yet
-
-    def feed(self, piece: bytes) -> list[tuple[bytes, bytes]]:
-        """(type, data) of each event that is whole by now; one without data is none."""
-        text = self.rest + piece
-        if b"\r" in text:  # the last one may be half of a line's end
-            kept = b"\r" if text.endswith(b"\r") else b""
-            text = text.removesuffix(kept).replace(b"\r\n", b"\n").replace(b"\r", b"\n") + kept
-        *events, self.rest = text.split(b"\n\n")
-        return [event for text in events if (event := _event(text))]
-
-    def close(self) -> list[tuple[bytes, bytes]]:
-        """The event that the end of the stream left without its blank line."""
-        return self.feed(b"\n\n")
-
-
 def _event(text: bytes) -> tuple[bytes, bytes] | None:
+    """(type, data); one without data is none."""
     if text.startswith(b"data: ") and b"\n" not in text:
         return b"", text[6:].strip()
     fields: dict[bytes, list[bytes]] = {}
@@ -64,7 +44,7 @@ class Answer:
         self.finish_reason = ""
         self.error: tuple[int | str, str] | None = None
         self.streamed = True
-        self._events = _EventReader()
+        self._rest = b""  # of the event that is not whole yet
         self._chunks: list[bytes] = []  # those with something in them
         self._is_first = True  # piece
         self._size = 0  # bytes
@@ -75,7 +55,7 @@ class Answer:
     def feed(self, piece: bytes, at: float) -> bool:
         """Take what arrived; whether the answer is over, even if the stream is not."""
         self._size += len(piece)
-        if self._size > _LONGEST or len(self._whole) > _LONGEST_EVENT or len(self._events.rest) > _LONGEST_EVENT:
+        if self._size > _LONGEST or len(self._whole) > _LONGEST_EVENT or len(self._rest) > _LONGEST_EVENT:
             self.fail(SERVER_ERROR, f"the answer, or a part of it, is too long: it was ended after {self._size} bytes")
             self.end = at
             return True
@@ -83,18 +63,17 @@ class Answer:
             self._whole += piece
             return False
         self._is_first = self._is_first and not piece.strip()
-        for kind, data in self._events.feed(piece):
-            self._take(kind, data, at)
+        self._take_events(piece, at)
         if self._is_done or self.error:
             self.end = at
         return self.end is not None
 
     def close(self, at: float) -> None:
         """The stream has ended, or was over: what is missing is an error."""
-        for kind, data in [] if self.end or self._whole else self._events.close():
-            self._take(kind, data, at)
         if self._whole:
             self._take_whole(at)
+        elif not self.end:
+            self._take_events(b"\n\n", at)  # of which the last one may lack its blank line
         self.end = self.end or at
         is_complete = self.finish_reason or self.usage or (self._is_done and not self._words)
         is_empty = not self.arrivals and not self.usage.get("completion_tokens") and self.streamed
@@ -122,7 +101,7 @@ class Answer:
         return count if _is_count(count) else None
 
     @property
-    def has_wrong_usage(self) -> bool:
+    def wrong_usage(self) -> bool:
         """Whether usage says something of tokens that no count can be."""
         counts = map(self._counts.get, ("prompt_tokens", "completion_tokens", "cached_tokens"))
         return not all(count is None or _is_count(count) for count in counts)
@@ -139,11 +118,21 @@ class Answer:
         shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
         return {name: round(gaps[int(share * (len(gaps) - 1) + 0.5)], 6) for name, share in shares.items() if gaps}
 
+    def _take_events(self, piece: bytes, at: float) -> None:
+        """Take what is whole by now of a stream, whose pieces are cut anywhere (HTML standard, 9.2.6)."""
+        text = self._rest + piece
+        if b"\r" in text:  # the last one may be half of a line's end
+            kept = b"\r" if text.endswith(b"\r") else b""
+            text = text.removesuffix(kept).replace(b"\r\n", b"\n").replace(b"\r", b"\n") + kept
+        *events, self._rest = text.split(b"\n\n")
+        for event in filter(None, map(_event, events)):
+            self._take(*event, at)
+
     def _take(self, kind: bytes, data: bytes, at: float) -> None:
         if self.first_answer_token is not None and _TEXT.search(data) and not _MORE.search(data):
             self.arrivals.append(at)
             self._chunks.append(data)
-        elif data == _DONE:
+        elif data == b"[DONE]":
             self._is_done = True
         elif data and not data.startswith(b":"):
             value = _json(data)

@@ -20,7 +20,6 @@ from typing import Any, cast
 
 MODEL = "stub"
 _PROMPT_TOKENS = 100
-_JSON, _STREAM = "application/json", "text/event-stream\r\ntransfer-encoding: chunked"
 
 
 class _Selector(selectors.DefaultSelector):
@@ -68,14 +67,13 @@ class _Connection(asyncio.Protocol):
             return
         self._received = b""
         path = head.split(b" ", 2)[1]
-        if path == b"/v1/chat/completions":
-            self._begin(_tokens(json.loads(body)))
-        else:
+        if path != b"/v1/chat/completions":
             models = {"data": [{"id": MODEL, "object": "model"}], "object": "list"}
             self._transport.write(_json(self._stub.report() if path == b"/served" else models))
-
-    def _begin(self, tokens: int) -> None:
-        self._arrived, self._tokens, self._sent = self._stub.selector.woken, tokens, 0
+            return
+        asked = json.loads(body)
+        self._tokens = int(asked.get("max_tokens") or asked.get("max_completion_tokens") or 16)
+        self._arrived, self._sent = self._stub.selector.woken, 0
         self._transport.write(_HEAD)
         self._loop.call_at(self._arrived + self._stub.ttft, self._send)
 
@@ -96,16 +94,13 @@ class _Connection(asyncio.Protocol):
 
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
-_HEAD = f"HTTP/1.1 200 OK\r\ncontent-type: {_STREAM}\r\n\r\n".encode()
-
-
-def _tokens(body: dict[str, Any]) -> int:
-    return int(body.get("max_tokens") or body.get("max_completion_tokens") or 16)
+_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 def _json(content: Any) -> bytes:
     body = json.dumps(content).encode()
-    return f"HTTP/1.1 200 OK\r\ncontent-type: {_JSON}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
 
 
 def _event(content: str) -> bytes:

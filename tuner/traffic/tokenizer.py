@@ -21,8 +21,7 @@ _FILE = "tokenizer.json"
 #: by one of these files a folder is known to hold a tokenizer
 _FILES = ("tokenizer*", "vocab.*", "*.tiktoken", "tekken.json", "spiece.model", "sentencepiece*.model")
 _HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
-_TIMEOUT = 5.0  # seconds in which the hub must answer
-_HUB = "https://huggingface.co"
+_WHAT_TO_DO = "give the folder of the model's tokenizer, or its name there, with tokenizer"
 
 
 def check_tokenizer(name: str) -> str:
@@ -43,9 +42,6 @@ def check_tokenizer(name: str) -> str:
     return name
 
 
-_WHAT_TO_DO = "give the folder of the model's tokenizer, or its name there, with tokenizer"
-
-
 def is_at_hand(name: str) -> bool:
     """Whether nothing has to be fetched for this tokenizer."""
     if Path(name).is_dir():
@@ -63,9 +59,9 @@ def _ask_hub(name: str) -> None:
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(variable, "").lower() in ("1", "true", "yes", "on"):
             raise SpecError(f"tokenizer: {name!r} is not in the cache, and {variable} is set; {_WHAT_TO_DO}")
-    hub = os.environ.get("HF_ENDPOINT") or _HUB
+    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:
-        with http.client(hub, os.environ.get("HF_TOKEN"), timeout=_TIMEOUT) as client:
+        with http.client(hub, os.environ.get("HF_TOKEN"), timeout=5.0) as client:
             answer = client.head(f"/{name}/resolve/main/tokenizer_config.json")
     except (httpx.HTTPError, http.NotReady) as error:
         why = one_line(str(error))

@@ -32,15 +32,6 @@ from tuner.traffic.prompt_file import Request
 from tuner.traffic.stream import SERVER_ERROR, Answer
 
 _BLOCK = 1 << 16
-#: Seconds for the end of a stream whose answer is over, so that its connection can be used again.
-_END_OF_STREAM = 0.25
-#: Seconds within which a connection that the server has closed meanwhile shows it; later it is an answer that broke.
-_STALE = 1.0
-_NO_CONNECTION = 503
-#: Redirects that are followed; seconds for the words of an error, and bytes of them.
-_REDIRECTS, _END_OF_WORDS, _MOST_WORDS = 3, 5.0, 1 << 18
-#: Seconds between first and last token, so that genai-bench divides by none where an answer came in one piece.
-_SHORTEST = 1e-6
 _BROKEN = {
     "ProxyError": "the proxy between us and the server refuses the connection, or is not there (HTTP_PROXY, NO_PROXY)",
     "NameResolution|gaierror": "the name of the server's host is not known",
@@ -52,8 +43,6 @@ _BROKEN = {
     "BadStatusLine|LineTooLong": "the server does not answer as HTTP",
     "timed out|Timeout": "the connection timed out",
 }
-#: Seconds between two looks, and for the users of a level to be there.
-_TICK, _PATIENCE = 0.01, 30.0
 
 
 class User(OpenAIUser):  # type: ignore[misc]
@@ -71,16 +60,12 @@ class User(OpenAIUser):  # type: ignore[misc]
         """Take the key, which genai-bench's command line was not told: it writes that into its files in clear."""
         super().on_start()
         self.headers["Authorization"] = f"Bearer {self.key}"
-        self._user = next(self._users)
+        self._user, runner = next(self._users), self.environment.runner
+        self._worker = max(runner.worker_index, 0) if isinstance(runner, WorkerRunner) else 0
         self._numbers: Iterator[int] = itertools.count(1)
         self._pool = _pool(self.host)
         if self._user == 1:
             gevent.spawn(self.gauge.publish, self._worker, gevent.sleep)
-
-    @property
-    def _worker(self) -> int:
-        runner = self.environment.runner
-        return max(runner.worker_index, 0) if isinstance(runner, WorkerRunner) else 0
 
     def chat(self) -> None:
         """Send the next request of the workload."""
@@ -99,17 +84,12 @@ class User(OpenAIUser):  # type: ignore[misc]
 
     def _payload(self, request: Request, messages: list[dict[str, Any]]) -> dict[str, Any]:
         more = dict(self.environment.sampler.additional_request_params)
-        system = more.pop("system_message", None)
-        payload = {
-            "model": self.environment.sampler.model,
-            "messages": [*([{"role": "system", "content": system}] if system else []), *messages],
-            "temperature": 0.0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        fixed = {"ignore_eos": request.fixed} if self.api_backend in {"vllm", "sglang"} else {}
-        sent = payload | {"max_tokens": request.max_tokens} | fixed | more
-        return {name: value for name, value in sent.items() if value is not None}
+        if system := more.pop("system_message", None):
+            messages = [{"role": "system", "content": system}, *messages]
+        sent = {"model": self.environment.sampler.model, "messages": messages, "temperature": 0.0, "stream": True}
+        sent |= {"stream_options": {"include_usage": True}, "max_tokens": request.max_tokens}
+        sent |= {"ignore_eos": request.fixed} if self.api_backend in {"vllm", "sglang"} else {}
+        return {name: value for name, value in (sent | more).items() if value is not None}
 
     def _exchange(self, payload: dict[str, Any], turn: int, due: float | None) -> Answer:
         """Send one request that was due at an instant, or is now, read its answer, and write its line in any case."""
@@ -123,10 +103,9 @@ class User(OpenAIUser):  # type: ignore[misc]
         except gevent.GreenletExit:
             status = IN_FLIGHT
             raise
-        except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ProxyError) as error:
-            answer.fail(_NO_CONNECTION, _why_broken(error))
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            answer.fail(SERVER_ERROR, _why_broken(error))
+            is_refused = isinstance(error, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ProxyError)
+            answer.fail(503 if is_refused else SERVER_ERROR, _why_broken(error))
         finally:
             self._write(request, answer, FAILED if answer.error else status)
         return answer
@@ -142,7 +121,7 @@ class User(OpenAIUser):  # type: ignore[misc]
                 if answer.feed(piece, time.monotonic()):
                     break
             answer.close(time.monotonic())
-            with gevent.Timeout(_END_OF_STREAM, False):
+            with gevent.Timeout(0.25, False):  # for its end, so that the connection can be used again
                 while body_of.read1(_BLOCK):
                     pass
                 response.release_conn()
@@ -152,7 +131,7 @@ class User(OpenAIUser):  # type: ignore[misc]
 
     def _post_on(self, body: bytes) -> Any:
         response = self._post(url := f"{self.host}/v1/chat/completions", body)
-        for _ in range(_REDIRECTS):
+        for _ in range(3):
             target = urljoin(url, response.headers.get("location", ""))
             if response.status not in (307, 308) or routes.another_way(url, target):
                 break
@@ -168,7 +147,7 @@ class User(OpenAIUser):  # type: ignore[misc]
             return self._pool.urlopen("POST", url, body=body, headers=self.headers, **options)
         except urllib3.exceptions.ProtocolError as error:
             is_stale = is_kept and isinstance(error.args[-1], ConnectionError)
-            if not is_stale or time.monotonic() - began > _STALE:
+            if not is_stale or time.monotonic() - began > 1.0:  # later it is an answer that broke
                 raise
             return self._pool.urlopen("POST", url, body=body, headers=self.headers, **options)
 
@@ -180,12 +159,10 @@ class User(OpenAIUser):  # type: ignore[misc]
             request.error_code, request.error_message = answer.error
         if answer.arrivals:
             request.first_token, request.last_token = answer.arrivals[0], answer.arrivals[-1]
-        request.first_answer_token, request.gaps = answer.first_answer_token, answer.gaps
-        request.finish_reason, request.streamed = answer.finish_reason, answer.streamed
-        request.prompt_tokens = answer.tokens("prompt_tokens")
-        request.output_tokens = answer.tokens("completion_tokens")
-        request.cached_tokens = answer.tokens("cached_tokens")
-        request.wrong_usage = answer.has_wrong_usage
+        for name in ("first_answer_token", "gaps", "finish_reason", "streamed", "wrong_usage"):
+            setattr(request, name, getattr(answer, name))
+        counts = ("prompt_tokens", "completion_tokens", "cached_tokens")
+        request.prompt_tokens, request.output_tokens, request.cached_tokens = map(answer.tokens, counts)
         if request.output_tokens is None and (answer.arrivals or not answer.streamed):
             count, request.estimated = self.environment.sampler.get_token_length, True
             is_whole = status == COMPLETED  # otherwise time may be short: a chunk is a token
@@ -204,7 +181,7 @@ class ArrivalUser(User):
         """Send the next request that is due, on time or as soon as this user is free."""
         place, after = next(one for one in self.arrivals if one[0] % self.workers == self._worker)
         while not self.spool.start:
-            gevent.sleep(_TICK)
+            gevent.sleep(0.01)
         due = self.spool.start + after
         gevent.sleep(max(due - time.monotonic(), 0.0))
         self._numbers = itertools.repeat(place + 1)
@@ -213,13 +190,6 @@ class ArrivalUser(User):
             self._converse(place, due)
         finally:
             self._idle.append(self._pool)
-
-
-def wait_for_users(runner: Any, users: int) -> None:
-    """Return once so many users are there, so that what is due at the start is not sent late."""
-    with gevent.Timeout(_PATIENCE, False):
-        while runner.user_count < users:
-            gevent.sleep(_TICK)
 
 
 def stop_users(runner: Any) -> None:
@@ -258,7 +228,7 @@ def _as_genai_bench(request: SentRequest) -> str:
             time_at_first_token=request.first_token or request.sent,
             num_prefill_tokens=request.prompt_tokens or 0,
             start_time=request.sent,
-            end_time=max(request.end or 0.0, (request.first_token or 0.0) + _SHORTEST),
+            end_time=max(request.end or 0.0, (request.first_token or 0.0) + 1e-6),  # it divides by what is between
         )
         collector.calculate_metrics(response)
     return str(collector.metrics.model_dump_json())
@@ -271,14 +241,13 @@ def _words_of(response: Any, host: str) -> str:
         where = routes.another_way(host, target) or shorten(target, 100)
         return f"it redirects to {where}: if that is right, give it as base_url"
     body = b""
-    with gevent.Timeout(_END_OF_WORDS, False):
-        while len(body) < _MOST_WORDS and (piece := response.read1(_BLOCK)):
+    with gevent.Timeout(5.0, False):
+        while len(body) < 1 << 18 and (piece := response.read1(_BLOCK)):
             body += piece
     return server_words(body.decode(errors="replace")) or response.reason or "no words"
 
 
 def _why_broken(error: Exception) -> str:
-    """What a broken connection means, where the libraries say it in words of their own."""
     said = f"{type(error).__name__}: {error!r}"
     return next((words for regex, words in _BROKEN.items() if re.search(regex, said)), f"no connection: {error}")
 

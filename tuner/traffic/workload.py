@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count, islice
+from itertools import count, cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,9 +85,8 @@ class Workload:
     def _own(self, dice: random.Random) -> Iterator[Request]:
         """The file's prompts in an order of the seed; again, each is told from the time before by a counter."""
         order = dice.sample(self.requests, len(self.requests))
-        yield from order
-        for time in count(2):
-            yield from (_with_beginning(request, f"({time})") for request in order)
+        for time in count(1):
+            yield from order if time == 1 else (_with_beginning(request, f"({time})") for request in order)
 
     def _synthetic(self, scenario: str, dice: random.Random) -> Iterator[Request]:
         for first in self._words.in_another_order(dice):
@@ -134,12 +133,10 @@ def _lengths(scenario: str, dice: random.Random) -> tuple[int, int]:
     numbers = _numbers(scenario)
     if scenario.startswith("D"):
         return numbers[0], numbers[1]
-    if scenario.startswith("N"):
-        lengths = [dice.gauss(*numbers[:2]), dice.gauss(*numbers[2:])]
-    else:
-        low_in, high_in, low_out, high_out = numbers if len(numbers) == 4 else (1, numbers[0], 1, numbers[1])
-        lengths = [dice.uniform(low_in, high_in), dice.uniform(low_out, high_out)]
-    return max(1, int(lengths[0])), max(2, int(lengths[1]))
+    draw = dice.gauss if scenario.startswith("N") else dice.uniform
+    pairs = (numbers[:2], numbers[2:]) if len(numbers) == 4 else ((1, numbers[0]), (1, numbers[1]))
+    inputs, outputs = (int(draw(*pair)) for pair in pairs)
+    return max(1, inputs), max(2, outputs)
 
 
 def read_workload(folder: Path) -> list[Request]:
@@ -164,10 +161,7 @@ class _Words:
             self._words = [first + second for first in _LETTERS for second in ("", *_LETTERS)]
 
     def in_another_order(self, dice: random.Random) -> Iterator[str]:
-        """Every word once, and again without end."""
-        order = dice.sample(self._words, len(self._words))
-        while True:
-            yield from order
+        return cycle(dice.sample(self._words, len(self._words)))
 
     def text(self, tokens: int, dice: random.Random, first: str) -> str:
         """A text of exactly so many tokens that begins with `first`, the rest drawn."""

@@ -86,10 +86,7 @@ def distinct(paths: Iterable[Path]) -> list[Path]:
 
 def holds_one_run(folder: Path) -> bool:
     """Whether `folder` is what AIPerf makes of one run; further folders in it hold the same again."""
-    try:
-        return any((known := format_of(path)) and known.tool == aiperf.TOOL for path in folder.iterdir())
-    except OSError:
-        return False
+    return any((known := format_of(path)) and known.tool == aiperf.TOOL for path in folder.glob("*"))
 
 
 def read_all(path: Path) -> dict[Path, Part]:

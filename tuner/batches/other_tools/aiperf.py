@@ -1,5 +1,6 @@
 """NVIDIA AIPerf: a folder a batch; `profile_export.jsonl` has its requests, `profile_export_aiperf.json` the rest."""
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ SUMMARY, RECORDS = "_aiperf.json", ".jsonl"
 OTHER_FILES = ("inputs.json", "run_config.json", "phase_manifest.json")
 #: The kind of error of a request that it was told to cancel.
 CANCELLED = "RequestCancellationError"
-CANCELLING = "request_cancellation_rate"
 #: What stands in each line of the single requests; the phase is a `benchmark_phase`, in 2025 a `credit_phase`.
 RECORD_MARKS = (b'"x_request_id"', b'_phase":', b'"metrics":')
 PHASES = ("benchmark_phase", "credit_phase")
@@ -30,7 +30,7 @@ LATENCIES = {
     "e2e_latency": ("request_latency",),
 }
 STATISTICS = {"mean": "avg", "p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99"}
-#: Its names of `values.THROUGHPUTS`.
+#: Its names of `CLAIMED_THROUGHPUTS`.
 THROUGHPUTS = ("request_throughput", "output_token_throughput", "input_token_throughput", "total_token_throughput")
 UNITS = {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0, "sec": 1.0}
 SAME = "TPOT is its inter_token_latency, throughput is over its benchmark_duration, from first request to last answer"
@@ -66,14 +66,12 @@ def convert_run(run: tuple[Path, list[Any]]) -> list[ResultFile]:
 
 
 def _summary(records: Path) -> Any:
-    """What stands beside a file of single requests; None where nothing does."""
     usual = records.with_name(records.stem + SUMMARY)
     beside = usual if usual.is_file() else records.with_suffix(".json")
-    try:
+    with contextlib.suppress(PathError):
         document = values.documents(beside, read_bytes(beside, RESULTS))[0]
-    except PathError:
-        return None
-    return None if isinstance(document, Damage) else document
+        return None if isinstance(document, Damage) else document
+    return None
 
 
 def _batch(summary: Any, every: list[Any], damage: str) -> ResultFile:
@@ -88,27 +86,26 @@ def _batch(summary: Any, every: list[Any], damage: str) -> ResultFile:
     recounted = _recounted(lines)
     version = text(summary, "aiperf_version") or ("" if summary is None else "of 2025")
     first, last = _times(lines, metrics)
-    origin = Origin(
-        TOOL,
-        model=model,
-        started_at=values.instant(first) or text(summary, "start_time"),
-        finished_at=values.instant(last) or text(summary, "end_time"),
-        notes=[
-            *(f"written by {TOOL} {version}".rstrip() + f": {SAME}", note, recounted),
-            f"the run was cut short: {text(summary, 'incomplete_reason') or 'cancelled'}" if is_cut else "",
-            *(_uncounted(lines, what, names) for what, names in (("prompt", INPUTS), ("output", OUTPUTS))),
-            f"{plural(cancelled, 'request')} cancelled by {TOOL}: neither completed nor failed" if cancelled else "",
-            damage,
-        ],
-        settings=settings,
-    )
+    notes = [
+        *(f"written by {TOOL} {version}".rstrip() + f": {SAME}", note, recounted),
+        f"the run was cut short: {text(summary, 'incomplete_reason') or 'cancelled'}" if is_cut else "",
+        *(_uncounted(lines, what, names) for what, names in (("prompt", INPUTS), ("output", OUTPUTS))),
+        f"{plural(cancelled, 'request')} cancelled by {TOOL}: neither completed nor failed" if cancelled else "",
+        damage,
+    ]
+    times = values.instant(first) or text(summary, "start_time"), values.instant(last) or text(summary, "end_time")
+    origin = Origin(TOOL, "", model, *times, notes, settings)
     return values.batch(
         origin,
         level,
         list(map(_request, lines)),
         scenario=scenario,
         run_duration=number(metrics, "benchmark_duration", "avg") or (last - first if first and last else None),
-        stats=_statistics(metrics, bool(recounted)),
+        stats={
+            name: {ours: _latency(metrics, name, theirs) for ours, theirs in STATISTICS.items()}
+            for name in LATENCIES
+            if not (recounted and name == "tpot")
+        },
         **_claims(metrics, cancelled, bool(recounted)),
     )
 
@@ -116,18 +113,14 @@ def _batch(summary: Any, every: list[Any], damage: str) -> ResultFile:
 def _request(line: Any) -> Request:
     if error := at(line, "error"):
         return values.failure(at(error, "message"), at(error, "code") or text(error, "type"))
-    metrics = (_metric(at(line, "metrics"), name) for name in ("ttft", "e2e_latency"))
-    ttft, latency = (number(metric, "value", unit=_unit(metric)) for metric in metrics)
+    ttft, latency = (_latency(at(line, "metrics"), name, "value") for name in ("ttft", "e2e_latency"))
     return Request(ttft, None, latency, _tokens(line, INPUTS), _tokens(line, OUTPUTS))
 
 
-def _metric(metrics: Any, latency: str) -> Any:
-    """What is said of one of our latencies."""
-    return next(filter(None, (at(metrics, name) for name in LATENCIES[latency])), None)
-
-
-def _unit(metric: Any) -> float:
-    return UNITS.get(text(metric, "unit"), math.nan)
+def _latency(metrics: Any, latency: str, statistic: str) -> float | None:
+    """What is said of one of our latencies, in seconds."""
+    metric = next(filter(None, (at(metrics, name) for name in LATENCIES[latency])), None)
+    return number(metric, statistic, unit=UNITS.get(text(metric, "unit"), math.nan))
 
 
 def _tokens(line: Any, names: tuple[str, ...]) -> float | None:
@@ -177,7 +170,7 @@ def _configuration(config: Any) -> tuple[str, str, Level | None, str, dict[str, 
     level, note = (held, unknown) if rate is None else values.level_of_rate(rate, held)
     tokens = "prompt_tokens", "prompt_tokens_stdev", "output_tokens", "output_tokens_stdev"
     asked = dict(zip(tokens, (*inputs, *outputs), strict=True)) | {"request_rate": rate}
-    asked["cancellation"] = number(load, CANCELLING)
+    asked["cancellation"] = number(load, "request_cancellation_rate")
     settings = values.settings(data, bool) | values.settings(asked, bool)
     return text(model), values.scenario(inputs, outputs), level, note, settings
 
@@ -185,12 +178,11 @@ def _configuration(config: Any) -> tuple[str, str, Level | None, str, dict[str, 
 def _times(lines: list[Any], metrics: Any) -> values.Spread:
     """When the first request was sent and the last one ended, in seconds since 1970."""
     whole = [number(metrics, name, "avg", unit=1e9) for name in ("min_request_timestamp", "max_response_timestamp")]
-    begins, ends = ([*filter(None, (_first(line, keys) for line in lines))] for keys in (BEGINS, ENDS))
+    begins, ends = (
+        [*filter(None, (values.first_number(number(line, *keys, unit=1e9) for keys in places) for line in lines))]
+        for places in (BEGINS, ENDS)
+    )
     return min(begins, default=whole[0]), max(ends, default=whole[1])
-
-
-def _first(line: Any, places: tuple[tuple[str, ...], ...]) -> float | None:
-    return values.first_number(number(line, *keys, unit=1e9) for keys in places)
 
 
 def _claims(metrics: Any, cancelled: int, recounted: bool) -> values.Claims:
@@ -198,11 +190,3 @@ def _claims(metrics: Any, cancelled: int, recounted: bool) -> values.Claims:
     errors = max(errors - cancelled, 0) if errors else errors
     throughputs = [] if recounted else [number(metrics, name, "avg") for name in THROUGHPUTS]
     return values.claims_of(done, errors or (0 if done is not None else None), throughputs)
-
-
-def _statistics(metrics: Any, recounted: bool) -> dict[str, dict[str, float | None]]:
-    known = {name: _metric(metrics, name) for name in LATENCIES if not (recounted and name == "tpot")}
-    return {
-        name: {ours: number(metric, theirs, unit=_unit(metric)) for ours, theirs in STATISTICS.items()}
-        for name, metric in known.items()
-    }

@@ -22,7 +22,7 @@ LATENCIES = {
     "tpot": ("inter_token_latency_ms", 1000.0),
     "e2e_latency": ("request_latency", 1.0),
 }
-#: Its names of `values.THROUGHPUTS`.
+#: Its names of `CLAIMED_THROUGHPUTS`.
 THROUGHPUTS = ("requests_per_second", "output_tokens_per_second", "prompt_tokens_per_second", "tokens_per_second")
 PERCENTILES = ("p50", "p90", "p95", "p99")
 RECOMPUTED = (
@@ -32,9 +32,9 @@ RECOMPUTED = (
 CLAIMED = "TPOT is its own inter_token_latency, weighed by tokens, up to the last; percentiles do not interpolate"
 THROUGHPUT = "throughput is over the time it measured, without its warm-up and cool-down"
 UNTIMED = "its requests include those of warm-up and cool-down and do not say when they were: its own aggregates count"
-#: Names of a request's begin and end, in several versions: its own, and those of `info.timings`.
-BEGINS, ENDS = ("request_start_time", "start_time"), ("request_end_time", "end_time")
-TIMED_BEGINS, TIMED_ENDS = ("request_start", "resolve_start"), ("request_end", "resolve_end")
+#: Names of a request's begin and end, in several versions: its own, and then those of `info.timings`.
+BEGINS = ("request_start_time", "start_time", "request_start", "resolve_start")
+ENDS = ("request_end_time", "end_time", "request_end", "resolve_end")
 #: Seconds, and a share, that are no difference; and a share of what the file says itself.
 EDGE, SAME = 1e-3, 0.01
 #: A length as `prompt_tokens=60,output_tokens=16` has it.
@@ -58,7 +58,10 @@ def convert(document: Any) -> list[ResultFile | Damage]:
 def salvage(text: str) -> dict[str, Any]:
     """The report, with those of its batches that are whole; nothing where none is."""
     whole = _salvage.elements(text, "benchmarks", lambda one: isinstance(one, dict) and "metrics" in one)
-    return _salvage.before(text, "benchmarks") | {"benchmarks": whole} if whole else {}
+    head, found = text.partition('"benchmarks"')[0], {"benchmarks": whole} if whole else {}
+    for name in ("metadata", "args", "config") if whole else ():
+        found |= _salvage.members(head, [name])
+    return found
 
 
 def _benchmark(benchmark: Any, data: Any, version: str, model: str) -> ResultFile | Damage:
@@ -68,11 +71,11 @@ def _benchmark(benchmark: Any, data: Any, version: str, model: str) -> ResultFil
     totals = at(metrics, "request_totals") or at(benchmark, "request_totals")
     done, errors = (count(totals, name) for name in ("successful", "errored"))
     sent, cut = _sent(benchmark), entries(benchmark, "requests", "incomplete")
-    window = Window.of(benchmark, [*(span for span, _ in sent), *map(_span, cut)])
+    window = _Window.of(benchmark, [*(span for span, _ in sent), *map(_span, cut)])
     inside, edges = _within(window, sent, (done or 0) + (errors or 0))
     requests = [request for _, request in inside] if len(inside) >= (done or 0) + (errors or 0) else []
     if not requests:
-        window = Window.of(benchmark, [])
+        window = _Window.of(benchmark, [])
     strategies = (at(benchmark, place, "strategy") for place in ("config", "scheduler", "args"))  # of several versions
     strategy = next(filter(None, strategies), None)
     level, rate = level_of(strategy)
@@ -121,7 +124,7 @@ Sent = tuple[Span | None, Request]
 
 
 @dataclass(frozen=True)
-class Window:
+class _Window:
     """The time that was measured, in seconds since 1970, which may reach beyond the requests; None where unknown.
 
     GuideLLM keeps the requests of its warm-up and cool-down beside those of this time, and counts those that reach
@@ -133,7 +136,7 @@ class Window:
     duration: float | None
 
     @classmethod
-    def of(cls, benchmark: Any, spans: list[Span | None]) -> "Window":
+    def of(cls, benchmark: Any, spans: list[Span | None]) -> "_Window":
         """The time that the file names, without what lies before the first of the requests or after the last."""
         begin, end, duration = (number(benchmark, name) for name in ("start_time", "end_time", "duration"))
         if begin is None or end is None or not spans or None in spans:
@@ -160,13 +163,12 @@ class Window:
 
 
 def _sent(benchmark: Any) -> list[Sent]:
-    """The requests that ended by themselves, and when they were."""
-    done, failed = (entries(benchmark, "requests", kind) for kind in ("successful", "errored"))
-    failures = [(_span(one), values.failure(at(one, "info", "error") or at(one, "error"))) for one in failed]
-    return [(_span(one), _completion(one)) for one in done] + failures
+    sent = [(_span(one), _completion(one)) for one in entries(benchmark, "requests", "successful")]
+    failed = entries(benchmark, "requests", "errored")
+    return sent + [(_span(one), values.failure(at(one, "info", "error") or at(one, "error"))) for one in failed]
 
 
-def _within(window: Window, sent: list[Sent], total: int) -> tuple[list[Sent], str]:
+def _within(window: _Window, sent: list[Sent], total: int) -> tuple[list[Sent], str]:
     """Those `sent` requests that count, and what must be said of the others, of which GuideLLM counts `total`."""
     shares = [window.share(span) for span, _ in sent]
     if None in shares:
@@ -183,25 +185,17 @@ def _within(window: Window, sent: list[Sent], total: int) -> tuple[list[Sent], s
 
 def _span(entry: Any) -> Span | None:
     """When a request began and ended, in seconds since 1970; None where nobody knows when it began."""
-    timings = at(entry, "info", "timings")
-    begin, end = (
-        values.first_number([*(number(entry, name) for name in own), *(number(timings, name) for name in timed)])
-        for own, timed in ((BEGINS, TIMED_BEGINS), (ENDS, TIMED_ENDS))
-    )
+    places = entry, at(entry, "info", "timings")
+    every = ((number(place, name) for place in places for name in names) for names in (BEGINS, ENDS))
+    begin, end = map(values.first_number, every)
     return None if begin is None else (begin, max(begin, end or begin))  # a failed one may have no end
 
 
-def _origin(benchmark: Any, window: Window, notes: list[str], settings: dict[str, Scalar], model: str) -> Origin:
+def _origin(benchmark: Any, window: _Window, notes: list[str], settings: dict[str, Scalar], model: str) -> Origin:
     backend = at(benchmark, "config", "backend") or at(benchmark, "backend") or at(benchmark, "worker")
-    return Origin(
-        TOOL,
-        engine="vllm" if text(backend, "kind").startswith("vllm") else "",
-        model=text(backend, "model") or text(backend, "backend_model") or model,
-        started_at=values.instant(window.begin),
-        finished_at=values.instant(window.end),
-        notes=notes,
-        settings=settings,
-    )
+    engine = "vllm" if text(backend, "kind").startswith("vllm") else ""
+    model = text(backend, "model") or text(backend, "backend_model") or model
+    return Origin(TOOL, engine, model, values.instant(window.begin), values.instant(window.end), notes, settings)
 
 
 def level_of(strategy: Any) -> tuple[Level | None, str]:

@@ -17,7 +17,7 @@ from tuner.core.level import Level
 #: What must be there of each request.
 LISTS = ["ttfts", "input_lens", "output_lens", "errors", "itls"]
 STATISTICS = {"mean": "mean", "p50": "median", "p90": "p90", "p95": "p95", "p99": "p99"}
-#: Their names of `values.THROUGHPUTS`; of several the first that is there.
+#: Their names of `CLAIMED_THROUGHPUTS`; of several the first that is there.
 THROUGHPUTS = (
     *(("request_throughput",), ("output_throughput",), ("input_throughput",)),
     ("total_throughput", "total_token_throughput"),
@@ -35,8 +35,6 @@ NO_SETTING = re.compile(
 )
 #: What `vllm bench sweep` puts beside the runs of one combination of parameters: a warm-up, and all of them once more.
 WARM_UP, SUMMARY = "warmup.json", "summary.json"
-#: What follows on the name of a file that `vllm bench serve` writes once more for another program.
-COPY = ".pytorch"
 
 
 def fullest(path: Path) -> list[Path]:
@@ -44,7 +42,7 @@ def fullest(path: Path) -> list[Path]:
     if path.name in (WARM_UP, SUMMARY):
         runs = sorted(run for run in path.parent.glob("run=*.json") if run.stem[4:].isdecimal())
         return runs or [path.with_name(SUMMARY)]
-    return [path.with_name(path.stem.removesuffix(COPY) + path.suffix)]
+    return [path.with_name(path.stem.removesuffix(".pytorch") + path.suffix)]  # a copy for another program
 
 
 def convert_failure(document: Any) -> list[ResultFile | Damage]:
@@ -103,9 +101,8 @@ def _requests(document: Any) -> list[Request]:
     """The single requests; none where a list that they need is missing."""
     names = [*LISTS, "latencies"] if _has_latencies(document) else LISTS
     lists = [entries(document, name) for name in names]
-    if min(map(len, lists)) < max(map(len, lists)):
-        return []
-    return [_request(dict(zip(names, row, strict=True))) for row in zip(*lists, strict=True)]
+    are_whole = len({*map(len, lists)}) == 1
+    return [_request(dict(zip(names, row, strict=True))) for row in zip(*lists, strict=True)] if are_whole else []
 
 
 def _has_latencies(document: Any) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from tuner.batches.result_file import Aggregates, Damage, Origin, Request, ResultFile, Scalar
+from tuner.batches.parsing import read_json
+from tuner.batches.result_file import CLAIMED_THROUGHPUTS, Aggregates, Damage, Origin, Request, ResultFile, Scalar
 from tuner.core import timestamps
 from tuner.core.level import Level, Rate, kind_of, number_of
 from tuner.core.text import one_line
@@ -38,17 +39,10 @@ def batch(origin: Origin, level: Level | None, requests: list[Request], **claims
     return ResultFile(Aggregates(iteration_type=kind_of(level), **held, **claims), requests or None, "s", origin=origin)  # type: ignore[arg-type]
 
 
-#: Of what files claim, the throughputs, in the order in which each tool's table names them.
-THROUGHPUTS = (
-    *("requests_per_second", "mean_output_throughput_tokens_per_s"),
-    *("mean_input_throughput_tokens_per_s", "mean_total_tokens_throughput_tokens_per_s"),
-)
-
-
 def claims_of(done: int | None, errors: int | None, throughputs: Iterable[float | None]) -> Claims:
-    """What a file says of its requests, and perhaps of its throughputs, in the order of `THROUGHPUTS`."""
+    """What a file says of its requests, and perhaps of its throughputs, in the order of `CLAIMED_THROUGHPUTS`."""
     counts: Claims = {"num_completed_requests": done, "num_error_requests": errors}
-    return counts | dict(zip(THROUGHPUTS, throughputs, strict=False))
+    return counts | dict(zip(CLAIMED_THROUGHPUTS.values(), throughputs, strict=False))
 
 
 def at(value: Any, *keys: str) -> Any:
@@ -142,38 +136,26 @@ def level_of_rate(rate: object, limit: int | None = None) -> tuple[Rate | None, 
 #: What differs from an open loop of ours.
 FROM_SENDING = "their latency counts from when they were sent, not from when they were due"
 NO_NUMBER = re.compile(rb"([:,\[]\s*)(?:-?Infinity|NaN)(?=\s*[],}])")
-INSTEAD = "give the .json or .jsonl that the tool writes of the same run"
-#: Of lines that hold an object each, one of the first so many is whole.
-MOST_TORN = 50
-_NOT_READ = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def documents(path: Path, data: bytes) -> list[Any]:
     """The objects of JSON in a file `path` with the content `data`; a Damage for each part that cannot be read."""
     if not path.suffix.startswith(".json"):
-        return [Damage("unreadable", f"{path.name} is not read: {INSTEAD}")]
+        instead = "give the .json or .jsonl that the tool writes of the same run"
+        return [Damage("unreadable", f"{path.name} is not read: {instead}")]
     whole = _json(data, path.name)
     if not isinstance(whole, Damage):
         return whole if isinstance(whole, list) else [whole]
     lines = [line for line in data.splitlines() if line.strip()]
-    if not any(isinstance(one, dict) and one for one in map(_json, lines[:MOST_TORN])):
+    if not any(isinstance(one, dict) and one for one in map(_json, lines[:50])):  # none is whole
         return [whole]
     return [_json(line, f"{path.name}#{number}") for number, line in enumerate(lines, 1)]
 
 
 def _json(data: bytes, name: str = "") -> Any:
-    """An object, or a list of objects; the slow way where NaN or Infinity stand in it, which tools write."""
-    try:
-        value = msgspec.json.decode(data)
-    except _NOT_READ:
-        try:
-            value = msgspec.json.decode(NO_NUMBER.sub(rb"\1null", data))
-        except _NOT_READ as error:
-            if "truncated" in str(error):
-                return Damage("truncated", f"{name} ends in the middle ({len(data)} bytes)")
-            try:
-                value = json.loads(data)
-            except (ValueError, RecursionError):
-                return Damage("unreadable", f"{name} is not valid JSON")
+    """An object, or a list of objects, in which NaN and Infinity, which tools write, are null."""
+    decode = msgspec.json.decode
+    value = read_json(data, name, decode, lambda data: decode(NO_NUMBER.sub(rb"\1null", data)), json.loads)
     is_list = isinstance(value, list) and value and all(isinstance(part, dict) for part in value)
-    return value if isinstance(value, dict) or is_list else Damage("unreadable", f"{name} is JSON but holds no batch")
+    fits = is_list or isinstance(value, dict | Damage)
+    return value if fits else Damage("unreadable", f"{name} is JSON but holds no batch")
