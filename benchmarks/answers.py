@@ -12,8 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tuner.core.answers import Answers
-from tuner.core.records import Role, TrialRecord
+from tuner.core.records import Answers, Role, TrialRecord
 from tuner.core.run_directory import Experiment
 from tuner.engines.gguf import demo_model
 from tuner.judging.answers import CHANGED, Sameness, compare_answers

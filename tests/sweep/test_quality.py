@@ -8,8 +8,7 @@ import pytest
 from support import FAULTY_SERVER
 from support.processes import wait_until
 
-from tuner.core.answers import Answers
-from tuner.core.records import TrialRecord
+from tuner.core.records import Answers, TrialRecord
 from tuner.core.run_directory import Experiment
 from tuner.errors import SpecError, Stopped
 from tuner.judging.answers import CHANGED, NOT_COMPARED, UNCHANGED, compare_answers

@@ -35,8 +35,7 @@ def take(name: str) -> socket.socket:
     """Take the lock `name` of this network namespace while the socket, or a child's copy, is open; or AlreadyTaken."""
     holder = socket.socket(socket.AF_UNIX)
     try:
-        if sys.platform == "linux":
-            holder.bind(f"\0tuner-{name}")
+        holder.bind(f"\0tuner-{name}")
     except OSError:
         holder.close()
         raise AlreadyTaken("another process of this host") from None
@@ -140,7 +139,7 @@ def take_gpu(uuid: str) -> list[Holder]:
         raise
 
 
-def reserve_port(port: int | None) -> list[socket.socket]:
+def reserve_port(port: int | None) -> tuple[socket.socket, socket.socket]:
     """Bind a loopback port, or a free one, so that a server of ours can have it and nobody is given it meanwhile.
 
     The socket, the first that is returned, never listens: the system hands such a port to nobody who asks for a free
@@ -152,7 +151,7 @@ def reserve_port(port: int | None) -> list[socket.socket]:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger are no matter
         holder.bind((LOOPBACK, port or 0))
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        return [holder, take(f"port-{port_of(holder)}")]
+        return holder, take(f"port-{holder.getsockname()[1]}")
     except (OSError, AlreadyTaken):
         holder.close()
         raise ServerFailed(
@@ -162,13 +161,6 @@ def reserve_port(port: int | None) -> list[socket.socket]:
 
 def free_port() -> int:
     """A free loopback port, for who takes no socket but only a number."""
-    holders = reserve_port(None)
-    port = port_of(holders[0])
-    for holder in holders:
-        holder.close()
-    return port
-
-
-def port_of(holder: socket.socket) -> int:
-    """The port that a reservation is for."""
-    return int(holder.getsockname()[1])
+    port, lock = reserve_port(None)
+    with port, lock:
+        return int(port.getsockname()[1])

@@ -11,8 +11,9 @@ import ssl
 import threading
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
@@ -22,14 +23,10 @@ from tuner.engines.base import without_tilde
 
 log = logging.getLogger(__name__)
 
-#: seconds from a question to the end of its answer, and bytes of that
-_TIMEOUT, _MOST = 5.0, 1 << 22
+_TIMEOUT, _MOST = 5.0, 1 << 22  # seconds from a question to the end of its answer, and bytes of that
 _LONGEST_NAME = 1000  # characters of a model's name
-#: where servers say their version, and under which key: vLLM, llama.cpp, SGLang (old, new), TGI, Ollama
-VERSION_PATHS = {
-    **{"/version": "version", "/props": "build_info", "/get_server_info": "version", "/server_info": "version"},
-    **{"/info": "version", "/api/version": "version"},
-}
+#: where servers say their version: vLLM, llama.cpp, SGLang (old, new), TGI, Ollama
+VERSION_PATHS = ("/version", "/props", "/get_server_info", "/server_info", "/info", "/api/version")
 _PROXY = re.compile("(http|https|all|no)_proxy", re.IGNORECASE)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MODELS = "/v1/models"
@@ -55,14 +52,6 @@ class NotReady(Exception):
     def about(self, url: str) -> str:
         """The words, about the server at `url`."""
         return str(self).replace("{url}", url) if "{url}" in str(self) else f"{url} {self}"
-
-
-class Listing(NamedTuple):
-    """The models that a server lists, and where it lists them: elsewhere after a redirect."""
-
-    names: list[str]
-    base_url: str
-    contexts: dict[str, int]  # most tokens of a request, of the models of which it says so
 
 
 def certificates(verify: str | None) -> str | None:
@@ -122,38 +111,32 @@ def client(
     )
 
 
-class _Deadline(threading.Timer):
-    """Ends a request's connection when its time is over, however slowly something still comes."""
+@contextlib.contextmanager
+def _deadline(seconds: float) -> Iterator[Callable[[str, dict[str, Any]], None]]:
+    """What a request is traced with, so that its connection ends when the time is over, however slowly it goes on."""
+    over, connections = time.monotonic() + seconds, list[socket.socket]()
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds, self._end)
-        self.daemon, self.is_over = True, False
-        self._lock, self._connection = threading.Lock(), contextlib.ExitStack()
+    def end() -> None:
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
-    def trace(self, event: str, info: dict[str, Any]) -> None:
-        """Learn of the connection from the client; TLS moves it to another socket, which its duplicate survives."""
-        if event == "connection.connect_tcp.complete":
-            connected = info["return_value"].get_extra_info("socket").dup()
-            with self._lock:
-                self._connection.callback(connected.close)
-                self._connection.push(contextlib.suppress(OSError))
-                self._connection.callback(connected.shutdown, socket.SHUT_RDWR)
-            if self.is_over:
-                self._end()
+    def trace(event: str, info: dict[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":  # TLS moves it to another socket, which a duplicate survives
+            connections.append(info["return_value"].get_extra_info("socket").dup())
+            if time.monotonic() >= over:
+                end()
 
-    def _end(self) -> None:
-        self.is_over = True
-        with self._lock:
-            self._connection.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cancel()
-        with self._lock:
-            self._connection.close()
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield trace
+    finally:
+        timer.cancel()
+        timer.join()
+        for connection in connections:
+            connection.close()
 
 
 def ask(http: httpx.Client, page: str | httpx.URL, method: str = "GET", seconds: float | None = None) -> httpx.Response:
@@ -162,18 +145,18 @@ def ask(http: httpx.Client, page: str | httpx.URL, method: str = "GET", seconds:
     That is after `seconds`, by default the client's timeout. An httpx.HTTPError says that nobody answers, not in time,
     or at more length; of an error's body the beginning counts.
     """
-    content = bytearray()
-    with _Deadline(seconds or http.timeout.read or _TIMEOUT) as deadline:
-        try:
-            with http.stream(method, page, extensions={"trace": deadline.trace}) as answer:
-                for piece in answer.iter_bytes():
-                    content += piece
-                    if len(content) > _MOST:
-                        break
-        except httpx.HTTPError as error:
-            if not deadline.is_over or isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-                raise
-    if deadline.is_over:
+    content, seconds = bytearray(), seconds or http.timeout.read or _TIMEOUT
+    over = time.monotonic() + seconds
+    try:
+        with _deadline(seconds) as trace, http.stream(method, page, extensions={"trace": trace}) as answer:
+            for piece in answer.iter_bytes():
+                content += piece
+                if len(content) > _MOST:
+                    break
+    except httpx.HTTPError as error:
+        if time.monotonic() < over or isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+            raise
+    if time.monotonic() >= over:
         raise httpx.ReadTimeout(f"{page} had no end in time")
     if len(content) > _MOST and answer.is_success:
         raise httpx.ReadError(f"{page} has more than {_MOST >> 20} MiB")
@@ -202,8 +185,8 @@ def is_there(http: httpx.Client) -> bool:
         return True
 
 
-def models(http: httpx.Client) -> Listing:
-    """The models it serves; NotReady where it does not say: why, and whether it may later."""
+def models(http: httpx.Client) -> tuple[list[str], str, dict[str, int]]:
+    """Its models, its base URL (another after a redirect), and by model the most tokens of a request; or NotReady."""
     try:
         answer = _follow(http)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -212,7 +195,7 @@ def models(http: httpx.Client) -> Listing:
         raise _refused(answer, http)
     entries = _entries(answer)
     contexts = {_name(entry): size for entry in entries if (size := _context(entry))}
-    return Listing(list(map(_name, entries)), str(answer.url).partition("?")[0].removesuffix(_MODELS), contexts)
+    return [*map(_name, entries)], str(answer.url).partition("?")[0].removesuffix(_MODELS), contexts
 
 
 def _follow(http: httpx.Client) -> httpx.Response:
@@ -312,11 +295,11 @@ def _context(entry: Any) -> int | None:
 def version(http: httpx.Client) -> str:
     """What it says it is a version of; empty where it does not say."""
     deadline = time.monotonic() + (http.timeout.read or _TIMEOUT)
-    for path, key in VERSION_PATHS.items():
+    for path in VERSION_PATHS:
         with contextlib.suppress(httpx.HTTPError, ValueError, AttributeError, RecursionError):
-            seconds = max(deadline - time.monotonic(), _LEAST)
-            if answer := ask(http, path, seconds=seconds).raise_for_status().json().get(key):
-                return shorten(str(answer), 100)
+            said = ask(http, path, seconds=max(deadline - time.monotonic(), _LEAST)).raise_for_status().json()
+            if version := said.get("version") or said.get("build_info"):  # as llama.cpp calls it
+                return shorten(str(version), 100)
     return ""
 
 

@@ -109,7 +109,8 @@ class Server(AbstractContextManager["Server", None]):
         self.record.write(self.trial.folder)
         self._await_ready()
         if not self.record.finished_at:
-            self._write(state=READY, ready_at=timestamps.to_text(timestamps.now()))
+            self.record.state, self.record.ready_at = READY, timestamps.to_text(timestamps.now())
+            self.record.write(self.trial.folder)
         log.info("%s is ready at %s", self, self.base_url)
 
     def stop(self) -> None:
@@ -149,7 +150,8 @@ class Server(AbstractContextManager["Server", None]):
 
     def _find_model(self) -> None:
         """Settle under which name the model is asked for: as it was named, or else the first that is listed."""
-        named, contexts = self.engine.named_model(self.spec), dict[str, int]()
+        named = self.spec.served_name or ("" if self.engine.owned else self.spec.model)
+        contexts: dict[str, int] = {}
         try:
             with self.client() as http:
                 names, self.record.base_url, contexts = probe.models(http)
@@ -181,12 +183,8 @@ class Server(AbstractContextManager["Server", None]):
         return ServerFailed(f"{self}: {failure.kind}: {failure.detail}", kind=failure.kind)
 
     def _record_end(self) -> None:
-        state = SERVER_FAILED if self._failure else STOPPED
-        self._write(state=state, finished_at=timestamps.to_text(timestamps.now()), failure=self._failure)
-
-    def _write(self, **facts: object) -> None:
-        for name, value in facts.items():
-            setattr(self.record, name, value)
+        self.record.state, self.record.failure = SERVER_FAILED if self._failure else STOPPED, self._failure
+        self.record.finished_at = timestamps.to_text(timestamps.now())
         self.record.write(self.trial.folder)
 
 
@@ -272,18 +270,17 @@ class OwnServer(Server):
         self.record.pid = self._process.start().pid
 
     def _claim(self, claimed: ExitStack) -> tuple[Placement, list[int]]:
-        port = locks.reserve_port(self.spec.port)
-        for listener in port:
-            claimed.callback(listener.close)
+        port = [claimed.enter_context(each) for each in locks.reserve_port(self.spec.port)]
         claim = gpus.claim(gpus_wanted(self.spec))
         for holder in claim.holders:
-            claimed.callback(holder.close)
+            claimed.enter_context(holder)
         held = [each.fileno() for each in (*port, *claim.holders)]
         self.record.gpus = [gpu.uuid for gpu in claim.gpus]
         if claim.gpus or self.spec.gpus == 0:
             self._shows_gpus = gpus.cuda_environment(claim.gpus)
-        self.record.gpu_memory = {"before": gpus.memory_used(self.record.gpus)} if claim.gpus else {}
-        return Placement(locks.port_of(port[0]), tuple(self.record.gpus), f"tuner-{secrets.token_hex(4)}"), held
+        self.record.gpu_memory = {"before": {gpu.uuid: gpu.memory_used for gpu in claim.gpus}} if claim.gpus else {}
+        number = int(port[0].getsockname()[1])
+        return Placement(number, tuple(self.record.gpus), f"tuner-{secrets.token_hex(4)}"), held
 
     def _await_ready(self) -> None:
         super()._await_ready()
@@ -332,12 +329,8 @@ def launch(spec: ServerSpec, trial: Trial, stop: Wish | None = None) -> Server:
     """Start what `spec` asks for, or attach to it, and wait until it is ready; leaving the server's context ends it.
 
     A second launch in the same `trial` appends to `server.log` and keeps the record of the first in `server.json`.
-    `stop` ends the waiting when somebody wants that.
-
-    Raises:
-        SpecError: the configuration is wrong, found before anything was started.
-        EngineError: there is no such engine, or it is not installed.
-        ServerFailed: it did not get ready (`stopped`: somebody wanted that); nothing of it is left.
+    `stop` ends the waiting. It raises SpecError or EngineError before anything was started, and ServerFailed where it
+    did not get ready, or not before `stop` (kind `stopped`): nothing of it is left.
     """
     engine = engines.find(spec.engine)
     engine.check(spec)

@@ -75,9 +75,9 @@ def run(bench: Bench, recorder: Recorder, load: Load, folder: Path, stop: thread
     if not shutil.disk_usage(part).free:  # which looks like anything else in what the level could still write
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part))
     outcome, reason = outcome_of(part, ended, server.failure(), interrupted=stop.is_set())
-    window = request_log.window_of(part / REQUESTS_FILE)
+    sent, _ = request_log.read(part / REQUESTS_FILE)
     end = _end(ended, client) | {"outcome": outcome, "reason": reason[:_LONGEST_REASON]}
-    end["usage"] = recorder.usage(*window, prefix_share=load.prefix_share) if window else None
+    end["usage"] = recorder.usage(*sent.window_in_utc, prefix_share=load.prefix_share) if sent else None
     sidecar = msgspec.structs.replace(sidecar, **end)
     (part / WORKLOAD_FILE).unlink(missing_ok=True)  # seed and hash say what it was, and it can be long
     remove_live(part)
@@ -165,7 +165,7 @@ def judged_level(folders: Sequence[Path], slo: SLO | dict[str, Any]) -> dict[str
 def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interrupted: bool) -> tuple[str, str]:
     """How a level ended (one of `records.OUTCOMES`) and why, in one line: the cause before its consequences."""
     memory = failure is not None and failure.kind == "out_of_memory"
-    ends = request_log.statuses(part / REQUESTS_FILE)
+    ends = {request.status for request in request_log.read(part / REQUESTS_FILE)[1]}
     cases = (
         (memory, "out_of_memory", str(failure)),
         (failure is not None, "server_died", str(failure)),

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tuner.batches.load import load_batches
 from tuner.core import documents, files
-from tuner.core.answers import ANSWERS_FILE, Answer, Answers, Token
+from tuner.core.records import Answer, Answers, Token
 from tuner.core.run_directory import Trial
 from tuner.core.text import one_line, server_words
 from tuner.errors import Stopped
@@ -81,7 +81,7 @@ class TrialSpec(SweepSpec):
 
 def is_wanted(spec: SweepSpec, trial: Trial) -> TypeGuard[TrialSpec]:
     """Whether answers are to be compared, and this trial has none yet."""
-    return isinstance(spec, TrialSpec) and bool(spec.quality) and not (trial.folder / ANSWERS_FILE).exists()
+    return isinstance(spec, TrialSpec) and bool(spec.quality) and not (trial.folder / Answers.FILE).exists()
 
 
 def ask(spec: TrialSpec, trial: Trial, server: Server, requests: Sequence[Request], stop: Wish) -> None:
@@ -101,7 +101,7 @@ def ask(spec: TrialSpec, trial: Trial, server: Server, requests: Sequence[Reques
             raise
         return
     text, key = msgspec.json.encode(answers).decode(), server.spec.api_key()
-    files.write_atomically(trial.folder / ANSWERS_FILE, text.replace(key, "[redacted]") if key else text)
+    files.write_atomically(trial.folder / Answers.FILE, text.replace(key, "[redacted]") if key else text)
 
 
 def _questions(spec: TrialSpec, requests: Sequence[Request]) -> dict[str, Messages]:

@@ -228,8 +228,7 @@ class _Host:
             self.scratch / "errors",
             env={**passed_on, **_SET, **environment},
             grace=_GRACE,
-            pipe_stdin=True,
-            pipe_stdout=True,
+            has_pipes=True,
             scratch=self.scratch,
             held=[self._lock.fileno()],
         ).start()
