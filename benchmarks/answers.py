@@ -41,7 +41,7 @@ def answers_of(model: Path, parameters: dict[str, Any], times: int = 1) -> list[
         TrialRecord(role=role, parameters=parameters).write(trial.folder)
         with launch(spec, trial) as server:
             for _ in range(times):
-                quality.ask(spec, trial, server, (), StopRequest())
+                quality.ask(spec, trial, server, (), StopRequest().wait)
                 found += [answers] if (answers := Answers.read(trial.folder)) else []
     return found
 

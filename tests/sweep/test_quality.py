@@ -35,7 +35,7 @@ def asked(tmp_path):
         TrialRecord(role="baseline", parameters={}).write(trial.folder)
         spec = spec_of(*knobs, **more)
         with launch(spec, trial) as server:
-            quality.ask(spec, trial, server, requests, stop or StopRequest())
+            quality.ask(spec, trial, server, requests, (stop or StopRequest()).wait)
         return Answers.read(trial.folder)
 
     return ask

@@ -122,11 +122,10 @@ def read_bytes(path: Path, most: int = RECORD, count: int = -1) -> bytes:
 
 def read_json(path: Path, kind: Any = Any) -> Any:
     """What is in a JSON file that tuner wrote, a `kind`; PathError where it is missing, unreadable or no such JSON."""
+    data = read_bytes(path)
     try:
-        return must_be_plain(msgspec.json.decode(read_bytes(path), type=kind))
+        return must_be_plain(msgspec.json.decode(data, type=kind))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        if isinstance(error, PathError):
-            raise
         raise PathError(f"{path} is not valid JSON: {error}") from error
 
 

@@ -53,7 +53,7 @@ def take_file(path: Path) -> IO[str]:
     except OSError as error:
         raise PathError(f"cannot write {path}: {error.strerror}") from error
     for _ in range(_TRIES):
-        if _lock(file, fcntl.LOCK_EX):
+        if _lock(file, fcntl.LOCK_EX, path):
             _sign(file)
             return file
         time.sleep(_PAUSE)
@@ -68,7 +68,7 @@ def is_locked(path: Path) -> bool:
     with contextlib.suppress(OSError):
         if is_regular(path):
             with open(path, encoding="utf-8") as file:
-                return not _lock(file, fcntl.LOCK_SH)
+                return not _lock(file, fcntl.LOCK_SH, path)
     return False
 
 
@@ -83,25 +83,21 @@ def temporary_folder(prefix: str) -> tuple[Path, IO[str]]:
 
 
 def _open(path: Path) -> IO[str]:
-    """To read and write it; one of another user's, in a folder for all, to read."""
-
-    def without_links(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW | (os.O_CREAT if flags & os.O_RDWR else 0), 0o644)
-
+    """To read and write it; one of another user's, in a folder for all, to read; no link is followed."""
     try:
-        return open(path, "r+", encoding="utf-8", opener=without_links)
+        return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+", encoding="utf-8")
     except PermissionError:
-        return open(path, encoding="utf-8", opener=without_links)
+        return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8")
 
 
-def _lock(file: IO[str], how: int) -> bool:
+def _lock(file: IO[str], how: int, path: Path) -> bool:
     """Whether it could be locked; a file system without locks is warned of, and counts as locked by us."""
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        _log.warning("%s cannot be locked (%s): use it from one process at a time", file.name, error.strerror)
+        _log.warning("%s cannot be locked (%s): use it from one process at a time", path, error.strerror)
     return True
 
 

@@ -185,17 +185,15 @@ def is_there(http: httpx.Client) -> bool:
         return True
 
 
-def models(http: httpx.Client) -> tuple[list[str], str, dict[str, int]]:
-    """Its models, its base URL (another after a redirect), and by model the most tokens of a request; or NotReady."""
+def models(http: httpx.Client) -> tuple[dict[str, int], str]:
+    """By model the most tokens of a request (0: unsaid), and its base URL (another after a redirect); or NotReady."""
     try:
         answer = _follow(http)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise _no_answer(error, http) from None
     if not answer.is_success:
         raise _refused(answer, http)
-    entries = _entries(answer)
-    contexts = {_name(entry): size for entry in entries if (size := _context(entry))}
-    return [*map(_name, entries)], str(answer.url).partition("?")[0].removesuffix(_MODELS), contexts
+    return _listed(answer), str(answer.url).partition("?")[0].removesuffix(_MODELS)
 
 
 def _follow(http: httpx.Client) -> httpx.Response:
@@ -267,8 +265,8 @@ def _refused(answer: httpx.Response, http: httpx.Client) -> NotReady:
     return NotReady(f"has no list of models at {_MODELS} ({said})", has_no_list=True)
 
 
-def _entries(answer: httpx.Response) -> list[Any]:
-    """What is said of each model, in a list as OpenAI has it, or bare."""
+def _listed(answer: httpx.Response) -> dict[str, int]:
+    """The models of a list as OpenAI has it, or of a bare one, and the most tokens of a request of each; 0: unsaid."""
     try:
         said = answer.json()
     except (ValueError, RecursionError):
@@ -276,20 +274,17 @@ def _entries(answer: httpx.Response) -> list[Any]:
         what = "a page for people" if "<" in answer.text[:200] else "no JSON"
         raise NotReady(f"answers {_MODELS} with {what} ({shorten(page, 100)})", has_no_list=True) from None
     entries = said if isinstance(said, list) else said.get("data") if isinstance(said, dict) else None
-    if not isinstance(entries, list) or not all(0 < len(_name(entry)) <= _LONGEST_NAME for entry in entries):
+    listed: dict[str, int] = {}
+    for entry in entries if isinstance(entries, list) else [{}]:
+        about = entry if isinstance(entry, dict) else {"id": entry}
+        sizes = (about.get(name) for name in _CONTEXTS)
+        size = next((size for size in sizes if isinstance(size, int) and size > 0), 0)
+        listed[str(about.get("id") or about.get("name") or "")] = size
+    if not all(0 < len(name) <= _LONGEST_NAME for name in listed):
         raise NotReady(f"answers {_MODELS} with a list that cannot be read", has_no_list=True)
-    if not entries:
+    if not listed:
         raise NotReady(f"lists no model at {_MODELS}: load one there", "model_not_found", has_no_list=True)
-    return entries
-
-
-def _name(entry: Any) -> str:
-    return str(entry.get("id") or entry.get("name") or "") if isinstance(entry, dict) else str(entry or "")
-
-
-def _context(entry: Any) -> int | None:
-    sizes = [entry.get(name) for name in _CONTEXTS] if isinstance(entry, dict) else []
-    return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+    return listed
 
 
 def version(http: httpx.Client) -> str:

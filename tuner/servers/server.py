@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 import psutil
@@ -38,13 +38,8 @@ log = logging.getLogger(__name__)
 POLL = 0.1  # seconds between two questions whether it is ready
 _COMES_BACK = 2.0  # seconds in which one that we never started, and that was there before, must be there again
 _LOG_READ = 200_000  # bytes of log, at most, that are searched for the reason of a failure
-
-
-class Wish(Protocol):
-    """Somebody's wish that what goes on shall end, such as a threading.Event."""
-
-    def wait(self, timeout: float) -> bool:
-        """Whether it is there, after so many seconds at most."""
+#: whether somebody wants what goes on to end, asked for so many seconds at most; such as a threading.Event's `wait`
+Wish = Callable[[float], bool]
 
 
 class Server(AbstractContextManager["Server", None]):
@@ -71,7 +66,7 @@ class Server(AbstractContextManager["Server", None]):
         #: most tokens of a request, prompt and output together, where it says so
         self.context: int | None = None
         self._failure: Failure | None = None
-        self._stop_wanted = stop or threading.Event()
+        self._stop_wanted: Wish = stop or threading.Event().wait
 
     @property
     def base_url(self) -> str:
@@ -145,25 +140,24 @@ class Server(AbstractContextManager["Server", None]):
         self.record.ready_seconds = round(time.monotonic() - began, 3)
 
     def _must_be_wanted(self, seconds: float) -> None:
-        if self._stop_wanted.wait(seconds):
+        if self._stop_wanted(seconds):
             raise self._error(Failure("stopped", "it was wanted no more before it was ready"))
 
     def _find_model(self) -> None:
         """Settle under which name the model is asked for: as it was named, or else the first that is listed."""
         named = self.spec.served_name or ("" if self.engine.owned else self.spec.model)
-        contexts: dict[str, int] = {}
         try:
             with self.client() as http:
-                names, self.record.base_url, contexts = probe.models(http)
+                models, self.record.base_url = probe.models(http)
         except probe.NotReady as reason:
             if not (named and reason.has_no_list):
                 raise
             log.warning("%s; asking for %s all the same", reason.about(self.base_url), named)
-            names = [named]
-        if named and not any(fnmatch.fnmatchcase(named, name) for name in [*names, *map(glob.escape, names)]):
-            raise probe.NotReady(f"serves no model {named!r}; {suggest(named, names)}", "model_not_found")
-        self.model_name = named or (self.model_name if self.model_name in names else names[0])
-        self.context = contexts.get(self.model_name)
+            models = {named: 0}
+        if named and not any(fnmatch.fnmatchcase(named, name) for name in [*models, *map(glob.escape, models)]):
+            raise probe.NotReady(f"serves no model {named!r}; {suggest(named, models)}", "model_not_found")
+        self.model_name = named or (self.model_name if self.model_name in models else next(iter(models)))
+        self.context = models.get(self.model_name) or None
 
     def _not_ready(self, reason: probe.NotReady, timeout: float) -> Failure:
         variable, remedy = self.spec.api_key_env, ""

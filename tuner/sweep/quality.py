@@ -124,7 +124,7 @@ class _Asking:
 
     def answers(self, questions: Mapping[str, Messages], at_once: int) -> list[Answer]:
         """The answer to each question, asked by so many threads at once, which nobody waits for too long."""
-        if self._stop.wait(0):
+        if self._stop(0):
             raise Stopped
         self._server.forget_prompts()
         found: dict[str, Answer] = {}
@@ -144,7 +144,7 @@ class _Asking:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
-            if self._stop.wait(_POLL):
+            if self._stop(_POLL):
                 raise Stopped
         return [found.get(prompt, Answer(prompt, error=f"no answer within {_SECONDS:g} s")) for prompt in questions]
 
