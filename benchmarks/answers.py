@@ -12,8 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tuner.core.answers import Answers
-from tuner.core.records import Role, TrialRecord
+from tuner.core.records import Answers, Role, TrialRecord
 from tuner.core.run_directory import Experiment
 from tuner.engines.gguf import demo_model
 from tuner.judging.answers import CHANGED, Sameness, compare_answers
@@ -42,7 +41,7 @@ def answers_of(model: Path, parameters: dict[str, Any], times: int = 1) -> list[
         TrialRecord(role=role, parameters=parameters).write(trial.folder)
         with launch(spec, trial) as server:
             for _ in range(times):
-                quality.ask(spec, trial, server, (), StopRequest())
+                quality.ask(spec, trial, server, (), StopRequest().wait)
                 found += [answers] if (answers := Answers.read(trial.folder)) else []
     return found
 

@@ -51,7 +51,7 @@ def write_run(runs: Path, number: int, count: int, requests: int) -> None:
     version = f"0.{30 + number // 60}.0"
     levels = list(LEVELS[:count])
     asked = TrialFacts(trial=1, engine="vllm", model="m", scenarios=["D(100,100)"], levels=levels)
-    put(trial.facts_file, asked)
+    put(trial.folder / TrialFacts.FILE, asked)
     server = {"state": "stopped", "engine": "vllm", "model": "m", "served_name": "m", "base_url": "http://127.0.0.1:1"}
     put(trial.folder / "server.json", server | {"parameters": {"max_num_seqs": 128 + number // 90}, "gpus": ["GPU-1"]})
     for place, level in enumerate(levels):

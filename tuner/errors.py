@@ -26,19 +26,13 @@ class Regressed(TunerError):
 class ServerFailed(TunerError):
     """A server of ours did not get ready, or died.
 
-    Args:
-        message: one line for the user.
-        kind: out_of_memory, port_in_use, bad_argument, model_not_found, gpu_unavailable, timeout, unreachable,
-            unauthorized, stopped or crashed.
+    `kind` is out_of_memory, port_in_use, bad_argument, model_not_found, gpu_unavailable, timeout, unreachable,
+    unauthorized, stopped or crashed.
     """
 
     def __init__(self, message: str, *, kind: str = "crashed") -> None:
         super().__init__(message)
         self.kind = kind
-
-
-class ModelUnavailable(TunerError):
-    """The demo's weights could not be fetched or are not what they should be."""
 
 
 class ClusterError(TunerError):

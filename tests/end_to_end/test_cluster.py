@@ -18,8 +18,7 @@ from support.processes import command_of, processes_of, wait_until
 from support.side_by_side import faulty, record, started, stop_request
 
 import tuner
-from tuner.core.answers import Answers
-from tuner.core.records import TrialRecord
+from tuner.core.records import Answers, TrialRecord
 from tuner.core.run_directory import Experiment
 from tuner.errors import ClusterError, ServerFailed, SpecError, Stopped
 from tuner.search.ray import RayExecutor, node

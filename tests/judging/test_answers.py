@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tuner.core.answers import Alternative, Answer, Answers, Token
+from tuner.core.records import Alternative, Answer, Answers, Token
 from tuner.judging.answers import CHANGED, NOT_COMPARED, UNCHANGED, compare_answers
 
 LENGTH, PROMPTS = 32, 20

@@ -111,7 +111,7 @@ def test_a_server_gets_its_gpus_by_index_and_keeps_others_off_them(nvml, tmp_pat
         with pytest.raises(ServerFailed):
             gpus.claim(1)
         nvml.use(0, 60 << 30)
-        assert telemetry.gpu_columns(server.record.gpus)["gpu0_memory"] == 60 << 30
+        assert telemetry.gpu_columns(server)["gpu0_memory"] == 60 << 30
         nvml.use(0, 600 << 20)
     release(gpus.claim(2))
     said = json.loads((tmp_path / "server.json").read_text())
@@ -172,5 +172,5 @@ def test_a_real_gpu():
     found = gpus.gpus()
     assert all(gpu.uuid.startswith("GPU-") and 0 < gpu.memory_used < gpu.memory_total for gpu in found)
     claim = gpus.claim([found[0].uuid])
-    wait_until(lambda: gpus.memory_used([found[0].uuid]))
+    wait_until(lambda: gpus.gpus()[0].memory_used)
     release(claim)

@@ -26,8 +26,7 @@ def log(tmp_path):
 )
 def test_its_end_and_exit_code_are_known(log, code, exit_code):
     with Supervised(python(code), log) as command:
-        assert command.wait(10)
-        assert not command.is_alive()
+        wait_until(lambda: not command.is_alive())
         assert command.stop() == exit_code
 
 
@@ -41,12 +40,13 @@ def test_it_is_stopped_once(log):
 
 def test_lines_go_in_and_out_and_errors_to_the_log(log):
     code = "import sys\nfor line in sys.stdin: print(line.upper(), end='', flush=True); print('noted', file=sys.stderr)"
-    with Supervised(python(code), log, pipe_stdin=True, pipe_stdout=True) as command:
+    with Supervised(python(code), log, has_pipes=True) as command:
         for word in (b"one\n", b"two\n"):
             command.stdin.write(word)
             assert command.stdout.readline() == word.upper()
         command.stdin.close()
-        assert command.wait(10) and command.stdout.read() == b""
+        wait_until(lambda: not command.is_alive())
+        assert command.stdout.read() == b""
     assert command.exit_code == 0
     assert log.read_text() == "noted\n" * 2
 
@@ -56,7 +56,7 @@ def test_the_command_inherits_nothing_but_its_three_streams(log):
     with socket.create_server(("127.0.0.1", 0)) as held:
         held.set_inheritable(True)
         with Supervised(python(code), log, held=[held.fileno()]) as command:
-            assert command.wait(10)
+            wait_until(lambda: not command.is_alive())
     assert log.read_text() == "['0', '1', '2', '3']\n"  # 3 is the folder being listed
 
 
@@ -87,7 +87,7 @@ def test_its_end_is_told_once_with_the_exit_code(log):
 
 def test_a_free_port_is_reserved_and_given_back():
     port, claim = locks.reserve_port(None)
-    number = locks.port_of(port)
+    number = port.getsockname()[1]
     with pytest.raises(ServerFailed, match=f"port {number} is in use"):
         locks.reserve_port(number)
     port.close()

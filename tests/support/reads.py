@@ -10,8 +10,7 @@ def watch(monkeypatch, seen):
     real = os.open
 
     def opened(path, flags, *more, **options):
-        is_whole = sys._getframe(2).f_code.co_name != "read_start"
-        if flags & os.O_NONBLOCK and is_whole:
+        if flags & os.O_NONBLOCK and sys._getframe(2).f_locals["count"] < 0:
             seen(Path(path))
         return real(path, flags, *more, **options)
 

@@ -8,8 +8,7 @@ import pytest
 from support import FAULTY_SERVER
 from support.processes import wait_until
 
-from tuner.core.answers import Answers
-from tuner.core.records import TrialRecord
+from tuner.core.records import Answers, TrialRecord
 from tuner.core.run_directory import Experiment
 from tuner.errors import SpecError, Stopped
 from tuner.judging.answers import CHANGED, NOT_COMPARED, UNCHANGED, compare_answers
@@ -36,7 +35,7 @@ def asked(tmp_path):
         TrialRecord(role="baseline", parameters={}).write(trial.folder)
         spec = spec_of(*knobs, **more)
         with launch(spec, trial) as server:
-            quality.ask(spec, trial, server, requests, stop or StopRequest())
+            quality.ask(spec, trial, server, requests, (stop or StopRequest()).wait)
         return Answers.read(trial.folder)
 
     return ask

@@ -17,7 +17,7 @@ ASKED = {"model": "stub", "stream": True, "max_tokens": TOKENS, "messages": [{"r
 def stub(tmp_path):
     """A client to a running stub."""
     command = [sys.executable, "-m", "tuner.traffic.stub", "--ttft", str(TTFT), "--itl", str(ITL)]
-    with Supervised(command, tmp_path / "log", pipe_stdout=True) as process:
+    with Supervised(command, tmp_path / "log", has_pipes=True) as process:
         url = process.stdout.readline().decode().split()[-1]
         with httpx.Client(base_url=url, trust_env=False) as http:
             yield http

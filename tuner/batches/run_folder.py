@@ -66,7 +66,7 @@ class _TrialReader:
             number = number if self.trial.run != self.trial.folder else facts.trial
             kind = iteration_type(facts.iteration_type)
             return msgspec.structs.replace(facts, trial=number, iteration_type=kind)
-        logger.warning("%s: missing or damaged, so nobody knows what was asked for", self.trial.facts_file)
+        logger.warning("%s: missing or damaged, so nobody knows what was asked for", self.trial.folder / TRIAL_FILE)
         return TrialFacts(trial=number, engine="", model="", scenarios=[], levels=[])
 
     @cached_property

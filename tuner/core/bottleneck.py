@@ -17,14 +17,11 @@ QUEUED, SLOWED = 0.5, 0.5
 FULL, BUSY = 0.95, 0.9
 #: Share of the queue's samples with as many requests running as ever: then a cap holds them back, and not chance.
 STANDS = 0.8
-#: Samples below which nothing is said.
-LEAST_SAMPLES = 3
-#: Share of a core of the load generator above which it, and not the server, may be what was measured.
-CLIENT_BUSY = 0.9
+LEAST_SAMPLES = 3  # samples below which nothing is said
+CLIENT_BUSY = 0.9  # share of a core of the load generator above which it, and not the server, may be what was measured
 #: Share of the prompt tokens from which on a prefix is expected to be found, and how much of it must be.
 EXPECTED, FOUND = 0.2, 0.5
-#: GPU use below which a process that fills its core holds the GPU up.
-IDLE = 0.7
+IDLE = 0.7  # GPU use below which a process that fills its core holds the GPU up
 
 
 class Usage(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -53,34 +50,27 @@ class Usage(msgspec.Struct, kw_only=True, omit_defaults=True):
     lever: str = ""  # the engine's parameters that move what limits it
 
     @property
-    def has_queue(self) -> bool:
-        """Whether requests wait for the server."""
-        return (self.queued or 0.0) >= QUEUED
-
-    @property
     def queue(self) -> str:
-        """The same in words."""
-        return f"requests queue ({self.waiting or 0:.1f} wait on average)"
+        """That requests wait for the server, in words; empty where they do not."""
+        return f"requests queue ({self.waiting or 0:.1f} wait on average)" if (self.queued or 0.0) >= QUEUED else ""
 
 
 def _kv_cache(usage: Usage) -> str:
     used, preemptions = usage.kv_cache_use, usage.preemptions
-    full = f"the KV cache is full ({percent(used)} in use at most" if used is not None else "the KV cache is full ("
+    full = "the KV cache is full (" + (f"{percent(used)} in use at most" if used is not None else "")
     if preemptions:
         return f"{full}, {plural(int(preemptions), 'preemption')})"
-    return f"{usage.queue}: {full})" if usage.has_queue and (used or 0.0) >= FULL else ""
+    return f"{usage.queue}: {full})" if usage.queue and (used or 0.0) >= FULL else ""
 
 
 def _sequences(usage: Usage) -> str:
     cap, most = usage.sequences, usage.running_most
-    if not usage.has_queue or not most:
-        return ""
-    is_capped = most >= cap if cap else (usage.stands or 0.0) >= STANDS
-    return f"{usage.queue}: the server runs {most:g} at once" if is_capped else ""
+    is_capped = (most or 0.0) >= cap if cap else (usage.stands or 0.0) >= STANDS
+    return f"{usage.queue}: the server runs {most:g} at once" if usage.queue and most and is_capped else ""
 
 
 def _prefill(usage: Usage) -> str:
-    if not usage.has_queue or usage.kv_cache_use is None or not usage.running_most:
+    if not usage.queue or usage.kv_cache_use is None or not usage.running_most:
         return ""
     budget = f"while {usage.running:g} run, fewer than it may, and the KV cache has room"
     return f"{usage.queue} {budget}: prompts wait, since a step computes only so many tokens"
@@ -116,7 +106,7 @@ def _cpu(usage: Usage) -> str:
 
 def _nothing(usage: Usage) -> str:
     is_watched = usage.queued is not None and (usage.gpu_use is not None or None not in (usage.cpu_cores, usage.cores))
-    return "no request waits, and neither CPU nor GPU is full" if is_watched and not usage.has_queue else ""
+    return "no request waits, and neither CPU nor GPU is full" if is_watched and not usage.queue else ""
 
 
 #: In this order, since the first explains those after it: a server with a cap also fills its cores.

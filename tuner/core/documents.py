@@ -1,19 +1,19 @@
 """Documents that people write, YAML and JSON, read strictly: what is ambiguous or too large is refused in one line."""
 
 import contextlib
-import functools
 import json
 import re
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tuner.core.files import DEEPEST, DOCUMENT, must_be_plain, read_bytes
 from tuner.core.text import shorten
 from tuner.errors import PathError, RequestError
 
-#: Nobody writes so many values, aliases counted.
-_MOST_VALUES = 5_000
+_MOST_VALUES = 5_000  # nobody writes so many values, aliases counted
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -36,14 +36,12 @@ def read_document(path: Path, what: str, error: type[RequestError]) -> Any:
 
 def parse_yaml(text: str) -> Any:
     """The one YAML document in `text`, as plain values; ValueError: it is none, too deep, or a key stands twice."""
-    import yaml
-
     if len(text) > DOCUMENT:
         raise ValueError(f"it is longer than {DOCUMENT} characters")
     with contextlib.suppress(ValueError):  # all JSON is meant, also where tabs indent it, which YAML forbids
         return must_be_plain(_parse_json(text), _NO_TEXT)
     try:
-        loader = _strict_loader()(text)
+        loader = _StrictLoader(text)
         node = loader.get_single_node()
         _must_be_small(node)
         return must_be_plain(None if node is None else loader.construct_document(node), _NO_TEXT)
@@ -56,8 +54,6 @@ def parse_yaml(text: str) -> Any:
 
 def _must_be_small(document: Any) -> None:
     """Refuse a key that stands twice, before one can replace the other, and what aliases make endless."""
-    import yaml
-
     rest = [(document, 0)]
     for values in count():
         if not rest:
@@ -73,29 +69,24 @@ def _must_be_small(document: Any) -> None:
             rest += [(part, depth + 1) for part in node.value]
 
 
-@functools.cache
-def _strict_loader() -> Any:
-    """A SafeLoader that refuses numbers which people and YAML 1.1 read differently, and types that JSON has not."""
-    import yaml
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses numbers which people and YAML 1.1 read differently, and types that JSON has not."""
 
-    safe: Any = yaml.SafeLoader
-
-    class StrictLoader(yaml.SafeLoader):
-        pass
-
-    def number(loader: Any, node: Any) -> Any:
+    def number(self, node: Any) -> Any:
         kind = node.tag.rpartition(":")[2]
-        value, line = getattr(safe, f"construct_yaml_{kind}")(loader, node), node.start_mark.line + 1
+        value, line = getattr(self, f"construct_yaml_{kind}")(node), node.start_mark.line + 1
         if ":" in node.value or (kind == "int" and re.match(r"[+-]?0[0-7_]+$", node.value)):
             told = f"line {line}: {node.value} is ambiguous (YAML 1.1 reads it as {value})"
             raise yaml.YAMLError(f"{told}: write a plain decimal number, or quote it if it is a text")
         return value
 
-    others = dict.fromkeys(("binary", "set", "omap", "pairs"), safe.construct_undefined)
-    known = {"int": number, "float": number, "timestamp": safe.construct_yaml_str} | others
-    for name, construct in known.items():
-        StrictLoader.add_constructor(f"tag:yaml.org,2002:{name}", construct)
-    return StrictLoader
+
+for _name, _construct in {
+    **dict.fromkeys(("int", "float"), _StrictLoader.number),
+    **dict.fromkeys(("binary", "set", "omap", "pairs"), _StrictLoader.construct_undefined),
+    "timestamp": _StrictLoader.construct_yaml_str,
+}.items():
+    _StrictLoader.add_constructor(f"tag:yaml.org,2002:{_name}", _construct)
 
 
 def _parse_json(text: str) -> Any:

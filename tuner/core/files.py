@@ -1,7 +1,4 @@
-"""Files: written whole or not at all; read through one door, as plain values or a struct, whatever lies there.
-
-The door: regular files alone, up to the size and the nesting of their kind.
-"""
+"""Files: written whole or not at all; read through one door: regular ones, up to the size and nesting of their kind."""
 
 import contextlib
 import json
@@ -10,9 +7,9 @@ import os
 import re
 import secrets
 import stat
-import sys
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -28,17 +25,15 @@ Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 #: Bytes that a file of a kind has at most: what a person wrote, a record of ours, telemetry, results and reports.
 DOCUMENT, RECORD, TELEMETRY, RESULTS = 1 << 17, 1 << 24, 1 << 28, 1 << 30
-#: So many levels deep nothing is nested that is meant.
-DEEPEST = 50
+DEEPEST = 50  # so many levels deep nothing is nested that is meant
 _LARGEST_NUMBER = 2**63
+_NO_FILE = "it is no file, but a folder, a pipe or a device"
 
-#: what stands for the checksum of a file of ours while it is counted; it lies within so many bytes
-UNSEALED = "0" * 8
+UNSEALED = "0" * 8  # what stands for the checksum of a file of ours while it is counted; it lies within so many bytes
 _SEALED_WITHIN = 4096
 _SEAL = re.compile(rb'"checksum":\s*"([0-9a-f]{8})"')
 _PART = re.compile(r"(?P<name>.+\.\w+)#(?P<part>[1-9]\d{0,6})", re.DOTALL)
-#: what a file is called while it is written aside
-ASIDE = re.compile(r"\..+\.[0-9a-f]{8}")
+ASIDE = re.compile(r"\..+\.[0-9a-f]{8}")  # what a file is called while it is written aside
 
 
 def write_atomically(path: Path, content: str | bytes, *, sync_it: bool = True, is_text: bool = True) -> None:
@@ -49,7 +44,7 @@ def write_atomically(path: Path, content: str | bytes, *, sync_it: bool = True, 
     a device, a pipe or a folder.
     """
     if path.exists() and not path.is_file():
-        raise PathError(f"cannot write {path}: it is no file, but a folder, a pipe or a device")
+        raise PathError(f"cannot write {path}: {_NO_FILE}")
     data = content.encode() if isinstance(content, str) else content
     with _aside(path, f"cannot write {path}") as file:
         file.write(seal(redact_bytes(data)) if is_text else data)
@@ -82,21 +77,16 @@ def _aside(path: Path, failure: str) -> Iterator[IO[bytes]]:
 
 
 def seal(data: bytes) -> bytes:
-    """`data` with its checksum at the place that is kept for it, `"checksum":"00000000"`; as it is without one."""
-    place = _SEAL.search(data, 0, _SEALED_WITHIN)
-    return data[: place.start(1)] + _checksum(data, place) + data[place.end(1) :] if place else data
+    """`data` with the CRC-32 of the rest at the place that is kept for it, `"checksum":"00000000"`, if there is one."""
+    if not (place := _SEAL.search(data, 0, _SEALED_WITHIN)):
+        return data
+    before, after = memoryview(data)[: place.start(1)], memoryview(data)[place.end(1) :]
+    return b"".join((before, b"%08x" % zlib.crc32(after, zlib.crc32(before)), after))
 
 
 def is_changed(data: bytes) -> bool:
     """Whether `data` holds a checksum, and is not what `seal` gave."""
-    place = _SEAL.search(data, 0, _SEALED_WITHIN)
-    return place is not None and place[1] != _checksum(data, place)
-
-
-def _checksum(data: bytes, place: re.Match[bytes]) -> bytes:
-    """The CRC-32 of all but the checksum itself."""
-    view = memoryview(data)
-    return b"%08x" % zlib.crc32(view[place.end(1) :], zlib.crc32(view[: place.start(1)]))
+    return seal(data) != data
 
 
 def sync(path: Path) -> None:
@@ -113,88 +103,64 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_start(path: Path, count: int) -> bytes:
-    """The first bytes of a regular file of any size; errors as in `read_bytes`."""
-    return read_bytes(path, sys.maxsize, count)
-
-
-def read_bytes(path: Path, most: int = RECORD, count: int = RESULTS) -> bytes:
-    """What is in a regular file, to which links may lead: the first `count` bytes.
+def read_bytes(path: Path, most: int = RECORD, count: int = -1) -> bytes:
+    """What is in a regular file, to which links may lead; of one of any size the first `count` bytes.
 
     PathError: it cannot be read, is a pipe, a device or a folder, or has more than `most` bytes.
     """
     try:
-        _must_be_file(path, path.stat(), most)
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            status = os.fstat(file.fileno())
-            _must_be_file(path, status, most)
-            return file.read(min(status.st_size, count))
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(_NO_FILE)
+        if status.st_size > most and count < 0:
+            raise ValueError(f"it has {status.st_size} bytes, and a file of its kind {most} at most")
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            return file.read(status.st_size if count < 0 else count)
     except (OSError, ValueError) as error:
         raise PathError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _must_be_file(path: Path, status: os.stat_result, most: int) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no file, but a folder, a pipe or a device")
-    if status.st_size > most:
-        raise ValueError(f"it has {status.st_size} bytes, and a file of its kind {most} at most")
-
-
-def read_beside(path: Path, most: int = RECORD) -> bytes:
-    """What is in a file that lies beside results; empty where it is missing, or, with a warning, cannot be read."""
-    if is_regular(path):
-        with _as_damage(path):
-            return read_bytes(path, most)
-    elif os.path.lexists(path):
-        logger.warning("%s is not read: it is a link, or no file", path)
-    return b""
-
-
 def read_json(path: Path, kind: Any = Any) -> Any:
     """What is in a JSON file that tuner wrote, a `kind`; PathError where it is missing, unreadable or no such JSON."""
+    data = read_bytes(path)
     try:
-        return must_be_plain(msgspec.json.decode(read_bytes(path), type=kind))
+        return must_be_plain(msgspec.json.decode(data, type=kind))
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        if isinstance(error, PathError):
-            raise
         raise PathError(f"{path} is not valid JSON: {error}") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """What the JSON file `path` says; nothing where it is missing, a link, or damaged, of which a warning tells."""
-    if (data := read_beside(path)) or is_regular(path):
-        with _as_damage(path):
-            return dict(must_be_plain(msgspec.json.decode(data, type=dict[str, Any])))
+    try:
+        if is_regular(path):
+            return dict(must_be_plain(msgspec.json.decode(read_bytes(path), type=dict[str, Any])))
+        if os.path.lexists(path):
+            logger.warning("%s is not read: it is a link, or no file", path)
+    except (PathError, msgspec.MsgspecError, ValueError, RecursionError) as error:
+        logger.warning("%s is damaged: %s", path, error)
     return {}
 
 
-@contextlib.contextmanager
-def _as_damage(path: Path) -> Iterator[None]:
-    """Where a file beside results cannot be read, that costs what is in it, and a warning."""
-    try:
-        yield
-    except (PathError, msgspec.MsgspecError, ValueError, RecursionError) as error:
-        logger.warning("%s is damaged: %s", path, error)
-
-
-def must_be_plain(value: Any, forbidden: re.Pattern[str] | None = None) -> Any:
+def must_be_plain(value: Any, forbidden: re.Pattern[str] | None = None, depth: int = 0) -> Any:
     """`value`, made of dicts and lists, as it is.
 
     ValueError: it is nested too deeply, holds what is `forbidden` in texts, or a number that nothing can count.
     """
-    rest = [(value, 0)]
-    while rest:
-        part, depth = rest.pop()
-        if depth > DEEPEST:
-            raise ValueError("it is nested too deeply")
-        if isinstance(part, dict):
-            rest += [(each, depth + 1) for pair in part.items() for each in pair]
-        elif isinstance(part, (list, tuple)):
-            rest += [(each, depth + 1) for each in part]
-        elif forbidden and isinstance(part, str) and forbidden.search(part):
-            raise ValueError(f"{shorten(ascii(part), 60)} holds what is no character")
-        elif isinstance(part, int) and abs(part) >= _LARGEST_NUMBER:
-            raise ValueError("it holds a number of more than 18 digits")
+    if depth > DEEPEST:
+        raise ValueError("it is nested too deeply")
+    if isinstance(value, str) and forbidden and forbidden.search(value):
+        raise ValueError(f"{shorten(ascii(value), 60)} holds what is no character")
+    if isinstance(value, int) and abs(value) >= _LARGEST_NUMBER:
+        raise ValueError("it holds a number of more than 18 digits")
+    parts = (
+        chain.from_iterable(value.items())
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, (list, tuple))
+        else ()
+    )
+    for part in parts:
+        must_be_plain(part, forbidden, depth + 1)
     return value
 
 
@@ -205,8 +171,6 @@ def read_struct(path: Path, kind: type[Struct]) -> Struct | None:
     """
     if not (values := read_object(path)):
         return None
-    with contextlib.suppress(msgspec.ValidationError):
-        return msgspec.convert(values, kind)
     try:
         return msgspec.convert(fitting(values, kind, path), kind)
     except msgspec.ValidationError as error:  # it lacks what has no default

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 #: what is varied from level to level (`iteration_type`)
 CONCURRENCY, BATCH_SIZE, RATE = "num_concurrency", "batch_size", "request_rate"
 KINDS = (CONCURRENCY, BATCH_SIZE, RATE)
-#: the columns that a level stands in, one of them empty
-COLUMNS = ("concurrency", "request_rate")
+COLUMNS = ("concurrency", "request_rate")  # the columns that a level stands in, one of them empty
 PER_SECOND = "/s"
 
 
@@ -24,8 +23,7 @@ class Rate(float):
         return f"{float(self):g}{PER_SECOND}"
 
 
-#: a whole number is the requests in flight
-Level = int | Rate
+Level = int | Rate  # a whole number is the requests in flight
 
 
 def level_from(number: float, kind: str) -> Level:

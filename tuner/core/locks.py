@@ -35,8 +35,7 @@ def take(name: str) -> socket.socket:
     """Take the lock `name` of this network namespace while the socket, or a child's copy, is open; or AlreadyTaken."""
     holder = socket.socket(socket.AF_UNIX)
     try:
-        if sys.platform == "linux":
-            holder.bind(f"\0tuner-{name}")
+        holder.bind(f"\0tuner-{name}")
     except OSError:
         holder.close()
         raise AlreadyTaken("another process of this host") from None
@@ -54,7 +53,7 @@ def take_file(path: Path) -> IO[str]:
     except OSError as error:
         raise PathError(f"cannot write {path}: {error.strerror}") from error
     for _ in range(_TRIES):
-        if _lock(file, fcntl.LOCK_EX):
+        if _lock(file, fcntl.LOCK_EX, path):
             _sign(file)
             return file
         time.sleep(_PAUSE)
@@ -69,7 +68,7 @@ def is_locked(path: Path) -> bool:
     with contextlib.suppress(OSError):
         if is_regular(path):
             with open(path, encoding="utf-8") as file:
-                return not _lock(file, fcntl.LOCK_SH)
+                return not _lock(file, fcntl.LOCK_SH, path)
     return False
 
 
@@ -84,25 +83,21 @@ def temporary_folder(prefix: str) -> tuple[Path, IO[str]]:
 
 
 def _open(path: Path) -> IO[str]:
-    """To read and write it; one of another user's, in a folder for all, to read."""
-
-    def without_links(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NOFOLLOW | (os.O_CREAT if flags & os.O_RDWR else 0), 0o644)
-
+    """To read and write it; one of another user's, in a folder for all, to read; no link is followed."""
     try:
-        return open(path, "r+", encoding="utf-8", opener=without_links)
+        return open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+", encoding="utf-8")
     except PermissionError:
-        return open(path, encoding="utf-8", opener=without_links)
+        return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8")
 
 
-def _lock(file: IO[str], how: int) -> bool:
+def _lock(file: IO[str], how: int, path: Path) -> bool:
     """Whether it could be locked; a file system without locks is warned of, and counts as locked by us."""
     try:
         fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        _log.warning("%s cannot be locked (%s): use it from one process at a time", file.name, error.strerror)
+        _log.warning("%s cannot be locked (%s): use it from one process at a time", path, error.strerror)
     return True
 
 
@@ -140,7 +135,7 @@ def take_gpu(uuid: str) -> list[Holder]:
         raise
 
 
-def reserve_port(port: int | None) -> list[socket.socket]:
+def reserve_port(port: int | None) -> tuple[socket.socket, socket.socket]:
     """Bind a loopback port, or a free one, so that a server of ours can have it and nobody is given it meanwhile.
 
     The socket, the first that is returned, never listens: the system hands such a port to nobody who asks for a free
@@ -152,7 +147,7 @@ def reserve_port(port: int | None) -> list[socket.socket]:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger are no matter
         holder.bind((LOOPBACK, port or 0))
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        return [holder, take(f"port-{port_of(holder)}")]
+        return holder, take(f"port-{holder.getsockname()[1]}")
     except (OSError, AlreadyTaken):
         holder.close()
         raise ServerFailed(
@@ -162,13 +157,6 @@ def reserve_port(port: int | None) -> list[socket.socket]:
 
 def free_port() -> int:
     """A free loopback port, for who takes no socket but only a number."""
-    holders = reserve_port(None)
-    port = port_of(holders[0])
-    for holder in holders:
-        holder.close()
-    return port
-
-
-def port_of(holder: socket.socket) -> int:
-    """The port that a reservation is for."""
-    return int(holder.getsockname()[1])
+    port, lock = reserve_port(None)
+    with port, lock:
+        return int(port.getsockname()[1])

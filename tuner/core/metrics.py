@@ -6,8 +6,7 @@ from dataclasses import dataclass
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
 STATISTICS = ("mean", *PERCENTILES)
 SECONDS, SHARE = "s", "share"
-#: By these words a warning says that a latency changed through a level; by how much follows.
-DRIFTED = "drifted by "
+DRIFTED = "drifted by "  # by these words a warning says that a latency changed through a level; by how much follows
 #: Units as tables show them: (text, so many of them are one of the unit's own).
 _IN_TABLES = {SHARE: ("%", 100.0), "ms": ("ms", 1000.0)}
 
@@ -35,8 +34,7 @@ class Metric:
         return self.more_is_better and self.unit != SHARE
 
 
-#: By column, without the statistic of a latency. A limit on one of them is its `section`.
-METRICS = {
+METRICS = {  # by column, without the statistic of a latency. A limit on one of them is its `section`.
     "ttft": Metric("TTFT", section="ttft", label="TTFT"),
     "tpot": Metric("TPOT", section="tpot", label="TPOT", decimals=1, in_milliseconds=True),
     "e2e_latency": Metric("e2e latency", section="latency", label="latency"),

@@ -16,14 +16,11 @@ SERVER_FILE = "server.json"
 SEARCH_FILE = "search.json"
 SIDECAR_FILE = "batch.json"
 
-#: More repeats than this nobody asks for; a file that says so is damaged.
-MOST_REPEATS = 1000
-#: the kinds of experiment
-SWEEP, SEARCH = "sweep", "tune"
+MOST_REPEATS = 1000  # more repeats than this nobody asks for; a file that says so is damaged
+SWEEP, SEARCH = "sweep", "tune"  # the kinds of experiment
 COMPLETED = "completed"
 RUNNING = "running"
-#: How a batch can end. Only a completed one has numbers that may be judged.
-OUTCOMES = (
+OUTCOMES = (  # how a batch can end. Only a completed one has numbers that may be judged.
     *(COMPLETED, "out_of_memory", "server_died", "timeout", "all_errors", "truncated", "unreadable", "incomplete"),
     *("missing", "skipped", "interrupted", "client_failed"),
 )
@@ -48,7 +45,6 @@ class TrialFacts(_Record, kw_only=True):
     """What was asked of one server configuration (`trial.json`)."""
 
     FILE = TRIAL_FILE
-
     trial: int
     engine: str
     model: str
@@ -73,7 +69,6 @@ class Sidecar(_Record, kw_only=True):
     """What genai-bench does not record of one batch (`batch.json`)."""
 
     FILE = SIDECAR_FILE
-
     scenario: str
     concurrency: int | None = None
     request_rate: float | None = None
@@ -98,7 +93,6 @@ class ExperimentRecord(_Record, kw_only=True):
     """What was asked of a run, and how it stands (`experiment.json`, in which there is more)."""
 
     FILE = EXPERIMENT_FILE
-
     kind: str = ""
     name: str = ""
     state: str = ""
@@ -107,9 +101,7 @@ class ExperimentRecord(_Record, kw_only=True):
     search: dict[str, Any] = {}
 
 
-class _SpecTypes(msgspec.Struct):
-    """What its `spec` has to be to be shown."""
-
+class _SpecTypes(msgspec.Struct):  # what its `spec` has to be to be shown
     slo: dict[str, Any] | None
     objective: list[str] | str | None
     objective_level: float | None
@@ -136,7 +128,6 @@ class ServerRecord(_Record, kw_only=True):
     """One start of a server (`server.json`); durations are seconds. No secret is in it."""
 
     FILE = SERVER_FILE
-
     state: str = STARTING
     engine: str = ""
     model: str = ""
@@ -168,15 +159,13 @@ Role = Literal["baseline", "candidate", "confirmation"]
 #: How a trial stands; `ended` becomes `complete`, `infeasible` or `failed` by what is on disk, whenever it is read.
 COMPLETE, INFEASIBLE, FAILED, PRUNED, WAITING = "complete", "infeasible", "failed", "pruned", "waiting"
 ENDED = "ended"
-#: the kind of a failure that was foreseen, so that nothing was started
-CANNOT_START = "cannot_start"
+CANNOT_START = "cannot_start"  # the kind of a failure that was foreseen, so that nothing was started
 
 
 class TrialRecord(_Record, kw_only=True):
     """A search's own note of one trial (`search.json`)."""
 
     FILE = SEARCH_FILE
-
     role: Role
     parameters: dict[str, Any]
     promise: str = ""  # why it is thought to be better, where a sweep proposed it
@@ -194,3 +183,33 @@ class TrialRecord(_Record, kw_only=True):
     def was_run(self) -> bool:
         """Whether this search has begun it: it is neither known from elsewhere nor sure not to start."""
         return not self.known_from and self.kind != CANNOT_START
+
+
+class Alternative(msgspec.Struct):
+    """A token, and the natural logarithm of its probability."""
+
+    token: str
+    logprob: float | None = None
+
+
+class Token(Alternative):
+    """A token that was chosen, as OpenAI's API has it, and the likeliest ones at its place."""
+
+    top_logprobs: list[Alternative] = []
+
+
+class Answer(msgspec.Struct):
+    """The answer to one prompt that was sent greedily; without a text where there was none, with the reason."""
+
+    prompt: str  # the beginning of the SHA-256 of its messages
+    text: str = ""
+    tokens: list[Token] = []  # where the server gives log probabilities
+    error: str = ""
+
+
+class Answers(_Record):
+    """All answers of one trial (`answers.json`), by which configurations are compared."""
+
+    FILE = "answers.json"
+    first: list[Answer]  # one prompt after the other
+    again: list[Answer] = []  # of the baseline: the same prompts once more, several at once

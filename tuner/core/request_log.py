@@ -10,10 +10,8 @@ from tuner.core import files
 from tuner.errors import PathError
 
 REQUESTS_FILE = "requests.jsonl"
-#: beside it, while the level runs: what it does at the moment
-LIVE_FILE = "live.json"
-#: and what is to be sent, a request a line
-WORKLOAD_FILE = "workload.jsonl"
+LIVE_FILE = "live.json"  # beside it, while the level runs: what it does at the moment
+WORKLOAD_FILE = "workload.jsonl"  # and what is to be sent, a request a line
 COMPLETED, FAILED, IN_FLIGHT, NEVER_SENT = "completed", "failed", "in flight", "never sent"
 Window = Literal["steady", "whole"]
 STEADY: Window = "steady"
@@ -37,6 +35,12 @@ class LevelRecord(msgspec.Struct, kw_only=True):
     monotonic: float
     utc: Annotated[datetime, msgspec.Meta(tz=True)]
     note: str = ""  # what a reader must know of the window
+
+    @property
+    def window_in_utc(self) -> tuple[datetime, datetime]:
+        """When the part of the level began and ended that is judged."""
+        zero = self.utc - timedelta(seconds=self.monotonic)  # of that clock
+        return zero + timedelta(seconds=self.begin), zero + timedelta(seconds=self.end)
 
     def spans(self, instant: float | None) -> bool:
         """Whether an instant is in the window."""
@@ -94,23 +98,12 @@ def parse(data: bytes) -> tuple[LevelRecord, list[SentRequest]]:
     return msgspec.json.decode(first, type=LevelRecord), _decode_requests(rest)
 
 
-def window_of(path: Path) -> tuple[datetime, datetime] | None:
-    """When the part of a level began and ended that is judged, in UTC; None where there is no such file."""
+def read(path: Path) -> tuple[LevelRecord | None, list[SentRequest]]:
+    """The content of the file; nothing where there is none, or it is damaged."""
     try:
-        first = files.read_bytes(path, files.RESULTS).partition(b"\n")[0]
-        level = msgspec.json.decode(first, type=LevelRecord)
+        return parse(files.read_bytes(path, files.RESULTS))
     except (PathError, msgspec.MsgspecError):
-        return None
-    begin, end = (level.utc + timedelta(seconds=edge - level.monotonic) for edge in (level.begin, level.end))
-    return begin, end
-
-
-def statuses(path: Path) -> set[str]:
-    """How the requests in the file ended; none where there is no file, or it is damaged."""
-    try:
-        return {request.status for request in parse(files.read_bytes(path, files.RESULTS))[1]}
-    except (PathError, msgspec.MsgspecError):
-        return set()
+        return None, []
 
 
 def write(path: Path, level: LevelRecord, requests: list[SentRequest]) -> None:

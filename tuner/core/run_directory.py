@@ -18,8 +18,7 @@ from tuner.errors import PathError
 
 SERVER_LOG = "server.log"
 TRIALS = "trials"
-#: How the folder of a level is called, without `PARTIAL`; see `Trial.batch_folder`.
-LEVEL_NAME = re.compile(
+LEVEL_NAME = re.compile(  # how the folder of a level is called, without `PARTIAL`; see `Trial.batch_folder`
     r"(?:concurrency-|(?P<rate>rate-))(?P<level>\d{1,9}(?(rate)(?:\.\d{1,9})?))(?:-repeat-(?P<repeat>\d{1,9}))?"
 )
 PARTIAL = ".part"
@@ -52,11 +51,6 @@ class Trial:
     def batches(self) -> Path:
         """Where the folders of its levels lie, below one a scenario."""
         return self.folder / "batches"
-
-    @property
-    def facts_file(self) -> Path:
-        """What is asked of this trial (TrialFacts)."""
-        return self.folder / TrialFacts.FILE
 
     @property
     def server_log(self) -> Path:
@@ -242,7 +236,7 @@ class Experiment:
     @property
     def has_begun(self) -> bool:
         """Whether anything was asked of a trial of its."""
-        return any(Trial(folder).facts_file.exists() for folder in self.trial_folders)
+        return any((folder / TrialFacts.FILE).exists() for folder in self.trial_folders)
 
     def trial(self, number: int) -> Trial:
         """The folder of trial `number` (from 1), made if it is not there."""
@@ -257,8 +251,7 @@ def safe_name(text: str) -> str:
 
 
 _PACKAGES = ("tuner", "genai-bench", "xllamacpp", "vllm", "sglang", "pandas", "plotly")
-#: how a cluster's node is called in records, where it is known by more than its host name
-NODE_VARIABLE = "TUNER_NODE"
+NODE_VARIABLE = "TUNER_NODE"  # how a cluster's node is called in records, where it is known by more than its host name
 
 
 def environment() -> dict[str, Any]:

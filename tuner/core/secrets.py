@@ -19,10 +19,8 @@ _PLAIN_VALUE = re.compile(r"[+-]?[\d.]{1,7}|true|false|yes|no|on|off|none|auto|(
 _SHORTEST = 8  # characters; shorter values stand in texts by chance
 #: what else stands in texts by chance: numbers, and, where nobody said that it is a key, words as our files have
 _NUMBER, _WORD = re.compile(r"\d+"), re.compile(r"[a-z_]+")
-#: asked for where words could have the shape of a key, too
-_DIGIT = r"(?=[\w.~+/=-]*\d)"
-#: shapes of keys
-PATTERNS = {
+_DIGIT = r"(?=[\w.~+/=-]*\d)"  # asked for where words could have the shape of a key, too
+PATTERNS = {  # shapes of keys
     "an OpenAI-style key (sk-…)": rf"(?<![A-Za-z0-9])sk-{_DIGIT}[\w-]{{8,}}",
     "a Hugging Face token (hf_…)": r"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{16,}",
     "a GitHub token (ghp_…)": r"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,})",
@@ -33,8 +31,7 @@ PATTERNS = {
     "a Google key (AIza…)": r"(?<![A-Za-z0-9])AIza[\w-]{30,}",
 }
 _SHAPES = re.compile("|".join(f"({pattern})" for pattern in PATTERNS.values()), re.ASCII)
-#: messages of servers quote keys cut short or masked: whatever begins as one does
-_PERHAPS = re.compile(
+_PERHAPS = re.compile(  # messages of servers quote keys cut short or masked: whatever begins as one does
     rf"{_SHAPES.pattern.replace(_DIGIT, '')}|\b(?:sk-|hf_|ghp_|github_pat_)[\w-]{{8,}}|Bearer \S+", re.ASCII
 )
 #: a name for keys with a value of any kind, as in commands, queries and headers; what a shell fills in is none
@@ -50,7 +47,7 @@ _KEY_SETTING = re.compile(r"(?:api|access|auth)[_-]?key$|password$|secret$|autho
 _PERHAPS_KEY_SETTING = re.compile(r"(?:(?<!cache_)key|token|credentials?)$", re.IGNORECASE)
 _KEY_VALUE = re.compile(r"[\w.~+/=:-]{8,}")
 #: the keys that this process was given: its state, as whoever writes a file, a page, a log, a line must know them
-_kept: set[str] = set()
+_kept: dict[str, str] = {}
 
 
 def is_secret(name: str, value: str) -> bool:
@@ -60,7 +57,7 @@ def is_secret(name: str, value: str) -> bool:
 
 def keep_out(key: str) -> str:
     """Have `key` written nowhere by this process from now on; it is given back."""
-    _kept.add(key)
+    _kept[key] = ""
     return key
 
 
@@ -77,7 +74,7 @@ def hide_written(text: str) -> str:
 
 def redactor() -> Callable[[Any], Any]:
     """What puts `[redacted]` for each known key, and for what has the shape of one, in texts, lists and mappings."""
-    regex = _regex(_known_values())
+    regex = _regex(frozenset(_known(_kept)))
 
     def redact(value: Any) -> Any:
         if isinstance(value, str):
@@ -91,19 +88,15 @@ def redactor() -> Callable[[Any], Any]:
 
 def variables(environment: Mapping[str, str]) -> list[str]:
     """The variables of an environment whose values are known keys."""
-    known = _known_values()
+    known = _known(_kept)
     return [name for name, value in environment.items() if value in known]
 
 
 def redact_bytes(content: bytes) -> bytes:
     """A file's content with `[redacted]` for each key that is known."""
-    for form in _forms(_known_values()):
+    for form in _forms(frozenset(_known(_kept))):
         content = content.replace(form.encode(errors="surrogateescape"), REDACTED.encode())
     return content
-
-
-def _known_values() -> frozenset[str]:
-    return frozenset(value for value in _kept | _values_of_environment().keys() if not _is_by_chance(value))
 
 
 @functools.lru_cache(maxsize=8)
@@ -119,19 +112,15 @@ def _forms(values: frozenset[str]) -> list[str]:
     return sorted(forms | {quote(value, "", errors="replace") for value in values}, key=len, reverse=True)
 
 
-def _values_of_environment() -> dict[str, str]:
-    """The variables that hold a secret, by value: by their names, and passwords of proxies."""
-    known = {}
+def _known(more: Mapping[str, str]) -> dict[str, str]:
+    """By value the variables that hold a key, by their names, or a proxy's password; with `more` of these."""
+    known = dict(more)
     for name, text in os.environ.items():
         if is_secret(name, text) and not _WORD.fullmatch(text):
             known[text] = name
         if ":" in text and (user := _USER_IN_URL.search(text)) and ":" in user[1]:
             known[user[1].partition(":")[2]] = name
-    return known
-
-
-def _is_by_chance(value: str) -> bool:
-    return len(value) < _SHORTEST or bool(_NUMBER.fullmatch(value))
+    return {value: name for value, name in known.items() if len(value) >= _SHORTEST and not _NUMBER.fullmatch(value)}
 
 
 def find_secret(values: Mapping[str, Any], variable: str | None = None) -> str:
@@ -139,9 +128,7 @@ def find_secret(values: Mapping[str, Any], variable: str | None = None) -> str:
 
     `variable` is an environment variable that holds a key, whatever it is called.
     """
-    named = os.environ.get(variable or "", "")
-    every = _values_of_environment() | {named: str(variable)}
-    known = {value: name for value, name in every.items() if not _is_by_chance(value)}
+    known = _known({os.environ.get(variable or "", ""): str(variable)})
     for place, name, text in _texts(values):
         if what := _secret_in(name, text, known):
             parameter, _, within = place.partition(".")

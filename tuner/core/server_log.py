@@ -15,8 +15,7 @@ class Pattern(NamedTuple):
     regex: str
 
 
-#: what PyTorch (vLLM, SGLang), vLLM, llama.cpp and the kernel print when memory ran out
-OUT_OF_MEMORY = Pattern(
+OUT_OF_MEMORY = Pattern(  # what PyTorch (vLLM, SGLang), vLLM, llama.cpp and the kernel print when memory ran out
     "out_of_memory",
     r"torch\.OutOfMemoryError|(CUDA|HIP) out of memory|CUDA error: out of memory|cudaErrorMemoryAllocation"
     r"|No available memory for the cache blocks|failed to allocate buffer|Out of memory: Killed",

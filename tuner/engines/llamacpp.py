@@ -5,13 +5,11 @@ from pathlib import Path
 from tuner.core.bottleneck import CPU_BOUND, PREFIX_CACHE, SEQUENCES
 from tuner.core.server_log import Pattern
 from tuner.engines import llamacpp_server, parameters
-from tuner.engines.base import Engine, Placement, ServerSpec, host_of
+from tuner.engines.base import Engine, Placement, ServerSpec, host_of, without_tilde
 from tuner.engines.gguf import check_gguf
 from tuner.errors import SpecError
 
 _LEAST_CONTEXT = 64  # tokens a slot: below, no chat template and answer fit
-_KEY_VARIABLE = "LLAMA_API_KEY"
-
 _CACHE = {"n_parallel": [1, 2, 4, 8, 16], "n_threads": [1, 2, 4, 8], "kv_unified": [False, True]}
 
 
@@ -39,6 +37,8 @@ class LlamaCpp(Engine):
     module = "xllamacpp"
     install = "pip install xllamacpp"
     request_parameters = {"cache_prompt": False}
+    # threads that sleep while they wait: spinning ones were measured 20 times slower on a busy machine
+    variables, key_variable = {"OMP_WAIT_POLICY": "passive"}, "LLAMA_API_KEY"
     failures = (
         Pattern("port_in_use", r"couldn't bind HTTP server socket"),
         Pattern("out_of_memory", r"insufficient memory|failed to allocate|unable to allocate|std::bad_alloc"),
@@ -50,24 +50,19 @@ class LlamaCpp(Engine):
     def check(self, spec: ServerSpec) -> None:
         """Refuse what is sure to fail: parameters, a file that is no GGUF, too little context a slot."""
         super().check(spec)
-        check_gguf(_file(spec))
+        check_gguf(Path(without_tilde(spec.model)))
         if self.context(spec) < _LEAST_CONTEXT:
             raise SpecError(
                 f"llamacpp n_ctx is split over n_parallel slots: {self.context(spec)} tokens a slot are too few; "
-                f"set n_ctx to at least {_LEAST_CONTEXT * self._slots(spec)}"
+                f"set n_ctx to at least {_LEAST_CONTEXT * self.value_of(spec, 'n_parallel')}"
             )
 
     def command(self, spec: ServerSpec, place: Placement) -> list[str]:
         """Our own small server file, with the parameters as flags."""
         where = ["--host", host_of(spec), "--port", str(place.port), "--served-name", self.served_name(spec)]
-        key = ["--api-key-env", _KEY_VARIABLE] if spec.api_key_env else []
-        flags = parameters.flags(spec.parameters, no_prefix=True)
-        return [self.find(spec), "-m", llamacpp_server.__name__, "--model", str(_file(spec)), *where, *key, *flags]
-
-    def environment(self, spec: ServerSpec) -> dict[str, str]:
-        """Threads that sleep while they wait: spinning ones were measured 20 times slower on a busy machine."""
-        key = spec.api_key()
-        return {"OMP_WAIT_POLICY": "passive"} | ({_KEY_VARIABLE: key} if key else {})
+        key = ["--api-key-env", self.key_variable] if spec.api_key_env else []
+        words = ["-m", llamacpp_server.__name__, "--model", without_tilde(spec.model), *where, *key]
+        return [self.find(spec), *words, *parameters.flags(spec.parameters, no_prefix=True)]
 
     def served_name(self, spec: ServerSpec) -> str:
         """The file's name without `.gguf`."""
@@ -75,14 +70,7 @@ class LlamaCpp(Engine):
 
     def context(self, spec: ServerSpec) -> int:
         """The context of one slot."""
-        n_ctx = spec.parameters.get("n_ctx")
+        n_ctx, slots = self.value_of(spec, "n_ctx"), self.value_of(spec, "n_parallel")
         if n_ctx is None:
             return llamacpp_server.CONTEXT_PER_SLOT
-        return int(str(n_ctx)) // (1 if spec.parameters.get("kv_unified") else self._slots(spec))
-
-    def _slots(self, spec: ServerSpec) -> int:
-        return int(str(spec.parameters.get("n_parallel", self.tunables["n_parallel"].default)))
-
-
-def _file(spec: ServerSpec) -> Path:
-    return Path(spec.model).expanduser()
+        return int(n_ctx) // (1 if spec.parameters.get("kv_unified") else int(slots))

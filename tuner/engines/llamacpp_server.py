@@ -17,8 +17,7 @@ _CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 _cache_type = partial(Parameter, str, choices=_CACHE_TYPES, default="f16", changes_answers=True)
 _FLASH_ATTENTION = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
 
-#: all that the embedded engine takes
-PARAMETERS = {
+PARAMETERS = {  # all that the embedded engine takes
     "n_parallel": Parameter(int, 1, 1024, default=4, help="slots: requests decoded at once"),
     "n_ctx": Parameter(int, 64, help="tokens of context, split evenly over the slots (default 2048 a slot)"),
     "n_batch": Parameter(int, 1, default=2048, help="most prompt tokens in one step"),

@@ -36,12 +36,12 @@ class Config(msgspec.Struct, frozen=True):
 
     def weights(self, model: str) -> float:
         """Bytes of its weights as they are loaded; 0 where its files do not tell."""
-        index, alone = read_object(_file(model, "model.safetensors.index.json")), _file(model, "model.safetensors")
-        match index.get("metadata"):
-            case {"total_size": int(size)}:
-                stored = size
-            case _:
-                stored = alone.stat().st_size if alone.is_file() else 0
+        alone, stored = _file(model, "model.safetensors"), 0
+        match read_object(_file(model, "model.safetensors.index.json")):
+            case {"metadata": {"total_size": int(stored)}}:
+                pass
+            case _ if alone.is_file():
+                stored = alone.stat().st_size
         is_small = self.quantization_config is not None or (self.dtype or self.torch_dtype) in _HALVES
         return stored if is_small else stored / 2  # 32 bits are loaded as 16
 

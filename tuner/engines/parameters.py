@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.errors import SpecError
-
 
 @dataclass(frozen=True)
 class Parameter:
@@ -40,13 +38,6 @@ class Parameter:
 _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
-def check(engine: str, values: Mapping[str, Any], table: Mapping[str, Parameter]) -> None:
-    """Refuse a value that the engine would refuse (a SpecError), before minutes are spent on starting it."""
-    for name, value in values.items():
-        if name in table and (problem := table[name].problem(value)):
-            raise SpecError(f"{engine} parameter {name} = {value!r}: {problem}")
-
-
 def names_in(source: str) -> set[str]:
     """The parameters that a module's source declares: flags as texts, and fields of classes."""
     found = re.findall(r'"--([\w-]+)"', source) + re.findall(r"^    ([a-z]\w*): ", source, re.MULTILINE)
@@ -62,9 +53,8 @@ def is_among(name: str, names: Iterable[str]) -> bool:
 def flags(values: Mapping[str, Any], *, no_prefix: bool) -> list[str]:
     """`{"max_num_seqs": 64, "enforce_eager": True}` → `["--max-num-seqs", "64", "--enforce-eager"]`.
 
-    Args:
-        values: parameters; true is the bare flag, a list is several values after one flag, an object is JSON text.
-        no_prefix: false is `--no-flag` (as argparse's BooleanOptionalAction wants it); otherwise it is left out.
+    True is the bare flag, a list is several values after one flag, an object is JSON text. With `no_prefix` false is
+    `--no-flag` (as argparse's BooleanOptionalAction wants it); otherwise it is left out.
     """
     words: list[str] = []
     for name, value in values.items():

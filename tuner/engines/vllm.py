@@ -1,10 +1,5 @@
 """vLLM: `vllm serve MODEL`, on GPUs or, with its CPU build, without."""
 
-import os
-import shutil
-import sys
-from pathlib import Path
-
 from tuner.core.bottleneck import KV_CACHE, PREFILL, PREFIX_CACHE, SEQUENCES
 from tuner.core.server_log import Pattern
 from tuner.engines.base import GPUEngine, Placement, ServerSpec, without_tilde
@@ -20,12 +15,13 @@ _SPACE = {
 class VLLM(GPUEngine):
     """The engine `vllm`; `model` is a folder or a name on Hugging Face, parameters are its flags."""
 
-    name = "vllm"
+    name = program = "vllm"
     install = "python -m venv vllm && vllm/bin/pip install vllm, and then executable: vllm/bin/vllm"
     sizes = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "prefill_context_parallel_size")
     shares = ("tensor_parallel_size", "pipeline_parallel_size")
     memory_parameter, holds_context = "gpu_memory_utilization", True
     context_parameter = "max_model_len"
+    variables, key_variable = {"VLLM_NO_USAGE_STATS": "1"}, "VLLM_API_KEY"
     forget_path = "/reset_prefix_cache"  # only with VLLM_SERVER_DEV_MODE=1 in its environment
     grace = 15.0  # idle, it takes 2.5 s to end, on a busy machine more than 5; with a request in flight it never does
     flag_files = ("engine/arg_utils.py", "entrypoints/**/cli_args.py")
@@ -73,17 +69,6 @@ class VLLM(GPUEngine):
         Pattern("bad_argument", r"^ +Value error, |No common block size"),
     )
 
-    def find(self, spec: ServerSpec) -> str:
-        """The program `vllm`: the one named, or the one beside this Python, or the one on PATH."""
-        beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        program = None if spec.executable else shutil.which("vllm", path=beside)
-        return program or super().find(spec)
-
     def command(self, spec: ServerSpec, place: Placement) -> list[str]:
         """`vllm serve` with the parameters as flags; false is `--no-flag`."""
         return [self.find(spec), "serve", without_tilde(spec.model), *self.flags(spec, place, no_prefix=True)]
-
-    def environment(self, spec: ServerSpec) -> dict[str, str]:
-        """Its key, and no usage statistics sent to anyone."""
-        key = spec.api_key()
-        return {"VLLM_NO_USAGE_STATS": "1"} | ({"VLLM_API_KEY": key} if key else {})

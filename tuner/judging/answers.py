@@ -7,7 +7,7 @@ from itertools import takewhile
 from statistics import fmean, median
 from typing import NamedTuple
 
-from tuner.core.answers import Alternative, Answer, Answers
+from tuner.core.records import Alternative, Answer, Answers
 from tuner.judging.intervals import CONFIDENCE
 
 UNCHANGED, CHANGED, NOT_COMPARED = "unchanged", "changed", "not compared"

@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tuner.batches.batch import records
-from tuner.core.answers import Answers
-from tuner.core.records import COMPLETE, ENDED, RUNNING, WAITING
+from tuner.core.records import COMPLETE, ENDED, RUNNING, WAITING, Answers
 from tuner.core.run_directory import Experiment, Trial
 from tuner.core.text import shorten
 from tuner.core.timestamps import to_utc

@@ -190,13 +190,8 @@ def memory_not_returned(before: Mapping[str, int]) -> dict[str, int]:
     """Bytes that GPUs hold beyond what they held before, after GIVE_BACK seconds for the driver to take them back."""
     deadline = time.monotonic() + GIVE_BACK
     while True:
-        now = memory_used(tuple(before))
+        now = {gpu.uuid: gpu.memory_used for gpu in gpus()} if before else {}
         excess = {uuid: now[uuid] - then for uuid, then in before.items() if now.get(uuid, 0) - then > _SLACK}
         if not excess or time.monotonic() > deadline:
             return excess
         time.sleep(0.2)
-
-
-def memory_used(uuids: Sequence[str]) -> dict[str, int]:
-    """Bytes in use on these GPUs."""
-    return {gpu.uuid: gpu.memory_used for gpu in gpus() if gpu.uuid in uuids} if uuids else {}

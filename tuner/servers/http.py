@@ -11,8 +11,9 @@ import ssl
 import threading
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import httpx
@@ -22,14 +23,10 @@ from tuner.engines.base import without_tilde
 
 log = logging.getLogger(__name__)
 
-#: seconds from a question to the end of its answer, and bytes of that
-_TIMEOUT, _MOST = 5.0, 1 << 22
+_TIMEOUT, _MOST = 5.0, 1 << 22  # seconds from a question to the end of its answer, and bytes of that
 _LONGEST_NAME = 1000  # characters of a model's name
-#: where servers say their version, and under which key: vLLM, llama.cpp, SGLang (old, new), TGI, Ollama
-VERSION_PATHS = {
-    **{"/version": "version", "/props": "build_info", "/get_server_info": "version", "/server_info": "version"},
-    **{"/info": "version", "/api/version": "version"},
-}
+#: where servers say their version: vLLM, llama.cpp, SGLang (old, new), TGI, Ollama
+VERSION_PATHS = ("/version", "/props", "/get_server_info", "/server_info", "/info", "/api/version")
 _PROXY = re.compile("(http|https|all|no)_proxy", re.IGNORECASE)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MODELS = "/v1/models"
@@ -55,14 +52,6 @@ class NotReady(Exception):
     def about(self, url: str) -> str:
         """The words, about the server at `url`."""
         return str(self).replace("{url}", url) if "{url}" in str(self) else f"{url} {self}"
-
-
-class Listing(NamedTuple):
-    """The models that a server lists, and where it lists them: elsewhere after a redirect."""
-
-    names: list[str]
-    base_url: str
-    contexts: dict[str, int]  # most tokens of a request, of the models of which it says so
 
 
 def certificates(verify: str | None) -> str | None:
@@ -122,38 +111,32 @@ def client(
     )
 
 
-class _Deadline(threading.Timer):
-    """Ends a request's connection when its time is over, however slowly something still comes."""
+@contextlib.contextmanager
+def _deadline(seconds: float) -> Iterator[Callable[[str, dict[str, Any]], None]]:
+    """What a request is traced with, so that its connection ends when the time is over, however slowly it goes on."""
+    over, connections = time.monotonic() + seconds, list[socket.socket]()
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds, self._end)
-        self.daemon, self.is_over = True, False
-        self._lock, self._connection = threading.Lock(), contextlib.ExitStack()
+    def end() -> None:
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
-    def trace(self, event: str, info: dict[str, Any]) -> None:
-        """Learn of the connection from the client; TLS moves it to another socket, which its duplicate survives."""
-        if event == "connection.connect_tcp.complete":
-            connected = info["return_value"].get_extra_info("socket").dup()
-            with self._lock:
-                self._connection.callback(connected.close)
-                self._connection.push(contextlib.suppress(OSError))
-                self._connection.callback(connected.shutdown, socket.SHUT_RDWR)
-            if self.is_over:
-                self._end()
+    def trace(event: str, info: dict[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":  # TLS moves it to another socket, which a duplicate survives
+            connections.append(info["return_value"].get_extra_info("socket").dup())
+            if time.monotonic() >= over:
+                end()
 
-    def _end(self) -> None:
-        self.is_over = True
-        with self._lock:
-            self._connection.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cancel()
-        with self._lock:
-            self._connection.close()
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield trace
+    finally:
+        timer.cancel()
+        timer.join()
+        for connection in connections:
+            connection.close()
 
 
 def ask(http: httpx.Client, page: str | httpx.URL, method: str = "GET", seconds: float | None = None) -> httpx.Response:
@@ -162,18 +145,18 @@ def ask(http: httpx.Client, page: str | httpx.URL, method: str = "GET", seconds:
     That is after `seconds`, by default the client's timeout. An httpx.HTTPError says that nobody answers, not in time,
     or at more length; of an error's body the beginning counts.
     """
-    content = bytearray()
-    with _Deadline(seconds or http.timeout.read or _TIMEOUT) as deadline:
-        try:
-            with http.stream(method, page, extensions={"trace": deadline.trace}) as answer:
-                for piece in answer.iter_bytes():
-                    content += piece
-                    if len(content) > _MOST:
-                        break
-        except httpx.HTTPError as error:
-            if not deadline.is_over or isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-                raise
-    if deadline.is_over:
+    content, seconds = bytearray(), seconds or http.timeout.read or _TIMEOUT
+    over = time.monotonic() + seconds
+    try:
+        with _deadline(seconds) as trace, http.stream(method, page, extensions={"trace": trace}) as answer:
+            for piece in answer.iter_bytes():
+                content += piece
+                if len(content) > _MOST:
+                    break
+    except httpx.HTTPError as error:
+        if time.monotonic() < over or isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+            raise
+    if time.monotonic() >= over:
         raise httpx.ReadTimeout(f"{page} had no end in time")
     if len(content) > _MOST and answer.is_success:
         raise httpx.ReadError(f"{page} has more than {_MOST >> 20} MiB")
@@ -202,17 +185,15 @@ def is_there(http: httpx.Client) -> bool:
         return True
 
 
-def models(http: httpx.Client) -> Listing:
-    """The models it serves; NotReady where it does not say: why, and whether it may later."""
+def models(http: httpx.Client) -> tuple[dict[str, int], str]:
+    """By model the most tokens of a request (0: unsaid), and its base URL (another after a redirect); or NotReady."""
     try:
         answer = _follow(http)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise _no_answer(error, http) from None
     if not answer.is_success:
         raise _refused(answer, http)
-    entries = _entries(answer)
-    contexts = {_name(entry): size for entry in entries if (size := _context(entry))}
-    return Listing(list(map(_name, entries)), str(answer.url).partition("?")[0].removesuffix(_MODELS), contexts)
+    return _listed(answer), str(answer.url).partition("?")[0].removesuffix(_MODELS)
 
 
 def _follow(http: httpx.Client) -> httpx.Response:
@@ -284,8 +265,8 @@ def _refused(answer: httpx.Response, http: httpx.Client) -> NotReady:
     return NotReady(f"has no list of models at {_MODELS} ({said})", has_no_list=True)
 
 
-def _entries(answer: httpx.Response) -> list[Any]:
-    """What is said of each model, in a list as OpenAI has it, or bare."""
+def _listed(answer: httpx.Response) -> dict[str, int]:
+    """The models of a list as OpenAI has it, or of a bare one, and the most tokens of a request of each; 0: unsaid."""
     try:
         said = answer.json()
     except (ValueError, RecursionError):
@@ -293,30 +274,27 @@ def _entries(answer: httpx.Response) -> list[Any]:
         what = "a page for people" if "<" in answer.text[:200] else "no JSON"
         raise NotReady(f"answers {_MODELS} with {what} ({shorten(page, 100)})", has_no_list=True) from None
     entries = said if isinstance(said, list) else said.get("data") if isinstance(said, dict) else None
-    if not isinstance(entries, list) or not all(0 < len(_name(entry)) <= _LONGEST_NAME for entry in entries):
+    listed: dict[str, int] = {}
+    for entry in entries if isinstance(entries, list) else [{}]:
+        about = entry if isinstance(entry, dict) else {"id": entry}
+        sizes = (about.get(name) for name in _CONTEXTS)
+        size = next((size for size in sizes if isinstance(size, int) and size > 0), 0)
+        listed[str(about.get("id") or about.get("name") or "")] = size
+    if not all(0 < len(name) <= _LONGEST_NAME for name in listed):
         raise NotReady(f"answers {_MODELS} with a list that cannot be read", has_no_list=True)
-    if not entries:
+    if not listed:
         raise NotReady(f"lists no model at {_MODELS}: load one there", "model_not_found", has_no_list=True)
-    return entries
-
-
-def _name(entry: Any) -> str:
-    return str(entry.get("id") or entry.get("name") or "") if isinstance(entry, dict) else str(entry or "")
-
-
-def _context(entry: Any) -> int | None:
-    sizes = [entry.get(name) for name in _CONTEXTS] if isinstance(entry, dict) else []
-    return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+    return listed
 
 
 def version(http: httpx.Client) -> str:
     """What it says it is a version of; empty where it does not say."""
     deadline = time.monotonic() + (http.timeout.read or _TIMEOUT)
-    for path, key in VERSION_PATHS.items():
+    for path in VERSION_PATHS:
         with contextlib.suppress(httpx.HTTPError, ValueError, AttributeError, RecursionError):
-            seconds = max(deadline - time.monotonic(), _LEAST)
-            if answer := ask(http, path, seconds=seconds).raise_for_status().json().get(key):
-                return shorten(str(answer), 100)
+            said = ask(http, path, seconds=max(deadline - time.monotonic(), _LEAST)).raise_for_status().json()
+            if version := said.get("version") or said.get("build_info"):  # as llama.cpp calls it
+                return shorten(str(version), 100)
     return ""
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 import psutil
@@ -38,13 +38,8 @@ log = logging.getLogger(__name__)
 POLL = 0.1  # seconds between two questions whether it is ready
 _COMES_BACK = 2.0  # seconds in which one that we never started, and that was there before, must be there again
 _LOG_READ = 200_000  # bytes of log, at most, that are searched for the reason of a failure
-
-
-class Wish(Protocol):
-    """Somebody's wish that what goes on shall end, such as a threading.Event."""
-
-    def wait(self, timeout: float) -> bool:
-        """Whether it is there, after so many seconds at most."""
+#: whether somebody wants what goes on to end, asked for so many seconds at most; such as a threading.Event's `wait`
+Wish = Callable[[float], bool]
 
 
 class Server(AbstractContextManager["Server", None]):
@@ -71,7 +66,7 @@ class Server(AbstractContextManager["Server", None]):
         #: most tokens of a request, prompt and output together, where it says so
         self.context: int | None = None
         self._failure: Failure | None = None
-        self._stop_wanted = stop or threading.Event()
+        self._stop_wanted: Wish = stop or threading.Event().wait
 
     @property
     def base_url(self) -> str:
@@ -109,7 +104,8 @@ class Server(AbstractContextManager["Server", None]):
         self.record.write(self.trial.folder)
         self._await_ready()
         if not self.record.finished_at:
-            self._write(state=READY, ready_at=timestamps.to_text(timestamps.now()))
+            self.record.state, self.record.ready_at = READY, timestamps.to_text(timestamps.now())
+            self.record.write(self.trial.folder)
         log.info("%s is ready at %s", self, self.base_url)
 
     def stop(self) -> None:
@@ -144,24 +140,24 @@ class Server(AbstractContextManager["Server", None]):
         self.record.ready_seconds = round(time.monotonic() - began, 3)
 
     def _must_be_wanted(self, seconds: float) -> None:
-        if self._stop_wanted.wait(seconds):
+        if self._stop_wanted(seconds):
             raise self._error(Failure("stopped", "it was wanted no more before it was ready"))
 
     def _find_model(self) -> None:
         """Settle under which name the model is asked for: as it was named, or else the first that is listed."""
-        named, contexts = self.engine.named_model(self.spec), dict[str, int]()
+        named = self.spec.served_name or ("" if self.engine.owned else self.spec.model)
         try:
             with self.client() as http:
-                names, self.record.base_url, contexts = probe.models(http)
+                models, self.record.base_url = probe.models(http)
         except probe.NotReady as reason:
             if not (named and reason.has_no_list):
                 raise
             log.warning("%s; asking for %s all the same", reason.about(self.base_url), named)
-            names = [named]
-        if named and not any(fnmatch.fnmatchcase(named, name) for name in [*names, *map(glob.escape, names)]):
-            raise probe.NotReady(f"serves no model {named!r}; {suggest(named, names)}", "model_not_found")
-        self.model_name = named or (self.model_name if self.model_name in names else names[0])
-        self.context = contexts.get(self.model_name)
+            models = {named: 0}
+        if named and not any(fnmatch.fnmatchcase(named, name) for name in [*models, *map(glob.escape, models)]):
+            raise probe.NotReady(f"serves no model {named!r}; {suggest(named, models)}", "model_not_found")
+        self.model_name = named or (self.model_name if self.model_name in models else next(iter(models)))
+        self.context = models.get(self.model_name) or None
 
     def _not_ready(self, reason: probe.NotReady, timeout: float) -> Failure:
         variable, remedy = self.spec.api_key_env, ""
@@ -181,12 +177,8 @@ class Server(AbstractContextManager["Server", None]):
         return ServerFailed(f"{self}: {failure.kind}: {failure.detail}", kind=failure.kind)
 
     def _record_end(self) -> None:
-        state = SERVER_FAILED if self._failure else STOPPED
-        self._write(state=state, finished_at=timestamps.to_text(timestamps.now()), failure=self._failure)
-
-    def _write(self, **facts: object) -> None:
-        for name, value in facts.items():
-            setattr(self.record, name, value)
+        self.record.state, self.record.failure = SERVER_FAILED if self._failure else STOPPED, self._failure
+        self.record.finished_at = timestamps.to_text(timestamps.now())
         self.record.write(self.trial.folder)
 
 
@@ -272,18 +264,17 @@ class OwnServer(Server):
         self.record.pid = self._process.start().pid
 
     def _claim(self, claimed: ExitStack) -> tuple[Placement, list[int]]:
-        port = locks.reserve_port(self.spec.port)
-        for listener in port:
-            claimed.callback(listener.close)
+        port = [claimed.enter_context(each) for each in locks.reserve_port(self.spec.port)]
         claim = gpus.claim(gpus_wanted(self.spec))
         for holder in claim.holders:
-            claimed.callback(holder.close)
+            claimed.enter_context(holder)
         held = [each.fileno() for each in (*port, *claim.holders)]
         self.record.gpus = [gpu.uuid for gpu in claim.gpus]
         if claim.gpus or self.spec.gpus == 0:
             self._shows_gpus = gpus.cuda_environment(claim.gpus)
-        self.record.gpu_memory = {"before": gpus.memory_used(self.record.gpus)} if claim.gpus else {}
-        return Placement(locks.port_of(port[0]), tuple(self.record.gpus), f"tuner-{secrets.token_hex(4)}"), held
+        self.record.gpu_memory = {"before": {gpu.uuid: gpu.memory_used for gpu in claim.gpus}} if claim.gpus else {}
+        number = int(port[0].getsockname()[1])
+        return Placement(number, tuple(self.record.gpus), f"tuner-{secrets.token_hex(4)}"), held
 
     def _await_ready(self) -> None:
         super()._await_ready()
@@ -332,12 +323,8 @@ def launch(spec: ServerSpec, trial: Trial, stop: Wish | None = None) -> Server:
     """Start what `spec` asks for, or attach to it, and wait until it is ready; leaving the server's context ends it.
 
     A second launch in the same `trial` appends to `server.log` and keeps the record of the first in `server.json`.
-    `stop` ends the waiting when somebody wants that.
-
-    Raises:
-        SpecError: the configuration is wrong, found before anything was started.
-        EngineError: there is no such engine, or it is not installed.
-        ServerFailed: it did not get ready (`stopped`: somebody wanted that); nothing of it is left.
+    `stop` ends the waiting. It raises SpecError or EngineError before anything was started, and ServerFailed where it
+    did not get ready, or not before `stop` (kind `stopped`): nothing of it is left.
     """
     engine = engines.find(spec.engine)
     engine.check(spec)

@@ -37,8 +37,7 @@ class Supervised:
     log_path: Path  # where its output is appended
     env: Mapping[str, str] | None = field(default=None, repr=False)  # all of it, perhaps secrets; ours where not given
     grace: float = GRACE  # seconds between SIGTERM and SIGKILL
-    pipe_stdin: bool = False  # give it a pipe to write to, `stdin`; else it reads nothing
-    pipe_stdout: bool = False  # give it a pipe to read from, `stdout`; else its output goes to the log
+    has_pipes: bool = False  # to write to and to read from, `stdin` and `stdout`; else it reads nothing, and logs
     # file descriptors that the supervisor keeps open as long as anything of the command lives (locks)
     held: Sequence[int] = ()
     # a command to run when all of it has ended, for what is no process of ours (a container)
@@ -56,6 +55,9 @@ class Supervised:
     def __post_init__(self) -> None:
         self._marker = secrets.token_hex(8)
         self._refusal = ""
+        given = os.environ if self.env is None else self.env
+        #: the log, and by their names the variables whose values are to stand nowhere in it
+        self._secrets: dict[str, Any] = {"log": self.log_path.absolute(), "secrets": variables(given)}
         self._ours = contextlib.ExitStack()  # our ends of the pipes
         self._started, self._ended, self._gone = threading.Event(), threading.Event(), threading.Event()
         self._gone.set()
@@ -75,10 +77,6 @@ class Supervised:
     def is_alive(self) -> bool:
         """Whether the command runs; false from the instant its end was reported."""
         return bool(self.pid) and not self._ended.is_set()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait `timeout` seconds for the command to end by itself; whether it did."""
-        return self._ended.wait(timeout)
 
     def stop(self) -> int | None:
         """End the command and its family, and wait until they are gone; again does nothing. Returns its exit code."""
@@ -101,9 +99,8 @@ class Supervised:
         leash, self._leash = self._pipe_to(theirs)
         report, self._report = self._pipe_from(theirs)
         passed: dict[str, int] = {}
-        if self.pipe_stdin:
+        if self.has_pipes:
             passed["stdin"], self.stdin = self._pipe_to(theirs)
-        if self.pipe_stdout:
             passed["stdout"], self.stdout = self._pipe_from(theirs)
         order = {"command": self.command, "afterwards": self.afterwards, "marker": self._marker, "grace": self.grace}
         order |= {"owner": os.getpid(), "scratch": self.scratch, "record": self.record, **self._secrets, **passed}
@@ -116,11 +113,6 @@ class Supervised:
             pass_fds=[*self.held, *passed.values()],
             start_new_session=True,
         )
-
-    @property
-    def _secrets(self) -> dict[str, Any]:
-        """The log, and by their names the variables whose values are to stand nowhere in it."""
-        return {"log": self.log_path.absolute(), "secrets": variables(os.environ if self.env is None else self.env)}
 
     def _pipe_to(self, theirs: contextlib.ExitStack) -> tuple[int, IO[bytes]]:
         reader, writer = os.pipe()
@@ -136,8 +128,15 @@ class Supervised:
         """Follow the supervisor's report to its end; where it was killed, do its work."""
         with self._report:
             for line in self._report:
-                word, _, value = line.decode().rstrip("\n").partition(" ")
-                self._hear(word, value)
+                match line.decode().rstrip("\n").split(" ", 1):
+                    case "started", pid:
+                        self.pid = int(pid)
+                        self._started.set()
+                    case "refused", why:
+                        self._refusal = why
+                    case "ended", code:
+                        self.exit_code = int(code)
+                        self._ended.set()
         self._started.set()
         if self._guard.wait() != 0:
             self._end_family()
@@ -147,17 +146,6 @@ class Supervised:
                 self.on_end(self.exit_code)
         finally:
             self._gone.set()
-
-    def _hear(self, word: str, value: str) -> None:
-        match word:
-            case "started":
-                self.pid = int(value)
-                self._started.set()
-            case "refused":
-                self._refusal = value
-            case "ended":
-                self.exit_code = int(value)
-                self._ended.set()
 
     def _end_family(self) -> None:
         log.warning("the supervisor of %s was killed; ending what it watched", self.command[0])

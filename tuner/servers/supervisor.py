@@ -8,10 +8,10 @@ is the report (`started PID`, `refused REASON`, `ended CODE`), its standard erro
 
 The command gets a session of its own. To stop is SIGTERM to the whole family, then SIGKILL to what is left after
 `grace` seconds. The family is everything that descends from us (orphans come back to us, a sub-reaper) or carries our
-marker in its environment; where there is no /proc (not Linux), the command alone. Should owner and guard be killed
-together, a heir of the guard does the same, with the same locks. What the family leaves behind goes too: shared memory,
-the folder `scratch`, and in its `log` the values of the variables `secrets`. Where the owner is gone, the guard notes
-the end in the file `record`. Standard library only, and nothing of tuner: it starts in 30 ms.
+marker in its environment. Should owner and guard be killed together, a heir of the guard does the same, with the same
+locks. What the family leaves behind goes too: shared memory, the folder `scratch`, and in its `log` the values of the
+variables `secrets`. Where the owner is gone, the guard notes the end in the file `record`. Standard library only, and
+nothing of tuner: it starts in 30 ms.
 """
 
 import contextlib
@@ -30,11 +30,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-#: the environment variable that marks every process of one command
-MARKER = "TUNER_SUPERVISED"
+MARKER = "TUNER_SUPERVISED"  # the environment variable that marks every process of one command
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
+_prctl = ctypes.CDLL(None).prctl
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PROC, _SHARED = Path("/proc"), "/dev/shm/"  # noqa: S108 - we look there, and make nothing
 _KILL_WAIT = 3.0  # seconds in which SIGKILL takes effect, unless a process hangs in the kernel
@@ -48,16 +47,12 @@ def end_family(find: Callable[[], set[int]], grace: float) -> bool:
         deadline = time.monotonic() + seconds
         signalled: set[int] = set()
         while (family := find()) and time.monotonic() < deadline:
-            _send(number, family - signalled)  # those born meanwhile too
+            for pid in family - signalled:  # those born meanwhile too
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
             signalled |= family
             time.sleep(_PAUSE)
     return not find()
-
-
-def _send(number: int, pids: Iterable[int]) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
 
 
 def run_afterwards(command: Sequence[str]) -> None:
@@ -92,8 +87,12 @@ def note_end(path: str, started_at: str) -> None:
 
 def marked_with(marker: str) -> set[int]:
     """The living processes that carry `marker` in their environment."""
-    wanted = f"{MARKER}={marker}".encode()
-    return {pid for pid, _ in _living() if wanted in _environment(pid)}
+    wanted, found = f"{MARKER}={marker}".encode(), set()
+    for pid, _ in _living():
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if wanted in (_PROC / str(pid) / "environ").read_bytes().split(b"\0"):
+                found.add(pid)
+    return found
 
 
 def descendants_of(root: int) -> set[int]:
@@ -138,36 +137,29 @@ def _living() -> Iterable[tuple[int, int]]:
                 yield int(entry.name), int(parent)
 
 
-def _environment(pid: int) -> list[bytes]:
-    try:
-        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
-    except OSError:  # it has ended, or is another user's
-        return []
-
-
 class Supervisor:
     """The command, its family, and the pipe to the owner."""
 
     def __init__(self, order: dict[str, Any]) -> None:
         self._order = order
-        self._main = 0
-        self._ended = False
+        self._main = 0  # the command's process, while it runs
         self._began = time.time()
-        self._wakeup = _wake_on_signals()
+        self._wakeup, writer = os.pipe()  # gets a byte, the signal's number, at each signal we listen to
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (*_STOP_SIGNALS, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
 
     def run(self) -> int:
         """Start the command, wait for its end or for a reason to end it, and leave nothing behind."""
-        prctl = _prctl()
         heir = self._leave_heir()  # before orphans come to us, of which it is none
-        prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         try:
-            # should all three of us be killed, the kernel still asks the command to end
-            self._main = self._start(lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM))
+            self._main = self._start()
             _report(f"started {self._main}")
         except OSError as error:
             _report(f"refused {error.strerror}: {error.filename}")
-            self._ended = True
-        while not self._ended and not self._asked_to_stop():
+        while self._main and not self._asked_to_stop():
             self._reap()
         all_gone = self._end(self._family, lambda: os.getppid() != self._order["owner"])
         with contextlib.suppress(BrokenPipeError):  # somebody has killed it
@@ -177,8 +169,6 @@ class Supervisor:
     def _leave_heir(self) -> int:
         """Fork the heir; returns the pipe whose end, without a word, calls it."""
         reader, writer = os.pipe()
-        if sys.platform != "linux":
-            return writer
         if child := os.fork():
             os.waitpid(child, 0)
             os.close(reader)
@@ -227,7 +217,7 @@ class Supervisor:
                 note_end(*self._order["record"])
         return all_gone
 
-    def _start(self, in_child: Callable[[], None]) -> int:
+    def _start(self) -> int:
         order = self._order
         stdin, stdout = order.get("stdin"), order.get("stdout")
         child = subprocess.Popen(
@@ -236,7 +226,8 @@ class Supervisor:
             stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=sys.stderr if stdout is None else stdout,
             start_new_session=True,
-            preexec_fn=in_child,  # noqa: PLW1509  we have one thread only
+            # should all three of us be killed, the kernel still asks the command to end
+            preexec_fn=lambda: _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),  # noqa: PLW1509  we have one thread
         )
         for fd in filter(None, (stdin, stdout)):
             os.close(fd)
@@ -253,30 +244,12 @@ class Supervisor:
         with contextlib.suppress(ChildProcessError):
             while (child := os.waitpid(-1, os.WNOHANG)) != (0, 0):
                 if child[0] == self._main:
-                    self._ended = True
+                    self._main = 0
                     _report(f"ended {os.waitstatus_to_exitcode(child[1])}")
 
     def _family(self) -> set[int]:
         self._reap()
-        main = set() if self._ended else {self._main}
-        return main | descendants_of(os.getpid()) | marked_with(self._order["marker"])
-
-
-def _wake_on_signals() -> int:
-    """A pipe that gets a byte, the signal's number, at each signal we listen to."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for number in (*_STOP_SIGNALS, signal.SIGCHLD):
-        signal.signal(number, lambda *_: None)
-    return reader
-
-
-def _prctl() -> Callable[[int, int], None]:
-    if sys.platform != "linux":
-        return lambda *_: None
-    prctl = ctypes.CDLL(None).prctl
-    return lambda option, value: prctl(option, value, 0, 0, 0)
+        return {self._main} - {0} | descendants_of(os.getpid()) | marked_with(self._order["marker"])
 
 
 def _report(line: str) -> None:

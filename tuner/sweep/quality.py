@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tuner.batches.load import load_batches
 from tuner.core import documents, files
-from tuner.core.answers import ANSWERS_FILE, Answer, Answers, Token
+from tuner.core.records import Answer, Answers, Token
 from tuner.core.run_directory import Trial
 from tuner.core.text import one_line, server_words
 from tuner.errors import Stopped
@@ -77,7 +77,7 @@ class TrialSpec(SweepSpec):
 
 def is_wanted(spec: SweepSpec, trial: Trial) -> TypeGuard[TrialSpec]:
     """Whether answers are to be compared, and this trial has none yet."""
-    return isinstance(spec, TrialSpec) and bool(spec.quality) and not (trial.folder / ANSWERS_FILE).exists()
+    return isinstance(spec, TrialSpec) and bool(spec.quality) and not (trial.folder / Answers.FILE).exists()
 
 
 def ask(spec: TrialSpec, trial: Trial, server: Server, requests: Sequence[Request], stop: Wish) -> None:
@@ -92,7 +92,8 @@ def ask(spec: TrialSpec, trial: Trial, server: Server, requests: Sequence[Reques
     asking, questions = _Asking(spec, server, stop), _questions(spec, requests)
     with suppress(*([] if is_baseline else [Stopped])):
         answers = Answers(asking.answers(questions, 1), asking.answers(questions, 8) if is_baseline else [])
-        files.write_atomically(trial.folder / ANSWERS_FILE, msgspec.json.encode(answers))
+        text, key = msgspec.json.encode(answers).decode(), server.spec.api_key()
+        files.write_atomically(trial.folder / Answers.FILE, text.replace(key, "[redacted]") if key else text)
 
 
 def _questions(spec: TrialSpec, requests: Sequence[Request]) -> dict[str, Messages]:
@@ -115,7 +116,7 @@ class _Asking:
 
     def answers(self, questions: Mapping[str, Messages], at_once: int) -> list[Answer]:
         """The answer to each question, asked by so many threads at once, which nobody waits for too long."""
-        if self._stop.wait(0):
+        if self._stop(0):
             raise Stopped
         self._server.forget_prompts()
         found: dict[str, Answer] = {}
@@ -135,7 +136,7 @@ class _Asking:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
-            if self._stop.wait(0.1):
+            if self._stop(0.1):
                 raise Stopped
         return [found.get(prompt, Answer(prompt, error=f"no answer within {_SECONDS:g} s")) for prompt in questions]
 

@@ -297,13 +297,13 @@ class _Servers(contextlib.ExitStack):
         """Keep what it answers to some prompts; where it is dead, that is for its next level to say."""
         try:
             with phase(self.trial, quality.COMPARING):
-                quality.ask(spec, self.trial, self.alive()[0], requests, self._stop)
+                quality.ask(spec, self.trial, self.alive()[0], requests, self._stop.wait)
         except ServerFailed as failure:
             _log.warning("its answers are not compared: %s", failure)
 
     def _start(self) -> None:
         try:
-            self.server = self.enter_context(launch(self._spec, self.trial, self._stop))
+            self.server = self.enter_context(launch(self._spec, self.trial, self._stop.wait))
         except ServerFailed as failure:
             if failure.kind == "stopped":
                 raise Stopped from None

@@ -109,7 +109,7 @@ def table(calibrations: Iterable[Calibration]) -> str:
 @contextmanager
 def _stub(folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "tuner.traffic.stub", "--ttft", str(TTFT), "--itl", str(ITL)]
-    with Supervised(command, folder / "stub.log", pipe_stdout=True) as stub:
+    with Supervised(command, folder / "stub.log", has_pipes=True) as stub:
         said = stub.stdout.readline().decode() if stub.stdout else ""
         if not said:
             raise TunerError(f"the stub server did not start: {(folder / 'stub.log').read_text().strip()[-200:]}")

@@ -124,8 +124,7 @@ class Bench(contextlib.AbstractContextManager["Bench", None]):
             self._scratch / "errors",
             env=self._environment,
             grace=1.0,  # nothing of a level that was cut off is kept
-            pipe_stdin=True,
-            pipe_stdout=True,
+            has_pipes=True,
             scratch=self._scratch,
             held=[self._lock.fileno()],
         ).start()

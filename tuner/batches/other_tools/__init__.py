@@ -13,7 +13,7 @@ from tuner.batches.other_tools import aiperf, guidellm, serving
 from tuner.batches.other_tools.values import documents
 from tuner.batches.result_file import Damage, ResultFile
 from tuner.batches.sent_requests import parse_any
-from tuner.core.files import RESULTS, is_regular, read_bytes, read_start
+from tuner.core.files import RESULTS, is_regular, read_bytes
 from tuner.errors import PathError
 
 #: Where a format's marks stand: within this many bytes from the start.
@@ -62,7 +62,7 @@ def format_of(path: Path) -> Format | None:
     if path.suffix not in JSON + OTHERS or not is_regular(path):
         return None
     try:
-        return _format(path, read_start(path, HEAD))
+        return _format(path, read_bytes(path, count=HEAD))
     except PathError:
         return None
 
