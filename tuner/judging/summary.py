@@ -32,7 +32,6 @@ from tuner.judging.levels import (
     bracket,
     column_of,
     compliant_levels,
-    first_reason,
     held_levels,
     levels_of,
     needs_more_load,
@@ -101,7 +100,7 @@ class Summary:
             return f"{self.compliant}/{self.total} batches comply, but no level that does has a known throughput"
         if self.best is None:
             kept = (
-                "it is kept with its penalty" if self.total == 1 else f"all {self.total} are kept with their penalties"
+                f"all {self.total} are kept with their penalties" if self.total != 1 else "it is kept with its penalty"
             )
             return f"No SLO-compliant batch: {kept}, and there is no maximum"
         bound = "≥ " if self.bracket == OPEN else ""
@@ -221,8 +220,7 @@ def answer(judged: pd.DataFrame, summary: Summary, slo: SLO | None) -> list[str]
         parts = {name: _of_best(part, summary.levels, slo) for name, part in summary.scenarios.items()}
         each = [f"{name}: {'. '.join([lines[0], ' '.join(lines[1:])])}" for name, lines in parts.items()]
         return [summary.common_text, *each, _compliance_text(summary, slo)]
-    nothing = [_nothing(judged, slo), *first_reason(judged)]
-    lines = _of_best(summary, summary.levels, slo) if summary.best is not None else nothing
+    lines = _of_best(summary, summary.levels, slo) if summary.best is not None else _nothing(judged, slo)
     return [*lines[:2], _compliance_text(summary, slo), *lines[2:]]
 
 
@@ -231,14 +229,14 @@ def _of_best(summary: Summary, levels: pd.DataFrame, slo: SLO | None) -> list[st
     best = summary.best
     if best is None:
         return ["no level meets the SLO"]
+    first, requests = _best(summary, best, levels), plural(best["completed"], "completed request")
     if slo is None:
-        return [_best(summary, levels), f"Of {plural(best['completed'], 'completed request')}.", *_intervals(best, slo)]
-    limit = _limit(by_level(_curve_of(best, levels)))
+        return [first, f"Of {requests}.", *_intervals(best, slo)]
     doubt = f" – {best['evidence_reason']}" if best["evidence_reason"] else ""
-    evidence = f"The evidence is {best['evidence']}: {plural(best['completed'], 'completed request')}{doubt}."
-    lines = [_best(summary, levels), limit, evidence, *_intervals(best, slo)]
+    evidence = f"The evidence is {best['evidence']}: {requests}{doubt}."
+    lines = [first, _limit(by_level(_curve_of(best, levels))), evidence, *_intervals(best, slo)]
     limiting = limiting_level(replace(summary, levels=levels))
-    why = None if limiting is None else limiting.get("limit_evidence")
+    why = "" if limiting is None else limiting.get("limit_evidence")
     return [*lines, f"At {_level(limiting)} {why}."] if limiting is not None and isinstance(why, str) and why else lines
 
 
@@ -251,17 +249,17 @@ def limiting_level(summary: Summary) -> "pd.Series[Any] | None":
     return None if ranked.empty else ranked.iloc[-1]
 
 
-def _nothing(judged: pd.DataFrame, slo: SLO | None) -> str:
+def _nothing(judged: pd.DataFrame, slo: SLO | None) -> list[str]:
+    what = "No batch meets the SLO, so there is no maximum" if slo else "Every batch has too many errors to count"
     if judged["outcome"].ne(COMPLETED).all():
-        return "No batch has a usable result"
-    return "No batch meets the SLO, so there is no maximum" if slo else "Every batch has too many errors to count"
+        what = "No batch has a usable result"
+    lowest = by_level(judged[judged["verdict_reason"] != ""]).head(1).to_dict("records")
+    return [what, *(f"{level_title(level_of(row)).capitalize()}: {row['verdict_reason']}." for row in lowest)]
 
 
-def _best(summary: Summary, levels: pd.DataFrame) -> str:
-    bound = "At least " if summary.bracket == OPEN else ""
-    several = levels["experiment"].nunique() > 1 and summary.best is not None
-    where = f" ({summary.best['experiment']})" if several and summary.best is not None else ""
-    at = None if summary.best is None else level_of(summary.best)
+def _best(summary: Summary, best: "pd.Series[Any]", levels: pd.DataFrame) -> str:
+    bound, at = "At least " if summary.bracket == OPEN else "", level_of(best)
+    where = f" ({best['experiment']})" if levels["experiment"].nunique() > 1 else ""
     level = "an unknown concurrency" if at is None else level_title(at)
     return f"{bound}{summary.max_throughput:.1f} output tokens/s at {level}{where}"
 
@@ -302,8 +300,8 @@ def _compliance_text(summary: Summary, slo: SLO | None) -> str:
 
 def _intervals(best: "pd.Series[Any]", slo: SLO | None) -> list[str]:
     """How far the best batch's throughput, and what the SLO limits of it, may lie from what is said."""
-    limited = [one.column for one in (slo.constraints if slo else ()) if not one.is_of_all_requests]
-    texts = [text for column in dict.fromkeys([*limited, "output_throughput"]) if (text := _interval(best, column))]
+    columns = dict.fromkeys([*(slo.bounded if slo else ()), "output_throughput"])
+    texts = [text for column in columns if (text := _interval(best, column))]
     confidence = (slo.confidence if slo else None) or CONFIDENCE
     over = " over its runs" if best.get("interval_over") == "runs" else ""
     return [f"At {percent(confidence)}{over}: {', '.join(texts)}."] if texts else []
