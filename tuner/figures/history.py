@@ -15,8 +15,7 @@ from tuner.core.level import axis_of, level_name, level_of, level_title, levels_
 from tuner.core.metrics import DRIFTED, column_name
 from tuner.core.records import COMPLETED
 from tuner.figures import style as look
-from tuner.judging.levels import levels_of
-from tuner.judging.verdicts import COMPLIANT
+from tuner.judging.levels import best_of, levels_of
 
 #: the curves below the batches: (axis title, what their columns end in, factor to the unit of the title)
 PANELS: tuple[tuple[str, tuple[str, ...], float], ...] = (
@@ -184,9 +183,8 @@ def _points(judged: pd.DataFrame, runs: Mapping[Any, Mapping[Any, Any]]) -> list
         facts, first, at = runs.get(folder, {}), levels.iloc[0], began.get(folder, pd.NaT)
         made = {"engine": first["engine"], "model": first["model"]} | dict(facts)
         setup = {str(name): str(one) for name, one in made.items() if name not in _NO_FACTS and pd.notna(one)}
-        counts = levels[levels["verdict"].isin(COMPLIANT) & levels["output_throughput"].ge(0)]
-        best = counts.sort_values("output_throughput", ascending=False, kind="stable").head(1).to_dict("records")
-        of_kind = levels[levels["iteration_type"].isin([row["iteration_type"] for row in best])]
+        best = {} if (most := best_of(levels)) is None else most.to_dict()
+        of_kind = levels[levels["iteration_type"] == best.get("iteration_type")]
         reason = next(filter(None, levels["verdict_reason"]), "nobody knows why")
         points.append(
             _Point(
@@ -194,7 +192,7 @@ def _points(judged: pd.DataFrame, runs: Mapping[Any, Mapping[Any, Any]]) -> list
                 scenario=str(scenario),
                 at=facts.get("started_at", pd.NaT) if pd.isna(at) else at,
                 setup={name: one for name, one in setup.items() if one},
-                best=best[0] if best else {},
+                best=best,
                 highest=float(levels_in(of_kind).max()),
                 failure=f"none of {len(levels)} levels complies: {reason}",
             )

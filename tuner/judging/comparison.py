@@ -17,21 +17,8 @@ from tuner.core import level
 from tuner.core.level import Level, level_from, level_title
 from tuner.core.metrics import PERCENTILES, SHARE, metric_of, requests_needed, split
 from tuner.core.records import COMPLETED
-from tuner.judging import comparison_text
-from tuner.judging.estimates import (
-    BETTER,
-    LEVEL,
-    REQUESTS,
-    RUNS,
-    SAME,
-    UNKNOWN,
-    WORSE,
-    Difference,
-    Estimate,
-    Levels,
-    adjust_p_values,
-    difference,
-)
+from tuner.judging import comparison_text, estimates
+from tuner.judging.estimates import RUNS, Difference, Estimate, Levels, adjust_p_values, difference
 from tuner.judging.verdicts import NOT_RUN, judge
 
 _LATENCIES = ("ttft_mean", "ttft_p50", "ttft_p90", "ttft_p99", "tpot_mean", "tpot_p50", "tpot_p99")
@@ -87,7 +74,7 @@ class Comparison:
     def regressions(self) -> pd.DataFrame:
         """What got worse beyond the tolerance: lost levels first (metric `outcome`), then the rows called worse."""
         lost = [comparison_text.lost_row(row) for row in self.lost.to_dict("records")]
-        worse = self.differences[self.differences["verdict"] == WORSE]
+        worse = self.differences[self.differences["verdict"] == estimates.WORSE]
         return pd.DataFrame([*lost, *worse.to_dict("records")], columns=list(KINDS)).astype(KINDS)
 
     @property
@@ -137,7 +124,9 @@ def compare(
     rows = _with_bounds(rows.assign(p_value=p_values, p_adjusted=corrected), differences, sure, confidence)
     is_better = (rows["candidate"] > rows["baseline"]) == [metric_of(one).more_is_better for one in rows["metric"]]
     known, same = rows["p_adjusted"].notna(), rows["p_adjusted"] >= 1 - confidence
-    verdicts = np.select([~known, same, is_better], [UNKNOWN, SAME, BETTER], WORSE)
+    verdicts = np.select(
+        [~known, same, is_better], [estimates.UNKNOWN, estimates.SAME, estimates.BETTER], estimates.WORSE
+    )
     rows = rows.assign(verdict=pd.Series(verdicts, rows.index, "str"))
     return Comparison(rows, _unmatched(*sides), tolerance, confidence, *_sensitivity(compared, tolerance, sure))
 
@@ -198,7 +187,7 @@ def _why_unknown(metric: str, sides: tuple[Estimate, Estimate]) -> str:
 def _with_bounds(
     rows: pd.DataFrame, differences: list[Difference | None], of_runs: float, of_requests: float
 ) -> pd.DataFrame:
-    sure = {RUNS: of_runs, REQUESTS: of_requests}
+    sure = {RUNS: of_runs, estimates.REQUESTS: of_requests}
     bounds = np.array([one.interval(sure[one.over]) if one else (math.nan, math.nan) for one in differences])
     low, high = bounds.reshape(-1, 2).T
     rows = rows.astype(KINDS)
@@ -232,7 +221,7 @@ def _unmatched(baseline: Levels, candidate: Levels) -> pd.DataFrame:
 def _gaps(name: str, side: Levels, other: Levels) -> Iterator[dict[str, Any]]:
     failed = set()
     for row in side.batches[side.batches["outcome"] != COMPLETED].to_dict("records"):
-        key = tuple(row[part] for part in LEVEL)
+        key = tuple(row[part] for part in estimates.LEVEL)
         failed.add(key)
         lost = name == "candidate" and key in other.runs and key not in side.runs and row["outcome"] not in NOT_RUN
         yield {part: row[part] for part in _GAP} | {"side": name, "lost": lost}

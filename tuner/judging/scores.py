@@ -13,7 +13,7 @@ from tuner.batches.run_folder import is_trial
 from tuner.core.level import level_of, level_title, levels_in
 from tuner.core.metrics import PERCENTILES, column_name
 from tuner.core.records import COMPLETE, COMPLETED, FAILED, INFEASIBLE
-from tuner.judging.levels import NONE
+from tuner.judging.levels import NONE, best_of
 from tuner.judging.slo import SLO
 from tuner.judging.summary import Summary, summarize
 from tuner.judging.verdicts import COMPLIANT, NOT_RUN, ending, judge
@@ -81,7 +81,7 @@ class Scoring:
 
     def _value(self, summary: Summary, objective: str, gpus: int) -> float:
         """One objective's value, over several scenarios their geometric mean; NaN where a scenario has none."""
-        rows, is_latency = _compliant(summary), objective in LATENCIES
+        rows, is_latency = summary.levels[summary.levels["verdict"].isin(COMPLIANT)], objective in LATENCIES
         rows = rows[levels_in(rows) == self.level] if is_latency else rows
         each = rows.groupby("scenario")[column_of(objective, self.slo)]
         values = (each.median() if is_latency else each.max() / max(gpus, 1)).reindex(list(summary.scenarios))
@@ -99,13 +99,8 @@ class Scoring:
 
 def best_level_of(objective: str, summary: Summary) -> float | None:
     """The level at which the most of an objective is had; that of the throughput where a latency is minimised."""
-    if objective != GOODPUT or summary.best is None:
-        return summary.best_level
-    return level_of(_compliant(summary).sort_values("goodput", ascending=False, kind="stable").iloc[0])
-
-
-def _compliant(summary: Summary) -> pd.DataFrame:
-    return summary.levels[summary.levels["verdict"].isin(COMPLIANT)]
+    best = best_of(summary.levels, "goodput") if objective == GOODPUT and summary.best is not None else None
+    return summary.best_level if best is None else level_of(best)
 
 
 def column_of(objective: str, slo: SLO) -> str:

@@ -9,18 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tuner.core import metrics
 from tuner.core.documents import read_document
-from tuner.core.metrics import (
-    LATENCIES,
-    METRICS,
-    PERCENTILES,
-    SECONDS,
-    SHARE,
-    STATISTICS,
-    WHOLE_FIRST,
-    Metric,
-    column_name,
-)
 from tuner.errors import SLOError
 
 logger = logging.getLogger(__name__)
@@ -74,7 +64,11 @@ class _Part:
 
 
 #: What each section of the file limits, latencies first: a column, without its statistic.
-SECTIONS = {METRICS[name].section: name for name in dict.fromkeys([*WHOLE_FIRST, *METRICS]) if METRICS[name].section}
+SECTIONS = {
+    metrics.METRICS[name].section: name
+    for name in dict.fromkeys([*metrics.WHOLE_FIRST, *metrics.METRICS])
+    if metrics.METRICS[name].section
+}
 #: Units that a threshold may name, and how many of each are a second.
 _PER_SECOND = {"s": 1, "ms": 1000}
 #: Most errors that an SLO without `error_rate` lets pass.
@@ -110,17 +104,17 @@ class Constraint:
     @property
     def is_of_all_requests(self) -> bool:
         """Whether it limits a share of all requests: a few never exclude that it is missed, but they can show it."""
-        return METRICS[self.metric].unit == SHARE
+        return metrics.METRICS[self.metric].unit == metrics.SHARE
 
     @property
     def sign(self) -> int:
         """-1 where the threshold is the least allowed and not the most."""
-        return -1 if METRICS[self.metric].more_is_better else 1
+        return -1 if metrics.METRICS[self.metric].more_is_better else 1
 
     @property
     def label(self) -> str:
         """What it limits, as texts call it: `TTFT p90`."""
-        return column_name(self.column)
+        return metrics.column_name(self.column)
 
     def __str__(self) -> str:
         return f"{self.label} {'≥' if self.sign < 0 else '≤'} {self.threshold:g}{self.unit}"
@@ -128,13 +122,13 @@ class Constraint:
     @property
     def unit(self) -> str:
         """The unit of threshold and actual value, for texts."""
-        return METRICS[self.metric].suffix
+        return metrics.METRICS[self.metric].suffix
 
     @property
     def key(self) -> str:
         """What a log calls it: a percentile of the whole latency by itself, a mean by its section: `p90`, `ttft`."""
         if self.statistic == "mean":
-            return METRICS[self.metric].section
+            return metrics.METRICS[self.metric].section
         return self.statistic if self.statistic and self.metric == "e2e_latency" else self.column
 
     @property
@@ -209,7 +203,9 @@ class SLO:
         requests, failed ones counted as endless, leaves room for 1 − q of them; the strictest percentile named sets the
         limit, and it is never above `MOST_ERRORS`.
         """
-        percentiles = [PERCENTILES[c.statistic] / 100 for c in self.constraints if c.statistic in PERCENTILES]
+        percentiles = [
+            metrics.PERCENTILES[c.statistic] / 100 for c in self.constraints if c.statistic in metrics.PERCENTILES
+        ]
         room = min([round(1 - q, 6) for q in percentiles] + [MOST_ERRORS])
         errors = [one for one in self.constraints if one.metric == "error_rate"]
         others = (one for one in self.constraints if one.metric != "error_rate")
@@ -226,7 +222,7 @@ class SLO:
             return {TIERS: {name: slo.to_dict() for name, slo in self.tiers}}
         document: dict[str, Any] = {}
         for constraint in self.constraints:
-            section = document.setdefault(METRICS[constraint.metric].section, {})
+            section = document.setdefault(metrics.METRICS[constraint.metric].section, {})
             target = section.setdefault(constraint.statistic, {}) if constraint.statistic else section
             target.update({name: getattr(constraint, name) for name in _KEYS})
         extras = {"confidence": self.confidence} if self.confidence is not None else {}
@@ -262,15 +258,15 @@ def _tiered(document: _Part) -> SLO:
 
 def _constraints(section: _Part, metric: str) -> list[Constraint]:
     """The constraints of a section: of a latency one on the mean, or one a statistic."""
-    if metric not in LATENCIES:
+    if metric not in metrics.LATENCIES:
         constraint = _constraint(section, metric)
-        if METRICS[metric].unit == SHARE and constraint.threshold > 1:
+        if metrics.METRICS[metric].unit == metrics.SHARE and constraint.threshold > 1:
             raise section.error(f"threshold is a share of requests, at most 1, not {constraint.threshold:g}")
         return [constraint]
     section.must_be_mapping("expected {threshold: …} or {p90: {threshold: …}}")
     if "threshold" in section.value:
         return [_constraint(section, metric, "mean")]
-    section.must_know([*STATISTICS, "threshold"])
+    section.must_know([*metrics.STATISTICS, "threshold"])
     if not section.value:
         raise section.error("has no threshold")
     return [_constraint(section.part(statistic), metric, statistic) for statistic in section.value]
@@ -284,19 +280,19 @@ def _constraint(limit: _Part, metric: str, statistic: str = "") -> Constraint:
     hard_fail = limit.value.get("hard_fail", True)
     if not isinstance(hard_fail, bool):
         raise limit.part("hard_fail").error(f"must be true or false, not {hard_fail!r}")
-    threshold = _threshold(limit.part("threshold"), METRICS[metric])
+    threshold = _threshold(limit.part("threshold"), metrics.METRICS[metric])
     shape = {name: limit.number(name, default, _NOT_NEGATIVE) for name, default in _SHAPE.items()}
     return Constraint(metric, statistic, threshold, hard_fail, **shape)
 
 
-def _threshold(limit: _Part, metric: Metric) -> float:
+def _threshold(limit: _Part, metric: metrics.Metric) -> float:
     """A threshold in seconds (or as it stands, where it is no time): finite, above 0, or 0 where that is strictest."""
     number, unit = _number_and_unit(limit.value)
-    timed = metric.unit == SECONDS
+    timed = metric.unit == metrics.SECONDS
     if unit and not (timed and unit in _PER_SECOND):
         wrong = f"is none of {', '.join(_PER_SECOND)}" if timed else "has no place here, the threshold is a bare number"
         raise limit.error(f"the unit {unit!r} {wrong}")
-    must = _NOT_NEGATIVE if metric.unit == SHARE and not metric.more_is_better else _POSITIVE
+    must = _NOT_NEGATIVE if metric.unit == metrics.SHARE and not metric.more_is_better else _POSITIVE
     if not _MUST_BE[must](number):
         told = f"must be a number {must}{', in seconds or such as 500 ms' if timed else ''}"
         raise limit.error(f"{told}, not {limit.value!r}")

@@ -16,7 +16,7 @@ from tuner.core.metrics import PERCENTILES, requests_needed
 from tuner.core.records import COMPLETED
 from tuner.core.text import change, percent
 from tuner.errors import SLOError
-from tuner.judging.intervals import CONFIDENCE, intervals
+from tuner.judging.intervals import CONFIDENCE, column_of, intervals
 from tuner.judging.slo import SECTIONS, SLO, Constraint
 
 PASS, SOFT, FAIL, UNKNOWN = "pass", "soft", "fail", "unknown"
@@ -106,20 +106,19 @@ class _Judgement:
     def __init__(self, batches: pd.DataFrame, slo: SLO) -> None:
         self.batches, self.slo = batches, slo
         self.confidence = slo.confidence or CONFIDENCE
-        superseded = self._column("superseded", False).eq(True)
-        self.judged = (self._column("outcome", COMPLETED).isin(ANSWERED) & ~superseded).to_numpy(bool)
+        superseded = column_of(batches, "superseded", False).eq(True)
+        self.judged = (column_of(batches, "outcome", COMPLETED).isin(ANSWERED) & ~superseded).to_numpy(bool)
         self.findings = [_Finding(self, constraint) for constraint in slo.all_constraints]
         hard, unknown, soft = (self._any(mask) for mask in ("hard", "unknown", "soft"))
         chosen = np.select([~self.judged, hard, unknown, soft], [UNKNOWN, FAIL, UNKNOWN, SOFT], PASS)
         self.verdicts = [str(verdict) for verdict in chosen]
 
-    def _column(self, name: str, default: Any) -> "pd.Series[Any]":
-        return self.batches[name] if name in self.batches else pd.Series(default, index=self.batches.index)
-
     def numbers(self, name: str) -> Floats:
         if name == "attainment":
             return self.attainment
-        values = pd.to_numeric(self._column(name, np.nan), errors="coerce").to_numpy("float64", na_value=np.nan)
+        values = pd.to_numeric(column_of(self.batches, name, np.nan), errors="coerce").to_numpy(
+            "float64", na_value=np.nan
+        )
         # where nothing completed, all that was sent failed
         lacking = np.where(self.numbers("completed") == 0, 1.0, np.nan) if name == "error_rate" else np.nan
         return np.where(np.isfinite(values), values, lacking)
@@ -156,7 +155,7 @@ class _Judgement:
 
     def reason(self, row: int) -> str:
         """Why the verdict is what it is, as a sentence; empty for a pass."""
-        outcome, reason = (str(self._column(name, "").iloc[row]) for name in ("outcome", "reason"))
+        outcome, reason = (str(column_of(self.batches, name).iloc[row]) for name in ("outcome", "reason"))
         if outcome not in ("", COMPLETED) or not self.judged[row]:
             return ending(outcome, reason)
         return "; ".join(text for finding in self.findings if (text := finding.text(row)))
@@ -171,7 +170,7 @@ class _Judgement:
         limits, known = latency_limits(self.slo), np.full(len(self.batches), np.nan)
         before = self.batches.attrs.get("slo")
         if before and latency_limits(SLO.parse(before)) == limits:
-            known = self._column("attainment", np.nan).to_numpy("float64", na_value=np.nan)
+            known = column_of(self.batches, "attainment", np.nan).to_numpy("float64", na_value=np.nan)
         if not np.isnan(known).any():
             return known
         own = np.array([_attainment(reading, limits) for reading in self.readings], np.float64)

@@ -240,11 +240,9 @@ def _carried_intervals(content: dict[str, list[Any]], index: "pd.Index[Any]") ->
     """The intervals of a report, with the index of its batches; without columns where it carries none."""
     ends = {name.removesuffix("_low").removesuffix("_high") for name in content} - {"interval_over"}
     is_whole = all(f"{name}_{side}" in content for name in ends for side in ("low", "high"))
-    if not (content and is_whole) or any(len(values) != len(index) for values in content.values()):
-        return pd.DataFrame(index=index)
     types = {name: "str" if name == "interval_over" else "float64" for name in content}
     try:
-        return pd.DataFrame(content, index).astype(types)
+        return pd.DataFrame(content if is_whole else {}, index).astype(types if is_whole else {})
     except (ValueError, TypeError) as error:
         _log.warning("the intervals in the report are damaged: %s", error)
         return pd.DataFrame(index=index)
