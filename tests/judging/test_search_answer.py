@@ -13,9 +13,10 @@ from support.chromium import needs_chromium, opened_report
 from support.commands import run
 
 from tuner import figures
+from tuner.batches.batch import records
 from tuner.judging.scores import THROUGHPUT, Goal
 from tuner.judging.search_answer import Searched
-from tuner.judging.trials import LEAST_TRIALS, importances, trials_from_records, trials_to_records
+from tuner.judging.trials import LEAST_TRIALS, importances, trials_from_records
 from tuner.report.results import read_results
 from tuner.report.write import write_report
 from tuner.sweep.spec import make_spec
@@ -144,7 +145,7 @@ def test_a_gain_with_other_answers_says_so_in_the_same_sentence():
         "answers unchanged."
     )
     assert list(searched.table["answers"]) == ["", "changed (14 of 20)", "unchanged (1 of 20)"]
-    carried = trials_from_records(trials_to_records(searched.trials))
+    carried = trials_from_records(records(searched.trials))
     assert list(carried["answers_evidence"]) == ["", why, why.replace("14", "1")]
     assert len(Searched(searches.frame(rows)).answer) == len(searched.answer) - 1  # there is no such other one
 

@@ -38,9 +38,8 @@ def changes(differences: pd.DataFrame, tolerance: float = 0.0) -> go.Figure:
         >>> figure = tuner.figures.changes(tuner.compare(before, after).differences, tolerance=0.05)
     """
     lines = _lines(differences)
-    rows = pd.DataFrame(
-        [row | {"y": y} for y, row in enumerate(lines) if "verdict" in row], columns=["y", *differences]
-    )
+    levels = [row | {"y": y} for y, row in enumerate(lines) if "verdict" in row]
+    rows = pd.DataFrame(levels, columns=["y", *differences])
     band = f" · grey band: the tolerance, ±{text.percent(tolerance)}" if tolerance else ""
     about = f"bar: where the change may lie; shares in percentage points{band}"
     figure = look.figure("Change from baseline to candidate", about, "change (%)", "")
@@ -59,13 +58,8 @@ def changes(differences: pd.DataFrame, tolerance: float = 0.0) -> go.Figure:
     height = _FRAME + _ROW * max(len(lines), 3)
     figure.update_layout(height=height, legend={"y": -70 / height})
     figure.update_xaxes(range=_range(rows, tolerance), ticksuffix=" %", zeroline=False)
-    figure.update_yaxes(
-        range=[len(lines) - 0.5, -0.5],
-        tickvals=list(range(len(lines))),
-        ticktext=_ticks(lines),
-        showgrid=False,
-        zeroline=False,
-    )
+    ticks = {"tickvals": list(range(len(lines))), "ticktext": _ticks(lines)}
+    figure.update_yaxes(range=[len(lines) - 0.5, -0.5], **ticks, showgrid=False, zeroline=False)
     return figure
 
 

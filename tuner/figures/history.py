@@ -15,8 +15,7 @@ from tuner.core.level import axis_of, level_name, level_of, level_title, levels_
 from tuner.core.metrics import DRIFTED, column_name
 from tuner.core.records import COMPLETED
 from tuner.figures import style as look
-from tuner.judging.levels import levels_of
-from tuner.judging.verdicts import COMPLIANT
+from tuner.judging.levels import best_of, levels_of
 
 #: the curves below the batches: (axis title, what their columns end in, factor to the unit of the title)
 PANELS: tuple[tuple[str, tuple[str, ...], float], ...] = (
@@ -40,15 +39,20 @@ def timeline(judged: pd.DataFrame, telemetry: pd.DataFrame | None = None) -> go.
         >>> figure = tuner.figures.timeline(judged)
     """
     samples = _thinned(telemetry) if telemetry is not None and len(telemetry) else pd.DataFrame({"at": []})
-    panels = [panel for panel in PANELS if _columns(samples, panel[1])]
+    known = [name for name in samples.columns if samples[name].notna().any()]
+    shown = [(title, [name for name in known if name.endswith(ends)], factor) for title, ends, factor in PANELS]
+    panels = [panel for panel in shown if panel[1]]
     figure = look.figure("Timeline", look.measured_when(judged), "time (UTC)", axis_of(judged)[0])
     heights = [2.0 if len(judged) else 0.01, *[1.0] * len(panels)]
     stack = make_subplots(rows=len(heights), shared_xaxes=True, vertical_spacing=0.06, row_heights=heights)
     stack.update_layout(figure.layout)
     stack.update_layout(height=320 + 130 * len(panels), legend={"y": -0.1 if panels else -0.3})
     _add_batches(stack, judged.dropna(subset=["started_at", "finished_at"]))
-    for row, (title, endings, factor) in enumerate(panels, start=2):
-        _add_panel(stack, samples, _columns(samples, endings), row, factor)
+    for row, (title, columns, factor) in enumerate(panels, start=2):
+        for number, column in enumerate(columns):
+            curve = {"x": _instants(samples["at"]), "y": (samples[column] * factor).round(3), "mode": "lines"}
+            named = {"name": column.replace("_", " "), "showlegend": len(columns) > 1, "hovertemplate": "%{y} at %{x}"}
+            stack.add_scatter(**curve, **named, line=look.line(number), row=row, col=1)
         stack.update_yaxes(title=title, rangemode="tozero", row=row, col=1)
     stack.update_xaxes(title="", type="date", automargin=True, hoverformat="%Y-%m-%d %H:%M:%S UTC")
     stack.update_xaxes(title="time (UTC)", row=len(heights), col=1)
@@ -61,18 +65,12 @@ def _add_batches(figure: go.Figure, rows: pd.DataFrame) -> None:
         chosen = rows[(rows["outcome"] == COMPLETED) == done].sort_values("started_at")
         records = chosen.to_dict("records")
         lasted = (chosen["finished_at"] - chosen["started_at"]).dt.total_seconds() * 1000
-        figure.add_bar(
-            x=lasted,
-            base=_instants(chosen["started_at"]),
-            y=[level_name(level_of(row)) for row in records],
-            orientation="h",
-            name="completed" if done else "no result",
-            marker={"color": colour, "line": {"color": "#333", "width": 1}, "pattern": {"shape": shape}},
-            text=[_drift(row)[0] for row in records],
-            hovertext=[_batch_hover(row) for row in records],
-            hoverinfo="text",
-            showlegend=not chosen.empty,
-        )
+        levels, drifts = [level_name(level_of(row)) for row in records], [_drift(row)[0] for row in records]
+        marker = {"color": colour, "line": {"color": "#333", "width": 1}, "pattern": {"shape": shape}}
+        bars = {"base": _instants(chosen["started_at"]), "orientation": "h", "marker": marker, "text": drifts}
+        named = {"name": "completed" if done else "no result", "showlegend": not chosen.empty}
+        hover = {"hovertext": list(map(_batch_hover, records)), "hoverinfo": "text"}
+        figure.add_bar(x=lasted, y=levels, **bars, **named, **hover)
     figure.update_layout(barmode="overlay")
 
 
@@ -90,25 +88,6 @@ def _batch_hover(row: dict[Any, Any]) -> str:
         look.wrapped(row["reason"]) if isinstance(row["reason"], str) else "",
         look.wrapped(_drift(row)[1]),
     )
-
-
-def _add_panel(figure: go.Figure, samples: pd.DataFrame, columns: list[str], row: int, factor: float) -> None:
-    for number, column in enumerate(columns):
-        figure.add_scatter(
-            x=_instants(samples["at"]),
-            y=(samples[column] * factor).round(3),
-            name=column.replace("_", " "),
-            showlegend=len(columns) > 1,
-            mode="lines",
-            hovertemplate="%{y} at %{x}",
-            line=look.line(number),
-            row=row,
-            col=1,
-        )
-
-
-def _columns(samples: pd.DataFrame, endings: tuple[str, ...]) -> list[str]:
-    return [name for name in samples.columns if name.endswith(endings) and samples[name].notna().any()]
 
 
 def _thinned(telemetry: pd.DataFrame) -> pd.DataFrame:
@@ -153,7 +132,6 @@ class _Point:
 
     @property
     def head(self) -> str:
-        """What its hover label begins with."""
         return f"<b>{look.wrapped(self.run)}</b><br>{escape(self.scenario)}<br>{self.at:%Y-%m-%d %H:%M} UTC"
 
 
@@ -178,16 +156,12 @@ def trend(
     column = f"{metric}_{statistic}"
     title = "Trend: the most throughput within the SLO, run by run"
     figure = look.figure(title, look.measured_when(judged), "start of the run (UTC)", "output tokens/s")
+    below = {"domain": [0, 0.36], "title": f"{column_name(column)} there (s)", "rangemode": "tozero"}
     figure.update_layout(
         height=600,
         xaxis={"anchor": "y2", "type": "date", "rangemode": "normal", "hoverformat": "%Y-%m-%d %H:%M UTC"},
         yaxis={"domain": [0.42, 1]},
-        yaxis2={
-            "domain": [0, 0.36],
-            "title": f"{column_name(column)} there (s)",
-            "rangemode": "tozero",
-            "automargin": True,
-        },
+        yaxis2=below | {"automargin": True},
         yaxis3={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},  # heads of the marks
     )
     scenarios = list(dict.fromkeys(point.scenario for point in points))
@@ -206,23 +180,21 @@ def _points(judged: pd.DataFrame, runs: Mapping[Any, Mapping[Any, Any]]) -> list
     """The runs whose time is known, the oldest first."""
     began, points = judged.groupby("run_folder", dropna=False)["started_at"].min().to_dict(), []
     for (folder, scenario), levels in levels_of(judged).groupby(["run_folder", "scenario"], dropna=False, sort=False):
-        facts, first = runs.get(folder, {}), levels.iloc[0]
-        at = began.get(folder, pd.NaT)
+        facts, first, at = runs.get(folder, {}), levels.iloc[0], began.get(folder, pd.NaT)
         made = {"engine": first["engine"], "model": first["model"]} | dict(facts)
         setup = {str(name): str(one) for name, one in made.items() if name not in _NO_FACTS and pd.notna(one)}
-        counts = levels[levels["verdict"].isin(COMPLIANT) & levels["output_throughput"].ge(0)]
-        best = counts.sort_values("output_throughput", ascending=False, kind="stable").head(1).to_dict("records")
-        of_kind = levels[levels["iteration_type"].isin([row["iteration_type"] for row in best])]
-        reasons = [reason for reason in levels["verdict_reason"] if reason]
+        best = {} if (most := best_of(levels)) is None else most.to_dict()
+        of_kind = levels[levels["iteration_type"] == best.get("iteration_type")]
+        reason = next(filter(None, levels["verdict_reason"]), "nobody knows why")
         points.append(
             _Point(
                 run=str(first["experiment"]),
                 scenario=str(scenario),
                 at=facts.get("started_at", pd.NaT) if pd.isna(at) else at,
                 setup={name: one for name, one in setup.items() if one},
-                best=best[0] if best else {},
+                best=best,
                 highest=float(levels_in(of_kind).max()),
-                failure=f"none of {len(levels)} levels complies: {(reasons or ['nobody knows why'])[0]}",
+                failure=f"none of {len(levels)} levels complies: {reason}",
             )
         )
     return sorted((point for point in points if pd.notna(point.at)), key=lambda point: point.at)
@@ -232,20 +204,13 @@ def _add_line(figure: go.Figure, points: list[_Point], column: str, name: str, n
     """The maxima above, the latency of the same batches below; no line leads over a run without one."""
     symbol = _MARKERS[number % len(_MARKERS)]
     symbols = [f"{symbol}-open" if point.best.get("evidence") == "weak" else symbol for point in points]
+    marker = {"symbol": symbols, "size": 7 if len(points) > look.LABELLED else 10}
+    line = {"mode": "lines+markers", "line": look.line(number), "marker": marker}
+    hover = {"hovertext": list(map(_run_hover, points)), "hoverinfo": "text"}
+    named = {"name": escape(name), "legendgroup": str(number)}
     for panel, values in (("y", "output_throughput"), ("y2", column)):
-        figure.add_scatter(
-            x=_instants(point.at for point in points),
-            y=[point.best.get(values) for point in points],
-            name=escape(name),
-            mode="lines+markers",
-            line=look.line(number),
-            marker={"symbol": symbols, "size": 7 if len(points) > look.LABELLED else 10},
-            hovertext=[_run_hover(point) for point in points],
-            hoverinfo="text",
-            legendgroup=str(number),
-            showlegend=panel == "y",
-            yaxis=panel,
-        )
+        x, y = _instants(point.at for point in points), [point.best.get(values) for point in points]
+        figure.add_scatter(x=x, y=y, **line, **hover, **named, showlegend=panel == "y", yaxis=panel)
 
 
 def _run_hover(point: _Point) -> str:
@@ -267,16 +232,11 @@ def _add_changes(figure: go.Figure, points: list[_Point]) -> None:
         values = [(name, before.setup.get(name, "–"), after.setup.get(name, "–")) for name in names]
         if lines := [f"{name} {old} → {new}" for name, old, new in values if old != new]:
             marks.append((_instants([before.at + (after.at - before.at) / 2])[0], lines))
-    named = marks if len(marks) <= _NAMED else []
-    more = [f" +{len(lines) - 1}" if lines[1:] else "" for _, lines in named]
-    texts = [shorten(lines[0], _LONGEST, placeholder=" …") for _, lines in named]
-    figure.update_layout(
-        shapes=[_LINE | {"x0": at, "x1": at} for at, _ in marks],
-        annotations=[
-            _NAME | {"x": at, "text": escape(text + further)}
-            for (at, _), text, further in zip(named, texts, more, strict=True)
-        ],
-    )
+    labels: list[dict[str, Any]] = []
+    for at, (line, *more) in marks if len(marks) <= _NAMED else ():
+        text = shorten(line, _LONGEST, placeholder=" …") + (f" +{len(more)}" if more else "")
+        labels.append(_NAME | {"x": at, "text": escape(text)})
+    figure.update_layout(shapes=[_LINE | {"x0": at, "x1": at} for at, _ in marks], annotations=labels)
     if marks:
         heads = {"x": [at for at, _ in marks], "y": [1.0] * len(marks)}
         hovers = [look.hover("<b>changed</b>", *map(look.wrapped, lines)) for _, lines in marks]

@@ -84,10 +84,8 @@ def latency_vs_concurrency(judged: pd.DataFrame, slo: SLO | None = None, *, metr
         >>> judged = tuner.judge(tuner.load_batches("runs/monday"), {"ttft": {"p90": {"threshold": "500 ms"}}})
         >>> figure = tuner.figures.latency_vs_concurrency(judged, metric="tpot")
     """
-    name = look.LABELS[metric]
-    when = look.measured_when(judged)
-    varied, unit = axis_of(judged)
-    figure = look.figure(f"{name} versus {varied}", when, f"{varied} ({unit})", f"{name} (s)")
+    name, (varied, unit) = look.LABELS[metric], axis_of(judged)
+    figure = look.figure(f"{name} versus {varied}", look.measured_when(judged), f"{varied} ({unit})", f"{name} (s)")
     levels = levels_of(judged)
     rows = levels[levels[f"{metric}_p50"].notna() & levels_in(levels).notna()]
     limits = look.thresholds(judged, slo, metric)
@@ -168,18 +166,10 @@ def _add_curves(
 
 
 def _add_curve(figure: go.Figure, curve: pd.DataFrame, name: str, number: int, *, labelled: bool) -> None:
-    figure.add_scatter(
-        x=curve["x"],
-        y=curve["y"],
-        name=name,
-        mode="lines+text" if labelled else "lines",
-        text=[f"<b>{level_name(level_of(row))}</b><br> " for row in curve[[*COLUMNS]].to_dict("records")],
-        textposition="top center",
-        cliponaxis=False,
-        line=look.line(number),
-        hoverinfo="skip",
-        showlegend=bool(name),
-    )
+    levels = [f"<b>{level_name(level_of(row))}</b><br> " for row in curve[[*COLUMNS]].to_dict("records")]
+    texts = {"mode": "lines+text" if labelled else "lines", "text": levels, "textposition": "top center"}
+    line = {"line": look.line(number), "hoverinfo": "skip", "cliponaxis": False}
+    figure.add_scatter(x=curve["x"], y=curve["y"], name=name, showlegend=bool(name), **texts, **line)
 
 
 def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, bounded: Sequence[str], *, size: float) -> None:
@@ -201,8 +191,8 @@ def _add_verdicts(figure: go.Figure, rows: pd.DataFrame, bounded: Sequence[str],
 
 
 def _facts(row: dict[Any, Any], bounded: Sequence[str]) -> str:
-    runs, own = row.get("runs", 1), row.get("client_ttft")  # where the machine was calibrated
-    workers = row.get("client_workers", 1)
+    runs, workers = row.get("runs", 1), row.get("client_workers", 1)
+    own = row.get("client_ttft", np.nan) * 1000  # where the machine was calibrated
     processes = f" ({workers:.0f} processes)" if workers > 1 else ""
     return look.hover(
         look.level_title(row),
@@ -213,9 +203,7 @@ def _facts(row: dict[Any, Any], bounded: Sequence[str]) -> str:
         f"{row['completed']} completed, {row['errors']} failed",
         look.wrapped(row.get("limit_evidence") or ""),
         f"the mean of {runs} runs" if runs > 1 else "",
-        ""
-        if own is None or pd.isna(own)
-        else f"of the TTFT, {own * 1000:.1f} ms are the load generator's own{processes}",
+        "" if pd.isna(own) else f"of the TTFT, {own:.1f} ms are the load generator's own{processes}",
         look.start_line(row),
     )
 
@@ -235,18 +223,10 @@ def _add_missing(figure: go.Figure, missing: pd.DataFrame) -> None:
     figure.update_layout(xaxis={"domain": [0, 0.86]}, xaxis2=_STRIP, yaxis2=_STRIP_HEIGHT)
     rows = missing.to_dict("records")
     hovers = [look.hover(look.level_title(row), *map(look.wrapped, (row["outcome"], row["reason"]))) for row in rows]
-    look.add_markers(
-        figure,
-        {"x": [0.5] * len(rows), "y": [(place + 0.5) / len(rows) for place in range(len(rows))]},
-        _NO_RESULT,
-        hovers,
-        xaxis="x2",
-        yaxis="y2",
-        showlegend=False,
-        textposition="top center",
-        text=[f" {level_name(level_of(row))}" for row in rows],
-        mode="markers+text" if len(rows) <= _STRIP_HOLDS else "markers",
-    )
+    places = {"x": [0.5] * len(rows), "y": [(place + 0.5) / len(rows) for place in range(len(rows))]}
+    texts = {"text": [f" {level_name(level_of(row))}" for row in rows], "textposition": "top center"}
+    texts["mode"] = "markers+text" if len(rows) <= _STRIP_HOLDS else "markers"
+    look.add_markers(figure, places, _NO_RESULT, hovers, xaxis="x2", yaxis="y2", showlegend=False, **texts)
 
 
 _NO_LIMITS = "measured; no SLO was given"
@@ -289,26 +269,10 @@ def _add_boxes(figure: go.Figure, curve: pd.DataFrame, name: str, number: int) -
     levels = [f"{level:g}" for level in levels_in(curve)]
     p5, p25, p50, p75, p95, p99 = zip(*curve["spread"], strict=True)
     colour = look.LINES[number % len(look.LINES)]
-    figure.add_box(
-        x=levels,
-        q1=p25,
-        median=p50,
-        q3=p75,
-        lowerfence=p5,
-        upperfence=p95,
-        name=name or "p5 to p95",
-        line={"color": colour, "width": 1.5},
-        fillcolor="rgba(0,114,178,0.15)" if not number else "rgba(0,0,0,0.05)",
-        offsetgroup=str(number),
-        legendgroup=str(number),
-    )
-    figure.add_scatter(
-        x=levels,
-        y=p99,
-        name=f"p99 {name}".strip(),
-        mode="markers",
-        hovertemplate="%{y:.3g} s",
-        marker={"symbol": "line-ew-open", "size": 16, "color": colour, "line": {"width": 2.5}},
-        offsetgroup=str(number),
-        legendgroup=str(number),
-    )
+    both = {"x": levels, "offsetgroup": str(number), "legendgroup": str(number)}
+    box = {"q1": p25, "median": p50, "q3": p75, "lowerfence": p5, "upperfence": p95}
+    fill = "rgba(0,0,0,0.05)" if number else "rgba(0,114,178,0.15)"
+    figure.add_box(**both, **box, name=name or "p5 to p95", line={"color": colour, "width": 1.5}, fillcolor=fill)
+    mark = {"symbol": "line-ew-open", "size": 16, "color": colour, "line": {"width": 2.5}}
+    named = {"name": f"p99 {name}".strip(), "hovertemplate": "%{y:.3g} s"}
+    figure.add_scatter(**both, y=p99, mode="markers", marker=mark, **named)

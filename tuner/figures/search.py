@@ -66,26 +66,17 @@ def pareto_front(trials: pd.DataFrame, goals: tuple[Goal, Goal]) -> go.Figure:
         >>> goals = tuner.read_results(Path("runs/search")).searched.goals
         >>> figure = tuner.figures.pareto_front(tuner.load_trials(Path("runs/search")), (goals[0], goals[0]))
     """
-    pairs = pd.DataFrame([[*(each or [])][:2] for each in trials["values"]], trials.index, columns=None).astype(
-        "float64"
-    )
-    pairs = pairs.reindex(columns=[0, 1]).set_axis(["y", "x"], axis=1)
-    rows = _in_order(trials.assign(**pairs)).dropna(subset=["x", "y"])
+    pairs = pd.DataFrame([[*(each or [])][:2] for each in trials["values"]], trials.index).reindex(columns=[0, 1])
+    rows = _in_order(trials.assign(y=pairs[0], x=pairs[1])).astype({"x": "float64", "y": "float64"})
+    rows = rows.dropna(subset=["x", "y"])
     figure = look.figure("What can be had together", look.measured_when(rows), goals[1].title, goals[0].title)
     front = rows[rows["is_pareto"].eq(True)].sort_values("x")
     others, before = rows.drop(front.index), rows[rows["role"] == "baseline"]
+    numbers = [f"<b>{escape(name_of(row).removeprefix('trial '))}</b>" for row in front.to_dict("records")]
+    line = {"text": numbers, "textposition": "top center", "cliponaxis": False, "line": look.line(0)}
+    line["mode"] = "lines+markers+text" if len(front) <= look.LABELLED else "lines+markers"
     look.add_markers(figure, others, _DOMINATED, _hovers(others))
-    look.add_markers(
-        figure,
-        front,
-        _BEST,
-        _hovers(front),
-        text=[f"<b>{escape(name_of(row).removeprefix('trial '))}</b>" for row in front.to_dict("records")],
-        mode="lines+markers+text" if len(front) <= look.LABELLED else "lines+markers",
-        textposition="top center",
-        cliponaxis=False,
-        line=look.line(0),
-    )
+    look.add_markers(figure, front, _BEST, _hovers(front), **line)
     look.add_markers(figure, before, _BASELINE, _hovers(before))
     return figure
 
@@ -102,16 +93,9 @@ def importance(shares: Mapping[str, float]) -> go.Figure:
     about = "share of what tells the best quarter of the trials from the rest (PED-ANOVA)"
     figure = look.figure("Which parameters mattered", about, "importance (%)", "")
     ranked = sorted(shares.items(), key=lambda item: item[1])
-    figure.add_bar(
-        x=[100 * share for _, share in ranked],
-        y=[escape(name) for name, _ in ranked],
-        orientation="h",
-        text=[f"{100 * share:.0f} %" for _, share in ranked],
-        textposition="outside",
-        cliponaxis=False,
-        marker={"color": look.LINES[0]},
-        hoverinfo="skip",
-    )
+    bars = {"x": [100 * share for _, share in ranked], "y": [escape(name) for name, _ in ranked], "orientation": "h"}
+    texts = {"text": [f"{100 * share:.0f} %" for _, share in ranked], "textposition": "outside", "cliponaxis": False}
+    figure.add_bar(**bars, **texts, marker={"color": look.LINES[0]}, hoverinfo="skip")
     figure.update_xaxes(range=[0, 110], tickvals=[0, 25, 50, 75, 100])
     figure.update_yaxes(type="category", ticksuffix=" ")
     figure.update_layout(height=min(460, 190 + 34 * len(ranked)))
@@ -190,15 +174,13 @@ def parallel_coordinates(trials: pd.DataFrame, goal: Goal = THROUGHPUT) -> go.Fi
         hover = {"hovertext": _hover(rows.iloc[number].to_dict()), "hoverinfo": "text"}
         figure.add_scatter(x=[*range(len(path))], y=path, mode="lines+markers", line=line, showlegend=False, **hover)
     for number, (values, place) in enumerate(zip(axes.values(), places, strict=True)):
-        _add_ticks(
-            figure, number, {place[repr(value)]: "–" if value is None else value_text(value) for value in values}
-        )
+        labels = {place[repr(value)]: "–" if value is None else value_text(value) for value in values}
+        _add_ticks(figure, number, labels)
     texts = ["no value" if pd.isna(value) else f"{value:.4g}" for value in rows["value"]]
     _add_ticks(figure, len(axes), dict(zip(heights, texts, strict=True)), "right")
     names = [f"<b>{escape(shorten(str(name), _WIDTH))}</b>" for name in (*axes, goal.label)]
-    figure.update_xaxes(
-        tickvals=[*range(len(names))], ticktext=names, side="top", range=[-0.4, len(axes) + 0.4], showgrid=False
-    )
+    ticks = {"tickvals": [*range(len(names))], "ticktext": names, "side": "top"}
+    figure.update_xaxes(**ticks, range=[-0.4, len(axes) + 0.4], showgrid=False)
     figure.update_yaxes(visible=False, range=[1.5 * _NO_VALUE, 1.08])
     return figure
 
@@ -216,11 +198,10 @@ def _order(value: Any) -> tuple[bool, bool, float, str]:
 
 def _add_ticks(figure: go.Figure, axis: int, labels: Mapping[float, str], side: str = "left") -> None:
     """The labels of an axis's values, as many as have room."""
-    shown, last = {}, -math.inf
+    last, where = -math.inf, {"xanchor": "right", "xshift": -6} if side == "left" else {"xanchor": "left", "xshift": 6}
+    style = {"showarrow": False, "bgcolor": "rgba(255,255,255,0.75)"} | where
+    figure.add_vline(x=axis, line={"color": "#8a949e", "width": 1}, layer="below")
     for place, label in sorted(labels.items()):
         if place - last >= _APART:
-            shown[place], last = escape(shorten(label, _WIDTH)), place
-    figure.add_vline(x=axis, line={"color": "#8a949e", "width": 1}, layer="below")
-    for place, label in shown.items():
-        where = {"xanchor": "right" if side == "left" else "left", "xshift": -6 if side == "left" else 6}
-        figure.add_annotation(x=axis, y=place, text=label, showarrow=False, bgcolor="rgba(255,255,255,0.75)", **where)
+            figure.add_annotation(x=axis, y=place, text=escape(shorten(label, _WIDTH)), **style)
+            last = place

@@ -1,8 +1,7 @@
 """Whether a configuration changes what the model answers: its answers beside the baseline's, which was asked twice."""
 
-import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 from statistics import fmean, median
 from typing import NamedTuple
@@ -46,25 +45,20 @@ def compare_answers(baseline: Answers | None, own: Answers | None, tolerance: fl
     """
     if baseline is None or own is None:
         return Sameness(NOT_COMPARED, f"the {'baseline' if baseline is None else 'trial'} was not asked")
-    trios = list(_trios(baseline, own))
+    others, agains = ({one.prompt: one for one in side if one.text} for side in (own.first, baseline.again))
+    trios = [
+        (one, others[one.prompt], agains[one.prompt])
+        for one in baseline.first
+        if one.text and one.prompt in others and one.prompt in agains
+    ]
     if len(trios) < FEWEST:
         error = next((one.error for one in (*baseline.first, *baseline.again, *own.first) if one.error), "too few")
         return Sameness(NOT_COMPARED, f"{len(trios)} of {len(baseline.first)} prompts were answered: {error}")
     has_tokens = all(one.tokens for trio in trios for one in trio)
     part = _part_by_token if has_tokens else _part_by_word
     pairs = [(part(one, other), part(one, third)) for one, other, third in trios]
-    own_parted, again_parted = (sum(parting.place is not None for parting in side) for side in zip(*pairs, strict=True))
-    beyond_chance = min(_fisher(own_parted, again_parted, len(pairs)), _signs(pairs)) < _CHANCE
     is_larger = not has_tokens or fmean(own.difference for own, _ in pairs) > tolerance
-    return Sameness(CHANGED if beyond_chance and is_larger else UNCHANGED, _evidence(pairs, has_tokens))
-
-
-def _trios(baseline: Answers, own: Answers) -> Iterable[tuple[Answer, Answer, Answer]]:
-    """The baseline's answer, the trial's and the baseline's second one, of each prompt that has all three."""
-    others, agains = ({one.prompt: one for one in side if one.text} for side in (own.first, baseline.again))
-    for one in baseline.first:
-        if one.text and one.prompt in others and one.prompt in agains:
-            yield one, others[one.prompt], agains[one.prompt]
+    return Sameness(CHANGED if is_larger and _chance(pairs) < _CHANCE else UNCHANGED, _evidence(pairs, has_tokens))
 
 
 def _part_by_word(one: Answer, other: Answer) -> _Parting:
@@ -98,18 +92,15 @@ def _nats(one: Alternative) -> float:
     return _LEAST if one.logprob is None else max(_LEAST, min(one.logprob, 0.0))
 
 
-def _fisher(own: int, again: int, number: int) -> float:
-    """How likely so many or more of `number` answers part, where as many part in the baseline itself."""
-    both = own + again
-    ways = sum(math.comb(number, k) * math.comb(number, both - k) for k in range(own, min(both, number) + 1))
-    return ways / math.comb(2 * number, both)
+def _chance(pairs: Sequence[tuple[_Parting, _Parting]]) -> float:
+    """How likely so many or more answers part, or differ by more, than in the baseline itself where nothing changed."""
+    from scipy import stats
 
-
-def _signs(pairs: Sequence[tuple[_Parting, _Parting]]) -> float:
-    """How likely so many prompts or more differ by more than in the baseline itself, where that is a coin's toss."""
+    sides = zip(*pairs, strict=True)
+    parted = [[sum((one.place is None) == same for one in side) for same in (False, True)] for side in sides]
     larger = [own.difference > again.difference for own, again in pairs if own.difference != again.difference]
-    ways = sum(math.comb(len(larger), k) for k in range(sum(larger), len(larger) + 1))
-    return float(ways / 2 ** len(larger))
+    tossed = stats.binomtest(sum(larger), len(larger), alternative="greater").pvalue if larger else 1.0
+    return float(min(stats.fisher_exact(parted, alternative="greater").pvalue, tossed))
 
 
 def _evidence(pairs: Sequence[tuple[_Parting, _Parting]], has_tokens: bool) -> str:

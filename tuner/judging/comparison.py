@@ -17,23 +17,9 @@ from tuner.core import level
 from tuner.core.level import Level, level_from, level_title
 from tuner.core.metrics import PERCENTILES, SHARE, metric_of, requests_needed, split
 from tuner.core.records import COMPLETED
-from tuner.judging import comparison_text
-from tuner.judging.estimates import (
-    BETTER,
-    LEVEL,
-    NOT_RUN,
-    REQUESTS,
-    RUNS,
-    SAME,
-    UNKNOWN,
-    WORSE,
-    Difference,
-    Estimate,
-    Levels,
-    adjust_p_values,
-    difference,
-)
-from tuner.judging.verdicts import judge
+from tuner.judging import comparison_text, estimates
+from tuner.judging.estimates import RUNS, Difference, Estimate, Levels, adjust_p_values, difference
+from tuner.judging.verdicts import NOT_RUN, judge
 
 _LATENCIES = ("ttft_mean", "ttft_p50", "ttft_p90", "ttft_p99", "tpot_mean", "tpot_p50", "tpot_p99")
 _WHOLE = ("e2e_latency_mean", "e2e_latency_p50", "e2e_latency_p90", "e2e_latency_p99")
@@ -42,11 +28,14 @@ METRICS = ("output_throughput", "request_throughput", *_LATENCIES, *_WHOLE, "err
 MAXIMUM = "max_throughput"
 #: What is said of a difference whose sides have not both been run again.
 NOT_JUDGED = "one run a side: not judged"
-COLUMNS = (
-    *("scenario", *level.COLUMNS, "metric", "unit", "baseline", "candidate", "change", "low", "high"),
-    *("p_value", "p_adjusted", "verdict", "over"),
-    *("baseline_runs", "candidate_runs", "baseline_requests", "candidate_requests", "note"),
-)
+#: The columns of `differences`, and their types.
+KINDS = {
+    **{"scenario": "str", "concurrency": "Int64", "request_rate": "float64", "metric": "str", "unit": "str"},
+    **dict.fromkeys(("baseline", "candidate", "change", "low", "high", "p_value", "p_adjusted"), "float64"),
+    **dict.fromkeys(("verdict", "over"), "str"),
+    **dict.fromkeys(("baseline_runs", "candidate_runs", "baseline_requests", "candidate_requests"), "Int64"),
+    "note": "str",
+}
 
 
 @dataclass(frozen=True)
@@ -85,8 +74,8 @@ class Comparison:
     def regressions(self) -> pd.DataFrame:
         """What got worse beyond the tolerance: lost levels first (metric `outcome`), then the rows called worse."""
         lost = [comparison_text.lost_row(row) for row in self.lost.to_dict("records")]
-        worse = self.differences[self.differences["verdict"] == WORSE]
-        return _typed(pd.DataFrame([*lost, *worse.to_dict("records")], columns=list(COLUMNS)))
+        worse = self.differences[self.differences["verdict"] == estimates.WORSE]
+        return pd.DataFrame([*lost, *worse.to_dict("records")], columns=list(KINDS)).astype(KINDS)
 
     @property
     def is_judged(self) -> bool:
@@ -100,16 +89,9 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: plain values, None for what is unknown."""
-        return {
-            "tolerance": self.tolerance,
-            "confidence": self.confidence,
-            "noise": self.noise,
-            "findable": self.findable,
-            "text": self.text,
-            "regressions": len(self.regressions),
-            "differences": records(self.differences),
-            "unmatched": records(self.unmatched),
-        }
+        said = {name: getattr(self, name) for name in ("tolerance", "confidence", "noise", "findable", "text")}
+        tables = {"differences": records(self.differences), "unmatched": records(self.unmatched)}
+        return said | {"regressions": len(self.regressions)} | tables
 
 
 def compare(
@@ -138,9 +120,14 @@ def compare(
     differences = [one for _, one in compared]
     p_values = np.array([one.p_value(tolerance) if one and one.over == RUNS else math.nan for one in differences])
     corrected, sure = adjust_p_values(differences, p_values, confidence)
-    rows = pd.DataFrame([row for row, _ in compared], columns=list(COLUMNS))
-    rows = rows.assign(p_value=p_values, p_adjusted=corrected)
-    rows = _decided(rows, differences, {RUNS: sure, REQUESTS: confidence})
+    rows = pd.DataFrame([row for row, _ in compared], columns=list(KINDS))
+    rows = _with_bounds(rows.assign(p_value=p_values, p_adjusted=corrected), differences, sure, confidence)
+    is_better = (rows["candidate"] > rows["baseline"]) == [metric_of(one).more_is_better for one in rows["metric"]]
+    known, same = rows["p_adjusted"].notna(), rows["p_adjusted"] >= 1 - confidence
+    verdicts = np.select(
+        [~known, same, is_better], [estimates.UNKNOWN, estimates.SAME, estimates.BETTER], estimates.WORSE
+    )
+    rows = rows.assign(verdict=pd.Series(verdicts, rows.index, "str"))
     return Comparison(rows, _unmatched(*sides), tolerance, confidence, *_sensitivity(compared, tolerance, sure))
 
 
@@ -197,14 +184,16 @@ def _why_unknown(metric: str, sides: tuple[Estimate, Estimate]) -> str:
     return "0 has no relative change" if is_relative and not all(side.values.all() for side in sides) else ""
 
 
-def _decided(rows: pd.DataFrame, differences: list[Difference | None], sure: dict[str, float]) -> pd.DataFrame:
-    bounds = [one.interval(sure[one.over]) if one else (math.nan, math.nan) for one in differences]
-    low, high = (np.array([pair[side] for pair in bounds], np.float64) for side in (0, 1))
-    shares, before = rows["unit"].eq(SHARE).to_numpy(bool), rows["baseline"].to_numpy("float64", na_value=np.nan)
-    low = np.where(shares, np.fmax(low, -before), low)  # no share lies below 0 or above 1
-    high = np.where(shares, np.fmin(high, 1 - before), high)
-    verdicts = [_verdict(row, 1 - sure[REQUESTS]) for row in rows.to_dict("records")]
-    return _typed(rows.assign(low=low, high=high, verdict=verdicts))
+def _with_bounds(
+    rows: pd.DataFrame, differences: list[Difference | None], of_runs: float, of_requests: float
+) -> pd.DataFrame:
+    sure = {RUNS: of_runs, estimates.REQUESTS: of_requests}
+    bounds = np.array([one.interval(sure[one.over]) if one else (math.nan, math.nan) for one in differences])
+    low, high = bounds.reshape(-1, 2).T
+    rows = rows.astype(KINDS)
+    shares, before = rows["unit"].eq(SHARE), rows["baseline"].to_numpy()  # no share lies below 0 or above 1
+    low = np.where(shares, np.fmax(low, -before), low)
+    return rows.assign(low=low, high=np.where(shares, np.fmin(high, 1 - before), high))
 
 
 def _sensitivity(
@@ -219,21 +208,8 @@ def _sensitivity(
     return noise, one.findable(tolerance, confidence)
 
 
-def _verdict(row: dict[Any, Any], alpha: float) -> str:
-    if pd.isna(row["p_adjusted"]):
-        return UNKNOWN
-    if row["p_adjusted"] >= alpha:
-        return SAME
-    return BETTER if (row["candidate"] > row["baseline"]) == metric_of(row["metric"]).more_is_better else WORSE
-
-
-def _typed(rows: pd.DataFrame) -> pd.DataFrame:
-    numbers = dict.fromkeys(
-        ("request_rate", "baseline", "candidate", "change", "low", "high", "p_value", "p_adjusted"), "float64"
-    )
-    counts = [name for name in COLUMNS if name.endswith(("_runs", "_requests"))]
-    texts = ("scenario", "metric", "unit", "verdict", "over", "note")
-    return rows.astype(numbers | dict.fromkeys(["concurrency", *counts], "Int64") | dict.fromkeys(texts, "str"))
+#: What is said of a level without a result, beside the side.
+_GAP = ("scenario", *level.COLUMNS, "outcome", "reason")
 
 
 def _unmatched(baseline: Levels, candidate: Levels) -> pd.DataFrame:
@@ -242,14 +218,10 @@ def _unmatched(baseline: Levels, candidate: Levels) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*_GAP, "side", "lost"]).astype(kinds)
 
 
-#: What is said of a level without a result, beside the side.
-_GAP = ("scenario", *level.COLUMNS, "outcome", "reason")
-
-
 def _gaps(name: str, side: Levels, other: Levels) -> Iterator[dict[str, Any]]:
     failed = set()
     for row in side.batches[side.batches["outcome"] != COMPLETED].to_dict("records"):
-        key = tuple(row[part] for part in LEVEL)
+        key = tuple(row[part] for part in estimates.LEVEL)
         failed.add(key)
         lost = name == "candidate" and key in other.runs and key not in side.runs and row["outcome"] not in NOT_RUN
         yield {part: row[part] for part in _GAP} | {"side": name, "lost": lost}

@@ -9,6 +9,7 @@ from tuner.core import text
 from tuner.core.level import COLUMNS, Level, level_of, level_title
 from tuner.core.metrics import SHARE, column_name
 from tuner.judging.estimates import BETTER, REQUESTS, SAME, UNKNOWN, WORSE
+from tuner.judging.verdicts import ending
 
 if TYPE_CHECKING:
     from tuner.judging.comparison import Comparison
@@ -19,7 +20,7 @@ LISTED = 8
 
 def lost_row(row: dict[Any, Any]) -> dict[str, Any]:
     """A level that completed before and fails now, as a row of `differences`."""
-    note = f"it completed before and has no result now: {_ending(row)}"
+    note = f"it completed before and has no result now: {ending(row['outcome'], row['reason'])}"
     same = {name: row[name] for name in ("scenario", *COLUMNS)}
     return same | {"metric": "outcome", "unit": "", "verdict": WORSE, "over": "", "note": note}
 
@@ -136,12 +137,9 @@ TELLING = (
 def telling_rows(differences: pd.DataFrame) -> pd.DataFrame:
     """The rows of the most telling metrics, and of another one that differs for sure where none of its kin does."""
     sure = differences[differences["verdict"].isin([WORSE, BETTER])]
-    places = pd.Series(
-        [str([row[one] for one in _PLACE] + [_family(row["metric"])]) for row in sure.to_dict("records")]
-    )
-    places = places.set_axis(sure.index).astype("str")
-    alone = ~places.isin(places[sure["metric"].isin(TELLING)])
-    return differences[differences["metric"].isin({*TELLING, *sure.loc[alone, "metric"]})]
+    sure = sure.assign(family=[_family(metric) for metric in sure["metric"]])
+    told = sure.groupby([*_PLACE, "family"], dropna=False)["metric"].transform(lambda kin: kin.isin(TELLING).any())
+    return differences[differences["metric"].isin({*TELLING, *sure.loc[~told.astype("bool"), "metric"]})]
 
 
 def metrics(differences: pd.DataFrame) -> list[str]:
@@ -188,7 +186,7 @@ def details(comparison: "Comparison") -> pd.DataFrame:
     rows = comparison.differences.sort_values("verdict", key=lambda verdicts: verdicts.map(places), kind="stable")
     interval = f"{text.percent(comparison.confidence)} interval"
     names = ["verdict", "scenario", "level", "metric", "change", interval, "baseline", "candidate", "evidence"]
-    frame = pd.DataFrame([_detail(row) for row in rows.to_dict("records")], rows.index, names)
+    frame = pd.DataFrame(list(map(_detail, rows.to_dict("records"))), rows.index, names)
     return frame if rows["scenario"].nunique() > 1 else frame.drop(columns="scenario")
 
 
@@ -203,11 +201,8 @@ def _detail(row: dict[Any, Any]) -> list[str]:
 
 def without_result(row: dict[Any, Any]) -> str:
     """A level that one side lacks: `candidate at concurrency 8 has no result: missing: it was not measured`."""
-    return f"{' '.join(filter(None, [row['side'], _where(row)]))} has no result: {_ending(row)}"
-
-
-def _ending(row: dict[Any, Any]) -> str:
-    return ": ".join(filter(None, [row["outcome"].replace("_", " "), row["reason"]]))
+    which = " ".join(filter(None, [row["side"], _where(row)]))
+    return f"{which} has no result: {ending(row['outcome'], row['reason'])}"
 
 
 def unmatched(comparison: "Comparison") -> pd.DataFrame:

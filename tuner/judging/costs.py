@@ -98,18 +98,14 @@ def fleet_text(summary: Summary, target: Target, gpus: int, price: Price | None)
         gpus: of one server, as `cost_text` has them; 0 where it has none.
         price: of a GPU-hour; None where nobody said.
     """
-    loads = ((target.rate, "requests/s", _rate_capacity), (target.users, "users at once", _users_capacity))
-    lines = [_fleet(summary, (load, unit), capacity(summary), gpus, price) for load, unit, capacity in loads if load]
+    loads = {"requests/s": target.rate, "users at once": target.users}
+    lines = [_fleet(summary, load, unit, gpus, price) for unit, load in loads.items() if load]
     assumed = "That takes each server to carry what the measured one did; no router was measured."
     return [*lines, assumed] if lines and summary.best is not None else lines
 
 
-#: what one server carries, and the ends of its interval; None where nobody measured it
-_Capacity = tuple[float, float, float] | None
-
-
-def _fleet(summary: Summary, wanted: tuple[float, str], capacity: _Capacity, gpus: int, price: Price | None) -> str:
-    load, unit = wanted
+def _fleet(summary: Summary, load: float, unit: str, gpus: int, price: Price | None) -> str:
+    capacity = _capacity(summary, of_rate=unit == "requests/s")
     if capacity is None:
         reason = "no level meets the SLO" if summary.best is None else f"nobody measured how many {unit} one carries"
         return f"For {load:g} {unit}: none, since {reason}."
@@ -123,18 +119,13 @@ def _fleet(summary: Summary, wanted: tuple[float, str], capacity: _Capacity, gpu
     return f"For {load:g} {unit}: {bound}{plural(servers, 'server')}{interval} of {each}."
 
 
-def _users_capacity(summary: Summary) -> _Capacity:
-    level = float(summary.best_level or 0)
-    return None if summary.best is None or summary.is_of_rates or not level else (level, level, level)
-
-
-def _rate_capacity(summary: Summary) -> _Capacity:
-    """Requests per second: of rates that at which the SLO holds, else what was measured."""
-    if summary.best is None:
+def _capacity(summary: Summary, *, of_rate: bool) -> tuple[float, float, float] | None:
+    """What one server carries, and the ends of its interval; None where nobody measured it."""
+    if summary.best is None or not (of_rate or summary.best_level) or (summary.is_of_rates and not of_rate):
         return None
-    if summary.is_of_rates:
-        rate = float(summary.best_level or 0)
-        return rate, rate, rate
+    if summary.is_of_rates or not of_rate:  # the level itself, at which the SLO holds
+        level = float(summary.best_level or 0)
+        return level, level, level
     tokens, one = summary.best["output_throughput"], float(summary.best["request_throughput"])
     ends = [summary.best.get(f"output_throughput_{side}", math.nan) / tokens * one for side in ("low", "high")]
     low, high = (one if math.isnan(end) else float(end) for end in ends)

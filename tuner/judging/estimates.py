@@ -19,7 +19,7 @@ from tuner.judging.intervals import CONFIDENCE, of_requests, student_above
 from tuner.judging.levels import BRACKETED, bracket, levels_of, without_superseded
 from tuner.judging.memory import reach_and_worth, student
 from tuner.judging.slo import SLO
-from tuner.judging.verdicts import COMPLIANT, latency_limits, met
+from tuner.judging.verdicts import COMPLIANT, NOT_RUN, latency_limits, met
 
 #: What is said of a difference.
 BETTER, WORSE, SAME, UNKNOWN = "better", "worse", "same", "unknown"
@@ -175,8 +175,6 @@ def adjust_p_values(
 LEVEL = ["scenario", "iteration_type", "level"]
 #: What tells one run of a level from another.
 RUN = ["experiment", "trial", "repeat"]
-#: These outcomes say nothing of the server.
-NOT_RUN = ("missing", "skipped")
 Key = tuple[Any, ...]
 
 

@@ -14,6 +14,7 @@ Where a level is too short for what it remembers, there is no interval.
 
 import math
 from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,6 +76,11 @@ def intervals(
     names = [f"{column}_{side}" for column in columns for side in ("low", "high")]
     frame = pd.DataFrame(bounds.reshape(len(batches), len(names)), batches.index, names)
     return frame.assign(interval_over=pd.Series(over, batches.index, dtype="str"))
+
+
+def column_of(frame: pd.DataFrame, name: str, otherwise: Any = "") -> "pd.Series[Any]":
+    """A column, or that in each row where a frame that others made lacks it."""
+    return frame[name] if name in frame else pd.Series(otherwise, index=frame.index)
 
 
 def of_requests(reading: Reading, column: str, confidence: float = CONFIDENCE) -> Bounds:
@@ -175,7 +181,7 @@ def _repeated(batches: pd.DataFrame) -> Iterator[list[int]]:
     """The places of the batches of each level that was run often enough."""
     if not {*_GROUP, "outcome"} <= set(batches):
         return
-    counted = batches["outcome"].eq(COMPLETED) & ~batches.get("superseded", pd.Series(False, batches.index)).eq(True)
+    counted = batches["outcome"].eq(COMPLETED) & ~column_of(batches, "superseded", False).eq(True)
     places = np.flatnonzero(counted.to_numpy())
     runs = batches.iloc[places]
     for chosen in runs.groupby([*_GROUP, levels_in(runs).rename("level")]).indices.values():

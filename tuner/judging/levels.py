@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from tuner.batches.batch import COUNTS
-from tuner.core.level import COLUMNS, Level, by_level, level_of, level_title, levels_in
+from tuner.core.level import COLUMNS, Level, by_level, level_of, levels_in
 from tuner.core.metrics import metric_of
-from tuner.judging.intervals import intervals
+from tuner.judging.intervals import column_of, intervals
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import COMPLIANT, FAIL, HARD_FAIL, UNKNOWN, judge
 
@@ -59,8 +59,7 @@ def levels_of(judged: pd.DataFrame, curve: Sequence[str] = CURVE) -> pd.DataFram
 def _mean(runs: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """The mean of each level's runs in the place of the first, judged."""
     slo = SLO.parse(runs.attrs.get("slo") or {})
-    bounded = [one.column for one in slo.constraints if not one.is_of_all_requests]
-    limited = [column for column in bounded if f"{column}_low" not in runs]
+    limited = [column for column in slo.bounded if f"{column}_low" not in runs]
     runs = runs.assign(**intervals(runs, limited)) if limited else runs
     levels, first = runs.groupby(names, sort=False, dropna=False), ~runs.duplicated(names).to_numpy()
     sums = [name for name in (*COUNTS, "duration") if name in runs]
@@ -70,30 +69,26 @@ def _mean(runs: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     again = judge(mean, slo).assign(**mean[[name for name in _OF_REQUESTS if name in mean]])
     if "slo" not in runs.attrs:
         again["verdict"] = levels["verdict"].transform("min")[first]  # fail comes before pass and soft
-    count = levels["verdict"].transform("size")[first]
-    again.loc[(count > 1) & again["verdict_reason"].ne(""), "verdict_reason"] += ", in the mean of its runs"
-    return again[[*runs]].copy().assign(runs=count)  # in few blocks
+    again["runs"] = levels["verdict"].transform("size")[first]
+    again.loc[(again["runs"] > 1) & again["verdict_reason"].ne(""), "verdict_reason"] += ", in the mean of its runs"
+    return again[[*runs, "runs"]].copy()  # in few blocks
+
+
+def best_of(levels: pd.DataFrame, column: str = "output_throughput") -> "pd.Series[Any] | None":
+    """The level with the most of a column among those that comply, of equal ones the lowest; None without one."""
+    known = by_level(levels[levels["verdict"].isin(COMPLIANT) & levels[column].notna()])
+    ranked = known.sort_values(column, ascending=False, kind="stable")
+    return None if ranked.empty else ranked.iloc[0]
 
 
 def without_superseded(judged: pd.DataFrame) -> pd.DataFrame:
     """The batches that are asked about: not those whose level was run again later."""
-    return judged[~judged["superseded"].eq(True)] if "superseded" in judged else judged
-
-
-def column_of(frame: pd.DataFrame, name: str) -> "pd.Series[Any]":
-    """A column, or empty texts where a frame that others made lacks it."""
-    return frame[name] if name in frame else pd.Series("", index=frame.index)
+    return judged[~column_of(judged, "superseded", False).eq(True)]
 
 
 def fails_slo(batches: pd.DataFrame) -> "pd.Series[Any]":
     """Which batches or levels do not hold: they violate the SLO, or the server broke under them."""
     return (batches["verdict"] == FAIL) | column_of(batches, "outcome").isin(TOO_MUCH)
-
-
-def first_reason(judged: pd.DataFrame) -> list[str]:
-    """Why the lowest of the batches that do not count does not, as a line; none without a reason."""
-    rows = by_level(judged[judged["verdict_reason"] != ""]).head(1).to_dict("records")
-    return [f"{level_title(level_of(row)).capitalize()}: {row['verdict_reason']}." for row in rows]
 
 
 def needs_more_load(levels: pd.DataFrame) -> "pd.Series[Any]":
@@ -120,10 +115,9 @@ NOISE = 0.05
 
 def past_peak(curve: pd.DataFrame) -> Level | None:
     """The compliant level with the most throughput where the highest one has less by more than noise."""
-    levels = by_level(curve[curve["verdict"].isin(COMPLIANT) & curve["output_throughput"].notna()])
-    if levels.empty:
+    if (best := best_of(curve)) is None:
         return None
-    last, best = levels.iloc[-1], levels.iloc[int(levels["output_throughput"].argmax())]
+    last = by_level(curve[curve["verdict"].isin(COMPLIANT) & curve["output_throughput"].notna()]).iloc[-1]
     high = np.fmax(last["output_throughput"] * (1 + NOISE), last.get("output_throughput_high", np.nan))
     low = np.fmin(best["output_throughput"], best.get("output_throughput_low", np.nan))
     return level_of(best) if high < low else None

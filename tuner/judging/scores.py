@@ -11,12 +11,12 @@ import pandas as pd
 from tuner.batches.load import load_batches
 from tuner.batches.run_folder import is_trial
 from tuner.core.level import level_of, level_title, levels_in
-from tuner.core.metrics import METRICS, PERCENTILES
+from tuner.core.metrics import PERCENTILES, column_name
 from tuner.core.records import COMPLETE, COMPLETED, FAILED, INFEASIBLE
-from tuner.judging.levels import NONE
+from tuner.judging.levels import NONE, best_of
 from tuner.judging.slo import SLO
 from tuner.judging.summary import Summary, summarize
-from tuner.judging.verdicts import COMPLIANT, judge
+from tuner.judging.verdicts import COMPLIANT, NOT_RUN, ending, judge
 
 GOODPUT = "max_goodput"
 
@@ -70,11 +70,8 @@ class Scoring:
             return Score(FAILED, nothing, cause="nothing was measured")
         summary = summarize(judged)
         if not judged["outcome"].eq(COMPLETED).any():
-            first = judged.sort_values(
-                "outcome", key=lambda ends: ends.isin(("skipped", "missing")), kind="stable"
-            ).iloc[0]
-            ended = ": ".join(filter(None, [str(first["outcome"]).replace("_", " "), str(first["reason"])]))
-            return Score(FAILED, nothing, cause=ended, summary=summary)
+            first = judged.iloc[judged["outcome"].isin(NOT_RUN).argmin()]
+            return Score(FAILED, nothing, cause=ending(first["outcome"], first["reason"]), summary=summary)
         values = tuple(self._value(summary, one, gpus) for one in self.objectives)
         if any(math.isnan(value) for value in values):
             fallbacks = [part.fallback["penalty"] for part in summary.scenarios.values() if part.best is None]
@@ -84,8 +81,8 @@ class Scoring:
 
     def _value(self, summary: Summary, objective: str, gpus: int) -> float:
         """One objective's value, over several scenarios their geometric mean; NaN where a scenario has none."""
-        levels, is_latency = _compliant(summary), objective in LATENCIES
-        rows = levels[levels_in(levels) == self.level] if is_latency else levels
+        rows, is_latency = summary.levels[summary.levels["verdict"].isin(COMPLIANT)], objective in LATENCIES
+        rows = rows[levels_in(rows) == self.level] if is_latency else rows
         each = rows.groupby("scenario")[column_of(objective, self.slo)]
         values = (each.median() if is_latency else each.max() / max(gpus, 1)).reindex(list(summary.scenarios))
         positive = [float(value) if 0 < value < math.inf else math.nan for value in values]
@@ -102,26 +99,16 @@ class Scoring:
 
 def best_level_of(objective: str, summary: Summary) -> float | None:
     """The level at which the most of an objective is had; that of the throughput where a latency is minimised."""
-    if objective != GOODPUT or summary.best is None:
-        return summary.best_level
-    return level_of(_compliant(summary).sort_values("goodput", ascending=False, kind="stable").iloc[0])
-
-
-def _compliant(summary: Summary) -> pd.DataFrame:
-    return summary.levels[summary.levels["verdict"].isin(COMPLIANT)]
+    best = best_of(summary.levels, "goodput") if objective == GOODPUT and summary.best is not None else None
+    return summary.best_level if best is None else level_of(best)
 
 
 def column_of(objective: str, slo: SLO) -> str:
-    """The column of the batches that an objective reads."""
-    if objective in LATENCIES:
-        return f"{LATENCIES[objective]}_{statistic_of(objective, slo)}"
-    return "goodput" if objective == GOODPUT else "output_throughput"
-
-
-def statistic_of(objective: str, slo: SLO) -> str:
-    """The statistic of a latency that is minimised: the strictest that the SLO limits, else p50."""
+    """The column of the batches that an objective reads; of a latency its strictest limited statistic, or p50."""
+    if objective not in LATENCIES:
+        return "goodput" if objective == GOODPUT else "output_throughput"
     limited = [one.statistic for one in slo.constraints if one.metric == LATENCIES[objective]]
-    return max(limited, key=lambda statistic: PERCENTILES.get(statistic, 50), default="p50")
+    return f"{LATENCIES[objective]}_{max(limited, key=lambda one: PERCENTILES.get(one, 50), default='p50')}"
 
 
 class Goal(NamedTuple):
@@ -153,16 +140,11 @@ THROUGHPUT = Goal()
 
 def goals_of(spec: Mapping[str, Any], slo: SLO, per_gpu: bool = False) -> tuple[Goal, ...]:
     """The objectives of a search's plain spec as they are shown."""
-    throughputs = {GOODPUT: Goal("max goodput", "requests/s")}
-    goals = []
-    for one in _objectives(spec):
-        goal = throughputs.get(one, THROUGHPUT)
-        if one in LATENCIES:
-            goal = Goal(f"{METRICS[LATENCIES[one]].name} {statistic_of(one, slo)}", "s", maximize=False)
-        elif per_gpu:
-            goal = goal._replace(label=f"{goal.label} per GPU", unit=f"{goal.unit} per GPU")
-        goals.append(goal)
-    return tuple(goals)
+    goals = {"max_throughput": THROUGHPUT, GOODPUT: Goal("max goodput", "requests/s")}
+    if per_gpu:
+        goals = {one: Goal(f"{goal.label} per GPU", f"{goal.unit} per GPU") for one, goal in goals.items()}
+    latencies = {one: Goal(column_name(column_of(one, slo)), "s", maximize=False) for one in LATENCIES}
+    return tuple((goals | latencies).get(one, goals["max_throughput"]) for one in _objectives(spec))
 
 
 def _objectives(spec: Mapping[str, Any]) -> list[str]:

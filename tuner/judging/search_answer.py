@@ -17,6 +17,7 @@ from tuner.judging.intervals import CONFIDENCE
 from tuner.judging.scores import THROUGHPUT, Goal, goals_of
 from tuner.judging.slo import SLO
 from tuner.judging.trials import BASELINE, BEST, attempts, first, gains, name_of, parameters_text, value_text, varied
+from tuner.judging.verdicts import ending
 
 #: how a state is called wherever a person reads it, in the order in which trials are counted
 STATES = {
@@ -116,7 +117,7 @@ class Searched:
         """One trial that has ended, in one line: what it was, and what came of it."""
         what = f"{name_of(row)} {parameters_text(row['parameters'], self.varied or None)}"
         if row["state"] != COMPLETE:
-            why = ": ".join(filter(None, [row["kind"].replace("_", " "), shorten(row["cause"], _CAUSE)]))
+            why = ending(row["kind"], shorten(row["cause"], _CAUSE))
             return f"{what}: {STATES.get(row['state'], row['state'])}{f': {why}' if why else ''}"
         gain = self.gain(row)
         more = "" if pd.isna(gain) or row["role"] == BASELINE else f" ({change(gain)} against the baseline)"
@@ -164,12 +165,12 @@ class Searched:
     def _gained(self, best: "pd.Series[Any]") -> str:
         """What the best is more than the baseline, never more surely than it was confirmed."""
         notes = self.notes.confirmation or Confirmation()
-        verdict, gain = notes.verdict, notes.gain
-        if verdict in DOUBTS:
-            return f", {DOUBTS[verdict]}"
-        sure = "confirmed" if verdict in CONFIRMED else "not confirmed yet"
-        if gain is None:  # the trials' own is no confirmed one
-            gain = math.nan if verdict in CONFIRMED else self.gain(best)
+        if notes.verdict in DOUBTS:
+            return f", {DOUBTS[notes.verdict]}"
+        is_sure, gain = notes.verdict in CONFIRMED, notes.gain
+        if gain is None and not is_sure:  # the trials' own is no confirmed one
+            gain = self.gain(best)
+        sure = "confirmed" if is_sure else "not confirmed yet"
         return f", {sure}" if pd.isna(gain) else f", {change(gain)} against the baseline ({sure})"
 
     def _confirmed(self) -> str:
@@ -186,20 +187,18 @@ class Searched:
     def counts(self) -> str:
         """How many trials ended in which state, with what the failed ones failed of."""
         states = self.attempts["state"].value_counts()
-        kinds = self.attempts.loc[self.attempts["state"] == FAILED, "kind"]
+        kinds = self.attempts.loc[self.attempts["state"].eq(FAILED) & self.attempts["kind"].ne(""), "kind"]
         parts = [f"{states[state]} {says}" for state, says in STATES.items() if state in states]
-        failures = ", ".join(
-            f"{count} {str(kind).replace('_', ' ')}" for kind, count in kinds[kinds.ne("")].value_counts().items()
-        )
+        failures = ", ".join(f"{count} {kind}" for kind, count in kinds.str.replace("_", " ").value_counts().items())
         return f"{plural(len(self.attempts), 'trial')}: {', '.join(parts)}{f' ({failures})' if failures else ''}."
 
     @property
     def table(self) -> pd.DataFrame:
         """One row a trial: its parameters, how it ended, its value, the gain, the level, and why where it failed."""
         rows = self.trials[self.trials["state"] != WAITING]
-        given = zip(rows["answers"], rows["answers_evidence"], strict=True)
+        said = zip(rows["answers"], rows["answers_evidence"], strict=True)
         # the verdict, and how many part: `changed (14 of 20)`
-        answers = [f"{said} ({why.partition(' part')[0]})" if " part" in why else said for said, why in given]
+        answers = [f"{one} ({why.partition(' part')[0]})" if " part" in why else one for one, why in said]
         columns = {
             "trial": [name_of(row) for row in rows.to_dict("records")],
             **{
@@ -211,19 +210,15 @@ class Searched:
             "state": [STATES.get(state, state) for state in rows["state"]],
             **({"answers": answers} if any(answers) else {}),
         }
-        # a parameter's name is told apart where it is one of our own columns'
-        headers = {
-            name: f"{name} (parameter)" if name in {*columns, "answers", "cause"} else name for name in self.varied
-        }
         as_before = rows["role"].eq(BASELINE) | rows["of"].eq(BASELINE)
         several = any("engine" in one for one in rows["parameters"])  # which have parameters of their own
         unset = ["default" if before and not several else "–" for before in as_before]
-        parameters = {
-            header: [
-                value_text(one[name]) if name in one else otherwise
-                for one, otherwise in zip(rows["parameters"], unset, strict=True)
+        given = list(zip(rows["parameters"], unset, strict=True))
+        parameters = {  # told apart where it is called as one of our own columns
+            f"{name} (parameter)" if name in {*columns, "answers", "cause"} else name: [
+                value_text(one[name]) if name in one else otherwise for one, otherwise in given
             ]
-            for name, header in headers.items()
+            for name in self.varied
         }
         causes = [shorten(str(cause or ""), _CAUSE) for cause in rows["cause"]]
         return pd.DataFrame(columns | parameters | {"cause": causes}, index=rows.index)

@@ -9,48 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tuner.core import metrics
 from tuner.core.documents import read_document
-from tuner.core.metrics import (
-    LATENCIES,
-    METRICS,
-    PERCENTILES,
-    SECONDS,
-    SHARE,
-    STATISTICS,
-    WHOLE_FIRST,
-    Metric,
-    column_name,
-)
 from tuner.errors import SLOError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where in an SLO something stands, for messages such as `slo.yaml: ttft.p90.threshold must be …`."""
-
-    name: str
-    path: str = ""
-
-    def below(self, key: str) -> "Position":
-        """The place of `key` within this one."""
-        return Position(self.name, f"{self.path}.{key}" if self.path else key)
-
-    def error(self, message: str) -> SLOError:
-        """An error that starts with this place."""
-        return SLOError(": ".join(part for part in (self.name, self.path, message) if part))
-
-    def must_be_mapping(self, value: Any, otherwise: str) -> None:
-        """Refuse what is no mapping."""
-        if not isinstance(value, Mapping):
-            raise self.error(f"{otherwise}, not {value!r}")
-
-    def must_know(self, value: Mapping[str, Any], keys: list[str]) -> None:
-        """Refuse keys that are none of `keys`."""
-        for key in value:
-            if key not in keys:
-                raise self.error(f"unknown key {key!r}; known are {', '.join(keys)}")
 
 
 def _number_and_unit(value: Any) -> tuple[float, str]:
@@ -68,23 +31,51 @@ _MUST_BE: dict[str, Callable[[float], bool]] = {
 }
 
 
-def _number_at(value: Mapping[str, Any], key: str, place: Position, default: Any, must: str) -> Any:
-    if key not in value:
-        return default
-    number, unit = _number_and_unit(value[key])
-    if unit or not _MUST_BE[must](number):
-        raise place.below(key).error(f"must be a number {must}, not {value[key]!r}")
-    return number
+@dataclass(frozen=True)
+class _Part:
+    """A part of an SLO's document and where it stands, for messages such as `slo.yaml: ttft.threshold must be …`."""
+
+    value: Any
+    name: str  # of the document
+    path: str = ""
+
+    def part(self, key: str) -> "_Part":
+        return _Part(self.value[key], self.name, f"{self.path}.{key}" if self.path else key)
+
+    def error(self, message: str) -> SLOError:
+        return SLOError(": ".join(filter(None, (self.name, self.path, message))))
+
+    def must_be_mapping(self, otherwise: str) -> None:
+        if not isinstance(self.value, Mapping):
+            raise self.error(f"{otherwise}, not {self.value!r}")
+
+    def must_know(self, keys: list[str]) -> None:
+        for key in self.value:
+            if key not in keys:
+                raise self.error(f"unknown key {key!r}; known are {', '.join(keys)}")
+
+    def number(self, key: str, default: float | None, must: str) -> Any:
+        if key not in self.value:
+            return default
+        number, unit = _number_and_unit(self.value[key])
+        if unit or not _MUST_BE[must](number):
+            raise self.part(key).error(f"must be a number {must}, not {self.value[key]!r}")
+        return number
 
 
 #: What each section of the file limits, latencies first: a column, without its statistic.
-SECTIONS = {METRICS[name].section: name for name in dict.fromkeys([*WHOLE_FIRST, *METRICS]) if METRICS[name].section}
+SECTIONS = {
+    metrics.METRICS[name].section: name
+    for name in dict.fromkeys([*metrics.WHOLE_FIRST, *metrics.METRICS])
+    if metrics.METRICS[name].section
+}
 #: Units that a threshold may name, and how many of each are a second.
 _PER_SECOND = {"s": 1, "ms": 1000}
 #: Most errors that an SLO without `error_rate` lets pass.
 MOST_ERRORS = 0.1
 STEEPNESS = 0.1
-_KEYS = ["threshold", "hard_fail", "fail_ratio", "weight"]
+_SHAPE = {"fail_ratio": 0.0, "weight": 1.0}
+_KEYS = ["threshold", "hard_fail", *_SHAPE]
 TIERS, LONGEST_NAME = "tiers", 40
 
 
@@ -113,22 +104,17 @@ class Constraint:
     @property
     def is_of_all_requests(self) -> bool:
         """Whether it limits a share of all requests: a few never exclude that it is missed, but they can show it."""
-        return METRICS[self.metric].unit == SHARE
-
-    @property
-    def grows_with_load(self) -> bool:
-        """Whether more load helps to meet it."""
-        return METRICS[self.metric].grows_with_load
+        return metrics.METRICS[self.metric].unit == metrics.SHARE
 
     @property
     def sign(self) -> int:
         """-1 where the threshold is the least allowed and not the most."""
-        return -1 if METRICS[self.metric].more_is_better else 1
+        return -1 if metrics.METRICS[self.metric].more_is_better else 1
 
     @property
     def label(self) -> str:
         """What it limits, as texts call it: `TTFT p90`."""
-        return column_name(self.column)
+        return metrics.column_name(self.column)
 
     def __str__(self) -> str:
         return f"{self.label} {'≥' if self.sign < 0 else '≤'} {self.threshold:g}{self.unit}"
@@ -136,13 +122,13 @@ class Constraint:
     @property
     def unit(self) -> str:
         """The unit of threshold and actual value, for texts."""
-        return METRICS[self.metric].suffix
+        return metrics.METRICS[self.metric].suffix
 
     @property
     def key(self) -> str:
         """What a log calls it: a percentile of the whole latency by itself, a mean by its section: `p90`, `ttft`."""
         if self.statistic == "mean":
-            return METRICS[self.metric].section
+            return metrics.METRICS[self.metric].section
         return self.statistic if self.statistic and self.metric == "e2e_latency" else self.column
 
     @property
@@ -207,7 +193,7 @@ class SLO:
         if isinstance(document, SLO):
             return document
         read = _tiered if isinstance(document, Mapping) and TIERS in document else _slo
-        return read(document, Position(name))
+        return read(_Part(document, name))
 
     @property
     def all_constraints(self) -> tuple[Constraint, ...]:
@@ -217,11 +203,18 @@ class SLO:
         requests, failed ones counted as endless, leaves room for 1 − q of them; the strictest percentile named sets the
         limit, and it is never above `MOST_ERRORS`.
         """
-        percentiles = [PERCENTILES[c.statistic] / 100 for c in self.constraints if c.statistic in PERCENTILES]
+        percentiles = [
+            metrics.PERCENTILES[c.statistic] / 100 for c in self.constraints if c.statistic in metrics.PERCENTILES
+        ]
         room = min([round(1 - q, 6) for q in percentiles] + [MOST_ERRORS])
         errors = [one for one in self.constraints if one.metric == "error_rate"]
         others = (one for one in self.constraints if one.metric != "error_rate")
         return (*others, *(errors or [Constraint("error_rate", "", room, implied=True)]))
+
+    @property
+    def bounded(self) -> list[str]:
+        """The columns that it limits and that have an interval; a share of all requests has none."""
+        return list(dict.fromkeys(one.column for one in self.constraints if not one.is_of_all_requests))
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `parse` reads back as this SLO."""
@@ -229,85 +222,78 @@ class SLO:
             return {TIERS: {name: slo.to_dict() for name, slo in self.tiers}}
         document: dict[str, Any] = {}
         for constraint in self.constraints:
-            section = document.setdefault(METRICS[constraint.metric].section, {})
+            section = document.setdefault(metrics.METRICS[constraint.metric].section, {})
             target = section.setdefault(constraint.statistic, {}) if constraint.statistic else section
             target.update({name: getattr(constraint, name) for name in _KEYS})
         extras = {"confidence": self.confidence} if self.confidence is not None else {}
         return document | extras | {"steepness": self.steepness}
 
 
-def _slo(document: Mapping[str, Any], place: Position) -> SLO:
-    place.must_be_mapping(document, "an SLO is a mapping such as {ttft: {threshold: 0.5}}")
-    place.must_know(document, [*SECTIONS, "confidence", "steepness"])
-    constraints = [one for section in SECTIONS if section in document for one in _constraints(document, section, place)]
-    if "attainment" in document and not any(one.is_latency for one in constraints):
-        raise place.below("attainment").error("is the share of requests that meet every latency threshold; give one")
-    return SLO(
-        tuple(constraints),
-        _number_at(document, "confidence", place, None, _BELOW_ONE),
-        _number_at(document, "steepness", place, STEEPNESS, _POSITIVE),
-    )
+def _slo(document: _Part) -> SLO:
+    document.must_be_mapping("an SLO is a mapping such as {ttft: {threshold: 0.5}}")
+    document.must_know([*SECTIONS, "confidence", "steepness"])
+    sections = [section for section in SECTIONS if section in document.value]
+    limits = [one for section in sections for one in _constraints(document.part(section), SECTIONS[section])]
+    if "attainment" in sections and not any(one.is_latency for one in limits):
+        told = "is the share of requests that meet every latency threshold; give one"
+        raise document.part("attainment").error(told)
+    confidence = document.number("confidence", None, _BELOW_ONE)
+    return SLO(tuple(limits), confidence, document.number("steepness", STEEPNESS, _POSITIVE))
 
 
-def _tiered(document: Mapping[str, Any], place: Position) -> SLO:
+def _tiered(document: _Part) -> SLO:
     """The first of several SLOs, which knows them all."""
-    if beside := [key for key in document if key != TIERS]:
-        raise place.error(f"{beside[0]!r} stands beside {TIERS}: write it into each tier that it is meant for")
-    here, value = place.below(TIERS), document[TIERS] or {}
-    here.must_be_mapping(value, "expected {name of the tier: its SLO}")
-    if not value:
-        raise here.error("names no tier")
-    for name in value:
+    if beside := [key for key in document.value if key != TIERS]:
+        raise document.error(f"{beside[0]!r} stands beside {TIERS}: write it into each tier that it is meant for")
+    tiers = document.part(TIERS)
+    if not tiers.value:
+        raise tiers.error("names no tier")
+    tiers.must_be_mapping("expected {name of the tier: its SLO}")
+    for name in tiers.value:
         if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
-            raise here.error(f"a tier has a name of at most {LONGEST_NAME} characters, not {name!r}")
-    tiers = tuple((name, _slo(content, here.below(name))) for name, content in value.items())
-    return replace(tiers[0][1], tiers=tiers)
+            raise tiers.error(f"a tier has a name of at most {LONGEST_NAME} characters, not {name!r}")
+    named = tuple((name, _slo(tiers.part(name))) for name in tiers.value)
+    return replace(named[0][1], tiers=named)
 
 
-def _constraints(document: Mapping[str, Any], section: str, place: Position) -> list[Constraint]:
+def _constraints(section: _Part, metric: str) -> list[Constraint]:
     """The constraints of a section: of a latency one on the mean, or one a statistic."""
-    here, value, metric = place.below(section), document[section], SECTIONS[section]
-    if metric not in LATENCIES:
-        constraint = _constraint(value, metric, "", here)
-        if METRICS[metric].unit == SHARE and constraint.threshold > 1:
-            raise here.error(f"threshold is a share of requests, at most 1, not {constraint.threshold:g}")
+    if metric not in metrics.LATENCIES:
+        constraint = _constraint(section, metric)
+        if metrics.METRICS[metric].unit == metrics.SHARE and constraint.threshold > 1:
+            raise section.error(f"threshold is a share of requests, at most 1, not {constraint.threshold:g}")
         return [constraint]
-    here.must_be_mapping(value, "expected {threshold: …} or {p90: {threshold: …}}")
-    if "threshold" in value:
-        return [_constraint(value, metric, "mean", here)]
-    here.must_know(value, [*STATISTICS, "threshold"])
-    if not value:
-        raise here.error("has no threshold")
-    return [_constraint(entry, metric, statistic, here.below(statistic)) for statistic, entry in value.items()]
+    section.must_be_mapping("expected {threshold: …} or {p90: {threshold: …}}")
+    if "threshold" in section.value:
+        return [_constraint(section, metric, "mean")]
+    section.must_know([*metrics.STATISTICS, "threshold"])
+    if not section.value:
+        raise section.error("has no threshold")
+    return [_constraint(section.part(statistic), metric, statistic) for statistic in section.value]
 
 
-def _constraint(value: Any, metric: str, statistic: str, place: Position) -> Constraint:
-    place.must_be_mapping(value, "expected {threshold: …}")
-    place.must_know(value, _KEYS)
-    if "threshold" not in value:
-        raise place.error("has no threshold")
-    hard_fail = value.get("hard_fail", True)
+def _constraint(limit: _Part, metric: str, statistic: str = "") -> Constraint:
+    limit.must_be_mapping("expected {threshold: …}")
+    limit.must_know(_KEYS)
+    if "threshold" not in limit.value:
+        raise limit.error("has no threshold")
+    hard_fail = limit.value.get("hard_fail", True)
     if not isinstance(hard_fail, bool):
-        raise place.below("hard_fail").error(f"must be true or false, not {hard_fail!r}")
-    return Constraint(
-        metric,
-        statistic,
-        _threshold(value["threshold"], place.below("threshold"), METRICS[metric]),
-        hard_fail,
-        _number_at(value, "fail_ratio", place, 0.0, _NOT_NEGATIVE),
-        _number_at(value, "weight", place, 1.0, _NOT_NEGATIVE),
-    )
+        raise limit.part("hard_fail").error(f"must be true or false, not {hard_fail!r}")
+    threshold = _threshold(limit.part("threshold"), metrics.METRICS[metric])
+    shape = {name: limit.number(name, default, _NOT_NEGATIVE) for name, default in _SHAPE.items()}
+    return Constraint(metric, statistic, threshold, hard_fail, **shape)
 
 
-def _threshold(value: Any, place: Position, metric: Metric) -> float:
+def _threshold(limit: _Part, metric: metrics.Metric) -> float:
     """A threshold in seconds (or as it stands, where it is no time): finite, above 0, or 0 where that is strictest."""
-    number, unit = _number_and_unit(value)
-    timed = metric.unit == SECONDS
-    allowed = list(_PER_SECOND) if timed else []
-    if unit and unit not in allowed:
-        what = f"is none of {', '.join(allowed)}" if allowed else "has no place here, the threshold is a bare number"
-        raise place.error(f"the unit {unit!r} {what}")
-    must = _NOT_NEGATIVE if metric.unit == SHARE and not metric.more_is_better else _POSITIVE
+    number, unit = _number_and_unit(limit.value)
+    timed = metric.unit == metrics.SECONDS
+    if unit and not (timed and unit in _PER_SECOND):
+        wrong = f"is none of {', '.join(_PER_SECOND)}" if timed else "has no place here, the threshold is a bare number"
+        raise limit.error(f"the unit {unit!r} {wrong}")
+    must = _NOT_NEGATIVE if metric.unit == metrics.SHARE and not metric.more_is_better else _POSITIVE
     if not _MUST_BE[must](number):
-        raise place.error(f"must be a number {must}{', in seconds or such as 500 ms' if timed else ''}, not {value!r}")
+        told = f"must be a number {must}{', in seconds or such as 500 ms' if timed else ''}"
+        raise limit.error(f"{told}, not {limit.value!r}")
     return number / _PER_SECOND[unit or "s"]

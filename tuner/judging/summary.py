@@ -24,22 +24,8 @@ from tuner.core.level import (
 from tuner.core.metrics import column_name, metric_of
 from tuner.core.records import COMPLETED
 from tuner.core.text import percent, plural
-from tuner.judging.intervals import CONFIDENCE
-from tuner.judging.levels import (
-    CURVE,
-    NONE,
-    OPEN,
-    bracket,
-    column_of,
-    compliant_levels,
-    first_reason,
-    held_levels,
-    levels_of,
-    needs_more_load,
-    past_peak,
-    too_much,
-    without_superseded,
-)
+from tuner.judging import levels as curves
+from tuner.judging.intervals import CONFIDENCE, column_of
 from tuner.judging.slo import SLO
 from tuner.judging.verdicts import COMPLIANT, FAIL, PASS, SOFT, UNKNOWN
 
@@ -101,10 +87,10 @@ class Summary:
             return f"{self.compliant}/{self.total} batches comply, but no level that does has a known throughput"
         if self.best is None:
             kept = (
-                "it is kept with its penalty" if self.total == 1 else f"all {self.total} are kept with their penalties"
+                f"all {self.total} are kept with their penalties" if self.total != 1 else "it is kept with its penalty"
             )
             return f"No SLO-compliant batch: {kept}, and there is no maximum"
-        bound = "≥ " if self.bracket == OPEN else ""
+        bound = "≥ " if self.bracket == curves.OPEN else ""
         batches = plural(self.compliant, "SLO-compliant batch")
         return f"Max throughput: {bound}{self.max_throughput:.1f} tokens/s at {_level(self.best)} (from {batches})"
 
@@ -132,7 +118,7 @@ def summarize(judged: pd.DataFrame) -> Summary:
         >>> round(summary.max_throughput), summary.best_level, summary.bracket
         (367, 4, 'bracketed')
     """
-    rows, levels = without_superseded(judged), levels_of(judged)
+    rows, levels = curves.without_superseded(judged), curves.levels_of(judged)
     _log_batches(rows, levels)
     of_rows, of_levels = (column_of(frame, "scenario") for frame in (rows, levels))
     parts = {str(name): _of_scenario(rows[of_rows == name], levels[of_levels == name]) for name in of_rows.unique()}
@@ -148,7 +134,7 @@ def _overall(rows: pd.DataFrame, levels: pd.DataFrame, scenarios: dict[str, Summ
     parts = list(scenarios.values())
     best = max(parts, key=lambda part: -math.inf if part.max_throughput is None else part.max_throughput, default=None)
     return replace(
-        best or Summary(None, None, NONE, 0, 0),
+        best or Summary(None, None, curves.NONE, 0, 0),
         compliant=sum(part.compliant for part in parts),
         total=len(rows),
         levels=levels,
@@ -158,13 +144,11 @@ def _overall(rows: pd.DataFrame, levels: pd.DataFrame, scenarios: dict[str, Summ
 
 
 def _of_scenario(batches: pd.DataFrame, levels: pd.DataFrame) -> Summary:
-    compliant = levels[levels["verdict"].isin(COMPLIANT) & levels["output_throughput"].notna()]
-    ranked = by_level(compliant).sort_values("output_throughput", ascending=False, kind="stable")
-    best = None if ranked.empty else ranked.iloc[0]
+    best = curves.best_of(levels)
     return Summary(
         max_throughput=None if best is None else float(best["output_throughput"]),
         best_level=None if best is None or (level := level_of(best)) is None else number_of(level),
-        bracket=NONE if best is None else bracket(_curve_of(best, levels)),
+        bracket=curves.NONE if best is None else curves.bracket(_curve_of(best, levels)),
         compliant=int(batches["verdict"].isin(COMPLIANT).sum()),
         total=len(batches),
         best=best,
@@ -174,7 +158,7 @@ def _of_scenario(batches: pd.DataFrame, levels: pd.DataFrame) -> Summary:
 
 def _curve_of(best: "pd.Series[Any]", levels: pd.DataFrame) -> pd.DataFrame:
     """The levels of the trial and scenario that `best` belongs to."""
-    names = [name for name in CURVE if name in levels]
+    names = [name for name in curves.CURVE if name in levels]
     return levels[(levels[names] == best[names]).all(axis=1)]
 
 
@@ -183,11 +167,11 @@ def _common_level(levels: pd.DataFrame, scenarios: int) -> Level | None:
     if scenarios < 2:
         return None
     ends: list[Level] = []
-    names = [name for name in CURVE if name in levels and name != "scenario"]
+    names = [name for name in curves.CURVE if name in levels and name != "scenario"]
     for _, trial in levels.groupby(names, dropna=False, sort=False):
-        curves = np.array([held_levels(curve) for _, curve in trial.groupby("scenario")])
-        if len(curves) == scenarios and curves[:, 0].max() <= curves[:, 1].min():  # never, where one is NaN
-            ends.append(level_from(curves[:, 1].min(), kind_of(level_of(trial.iloc[0]))))
+        held = np.array([curves.held_levels(curve) for _, curve in trial.groupby("scenario")])
+        if len(held) == scenarios and held[:, 0].max() <= held[:, 1].min():  # never, where one is NaN
+            ends.append(level_from(held[:, 1].min(), kind_of(level_of(trial.iloc[0]))))
     return max((end for end in ends if type(end) is type(ends[0])), default=None)
 
 
@@ -221,8 +205,7 @@ def answer(judged: pd.DataFrame, summary: Summary, slo: SLO | None) -> list[str]
         parts = {name: _of_best(part, summary.levels, slo) for name, part in summary.scenarios.items()}
         each = [f"{name}: {'. '.join([lines[0], ' '.join(lines[1:])])}" for name, lines in parts.items()]
         return [summary.common_text, *each, _compliance_text(summary, slo)]
-    nothing = [_nothing(judged, slo), *first_reason(judged)]
-    lines = _of_best(summary, summary.levels, slo) if summary.best is not None else nothing
+    lines = _of_best(summary, summary.levels, slo) if summary.best is not None else _nothing(judged, slo)
     return [*lines[:2], _compliance_text(summary, slo), *lines[2:]]
 
 
@@ -231,14 +214,14 @@ def _of_best(summary: Summary, levels: pd.DataFrame, slo: SLO | None) -> list[st
     best = summary.best
     if best is None:
         return ["no level meets the SLO"]
+    first, requests = _best(summary, best, levels), plural(best["completed"], "completed request")
     if slo is None:
-        return [_best(summary, levels), f"Of {plural(best['completed'], 'completed request')}.", *_intervals(best, slo)]
-    limit = _limit(by_level(_curve_of(best, levels)))
+        return [first, f"Of {requests}.", *_intervals(best, slo)]
     doubt = f" – {best['evidence_reason']}" if best["evidence_reason"] else ""
-    evidence = f"The evidence is {best['evidence']}: {plural(best['completed'], 'completed request')}{doubt}."
-    lines = [_best(summary, levels), limit, evidence, *_intervals(best, slo)]
+    evidence = f"The evidence is {best['evidence']}: {requests}{doubt}."
+    lines = [first, _limit(by_level(_curve_of(best, levels))), evidence, *_intervals(best, slo)]
     limiting = limiting_level(replace(summary, levels=levels))
-    why = None if limiting is None else limiting.get("limit_evidence")
+    why = "" if limiting is None else limiting.get("limit_evidence")
     return [*lines, f"At {_level(limiting)} {why}."] if limiting is not None and isinstance(why, str) and why else lines
 
 
@@ -247,28 +230,32 @@ def limiting_level(summary: Summary) -> "pd.Series[Any] | None":
     if summary.best is None:
         return None
     curve = by_level(_curve_of(summary.best, summary.levels))
-    ranked = curve[levels_in(curve) >= compliant_levels(curve).max()].head(2)
+    ranked = curve[levels_in(curve) >= curves.compliant_levels(curve).max()].head(2)
     return None if ranked.empty else ranked.iloc[-1]
 
 
-def _nothing(judged: pd.DataFrame, slo: SLO | None) -> str:
+def _nothing(judged: pd.DataFrame, slo: SLO | None) -> list[str]:
+    what = "No batch meets the SLO, so there is no maximum" if slo else "Every batch has too many errors to count"
     if judged["outcome"].ne(COMPLETED).all():
-        return "No batch has a usable result"
-    return "No batch meets the SLO, so there is no maximum" if slo else "Every batch has too many errors to count"
+        what = "No batch has a usable result"
+    lowest = by_level(judged[judged["verdict_reason"] != ""]).head(1).to_dict("records")
+    return [what, *(f"{level_title(level_of(row)).capitalize()}: {row['verdict_reason']}." for row in lowest)]
 
 
-def _best(summary: Summary, levels: pd.DataFrame) -> str:
-    bound = "At least " if summary.bracket == OPEN else ""
-    several = levels["experiment"].nunique() > 1 and summary.best is not None
-    where = f" ({summary.best['experiment']})" if several and summary.best is not None else ""
-    at = None if summary.best is None else level_of(summary.best)
+def _best(summary: Summary, best: "pd.Series[Any]", levels: pd.DataFrame) -> str:
+    bound, at = "At least " if summary.bracket == curves.OPEN else "", level_of(best)
+    where = f" ({best['experiment']})" if levels["experiment"].nunique() > 1 else ""
     level = "an unknown concurrency" if at is None else level_title(at)
     return f"{bound}{summary.max_throughput:.1f} output tokens/s at {level}{where}"
 
 
 def _limit(curve: pd.DataFrame) -> str:
     """How far the measured levels confine those that comply: from above, and where a limit asks for load from below."""
-    level, fails, (lowest, highest) = levels_in(curve), too_much(curve), compliant_levels(curve).agg(["min", "max"])
+    level, fails, (lowest, highest) = (
+        levels_in(curve),
+        curves.too_much(curve),
+        curves.compliant_levels(curve).agg(["min", "max"]),
+    )
     if pd.isna(highest):
         return "The batches that meet the SLO held no concurrency, so the highest that meets it is not known."
     low, high = (level_from(end, kind_of(level_of(curve.iloc[0]))) for end in (lowest, highest))
@@ -276,7 +263,7 @@ def _limit(curve: pd.DataFrame) -> str:
     amid, above = _named(curve[fails & (level < highest)]), _named(curve[fails & (level > highest)])
     if amid:
         return f"{most.split()[0].capitalize()} {amid[-1]} while {high} does: measure them again."
-    less = _named(curve[needs_more_load(curve) & (level < lowest)])
+    less = _named(curve[curves.needs_more_load(curve) & (level < lowest)])
     least = f" It takes at least {level_title(low)}, since {less[-1]}." if less else ""
     if above:
         return f"The limit lies between {most} and {above[0].replace(' does', ', which does', 1)}.{least}"
@@ -284,7 +271,7 @@ def _limit(curve: pd.DataFrame) -> str:
         still = f"{most.capitalize()} still meets the SLO. Whether higher levels do is not known"
         return f"{still}, so measure them again: {unknown}.{least}"
     there = f"{most.capitalize()}, the highest that was measured, still meets the SLO"
-    if peak := past_peak(curve):
+    if peak := curves.past_peak(curve):
         return f"{there}, and its throughput is below that at {level_title(peak)}: higher ones promise no more.{least}"
     return f"{there}: measure higher ones for the limit.{least}"
 
@@ -302,8 +289,8 @@ def _compliance_text(summary: Summary, slo: SLO | None) -> str:
 
 def _intervals(best: "pd.Series[Any]", slo: SLO | None) -> list[str]:
     """How far the best batch's throughput, and what the SLO limits of it, may lie from what is said."""
-    limited = [one.column for one in (slo.constraints if slo else ()) if not one.is_of_all_requests]
-    texts = [text for column in dict.fromkeys([*limited, "output_throughput"]) if (text := _interval(best, column))]
+    columns = dict.fromkeys([*(slo.bounded if slo else ()), "output_throughput"])
+    texts = [text for column in columns if (text := _interval(best, column))]
     confidence = (slo.confidence if slo else None) or CONFIDENCE
     over = " over its runs" if best.get("interval_over") == "runs" else ""
     return [f"At {percent(confidence)}{over}: {', '.join(texts)}."] if texts else []

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from tuner.batches.batch import records
+from tuner.batches.report_data import ReportTrial
 from tuner.core.records import COMPLETE, ENDED, RUNNING, WAITING, Answers
 from tuner.core.run_directory import Experiment, Trial
 from tuner.core.text import shorten
@@ -20,11 +20,7 @@ from tuner.judging.slo import SLO
 #: The level at which a trial has most throughput: requests in flight, or requests per second.
 BEST = ("best_level", "best_rate")
 #: The columns of `load_trials`.
-COLUMNS = (
-    *("trial", "role", "of", "state", "parameters", "promise", "value", "values", "unit"),
-    *("penalty", "cause", "kind", "gpus", "max_throughput", *BEST, "bracket"),
-    *("started_at", "finished_at", "duration", "answers", "answers_evidence", "is_best", "is_pareto"),
-)
+COLUMNS = ReportTrial.__struct_fields__
 
 
 def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
@@ -56,28 +52,27 @@ def load_trials(folder: Path, slo: SLO | None = None) -> pd.DataFrame:
     spec = Experiment.open(folder).facts.get("spec", {})
     scoring = Scoring.of(spec, slo)
     paths = Experiment(folder).trial_folders
-    trials = _with_times([_row(path, scoring) for path in paths])
+    trials = _frame([_row(path, scoring) for path in paths])
     trials = trials.assign(**_answers(trials, paths, spec.get("quality")))
     trials["unit"] = goals_of(spec, scoring.slo, per_gpu=bool(trials["gpus"].gt(1).any()))[0].unit
-    return _with_best(trials.astype(_BEST_KINDS), scoring.objectives)
+    return _with_best(trials, scoring.objectives)
 
 
-def _with_times(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    trials = pd.DataFrame(rows, columns=list(COLUMNS))
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    trials = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"best_level": "Int64", "best_rate": "float64"})
     return trials.assign(**{name: to_utc(trials[name]) for name in ("started_at", "finished_at")})
 
 
 def _answers(trials: pd.DataFrame, paths: list[Path], quality: Any) -> dict[str, list[str]]:
     """Whether answers changed, of each candidate that counts, where a search was asked that."""
-    found = dict.fromkeys(paths, Sameness("", ""))
-    baseline = [path for path, role in zip(paths, trials["role"], strict=True) if role == BASELINE]
-    if baseline and isinstance(quality, dict):
-        before, tolerance = Answers.read(baseline[0]), quality.get("tolerance")
+    found = [Sameness("", "")] * len(paths)
+    baseline = trials.index[trials["role"].eq(BASELINE)]
+    if len(baseline) and isinstance(quality, dict):
+        before, tolerance = Answers.read(paths[baseline[0]]), quality.get("tolerance")
         limit = float(tolerance) if isinstance(tolerance, int | float) else TOLERANCE
-        counts = trials["state"].eq(COMPLETE) & trials["role"].eq("candidate")
-        found |= {path: compare_answers(before, Answers.read(path), limit) for path in compress(paths, counts)}
-    verdicts = [found[path].verdict for path in paths]
-    return {"answers": verdicts, "answers_evidence": [found[path].evidence for path in paths]}
+        for place in trials.index[trials["state"].eq(COMPLETE) & trials["role"].eq("candidate")]:
+            found[place] = compare_answers(before, Answers.read(paths[place]), limit)
+    return {"answers": [one.verdict for one in found], "answers_evidence": [one.evidence for one in found]}
 
 
 def _row(trial: Path, scoring: Scoring) -> dict[str, Any]:
@@ -111,12 +106,8 @@ def _with_best(trials: pd.DataFrame, objectives: tuple[str, ...]) -> pd.DataFram
     counts = trials["state"].eq(COMPLETE) & trials["role"].ne("confirmation")
     gains = {row: gains_of(values, objectives) for row, values in trials.loc[counts, "values"].items()}
     best = max(gains, key=lambda row: gains[row], default=None)
-    dominated = {
-        row
-        for row, own in gains.items()
-        if any(own != other and all(b >= a for a, b in zip(own, other, strict=True)) for other in gains.values())
-    }
-    front = gains.keys() - dominated
+    every = np.array(list(gains.values())).reshape(len(gains), len(objectives))
+    front = [row for row, own in gains.items() if not ((every >= own).all(axis=1) & (every > own).any(axis=1)).any()]
     return trials.assign(is_best=trials.index == best, is_pareto=trials.index.isin(front))
 
 
@@ -125,7 +116,6 @@ def gains_of(values: Any, objectives: tuple[str, ...]) -> tuple[float, ...]:
     return tuple(value if maximised(one) else -value for value, one in zip(values, objectives, strict=True))
 
 
-_BEST_KINDS = {"best_level": "Int64", "best_rate": "float64"}
 BASELINE, CONFIRMATION = "baseline", "confirmation"
 _LONGEST = 24  # characters of a parameter's name or value
 _MISSING = object()
@@ -174,19 +164,13 @@ def value_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else shorten(str(value), _LONGEST)
 
 
-def trials_to_records(trials: pd.DataFrame) -> list[dict[str, Any]]:
-    """Trials as JSON has them; `from_records` reads them back."""
-    return records(trials[[name for name in COLUMNS if name in trials]])
-
-
 def trials_from_records(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Trials as from `load_trials`, out of what a report carries."""
-    trials = _with_times(rows)
-    numbers = dict.fromkeys(("value", "penalty", "max_throughput", "duration"), "float64")
-    values = [[float("nan") if one is None else float(one) for one in row] for row in trials["values"]]
-    return trials.assign(values=pd.Series(values, trials.index, dtype="object")).astype(
-        numbers | _BEST_KINDS | {"is_best": "bool", "is_pareto": "bool"}
-    )
+    """Trials as from `load_trials`, out of what a report carries: the `records` of them."""
+    trials = _frame(rows)
+    values = [[math.nan if one is None else float(one) for one in row] for row in trials["values"]]
+    kinds = dict.fromkeys(("value", "penalty", "max_throughput", "duration"), "float64")
+    kinds |= dict.fromkeys(("is_best", "is_pareto"), "bool")
+    return trials.assign(values=pd.Series(values, trials.index, dtype="object")).astype(kinds)
 
 
 def first(rows: pd.DataFrame) -> "pd.Series[Any] | None":
@@ -239,8 +223,7 @@ def _shares(parameters: dict[str, list[Any]], values: list[float], maximize: boo
 def _comparable(values: list[Any]) -> list[Any]:
     """Numbers as their places in their order; where one is no number, all of them as names."""
     # what is subtracted from itself is 0, but for inf and NaN
-    numbers = [one for one in values if isinstance(one, int | float) and not isinstance(one, bool) and one - one == 0]
-    if len(numbers) == len(values):
-        places = {one: place for place, one in enumerate(sorted(set(values)))}
-        return [places[one] for one in values]
-    return [str(one) for one in values]
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) and one - one == 0 for one in values):
+        return [str(one) for one in values]
+    ordered = sorted(set(values))
+    return [ordered.index(one) for one in values]

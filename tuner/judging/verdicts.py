@@ -16,7 +16,7 @@ from tuner.core.metrics import PERCENTILES, requests_needed
 from tuner.core.records import COMPLETED
 from tuner.core.text import change, percent
 from tuner.errors import SLOError
-from tuner.judging.intervals import CONFIDENCE, intervals
+from tuner.judging.intervals import CONFIDENCE, column_of, intervals
 from tuner.judging.slo import SECTIONS, SLO, Constraint
 
 PASS, SOFT, FAIL, UNKNOWN = "pass", "soft", "fail", "unknown"
@@ -25,6 +25,8 @@ Flags = NDArray[np.bool_]
 COMPLIANT = (PASS, SOFT)
 #: Outcomes in which the server answered, if only with errors.
 ANSWERED = (COMPLETED, "all_errors")
+#: Outcomes that say nothing of the server.
+NOT_RUN = ("missing", "skipped")
 HARD_FAIL, SOFT_VIOLATION = "HARD_FAIL", "SOFT_VIOLATION"
 #: Relative difference that rounding makes, such as by a file in milliseconds: it violates nothing.
 ROUNDING = 1e-9
@@ -94,7 +96,8 @@ def check_batch_slo_compliance(
     numbers = measure(Columns(mend(dict(batch_metrics) if is_file else whole)))
     row = {name: getattr(numbers, name, None) for name in ("completed", *SECTIONS.values())}
     judgement = _Judgement(pd.DataFrame([row | numbers.latencies]), SLO.parse(slo_config))
-    return judgement.verdicts[0] in COMPLIANT, judgement.details(0)
+    shown = [finding for finding in judgement.findings if finding.violated[0] or finding.unknown[0]]
+    return judgement.verdicts[0] in COMPLIANT, {finding.constraint.key: finding.detail(0) for finding in shown}
 
 
 class _Judgement:
@@ -103,27 +106,25 @@ class _Judgement:
     def __init__(self, batches: pd.DataFrame, slo: SLO) -> None:
         self.batches, self.slo = batches, slo
         self.confidence = slo.confidence or CONFIDENCE
-        superseded = self._column("superseded", False).eq(True)
-        self.judged = (self._column("outcome", COMPLETED).isin(ANSWERED) & ~superseded).to_numpy(bool)
+        superseded = column_of(batches, "superseded", False).eq(True)
+        self.judged = (column_of(batches, "outcome", COMPLETED).isin(ANSWERED) & ~superseded).to_numpy(bool)
         self.findings = [_Finding(self, constraint) for constraint in slo.all_constraints]
-        self.bounded = [finding for finding in self.findings if not finding.constraint.is_of_all_requests]
         hard, unknown, soft = (self._any(mask) for mask in ("hard", "unknown", "soft"))
         chosen = np.select([~self.judged, hard, unknown, soft], [UNKNOWN, FAIL, UNKNOWN, SOFT], PASS)
         self.verdicts = [str(verdict) for verdict in chosen]
 
-    def _column(self, name: str, default: Any) -> "pd.Series[Any]":
-        return self.batches[name] if name in self.batches else pd.Series(default, index=self.batches.index)
-
     def numbers(self, name: str) -> Floats:
         if name == "attainment":
             return self.attainment
-        values = pd.to_numeric(self._column(name, np.nan), errors="coerce").to_numpy("float64", na_value=np.nan)
+        values = pd.to_numeric(column_of(self.batches, name, np.nan), errors="coerce").to_numpy(
+            "float64", na_value=np.nan
+        )
         # where nothing completed, all that was sent failed
         lacking = np.where(self.numbers("completed") == 0, 1.0, np.nan) if name == "error_rate" else np.nan
         return np.where(np.isfinite(values), values, lacking)
 
     def frame(self) -> pd.DataFrame:
-        rows = range(len(self.batches))
+        rows, duration = range(len(self.batches)), self.numbers("duration")
         strong = self.judged & np.array([not doubt for doubt in self.doubts], bool)
         total = sum((finding.penalty for finding in self.findings), start=np.zeros(len(self.batches)))
         before = self.batches
@@ -131,13 +132,14 @@ class _Judgement:
             before = before.drop(columns="attainment").copy()  # in few blocks
         judged = before.assign(
             verdict=self._texts(self.verdicts),
-            verdict_reason=self._texts([self.reason(row) for row in rows]),
-            violations=pd.Series([self.violations(row) for row in rows], self.batches.index, dtype="object"),
+            verdict_reason=self._texts(list(map(self.reason, rows))),
+            violations=pd.Series(list(map(self.violations, rows)), self.batches.index, dtype="object"),
             penalty=np.where(np.array(self.verdicts, "str") == UNKNOWN, np.nan, total),
             evidence=self._texts(np.where(strong, "strong", "weak")),
             evidence_reason=self._texts(self.doubts),
             attainment=self.attainment,
-            goodput=goodput(self.attainment, self.numbers("requests"), self.numbers("duration")),
+            # as `vllm bench serve` counts it; DistServe (OSDI '24) calls so the highest rate that meets the SLO
+            goodput=self.attainment * self.numbers("requests") / np.where(duration > 0, duration, np.nan),
         )
         judged.attrs["slo"] = self.slo.to_dict()  # so that a figure of it can draw the thresholds
         return judged
@@ -151,33 +153,24 @@ class _Judgement:
     def violations(self, row: int) -> list[dict[str, Any]]:
         return [finding.violation(row) for finding in self.findings if self.judged[row] and finding.violated[row]]
 
-    def details(self, row: int) -> dict[str, dict[str, Any]]:
-        """The violations of a row as a log calls them, and what could not be judged."""
-        shown = [finding for finding in self.findings if finding.violated[row] or finding.unknown[row]]
-        return {finding.constraint.key: finding.detail(row) for finding in shown}
-
     def reason(self, row: int) -> str:
         """Why the verdict is what it is, as a sentence; empty for a pass."""
-        ended = [str(self._column(name, "").iloc[row]) for name in ("outcome", "reason")]
-        if ended[0] not in ("", COMPLETED) or not self.judged[row]:
-            return ": ".join(filter(None, [ended[0].replace("_", " ").removeprefix(COMPLETED), ended[1]]))
+        outcome, reason = (str(column_of(self.batches, name).iloc[row]) for name in ("outcome", "reason"))
+        if outcome not in ("", COMPLETED) or not self.judged[row]:
+            return ending(outcome, reason)
         return "; ".join(text for finding in self.findings if (text := finding.text(row)))
 
     @cached_property
     def readings(self) -> list[Reading | None]:
-        """What is kept of each batch's file, read once for all that needs single requests."""
         return readings_of(self.batches)
 
     @cached_property
     def attainment(self) -> Floats:
-        """The share of each batch's requests that met every latency threshold.
-
-        One that was found before by the same thresholds counts: a report lacks the requests, and a mean has none.
-        """
+        """One that was found before by the same thresholds counts: a report lacks the requests, and a mean has none."""
         limits, known = latency_limits(self.slo), np.full(len(self.batches), np.nan)
         before = self.batches.attrs.get("slo")
         if before and latency_limits(SLO.parse(before)) == limits:
-            known = self._column("attainment", np.nan).to_numpy("float64", na_value=np.nan)
+            known = column_of(self.batches, "attainment", np.nan).to_numpy("float64", na_value=np.nan)
         if not np.isnan(known).any():
             return known
         own = np.array([_attainment(reading, limits) for reading in self.readings], np.float64)
@@ -186,17 +179,16 @@ class _Judgement:
     @cached_property
     def bounds(self) -> pd.DataFrame:
         """The intervals of what is limited: those that the batches have already, or else from their requests."""
-        columns = [finding.constraint.column for finding in self.bounded]
-        if all(f"{column}_low" in self.batches for column in columns):
+        if all(f"{column}_low" in self.batches for column in self.slo.bounded):
             return self.batches
-        return intervals(self.batches, columns, self.confidence, self.readings)
+        return intervals(self.batches, self.slo.bounded, self.confidence, self.readings)
 
     @cached_property
     def doubts(self) -> list[str]:
         """Why the evidence is weak; empty where it is strong, or nothing was judged."""
         few, near = (self._any(mask) for mask in ("weak", "near"))
         across = np.full(len(self.batches), "", "object")
-        for finding in reversed(self.bounded):  # of several that leave it open, the first is named
+        for finding in reversed(self.findings):  # of several that leave it open, the first is named
             for row, doubt in finding.doubts(self.bounds, self.confidence):
                 across[row] = doubt
         return [str(doubt) for doubt in np.select([~self.judged, few, near], ["", TOO_FEW, TOO_NEAR], across)]
@@ -262,6 +254,8 @@ class _Finding:
 
     def doubts(self, bounds: pd.DataFrame, confidence: float) -> Iterator[tuple[int, str]]:
         """The batches whose verdict the interval of the metric leaves open, each with that in words."""
+        if self.constraint.is_of_all_requests:  # which has none
+            return
         low, high = (bounds[f"{self.constraint.column}_{side}"].to_numpy("float64") for side in ("low", "high"))
         label, unit = self.constraint.label, self.constraint.unit
         for turn in reversed(self.constraint.turns):
@@ -278,14 +272,9 @@ class _Finding:
             yield row, f"how far {label} may be off is not known: {TOO_SHORT}; measure longer"
 
 
-def goodput(attainment: Floats, requests: Floats, duration: Floats) -> Floats:
-    """Requests per second that met every latency threshold, of each batch: attainment · requests / duration.
-
-    As `vllm bench serve` counts its request goodput; NaN where one of the three is not known. DistServe (Zhong et al.,
-    OSDI '24), which gave the word its meaning, calls so the highest rate at which a share that was agreed on meets the
-    SLO.
-    """
-    return np.asarray(attainment * requests / np.where(duration > 0, duration, np.nan))
+def ending(outcome: str, reason: str) -> str:
+    """How a batch or a trial ended in words, such as `out of memory: CUDA out of memory`."""
+    return ": ".join(filter(None, [outcome.replace("_", " ").removeprefix(COMPLETED), reason]))
 
 
 def met(reading: Reading, limits: Mapping[str, float]) -> NDArray[np.bool_]:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,7 @@ def _judge_side(paths: Sequence[Path], batches: pd.DataFrame, runs: list[Run], s
     """Of reports attainment is what they know under this very SLO, since they lack the single requests."""
     document = slo.to_dict() if slo else None
     same = [run for run in runs if (own := SLO.recorded(run[0].slo, "a report")) and own.to_dict() == document]
-    pairs = (zip(_keys(own), known.carried_attainment, strict=False) for known, own in same)
-    if carried := dict(chain.from_iterable(pairs)):
+    if carried := dict(pair for known, own in same for pair in zip(_keys(own), known.carried_attainment, strict=False)):
         shares = pd.Series([carried.get(key) for key in _keys(batches)], batches.index, "float64")
         batches = batches.assign(attainment=shares)
         batches.attrs = batches.attrs | {"slo": document}
@@ -109,11 +107,16 @@ class Compared:
     comparison: Comparison  # the numbers
 
     @property
+    def sides(self) -> dict[str, Side]:
+        """Both by name, the baseline first."""
+        return {"baseline": self.baseline, "candidate": self.candidate}
+
+    @property
     def names(self) -> tuple[str, str]:
         """What baseline and candidate are called: the names of their runs, or their paths where those are the same."""
-        sides = (self.baseline, self.candidate)
-        first, second = (side.title for side in sides)
-        return (first, second) if first != second else (", ".join(sides[0].paths), ", ".join(sides[1].paths))
+        first, second = self.baseline, self.candidate
+        is_told = first.title != second.title
+        return (first.title, second.title) if is_told else (", ".join(first.paths), ", ".join(second.paths))
 
     @property
     def title(self) -> str:
@@ -141,7 +144,7 @@ class Compared:
     def both(self) -> pd.DataFrame:
         """The judged batches of both sides; called by the side, and by the run where it has several."""
         named = []
-        for name, side in (("baseline", self.baseline), ("candidate", self.candidate)):
+        for name, side in self.sides.items():
             runs = side.judged["experiment"]
             named.append(side.judged.assign(experiment=name + (": " + runs if runs.nunique() > 1 else "")))
         return pd.concat(named, ignore_index=True)
@@ -151,10 +154,8 @@ class Compared:
         """The changes with their intervals, then one curve a side, of the mean of its runs."""
         changes = figures.changes(self.comparison.differences, self.comparison.tolerance)
         # one curve a side: the runs of a side are its repeats
-        sides = pd.concat(
-            [self.baseline.judged.assign(experiment="baseline"), self.candidate.judged.assign(experiment="candidate")]
-        )
-        sides = sides.assign(trial=1).reset_index(drop=True)
+        curves = [side.judged.assign(experiment=name, trial=1) for name, side in self.sides.items()]
+        sides = pd.concat(curves, ignore_index=True)
         sides.attrs = self.baseline.judged.attrs
         return [changes, figures.throughput_vs_latency(sides, self.slo or SLO(), **axis(self.slo))]
 
@@ -162,8 +163,7 @@ class Compared:
         """Plain JSON: `format`, both sides, the SLO, `configuration`, and what the comparison says."""
         return {
             "format": FORMAT,
-            "baseline": self.baseline.to_dict(),
-            "candidate": self.candidate.to_dict(),
+            **{name: side.to_dict() for name, side in self.sides.items()},
             "regressed": self.regressed,
             "slo": self.slo.to_dict() if self.slo else None,
             "slo_note": self.slo_note,
@@ -189,18 +189,6 @@ class Compared:
             raise NothingSurvived(f"no level has a result on both sides, so nothing could be compared: {why}")
         if fail_on_regression and self.regressed:
             raise Regressed(f"{self.names[1]} is worse than {self.names[0]}: {self.answer[0]}")
-
-    def must_have_runs(self) -> None:
-        """Accept everything but one run a side, which is not judged: nothing in it could be called a regression.
-
-        Raises:
-            SpecError: no level has two runs or more on both sides.
-        """
-        if not self.comparison.differences.empty and not self.comparison.is_judged:
-            raise SpecError(
-                "fail-on-regression asks for two runs or more a side: repeats: 3, or name more runs of each with "
-                "--baseline and --candidate"
-            )
 
 
 def read_comparison(

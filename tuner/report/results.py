@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pandas as pd
 
 from tuner import figures
 from tuner.batches import report_data
-from tuner.batches.batch import json_value
+from tuner.batches.batch import json_value, records
 from tuner.batches.load import load_batches
 from tuner.core.records import COMPLETED
 from tuner.core.text import plural
@@ -27,7 +26,7 @@ from tuner.judging.slo import SLO, Constraint
 from tuner.judging.summary import Summary, answer, summarize
 from tuner.judging.table import TIER, table
 from tuner.judging.tiers import Tiers, tiers
-from tuner.judging.trials import importances, name_of, parameters_text, trials_to_records
+from tuner.judging.trials import importances, name_of, parameters_text
 from tuner.judging.verdicts import judge
 from tuner.report.run_facts import RunFacts, read_run_facts
 from tuner.sweep.proposals import SEARCH_FILE
@@ -97,13 +96,11 @@ class Results:
     def _search_figures(self, searched: Searched) -> list[Any]:
         """How the search went, and then the curves of the baseline and of the winner alone: twenty are unreadable."""
         shares = importances(searched.trials, maximize=searched.goal.maximize)
-        shown = [
-            figures.best_so_far(searched.trials, searched.goal),
-            figures.parallel_coordinates(searched.trials, searched.goal),
-            *([figures.importance(shares)] if shares else []),
-        ]
+        shown = [figures.best_so_far(searched.trials, searched.goal)]
         if len(searched.goals) > 1:
-            shown.insert(1, figures.pareto_front(searched.trials, (searched.goals[0], searched.goals[1])))
+            shown.append(figures.pareto_front(searched.trials, (searched.goals[0], searched.goals[1])))
+        shown.append(figures.parallel_coordinates(searched.trials, searched.goal))
+        shown += [figures.importance(shares)] if shares else []
         named = (("winner: {}", searched.best), ("{}", searched.baseline))  # the later name counts, if they are one
         names = {int(one["trial"]): how.format(name_of(one)) for how, one in named if one is not None}
         judged = self.judged[self.judged["trial"].isin(names)]
@@ -157,11 +154,7 @@ class Results:
         return replace(self._only(~self.judged["outcome"].isin(_NOT_ENDED)), tiers=None)
 
     def _only(self, chosen: "pd.Series[bool]") -> "Results":
-        """These batches alone, each in the place that it has among all."""
-        places = np.flatnonzero(chosen)
-        spreads = {metric: [values[place] for place in places] for metric, values in self.run_facts.spreads.items()}
-        facts = replace(self.run_facts, read_spreads=lambda: spreads)
-        return replace(self, judged=self.judged[chosen], summary=summarize(self.judged[chosen]), run_facts=facts)
+        return replace(self, judged=self.judged[chosen], summary=summarize(self.judged[chosen]))
 
     def _sweep_figures(self) -> list[Any]:
         """The figures of closed loops, and those of open loops."""
@@ -181,10 +174,10 @@ class Results:
         limited = [one.metric for one in self.slo.constraints if one.is_latency] if self.slo else []
         known = [name for name in dict.fromkeys([*METRICS, *limited]) if self.judged[f"{name}_p90"].notna().any()]
         shown += [figures.latency_vs_concurrency(self.judged, self.slo, metric=name) for name in known]
-        spreads = {
-            name: values for name, values in self.run_facts.spreads.items() if name != "e2e_latency" and any(values)
-        }
-        shown += [figures.distribution(self.judged, spreads[name], self.slo, metric=name) for name in spreads]
+        for name, every in self.run_facts.spreads.items():
+            spreads = [every[place] for place in self.judged.index]
+            if name != "e2e_latency" and any(spreads):
+                shown.append(figures.distribution(self.judged, spreads, self.slo, metric=name))
         return [*shown, *([figures.timeline(self.judged, self.run_facts.telemetry)] if is_timed else [])]
 
     @property
@@ -285,7 +278,7 @@ class Results:
             servers=self.run_facts.servers,
             runs=self.run_facts.runs,
             telemetry={str(name): exact[name].tolist() for name in exact},
-            trials=msgspec.convert(trials_to_records(self.run_facts.trials), list[report_data.ReportTrial]),
+            trials=msgspec.convert(records(self.run_facts.trials), list[report_data.ReportTrial]),
         )
 
 
@@ -323,10 +316,11 @@ def read_results(
         batches = batches.assign(attainment=pd.Series(run_facts.carried_attainment, batches.index, "float64"))
         batches.attrs = batches.attrs | {"slo": (own or SLO()).to_dict()}
     judged_tiers = tiers(batches.assign(**bounds), by or SLO())  # keeps the samples, as a join would not
-    (name, first), *others = judged_tiers.tiers.items()
-    judged = first.judged.assign(**{f"{TIER}{other}": tier.judged["verdict"] for other, tier in others})
+    first, *others = judged_tiers.tiers
+    best = judged_tiers.tiers[first]
+    further = {f"{TIER}{other}": judged_tiers.tiers[other].judged["verdict"] for other in others}
     title = str(run_facts.facts.get("name", "") or paths[0].resolve().name)
-    shown = Tiers({name: first, **dict(others)}) if by and by.tiers else None
+    shown = judged_tiers if by and by.tiers else None
     asked = run_facts.facts.get("spec", {})
     target = target or Target(asked.get("target_rate"), asked.get("target_users"))
-    return Results(title, by, judged, first.summary, run_facts, shown, price, target)
+    return Results(title, by, best.judged.assign(**further), best.summary, run_facts, shown, price, target)

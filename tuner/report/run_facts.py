@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from tuner.batches import report_data
-from tuner.batches.batch import Reading
 from tuner.batches.genai_bench_folder import genai_bench_facts
 from tuner.batches.load import readings_of
 from tuner.batches.result_file import Floats
@@ -74,12 +73,8 @@ def mapping(value: Any) -> dict[str, Any]:
 
 #: per cent; the quartiles make a box, the outer ones its whiskers and its mark
 QUANTILES = (5, 25, 50, 75, 95, 99)
-#: by `ttft`, `tpot`, `e2e_latency`: for each batch its quantiles in seconds; None where its requests are gone
+#: by latency: for each batch its quantiles in seconds; None where its requests are gone
 Spreads = dict[str, list[list[float] | None]]
-
-
-def _spreads(known: Sequence[Reading | None]) -> Spreads:
-    return {name: [_quantiles(one.latencies[name]) if one else None for one in known] for name in LATENCIES}
 
 
 def _quantiles(values: Floats) -> list[float] | None:
@@ -99,8 +94,6 @@ class RunFacts:
     # each trial's `server.json`, with its `run_folder` and `trial`
     servers: list[dict[str, Any]] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)  # what each run was made with, as `figures.trend` takes it
-    read_telemetry: Callable[[], pd.DataFrame] = lambda: pd.DataFrame({"at": []})
-    read_spreads: Callable[[], Spreads] = dict
     # confidence intervals of each batch's numbers, as `judging.intervals` gives; perhaps without columns
     intervals: pd.DataFrame = field(default_factory=pd.DataFrame)
     # of a search, as from `load_trials`; empty where the run is none
@@ -110,16 +103,23 @@ class RunFacts:
     # of each batch under the run's own SLO, where a report carries it
     carried_attainment: list[float | None] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)  # the run directories; empty where all this comes from a report
+    report: report_data.ReportData | None = None
+    batches: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def telemetry(self) -> pd.DataFrame:
-        """`at` (UTC) and what was sampled, of all trials; perhaps empty."""
-        return self.read_telemetry()
+        """`at` (UTC) and what was sampled, of all trials; perhaps empty; of a search, no figure of which shows it."""
+        if self.report:
+            return _carried_telemetry(self.report.telemetry)
+        return _telemetry([] if self.facts.get("kind") == SEARCH else self.folders)
 
     @cached_property
     def spreads(self) -> Spreads:
         """Quantiles of each batch's requests, by latency, in the order of the batches."""
-        return self.read_spreads()
+        if self.report:
+            return {name: known for name, known in self.report.spreads.items() if len(known) == len(self.batches)}
+        read = readings_of(self.batches)
+        return {name: [_quantiles(one.latencies[name]) if one else None for one in read] for name in LATENCIES}
 
     def without_secrets(self) -> "RunFacts":
         """The same with `[redacted]` for each key that stands in what is shown."""
@@ -150,7 +150,7 @@ def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None
         PathError: a report is damaged.
     """
     if len(paths) == 1 and report_data.is_page(paths[0]):
-        return _of_report(report_data.unpack(paths[0]), batches.index, slo.to_dict() if slo else None).without_secrets()
+        return _of_report(paths[0], batches, slo.to_dict() if slo else None)
     folders = [Path(folder) for folder in batches["run_folder"].dropna().unique() if Path(folder).is_dir()]
     first = _of_folder(paths[0], batches)
     sure = _confidence(slo.to_dict() if slo else first.slo)
@@ -162,13 +162,12 @@ def read_run_facts(paths: Sequence[Path], batches: pd.DataFrame, slo: SLO | None
         first,
         servers=[server for own in servers for server in own],
         runs=[_conditions_of_run(*run) for run in zip(folders, documents, servers, strict=True)],
-        read_telemetry=lambda: _telemetry([] if is_search else folders),  # no figure of a search shows it
-        read_spreads=lambda: _spreads(readings_of(batches)),
         # of very many batches only what the verdicts need, which `judge` finds by itself
         intervals=pd.DataFrame(index=batches.index) if len(batches) > _MANY else intervals(batches, confidence=sure),
         trials=load_trials(paths[0], slo) if is_search and len(paths) == 1 else first.trials,
         slo=slos[0] if slos and all(slos) and all(one == slos[0] for one in slos) else None,
         folders=folders,
+        batches=batches,
     ).without_secrets()
 
 
@@ -179,7 +178,7 @@ def runs_at(path: Path, batches: pd.DataFrame) -> list[Run]:
         PathError: a report is damaged.
     """
     if report_data.is_page(path):
-        return [(_of_report(report_data.unpack(path), batches.index, None).without_secrets(), batches)]
+        return [(_of_report(path, batches), batches)]
     each = [(Path(str(folder)), own) for folder, own in batches.groupby("run_folder", sort=False)]
     return [
         (replace(_of_folder(run, own), servers=list(_server_records(run)), folders=[run]).without_secrets(), own)
@@ -210,21 +209,21 @@ def _confidence(slo: Any) -> float:
     return confidence if isinstance(confidence, float) and 0 < confidence < 1 else CONFIDENCE
 
 
-def _of_report(content: report_data.ReportData, index: "pd.Index[Any]", slo: dict[str, Any] | None) -> RunFacts:
+def _of_report(path: Path, batches: pd.DataFrame, slo: dict[str, Any] | None = None) -> RunFacts:
     """Its intervals are those of its own confidence, and of no use for another."""
+    content, index = report_data.unpack(path), batches.index
     same = slo is None or _confidence(slo) == _confidence(content.slo)
-    carried = {name: values for name, values in content.spreads.items() if len(values) == len(index)}
     return RunFacts(
         facts=sound(content.facts, "the report"),
         servers=content.servers,
         runs=content.runs,
-        read_telemetry=lambda: _carried_telemetry(content.telemetry),
-        read_spreads=lambda: carried,
         intervals=_carried_intervals(content.intervals, index) if same else pd.DataFrame(index=index),
         trials=trials_from_records(msgspec.to_builtins(content.trials)),
         slo=content.slo,
         carried_attainment=content.attainment if len(content.attainment) == len(index) else [],
-    )
+        report=content,
+        batches=batches,
+    ).without_secrets()
 
 
 def _carried_telemetry(content: dict[str, list[Any]]) -> pd.DataFrame:
@@ -241,11 +240,9 @@ def _carried_intervals(content: dict[str, list[Any]], index: "pd.Index[Any]") ->
     """The intervals of a report, with the index of its batches; without columns where it carries none."""
     ends = {name.removesuffix("_low").removesuffix("_high") for name in content} - {"interval_over"}
     is_whole = all(f"{name}_{side}" in content for name in ends for side in ("low", "high"))
-    if not (content and is_whole) or any(len(values) != len(index) for values in content.values()):
-        return pd.DataFrame(index=index)
     types = {name: "str" if name == "interval_over" else "float64" for name in content}
     try:
-        return pd.DataFrame(content, index).astype(types)
+        return pd.DataFrame(content if is_whole else {}, index).astype(types if is_whole else {})
     except (ValueError, TypeError) as error:
         _log.warning("the intervals in the report are damaged: %s", error)
         return pd.DataFrame(index=index)

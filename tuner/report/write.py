@@ -10,7 +10,7 @@ from tuner.batches.batch import records
 from tuner.core import files, timestamps
 from tuner.core.level import level_title
 from tuner.core.metrics import column_name
-from tuner.errors import PathError
+from tuner.errors import PathError, SpecError
 from tuner.judging import comparison_text
 from tuner.judging.costs import Price, Target
 from tuner.judging.estimates import UNKNOWN, WORSE
@@ -29,20 +29,13 @@ def write_junit(compared: Compared, target: Path) -> Path:
     Raises:
         PathError: it cannot be written.
     """
-    cases = [
-        *map(_difference_case, records(compared.comparison.differences)),
-        *map(_unmatched_case, records(compared.comparison.unmatched)),
-    ]
-    text = (
-        page.environment()
-        .get_template("compare.xml")
-        .render(
-            title=compared.title,
-            now=timestamps.now().strftime("%Y-%m-%dT%H:%M:%S"),  # the schema knows no zone; UTC as everywhere
-            configuration=records(compared.configuration),
-            cases=cases,
-        )
+    differences, unmatched = (
+        records(each) for each in (compared.comparison.differences, compared.comparison.unmatched)
     )
+    cases = [*map(_difference_case, differences), *map(_unmatched_case, unmatched)]
+    now = timestamps.now().strftime("%Y-%m-%dT%H:%M:%S")  # the schema knows no zone; UTC as everywhere
+    template, told = page.environment().get_template("compare.xml"), records(compared.configuration)
+    text = template.render(title=compared.title, now=now, configuration=told, cases=cases)
     files.write_atomically(target, _FORBIDDEN.sub("\ufffd", text))
     return target
 
@@ -139,6 +132,12 @@ class ComparisonRequest:
     fails: bool = False  # whether a regression is an error
 
 
+_ONE_RUN = (
+    "fail-on-regression asks for two runs or more a side: repeats: 3, or name more runs of each with --baseline and "
+    "--candidate"
+)
+
+
 def run_comparison(request: ComparisonRequest, show: Callable[[Compared], None]) -> Compared:
     """Compare two sides, `show` what came out, write what is asked for, and fail where that is asked for.
 
@@ -151,8 +150,8 @@ def run_comparison(request: ComparisonRequest, show: Callable[[Compared], None])
         _must_be_writable(target)
     tolerance = tolerance_of(request.tolerance)
     compared = read_comparison(request.baseline, request.candidate, slo=request.slo, tolerance=tolerance)
-    if request.fails:
-        compared.must_have_runs()
+    if request.fails and not (compared.comparison.is_judged or compared.comparison.differences.empty):
+        raise SpecError(_ONE_RUN)
     show(compared)
     save_comparison(compared, request.report, request.junit)
     compared.must_pass(fail_on_regression=request.fails)

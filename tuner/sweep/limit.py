@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tuner.core.level import by_level
+from tuner.core.metrics import METRICS
 from tuner.core.records import COMPLETED
 from tuner.judging.levels import TOO_MUCH, fails_slo, levels_of
 from tuner.judging.slo import SLO, Constraint
@@ -159,7 +160,7 @@ def excess(row: Mapping[str, Any], slo: SLO) -> float | None:
         return math.inf if row["outcome"] in TOO_MUCH else None
     if row["verdict"] == UNKNOWN:
         return None
-    limits = [limit for limit in slo.all_constraints if limit.hard_fail and not limit.grows_with_load]
+    limits = [limit for limit in slo.all_constraints if limit.hard_fail and not METRICS[limit.metric].grows_with_load]
     return max((_excess_over(limit, row.get(limit.column, math.nan)) for limit in limits), default=LEAST)
 
 
