@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -168,7 +169,7 @@ def test_a_person_runs_sweeps(tiny_gguf, tmp_path):
         resumed_and_stopped(page, stop)
         assert len(json.loads((cut_off / "trials" / "0001" / "server.json").read_text())["previous"]) == 1
         picked_and_searched_from(page, done, tmp_path)
-        page.get_by_label("compare with").select_option(index=1)
+        page.get_by_label("compare with").select_option(index=0)
         page.get_by_role("button", name="Compare").click()
         expect(page.get_by_text("No differences in configuration").or_(page.get_by_text("same"))).not_to_have_count(0)
         assert page.evaluate(LAYOUT) == []
@@ -198,6 +199,7 @@ def test_nothing_from_outside_is_executed_in_the_panel_or_in_an_executed_noteboo
     trial.server_log.write_text(HOSTILE)
     spec = {"model": HOSTILE, "slo": {"ttft": {"p90": {"threshold": 1}}}}
     run.describe(kind=SWEEP, name="sweep", state="done", spec=spec, host={HOSTILE: HOSTILE}, versions={"x": HOSTILE})
+    shutil.copytree(run.folder, run.folder.with_name("20260101T000000Z-sweep-sweep"))
     with running_lab(tmp_path, free_port()) as address:
         for name in ("sweep", "compare"):
             with opened_notebook(address, name) as page:

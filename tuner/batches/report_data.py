@@ -129,7 +129,7 @@ def read_report(path: Path) -> list[Batch]:
     if not any(batch.report_row for batch in batches):
         raise PathError(f"{path}: the batches in the report are damaged")
     for row in (batch.report_row for batch in batches if batch.report_row and data.is_changed):
-        row["warnings"] = [*(row.get("warnings") or []), _CHANGED]
+        row["warnings"].append(_CHANGED)
     return [*batches, _damaged(path, len(batches) + 1)] if data.is_damaged else batches
 
 
@@ -153,4 +153,5 @@ def _batch(row: dict[str, Any]) -> Batch:
     place = Place(Path(row["run_folder"] or ""), **{name: row[name] for name in names})
     keys = {name: row[name] for name in ("scenario", "iteration_type", "repeat", "outcome", "superseded")}
     file = Path(row["source"]) if row["source"] else None
+    row["warnings"] = [*(row.get("warnings") or [])]
     return Batch(place, level=level_of(row), file=file, report_row=row, **keys)

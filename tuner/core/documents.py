@@ -54,23 +54,33 @@ def parse_yaml(text: str) -> Any:
 
 def _must_be_small(document: Any) -> None:
     """Refuse a key that stands twice, before one can replace the other, and what aliases make endless."""
-    rest = [(document, 0)]
+    rest = [document]
     for values in count():
         if not rest:
             return
-        node, depth = rest.pop()
-        if depth > DEEPEST or values > _MOST_VALUES:
-            raise ValueError("it is nested too deeply, or holds too many values, those that aliases name counted")
+        if values > _MOST_VALUES:
+            raise ValueError("it holds too many values, those that aliases name counted")
+        node = rest.pop()
         if isinstance(node, yaml.MappingNode):
             keys = [(key.tag, key.value) for key, _ in node.value]
             _must_be_unique(keys, f" in the mapping that begins in line {node.start_mark.line + 1}")
-            rest += [(part, depth + 1) for pair in node.value for part in pair]
+            rest += [part for pair in node.value for part in pair]
         elif isinstance(node, yaml.SequenceNode):
-            rest += [(part, depth + 1) for part in node.value]
+            rest += node.value
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses numbers which people and YAML 1.1 read differently, and types that JSON has not."""
+    """Refuses numbers which people and YAML 1.1 read differently, types that JSON has not, and what is too deep."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise RecursionError
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def number(self, node: Any) -> Any:
         kind = node.tag.rpartition(":")[2]

@@ -24,6 +24,7 @@ OUTCOMES = (  # how a batch can end. Only a completed one has numbers that may b
     *(COMPLETED, "out_of_memory", "server_died", "timeout", "all_errors", "truncated", "unreadable", "incomplete"),
     *("missing", "skipped", "interrupted", "client_failed"),
 )
+UNSETTLED = (RUNNING, "interrupted", "client_failed")  # what says nothing about the level: a resume measures it again
 
 
 class _Record(msgspec.Struct):

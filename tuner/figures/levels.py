@@ -226,7 +226,9 @@ def _add_missing(figure: go.Figure, missing: pd.DataFrame) -> None:
     places = {"x": [0.5] * len(rows), "y": [(place + 0.5) / len(rows) for place in range(len(rows))]}
     texts = {"text": [f" {level_name(level_of(row))}" for row in rows], "textposition": "top center"}
     texts["mode"] = "markers+text" if len(rows) <= _STRIP_HOLDS else "markers"
-    look.add_markers(figure, places, _NO_RESULT, hovers, xaxis="x2", yaxis="y2", showlegend=False, **texts)
+    look.add_markers(
+        figure, places, _NO_RESULT, hovers, xaxis="x2", yaxis="y2", showlegend=False, cliponaxis=False, **texts
+    )
 
 
 _NO_LIMITS = "measured; no SLO was given"

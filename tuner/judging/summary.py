@@ -260,13 +260,14 @@ def _limit(curve: pd.DataFrame) -> str:
         return "The batches that meet the SLO held no concurrency, so the highest that meets it is not known."
     low, high = (level_from(end, kind_of(level_of(curve.iloc[0]))) for end in (lowest, highest))
     most = level_title(high)
-    amid, above = _named(curve[fails & (level < highest)]), _named(curve[fails & (level > highest)])
+    amid, above = _named(curve[fails & (level < highest)]), curve[fails & (level > highest)].head(1)
     if amid:
         return f"{most.split()[0].capitalize()} {amid[-1]} while {high} does: measure them again."
     less = _named(curve[curves.needs_more_load(curve) & (level < lowest)])
     least = f" It takes at least {level_title(low)}, since {less[-1]}." if less else ""
-    if above:
-        return f"The limit lies between {most} and {above[0].replace(' does', ', which does', 1)}.{least}"
+    if len(above):
+        what = ", which does not meet the SLO" if above["verdict"].eq(FAIL).all() else ", which gave no result"
+        return f"The limit lies between {most} and {_named(above, what)[0]}.{least}"
     if unknown := ", ".join(_named(curve[level > highest], "")):
         still = f"{most.capitalize()} still meets the SLO. Whether higher levels do is not known"
         return f"{still}, so measure them again: {unknown}.{least}"

@@ -79,7 +79,8 @@ class RunPanel(Panel[SweepSpec]):
         if self.experiment:
             again = self.experiment.stop_file.exists()
             self.experiment.stop_file.write_text(_AT_ONCE if again else "after this level")
-            self._say("stopping now" if again else "stopping after this level; press Stop again to stop now")
+            ending = self.kind.read_progress(self.experiment).ending
+            self._say("ending now" if again else f"{ending}; press Stop again to end now")
 
     def _described(self) -> str:
         self._estimate.value = ""
@@ -160,6 +161,8 @@ class RunPanel(Panel[SweepSpec]):
         self.experiment = experiment
         progress, state, report = self._measure(experiment), _state(experiment), experiment.folder / REPORT_FILE
         self._view.widget.layout.display = "" if progress.ended else "none"
+        self._others.options = [one for one in self._runs.options if one[1] != str(experiment.folder)]
+        self._say(f"reading {experiment.folder}")
         if progress.ended:
             self._keep(await asyncio.to_thread(results_html, await self._show_results(experiment)))
         self._resume.disabled = state == "done" or experiment.is_running
@@ -176,7 +179,6 @@ class RunPanel(Panel[SweepSpec]):
         self.experiment = shown
         self._runs.options = [(f"{run.folder.name} ({_state(run)})", str(run.folder)) for run in runs]
         self._runs.value = str(shown.folder) if shown and self._runs.options else None
-        self._others.options = self._runs.options
 
     def _open(self) -> None:
         folder = self._runs.value

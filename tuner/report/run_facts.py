@@ -243,6 +243,6 @@ def _carried_intervals(content: dict[str, list[Any]], index: "pd.Index[Any]") ->
     types = {name: "str" if name == "interval_over" else "float64" for name in content}
     try:
         return pd.DataFrame(content if is_whole else {}, index).astype(types if is_whole else {})
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         _log.warning("the intervals in the report are damaged: %s", error)
         return pd.DataFrame(index=index)

@@ -18,7 +18,7 @@ from tuner.batches.genai_bench_folder import words_of_failure
 from tuner.batches.load import load_batches
 from tuner.core import files, request_log
 from tuner.core.level import Level, kind_of, level_title, number_of
-from tuner.core.records import COMPLETED, RUNNING, Sidecar, TrialFacts
+from tuner.core.records import COMPLETED, UNSETTLED, Sidecar, TrialFacts
 from tuner.core.request_log import REQUESTS_FILE, WHOLE, WORKLOAD_FILE
 from tuner.core.run_directory import Trial, part_of
 from tuner.core.secrets import redact_bytes
@@ -56,8 +56,6 @@ _REMEDIES = (
 )
 _TRACEBACK = re.compile(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*(\S.*)", re.MULTILINE)
 Measurement = tuple[str, Level, int]  # (scenario, level, repeat)
-#: outcomes that say nothing about the level: a resumed sweep measures it again
-UNSETTLED = (RUNNING, "interrupted", "client_failed")
 
 
 def run(bench: Bench, recorder: Recorder, load: Load, folder: Path, stop: threading.Event) -> Sidecar:

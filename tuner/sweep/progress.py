@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tuner.core import files, timestamps
 from tuner.core.level import Level, level_title
-from tuner.core.records import READY, RUNNING, Sidecar, TrialRecord
+from tuner.core.records import READY, RUNNING, UNSETTLED, Sidecar, TrialRecord
 from tuner.core.run_directory import Experiment, Trial, part_of
 from tuner.core.text import plural
 from tuner.sweep.fields import AUTO
@@ -250,7 +250,8 @@ def _level(trial: Trial, scenario: str, level: Level, repeat: int, since: str) -
     if running and running.started_at >= since:
         began = timestamps.known(running.started_at)
         return replace(state, state=RUNNING, started_at=began, live=read_live(part))
-    if ended := Sidecar.read(folder):
+    ended = Sidecar.read(folder)
+    if ended and (ended.outcome not in UNSETTLED or ended.started_at >= since):  # else it is measured again
         began = timestamps.known(ended.started_at)
         return replace(state, state=ended.outcome, reason=ended.reason, started_at=began)
     return state

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from tuner.batches.result_file import Damage, Origin, Request, ResultFile, stati
 from tuner.core.level import Level
 
 #: What must be there of each request.
-LISTS = ["ttfts", "input_lens", "output_lens", "errors", "itls"]
+NUMBERS = ["ttfts", "input_lens", "output_lens"]
+LISTS = [*NUMBERS, "errors", "itls"]
 STATISTICS = {"mean": "mean", "p50": "median", "p90": "p90", "p95": "p95", "p99": "p99"}
 #: Their names of `CLAIMED_THROUGHPUTS`; of several the first that is there.
 THROUGHPUTS = (
@@ -94,7 +96,10 @@ class Dialect:
         if claims["num_completed_requests"] == 0:
             claimed = {}  # its zeros stand for nothing
         known = {"scenario": self.scenario(document), "run_duration": number(document, "duration"), "stats": claimed}
-        return [values.batch(origin, level, requests, **known, **claims)]
+        batch = values.batch(origin, level, requests, **known, **claims)
+        numbers = chain.from_iterable(entries(document, name) for name in NUMBERS) if requests else ()
+        batch.mended = sum(number(value) is None for value in numbers)
+        return [batch]
 
 
 def _requests(document: Any) -> list[Request]:

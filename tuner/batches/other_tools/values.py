@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,7 @@ def documents(path: Path, data: bytes) -> list[Any]:
     if not isinstance(whole, Damage):
         return whole if isinstance(whole, list) else [whole]
     lines = [line for line in data.splitlines() if line.strip()]
-    if not any(isinstance(one, dict) and one for one in map(_json, lines[:50])):  # none is whole
+    if not any(isinstance(one, dict) and one for one in map(_json, nlargest(50, lines, len))):  # none is whole
         return [whole]
     return [_json(line, f"{path.name}#{number}") for number, line in enumerate(lines, 1)]
 

@@ -210,8 +210,8 @@ def join(on: str) -> Callable[[], None]:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # Ray raises all kinds, plain ones too
         reason = one_line(str(error)) or type(error).__name__
-        advice = "is it up (ray status), and is that its address?"
-        raise ClusterError(f"cannot join the Ray cluster {address}: {reason}; {advice}") from error
+        there = f"join the Ray cluster {address}: {reason}; is it up (ray status), and is that its address?"
+        raise ClusterError(f"cannot {f'start Ray here: {reason}' if address == _LOCAL else there}") from error
     finally:  # Ray sets a handler of its own, with which a command that is terminated would not end with 143
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
