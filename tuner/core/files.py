@@ -171,6 +171,8 @@ def read_struct(path: Path, kind: type[Struct]) -> Struct | None:
     """
     if not (values := read_object(path)):
         return None
+    with contextlib.suppress(msgspec.ValidationError):  # which would be said of the first fault alone
+        return msgspec.convert(values, kind)
     try:
         return msgspec.convert(fitting(values, kind, path), kind)
     except msgspec.ValidationError as error:  # it lacks what has no default
