@@ -212,7 +212,9 @@ def models(http: httpx.Client) -> Listing:
         raise _refused(answer, http)
     entries = _entries(answer)
     contexts = {_name(entry): size for entry in entries if (size := _context(entry))}
-    return Listing(list(map(_name, entries)), str(answer.url).partition("?")[0].removesuffix(_MODELS), contexts)
+    return Listing(
+        list(map(_name, entries)), str(answer.url).partition("?")[0].rstrip("/").removesuffix(_MODELS), contexts
+    )
 
 
 def _follow(http: httpx.Client) -> httpx.Response:
@@ -223,7 +225,7 @@ def _follow(http: httpx.Client) -> httpx.Response:
         if not answer.has_redirect_location:
             return answer
         here, target = answer.url, answer.url.join(answer.headers["location"])
-        if not target.path.endswith(_MODELS):
+        if not target.path.rstrip("/").endswith(_MODELS):
             where = f"{shorten(str(target), 100)} ({answer.status_code})"
             raise NotReady(f"sends to {where}, which is no API: name the API itself")
         if other := another_way(str(here), str(target)):
@@ -262,6 +264,9 @@ def _no_answer(error: Exception, http: httpx.Client) -> NotReady:
             message = words.format(shorten(match[match.lastindex or 0], 100)) + _by_proxy(http)
             return NotReady(message, is_final=is_final, has_no_list="Timeout" in said)
     reason = shorten(str(error) or type(error).__name__, 100) + _by_proxy(http)
+    asked = error.request.url if isinstance(error, httpx.RequestError) else http.base_url
+    if asked.netloc != http.base_url.netloc:  # which did answer
+        return NotReady(f"redirects to {asked.netloc.decode()}, where no server answers ({reason})", is_final=False)
     return NotReady(f"no server answers at {{url}} ({reason})", is_final=False)
 
 
@@ -294,7 +299,8 @@ def _entries(answer: httpx.Response) -> list[Any]:
         raise NotReady(f"answers {_MODELS} with {what} ({shorten(page, 100)})", has_no_list=True) from None
     entries = said if isinstance(said, list) else said.get("data") if isinstance(said, dict) else None
     if not isinstance(entries, list) or not all(0 < len(_name(entry)) <= _LONGEST_NAME for entry in entries):
-        raise NotReady(f"answers {_MODELS} with a list that cannot be read", has_no_list=True)
+        words = shorten(server_words(answer.text), 100)
+        raise NotReady(f"answers {_MODELS} with a list that cannot be read ({words})", has_no_list=True)
     if not entries:
         raise NotReady(f"lists no model at {_MODELS}: load one there", "model_not_found", has_no_list=True)
     return entries
