@@ -659,6 +659,10 @@ def trimmed(whole, *names):
 
 TRIMMED = {
     "vllm.json": trimmed(vllm_run(), "completed", "failed", "duration", "request_throughput", "output_throughput"),
+    "vllm-with-failures.json": trimmed(vllm_run(), "completed", "duration", "request_throughput") | {"failed": 3},
+    "vllm-without-names.json": trimmed(
+        vllm_run(), "completed", "failed", "duration", "request_throughput", "tokenizer_id", "num_prompts"
+    ),
     "guidellm.json": {
         "metadata": {"guidellm_version": "0.6.0"},
         "benchmarks": [{"metrics": {}, "requests": {}, "config": {"strategy": {"type_": "synchronous"}}}],

@@ -15,6 +15,8 @@ HYPHEN = "(VllmWorker-0 pid=912) ERROR 03-02 09:10:11 [multiproc_executor.py:511
 RAY = "(EngineCore_DP0 pid=7) (RayWorkerWrapper pid=3173, ip=10.2.3.4) ERROR 06-17 02:49:25 [worker_base.py:600] "
 SERVER = "(APIServer pid=1) "
 SGLANG = "[2026-02-03 07:41:58 DP0 TP0] "
+WORKER_OF_0_10 = "(VllmWorker TP1 pid=2221) ERROR 07-25 14:49:36 [multiproc_executor.py:546] "
+RAY_OF_IPV6 = "(pid=3173, ip=fd00::7) ERROR 06-17 02:49:25.118 [worker_base.py:600] "
 
 #: engine and version, what stands before the message, the message, and what it is
 LINES = [
@@ -152,6 +154,36 @@ LINES = [
         "model_not_found",
     ),
     ("llamacpp", "", "cannot allocate memory for thread-local data: ABORT", "out_of_memory"),
+    ("vllm 0.10", WORKER_OF_0_10, "  Value error, max_model_len (9) is greater than the derived", "bad_argument"),
+    ("vllm 0.11", CORE, "Cuda failure 2 'out of memory'", "out_of_memory"),  # NCCL's last error
+    (
+        "vllm 0.11",
+        CORE,
+        "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`",
+        "out_of_memory",
+    ),
+    ("vllm 0.5", "", "torch.cuda.OutOfMemoryError: Tried to allocate 1 GiB", "out_of_memory"),
+    ("vllm 0.11 (NPU)", CORE, "RuntimeError: NPU out of memory. Tried to allocate 20.00 MiB", "out_of_memory"),
+    ("vllm 0.11 (TPU)", CORE, "XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory while trying", "out_of_memory"),
+    ("vllm 0.12", RAY_OF_IPV6, "ray.exceptions.OutOfMemoryError: the node runs low on memory", "out_of_memory"),
+    ("vllm 0.12", SERVER, "OSError: You are trying to access a gated repo.", "model_not_found"),
+    ("vllm 0.12", CORE, "RuntimeError: Cannot find any model weights with `/models/x`", "model_not_found"),
+    ("vllm 0.12", SERVER, "ValueError: No supported config format found in /models/x.", "model_not_found"),
+    ("vllm 0.12", SERVER, "huggingface_hub.errors.RevisionNotFoundError: 404 Client Error", "model_not_found"),
+    ("vllm 0.12", SERVER, "huggingface_hub.errors.RemoteEntryNotFoundError: 404 Client Error", "model_not_found"),
+    ("vllm 0.12", SERVER, "OSError: Can't load tokenizer for 'org/none'. If you were trying", "model_not_found"),
+    ("sglang 0.5", SGLANG, "OSError: Error no file named model.safetensors found in /models/x.", "model_not_found"),
+    ("sglang 0.5", SGLANG, "OSError: Incorrect path_or_model_id: '/models/x'.", "model_not_found"),
+    ("vllm 0.12", WORKER, "RuntimeError: No HIP GPUs are available", "gpu_unavailable"),
+    ("vllm 0.12", SERVER, "RuntimeError: Found no NVIDIA driver on your system.", "gpu_unavailable"),
+    ("vllm 0.12", CORE, "RuntimeError: Unexpected error from cudaGetDeviceCount(). Error 802", "gpu_unavailable"),
+    ("sglang 0.5", SGLANG, "pynvml.NVMLError_DriverNotLoaded: Driver Not Loaded", "gpu_unavailable"),
+    ("vllm 0.12", "", "vllm serve: error: ambiguous option: --max-num could match --max-num-seqs", "bad_argument"),
+    ("llamacpp", "0.01.3 E ", "cuda_buffer_type_alloc_buffer: cudaMalloc failed: out of memory", "out_of_memory"),
+    ("llamacpp", "0.01.3 E ", "ggml_vulkan: Device memory allocation of size 1073741824 failed.", "out_of_memory"),
+    ("llamacpp", "0.01.3 E ", "gguf_init_from_file: failed to open GGUF file 'x.gguf'", "model_not_found"),
+    ("command", "", "Bind for 127.0.0.1:8000 failed: port is already allocated.", "port_in_use"),
+    ("command", "", 'could not select device driver "" with capabilities: [[gpu]].', "gpu_unavailable"),
     ("command", "", "INFO: loading weights into memory\nERROR: 0 errors so far", "crashed"),
     (
         "vllm 0.32",
@@ -180,7 +212,18 @@ WRAPPERS = f"""{CORE}Exception: WorkerProc initialization failed due to an excep
 
 
 @pytest.mark.parametrize(
-    "prefix", [WORKER, HYPHEN, RAY, WORKER_OF_0_8 + "ERROR 05-10 14:49:36 [a.py:1] ", WORKER_OF_0_8, SGLANG, ""]
+    "prefix",
+    [
+        WORKER,
+        HYPHEN,
+        RAY,
+        WORKER_OF_0_8 + "ERROR 05-10 14:49:36 [a.py:1] ",
+        WORKER_OF_0_8,
+        WORKER_OF_0_10,
+        RAY_OF_IPV6,
+        SGLANG,
+        "",
+    ],
 )
 @pytest.mark.parametrize("wrappers_first", [True, False])
 def test_the_cause_in_a_worker_is_told_and_not_what_follows_from_it(prefix, wrappers_first):

@@ -101,6 +101,9 @@ def test_any_command_is_filled_in():
         ),
         ({"engine": "vllm", "environment": {"A": "1", "VLLM_USE_V1": True}}, "environment: VLLM_USE_V1 must be a text"),
         ({"engine": "vllm", "model": "m", "parameters": {"port": 80}}, "port is none of vllm's here: set port beside"),
+        ({"engine": "vllm", "model": "m", "parameters": {"grpc": True}}, "grpc is none of vllm's here"),
+        ({"engine": "attach", "base_url": "http://127.0.0.1:abc"}, "engine attach needs base_url"),
+        ({"engine": "attach", "base_url": "http://ho st"}, "engine attach needs base_url"),
         (
             {"engine": "vllm", "model": "m", "parameters": {"--host": "::"}},
             "host is none of vllm's here: servers of ours",
@@ -328,7 +331,9 @@ def test_a_model_and_a_command_at_home_are_found_without_a_shell(tmp_path, monke
         ("VLLM_MAX_TOKENS_PER_EXPERT_FP4_MOE", "163840000"),
         ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"),
         ("HF_TOKEN_PATH", "/run/token"),
-        ("MONKEY_PATCH", "yes"),
+        ("MONKEY_PATCH", "gevent"),
+        ("KEY_VALUE_CACHE_DTYPE", "fp8_e5m2"),
+        ("TOKEN_BUDGET_POLICY", "adaptive"),
     ],
 )
 def test_what_only_looks_like_a_secret_by_its_name_is_none(name, value):

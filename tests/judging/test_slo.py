@@ -515,8 +515,16 @@ def test_a_level_in_which_every_request_failed_violates_the_slo(tmp_path):
 
 def test_no_completed_request_never_complies():
     for aggregates in ({"num_completed_requests": 0}, result([failure()] * 3)["aggregated_metrics"]):
-        complies, details = tuner.check_batch_slo_compliance(aggregates, {})
-        assert not complies and details["error_rate"]["actual"] == 1.0
+        for slo in (
+            {},
+            {"error_rate": {"threshold": 0.1, "hard_fail": False}},
+            {"error_rate": {"threshold": 0.5, "fail_ratio": 9}},
+        ):
+            complies, details = tuner.check_batch_slo_compliance(aggregates, slo)
+            assert not complies and (details["error_rate"]["actual"], details["error_rate"]["type"]) == (
+                1.0,
+                "HARD_FAIL",
+            )
 
 
 #: (limit, errors of 300 or fewer requests) → (verdict, its evidence)

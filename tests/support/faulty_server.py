@@ -324,8 +324,8 @@ class Stream:
         self.writer, self.knobs, self.tokens = writer, knobs, tokens
         self.pack = lambda data: data
 
-    def head(self, more=""):
-        kind = f"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n{more}transfer-encoding: chunked\r\n\r\n"
+    def head(self, more="", status=200):
+        kind = f"HTTP/1.1 {status} OK\r\ncontent-type: text/event-stream\r\n{more}transfer-encoding: chunked\r\n\r\n"
         self.writer.write(kind.encode())
         return self
 
@@ -395,13 +395,13 @@ def saying(*deltas, **end):
     return way
 
 
-def breaking(error, kind=""):
+def breaking(error, kind="", field="data"):
     """Half an answer, then an error in the stream."""
 
     async def way(stream):
         stream.head()
         await stream.say(WORD, stream.tokens // 2)
-        stream.raw(f"{kind}data: {error}\n\n".encode())
+        stream.raw(f"{kind}{field}: {error}\n\n".encode())
         stream.end(usage=False, finish="")
 
     return way
@@ -430,6 +430,32 @@ async def usage_in_every_chunk(stream):
     for sent in range(stream.tokens):
         await stream.say(WORD, 1, usage={"prompt_tokens": 100, "completion_tokens": sent + 1})
     stream.end(usage=False)
+
+
+def usage_within(name):
+    """Usage beside the finish reason, or in a field of a gateway's own."""
+
+    async def way(stream):
+        stream.head()
+        await stream.say(WORD)
+        last, usage = delta_chunk({}, "length"), {"usage": stream.usage}
+        stream.event(last | {name: usage} if name else {"choices": [last["choices"][0] | usage]})
+        stream.end(usage=False, finish="")
+
+    return way
+
+
+async def created(stream):
+    stream.head(status=201)
+    await stream.say(WORD)
+    stream.end()
+
+
+def page(text, kind):
+    async def way(stream):
+        reply(stream.writer, 200, text, kind)
+
+    return way
 
 
 async def gzipped(stream):
@@ -508,7 +534,14 @@ WAYS = {
     "reasoning": saying({"reasoning": " hm"}, WORD),
     "reasoning_content alone": saying({"reasoning_content": " hm"}),
     "tool calls": saying({"tool_calls": [{"index": 0, "function": {"arguments": "x"}}]}),
+    "a call of the old form": saying({"function_call": {"arguments": "x"}}),
+    "a refusal": saying({"refusal": " no"}),
+    "thinking": saying({"thinking": " hm"}, WORD),
     "usage in every chunk": usage_in_every_chunk,
+    "usage in the choice": usage_within(""),
+    "usage in a field": usage_within("x_groq"),
+    "usage of zeros": saying(WORD, usage={"prompt_tokens": 0, "completion_tokens": 0}),
+    "created": created,
     "no usage": saying(WORD, usage=False),
     "no [DONE]": saying(WORD, done=False),
     "no finish reason": saying(WORD, finish=""),
@@ -519,6 +552,13 @@ WAYS = {
     "an error as object": breaking('{"error": {"message": "engine is dead", "code": 503}}'),
     "an error as text": breaking('{"error": "upstream timed out"}'),
     "an error event": breaking("bad gateway", "event: error\n"),
+    "an error field": breaking('{"message": "context is full", "code": 500}', field="error"),
+    "an error in its choice": breaking('{"choices": [{"delta": {}, "error": {"message": "it is gone", "code": 502}}]}'),
+    "an error without a name": breaking('{"message": "engine is gone", "code": 503}'),
+    "given up": saying(WORD, finish="abort"),
+    "a page": page("<html><title>Sign in</title><p>x", "text/html"),
+    "no event": page("upstream connect error: no healthy upstream", "text/plain"),
+    "an error in a list": page('[{"error": {"message": "the key is not valid"}}]', "application/json"),
     "bare words": breaking("bad gateway"),
     "neither end nor usage": saying(WORD, usage=False, finish="", done=False),
     "empty": empty,

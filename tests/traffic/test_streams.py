@@ -49,6 +49,13 @@ RIGHT = {
     "reasoning": {"first_token": TTFT, "first_answer_token": TTFT + TOKENS / 2 * 0.01},
     "reasoning_content alone": {"first_token": TTFT, "first_answer_token": None},
     "tool calls": {"first_token": TTFT, "first_answer_token": TTFT},
+    "a call of the old form": {"first_token": TTFT, "first_answer_token": TTFT},
+    "a refusal": {"first_token": TTFT, "first_answer_token": TTFT},
+    "thinking": {"first_token": TTFT, "first_answer_token": TTFT + TOKENS / 2 * 0.01},
+    "usage in the choice": {},
+    "usage in a field": {},
+    "usage of zeros": {"first_token": TTFT, "estimated": True, "prompt_tokens": None, "cached_tokens": None},
+    "created": {},
     "usage in every chunk": {"first_token": TTFT, "cached_tokens": None},
     "no usage": {"first_token": TTFT, "estimated": True, "cached_tokens": None},
     "no [DONE]": {"first_token": TTFT},
@@ -67,6 +74,13 @@ WRONG = {
     "an error as object": (503, "engine is dead"),
     "an error as text": (500, "upstream timed out"),
     "an error event": (500, "bad gateway"),
+    "an error field": (500, "context is full"),
+    "an error in its choice": (502, "it is gone"),
+    "an error without a name": (503, "engine is gone"),
+    "given up": (500, "the server gave the answer up (finish_reason abort)"),
+    "a page": (500, "Sign in"),
+    "no event": (500, "upstream connect error: no healthy upstream"),
+    "an error in a list": (500, "the key is not valid"),
     "bare words": (500, "bad gateway"),
     "neither end nor usage": (500, "the stream ended in the middle of the answer"),
     "empty": (500, "the answer is empty"),
@@ -178,7 +192,7 @@ def test_the_row_counts_them_all_and_says_what_is_not_as_it_seems(folder):
     warnings = " ".join(row["warnings"])
     assert "3 answers with a usage that can be no count of tokens, which is not believed" in warnings
     assert row["input_throughput"] < 1e6 and row["output_throughput"] < 1e6
-    assert "1 answer not streamed" in warnings and "tokens of 4 requests are the tokenizer's count" in warnings
+    assert "1 answer not streamed" in warnings and "tokens of 5 requests are the tokenizer's count" in warnings
 
 
 def test_the_row_has_gaps_first_answer_tokens_and_cached_prompts(folder):

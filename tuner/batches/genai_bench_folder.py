@@ -212,7 +212,7 @@ def _with_outcome(batch: Batch) -> Batch:
         if batch.file and DEBUG_NAME.fullmatch(batch.file.name):
             return replace(batch, outcome="client_failed", reason="genai-bench failed over this level (debug file)")
         return batch
-    if not numbers.errors:
+    if numbers.completed is None or not numbers.errors:
         says = "does not say how many requests completed" if numbers.completed is None else "holds no request"
         return replace(batch, outcome="incomplete", reason=f"the file {says}")
     codes = ", ".join(f"{code} ×{count}" for code, count in numbers.error_codes.items())

@@ -136,6 +136,6 @@ def _notes(level: LevelRecord, requests: list[SentRequest]) -> list[str]:
         f"tells, since {full}": len(delays),
         f"{plural(unstreamed, 'answer')} not streamed, so without TTFT and TPOT": unstreamed,
         f"{plural(wrong, 'answer')} with a usage that can be no count of tokens, which is not believed": wrong,
-        f"the output tokens of {plural(estimated, 'request')} are the tokenizer's count: no usage was sent": estimated,
+        f"the output tokens of {plural(estimated, 'request')} are the tokenizer's count: usage says none": estimated,
     }
     return [note for note, count in notes.items() if count]

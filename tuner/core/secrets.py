@@ -10,9 +10,12 @@ from typing import Any
 from urllib.parse import quote
 
 REDACTED = "[redacted]"
-#: what names of environment variables tell secrets by; `TOKENIZERS_…` is none, and `…_TOKENS` is how many
+#: what names of environment variables tell secrets by; `TOKENIZERS_…` is none, nor what ends in a setting's word, and
+#: `…_TOKENS` is how many
 _SECRET_NAME = re.compile(
-    r"keys?$|keys?_|token(?!iz|s$|s_)|secret|passw|(^|_)pass$|credential|authorization", re.IGNORECASE
+    r"(?!.*_(?:d?type|policy|mode|limit|budget|size|layout|patch|backend|format|name|level)$).*"
+    r"(keys?$|keys?_|token(?!iz|s$|s_)|secret|passw|(^|_)pass$|credential|authorization)",
+    re.IGNORECASE,
 )
 #: values that are none, whatever the name: a short number, a switch, a path
 _PLAIN_VALUE = re.compile(r"[+-]?[\d.]{1,7}|true|false|yes|no|on|off|none|auto|(/|~|\./).*|", re.IGNORECASE | re.DOTALL)
@@ -52,7 +55,7 @@ _kept: dict[str, str] = {}
 
 def is_secret(name: str, value: str) -> bool:
     """Whether an environment variable of this name and value holds a secret."""
-    return bool(_SECRET_NAME.search(name)) and not _PLAIN_VALUE.fullmatch(value)
+    return bool(_SECRET_NAME.match(name)) and not _PLAIN_VALUE.fullmatch(value)
 
 
 def keep_out(key: str) -> str:

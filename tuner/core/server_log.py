@@ -15,24 +15,27 @@ class Pattern(NamedTuple):
     regex: str
 
 
-OUT_OF_MEMORY = Pattern(  # what PyTorch (vLLM, SGLang), vLLM, llama.cpp and the kernel print when memory ran out
+OUT_OF_MEMORY = Pattern(  # what PyTorch (vLLM, SGLang), NCCL, vLLM, Ray, llama.cpp and the kernel print
     "out_of_memory",
-    r"torch\.OutOfMemoryError|(CUDA|HIP) out of memory|CUDA error: out of memory|cudaErrorMemoryAllocation"
-    r"|No available memory for the cache blocks|failed to allocate buffer|Out of memory: Killed",
+    r"OutOf(Device)?Memory|\b[A-Z]{3,4} out of memory|(error|fail(ed|ure)|EXHAUSTED)\b.{1,4}\b[Oo]ut of memory"
+    r"|cudaErrorMemoryAllocation|_ALLOC_FAILED|No available memory for the cache blocks|Not enough (GPU )?memory"
+    r"|failed to allocate buffer|Device memory allocation of size|Out of memory: Killed",
 )
 #: what any engine may print, the most telling first; healthy logs hold "error" and "memory" too, so never those alone
 COMMON = (
     OUT_OF_MEMORY,
     Pattern("out_of_memory", r"[Cc]annot allocate memory|^MemoryError\b|std::bad_alloc"),
-    Pattern("port_in_use", r"Address already in use|Errno 98\b|EADDRINUSE"),
-    Pattern("gpu_unavailable", r"No CUDA GPUs are available|no CUDA-capable device|invalid device ordinal"),
-    Pattern("gpu_unavailable", r"CUDA driver version is insufficient|Failed to infer device type"),
-    Pattern(
-        "model_not_found", r"(RepositoryNotFound|HFValidation|LocalEntryNotFound|GatedRepo|OfflineModeIsEnabled)\w*: "
-    ),
-    Pattern("model_not_found", r"is not a local folder and is not a valid|We couldn't connect to 'https?://"),
-    Pattern("model_not_found", r"does not appear to have a file named config\.json|Can't load the configuration of"),
-    Pattern("bad_argument", r"unrecognized arguments|invalid choice: |error: argument |\bValidationError: "),
+    Pattern("port_in_use", r"[Aa]ddress already in use|Errno 98\b|EADDRINUSE|port is already allocated"),
+    Pattern("gpu_unavailable", r"No \w+ (GPUs|devices) are available|no CUDA-capable device|invalid device ordinal"),
+    Pattern("gpu_unavailable", r"CUDA driver version is insufficient|Failed to infer device type|NVMLError_\w+: "),
+    Pattern("gpu_unavailable", r"Error: (Unexpected error from cuda|Found no NVIDIA|The NVIDIA driver|Torch not comp)"),
+    Pattern("gpu_unavailable", r"nvml error|could not select device driver"),
+    Pattern("model_not_found", r"(RepositoryNotFound|RevisionNotFound|EntryNotFound|HFValidation|GatedRepo)\w*: "),
+    Pattern("model_not_found", r"OfflineModeIsEnabled: |is not a local folder and is not a valid|access a gated repo"),
+    Pattern("model_not_found", r"We couldn't connect to 'https?://|does not appear to have a file named config\.json"),
+    Pattern("model_not_found", r"Can't load [\w ]+ (of|for) '|Cannot find any model weights|Error no file named"),
+    Pattern("model_not_found", r"No supported config format|Incorrect path_or_model_id"),
+    Pattern("bad_argument", r"unrecognized arguments|error: (argument |ambiguous|the following)|\bValidationError: "),
 )
 
 _LAST_LINES = 1000  # of a log are searched: an engine of many processes repeats its traceback in each
@@ -40,8 +43,8 @@ _BEFORE, _AFTER = 10, 3  # lines kept around the telling one
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 #: what stands before a message: the process (vLLM, Ray), then vLLM's, SGLang's or llama.cpp's level and time
 _PREFIX = re.compile(
-    r"^(\([\w.-]+( rank=\d+)? pid=\d+(, ip=[\d.]+)?\) ?)*"
-    r"([A-Z]+ [\d :-]+(\[[^]]*\]|[\w./]+:\d+\]) |\[\d{4}-\d\d-\d\d [^]]*\] |[\d.]+ [A-Z] )?"
+    r"^(\([^()]*\bpid=\d+[^()]*\) ?)*"
+    r"([A-Z]+ [\d :.-]+(\[[^]]*\]|[\w./]+:\d+\]) |\[\d{4}-\d\d-\d\d [^]]*\] |[\d.]+ [A-Z] )?"
 )
 #: the last line of a traceback; the first one in a log is the root, the others come of it and say "see above"
 _EXCEPTION = re.compile(

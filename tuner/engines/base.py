@@ -263,6 +263,8 @@ _NOT_PARAMETERS = {  # parameters that a server of ours gets from elsewhere, and
     "ssl_keyfile": "servers of ours serve on 127.0.0.1, without TLS",
     "ssl_certfile": "servers of ours serve on 127.0.0.1, without TLS",
     "headless": "servers of ours serve by themselves",
+    "grpc": "servers of ours speak HTTP",
+    "grpc_mode": "servers of ours speak HTTP",
     "port": "set port beside parameters",
     "model": "set model beside parameters",
     "model_path": "set model beside parameters",

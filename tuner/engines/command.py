@@ -76,8 +76,10 @@ class Attach(Engine):
 
     def check(self, spec: ServerSpec) -> None:
         """Refuse a URL that cannot be one, and parameters, which nobody could apply."""
-        url = urlsplit(spec.base_url or "")
-        if url.scheme not in ("http", "https") or not url.hostname:
+        url = urlsplit((spec.base_url or "").strip())
+        if url.scheme not in ("http", "https") or not re.fullmatch(
+            r"[^\s:]+(:\d{1,5})?|\[\S+\](:\d{1,5})?", url.netloc
+        ):
             raise SpecError(f"engine attach needs base_url, as in http://127.0.0.1:8000; got {spec.base_url!r}")
         if url.query or url.fragment:
             raise SpecError("base_url ends at ? or #: give it up to /v1, without what follows")

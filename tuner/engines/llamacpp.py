@@ -43,7 +43,7 @@ class LlamaCpp(Engine):
         Pattern("port_in_use", r"couldn't bind HTTP server socket"),
         Pattern("out_of_memory", r"insufficient memory|failed to allocate|unable to allocate|std::bad_alloc"),
         Pattern("bad_argument", r"requires flash_attn|invalid argument"),
-        Pattern("model_not_found", r"error loading model:|failed to load model|failed to read header"),
+        Pattern("model_not_found", r"error loading model:|failed to (load model|read header|open GGUF)"),
         Pattern("out_of_memory", r"failed to create.context"),
     )
 

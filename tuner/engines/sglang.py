@@ -77,7 +77,7 @@ class SGLang(GPUEngine):
     }
     forget_path = "/flush_cache"
     failures = (
-        Pattern("out_of_memory", r"Not enough memory|leaves? no GPU memory for the KV cache|Out of request slots"),
+        Pattern("out_of_memory", r"leaves? no GPU memory for the KV cache|Out of request slots"),
         Pattern("out_of_memory", r"(Prefill|Decode) out of memory|alloc_req_slots runs out of memory"),
     )
 

@@ -212,7 +212,8 @@ class _Finding:
         self.unknown = self.missing | (self.weak & (slo.confidence is not None))
         self.share = judgement.numbers(CLIENT_SHARES.get(constraint.metric, ""))
         self.near = np.min([np.abs(self.actual - turn) for turn in constraint.turns], axis=0) < self.share
-        self.over = self.violated & constraint.hard_fail & (self.ratio > constraint.fail_ratio + ROUNDING)
+        is_hard = constraint.hard_fail & (self.ratio > constraint.fail_ratio + ROUNDING)
+        self.over = self.violated & (is_hard | (self.completed == 0))  # where nothing was answered, nothing is soft
         self.hard = self.over & ~self.unknown
         self.soft = self.violated & ~self.over & ~self.unknown
         exponent = np.clip(np.nan_to_num(self.ratio) / slo.steepness, 0, STEEPEST)

@@ -193,7 +193,7 @@ def models(http: httpx.Client) -> tuple[dict[str, int], str]:
         raise _no_answer(error, http) from None
     if not answer.is_success:
         raise _refused(answer, http)
-    return _listed(answer), str(answer.url).partition("?")[0].removesuffix(_MODELS)
+    return _listed(answer), str(answer.url).partition("?")[0].rstrip("/").removesuffix(_MODELS)
 
 
 def _follow(http: httpx.Client) -> httpx.Response:
@@ -204,7 +204,7 @@ def _follow(http: httpx.Client) -> httpx.Response:
         if not answer.has_redirect_location:
             return answer
         here, target = answer.url, answer.url.join(answer.headers["location"])
-        if not target.path.endswith(_MODELS):
+        if not target.path.rstrip("/").endswith(_MODELS):
             where = f"{shorten(str(target), 100)} ({answer.status_code})"
             raise NotReady(f"sends to {where}, which is no API: name the API itself")
         if other := another_way(str(here), str(target)):
@@ -243,6 +243,9 @@ def _no_answer(error: Exception, http: httpx.Client) -> NotReady:
             message = words.format(shorten(match[match.lastindex or 0], 100)) + _by_proxy(http)
             return NotReady(message, is_final=is_final, has_no_list="Timeout" in said)
     reason = shorten(str(error) or type(error).__name__, 100) + _by_proxy(http)
+    asked = error.request.url if isinstance(error, httpx.RequestError) else http.base_url
+    if asked.netloc != http.base_url.netloc:  # which did answer
+        return NotReady(f"redirects to {asked.netloc.decode()}, where no server answers ({reason})", is_final=False)
     return NotReady(f"no server answers at {{url}} ({reason})", is_final=False)
 
 
@@ -281,7 +284,8 @@ def _listed(answer: httpx.Response) -> dict[str, int]:
         size = next((size for size in sizes if isinstance(size, int) and size > 0), 0)
         listed[str(about.get("id") or about.get("name") or "")] = size
     if not all(0 < len(name) <= _LONGEST_NAME for name in listed):
-        raise NotReady(f"answers {_MODELS} with a list that cannot be read", has_no_list=True)
+        words = shorten(server_words(answer.text), 100)
+        raise NotReady(f"answers {_MODELS} with a list that cannot be read ({words})", has_no_list=True)
     if not listed:
         raise NotReady(f"lists no model at {_MODELS}: load one there", "model_not_found", has_no_list=True)
     return listed

@@ -18,6 +18,12 @@ _MORE = re.compile(rb'"(?:finish_reason|usage|error)":\s*+(?!null)')
 _LONGEST, _LONGEST_EVENT, _MOST_TOKENS = 1 << 27, 1 << 23, 10**8
 #: What genai-bench calls an error that the server gave no code for.
 SERVER_ERROR = 500
+#: What a delta holds of reasoning and of the answer, as servers call it; fields of events that hold neither.
+_THOUGHTS = ("reasoning", "reasoning_content", "reasoning_details", "thinking")
+_ANSWERS = ("content", "tool_calls", "function_call", "refusal")
+_NO_DATA = {b"", b"event", b"id", b"retry"}
+#: How an answer ends that was given up.
+_GIVEN_UP = ("abort", "error")
 
 
 def _event(text: bytes) -> tuple[bytes, bytes] | None:
@@ -28,9 +34,11 @@ def _event(text: bytes) -> tuple[bytes, bytes] | None:
     for line in text.removeprefix(b"\xef\xbb\xbf").split(b"\n"):
         name, _, value = line.partition(b":")
         fields.setdefault(name, []).append(value.removeprefix(b" "))
-    if b"data" not in fields:
-        return None
-    return fields.get(b"event", [b""])[-1], b"\n".join(fields[b"data"]).strip()
+    if b"data" in fields:
+        return fields.get(b"event", [b""])[-1], b"\n".join(fields[b"data"]).strip()
+    if b"error" in fields:  # as llama.cpp had it
+        return b"error", b"\n".join(fields[b"error"])
+    return None if fields.keys() <= _NO_DATA else (b"", text)  # it is no stream, but words
 
 
 class Answer:
@@ -79,7 +87,7 @@ class Answer:
         is_empty = not self.arrivals and not self.usage.get("completion_tokens") and self.streamed
         if not self.error and (is_empty or not is_complete):
             cause = "the answer is empty" if is_complete else "the stream ended in the middle of the answer"
-            self.fail(SERVER_ERROR, self._words or cause)
+            self.fail(SERVER_ERROR, server_words(self._words) or cause)
 
     def fail(self, code: int | str, message: str) -> None:
         """It is an error, with the server's own words or ours; what is known already stays."""
@@ -93,7 +101,7 @@ class Answer:
     @property
     def every_text(self) -> str:
         """Reasoning, answer and calls: all that are output tokens."""
-        return "".join(_texts(self._chunks, "reasoning", "reasoning_content", "content", "tool_calls"))
+        return "".join(_texts(self._chunks, *_THOUGHTS, *_ANSWERS))
 
     def tokens(self, name: str) -> int | None:
         """A count of usage's, also of the details of its prompt; None where it says nothing that can be one."""
@@ -109,7 +117,9 @@ class Answer:
     @property
     def _counts(self) -> dict[str, Any]:
         details = self.usage.get("prompt_tokens_details")
-        return {**(details if isinstance(details, dict) else {}), **self.usage}
+        counts = {**(details if isinstance(details, dict) else {}), **self.usage}
+        nothing = {"prompt_tokens", "completion_tokens"} if self.arrivals else {}  # of which something came cannot be 0
+        return {name: count for name, count in counts.items() if count or name not in nothing}
 
     @property
     def gaps(self) -> dict[str, float]:
@@ -144,16 +154,23 @@ class Answer:
                 self.fail(SERVER_ERROR, server_words(data.decode(errors="replace")))
 
     def _read(self, value: dict[str, Any], data: bytes, at: float) -> None:
-        error = value.get("error") or (value if value.get("object") == "error" else None)
+        choices = _deltas(value)
+        if error := next((one["error"] for one, _ in choices if one.get("error")), None):
+            data = json.dumps(error).encode()
+        elif not (error := value.get("error")) and "choices" not in value:
+            error = value if value.get("message") or value.get("detail") else None
         if error:
             code = error.get("code") if isinstance(error, dict) else None
             self.fail(_code(code), server_words(data.decode(errors="replace")))
-        usage = value.get("usage")
-        self.usage = usage if isinstance(usage, dict) and usage else self.usage
-        for choice, delta in _deltas(value):
+        for told in (value, value.get("x_groq"), *(choice for choice, _ in choices)):
+            if isinstance(told, dict) and isinstance(usage := told.get("usage"), dict):
+                self.usage = usage or self.usage
+        for choice, delta in choices:
             self.finish_reason = shorten(str(choice.get("finish_reason") or self.finish_reason), 50)
-            is_answer = bool(delta.get("content") or delta.get("tool_calls"))
-            if is_answer or delta.get("reasoning") or delta.get("reasoning_content"):
+            if self.finish_reason in _GIVEN_UP:
+                self.fail(SERVER_ERROR, f"the server gave the answer up (finish_reason {self.finish_reason})")
+            is_answer = any(map(delta.get, _ANSWERS))
+            if is_answer or any(map(delta.get, _THOUGHTS)):
                 self.arrivals.append(at)
                 self._chunks.append(data)
             if is_answer and self.first_answer_token is None:

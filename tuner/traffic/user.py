@@ -114,7 +114,7 @@ class User(OpenAIUser):  # type: ignore[misc]
         """Send `body` and read the stream into `answer`; returns the HTTP status."""
         response = self._post_on(body)
         try:
-            if response.status != 200:
+            if not 200 <= response.status < 300:
                 answer.fail(response.status, _words_of(response, self.host))
             body_of = response if response.headers.get("content-encoding") else response._original_response
             while not answer.error and (piece := body_of.read1(_BLOCK)):

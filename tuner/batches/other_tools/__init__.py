@@ -54,6 +54,7 @@ FORMATS = (
     Format(serving.VLLM.tool, JSON, (b'"tokenizer_id"', b'"num_prompts"'), serving.VLLM.convert, serving.fullest),
     Format(serving.VLLM.tool, JSON, (b'"error_type"', b'"serve_overrides"'), serving.convert_failure),
     Format(serving.SGLANG.tool, JSON, (b'"sharegpt_output_len"', b'"backend"'), serving.SGLANG.convert),
+    Format(serving.VLLM.tool, JSON, (b'"model_id"', b'_ttft_ms"'), serving.VLLM.convert, serving.fullest),  # trimmed
 )
 
 

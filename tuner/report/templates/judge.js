@@ -39,7 +39,8 @@ function verdictBy(row, limit, confidence) {
   const few = limit.needed > 0 && !(number(row.completed) >= limit.needed) && !(OF_ALL_REQUESTS.includes(limit.column) && ratio > ROUNDING);
   if ((Number.isNaN(actual) && !limit.implied) || (few && confidence !== null)) return "unknown";
   if (!(ratio > ROUNDING)) return "pass";
-  return limit.hard_fail && ratio > limit.fail_ratio + ROUNDING ? "fail" : "soft";
+  const isHard = limit.hard_fail && ratio > limit.fail_ratio + ROUNDING;
+  return isHard || row.completed === 0 ? "fail" : "soft";
 }
 
 const hasResult = row => row.outcome === "completed" && !row.superseded;
