@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from tuner.core.files import must_be_plain
@@ -32,6 +33,14 @@ def elements(text: str, name: str, fits: Callable[[Any], bool]) -> list[Any]:
             nested = _NESTED.match(text, start)
             at, tries = nested.end() if nested else start + 1, tries + 1
     return found
+
+
+def before(text: str, name: str) -> dict[str, Any]:
+    """What an object says before the list called `name`; nothing where that is damaged, too."""
+    for place in islice(re.finditer(rf',\s*"{name}"\s*:\s*\[', text), 5):  # within a part, or behind the damage
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            return dict(json.loads(text[: place.start()] + "}"))
+    return {}
 
 
 def members(text: str, names: Sequence[str]) -> dict[str, Any]:

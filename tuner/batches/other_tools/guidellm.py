@@ -58,10 +58,7 @@ def convert(document: Any) -> list[ResultFile | Damage]:
 def salvage(text: str) -> dict[str, Any]:
     """The report, with those of its batches that are whole; nothing where none is."""
     whole = _salvage.elements(text, "benchmarks", lambda one: isinstance(one, dict) and "metrics" in one)
-    head, found = text.partition('"benchmarks"')[0], {"benchmarks": whole} if whole else {}
-    for name in ("metadata", "args", "config") if whole else ():
-        found |= _salvage.members(head, [name])
-    return found
+    return _salvage.before(text, "benchmarks") | {"benchmarks": whole} if whole else {}
 
 
 def _benchmark(benchmark: Any, data: Any, version: str, model: str) -> ResultFile | Damage:
