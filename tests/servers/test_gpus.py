@@ -54,6 +54,7 @@ def test_gpus_are_listed_with_what_they_do(nvml):
         (1, None, [0]),
         (2, None, [0, 1]),
         (1, "1,2", [1]),
+        (1, "GPU-2222,GPU-1111", [1]),
         ([1], None, [1]),
         (["1", 0], None, [1, 0]),
         ([2], None, [2]),  # named: taken though it is in use

@@ -203,6 +203,11 @@ REFUSALS = [
         "ask for fewer tokens in scenarios, or for less of prompts",
     ),
     (413, "", "ask for fewer tokens in scenarios, or for less of prompts"),
+    (
+        400,
+        "the request exceeds the available context size",
+        "ask for fewer tokens in scenarios, or for less of prompts",
+    ),
     (400, "you must provide a chat template", "give the server a chat template, or a model that has one"),
     (401, "wrong API key", "name the variable that holds the right key in api_key_env"),
     (404, "The model `x` does not exist", "see whether the server knows model, and whether base_url is right"),

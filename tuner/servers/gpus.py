@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any, NamedTuple
 
 from tuner.core import locks
@@ -125,12 +125,13 @@ def _read(nvml: Any, index: int, handle: Any) -> GPU:
 
 
 def visible(all_gpus: Sequence[GPU]) -> list[GPU]:
-    """Those that CUDA_VISIBLE_DEVICES leaves to us (a job scheduler sets it), in its order."""
+    """Those that CUDA_VISIBLE_DEVICES leaves to us (a job scheduler sets it), in its order, up to one that is none."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is None:
         return list(all_gpus)
     by_name = _by_name(all_gpus)
-    return [by_name[name.strip()] for name in allowed.split(",") if name.strip() in by_name]
+    by_name |= {gpu.uuid[:end]: gpu for gpu in reversed(all_gpus) for end in range(5, len(gpu.uuid))}  # cut short
+    return [by_name[name] for name in takewhile(by_name.__contains__, map(str.strip, allowed.split(",")))]
 
 
 def _by_name(candidates: Sequence[GPU]) -> dict[str, GPU]:

@@ -48,7 +48,10 @@ _REMEDIES = (
         "request_parameters: {{{0}: null}} leaves it out",
     ),
     (r"chat.?template", "give the server a chat template, or a model that has one"),
-    (r"context.?length|context.?window|too long|\(413 ", "ask for fewer tokens in scenarios, or for less of prompts"),
+    (
+        r"context.?(length|window|size)|maximum context|too long|max_new_tokens|\(413 ",
+        "ask for fewer tokens in scenarios, or for less of prompts",
+    ),
     (r"\(40[13] ", "name the variable that holds the right key in api_key_env"),
     (r"\(404 ", "see whether the server knows model, and whether base_url is right"),
     (r"\(429 ", "the server takes no more: try lower levels, or raise its limit"),
