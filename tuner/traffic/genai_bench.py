@@ -217,6 +217,7 @@ class Benches(contextlib.AbstractContextManager["Benches", None]):
 
     def __init__(self) -> None:
         self._idle: list[tuple[object, Bench]] = []
+        self._choice = threading.Lock()  # trials run in threads
 
     def __exit__(self, *_: object) -> None:
         for _kind, bench in self._idle:
@@ -226,8 +227,9 @@ class Benches(contextlib.AbstractContextManager["Benches", None]):
     def bench(self, key: str, **options: Any) -> Iterator[Bench]:
         """One with these arguments of `Bench`, for as long as the with-block lasts."""
         kind, is_sound = (key, options), False
-        if found := next((idle for idle in self._idle if idle[0] == kind), None):
-            self._idle.remove(found)
+        with self._choice:
+            if found := next((idle for idle in self._idle if idle[0] == kind), None):
+                self._idle.remove(found)
         bench = found[1] if found else Bench(key, **options)
         try:
             yield bench
