@@ -1,5 +1,6 @@
 """A folder of result files: genai-bench's, by name or by what is in them, and other tools'."""
 
+import contextlib
 import logging
 import os
 import re
@@ -104,7 +105,9 @@ def _may_be_batch(entry: os.DirEntry[str]) -> bool:
 
 def is_genai_bench(folder: Path) -> bool:
     """Whether genai-bench wrote into `folder`."""
-    names = [path.name for path in folder.glob("*.json")]
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = [path.name for path in folder.iterdir()]
     return is_regular(folder / METADATA_FILE) or any(RESULT_NAME.fullmatch(n) or DEBUG_NAME.fullmatch(n) for n in names)
 
 

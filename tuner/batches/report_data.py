@@ -1,5 +1,6 @@
 """What a report carries inside itself: its batches and what stands beside them, so that one file is the data too."""
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 
 from tuner.batches import _salvage
 from tuner.batches.batch import COLUMNS, Batch, Place, records, with_types
-from tuner.core.files import RESULTS, UNSEALED, fitting, is_changed, is_regular, read_bytes, seal
+from tuner.core.files import RESULTS, UNSEALED, fitting, is_changed, is_regular, must_be_plain, read_bytes, seal
 from tuner.core.level import level_of
 from tuner.core.secrets import redactor
 from tuner.errors import PathError
@@ -111,7 +112,13 @@ def _whole_part(text: str, path: Path, error: Exception) -> ReportData:
     if not isinstance(columns, list):
         raise PathError(f"{path}: the data in the report is damaged: {error}") from error
     logger.warning("%s: the data in the report is damaged, what is whole is kept: %s", path, error)
-    rows = _salvage.elements(text, "rows", lambda row: isinstance(row, list) and len(row) == len(columns))
+
+    def fits(row: Any) -> bool:
+        with contextlib.suppress(ValueError):
+            return isinstance(row, list) and len(must_be_plain(row)) == len(columns)
+        return False
+
+    rows = _salvage.elements(text, "rows", fits)
     if whole.get("rows") != rows:  # nobody knows any more which of them the lists beside them are about
         whole = {name: whole[name] for name in whole.keys() - {"attainment", "spreads", "intervals"}}
     whole |= {"rows": rows, "is_damaged": whole.get("rows") != rows}

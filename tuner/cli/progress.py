@@ -51,6 +51,7 @@ class RunDisplay(ExitStack):
         self._experiment, self._spec = experiment, spec
         self._console = Terminal(stderr=True)
         self._printed, self._phase = 0, ""
+        self._shown: set[object] = set()  # the parts that have a line
         texts = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"))
         self._bar = _bar(self._console, *texts, bars.BarColumn(), bars.TimeElapsedColumn())
         self._task = self._bar.add_task("starting", total=None)
@@ -104,7 +105,10 @@ class SweepDisplay(RunDisplay):
     kind = SWEEP_KIND
 
     def _lines(self, progress: Progress) -> Iterator[str]:
-        for level in progress.ended[self._printed :]:
+        for level in progress.ended:
+            if level.folder in self._shown:
+                continue
+            self._shown.add(level.folder)
             mark, text = _NO if level.state in TOO_MUCH else _UNKNOWN, f"{level.state}: {level.reason}"
             if level.state == COMPLETED:
                 row = judged_level([level.folder], self._spec.slo or {})
@@ -117,16 +121,12 @@ class SearchDisplay(RunDisplay):
 
     kind = SEARCH_KIND
 
-    def __init__(self, experiment: Experiment, spec: SweepSpec) -> None:
-        super().__init__(experiment, spec)
-        self._printed_trials: set[int] = set()
-
     def _lines(self, progress: Any) -> Iterator[str]:
         trials = load_trials(self._experiment.folder)
         searched = Searched.of(trials, self._experiment.facts, SLO.parse(self._spec.slo or {}))
-        ended = trials[~trials["state"].isin((RUNNING, WAITING)) & ~trials["trial"].isin(self._printed_trials)]
+        ended = trials[~trials["state"].isin((RUNNING, WAITING)) & ~trials["trial"].isin(self._shown)]
         for _, row in ended.iterrows():
-            self._printed_trials.add(row["trial"])
+            self._shown.add(row["trial"])
             yield f"{_TRIAL_MARKS.get(row['state'], _UNKNOWN)} {escape(searched.line(row))}"
 
 

@@ -58,7 +58,7 @@ def _must_be_small(document: Any) -> None:
     for values in count():
         if not rest:
             return
-        if values > _MOST_VALUES:
+        if values + len(rest) > _MOST_VALUES:
             raise ValueError("it holds too many values, those that aliases name counted")
         node = rest.pop()
         if isinstance(node, yaml.MappingNode):
@@ -76,7 +76,7 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
-        if self.depth > DEEPEST:
+        if self.depth > DEEPEST + 1:
             raise RecursionError
         node = super().compose_node(parent, index)
         self.depth -= 1

@@ -120,9 +120,9 @@ def _known(more: Mapping[str, str]) -> dict[str, str]:
     known = dict(more)
     for name, text in os.environ.items():
         if is_secret(name, text) and not _WORD.fullmatch(text):
-            known[text] = name
+            known.setdefault(text, name)
         if ":" in text and (user := _USER_IN_URL.search(text)) and ":" in user[1]:
-            known[user[1].partition(":")[2]] = name
+            known.setdefault(user[1].partition(":")[2], name)
     return {value: name for value, name in known.items() if len(value) >= _SHORTEST and not _NUMBER.fullmatch(value)}
 
 

@@ -146,7 +146,11 @@ def load(folder: Path) -> pd.DataFrame:
     path, rows = folder / TELEMETRY_FILE, []
     if not files.is_regular(path):
         raise PathError(f"there is no telemetry in {folder}")
-    *whole, _ = files.read_bytes(path, files.TELEMETRY).split(b"\n")
+    whole: list[bytes] = []
+    try:
+        *whole, _ = files.read_bytes(path, files.TELEMETRY).split(b"\n")
+    except PathError as error:
+        log.warning("%s is damaged: %s", path, error)
     for line in whole:
         with contextlib.suppress(msgspec.MsgspecError, ValueError, RecursionError, KeyError):
             values = msgspec.json.decode(line, type=dict[str, Any])

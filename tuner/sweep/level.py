@@ -73,7 +73,7 @@ def run(bench: Bench, recorder: Recorder, load: Load, folder: Path, stop: thread
     if not shutil.disk_usage(part).free:  # which looks like anything else in what the level could still write
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part))
     outcome, reason = outcome_of(part, ended, server.failure(), interrupted=stop.is_set())
-    sent, _ = request_log.read(part / REQUESTS_FILE)
+    sent = request_log.read(part / REQUESTS_FILE)[0]
     end = _end(ended, client) | {"outcome": outcome, "reason": reason[:_LONGEST_REASON]}
     end["usage"] = recorder.usage(*sent.window_in_utc, prefix_share=load.prefix_share) if sent else None
     sidecar = msgspec.structs.replace(sidecar, **end)

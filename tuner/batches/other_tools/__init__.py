@@ -4,6 +4,7 @@
 batches; `file.json#2` names the second.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,7 +88,9 @@ def distinct(paths: Iterable[Path]) -> list[Path]:
 
 def holds_one_run(folder: Path) -> bool:
     """Whether `folder` is what AIPerf makes of one run; further folders in it hold the same again."""
-    return any((known := format_of(path)) and known.tool == aiperf.TOOL for path in folder.glob("*"))
+    with contextlib.suppress(OSError):
+        return any((known := format_of(path)) and known.tool == aiperf.TOOL for path in folder.iterdir())
+    return False
 
 
 def read_all(path: Path) -> dict[Path, Part]:
