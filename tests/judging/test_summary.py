@@ -224,6 +224,7 @@ def test_levels_that_ran_once_are_the_batches_themselves(tmp_path):
 def test_the_level_of_several_runs_is_their_mean(tmp_path):
     judged = tuner.judge(tuner.load_batches(levels_run(tmp_path, (4, 0.1), (4, 0.3), (4, 0.2))), LIMIT)
     (level,) = levels_of(judged).to_dict("records")
+    assert len(levels_of(pd.concat([levels_of(judged)] * 2, ignore_index=True))) == 1
     assert level["ttft_p90"] == pytest.approx(0.2, abs=0.001) and level["completed"] == 900 and level["runs"] == 3
     assert level["output_throughput"] == pytest.approx(judged["output_throughput"].mean())
     assert level["goodput"] == pytest.approx(judged["goodput"].mean())

@@ -19,7 +19,7 @@ from tuner.core import files
 from tuner.errors import PathError
 from tuner.judging.levels import levels_of
 from tuner.report.results import read_results
-from tuner.report.write import write_report
+from tuner.report.write import save_report, write_report
 
 SLO = {
     "ttft": {"p90": {"threshold": 0.05}, "p50": {"threshold": 0.03, "hard_fail": False}},
@@ -115,6 +115,17 @@ def test_what_is_whole_in_a_damaged_report_is_kept(change, kept, tmp_path):
     assert set(batches["outcome"]) - {"unreadable"} == {"completed"} and (len(batches) > len(done)) == (kept < 4)
     assert all("its checksum is another" in " ".join(words) for words in done["warnings"])
     assert tuner.read_results(report).answer
+
+
+def test_a_report_of_a_run_that_goes_on_carries_what_its_levels_have(tmp_path, caplog):
+    trial = result_files.run(tmp_path / "run", [1, 2, 4])
+    for level in (2, 1):
+        result_files.add_level(trial, level, result_files.result(level=level))
+    shown = read_results(tmp_path / "run").ended_levels()
+    carried = read_results(save_report(shown, tmp_path / "r.html"))
+    assert len(shown.judged) == 2 == len(carried.judged)
+    assert {len(every) for every in carried.run_facts.spreads.values()} == {2}
+    assert "ttft_p90_low" in carried.run_facts.intervals and not caplog.records
 
 
 SECRETS = {

@@ -120,6 +120,16 @@ def test_what_vllm_warns_of_is_in_no_preset():
     assert not any("enable_chunked_prefill" in preset for preset in engines.find("vllm").spaces.values())
 
 
+def test_parameters_stand_as_they_were_written_each_behind_its_condition():
+    document = {
+        "n_threads": {"choices": [1, 2], "when": {"flash_attn": True}},
+        "n_batch": [64, 128],
+        "flash_attn": [True, False],
+        "n_ubatch": {"choices": [16, 32], "when": {"n_batch": 64}},
+    }
+    assert [one.name for one in space(document).dimensions] == ["n_batch", "flash_attn", "n_threads", "n_ubatch"]
+
+
 WRONG = {
     "misspelt": ({"n_bach": [1]}, (), "n_bach.*did you mean n_batch"),
     "a value that the engine refuses": ({"n_batch": [16, 0]}, (), "n_batch: 0 must be at least 1"),

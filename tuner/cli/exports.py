@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -44,34 +45,38 @@ def log_to_mlflow(results: Results, report: Path, uri: str) -> str:
     where MLflow is not installed, or cannot be reached there.
     """
     try:
-        import mlflow
+        from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
     except ImportError:
         raise RequestError("--mlflow needs MLflow: pip install 'mlflow-skinny>=3.10,<4'") from None
     try:
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_experiment("tuner")
-        with mlflow.start_run(run_name=results.title) as run:
-            _log(results)
-            mlflow.log_artifact(str(report))
+        client = MlflowClient(tracking_uri=uri)
+        known = client.get_experiment_by_name("tuner")
+        home = known.experiment_id if known else client.create_experiment("tuner")
+        run = client.create_run(home, run_name=results.title)
+        _log(client, run.info.run_id, results, report)
     except MlflowException as error:
         raise RequestError(f"--mlflow: cannot log there: {one_line(str(error))}") from None
     return str(run.info.run_id)
 
 
-def _log(results: Results) -> None:
-    import mlflow
+def _log(client: Any, run: str, results: Results, report: Path) -> None:
+    from mlflow.entities import Metric, Param
 
-    mlflow.log_params({name: str(value)[:_LONGEST] for name, value in results.facts.get("spec", {}).items()})
+    asked = {name: str(value)[:_LONGEST] for name, value in results.facts.get("spec", {}).items()}
+    client.log_batch(run, params=[Param(*one) for one in asked.items()])
     curves = list(results.judged.groupby(["experiment", "trial", "scenario"]))
     for names, batches in curves:
         curve = re.sub(r"[^\w.-]", "-", "-".join(map(str, names))) + "/" if len(curves) > 1 else ""
         for row in batches.to_dict("records"):
             at = 0 if pd.isna(row["started_at"]) else int(row["started_at"].timestamp() * 1000)
-            numbers = {f"{curve}{name}": float(row[name]) for name in _numbers(batches) if pd.notna(row[name])}
-            mlflow.log_metrics(numbers, step=round(level_of(row) or 0), timestamp=at)
+            numbers = [(f"{curve}{name}", row[name]) for name in _numbers(batches) if pd.notna(row[name])]
+            step = round(level_of(row) or 0)
+            client.log_batch(run, metrics=[Metric(name, float(value), at, step) for name, value in numbers])
     if results.summary.max_throughput is not None:
-        mlflow.log_metric("max_throughput", results.summary.max_throughput)
+        client.log_metric(run, "max_throughput", results.summary.max_throughput)
+    client.log_artifact(run, str(report))
+    client.set_terminated(run)
 
 
 def _numbers(judged: pd.DataFrame) -> list[str]:

@@ -71,7 +71,7 @@ def _mean(runs: pd.DataFrame, names: list[str]) -> pd.DataFrame:
         again["verdict"] = levels["verdict"].transform("min")[first]  # fail comes before pass and soft
     again["runs"] = levels["verdict"].transform("size")[first]
     again.loc[(again["runs"] > 1) & again["verdict_reason"].ne(""), "verdict_reason"] += ", in the mean of its runs"
-    return again[[*runs, "runs"]].copy()  # in few blocks
+    return again[[*dict.fromkeys([*runs, "runs"])]].copy()  # in few blocks
 
 
 def best_of(levels: pd.DataFrame, column: str = "output_throughput") -> "pd.Series[Any] | None":

@@ -266,14 +266,16 @@ class Results:
         """What the report takes along of all this; of very many runs no spreads and no telemetry."""
         columns, rows = report_data.columns_and_rows(self.judged)
         samples = pd.DataFrame() if self.is_many else self.run_facts.telemetry
+        spreads = {} if self.is_many else self.run_facts.spreads
+        bounds = self.run_facts.intervals.reindex(self.judged.index)  # of a run that goes on not all are shown
         exact = samples.assign(at=samples["at"].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")) if len(samples) else samples
         return report_data.ReportData(
             slo=self.slo.to_dict() if self.slo else None,
             columns=columns,
             rows=rows,
             attainment=[None if pd.isna(share) else float(share) for share in self.judged["attainment"]],
-            spreads={} if self.is_many else self.run_facts.spreads,
-            intervals={str(name): list(map(json_value, values)) for name, values in self.run_facts.intervals.items()},
+            spreads={name: [every[place] for place in self.judged.index] for name, every in spreads.items()},
+            intervals={str(name): list(map(json_value, values)) for name, values in bounds.items()},
             facts=self.facts,
             servers=self.run_facts.servers,
             runs=self.run_facts.runs,

@@ -233,11 +233,16 @@ def _dimension(name: str, document: Any, every: Mapping[str, Engine]) -> Dimensi
 
 def _in_order(dimensions: dict[str, Dimension], fixed: Mapping[str, Any]) -> tuple[Dimension, ...]:
     named = {name: _with_conditions(dimension, dimensions, fixed) for name, dimension in dimensions.items()}
-    before = {name: [other for other in one.when if other in named] for name, one in named.items()}
+    sorter = graphlib.TopologicalSorter({name: {*one.when} & {*named} for name, one in named.items()})
     try:
-        return tuple(named[name] for name in graphlib.TopologicalSorter(before).static_order())
+        sorter.prepare()
     except graphlib.CycleError as error:
         raise SpecError(f"space: {error.args[1][0]}: its condition leads back to itself") from None
+    order: list[str] = []
+    while ready := sorter.get_ready():
+        order += sorted(ready, key=[*named].index)  # as they were written: a seed draws the same again
+        sorter.done(*ready)
+    return tuple(named[name] for name in order)
 
 
 def _with_conditions(dimension: Dimension, dimensions: Mapping[str, Dimension], fixed: Mapping[str, Any]) -> Dimension:
