@@ -25,7 +25,7 @@ def main(folder, spec, how):
             raise RuntimeError("as told")
         if how == "exit":
             os._exit(3)
-        server._process.wait()  # until it is killed, or we are
+        server._process._ended.wait()  # until it is killed, or we are
         sys.stdout.write(json.dumps({"failure": str(server.failure())}) + "\n")
 
 
