@@ -79,8 +79,7 @@ class RunPanel(Panel[SweepSpec]):
         if self.experiment:
             again = self.experiment.stop_file.exists()
             self.experiment.stop_file.write_text(_AT_ONCE if again else "after this level")
-            ending = self.kind.read_progress(self.experiment).ending
-            self._say("ending now" if again else f"{ending}; press Stop again to end now")
+            self._say("ending now" if again else f"{self._measure(self.experiment).ending}; press again to end now")
 
     def _described(self) -> str:
         self._estimate.value = ""
@@ -158,8 +157,8 @@ class RunPanel(Panel[SweepSpec]):
         return progress
 
     async def _conclude(self, experiment: Experiment) -> None:
-        self.experiment = experiment
-        progress, state, report = self._measure(experiment), _state(experiment), experiment.folder / REPORT_FILE
+        self.experiment, report = experiment, experiment.folder / REPORT_FILE
+        progress, state = self._measure(experiment), _state(experiment)
         self._view.widget.layout.display = "" if progress.ended else "none"
         self._others.options = [one for one in self._runs.options if one[1] != str(experiment.folder)]
         self._say(f"reading {experiment.folder}")
