@@ -78,18 +78,19 @@ def _aside(path: Path, failure: str) -> Iterator[IO[bytes]]:
 
 def seal(data: bytes) -> bytes:
     """`data` with the CRC-32 of the rest at the place that is kept for it, `"checksum":"00000000"`, if there is one."""
-    if not (place := _SEAL.search(data, 0, _SEALED_WITHIN)):
-        return data
-    before, after = memoryview(data)[: place.start(1)], memoryview(data)[place.end(1) :]
-    return b"".join((before, b"%08x" % zlib.crc32(after, zlib.crc32(before)), after))
+    place = _SEAL.search(data, 0, _SEALED_WITHIN)
+    return data[: place.start(1)] + _checksum(data, place) + data[place.end(1) :] if place else data
 
 
 def is_changed(data: bytes) -> bool:
     """Whether `data` holds a checksum, and is not what `seal` gave."""
-    if not (place := _SEAL.search(data, 0, _SEALED_WITHIN)):
-        return False
+    place = _SEAL.search(data, 0, _SEALED_WITHIN)
+    return place is not None and place[1] != _checksum(data, place)
+
+
+def _checksum(data: bytes, place: re.Match[bytes]) -> bytes:
     view = memoryview(data)  # which copies nothing
-    return place[1] != b"%08x" % zlib.crc32(view[place.end(1) :], zlib.crc32(view[: place.start(1)]))
+    return b"%08x" % zlib.crc32(view[place.end(1) :], zlib.crc32(view[: place.start(1)]))
 
 
 def sync(path: Path) -> None:
@@ -155,14 +156,8 @@ def must_be_plain(value: Any, forbidden: re.Pattern[str] | None = None, depth: i
         raise ValueError(f"{shorten(ascii(value), 60)} holds what is no character")
     if isinstance(value, int) and abs(value) >= _LARGEST_NUMBER:
         raise ValueError("it holds a number of more than 18 digits")
-    parts = (
-        chain.from_iterable(value.items())
-        if isinstance(value, dict)
-        else value
-        if isinstance(value, (list, tuple))
-        else ()
-    )
-    for part in parts:
+    parts = value if isinstance(value, (list, tuple)) else ()
+    for part in chain.from_iterable(value.items()) if isinstance(value, dict) else parts:
         must_be_plain(part, forbidden, depth + 1)
     return value
 

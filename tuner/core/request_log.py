@@ -1,5 +1,6 @@
 """`requests.jsonl`: every request of a level, a line each, below one that says when the level was and what counts."""
 
+import contextlib
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -98,12 +99,18 @@ def parse(data: bytes) -> tuple[LevelRecord, list[SentRequest]]:
     return msgspec.json.decode(first, type=LevelRecord), _decode_requests(rest)
 
 
-def read(path: Path) -> tuple[LevelRecord | None, list[SentRequest]]:
-    """The content of the file; nothing where there is none, or it is damaged."""
-    try:
-        return parse(files.read_bytes(path, files.RESULTS))
-    except (PathError, msgspec.MsgspecError):
-        return None, []
+def read_level(path: Path) -> LevelRecord | None:
+    """What the file says of its level; None where there is none, or its beginning is damaged."""
+    with contextlib.suppress(PathError, msgspec.MsgspecError):
+        return msgspec.json.decode(files.read_bytes(path, files.RESULTS).partition(b"\n")[0], type=LevelRecord)
+    return None
+
+
+def statuses(path: Path) -> set[str]:
+    """How the requests in the file ended; none where there is no file, or it is damaged."""
+    with contextlib.suppress(PathError, msgspec.MsgspecError):
+        return {request.status for request in parse(files.read_bytes(path, files.RESULTS))[1]}
+    return set()
 
 
 def write(path: Path, level: LevelRecord, requests: list[SentRequest]) -> None:

@@ -138,8 +138,10 @@ def telling_rows(differences: pd.DataFrame) -> pd.DataFrame:
     """The rows of the most telling metrics, and of another one that differs for sure where none of its kin does."""
     sure = differences[differences["verdict"].isin([WORSE, BETTER])]
     sure = sure.assign(family=[_family(metric) for metric in sure["metric"]])
-    told = sure.groupby([*_PLACE, "family"], dropna=False)["metric"].transform(lambda kin: kin.isin(TELLING).any())
-    return differences[differences["metric"].isin({*TELLING, *sure.loc[~told.astype("bool"), "metric"]})]
+    has_telling = sure.groupby([*_PLACE, "family"], dropna=False)["metric"].transform(
+        lambda kin: kin.isin(TELLING).any()
+    )
+    return differences[differences["metric"].isin({*TELLING, *sure.loc[~has_telling.astype("bool"), "metric"]})]
 
 
 def metrics(differences: pd.DataFrame) -> list[str]:

@@ -76,9 +76,12 @@ def _mean(runs: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 def best_of(levels: pd.DataFrame, column: str = "output_throughput") -> "pd.Series[Any] | None":
     """The level with the most of a column among those that comply, of equal ones the lowest; None without one."""
-    known = by_level(levels[levels["verdict"].isin(COMPLIANT) & levels[column].notna()])
-    ranked = known.sort_values(column, ascending=False, kind="stable")
+    ranked = _compliant_with(levels, column).sort_values(column, ascending=False, kind="stable")
     return None if ranked.empty else ranked.iloc[0]
+
+
+def _compliant_with(levels: pd.DataFrame, column: str) -> pd.DataFrame:
+    return by_level(levels[levels["verdict"].isin(COMPLIANT) & levels[column].notna()])
 
 
 def without_superseded(judged: pd.DataFrame) -> pd.DataFrame:
@@ -117,7 +120,7 @@ def past_peak(curve: pd.DataFrame) -> Level | None:
     """The compliant level with the most throughput where the highest one has less by more than noise."""
     if (best := best_of(curve)) is None:
         return None
-    last = by_level(curve[curve["verdict"].isin(COMPLIANT) & curve["output_throughput"].notna()]).iloc[-1]
+    last = _compliant_with(curve, "output_throughput").iloc[-1]
     high = np.fmax(last["output_throughput"] * (1 + NOISE), last.get("output_throughput_high", np.nan))
     low = np.fmin(best["output_throughput"], best.get("output_throughput_low", np.nan))
     return level_of(best) if high < low else None

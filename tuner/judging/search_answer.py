@@ -213,10 +213,10 @@ class Searched:
         as_before = rows["role"].eq(BASELINE) | rows["of"].eq(BASELINE)
         several = any("engine" in one for one in rows["parameters"])  # which have parameters of their own
         unset = ["default" if before and not several else "–" for before in as_before]
-        given = list(zip(rows["parameters"], unset, strict=True))
+        pairs = list(zip(rows["parameters"], unset, strict=True))
         parameters = {  # told apart where it is called as one of our own columns
             f"{name} (parameter)" if name in {*columns, "answers", "cause"} else name: [
-                value_text(one[name]) if name in one else otherwise for one, otherwise in given
+                value_text(one[name]) if name in one else otherwise for one, otherwise in pairs
             ]
             for name in self.varied
         }

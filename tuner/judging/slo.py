@@ -235,8 +235,8 @@ def _slo(document: _Part) -> SLO:
     sections = [section for section in SECTIONS if section in document.value]
     limits = [one for section in sections for one in _constraints(document.part(section), SECTIONS[section])]
     if "attainment" in sections and not any(one.is_latency for one in limits):
-        told = "is the share of requests that meet every latency threshold; give one"
-        raise document.part("attainment").error(told)
+        words = "is the share of requests that meet every latency threshold; give one"
+        raise document.part("attainment").error(words)
     confidence = document.number("confidence", None, _BELOW_ONE)
     return SLO(tuple(limits), confidence, document.number("steepness", STEEPNESS, _POSITIVE))
 
@@ -294,6 +294,6 @@ def _threshold(limit: _Part, metric: metrics.Metric) -> float:
         raise limit.error(f"the unit {unit!r} {wrong}")
     must = _NOT_NEGATIVE if metric.unit == metrics.SHARE and not metric.more_is_better else _POSITIVE
     if not _MUST_BE[must](number):
-        told = f"must be a number {must}{', in seconds or such as 500 ms' if timed else ''}"
-        raise limit.error(f"{told}, not {limit.value!r}")
+        words = f"must be a number {must}{', in seconds or such as 500 ms' if timed else ''}"
+        raise limit.error(f"{words}, not {limit.value!r}")
     return number / _PER_SECOND[unit or "s"]

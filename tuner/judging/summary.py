@@ -251,11 +251,8 @@ def _best(summary: Summary, best: "pd.Series[Any]", levels: pd.DataFrame) -> str
 
 def _limit(curve: pd.DataFrame) -> str:
     """How far the measured levels confine those that comply: from above, and where a limit asks for load from below."""
-    level, fails, (lowest, highest) = (
-        levels_in(curve),
-        curves.too_much(curve),
-        curves.compliant_levels(curve).agg(["min", "max"]),
-    )
+    level, fails = levels_in(curve), curves.too_much(curve)
+    lowest, highest = curves.compliant_levels(curve).agg(["min", "max"])
     if pd.isna(highest):
         return "The batches that meet the SLO held no concurrency, so the highest that meets it is not known."
     low, high = (level_from(end, kind_of(level_of(curve.iloc[0]))) for end in (lowest, highest))

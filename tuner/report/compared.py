@@ -115,8 +115,8 @@ class Compared:
     def names(self) -> tuple[str, str]:
         """What baseline and candidate are called: the names of their runs, or their paths where those are the same."""
         first, second = self.baseline, self.candidate
-        is_told = first.title != second.title
-        return (first.title, second.title) if is_told else (", ".join(first.paths), ", ".join(second.paths))
+        differ = first.title != second.title
+        return (first.title, second.title) if differ else (", ".join(first.paths), ", ".join(second.paths))
 
     @property
     def title(self) -> str:

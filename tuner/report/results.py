@@ -174,8 +174,7 @@ class Results:
         limited = [one.metric for one in self.slo.constraints if one.is_latency] if self.slo else []
         known = [name for name in dict.fromkeys([*METRICS, *limited]) if self.judged[f"{name}_p90"].notna().any()]
         shown += [figures.latency_vs_concurrency(self.judged, self.slo, metric=name) for name in known]
-        for name, every in self.run_facts.spreads.items():
-            spreads = [every[place] for place in self.judged.index]
+        for name, spreads in self._spreads.items():
             if name != "e2e_latency" and any(spreads):
                 shown.append(figures.distribution(self.judged, spreads, self.slo, metric=name))
         return [*shown, *([figures.timeline(self.judged, self.run_facts.telemetry)] if is_timed else [])]
@@ -262,11 +261,16 @@ class Results:
             first = next(filter(None, self.judged["reason"]), "")
             raise NothingSurvived(f"no batch has a usable result ({ends}); the first: {first}")
 
+    @property
+    def _spreads(self) -> dict[str, list[list[float] | None]]:
+        """Of the batches that are shown; of a run that goes on those are not all."""
+        every = self.run_facts.spreads
+        return {name: [spreads[place] for place in self.judged.index] for name, spreads in every.items()}
+
     def carried(self) -> report_data.ReportData:
         """What the report takes along of all this; of very many runs no spreads and no telemetry."""
         columns, rows = report_data.columns_and_rows(self.judged)
         samples = pd.DataFrame() if self.is_many else self.run_facts.telemetry
-        spreads = {} if self.is_many else self.run_facts.spreads
         bounds = self.run_facts.intervals.reindex(self.judged.index)  # of a run that goes on not all are shown
         exact = samples.assign(at=samples["at"].dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")) if len(samples) else samples
         return report_data.ReportData(
@@ -274,7 +278,7 @@ class Results:
             columns=columns,
             rows=rows,
             attainment=[None if pd.isna(share) else float(share) for share in self.judged["attainment"]],
-            spreads={name: [every[place] for place in self.judged.index] for name, every in spreads.items()},
+            spreads={} if self.is_many else self._spreads,
             intervals={str(name): list(map(json_value, values)) for name, values in bounds.items()},
             facts=self.facts,
             servers=self.run_facts.servers,

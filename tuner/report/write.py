@@ -34,8 +34,8 @@ def write_junit(compared: Compared, target: Path) -> Path:
     )
     cases = [*map(_difference_case, differences), *map(_unmatched_case, unmatched)]
     now = timestamps.now().strftime("%Y-%m-%dT%H:%M:%S")  # the schema knows no zone; UTC as everywhere
-    template, told = page.environment().get_template("compare.xml"), records(compared.configuration)
-    text = template.render(title=compared.title, now=now, configuration=told, cases=cases)
+    template, settings = page.environment().get_template("compare.xml"), records(compared.configuration)
+    text = template.render(title=compared.title, now=now, configuration=settings, cases=cases)
     files.write_atomically(target, _FORBIDDEN.sub("\ufffd", text))
     return target
 

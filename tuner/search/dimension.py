@@ -40,11 +40,11 @@ class Dimension:
         A SpecError refuses what is neither a list of choices nor a mapping with `choices`, or with `low`, `high` and
         perhaps `step`, `log`, with `when` in both; and values that the engine would refuse.
         """
-        given = {"choices": document} if isinstance(document, list) else document
-        if not isinstance(given, Mapping) or not given:
+        content = {"choices": document} if isinstance(document, list) else document
+        if not isinstance(content, Mapping) or not content:
             raise _wrong(name, f"give choices as [1, 2, 4] or a range as {{low: 1, high: 8}}, not {document!r}")
         # `values` is how many people say it
-        fields = {("choices" if key == "values" else key): value for key, value in given.items()}
+        fields = {("choices" if key == "values" else key): value for key, value in content.items()}
         if strange := [key for key in fields if key not in KEYS]:
             raise _wrong(name, f"unknown key {strange[0]!r}; {suggest(str(strange[0]), KEYS)}")
         dimension = _of_choices(name, fields, parameter) if "choices" in fields else _of_range(name, fields, parameter)

@@ -112,9 +112,9 @@ def client(
 
 
 @contextlib.contextmanager
-def _deadline(seconds: float) -> Iterator[Callable[[str, dict[str, Any]], None]]:
+def _deadline(over: float) -> Iterator[Callable[[str, dict[str, Any]], None]]:
     """What a request is traced with, so that its connection ends when the time is over, however slowly it goes on."""
-    over, connections = time.monotonic() + seconds, list[socket.socket]()
+    connections = list[socket.socket]()
 
     def end() -> None:
         for connection in connections:
@@ -127,7 +127,7 @@ def _deadline(seconds: float) -> Iterator[Callable[[str, dict[str, Any]], None]]
             if time.monotonic() >= over:
                 end()
 
-    timer = threading.Timer(seconds, end)
+    timer = threading.Timer(over - time.monotonic(), end)
     timer.daemon = True
     timer.start()
     try:
@@ -145,10 +145,9 @@ def ask(http: httpx.Client, page: str | httpx.URL, method: str = "GET", seconds:
     That is after `seconds`, by default the client's timeout. An httpx.HTTPError says that nobody answers, not in time,
     or at more length; of an error's body the beginning counts.
     """
-    content, seconds = bytearray(), seconds or http.timeout.read or _TIMEOUT
-    over = time.monotonic() + seconds
+    content, over = bytearray(), time.monotonic() + (seconds or http.timeout.read or _TIMEOUT)
     try:
-        with _deadline(seconds) as trace, http.stream(method, page, extensions={"trace": trace}) as answer:
+        with _deadline(over) as trace, http.stream(method, page, extensions={"trace": trace}) as answer:
             for piece in answer.iter_bytes():
                 content += piece
                 if len(content) > _MOST:

@@ -55,9 +55,9 @@ class Supervised:
     def __post_init__(self) -> None:
         self._marker = secrets.token_hex(8)
         self._refusal = ""
-        given = os.environ if self.env is None else self.env
+        environment = os.environ if self.env is None else self.env
         #: the log, and by their names the variables whose values are to stand nowhere in it
-        self._secrets: dict[str, Any] = {"log": self.log_path.absolute(), "secrets": variables(given)}
+        self._secrets: dict[str, Any] = {"log": self.log_path.absolute(), "secrets": variables(environment)}
         self._ours = contextlib.ExitStack()  # our ends of the pipes
         self._started, self._ended, self._gone = threading.Event(), threading.Event(), threading.Event()
         self._gone.set()

@@ -73,7 +73,7 @@ def run(bench: Bench, recorder: Recorder, load: Load, folder: Path, stop: thread
     if not shutil.disk_usage(part).free:  # which looks like anything else in what the level could still write
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(part))
     outcome, reason = outcome_of(part, ended, server.failure(), interrupted=stop.is_set())
-    sent = request_log.read(part / REQUESTS_FILE)[0]
+    sent = request_log.read_level(part / REQUESTS_FILE)
     end = _end(ended, client) | {"outcome": outcome, "reason": reason[:_LONGEST_REASON]}
     end["usage"] = recorder.usage(*sent.window_in_utc, prefix_share=load.prefix_share) if sent else None
     sidecar = msgspec.structs.replace(sidecar, **end)
@@ -154,7 +154,7 @@ def judged_level(folders: Sequence[Path], slo: SLO | dict[str, Any]) -> dict[Any
 
 def outcome_of(part: Path, ended: Ended, failure: ServerFailed | None, *, interrupted: bool) -> tuple[str, str]:
     """How a level ended (one of `records.OUTCOMES`) and why, in one line: the cause before its consequences."""
-    ends = {request.status for request in request_log.read(part / REQUESTS_FILE)[1]}
+    ends = request_log.statuses(part / REQUESTS_FILE)
     logs = {path.name: files.read_end(path, 200_000) for path in sorted(part.glob("*.log"))}
     error = next((one_line(found[1]) for log in logs.values() if (found := _TRACEBACK.search(log))), "")
     more = "give a level more with max_seconds, or with extend_to"

@@ -162,8 +162,8 @@ class Answer:
         if error:
             code = error.get("code") if isinstance(error, dict) else None
             self.fail(_code(code), server_words(data.decode(errors="replace")))
-        for told in (value, value.get("x_groq"), *(choice for choice, _ in choices)):
-            if isinstance(told, dict) and isinstance(usage := told.get("usage"), dict):
+        for place in (value, value.get("x_groq"), *(choice for choice, _ in choices)):
+            if isinstance(place, dict) and isinstance(usage := place.get("usage"), dict):
                 self.usage = usage or self.usage
         for choice, delta in choices:
             self.finish_reason = shorten(str(choice.get("finish_reason") or self.finish_reason), 50)
