@@ -49,14 +49,14 @@ def reach_and_worth(values: Floats, confidence: float) -> tuple[float, float]:
 
 def _mixed(probable: Floats, shift: Floats, error: Floats, freedom: int, confidence: float) -> float:
     """How far around 0 the mixture of Student's t lies with this confidence."""
-    from scipy import optimize, special
+    from scipy import special
 
-    def missing(reach: float) -> float:
-        inside = special.stdtr(freedom, (reach - shift) / error) - special.stdtr(freedom, (-reach - shift) / error)
-        return float(probable @ inside) / float(probable.sum()) - confidence
-
-    most = float(np.abs(shift).max()) + student(confidence, freedom) * float(error.max())
-    return float(optimize.brentq(missing, 0.0, most, rtol=1e-4))
+    low, high = 0.0, float(np.abs(shift).max()) + student(confidence, freedom) * float(error.max())
+    while high - low > 1e-4 * high:  # by halves: `scipy.optimize` takes a second to be imported
+        middle = (low + high) / 2
+        inside = special.stdtr(freedom, (middle - shift) / error) - special.stdtr(freedom, (-middle - shift) / error)
+        low, high = (middle, high) if probable @ inside < confidence * probable.sum() else (low, middle)
+    return high
 
 
 def student(confidence: float, freedom: float) -> float:

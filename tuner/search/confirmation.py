@@ -39,8 +39,6 @@ def conclude(
 
 def _verdict(objective: str, sides: list[list[float]], runs: tuple[int, int]) -> Confirmation:
     """What the values of both, of so many runs each, say."""
-    from scipy import stats
-
     (default, winner), (defaults, winners) = map(len, sides), runs
     if winner < winners:
         return Confirmation(
@@ -48,6 +46,8 @@ def _verdict(objective: str, sides: list[list[float]], runs: tuple[int, int]) ->
         )
     if default < defaults:
         met = f"the winner met the SLO in all of {winners} further runs, the defaults in {default} of {defaults}"
+        from scipy import stats
+
         # by Fisher's exact test; 0 of 3 against 3 of 3 is no chance
         chance = stats.fisher_exact([[winners, 0], [default, defaults - default]], alternative="greater").pvalue
         if chance > 1 - CONFIDENCE + 1e-9:
