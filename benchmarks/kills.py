@@ -83,8 +83,9 @@ def kill(folder, dice):
 
 
 def wait_for_level(folder, command):
-    """Wait until a level runs."""
-    while command.poll() is None and not list(folder.glob("runs/*/trials/*/batches/*/*.part/genai_bench.log")):
+    """Wait until a level of this command runs: one that was cut off before left its log as well."""
+    began, logs = time.time(), "runs/*/trials/*/batches/*/*.part/genai_bench.log"
+    while command.poll() is None and not any(path.stat().st_mtime > began for path in folder.glob(logs)):
         time.sleep(0.1)
 
 

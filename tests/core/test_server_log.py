@@ -20,6 +20,18 @@ RAY_OF_IPV6 = "(pid=3173, ip=fd00::7) ERROR 06-17 02:49:25.118 [worker_base.py:6
 
 #: engine and version, what stands before the message, the message, and what it is
 LINES = [
+    (
+        "vllm 0.11 in docker compose",
+        "vllm-1  | (EngineCore_DP0 pid=1733) ERROR 09-28 15:47:24 [core.py:718] ",
+        "ValueError: No available memory for the cache blocks. Try",
+        "out_of_memory",
+    ),
+    (
+        "sglang 0.5 in docker compose",
+        "my-sglang_a-2 | " + SGLANG,
+        "ValueError: The memory capacity is unbalanced. Some GPUs may be occupied by other processes. pre_model_load",
+        "out_of_memory",
+    ),
     ("vllm 0.6", "ERROR 06-17 02:49:25 engine.py:366] ", "RuntimeError: CUDA error: out of memory", "out_of_memory"),
     (
         "vllm 0.8",
@@ -241,7 +253,13 @@ def test_the_first_exception_tells_where_no_pattern_does():
 
 @pytest.mark.parametrize(
     ("exit_code", "words"),
-    [(0, "with exit code 0"), (-9, "by signal SIGKILL"), (-15, "by signal SIGTERM"), (None, "supervisor was killed")],
+    [
+        (0, "with exit code 0"),
+        (137, "with exit code 137, by SIGKILL (the kernel does that when memory"),
+        (-9, "by signal SIGKILL"),
+        (-15, "by signal SIGTERM"),
+        (None, "supervisor was killed"),
+    ],
 )
 def test_without_a_telling_line_the_way_it_ended_is_told(exit_code, words):
     failure = diagnose("hello\n", exit_code, ())

@@ -254,6 +254,9 @@ def test_sglang_is_started_as_the_installed_version_wants_it(tmp_path, version, 
         ("sglang", {"tp_size": 2, "dp_size": 4, "enable_dp_attention": False}, 8),
         ("vllm", {"tensor_parallel_size": 2, "prefill_context_parallel_size": 2}, 4),
         ("vllm", {"tensor_parallel_size": 4, "data_parallel_size": 2, "enable_expert_parallel": True}, 8),
+        ("vllm", {"tensor_parallel_size": 2, "data_parallel_size": 4, "data_parallel_size_local": 1}, 2),
+        ("vllm", {"tensor_parallel_size": 8, "pipeline_parallel_size": 2, "nnodes": 2}, 8),
+        ("sglang", {"tp_size": 16, "nnodes": 2, "node_rank": 0}, 8),
     ],
 )
 def test_a_server_takes_as_many_gpus_as_its_sizes_come_to(engine, parameters, gpus):

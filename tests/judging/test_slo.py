@@ -553,6 +553,27 @@ def test_an_error_rate_needs_its_number_of_requests(limit, errors, requests, ver
     assert strict == ("unknown" if evidence == "weak" else verdict)
 
 
+#: (limit, errors, requests) → (verdict, its evidence): so few errors may be chance on either side of the limit
+NEAR_ERRORS = [
+    (0.01, 2, 302, "pass", "weak"),
+    (0.01, 1, 473, "pass", "strong"),
+    (0.01, 1, 472, "pass", "weak"),
+    (0.01, 5, 302, "fail", "weak"),
+    (0.01, 9, 302, "fail", "strong"),
+    (0.01, 3, 310, "pass", "weak"),
+    (0.1, 10, 20, "fail", "strong"),
+    (0.1, 20, 302, "pass", "strong"),
+]
+
+
+@pytest.mark.parametrize(("limit", "errors", "requests", "verdict", "evidence"), NEAR_ERRORS)
+def test_errors_near_their_limit_are_weak_evidence(limit, errors, requests, verdict, evidence):
+    counts = {"requests": requests, "completed": requests - errors, "errors": errors, "error_rate": errors / requests}
+    [row] = tuner.judge(pd.DataFrame([counts]), {"error_rate": {"threshold": limit}}).to_dict("records")
+    assert (row["verdict"], row["evidence"]) == (verdict, evidence)
+    assert ("on both sides of the threshold" in row["evidence_reason"]) == (evidence == "weak")
+
+
 def test_at_99_percent_an_error_rate_of_1_percent_needs_459_requests():
     slo = {"error_rate": {"threshold": 0.01}, "confidence": 0.99}
     rows = pd.DataFrame({"completed": [458, 459], "error_rate": [0.0, 0.0]})

@@ -524,6 +524,11 @@ ERROR_HEAD, STREAM_HEAD = (
 )
 CHUNKED_HEAD = STREAM_HEAD.replace(b"\r\n\r\n", b"\r\ntransfer-encoding: chunked\r\n\r\n")
 
+LINE, END = (
+    json.dumps({"choices": [{"delta": {"content": text}, "finish_reason": end}]})
+    for text, end in (("a", None), ("", "stop"))
+)
+
 WAYS = {
     "plain": after(),
     "comments": after(b": keep-alive\n\n", b":\n\n"),
@@ -559,6 +564,8 @@ WAYS = {
     "a page": page("<html><title>Sign in</title><p>x", "text/html"),
     "no event": page("upstream connect error: no healthy upstream", "text/plain"),
     "an error in a list": page('[{"error": {"message": "the key is not valid"}}]', "application/json"),
+    "lines of JSON": page("\n".join([LINE, LINE, END]), "application/x-ndjson"),
+    "lines as data": page(f"data: {LINE}\ndata: {LINE}\ndata: {END}\ndata: [DONE]\n", "text/event-stream"),
     "bare words": breaking("bad gateway"),
     "neither end nor usage": saying(WORD, usage=False, finish="", done=False),
     "empty": empty,

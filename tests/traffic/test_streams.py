@@ -81,6 +81,8 @@ WRONG = {
     "a page": (500, "Sign in"),
     "no event": (500, "upstream connect error: no healthy upstream"),
     "an error in a list": (500, "the key is not valid"),
+    "lines of JSON": (500, "the answer is lines of JSON, not server-sent events (`data: …`, each ended by a blank"),
+    "lines as data": (500, "the answer is lines of JSON, not server-sent events (`data: …`, each ended by a blank"),
     "bare words": (500, "bad gateway"),
     "neither end nor usage": (500, "the stream ended in the middle of the answer"),
     "empty": (500, "the answer is empty"),

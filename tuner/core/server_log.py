@@ -38,12 +38,14 @@ COMMON = (
     Pattern("bad_argument", r"unrecognized arguments|error: (argument |ambiguous|the following)|\bValidationError: "),
 )
 
+_KILLED = 128 + signal.SIGKILL  # what a shell or a container gives for a process that was
 _LAST_LINES = 1000  # of a log are searched: an engine of many processes repeats its traceback in each
 _BEFORE, _AFTER = 10, 3  # lines kept around the telling one
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-#: what stands before a message: the process (vLLM, Ray), then vLLM's, SGLang's or llama.cpp's level and time
+#: what stands before a message: the service (docker compose), the process (vLLM, Ray), then the level and time as vLLM,
+#: SGLang or llama.cpp write them
 _PREFIX = re.compile(
-    r"^(\([^()]*\bpid=\d+[^()]*\) ?)*"
+    r"^([\w.-]+-\d+ +\| )?(\([^()]*\bpid=\d+[^()]*\) ?)*"
     r"([A-Z]+ [\d :.-]+(\[[^]]*\]|[\w./]+:\d+\]) |\[\d{4}-\d\d-\d\d [^]]*\] |[\d.]+ [A-Z] )?"
 )
 #: the last line of a traceback; the first one in a log is the root, the others come of it and say "see above"
@@ -81,8 +83,9 @@ def describe_exit(exit_code: int | None) -> str:
     """`with exit code 3`, or by which signal, or why there is none."""
     if exit_code is None:
         return "because its supervisor was killed"
+    hint = " (the kernel does that when memory runs out)"
     if exit_code >= 0:
-        return f"with exit code {exit_code}"
-    hint = " (the kernel does that when memory runs out)" if exit_code == -signal.SIGKILL else ""
+        return f"with exit code {exit_code}" + f", by SIGKILL{hint}" * (exit_code == _KILLED)
+    hint = hint if exit_code == -signal.SIGKILL else ""
     name = next((one.name for one in signal.Signals if one == -exit_code), str(-exit_code))
     return f"by signal {name}{hint}"

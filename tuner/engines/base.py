@@ -295,8 +295,11 @@ class GPUEngine(Engine):
             raise SpecError(f"{self.name} is given {number} GPUs, and its parallel sizes come to {self.gpus(spec)}")
 
     def gpus(self, spec: ServerSpec) -> int:
-        """One for each part of each copy of the model."""
-        return math.prod(int(str(spec.parameters.get(name) or 1)) for name in self.sizes)
+        """One for each part of each copy of the model that is on this machine."""
+        given, copies = spec.parameters, "data_parallel_size"
+        here = given | {copies: given.get(f"{copies}_local") or given.get(copies)}
+        number = math.prod(int(str(here.get(name) or 1)) for name in self.sizes)
+        return max(number // int(str(given.get("nnodes") or 1)), 1)
 
     def cannot_start(self, spec: ServerSpec, memory: float) -> str:
         """Weights and one sequence's KV cache against what it may take; nothing where a parameter may change that."""

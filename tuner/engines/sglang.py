@@ -79,6 +79,7 @@ class SGLang(GPUEngine):
     failures = (
         Pattern("out_of_memory", r"leaves? no GPU memory for the KV cache|Out of request slots"),
         Pattern("out_of_memory", r"(Prefill|Decode) out of memory|alloc_req_slots runs out of memory"),
+        Pattern("out_of_memory", r"memory capacity is unbalanced"),  # others hold some of a GPU's
     )
 
     def check(self, spec: ServerSpec) -> None:

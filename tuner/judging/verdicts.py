@@ -205,6 +205,8 @@ class _Finding:
         self.violated = self.ratio > ROUNDING
         self.needed = requests_needed_for(constraint, judgement.confidence)
         self.completed = judgement.numbers("completed")
+        requests = judgement.numbers("requests")
+        self.requests = np.where(np.isnan(requests), self.completed, requests)
         self.weak = (self.needed > 0) & ~(self.completed >= self.needed)
         if constraint.is_of_all_requests:
             self.weak &= ~self.violated
@@ -255,9 +257,9 @@ class _Finding:
 
     def doubts(self, bounds: pd.DataFrame, confidence: float) -> Iterator[tuple[int, str]]:
         """The batches whose verdict the interval of the metric leaves open, each with that in words."""
-        if self.constraint.is_of_all_requests:  # which has none
+        if self.constraint.is_of_all_requests and not self.needed:
             return
-        low, high = (bounds[f"{self.constraint.column}_{side}"].to_numpy("float64") for side in ("low", "high"))
+        low, high = self._interval(bounds, confidence)
         label, unit = self.constraint.label, self.constraint.unit
         for turn in reversed(self.constraint.turns):
             limit = "threshold" if turn == self.constraint.threshold else "hard limit"
@@ -271,6 +273,19 @@ class _Finding:
         of_requests = bounds["interval_over"].ne("").to_numpy() if "interval_over" in bounds else False
         for row in map(int, np.flatnonzero(np.isnan(low) & ~np.isnan(self.actual) & of_requests)):
             yield row, f"how far {label} may be off is not known: {TOO_SHORT}; measure longer"
+
+    def _interval(self, bounds: pd.DataFrame, confidence: float) -> tuple[Floats, Floats]:
+        """Of a share of all requests, what neither so few nor so many of them would contradict (Clopper, Pearson, 1934,
+        each side at this confidence): it agrees with how many a limit needs."""
+        if not self.constraint.is_of_all_requests:
+            low, high = (bounds[f"{self.constraint.column}_{side}"].to_numpy("float64") for side in ("low", "high"))
+            return low, high
+        from scipy import special
+
+        counted = self.actual * self.requests
+        low = special.betaincinv(counted, self.requests - counted + 1, 1 - confidence)
+        high = special.betaincinv(counted + 1, self.requests - counted, confidence)
+        return np.where(counted > 0, low, self.actual), np.where(counted < self.requests, high, self.actual)
 
 
 def ending(outcome: str, reason: str) -> str:

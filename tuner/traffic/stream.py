@@ -87,7 +87,7 @@ class Answer:
         is_empty = not self.arrivals and not self.usage.get("completion_tokens") and self.streamed
         if not self.error and (is_empty or not is_complete):
             cause = "the answer is empty" if is_complete else "the stream ended in the middle of the answer"
-            self.fail(SERVER_ERROR, server_words(self._words) or cause)
+            self.fail(SERVER_ERROR, self._words or cause)
 
     def fail(self, code: int | str, message: str) -> None:
         """It is an error, with the server's own words or ours; what is known already stays."""
@@ -149,9 +149,9 @@ class Answer:
             if isinstance(value, dict):
                 self._read(value, data, at)
             else:
-                self._words = data.decode(errors="replace")
+                self._words = _words(data)
             if kind == b"error":
-                self.fail(SERVER_ERROR, server_words(data.decode(errors="replace")))
+                self.fail(SERVER_ERROR, _words(data))
 
     def _read(self, value: dict[str, Any], data: bytes, at: float) -> None:
         choices = _deltas(value)
@@ -161,7 +161,7 @@ class Answer:
             error = value if value.get("message") or value.get("detail") else None
         if error:
             code = error.get("code") if isinstance(error, dict) else None
-            self.fail(_code(code), server_words(data.decode(errors="replace")))
+            self.fail(_code(code), _words(data))
         for place in (value, value.get("x_groq"), *(choice for choice, _ in choices)):
             if isinstance(place, dict) and isinstance(usage := place.get("usage"), dict):
                 self.usage = usage or self.usage
@@ -187,6 +187,14 @@ class Answer:
 
 def _is_count(count: Any) -> bool:
     return isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= _MOST_TOKENS
+
+
+def _words(data: bytes) -> str:
+    """What the server said; of chunks that nothing keeps apart, that they are."""
+    first, _, rest = data.partition(b"\n")
+    if rest.lstrip()[:1] == b"{" and isinstance(_json(first), dict):
+        return "the answer is lines of JSON, not server-sent events (`data: …`, each ended by a blank line)"
+    return server_words(data.decode(errors="replace"))
 
 
 def _code(code: Any) -> int | str:
