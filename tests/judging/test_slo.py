@@ -514,7 +514,12 @@ def test_a_level_in_which_every_request_failed_violates_the_slo(tmp_path):
 
 
 def test_no_completed_request_never_complies():
-    for aggregates in ({"num_completed_requests": 0}, result([failure()] * 3)["aggregated_metrics"]):
+    for aggregates in (
+        {"num_completed_requests": 0},
+        {"num_requests": 0},
+        {"num_requests": 5, "num_error_requests": 5},
+        result([failure()] * 3)["aggregated_metrics"],
+    ):
         for slo in (
             {},
             {"error_rate": {"threshold": 0.1, "hard_fail": False}},

@@ -57,6 +57,7 @@ class Aggregates(msgspec.Struct, gc=False):
     requests_per_second: float | None = None
     error_rate: float | None = None
     error_codes_frequency: dict[str, int] | None = None
+    num_requests: int | None = None
     num_error_requests: int | None = None
     num_completed_requests: int | None = None
     stats: dict[str, dict[str, float | None]] | None = None
@@ -297,6 +298,8 @@ def _of_aggregates(columns: Columns) -> dict[str, Any]:
     codes, errors = claims.error_codes_frequency or {}, claims.num_error_requests
     counted = errors if claims.error_codes_frequency is None or errors else sum(codes.values())
     completed, errors = _count(claims.num_completed_requests), _count(counted)
+    if completed is None and (total := _count(claims.num_requests)) is not None and (errors is not None or not total):
+        completed = max(total - (errors or 0), 0)
     requests = None if completed is None or errors is None else completed + errors
     return {
         **{"requests": requests, "completed": completed, "errors": errors},
