@@ -327,3 +327,12 @@ def test_where_nothing_counts_the_answer_says_why(tmp_path):
     assert why == "Concurrency 1: error rate 0.5 > 0.01 (50 times)."
     failed = judged[judged["concurrency"] == 2]
     assert "429 ×60" in answer(failed, tuner.summarize(failed), slo)[1]
+
+
+def test_rows_that_name_no_run_have_a_level_for_all_scenarios():
+    fixed = {"requests": 300, "completed": 300, "errors": 0, "error_rate": 0.0}
+    latencies = [("D(1,1)", 1, 0.1), ("D(1,1)", 4, 0.9), ("D(2,2)", 1, 0.1), ("D(2,2)", 4, 2.0)]
+    names = ("scenario", "concurrency", "ttft_p90", "output_throughput")
+    rows = [fixed | dict(zip(names, (*values, 10.0 * values[1]), strict=True)) for values in latencies]
+    summary = tuner.summarize(tuner.judge(pd.DataFrame(rows), {"ttft": {"p90": {"threshold": 1.0}}}))
+    assert (summary.common_level, summary.best_level) == (1, 4)

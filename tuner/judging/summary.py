@@ -168,7 +168,7 @@ def _common_level(levels: pd.DataFrame, scenarios: int) -> Level | None:
         return None
     ends: list[Level] = []
     names = [name for name in curves.CURVE if name in levels and name != "scenario"]
-    for _, trial in levels.groupby(names, dropna=False, sort=False):
+    for _, trial in levels.groupby(names, dropna=False, sort=False) if names else [((), levels)]:
         held = np.array([curves.held_levels(curve) for _, curve in trial.groupby("scenario")])
         if len(held) == scenarios and held[:, 0].max() <= held[:, 1].min():  # never, where one is NaN
             ends.append(level_from(held[:, 1].min(), kind_of(level_of(trial.iloc[0]))))

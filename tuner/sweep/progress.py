@@ -22,7 +22,12 @@ _MOMENTS = ("the server is ready", "between levels")
 _REPORTING = "writing the report"
 _CUT_OFF = "cut off after {}: no process of this machine goes on with it"
 #: what a search does while no trial runs, by its state, where it does not choose
-_BETWEEN_TRIALS = {"confirming": "starting the next run that confirms", "done": _REPORTING, "stopped": _REPORTING}
+_BETWEEN_TRIALS = {
+    "": "preparing the search",  # which a cluster takes half a minute for
+    "confirming": "starting the next run that confirms",
+    "done": _REPORTING,
+    "stopped": _REPORTING,
+}
 
 
 @dataclass(frozen=True)
@@ -160,8 +165,8 @@ class SearchProgress:
 
     @property
     def phase(self) -> str:
-        """What has begun, in words that stay the same until it is over; empty for moments between, and before all."""
-        has_begun = self.records and (self.now.phase or not self.running)
+        """What has begun, in words that stay the same until it is over; empty for moments between."""
+        has_begun = self.now.phase or not self.running if self.records else not self.state
         return self._of_trial(self.now.phase) if has_begun else ""
 
     @property
