@@ -169,6 +169,14 @@ def test_what_a_gateway_answers_is_said(
         assert said_by(panel, failed.value) == said_in_terminal(failed.value, monkeypatch, capsys) == message
 
 
+def test_of_several_models_it_says_which_is_measured(gateway, tmp_path, caplog):
+    url, _ = gateway(200, '{"data": [{"id": "base"}, {"id": "adapter"}]}')
+    for model, said in (("", 1), ("adapter", 0)):
+        caplog.clear()
+        assert attach(tmp_path, url, model=model) == (model or "base")
+        assert caplog.text.count("serves base, adapter: the first is measured; name another with model") == said
+
+
 @pytest.mark.parametrize(
     ("target", "key", "said"),
     [

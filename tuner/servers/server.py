@@ -25,7 +25,7 @@ from tuner.core.records import READY, SERVER_FAILED, STOPPED, ServerRecord
 from tuner.core.run_directory import NODE_VARIABLE, Trial
 from tuner.core.secrets import redactor
 from tuner.core.server_log import Failure, diagnose
-from tuner.core.text import suggest
+from tuner.core.text import shorten, suggest
 from tuner.engines.base import LOOPBACK, Engine, Placement, ServerSpec
 from tuner.engines.command import api_root
 from tuner.errors import ServerFailed, TunerError
@@ -156,6 +156,9 @@ class Server(AbstractContextManager["Server", None]):
             models = {named: 0}
         if named and not any(fnmatch.fnmatchcase(named, name) for name in [*models, *map(glob.escape, models)]):
             raise probe.NotReady(f"serves no model {named!r}; {suggest(named, models)}", "model_not_found")
+        if len(models) > 1 and not named and not self.engine.owned:
+            names = shorten(", ".join(models), 200)
+            log.warning("%s serves %s: the first is measured; name another with model", self.base_url, names)
         self.model_name = named or (self.model_name if self.model_name in models else next(iter(models)))
         self.context = models.get(self.model_name) or None
 
