@@ -301,6 +301,9 @@ def version(http: httpx.Client) -> str:
     return ""
 
 
+_BUSY = (400, 409, 425, 429, 503)  # as SGLang says it
+
+
 def empty_cache(http: httpx.Client, path: str) -> bool:
     """Whether a POST to `path` empties the prefix cache; a server that says that it is still busy is asked again."""
     deadline = time.monotonic() + _EMPTYING
@@ -309,20 +312,27 @@ def empty_cache(http: httpx.Client, path: str) -> bool:
             answer = ask(http, path, "POST")
         except httpx.HTTPError:
             return False
-        if not answer.is_success or _is_done(answer):
-            return answer.is_success
+        if answer.is_success and _is_done(answer):
+            return True
+        if not answer.is_success and answer.status_code not in _BUSY:
+            return False
         if time.monotonic() > deadline:
             return False
         time.sleep(0.2)
 
 
 def _is_done(answer: httpx.Response) -> bool:
-    """Whether an answer says that what was asked is done: vLLM says `{"success": false}` with 200 while it is busy."""
+    """Whether an answer says that what was asked is done: vLLM says `{"success": false}` with 200 while it is busy, and
+    SGLang, once it has, in brackets when it would not have."""
     try:
         said = answer.json()
     except (ValueError, RecursionError):
-        return not re.search(r"\b(fail|not )", answer.text, re.IGNORECASE)
-    return not isinstance(said, dict) or (said.get("success", True) is True and not said.get("error"))
+        said = answer.text
+    if isinstance(said, dict):
+        is_wrong = said.get("error") or str(said.get("status", "")).lower() in ("error", "failed", "busy")
+        return said.get("success", True) is True and not is_wrong
+    words = re.sub(r"\([^)]*\)", "", said) if isinstance(said, str) else ""
+    return said is not False and not re.search(r"^\s*<|\b(fail|not )", words, re.IGNORECASE)
 
 
 def metrics(http: httpx.Client) -> dict[str, list[float]]:
