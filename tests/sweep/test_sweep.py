@@ -30,7 +30,7 @@ from tuner.sweep.spec import make_spec
 from tuner.sweep.sweep import StopRequest, run_sweep
 from tuner.traffic import calibration
 from tuner.traffic.genai_bench import Benches, Ended
-from tuner.traffic.tokenizer import check_tokenizer
+from tuner.traffic.tokenizer import check_tokenizer, load_tokenizer
 
 pytestmark = pytest.mark.real
 
@@ -264,6 +264,24 @@ def test_what_no_load_could_do_is_said_before_it(tiny_gguf, tmp_path, monkeypatc
     with pytest.raises(SpecError) as refused:
         run_sweep(spec, Experiment.at(tmp_path / "run"))
     assert said.format(empty=empty) in str(refused.value) and not (tmp_path / "run/experiment.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("tokenizer.json", "{", "EOF while parsing"),
+        ("tokenizer.json", "[]", "invalid type: sequence"),
+        (
+            "tokenizer_config.json",
+            '{"tokenizer_class": "LlamaTokenizer"}',
+            "a vocabulary of 3 tokens: some of its files",
+        ),
+    ],
+)
+def test_a_tokenizer_whose_files_are_not_whole_is_refused(tmp_path, file, content, said):
+    (tmp_path / file).write_text(content)
+    with pytest.raises(SpecError, match=f"{tmp_path} has none that can be read .{said}"):
+        load_tokenizer(check_tokenizer(str(tmp_path)))
 
 
 def test_a_hub_that_cannot_be_asked_is_said_in_seconds(tmp_path, monkeypatch):

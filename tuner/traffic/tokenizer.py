@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _FILE = "tokenizer.json"
 #: by one of these files a folder is known to hold a tokenizer
 _FILES = ("tokenizer*", "vocab.*", "*.tiktoken", "tekken.json", "spiece.model", "sentencepiece*.model")
+_LEAST_TOKENS = 32  # `transformers` makes one of three out of a configuration alone
 _HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
 _WHAT_TO_DO = "give the folder of the model's tokenizer, or its name there, with tokenizer"
 
@@ -83,6 +84,8 @@ def load_tokenizer(name: str) -> "Tokenizer":
             from transformers import AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(Path(name).expanduser()).backend_tokenizer
+        if (size := tokenizer.get_vocab_size()) < _LEAST_TOKENS:
+            raise ValueError(f"a vocabulary of {size} tokens: some of its files are missing")
     except Exception as error:  # tokenizers itself raises nothing narrower
         reason = shorten(str(error), 200)
         raise SpecError(f"tokenizer: {name} has none that can be read ({reason}); give a folder or a hub id") from None
