@@ -532,6 +532,11 @@ def test_no_completed_request_never_complies():
             )
 
 
+def judge_errors(slo, errors, requests):
+    counts = {"requests": requests, "completed": requests - errors, "errors": errors, "error_rate": errors / requests}
+    return tuner.judge(pd.DataFrame([counts]), slo).to_dict("records")
+
+
 #: (limit, errors of 300 or fewer requests) → (verdict, its evidence)
 ERRORS = [
     (0.01, 0, 298, "pass", "weak"),
@@ -549,13 +554,12 @@ ERRORS = [
 
 @pytest.mark.parametrize(("limit", "errors", "requests", "verdict", "evidence"), ERRORS)
 def test_an_error_rate_needs_its_number_of_requests(limit, errors, requests, verdict, evidence):
-    counts = {"requests": requests, "completed": requests - errors, "errors": errors, "error_rate": errors / requests}
     slo = {"error_rate": {"threshold": limit}}
-    [row] = tuner.judge(pd.DataFrame([counts]), slo).to_dict("records")
+    [row] = judge_errors(slo, errors, requests)
     assert (row["verdict"], row["evidence"]) == (verdict, evidence)
     assert json.dumps(row["violations"], allow_nan=False)
-    [strict] = tuner.judge(pd.DataFrame([counts]), slo | {"confidence": 0.95})["verdict"]
-    assert strict == ("unknown" if evidence == "weak" else verdict)
+    [strict] = judge_errors(slo | {"confidence": 0.95}, errors, requests)
+    assert strict["verdict"] == ("unknown" if evidence == "weak" else verdict)
 
 
 #: (limit, errors, requests) → (verdict, its evidence): so few errors may be chance on either side of the limit
@@ -573,8 +577,7 @@ NEAR_ERRORS = [
 
 @pytest.mark.parametrize(("limit", "errors", "requests", "verdict", "evidence"), NEAR_ERRORS)
 def test_errors_near_their_limit_are_weak_evidence(limit, errors, requests, verdict, evidence):
-    counts = {"requests": requests, "completed": requests - errors, "errors": errors, "error_rate": errors / requests}
-    [row] = tuner.judge(pd.DataFrame([counts]), {"error_rate": {"threshold": limit}}).to_dict("records")
+    [row] = judge_errors({"error_rate": {"threshold": limit}}, errors, requests)
     assert (row["verdict"], row["evidence"]) == (verdict, evidence)
     assert ("on both sides of the threshold" in row["evidence_reason"]) == (evidence == "weak")
 

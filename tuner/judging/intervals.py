@@ -116,9 +116,19 @@ def of_percentile(values: Floats, share: float, confidence: float = CONFIDENCE) 
     surely, independent = float(special.ndtri((1 + confidence) / 2)), float(ranks.var(ddof=1)) / count
     effective = count * (min(surely**2 * independent / reach**2, 1.0) if reach else 1.0)
     below, outside = share * effective, (1 - confidence) / 2
-    low = special.betaincinv(below, effective - below + 1, outside)
-    high = special.betaincinv(below + 1, effective - below, 1 - outside)
+    low, high = clopper_pearson(below, effective, outside)
     return float(ordered[max(math.ceil(low * count) - 1, 0)]), float(ordered[min(math.floor(high * count), count - 1)])
+
+
+def clopper_pearson(successes: Floats | float, of: Floats | float, outside: float) -> tuple[Floats, Floats]:
+    """The interval of a share of independent trials that leaves `outside` on each side (Clopper and Pearson, 1934)."""
+    from scipy import special
+
+    low = np.where(np.less_equal(successes, 0), 0.0, special.betaincinv(successes, of - successes + 1, outside))
+    high = np.where(
+        np.greater_equal(successes, of), 1.0, special.betaincinv(successes + 1, of - successes, 1 - outside)
+    )
+    return low, high
 
 
 def wilson(successes: int, of: int, confidence: float = CONFIDENCE) -> Bounds:

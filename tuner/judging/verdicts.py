@@ -16,7 +16,7 @@ from tuner.core.metrics import PERCENTILES, requests_needed
 from tuner.core.records import COMPLETED
 from tuner.core.text import change, percent
 from tuner.errors import SLOError
-from tuner.judging.intervals import CONFIDENCE, column_of, intervals
+from tuner.judging.intervals import CONFIDENCE, clopper_pearson, column_of, intervals
 from tuner.judging.slo import SECTIONS, SLO, Constraint
 
 PASS, SOFT, FAIL, UNKNOWN = "pass", "soft", "fail", "unknown"
@@ -275,17 +275,11 @@ class _Finding:
             yield row, f"how far {label} may be off is not known: {TOO_SHORT}; measure longer"
 
     def _interval(self, bounds: pd.DataFrame, confidence: float) -> tuple[Floats, Floats]:
-        """Of a share of all requests, what neither so few nor so many of them would contradict (Clopper, Pearson, 1934,
-        each side at this confidence): it agrees with how many a limit needs."""
-        if not self.constraint.is_of_all_requests:
-            low, high = (bounds[f"{self.constraint.column}_{side}"].to_numpy("float64") for side in ("low", "high"))
-            return low, high
-        from scipy import special
-
-        counted = self.actual * self.requests
-        low = special.betaincinv(counted, self.requests - counted + 1, 1 - confidence)
-        high = special.betaincinv(counted + 1, self.requests - counted, confidence)
-        return np.where(counted > 0, low, self.actual), np.where(counted < self.requests, high, self.actual)
+        """A share of all requests has each side at this confidence, which agrees with how many its limit needs."""
+        if self.constraint.is_of_all_requests:
+            return clopper_pearson(self.actual * self.requests, self.requests, 1 - confidence)
+        low, high = (bounds[f"{self.constraint.column}_{side}"].to_numpy("float64") for side in ("low", "high"))
+        return low, high
 
 
 def ending(outcome: str, reason: str) -> str:

@@ -192,7 +192,7 @@ def _is_count(count: Any) -> bool:
 def _words(data: bytes) -> str:
     """What the server said; of chunks that nothing keeps apart, that they are."""
     first, _, rest = data.partition(b"\n")
-    if rest.lstrip()[:1] == b"{" and isinstance(_json(first), dict):
+    if rest.lstrip()[:1] == b"{" and isinstance(value := _json(first), dict) and not value.get("error"):
         return "the answer is lines of JSON, not server-sent events (`data: …`, each ended by a blank line)"
     return server_words(data.decode(errors="replace"))
 
