@@ -101,12 +101,14 @@ def test_workers_share_a_level(measured):
 
 def test_each_place_of_the_workload_is_taken_once_by_whichever_worker():
     places, reader_writer = SharedCount(), os.pipe()
+    workers = []
     for _ in range(4):
-        if os.fork() == 0:
+        if not (worker := os.fork()):
             for _ in range(100):
                 os.write(reader_writer[1], next(places).to_bytes(2, "big"))
             os._exit(0)
-    ended = [os.wait()[1] for _ in range(4)]
+        workers.append(worker)
+    ended = [os.waitpid(worker, 0)[1] for worker in workers]  # and for no child that another test left
     taken = os.read(reader_writer[0], 1 << 16)
     assert ended == [0] * 4
     assert sorted(int.from_bytes(taken[at : at + 2], "big") for at in range(0, len(taken), 2)) == [*range(400)]

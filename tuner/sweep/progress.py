@@ -165,8 +165,8 @@ class SearchProgress:
 
     @property
     def phase(self) -> str:
-        """What has begun, in words that stay the same until it is over; empty for moments between."""
-        has_begun = self.now.phase or not self.running if self.records else not self.state
+        """What has begun, in words that stay the same until it is over; empty for moments between, and before all."""
+        has_begun = self.records and (self.now.phase or not self.running)
         return self._of_trial(self.now.phase) if has_begun else ""
 
     @property
